@@ -1,0 +1,29 @@
+# Each target makes .venv where there is none; `make test` works from nothing on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+
+.PHONY: test test-slow lint format clean
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: $(VENV)/.ready
+	$(RUN) pytest -m 'not slow'
+
+test-slow: $(VENV)/.ready
+	$(RUN) pytest -m slow
+
+lint: $(VENV)/.ready
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+format: $(VENV)/.ready
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

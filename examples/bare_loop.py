@@ -1,0 +1,52 @@
+"""Trains a method in plain PyTorch, to show that it needs no trainer: `python examples/bare_loop.py photos/`."""
+
+import dataclasses
+import sys
+
+import torch
+
+from lookalike import backbones, optim
+from lookalike.core import Batch, Progress
+from lookalike.data import Loader, open_source
+from lookalike.methods import SimCLR
+from lookalike.views import make_views, resized
+
+
+def main(folder: str, epochs: int = 5, batch_size: int = 128, image_size: int = 32, seed: int = 0) -> float:
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = open_source(folder)
+    loader = Loader(source, batch_size, seed, decode_size=2 * image_size)
+
+    cfg = SimCLR.fit_to(SimCLR.Config(), images=len(source), image_size=image_size)
+    cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size))
+    backbone = backbones.create("resnet18", image_size=image_size)
+    method = SimCLR(cfg, backbone).to(device).train()
+    rates = optim.build(method, cfg.optim, batch_size, fused=True)
+
+    steps = epochs * loader.steps_per_epoch
+    step = 0
+    for epoch in range(epochs):
+        for images in loader:
+            images = images.to(device)
+            at = Progress(step, steps, loader.steps_per_epoch)
+            with torch.no_grad():
+                views = make_views(
+                    images.padded(), cfg.views, images.keys, images.sizes, mean=backbone.mean, std=backbone.std
+                )
+            loss = method(Batch(views, images.index, at))["loss"]
+            rates.optimizer.zero_grad()
+            loss.backward()
+            method.before_step(at)
+            optim.clip(method, cfg.optim)
+            rates.apply(at)
+            rates.optimizer.step()
+            method.after_step(at)
+            step += 1
+        print(f"epoch {epoch + 1}  loss {loss.item():.4f}")
+    torch.save(method.encoder.state_dict(), "encoder.pt")
+    return float(loss)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

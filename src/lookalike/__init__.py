@@ -1,0 +1,29 @@
+"""lookalike: self-supervised learning of image representations, from a folder of unlabelled images.
+
+The names below are imported when they are first used, so that `import lookalike` and the command's help are quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .encoders import load as load
+    from .evaluation import embed as embed
+    from .evaluation import evaluate as evaluate
+    from .runs import Diverged as Diverged
+    from .runs import Result as Result
+    from .runs import Run as Run
+    from .training import pretrain as pretrain
+
+_HOMES = {
+    "Diverged": "runs", "Result": "runs", "Run": "runs", "embed": "evaluation", "evaluate": "evaluation",
+    "load": "encoders", "pretrain": "training",
+}  # fmt: skip
+
+__all__ = ["Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return importlib.import_module(f"lookalike.{_HOMES[name]}").__dict__[name]
+    raise AttributeError(f"module 'lookalike' has no attribute '{name}'")

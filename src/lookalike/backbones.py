@@ -1,0 +1,690 @@
+"""timm, torchvision and a user's own networks behind one face: images in, features and tokens out.
+
+`create` builds a `Backbone` by name. Plain vision transformers get their tokens assembled here, so that they take
+masks and any image size, with the position interpolation of the official DINO and DINOv2 code. All other networks run
+as their library wrote them, without the classifier.
+"""
+
+import copy
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+Interpolation = Literal["official", "timm"]
+Stem = Literal["small", "standard"]
+Parts = tuple[Tensor, Tensor | None, int]
+"""The feature (B, D); registers and patches (B, R + N, P), or None where there are none; R."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SMALL_STEM_UP_TO = 64
+"""Largest image size, in pixels, at which a ResNet gets the small stem unless told otherwise."""
+
+_SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
+"""Image sizes that are tried to say in an error message what works."""
+
+_MAPS = {
+    "AlexNet": "features", "ConvNeXt": "features", "EfficientNet": "features", "GoogLeNet": "inception5b",
+    "Inception3": "Mixed_7c", "MNASNet": "layers", "MobileNetV2": "features", "MobileNetV3": "features",
+    "RegNet": "trunk_output", "ResNet": "layer4", "ShuffleNetV2": "conv5", "SqueezeNet": "features",
+    "SwinTransformer": "permute", "VGG": "features",
+}  # fmt: skip
+"""torchvision's classes, and the module in each whose output is the last feature map (B, P, H, W)."""
+
+
+@dataclass
+class Tokens:
+    """What a backbone says about whole images and about their parts. B images, R registers, N patches."""
+
+    cls: Tensor
+    """(B, D), equal to what `Backbone.forward` returns: a ViT's class token, a CNN's pooled feature."""
+    registers: Tensor
+    """(B, R, P); R is 0 for all but some ViTs. A distillation token counts as one."""
+    patches: Tensor
+    """(B, N, P), row by row. P equals D but in networks that change the width after pooling."""
+
+
+class Backbone(nn.Module):
+    """Turns normalised images into features; made by `create`."""
+
+    net: nn.Module
+    """The wrapped network; its parameters have the names that its library gives them."""
+    mask_token: nn.Parameter | None
+    """(1, P), stands in the place of masked patches; only in ViTs made with `mask_token=True`."""
+    dim: int
+    """D, numbers per image."""
+    patch_dim: int
+    """P, numbers per patch token; 0 where the backbone gives no patches."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        *,
+        channels: int,
+        image_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        stem: Stem,
+        interpolation: Interpolation,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.register_parameter("mask_token", None)
+        self.name = name
+        self.channels = channels
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.stem: Stem = stem
+        self.interpolation: Interpolation = interpolation
+
+    @property
+    def patch_size(self) -> int | None:
+        """Pixels a side of a patch, of which image sizes are multiples; None if the backbone has no such rule."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, D) of images (B, C, H, W) that are normalised with `mean` and `std`."""
+        raise NotImplementedError
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
+        """The feature, registers and patches of images (B, C, H, W), after the norm that `forward`'s went through.
+
+        Args:
+            x: images, normalised.
+            mask: (B, N) bool, True where the mask token replaces a patch, before positions are added.
+
+        Raises:
+            ValueError: the backbone has no patches or cannot mask them, or the mask has another shape.
+        """
+        feature, sequence, registers = self._parts(x, mask)
+        if sequence is None:
+            raise ValueError(
+                f"{self.name} gives one feature per image, no patch tokens. Choose a ViT or CNN of timm's."
+            )
+        return Tokens(feature, sequence[:, :registers], sequence[:, registers:])
+
+    def check_size(self, size: int) -> None:
+        """Raises ValueError, naming a size that works, if images of `size` pixels a side cannot be taken."""
+        try:
+            self._try(size)
+        except Exception as error:
+            raise _wrong_size(self.name, size, error, self._try, {*_SIZES, self.image_size}) from error
+
+    def export_state(self) -> dict[str, Tensor]:
+        """The network's parameters and buffers under their library's names, contiguous, without the mask token.
+
+        `timm.create_model(name, num_classes=0).load_state_dict` takes them where the stem is "standard"; a
+        transformer needs `img_size=image_size` too.
+        """
+        return {name: value.contiguous() for name, value in self.net.state_dict().items()}
+
+    def load_exported(self, state: Mapping[str, Tensor]) -> int:
+        """Loads what `export_state` gave, and returns the number of tensors.
+
+        The position embedding of a plain ViT may be of another image size; it is resized by the backbone's rule.
+
+        Raises:
+            ValueError: names or shapes differ; nothing was loaded then.
+        """
+        state = self._fitted(state)
+        own = self.net.state_dict()
+        differences = {
+            "missing": [k for k in own if k not in state],
+            "unexpected": [k for k in state if k not in own],
+            "of another shape": [
+                f"{k} {tuple(state[k].shape)} in place of {tuple(v.shape)}"
+                for k, v in own.items()
+                if k in state and state[k].shape != v.shape
+            ],
+        }
+        if any(differences.values()):
+            found = "; ".join(
+                f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                for kind, names in differences.items()
+                if names
+            )
+            raise ValueError(
+                f"The weights do not fit {self.name} ({self.channels} channels, {self.stem} stem): {found}. "
+                "Create the backbone that they were exported from."
+            )
+        self.net.load_state_dict(state)
+        return len(own)
+
+    def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
+        raise NotImplementedError
+
+    def _fitted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The same weights, resized where a shape depends on the image size."""
+        return state
+
+    def _try(self, size: int) -> Parts:
+        """Runs two black images of `size` pixels through a copy that has shapes but no numbers."""
+        memo: dict[int, object] = {id(b): b.to("meta") for b in self.buffers()}
+        memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in self.parameters()}
+        with torch.no_grad():
+            return copy.deepcopy(self, memo).eval()._parts(self._black(size, "meta"), None)
+
+    def _black(self, size: int, device: torch.device | str) -> Tensor:
+        dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), None)
+        return torch.zeros(2, self.channels, size, size, dtype=dtype, device=device)
+
+    def _refuse(self, mask: Tensor | None) -> None:
+        if mask is not None:
+            raise ValueError(f"{self.name} cannot mask patches. Choose a plain ViT, such as vit_small_patch16_224.")
+
+
+class _ViT(Backbone):
+    """A plain vision transformer of timm's. Its tokens are assembled here."""
+
+    net: "VisionTransformer"
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.net.patch_embed.patch_size[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        feature: Tensor = self.net.forward_head(self._sequence(x, None))
+        return feature
+
+    def check_size(self, size: int) -> None:
+        _grid(self.name, self.patch_size, size, size)
+
+    def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
+        net = self.net
+        sequence = self._sequence(x, mask)
+        # Either `norm` (before pooling) or `fc_norm` (after it) is the identity.
+        return net.forward_head(sequence), net.fc_norm(sequence)[:, int(net.has_class_token) :], net.num_reg_tokens
+
+    def _sequence(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The tokens after the blocks, (B, 1 + R + N, P), or one less without class token."""
+        net = self.net
+        x = net.norm_pre(net.patch_drop(self._embed(x, mask)))
+        if net.grad_checkpointing:
+            from timm.models import checkpoint_seq
+
+            x = checkpoint_seq(net.blocks, x)
+        else:
+            x = net.blocks(x)
+        normed: Tensor = net.norm(x)
+        return normed
+
+    def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The tokens with their positions, as the blocks take them."""
+        net = self.net
+        grid = _grid(self.name, self.patch_size, *x.shape[-2:])
+        x = net.patch_embed.norm(net.patch_embed.proj(x).flatten(2).mT)  # (B, N, P)
+        if mask is not None:
+            if self.mask_token is None:
+                raise ValueError(f"{self.name} has no mask token. Create it with mask_token=True.")
+            if mask.shape != x.shape[:2]:
+                raise ValueError(
+                    f"The mask has shape {tuple(mask.shape)}; {x.shape[0]} images of {grid[0]} x {grid[1]} patches "
+                    f"need {tuple(x.shape[:2])}."
+                )
+            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
+        first = [token.expand(len(x), -1, -1) for token in (net.cls_token, net.reg_token) if token is not None]
+        if net.pos_embed is None:
+            x = torch.cat([*first, x], 1)
+        elif net.no_embed_class:
+            x = torch.cat([*first, x + self._resized(net.pos_embed, net.patch_embed.grid_size, grid)], 1)
+        else:
+            x = torch.cat([*first, x], 1) + self._resized(net.pos_embed, net.patch_embed.grid_size, grid)
+        placed: Tensor = net.pos_drop(x)
+        return placed
+
+    @property
+    def _unplaced(self) -> int:
+        """How many rows of the position embedding come before the patches'."""
+        return 0 if self.net.no_embed_class else int(self.net.num_prefix_tokens)
+
+    def _resized(self, position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+        """The position embedding of a grid of `old` rows and columns, for a grid of `new`."""
+        if old == new:
+            return position
+        # DINO and DINOv2 do not antialias; DINOv2's models with registers do, as does timm.
+        antialias = self.interpolation == "timm" or self.net.num_reg_tokens > 0
+        exact = torch.promote_types(position.dtype, torch.float32)
+        first, table = (
+            position[:, : self._unplaced],
+            position[0, self._unplaced :].to(exact).view(*old, -1),
+        )  # (H, W, P)
+        with nullcontext() if position.is_meta else torch.autocast(position.device.type, enabled=False):
+            rows, columns = (_resampling(o, n, antialias, table) for o, n in zip(old, new))
+            # As products: the gradient of a bicubic F.interpolate is not deterministic on a GPU.
+            table = torch.einsum("ih,jw,hwp->ijp", rows, columns, table)
+        return torch.cat([first, table.flatten(0, 1)[None].to(position.dtype)], 1)
+
+    def _set_image_size(self, size: int) -> None:
+        """Resizes the position embedding itself, by the same rule as that of a forward pass."""
+        net = self.net
+        position, old = net.pos_embed, net.patch_embed.grid_size
+        net.set_input_size((size, size))
+        if position is not None:
+            assert net.pos_embed is not None
+            with torch.no_grad():
+                net.pos_embed.copy_(self._resized(position, old, net.patch_embed.grid_size))
+
+    def _fitted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        position = state.get("pos_embed")
+        if position is None or self.net.pos_embed is None:
+            return state
+        side = math.isqrt(max(position.shape[1] - self._unplaced, 0))
+        if side == 0 or side**2 + self._unplaced != position.shape[1]:
+            return state
+        return {**state, "pos_embed": self._resized(position, (side, side), self.net.patch_embed.grid_size)}
+
+
+class _Timm(Backbone):
+    """Any other network of timm's, run by its own code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled(self.net(x))
+
+    def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
+        self._refuse(mask)
+        net = self.net
+        features = net.forward_features(x)  # type: ignore[operator]
+        feature = _pooled(net.forward_head(features))  # type: ignore[operator]
+        if not isinstance(features, Tensor):
+            return feature, None, 0
+        if features.ndim == 3:
+            stages: list[dict[str, int]] = net.feature_info  # type: ignore[assignment]
+            stride = stages[-1]["reduction"]
+            first = features.shape[1] - math.ceil(x.shape[2] / stride) * math.ceil(x.shape[3] / stride)
+            if first < 0:  # PiT keeps its class token only
+                return feature, None, 0
+            classes = min(first, int(getattr(net, "cls_token", None) is not None))
+            return feature, features[:, classes:], first - classes
+        # (B, P, H, W); Swin and its kin have (B, H, W, P)
+        patches = features.flatten(2).mT if features.shape[1] == net.num_features else features.flatten(1, 2)
+        return feature, patches, 0
+
+
+class _Torchvision(Backbone):
+    """A network of torchvision's whose last layer is gone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        feature: Tensor = self.net(x)
+        return feature
+
+    def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
+        self._refuse(mask)
+        where = _MAPS.get(type(self.net).__name__)
+        if where is None:
+            return self.net(x), None, 0
+        maps: list[Tensor] = []
+        hook = self.net.get_submodule(where).register_forward_hook(lambda module, args, y: maps.append(y))
+        try:
+            return self.net(x), maps[0].flatten(2).mT, 0
+        finally:
+            hook.remove()
+
+
+class _Own(Backbone):
+    """A user's module, which returns (B, D) or (B, D, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled(self.net(x))
+
+    def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
+        self._refuse(mask)
+        y = self.net(x)
+        return _pooled(y), y.flatten(2).mT if y.ndim == 4 else None, 0
+
+    def _try(self, size: int) -> Parts:
+        # A module that somebody wrote may not be up to the meta device.
+        device = next((p.device for p in self.net.parameters()), torch.get_default_device())
+        with _untouched(self):
+            return self._parts(self._black(size, device), None)
+
+
+def create(
+    backbone: str | nn.Module,
+    *,
+    channels: int = 3,
+    image_size: int = 224,
+    weights: bool = False,
+    drop_path: float = 0.0,
+    mask_token: bool = False,
+    interpolation: Interpolation = "official",
+    stem: Stem | None = None,
+) -> Backbone:
+    """Builds a backbone without its classifier.
+
+    Args:
+        backbone: a timm name (`resnet18`, `timm/resnet18`, `vit_small_patch14_dinov2.lvd142m`), `torchvision/NAME`, or
+            a module that maps images (B, C, H, W) to (B, D), or to (B, D, H, W) which is averaged over its places.
+        channels: of the images. Published weights are adapted to them by timm's rule.
+        image_size: pixels a side. A plain ViT also takes all other multiples of its patch size.
+        weights: loads the weights that the library publishes under this name.
+        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before.
+        mask_token: gives a plain ViT a learnable mask token, which starts at zero as in iBOT and DINOv2.
+        interpolation: how a plain ViT resizes its position embedding: as DINO and DINOv2 do, or as timm does.
+        stem: a ResNet's first layers: "standard", or "small" for a 3x3 convolution of stride 1 without pooling (SimCLR,
+            appendix B.9). None is small up to 64 pixels, unless `weights` are loaded.
+
+    Raises:
+        ValueError: an unknown name, or something that this backbone cannot do; the message says what works.
+        FileNotFoundError: the weights could not be fetched.
+    """
+    if channels < 1 or image_size < 1:
+        raise ValueError(f"channels and image_size are at least 1, got {channels} and {image_size}.")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path is a probability in [0, 1), got {drop_path}.")
+    if isinstance(backbone, nn.Module):
+        name = f"<{type(backbone).__module__}.{type(backbone).__qualname__}>"
+        if weights or drop_path or stem == "small":
+            raise ValueError(f"{name} is your own module: set its weights, drop path and stem before you pass it.")
+        patch = _patch_size(backbone)
+        kind: type[Backbone] = _Own if patch is None else _ViT
+    else:
+        name = _known(backbone)
+        if name.startswith("torchvision/"):
+            if drop_path:
+                raise ValueError(
+                    f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet of timm's."
+                )
+            patch, kind = None, _Torchvision
+        else:
+            with torch.device("meta"):
+                patch = _patch_size(_timm_net(name, channels, None, False, drop_path))
+            kind = _Timm if patch is None else _ViT
+        stem = _chosen_stem(name, stem, image_size, weights)
+    if patch is not None:
+        _grid(name, patch, image_size, image_size)
+    elif mask_token:
+        raise ValueError(f"{name} cannot mask patches. Choose a plain ViT, such as vit_small_patch16_224.")
+    mean, std = _statistics(name) if weights else (IMAGENET_MEAN, IMAGENET_STD)
+
+    def build(size: int, fetch: bool) -> Backbone:
+        if isinstance(backbone, nn.Module):
+            net = backbone
+        elif kind is _Torchvision:
+            net = _torchvision_net(name, channels, fetch)
+        else:
+            # A ViT's published positions keep their grid here; below they are resized by the rule that was asked for.
+            net = _timm_net(name, channels, None if fetch and kind is _ViT else size, fetch, drop_path)
+        if stem == "small":
+            _make_stem_small(net)
+        return kind(
+            net, name, channels=channels, image_size=size, mean=_per_channel(mean, channels),
+            std=_per_channel(std, channels), stem=stem or "standard", interpolation=interpolation,
+        )  # fmt: skip
+
+    def try_other(size: int) -> Parts:
+        with torch.device("meta") if kind is _Timm else nullcontext():
+            return build(size, False)._try(size)
+
+    try:
+        made = build(image_size, weights)
+        feature, sequence, _ = made._try(image_size)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise _wrong_size(name, image_size, error, try_other, set(_SIZES)) from error
+    if feature.ndim != 2:
+        raise ValueError(
+            f"{name} returns shape {tuple(feature.shape)} for 2 images; expected (2, D), or (2, D, H, W), which is "
+            "averaged over its places. Change its last layers."
+        )
+    made.dim = feature.shape[1]
+    made.patch_dim = 0 if sequence is None else sequence.shape[2]
+    if isinstance(made, _ViT):
+        if weights:
+            made._set_image_size(image_size)
+        if mask_token:
+            made.mask_token = nn.Parameter(torch.zeros(1, made.patch_dim))
+    return made
+
+
+def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
+    """Loads a backbone's weights from an official DINO, iBOT or DINOv2 checkpoint; returns the number of tensors.
+
+    Names are mapped to timm's. A mask token is taken where the backbone has one and left out otherwise.
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    state = dict(state)
+    mask_token = state.pop("mask_token", None)
+    if mask_token is None:
+        mask_token = state.pop("masked_embed", None)  # iBOT's name
+    if isinstance(backbone, _ViT):
+        if "register_tokens" in state:
+            state["reg_token"] = state.pop("register_tokens")
+        if backbone.net.no_embed_class and {"pos_embed", "cls_token"} <= state.keys():
+            # timm adds no position to the class token: it goes into the token itself.
+            state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+            state["pos_embed"] = state["pos_embed"][:, 1:]
+        state = {k.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): v for k, v in state.items()}
+    count = backbone.load_exported(state)
+    if mask_token is not None and backbone.mask_token is not None:
+        with torch.no_grad():
+            backbone.mask_token.copy_(mask_token.view_as(backbone.mask_token))
+        count += 1
+    return count
+
+
+def names() -> list[str]:
+    """All names that `create` takes: timm's, and `torchvision/...` for the names that timm lacks."""
+    import timm
+    import torchvision
+
+    own: list[str] = timm.list_models()
+    others: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return own + [f"torchvision/{name}" for name in others if not timm.is_model(name)]
+
+
+def _known(name: str) -> str:
+    """The name without `timm/`, if there is such a network."""
+    import timm
+    import torchvision
+
+    library, _, short = name.rpartition("/")
+    if library == "torchvision" and short in torchvision.models.list_models(module=torchvision.models):
+        return name
+    if library in ("", "timm") and timm.is_model(short):
+        architecture, _, tag = short.partition(".")
+        tags = [known for known in timm.list_pretrained(f"{architecture}.*") if known.split(".")[0] == architecture]
+        if not tag or short in tags:
+            return short
+        raise ValueError(f"{architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}.")
+    by_end = {known.rpartition("/")[2]: known for known in reversed(names())}
+    near = [by_end[end] for end in difflib.get_close_matches(short, by_end, n=3, cutoff=0.5)]
+    nearest = f"The nearest names: {', '.join(near)}. " if near else ""
+    raise ValueError(f"There is no backbone {name!r}. {nearest}`lookalike list backbones` shows all.")
+
+
+def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, drop_path: float) -> nn.Module:
+    """A network of timm's without classifier; image size None is the one that timm states for it."""
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    fixed = published is not None and published.fixed_input_size
+    if weights and (published is None or not published.has_weights):
+        raise FileNotFoundError(
+            f"timm publishes no weights for {name}. timm.list_pretrained() names those that have some."
+        )
+    try:
+        # timm drops the options that are None, which not all networks take.
+        net: nn.Module = timm.create_model(
+            name, pretrained=weights, in_chans=channels, num_classes=0, img_size=image_size if fixed else None,
+            drop_path_rate=drop_path or None,
+        )  # fmt: skip
+    except OSError as error:
+        from huggingface_hub import constants
+
+        source = f"https://huggingface.co/{published.hf_hub_id}" if published else name
+        raise _not_fetched(name, source, constants.HF_HUB_CACHE) from error
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
+    return net
+
+
+def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
+    """A network of torchvision's without the last layer of its classifier."""
+    import torchvision
+    from timm.models import adapt_input_conv
+
+    short = name.removeprefix("torchvision/")
+    # These two warn unless it is stated; False is what torchvision itself takes with weights.
+    options = {"init_weights": not weights} if short in ("googlenet", "inception_v3") else {}
+    try:
+        net: nn.Module = torchvision.models.get_model(short, weights="DEFAULT" if weights else None, **options)
+    except OSError as error:
+        url = torchvision.models.get_model_weights(short).DEFAULT.url
+        raise _not_fetched(name, url, f"{torch.hub.get_dir()}/checkpoints") from error
+    if isinstance(net, torchvision.models.GoogLeNet | torchvision.models.Inception3):
+        net.aux_logits = False
+        net.aux1 = net.aux2 = net.AuxLogits = None
+    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    convolutions = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    net.set_submodule((linear or convolutions)[-1], nn.Identity())  # SqueezeNet classifies by a convolution
+    if channels != 3:
+        first = net.get_submodule(convolutions[0])
+        assert isinstance(first, nn.Conv2d)
+        first.in_channels = channels
+        if weights:
+            first.weight = nn.Parameter(adapt_input_conv(channels, first.weight.detach()))
+        else:
+            first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, channels, *first.kernel_size))
+            first.reset_parameters()
+    return net
+
+
+def _not_fetched(name: str, source: str, cache: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"The weights of {name} could not be fetched from {source}. Check the network, or do the same on a machine "
+        f"that has one and copy its {cache} here; or train from random weights."
+    )
+
+
+def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation with which the published weights were trained."""
+    if name.startswith("torchvision/"):
+        import torchvision
+
+        transform = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
+        return tuple(transform.mean), tuple(transform.std)
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    return tuple(published.mean), tuple(published.std)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def _patch_size(net: nn.Module) -> int | None:
+    """The patch size of timm's plain vision transformer; None for all that assemble their tokens in another way."""
+    from timm.layers.patch_embed import PatchEmbed
+    from timm.models.vision_transformer import VisionTransformer
+
+    if type(net) is not VisionTransformer:
+        return None
+    embed = net.patch_embed
+    if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
+        return None
+    height, width = embed.patch_size
+    return int(height) if height == width else None
+
+
+def _grid(name: str, patch: int, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches in an image of that many pixels."""
+    if height % patch or width % patch or not height or not width:
+        near = {max(side // patch + up, 1) * patch for side in (height, width) for up in (0, side % patch > 0)}
+        raise ValueError(
+            f"{name} cuts images into patches of {patch} pixels and cannot take {height} x {width} pixels. "
+            f"The nearest sizes that work: {', '.join(map(str, sorted(near)))}."
+        )
+    return height // patch, width // patch
+
+
+def _resampling(old: int, new: int, antialias: bool, like: Tensor) -> Tensor:
+    """The weights (new, old) with which bicubic interpolation makes `new` numbers from `old`."""
+    # Along the columns of a square: torch 2.15 resizes an image one pixel wide wrongly when it antialiases.
+    impulses = torch.eye(old, dtype=like.dtype, device=like.device)[None, None]
+    if antialias:
+        resized = F.interpolate(impulses, size=(old, new), mode="bicubic", antialias=True)
+    else:
+        # DINO's offset: it was to guard the output size against rounding, and it also moves each sample.
+        resized = F.interpolate(impulses, scale_factor=(1.0, (new + 0.1) / old), mode="bicubic")
+    return resized[0, 0].mT
+
+
+def _chosen_stem(name: str, stem: Stem | None, image_size: int, weights: bool) -> Stem:
+    import timm
+    import torchvision
+
+    if name.startswith("torchvision/"):
+        builder = torchvision.models.get_model_builder(name.removeprefix("torchvision/"))
+    else:
+        builder = timm.model_entrypoint(name.partition(".")[0])
+    if not builder.__module__.endswith("models.resnet"):
+        if stem == "small":
+            raise ValueError(f"{name} is no ResNet and has no small stem. Leave stem at None.")
+        return "standard"
+    if stem == "small" and weights:
+        raise ValueError(f"The published weights of {name} are for the standard stem. Leave stem at None.")
+    return stem or ("small" if image_size <= SMALL_STEM_UP_TO and not weights else "standard")
+
+
+def _make_stem_small(net: nn.Module) -> None:
+    first = net.conv1
+    if isinstance(first, nn.Sequential):  # a deep stem: three 3x3 convolutions, of which the first has stride 2
+        assert isinstance(first[0], nn.Conv2d)
+        first[0].stride = (1, 1)
+    else:
+        assert isinstance(first, nn.Conv2d)
+        net.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+
+
+def _pooled(y: Tensor) -> Tensor:
+    return y.mean((2, 3)) if y.ndim == 4 else y
+
+
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards modes and random generators are as before."""
+    modes = [(m, m.training) for m in module.modules()]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices), torch.no_grad():
+        module.eval()
+        try:
+            yield
+        finally:
+            for m, training in modes:
+                m.training = training
+
+
+def _wrong_size(name: str, size: int, error: Exception, attempt: Callable[[int], Parts], sizes: set[int]) -> ValueError:
+    """Says what is wrong, and the nearest size that passes `attempt`."""
+    works = None
+    for other in sorted(sizes - {size}, key=lambda s: abs(s - size)):
+        try:
+            attempt(other)
+        except Exception:
+            continue
+        works = other
+        break
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    advice = f"The nearest size that works is {works}." if works else "No other size works either."
+    return ValueError(f"{name} cannot take images of {size} x {size} pixels ({reason}). {advice}")

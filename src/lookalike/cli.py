@@ -1,0 +1,312 @@
+"""The command line: one sub-command per verb, one per method under `pretrain`. Nothing else imports tyro.
+
+Heavy libraries are imported by the verb that needs them: help and lists answer within half a second.
+"""
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+
+import tyro
+from tyro.conf import Positional
+
+from .methods import METHODS, get_method
+from .runs import Folder, Options, Run, dotted, from_mapping, nearest, plain, read_yaml
+
+if TYPE_CHECKING:
+    from .core import Method
+
+T = TypeVar("T")
+
+OVERVIEW = """\
+lookalike: self-supervised learning of image representations
+
+  lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
+  lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
+  lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
+  lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
+  lookalike list methods|backbones [PATTERN]
+
+ENCODER is a run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME.
+DATA is a folder (scanned recursively, no labels needed) or a text file of paths.
+`lookalike VERB --help` shows a verb's options; --debug shows where an error came from."""
+
+PRETRAIN = """\
+lookalike pretrain METHOD DATA [options]
+lookalike pretrain --from run.yaml [options]     the file gives METHOD, DATA and every default; options override it
+lookalike pretrain --resume --out RUN            go on with a run that was stopped
+
+methods
+{methods}
+
+`lookalike pretrain METHOD --help` shows the method's own options beside these:
+"""
+
+
+VIEWS = """\
+lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
+
+Draws the first images and their augmented views, exactly as `pretrain` with the same options makes them.
+FILE is views.png without --out."""
+
+
+class UsageError(Exception):
+    """The command line cannot be understood: exit code 2."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json."""
+
+    encoder: Positional[str]
+    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    train: Positional[str]
+    """Folder with one sub-folder of images per class."""
+    test: Positional[str]
+    """Folder with the same classes and other images."""
+    protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
+    image_size: int | None = None
+    """Pixels of the test crop. Without it the size that the encoder was trained at."""
+    batch_size: int = 256
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    seed: int = 0
+    out: str | None = None
+    """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write one feature vector per image, with the file's name."""
+
+    encoder: Positional[str]
+    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    data: Positional[str]
+    """A folder (scanned recursively) or a text file of paths."""
+    out: str = "embeddings.npz"
+    """.npz, .parquet (needs the extra 'tables') or .csv"""
+    image_size: int | None = None
+    """Pixels of the test crop. Without it the size that the encoder was trained at."""
+    batch_size: int = 256
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Names that the other commands take."""
+
+    what: Positional[Literal["methods", "backbones"]]
+    pattern: Positional[str] = ""
+    """Only names that contain this text."""
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 (failure), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    verbs = {"pretrain": pretrain, "evaluate": evaluate, "embed": embed, "views": views, "list": show_list}
+    try:
+        if not argv or argv[0] in ("--help", "-h", "help"):
+            print(OVERVIEW)
+            return 0
+        if argv[0] == "--version":
+            from importlib.metadata import version
+
+            print(version("lookalike"))
+            return 0
+        if argv[0] not in verbs:
+            raise UsageError(f"No command is called '{argv[0]}'. {nearest(argv[0], list(verbs))}")
+        verbs[argv[0]](argv[1:])
+        return 0
+    except SystemExit as stop:  # tyro's help (0) and usage errors (2); SIGTERM (143)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return 1
+
+
+def _message(error: Exception) -> str:
+    """What the user reads: our own messages as they are, anything unexpected with its kind."""
+    expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, RuntimeError)
+    return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
+
+
+def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = None) -> T:
+    return tyro.cli(cls, args=argv, prog=f"lookalike {prog}", description=description)
+
+
+def _workers(asked: int | None) -> int:
+    return max(1, min(8, (os.cpu_count() or 1) - 1)) if asked is None else asked
+
+
+# ---------------------------------------------------------------- pretrain and views
+
+
+def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Takes `--option VALUE` or `--option=VALUE` out of the arguments."""
+    for i, argument in enumerate(argv):
+        if argument == option:
+            if i + 1 == len(argv):
+                raise UsageError(f"{option} needs a file.")
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1], argv[:i] + argv[i + 1 :]
+    return None, argv
+
+
+def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
+    """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
+    file, argv = _take(argv, "--from")
+    if file is None and verb == "pretrain" and "--resume" in argv:
+        out, _ = _take(argv, "--out")
+        folder = Folder(out or Options.out)
+        folder.check(resume=True, overwrite=False)
+        file = str(folder.run)
+    content = dict(read_yaml(file)) if file is not None else {}
+    named = content.pop("method", None)
+    first = argv[0] if argv and not argv[0].startswith("-") else None
+    if first in METHODS:
+        if named is not None and first != named:
+            raise UsageError(f"{file} is a run of {named}, and {first} was asked for. Leave one of them out.")
+        name, argv = first, argv[1:]
+    elif named is None:
+        if first is None:
+            raise UsageError(
+                f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(METHODS)}."
+            )
+        raise UsageError(f"No method is called '{first}'. {nearest(first, list(METHODS))}")
+    elif named not in METHODS:
+        raise ValueError(
+            f"{file} asks for {named}, which is not one of ours: run it from Python, lookalike.pretrain(...)."
+        )
+    else:
+        name = str(named)
+    method = get_method(name)
+    if file is None:
+        return name, method, None, argv
+    content.setdefault("data", "")
+    return name, method, from_mapping(content, method, file), argv
+
+
+def _parse_run(verb: str, argv: list[str]) -> Run:
+    name, method, base, rest = _method_and_defaults(verb, argv)
+    needs_data = base is None or not base.data
+    cfg = base.method if base is not None else method.Config()  # type: ignore[call-arg]
+    options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)}) if base else Options()
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("data", Positional[str], tyro.MISSING if needs_data else cast(Run, base).data),
+            ("options", Annotated[Options, tyro.conf.arg(name="")], options),
+            ("method", Annotated[type(cfg), tyro.conf.arg(name="")], cfg),
+        ],
+        frozen=True,
+    )
+    line = f"{method.__doc__} ({METHODS[name].line})"
+    parsed: Any = _parse(command, rest, f"{verb} {name}", description=line)
+    given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
+    fields = dotted(plain(cfg))
+    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in given)]
+    kept = base.given if base is not None else ()
+    chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
+    return Run(**chosen, data=parsed.data, method=parsed.method, given=tuple(dict.fromkeys([*kept, *stated])))
+
+
+def pretrain(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        lines = "\n".join(f"  {name:<14} {entry.line}" for name, entry in METHODS.items())
+        print(PRETRAIN.format(methods=lines))
+        _parse(Options, ["--help"], "pretrain METHOD DATA", description="")
+    run = _parse_run("pretrain", argv)
+    from .training import pretrain as train
+
+    train(run)
+
+
+def views(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(VIEWS)
+        return
+    out, rest = _take(argv, "--out")
+    path = Path(out or "views.png")
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--out {path} is neither .png nor .jpg.")
+    run = _parse_run("views", rest)
+    from .training import draw_views
+
+    draw_views(run, path)
+    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike pretrain {' '.join(rest)}")
+
+
+# ---------------------------------------------------------------- the other verbs
+
+
+def evaluate(argv: list[str]) -> None:
+    options = _parse(Evaluate, argv, "evaluate")
+    from .evaluation import evaluate as judge
+
+    entries = judge(
+        options.encoder, options.train, options.test, protocols=options.protocols, image_size=options.image_size,
+        batch_size=options.batch_size, workers=_workers(options.workers), seed=options.seed, out=options.out,
+        say=print,
+    )  # fmt: skip
+    for e in entries:
+        print(
+            f"{e.protocol:<8} top-1 {e.top1:.2%} (95 % interval {e.interval[0]:.2%} to {e.interval[1]:.2%})  "
+            f"top-5 {e.top5:.2%}  {e.classes} classes, {e.train_images} train and {e.test_images} test images, "
+            f"{e.seconds:.1f} s"
+        )
+    target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
+    print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
+    print(f"Next: lookalike embed {options.encoder} DATA --out embeddings.npz")
+
+
+def embed(argv: list[str]) -> None:
+    options = _parse(Embed, argv, "embed")
+    path = Path(options.out)
+    if path.exists() and not options.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    from .evaluation import embed as write
+
+    found = write(
+        options.encoder, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
+        workers=_workers(options.workers), say=print,
+    )  # fmt: skip
+    count, width = found.features.shape
+    print(f"Wrote {path}: {count} images x {width} numbers, with file names.")
+    if found.broken:
+        name, reason = found.broken[0]
+        print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+
+
+def show_list(argv: list[str]) -> None:
+    options = _parse(List, argv, "list")
+    if options.what == "methods":
+        for name, entry in METHODS.items():
+            if options.pattern in name:
+                print(f"{name:<14} {entry.line}")
+        return
+    from .backbones import names
+
+    for name in names():
+        if options.pattern in name:
+            print(name)

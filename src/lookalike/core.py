@@ -1,0 +1,108 @@
+"""The contract between a method and everything around it: `Config`, `Batch`, `Progress` and `Method`.
+
+A method knows no trainer, logger, data set or rank. `examples/bare_loop.py` trains one in plain PyTorch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .backbones import Backbone
+from .optim import Group, Optim
+from .views import View
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is. All that happens within one optimizer step sees the same `Progress`."""
+
+    step: int
+    """The optimizer step being made, from 0 to `steps` - 1."""
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def share(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        return self.step / self.steps
+
+    @property
+    def epoch(self) -> float:
+        """Finished epochs, with the fraction of the current one."""
+        return self.step / self.steps_per_epoch
+
+
+@dataclass
+class Batch:
+    """What a method sees of one (micro-)batch."""
+
+    views: list[Tensor]
+    """One tensor (B, C, H, W) per view, normalised, in the order of the configuration, with `count` expanded."""
+    index: Tensor
+    """(B,) int64, the images' places in the data set."""
+    progress: Progress
+    labels: Tensor | None = None
+    """(B,) int64, or None where the data has none."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every method's configuration holds; a method's own `Config` gives these two their paper's values."""
+
+    method: ClassVar[type["Method"]]
+    views: tuple[View, ...]
+    """The augmented views of each image, in the order in which the method reads them."""
+    optim: Optim
+
+
+_Config = Config  # inside `Method` the name Config means the subclass's own
+
+
+class Method(nn.Module):
+    """A self-supervised method: modules, a loss, and the paper's hyperparameters.
+
+    A subclass defines its own frozen dataclass `Config(core.Config)` and `forward`.
+    """
+
+    Config: ClassVar[type[_Config]] = _Config
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = cls.__dict__.get("Config")
+        if not (isinstance(own, type) and issubclass(own, _Config) and dataclasses.is_dataclass(own)):
+            raise TypeError(
+                f"{cls.__name__} has no Config of its own. "
+                "Write inside it: @dataclass(frozen=True) class Config(core.Config)."
+            )
+        own.method = cls
+
+    def __init__(self, cfg: _Config, backbone: Backbone) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.backbone = backbone
+
+    @property
+    def encoder(self) -> Backbone:
+        """What is evaluated and exported."""
+        return self.backbone
+
+    @classmethod
+    def fit_to(cls, cfg: _Config, images: int, image_size: int) -> _Config:
+        """Adapts the configuration to a data set of `images` images seen at `image_size` pixels."""
+        return cfg
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the scalar "loss" and its named parts; changes no state but BatchNorm's statistics."""
+        raise NotImplementedError
+
+    def groups(self) -> list[Group]:
+        """Parameter groups with a schedule or decay of their own; all other parameters need none."""
+        return []
+
+    def before_step(self, at: Progress) -> None:
+        """Runs after the backward pass and before clipping: the place to freeze a layer by dropping its gradient."""
+
+    def after_step(self, at: Progress) -> None:
+        """Runs after each real optimizer step: the place to move a teacher, a centre, a queue or a bank."""

@@ -1,0 +1,8 @@
+"""From files to batches of decoded images: sources, decoding, order, loading, and what stands in for a broken image."""
+
+from .decoding import BrokenImage, decode
+from .images import Images
+from .loading import Loader
+from .sources import Source, Subset, open_source
+
+__all__ = ["BrokenImage", "Images", "Loader", "Source", "Subset", "decode", "open_source"]

@@ -1,0 +1,91 @@
+"""A batch of images of different sizes in one flat buffer, and how images of several dtypes come together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.uint8, torch.uint16, torch.float32)  # from narrow to wide
+_SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+
+@dataclass
+class Images:
+    """B images, and which ones they are."""
+
+    buffer: Tensor
+    """Flat: one image (C, H, W) after the other; uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
+    offsets: Tensor
+    """(B,) int64, where each image begins. Like `sizes` always on the CPU, where `padded` need not wait."""
+    sizes: Tensor
+    """(B, 2) int64, heights and widths."""
+    channels: int
+    index: Tensor
+    """(B,) int64, the images' places in the source."""
+    keys: Tensor
+    """(B,) int64, what `make_views` takes as its seed: a hash of the run's seed, the epoch and the image's key."""
+    labels: Tensor | None = None
+    """(B,) int64, or None."""
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """Names of the images that other ones replaced in this batch, with the reasons."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Images":
+        return replace(
+            self,
+            buffer=self.buffer.to(device, non_blocking=non_blocking),
+            index=self.index.to(device, non_blocking=non_blocking),
+            keys=self.keys.to(device, non_blocking=non_blocking),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Images":
+        return replace(
+            self,
+            buffer=self.buffer.pin_memory(),
+            index=self.index.pin_memory(),
+            keys=self.keys.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+        )
+
+    def padded(self) -> Tensor:
+        """(B, C, H, W) at the largest H and W, images at the top left, zeros beside; no copy if all sizes agree."""
+        height, width = self.sizes.amax(0).tolist()
+        flat = movable(self.buffer)
+        shape = (len(self.sizes), self.channels, height, width)
+        if bool((self.sizes == self.sizes[0]).all()):
+            return flat.view(shape).view(self.buffer.dtype)
+        out = flat.new_zeros(shape)
+        for image, start, (h, w) in zip(out, self.offsets.tolist(), self.sizes.tolist(), strict=True):
+            image[:, :h, :w] = flat[start : start + self.channels * h * w].view(self.channels, h, w)
+        return out.view(self.buffer.dtype)
+
+
+def movable(x: Tensor) -> Tensor:
+    """The same bytes in a dtype that every device can copy, index and join: torch has few operations for uint16."""
+    return x.view(torch.int16) if x.dtype == torch.uint16 else x
+
+
+def promote(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Widens pixels: uint8 to uint16 (times 257), either to float32 in [0, 1]."""
+    if x.dtype == dtype:
+        return x
+    if dtype == torch.uint16:
+        return (x.to(torch.int32) * 257).to(torch.uint16)
+    return x.to(torch.float32) / _SCALES[x.dtype]
+
+
+def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    return max(dtypes, key=_DTYPES.index)
+
+
+def pack(images: Sequence[Tensor]) -> Tensor:
+    """Joins images (C, H, W) to one flat buffer of their widest dtype."""
+    dtype = widest([image.dtype for image in images])
+    return torch.cat([movable(promote(image, dtype)).view(-1) for image in images]).view(dtype)
+
+
+def starts(channels: int, sizes: Tensor) -> Tensor:
+    """(B,) int64: where images of `sizes` (B, 2) begin in a flat buffer."""
+    lengths = channels * sizes.prod(1)
+    return lengths.cumsum(0) - lengths

@@ -1,0 +1,135 @@
+"""Decoding whole batches, in this process or in workers."""
+
+import atexit
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .decoding import BrokenImage
+from .images import pack
+from .order import Order, Request
+from .sources import Source
+
+T = TypeVar("T")
+
+
+class Read(NamedTuple):
+    """What a worker sends: one tensor only, because each takes a file descriptor and a round trip of its own."""
+
+    places: np.ndarray
+    """(B,) int64; empty if so many images in a row were broken that the batch was given up."""
+    sizes: np.ndarray
+    """(B, 2) int64"""
+    buffer: Tensor
+    broken: list[tuple[str, str]]
+
+
+def gather(
+    order: Order, request: Request, take: Callable[[int], T]
+) -> tuple[list[int], list[T], list[tuple[str, str]]]:
+    """Takes a request's images, or a stand-in where `take` raises BrokenImage. Empty if no stand-in was good."""
+    index: list[int] = []
+    taken: list[T] = []
+    broken: list[tuple[str, str]] = []
+    for row, first in enumerate(request.rows):
+        for i in chain((first,), order.stand_ins(request, row)):
+            try:
+                taken.append(take(i))
+            except BrokenImage as error:
+                broken.append((error.name, error.reason))
+            else:
+                index.append(i)
+                break
+        else:
+            return [], [], broken
+    return index, taken, broken
+
+
+class Batches(Dataset[Read]):
+    """The micro-batches of an order."""
+
+    def __init__(self, source: Source, order: Order, decode_size: int | None) -> None:
+        self.source = source
+        self.order = order
+        self.decode_size = decode_size
+
+    def __getitem__(self, request: Request) -> Read:
+        return _read(*gather(self.order, request, lambda i: self.source.read(i, self.decode_size)))
+
+
+class Chunks(Dataset[Read]):
+    """Ranges of the source, without the broken images in them."""
+
+    def __init__(self, source: Source, decode_size: int | None) -> None:
+        self.source = source
+        self.decode_size = decode_size
+
+    def __getitem__(self, chunk: range) -> Read:
+        index, images, broken = [], [], []
+        for i in chunk:
+            try:
+                images.append(self.source.read(i, self.decode_size))
+                index.append(i)
+            except BrokenImage as error:
+                broken.append((error.name, error.reason))
+        return _read(index, images, broken)
+
+
+def _read(index: list[int], images: list[Tensor], broken: list[tuple[str, str]]) -> Read:
+    sizes = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
+    buffer = pack(images) if images else torch.empty(0, dtype=torch.uint8)
+    return Read(np.array(index, np.int64), sizes, buffer, broken)
+
+
+def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool = False) -> Iterator[T]:
+    """Answers requests in turn, `workers` processes ahead.
+
+    Raises:
+        RuntimeError: a worker died or failed; its own message is kept.
+    """
+    if workers == 0:
+        for request in requests:
+            yield dataset[request]
+        return
+    answers = _answers(dataset, requests, workers, pin)
+    # before multiprocessing's own exit, which sends SIGTERM and waits for ever for processes that ignore it
+    atexit.register(answers.close)
+    try:
+        yield from answers
+    except Exception as error:
+        text = str(error)
+        if text.startswith("DataLoader worker"):
+            raise RuntimeError(
+                f"A loading process died: {text.splitlines()[0]} It was killed, perhaps for want of memory or of "
+                f"shared memory (/dev/shm). Use fewer --workers (now {workers}), smaller batches or more shared memory."
+            ) from error
+        if "Original Traceback" in text:
+            raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
+        raise
+    finally:
+        atexit.unregister(answers.close)
+
+
+def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Generator[T, None, None]:
+    """Ends its processes when it is closed."""
+    yield from DataLoader(
+        dataset, batch_size=None, sampler=requests, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else it draws from the global one, and training with workers is another training
+    )  # fmt: skip
+
+
+def _as_it_is(read: object) -> object:
+    return read
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C and a batch system's SIGTERM are the main process's to answer: it finishes a step and saves first
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,177 @@
+"""Encoders to use: written by a training, read back from a run, a weights file, or timm's and torchvision's names."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import backbones
+from .backbones import Backbone
+from .runs import FORMAT, Folder, atomic, write_json
+
+
+@dataclass(frozen=True)
+class Card:
+    """What stands in `encoder.json` and in the head of `encoder.safetensors`: all that is needed to use the weights."""
+
+    format: int
+    backbone: str
+    """A timm name, torchvision/NAME, or <module.Class> for a user's own."""
+    stem: str
+    interpolation: str
+    dim: int
+    """Numbers per image in the encoder's output."""
+    image_size: int
+    channels: int
+    dtype: str
+    """Of the images that were trained on: uint8, uint16 or float32."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    method: str
+    epochs: float
+    """Finished epochs."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256(encoder: nn.Module) -> str:
+    """SHA-256 over an encoder's weights: names, shapes and bytes in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtype: torch.dtype) -> None:
+    """Writes `encoder.safetensors` and `encoder.json`, atomically."""
+    card = Card(
+        format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
+        dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
+        dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
+    )  # fmt: skip
+    content = dataclasses.asdict(card)
+    state = {name: value.detach().cpu().contiguous() for name, value in backbone.export_state().items()}
+    with atomic(folder.weights) as temporary:
+        save_file(state, temporary, metadata={"lookalike": json.dumps(content)})
+    write_json(folder.card, content | {"sha256": file_sha256(folder.weights)})
+
+
+def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> Backbone:
+    """Loads an encoder, in eval mode: a module from normalised images (B, C, H, W) to features (B, D).
+
+    Args:
+        encoder: a run's folder, an `encoder.safetensors`, `timm/NAME` or `torchvision/NAME` with their published
+            weights. A path that exists wins.
+        backbone: the architecture, where the encoder was trained from a user's own module.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, or it is no encoder; the message says what was expected.
+    """
+    path = Path(encoder)
+    if path.is_dir():
+        path = Folder(path).weights
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{encoder} holds no encoder.safetensors; a run writes it with its first checkpoint. "
+                "Give the folder of such a run, or a weights file."
+            )
+    if path.is_file():
+        return _from_file(path, backbone).eval()
+    name = os.fspath(encoder)
+    if name.startswith(("timm/", "torchvision/")):
+        return backbones.create(name, weights=True).eval()
+    raise FileNotFoundError(
+        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."
+    )
+
+
+def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
+    try:
+        with safe_open(path, "pt") as file:
+            head: Mapping[str, str] = file.metadata() or {}
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
+    if "lookalike" not in head:
+        raise ValueError(f"{path} was not written by lookalike: it does not say what it holds. Use it with --init.")
+    card = json.loads(head["lookalike"])
+    if card["format"] != FORMAT:
+        raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
+    if card["backbone"].startswith("<") and backbone is None:
+        raise ValueError(f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module).")
+    made = backbones.create(
+        card["backbone"] if backbone is None else backbone, channels=card["channels"], image_size=card["image_size"],
+        stem=card["stem"], interpolation=card["interpolation"],
+    )  # fmt: skip
+    made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
+    made.load_exported(state)
+    return made
+
+
+def start_from(backbone: Backbone, weights: str) -> str:
+    """Puts weights into a backbone before training; returns a line that says where from and how much matched.
+
+    `weights` is anything that `load` takes, or a file of tensors under timm's names (.safetensors, .pth, .ckpt).
+
+    Raises:
+        ValueError: no tensor fits.
+    """
+    path = Path(weights)
+    if path.is_dir():
+        path = Folder(path).weights
+    if path.is_file():
+        state = load_file(path) if path.suffix == ".safetensors" else _tensors(path)
+    elif weights.startswith(("timm/", "torchvision/")):
+        source = backbones.create(weights, channels=backbone.channels, image_size=backbone.image_size,
+                                  stem=backbone.stem, weights=True)  # fmt: skip
+        backbone.mean, backbone.std = source.mean, source.std
+        state = source.export_state()
+    else:
+        raise FileNotFoundError(f"No weights at {weights}. Give a run, a weights file, timm/NAME or torchvision/NAME.")
+    own = backbone.export_state()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise ValueError(
+            f"None of the {len(state)} tensors of {weights} fits the {len(own)} of {backbone.name}. "
+            "Give the --backbone that the weights are of."
+        )
+    backbone.load_exported(own | fitting)
+    return f"{weights}: {len(fitting)} of {len(own)} tensors"
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, from the place where the common formats keep them."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as plain tensors (weights_only=True): {error}") from None
+    for name in ("state_dict", "model", "teacher", "student"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    prefixes = (
+        "method.backbone.net.",
+        "backbone.",
+        "module.backbone.",
+        "module.encoder_q.",
+        "module.base_encoder.",
+        "module.",
+    )
+    for prefix in prefixes:
+        if any(k.startswith(prefix) for k in tensors):
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return tensors

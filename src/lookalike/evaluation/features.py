@@ -1,0 +1,274 @@
+"""Features of a frozen encoder, from the test transform of the reference protocols, and their files."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data.reading import stream
+
+if TYPE_CHECKING:
+    from ..data import Source
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What an encoder makes of N images, in the source's order without the broken ones."""
+
+    features: Tensor
+    """(N, D) float32, on the CPU."""
+    labels: Tensor | None
+    """(N,) int64, or None where the source has none."""
+    names: list[str]
+    index: Tensor
+    """(N,) int64, the images' places in the source."""
+    broken: list[tuple[str, str]]
+    """(name, reason) of each image that could not be read."""
+
+
+def features(
+    encoder: nn.Module,
+    source: "Source",
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Computes the encoder's features of every image that can be read.
+
+    Each image is decoded in full, its shorter side resized to 256/224 of `image_size` (bicubic, antialiased), its
+    centre cut out, scaled to [0, 1] and normalised. The encoder runs in eval mode; every module gets its own mode back.
+
+    Args:
+        encoder: (B, C, image_size, image_size) float32, normalised -> (B, D).
+        source: the images; broken ones are left out and listed, never replaced.
+        image_size: pixels of the square that the encoder sees.
+        mean: one number per channel, in units of [0, 1].
+        std: one number per channel.
+        batch_size: images that the encoder sees at once; it does not change the result beyond rounding.
+        workers: processes that decode and resize; 0 does it in this one.
+        device: where the encoder runs; it is moved there and stays. Without it where its first parameter is.
+        progress: called with the number of images seen and of all, after each batch.
+
+    Raises:
+        ValueError: no image could be read, or the encoder's output is not (B, D).
+    """
+    if device is None:
+        device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    chunks = [range(i, min(i + batch_size, len(source))) for i in range(0, len(source), batch_size)]
+    batches = stream(_Cropped(source, image_size), chunks, workers, pin=torch.device(device).type == "cuda")
+    exact = next((p.dtype for p in encoder.parameters()), torch.float32)
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
+    rows: Tensor | None = None
+    index: list[int] = []
+    broken: list[tuple[str, str]] = []
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.to(device).eval()
+    try:
+        for good, images, bad in batches:
+            if images is not None:
+                x = _unit(images.to(device, non_blocking=True))
+                if not len(shift) == len(scale) == x.shape[1]:
+                    raise ValueError(
+                        f"The images have {x.shape[1]} channels, but mean has {len(shift)} numbers and std has "
+                        f"{len(scale)}. Give one number per channel."
+                    )
+                with torch.inference_mode():
+                    made = encoder(((x - shift) / scale).to(exact))
+                if made.ndim != 2:
+                    raise ValueError(
+                        f"The encoder's output is {tuple(made.shape)}; expected (B, D), a vector per image."
+                    )
+                if rows is None:  # all at once: joining batches at the end would need the memory twice
+                    rows = torch.empty(len(source), made.shape[1])
+                rows[len(index) : len(index) + len(good)] = made.float().cpu()
+                index += good
+            broken += bad
+            if progress is not None:
+                progress(len(index) + len(broken), len(source))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if rows is None:
+        why = f"the first is {broken[0][0]}: {broken[0][1]}" if broken else "there are none"
+        raise ValueError(f"None of the {len(source)} images could be read; {why}.")
+    places = torch.tensor(index)
+    labels = None if source.labels is None else source.labels[places]
+    return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken)
+
+
+def crop(image: Tensor, size: int) -> Tensor:
+    """Cuts out what the reference protocols look at: (C, H, W) -> (C, size, size).
+
+    The shorter side becomes round(size * 256 / 224) pixels, bicubic and antialiased, then the centre is taken.
+    A uint8 image stays uint8, resized in fixed point as in torchvision, within one level of Pillow's result; other
+    images come back as float32 in [0, 1].
+    """
+    if image.dtype != torch.uint8:
+        image = _unit(image)
+    height, width = image.shape[-2:]
+    short = round(size * 256 / 224)
+    scaled = (short, short * width // height) if height <= width else (short * height // width, short)
+    if scaled != (height, width):
+        image = nn.functional.interpolate(image[None], scaled, mode="bicubic", antialias=True, align_corners=False)[0]
+    image = _centre(image, size, size)
+    return image if image.dtype == torch.uint8 else image.clamp(0, 1)
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    top = round((image.shape[-2] - height) / 2)
+    left = round((image.shape[-1] - width) / 2)
+    return image[..., top : top + height, left : left + width]
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Scales integers to [0, 1]; float images are so already."""
+    if images.dtype.is_floating_point:
+        return images.float()
+    return images.float() / torch.iinfo(images.dtype).max
+
+
+Cropped = tuple[list[int], Tensor | None, list[tuple[str, str]]]
+
+
+class _Cropped(Dataset[Cropped]):
+    """Ranges of a source: places and test crops of the images that can be read, names and reasons of the others."""
+
+    def __init__(self, source: "Source", size: int) -> None:
+        self.source, self.size = source, size
+
+    def __getitem__(self, chunk: range) -> Cropped:
+        from ..data import BrokenImage
+
+        places, images, broken = [], [], []
+        for i in chunk:
+            try:
+                images.append(crop(self.source.read(i, None), self.size))
+                places.append(i)
+            except BrokenImage as e:
+                broken.append((e.name, e.reason))
+        if len({image.dtype for image in images}) > 1:
+            images = [_unit(image) for image in images]
+        return places, torch.stack(images) if images else None, broken
+
+
+def fingerprint(*sources: "Source") -> str:
+    """Identifies data: a sha256, in hex, of every image's key and class and of the pixels of 32 images per source.
+
+    A file's key is the hash of its relative path. The sample, spread evenly over the keys, notices files that kept
+    their names but not their content, and tells Datasets apart, whose keys are only numbers. File order and the
+    folder's place do not count.
+    """
+    from ..data import BrokenImage
+
+    digest = hashlib.sha256()
+    for source in sources:
+        order = source.keys.argsort(stable=True)
+        digest.update(f"{len(source)} images of the classes {source.classes}".encode("utf-8", "surrogateescape"))
+        digest.update(source.keys[order].numpy().tobytes())
+        if source.labels is not None:
+            digest.update(source.labels[order].numpy().tobytes())
+        sample = min(32, len(source))
+        for i in order[[n * len(source) // sample for n in range(sample)]].tolist():
+            try:
+                image = source.read(i, None)
+                digest.update(f"{image.dtype} {tuple(image.shape)}".encode() + image.numpy().tobytes())
+            except BrokenImage:
+                digest.update(b"broken")
+    return digest.hexdigest()
+
+
+def save_features(path: str | os.PathLike[str], made: Features) -> None:
+    """Writes features for other programs, all or nothing.
+
+    `.npz`: arrays `features` (N, D), `names` (N,) and, where there are labels, `labels` (N,); opens without pickle.
+    `.parquet`: columns `file`, `label` and `features`, a list of D float32.
+    `.csv`: columns `file`, `label`, `f0` to `f<D-1>`.
+
+    Raises:
+        ValueError: another suffix.
+        ModuleNotFoundError: `.parquet` without pyarrow.
+    """
+    from ..runs import atomic
+
+    writers = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}
+    suffix = Path(path).suffix.lower()
+    if suffix not in writers:
+        raise ValueError(
+            f"{path} ends in {suffix!r}; features are written as .npz, .parquet or .csv. Choose one of them."
+        )
+    with atomic(path) as temporary:
+        writers[suffix](temporary, made)
+
+
+def _write_npz(path: Path, made: Features) -> None:
+    import numpy as np
+
+    arrays = {"features": made.features.numpy(), "names": np.array(made.names, dtype=np.str_)}
+    if made.labels is not None:
+        arrays["labels"] = made.labels.numpy()
+    with path.open("wb") as file:  # given a name, numpy would append its own suffix to .NPZ
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _write_parquet(path: Path, made: Features) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.") from e
+    # A file's name may hold bytes that are no text; Parquet's strings may not.
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in made.names]
+    labels = [None] * len(names) if made.labels is None else made.labels.tolist()
+    values = pa.FixedSizeListArray.from_arrays(pa.array(made.features.flatten().numpy()), made.features.shape[1])
+    columns = {"file": pa.array(names, pa.string()), "label": pa.array(labels, pa.int64()), "features": values}
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def _write_csv(path: Path, made: Features) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label", *(f"f{i}" for i in range(made.features.shape[1]))])
+        labels = [""] * len(made.names) if made.labels is None else made.labels.tolist()
+        for name, label, row in zip(made.names, labels, made.features):
+            writer.writerow([name, label, *(f"{x:.9g}" for x in row.tolist())])  # 9 digits give float32 back exactly
+
+
+def count_classes(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, num_classes: int | None
+) -> int:
+    """Checks that two labelled sets of features fit together, and returns the number of classes.
+
+    Raises:
+        ValueError: what does not fit.
+    """
+    for name, x, y in (("training", train_features, train_labels), ("test", test_features, test_labels)):
+        if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
+            raise ValueError(
+                f"The {name} features are {tuple(x.shape)} and their labels {tuple(y.shape)}; "
+                "expected (N, D) and (N,) with at least one image."
+            )
+        if y.dtype.is_floating_point or y.dtype.is_complex:
+            raise ValueError(f"The {name} labels are {y.dtype}; expected integers 0 .. classes - 1.")
+    if train_features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            f"Training features have {train_features.shape[1]} numbers and test features {test_features.shape[1]}. "
+            "Compute both with the same encoder."
+        )
+    low = min(int(train_labels.min()), int(test_labels.min()))
+    high = max(int(train_labels.max()), int(test_labels.max()))
+    classes = high + 1 if num_classes is None else num_classes
+    if low < 0 or high >= classes:
+        raise ValueError(f"Labels go from {low} to {high}; expected 0 to {classes - 1}.")
+    return classes

@@ -1,0 +1,133 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+Wu et al., CVPR 2018, https://arxiv.org/abs/1805.01978, with the constants of Caron et al. (DINO), ICCV 2021,
+https://arxiv.org/abs/2104.14294; the numbers are those of the official `eval_knn.py`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .features import count_classes
+
+
+@dataclass(frozen=True)
+class KNN:
+    """What the neighbours say about each test image. All tensors lie on the CPU."""
+
+    k: int
+    temperature: float
+    votes: Tensor
+    """(M, classes), each class's sum of exp(cosine / temperature) over the k nearest neighbours that are of it."""
+    predictions: Tensor
+    """(M,) int64, the class with the most votes; of equal ones the lowest."""
+    top1: float
+    """Share of the test images whose own class has the most votes, in [0, 1]."""
+    top5: float
+    """The same for the min(5, k) classes with the most votes, as in the official code."""
+    accuracies: dict[int, tuple[float, float]]
+    """(top1, top5) for `k` and for each other k that was asked for, in rising order."""
+
+
+@torch.no_grad()
+def knn(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    block: int = 8192,
+    device: torch.device | str | None = None,
+    *,
+    also: tuple[int, ...] = (10, 100, 200),
+) -> KNN:
+    """Lets the k training images of highest cosine similarity vote for their class, with exp(cosine / temperature).
+
+    One search serves `k` and every k in `also`. Training and test images are taken in blocks, so beside the features
+    and the votes it needs memory for block x block similarities only. Among training images that are exactly equally
+    near, which ones count is left open.
+
+    Args:
+        train_features: (N, D), raw: they are L2-normalised here, in float32, or in float64 where either side is.
+        train_labels: (N,) integers 0 .. classes - 1.
+        test_features: (M, D), raw.
+        test_labels: (M,) integers 0 .. classes - 1.
+        k: neighbours that vote; all of them where there are fewer training images.
+        temperature: divides the similarities.
+        num_classes: without it one more than the largest label.
+        block: images of either side that are compared at once.
+        device: where to compute; without it where the training features are.
+        also: other k whose accuracies are reported too.
+
+    Raises:
+        ValueError: shapes, labels or settings do not fit together, or a feature is not finite.
+    """
+    classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
+    dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
+    if (least := min(k, block, *also)) < 1:
+        raise ValueError(f"k, also or block holds {least}; each must be at least 1.")
+    if not temperature > (lowest := 1 / math.log(torch.finfo(dtype).max)):
+        raise ValueError(f"temperature is {temperature}; at {lowest:.4f} and below, exp(1 / temperature) overflows.")
+    device = torch.device(device or train_features.device)
+
+    ks = sorted({k, *also})
+    votes = torch.empty(len(test_features), classes, dtype=dtype)
+    ranks: dict[int, list[Tensor]] = {n: [] for n in ks}
+    with torch.autocast(device.type, enabled=False):
+        for start in range(0, len(test_features), block):
+            rows = slice(start, start + block)
+            queries = _normalise(test_features[rows].to(device, dtype))
+            similarity, neighbour = _nearest(queries, train_features, ks[-1], block)  # (B, k)
+            weight = (similarity / temperature).exp()
+            voted = train_labels.to(device, torch.int64)[neighbour]
+            own = test_labels[rows].to(device, torch.int64)
+            tally = weight.new_zeros(len(queries), classes)
+            for fewer, n in zip([0, *ks], ks):
+                tally.scatter_add_(1, voted[:, fewer:n], weight[:, fewer:n])
+                ranks[n].append(rank(tally, own).cpu())
+                if n == k:
+                    votes[rows] = tally.cpu()
+    accuracies = {n: (share_below(torch.cat(r), 1), share_below(torch.cat(r), min(5, n))) for n, r in ranks.items()}
+    return KNN(k, temperature, votes, votes.argmax(1), *accuracies[k], accuracies)
+
+
+def rank(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes stand before each row's own: (M, classes) and (M,) -> (M,) int64, 0 where the label wins.
+
+    Of equal scores the lower class stands first. A score that is not a number stands before every label.
+    """
+    own = scores.gather(1, labels[:, None])
+    before = ~(scores <= own)
+    before |= (scores == own) & (torch.arange(scores.shape[1], device=scores.device) < labels[:, None])
+    return before.sum(1)
+
+
+def share_below(ranks: Tensor, n: int) -> float:
+    """The share of ranks below n: the top-n accuracy, in [0, 1]."""
+    return (ranks < n).double().mean().item()
+
+
+def _normalise(features: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    if not length.isfinite().all():
+        raise ValueError(
+            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+        )
+    return features / length.clamp_min(1e-12)
+
+
+def _nearest(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """The k rows of `bank` nearest to each query, nearest first: similarities and places, both (B, min(k, N))."""
+    best = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), block):
+        part = _normalise(bank[start : start + block].to(queries))
+        near, at = (queries @ part.T).topk(min(k, len(part)))
+        best, places = torch.cat([best, near], 1), torch.cat([places, at + start], 1)
+        best, order = best.topk(min(k, best.shape[1]))
+        places = places.gather(1, order)
+    return best, places

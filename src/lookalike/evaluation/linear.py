@@ -1,0 +1,210 @@
+"""Linear classification of frozen features, after Oquab et al. (DINOv2), TMLR 2024, https://arxiv.org/abs/2304.07193.
+
+The constants are those of the official `dinov2/eval/linear.py`. Four things differ. Features are computed once, from
+the test transform (the official code draws random crops in every epoch). They are one vector per image (the official
+grid also tries the last four blocks and averaged patches). The learning rate is chosen on a held-out part of the
+training images (officially on the validation images that are then reported). And small data sets are trained for more
+epochs, see `Settings.least_steps`.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..random import key_of, permutation
+from .features import count_classes
+from .knn import rank, share_below
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The protocol's constants."""
+
+    rates: tuple[float, ...] = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+    """Learning rates to choose from, for 256 images per step: they are multiplied by batch_size / 256."""
+    batch_size: int = 1024
+    """Images per step. Officially 128 on each of 8 GPUs."""
+    epochs: int = 10
+    """Passes over the training images. For ImageNet's 1.28 M these are the official 10 x 1,250 steps."""
+    least_steps: int = 2500
+    """Steps made at least: ten epochs of 10,000 images would be 98, too few for any of the rates to converge."""
+    momentum: float = 0.9
+    deviation: float = 0.01
+    """Standard deviation of the initial weights; biases start at zero."""
+    held_out: float = 0.1
+    """Share of each class's training images on which the learning rate is chosen."""
+
+    def steps(self, images: int) -> int:
+        """How many steps are made on so many images."""
+        return max(self.least_steps, self.epochs * math.ceil(images / self.batch_size))
+
+
+DINOV2 = Settings()
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The classifier of the chosen learning rate, trained on all training images. All tensors lie on the CPU."""
+
+    top1: float
+    """Share of the test images that the last step's classifier gets right, in [0, 1]."""
+    top5: float
+    lr: float
+    """The chosen member of `Settings.rates`."""
+    held_out: dict[float, float]
+    """Accuracy on the held-out training images, for each rate."""
+    weight: Tensor
+    """(classes, D), acting on raw features."""
+    bias: Tensor
+    """(classes,)"""
+    history: list[tuple[int, float]]
+    """(step, cross-entropy): about 50 points, each the mean over the steps since the point before."""
+
+
+@torch.no_grad()
+def linear(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    seed: int = 0,
+    settings: Settings = DINOV2,
+    device: torch.device | str | None = None,
+) -> Linear:
+    """Trains a linear classifier by SGD on frozen features and judges it on the test images, once, after the last step.
+
+    All learning rates are trained side by side without a class-balanced, seeded tenth of the training images. The one
+    that does best on that tenth (of equal ones, that with the lowest cross-entropy there) is trained again on all.
+
+    Args:
+        train_features: (N, D), used as they are, in float32, or in float64 where either side is.
+        train_labels: (N,) integers 0 .. classes - 1; at least one class needs two images.
+        test_features: (M, D).
+        test_labels: (M,) integers 0 .. classes - 1.
+        num_classes: without it one more than the largest label.
+        seed: decides the held-out part, the initial weights and the order. The global generators are not touched.
+        settings: the protocol's constants.
+        device: where to compute, features included; without it where the training features are.
+
+    Raises:
+        ValueError: shapes or labels do not fit together, a feature is not finite, or no class has two images.
+    """
+    classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
+    dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
+    device = torch.device(device or train_features.device)
+    x, y = train_features.to(device, dtype), train_labels.to(device, torch.int64)
+    test_x, test_y = test_features.to(device, dtype), test_labels.to(device, torch.int64)
+    if not (x.isfinite().all() and test_x.isfinite().all()):
+        raise ValueError(
+            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+        )
+
+    with torch.autocast(device.type, enabled=False):
+        held = hold_out(train_labels.cpu().long(), settings.held_out, seed).to(device)
+        weights, biases, _ = _train(x, y, (~held).nonzero()[:, 0], classes, settings.rates, seed, settings)
+        accuracies, losses = [], []
+        for weight, bias in zip(weights, biases):
+            scores = torch.addmm(bias, x[held], weight.T)
+            accuracies.append(share_below(rank(scores, y[held]), 1))
+            losses.append(torch.nn.functional.cross_entropy(scores, y[held]).nan_to_num(math.inf).item())
+        best = min(range(len(losses)), key=lambda i: (-accuracies[i], losses[i]))
+        lr = settings.rates[best]
+
+        weights, biases, history = _train(x, y, torch.arange(len(x), device=device), classes, (lr,), seed, settings)
+        ranks = rank(torch.addmm(biases[0], test_x, weights[0].T), test_y)
+    return Linear(
+        top1=share_below(ranks, 1),
+        top5=share_below(ranks, 5),
+        lr=lr,
+        held_out=dict(zip(settings.rates, accuracies)),
+        weight=weights[0].cpu(),
+        bias=biases[0].cpu(),
+        history=history,
+    )
+
+
+def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
+
+    Drawing the images again with replacement is drawing their number of hits from a binomial distribution.
+    """
+    generator = torch.Generator().manual_seed(key_of(seed, "interval"))
+    count = torch.full((10_000,), images, dtype=torch.float64)
+    hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
+    low, high = (hits / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Picks a share of each class's images, at least one and never all: labels (N,) -> (N,) bool."""
+    counts = labels.bincount()
+    wanted = (counts * share).round().long().clamp(min=1)
+    wanted = torch.minimum(wanted, (counts - 1).clamp(min=0))
+    if not wanted.any():
+        raise ValueError(
+            f"None of the {len(counts)} classes has two training images, so no learning rate can be chosen. "
+            "Give more images per class, or use the knn protocol alone."
+        )
+    order = permutation(len(labels), seed, "hold out")
+    order = order[labels[order].argsort(stable=True)]  # class by class, each shuffled
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order] = torch.arange(len(labels)) - first < wanted.repeat_interleave(counts)
+    return held
+
+
+def _batches(images: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Cuts an endless row of permutations into batches."""
+    row, epoch = torch.empty(0, dtype=torch.int64), 0
+    for _ in range(steps):
+        while len(row) < size:
+            row, epoch = torch.cat([row, permutation(images, seed, "linear", epoch)]), epoch + 1
+        yield row[:size]
+        row = row[size:]
+
+
+def _train(
+    features: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    classes: int,
+    rates: tuple[float, ...],
+    seed: int,
+    settings: Settings,
+) -> tuple[Tensor, Tensor, list[tuple[int, float]]]:
+    """SGD with momentum and a cosine to zero, for G rates at once, which share the rows, first weights and batches.
+
+    Returns weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
+    """
+    size, steps, groups = settings.batch_size, settings.steps(len(rows)), len(rates)
+    generator = torch.Generator().manual_seed(key_of(seed, "linear"))
+    start = torch.randn(classes, features.shape[1], generator=generator) * settings.deviation
+    weight = start.to(features).repeat(groups, 1)  # (G C, D)
+    bias = weight.new_zeros(groups * classes)
+    weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
+    lr = torch.tensor(rates, dtype=features.dtype).repeat_interleave(classes).to(features.device) * (size / 256)
+
+    each = torch.arange(size, device=features.device)
+    history, total, last, every = [], features.new_zeros(()), 0, math.ceil(steps / 50)
+    for step, batch in enumerate(_batches(len(rows), size, steps, seed)):
+        batch = rows[batch.to(rows.device)]
+        x, y = features[batch], labels[batch]
+        log_p = torch.addmm(bias, x, weight.T).view(size, groups, classes).log_softmax(-1)
+        total -= log_p[each, :, y].mean()
+        slope = log_p.exp_()  # of the cross-entropy by the scores
+        slope[each, :, y] -= 1
+        slope = slope.view(size, groups * classes)
+        weight_velocity.addmm_(slope.T, x, beta=settings.momentum, alpha=1 / size)
+        bias_velocity.mul_(settings.momentum).add_(slope.mean(0))
+        now = lr * (0.5 * (1 + math.cos(math.pi * step / steps)))
+        weight.addcmul_(now[:, None], weight_velocity, value=-1)
+        bias.addcmul_(now, bias_velocity, value=-1)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            history.append((step + 1, total.item() / (step + 1 - last)))
+            total, last = torch.zeros_like(total), step + 1
+    return weight.view(groups, classes, -1), bias.view(groups, classes), history

@@ -1,0 +1,64 @@
+"""SimCLR -- Chen, Kornblith, Norouzi and Hinton, ICML 2020. https://arxiv.org/abs/2002.05709"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import SIMCLR_VIEW, View
+
+
+class SimCLR(Method):
+    """Pull two views of an image together and push every other image in the batch away."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The paper's ImageNet setting; the official code's LARS has the learning rate inside the momentum."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's hidden layer."""
+        out_dim: int = 128
+        """Width of the projection that the loss compares."""
+        temperature: float = 0.1
+        """Divides cosine similarities. Lower attends to harder negatives."""
+        views: tuple[View, ...] = (SIMCLR_VIEW,)
+        optim: Optim = Optim(
+            "lars_simclr", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open"
+        )  # fmt: skip
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        # the official code ends in BatchNorm without a shift; the paper's figure does not show it
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
+
+    @classmethod
+    def fit_to(cls, cfg: core.Config, images: int, image_size: int) -> core.Config:
+        """The paper's CIFAR-10 setting (appendix B.9) for small images: half the colour strength, no blur, T = 0.5."""
+        assert isinstance(cfg, cls.Config)
+        if image_size > 64:
+            return cfg
+        views = tuple(
+            dataclasses.replace(
+                v,
+                blur=0.0,
+                brightness=v.brightness / 2,
+                contrast=v.contrast / 2,
+                saturation=v.saturation / 2,
+                hue=v.hue / 2,
+            )
+            for v in cfg.views
+        )
+        return dataclasses.replace(cfg, views=views, temperature=0.5)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
+        z1, z2 = (distributed.gather(v) for v in z.chunk(2))  # (B over all processes, D)
+        return {"loss": losses.nt_xent(z1, z2, self.cfg.temperature)}

@@ -1,0 +1,185 @@
+"""What a training shows while it runs: loss, speed, waiting for data, and whether its features get better (k-NN)."""
+
+import math
+import sys
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from . import distributed
+from .backbones import Backbone
+from .data import Loader, Subset, open_source
+from .evaluation.features import features
+from .evaluation.knn import knn
+from .random import permutation
+from .runs import Folder, Run
+
+if TYPE_CHECKING:
+    from .training import Pretraining
+
+LOG_EVERY = 10
+"""Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""
+LINE_SECONDS = 30
+"""Time between two lines where there is no terminal; an epoch's end always gives one."""
+PROBES = 20
+"""The online k-NN runs after at most so many epochs, spread evenly."""
+PROBE_IMAGES = 5000, 2000
+"""Images of TRAIN and TEST that the online k-NN uses at most, drawn once."""
+
+
+class Probe:
+    """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
+
+    def __init__(self, train: str, test: str, run: Run) -> None:
+        first = open_source(train, channels=run.channels, labelled=True)
+        second = open_source(test, channels=run.channels, labelled=True, classes=first.classes)
+        self.train, self.test = (
+            Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
+            for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))
+        )
+        assert run.image_size is not None
+        self.image_size = run.image_size
+        self.workers = run.workers or 0
+
+    def __call__(self, encoder: Backbone) -> float:
+        """Top-1 accuracy of the 20 nearest neighbours, a fraction."""
+        both = [
+            features(
+                encoder, source, image_size=self.image_size, mean=encoder.mean, std=encoder.std, workers=self.workers
+            )
+            for source in (self.train, self.test)
+        ]
+        (a, x), (b, y) = ((f.features, f.labels) for f in both)
+        assert x is not None
+        assert y is not None
+        return knn(a, x, b, y, also=()).top1
+
+
+class Monitor(Callback):
+    """Writes `metrics.jsonl` and shows the progress: a live line in a terminal, plain lines elsewhere."""
+
+    def __init__(self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, *, quiet: bool) -> None:
+        self.folder = folder
+        self.run = run
+        self.loader = loader
+        self.probe = probe
+        self.quiet = quiet
+        self.knn: list[float] = []
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._bar: Progress | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums since the last row, so that a resumed run writes the very same losses."""
+        return {"sums": self._sums, "count": self._count, "knn": self.knn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast("Pretraining", pl_module)
+        self._steps, self._per_epoch, done = module.steps, module.steps_per_epoch, module.done_steps
+        self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
+        if self.probe is not None and done == 0:
+            self.knn = [self.probe(module.method.encoder)]
+            self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
+            self.folder.say(f"k-NN of the untrained encoder: {self.knn[0]:.1%} ({self._probe_words()})")
+        if not self.quiet and sys.stdout.isatty():
+            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._steps, completed=done)
+        self._begin = self._since = self._line = time.perf_counter()
+        self._begin_step = self._since_step = done
+        self._waited = self._begin_waited = self.loader.waited
+
+    def _probe_words(self) -> str:
+        assert self.probe is not None
+        return f"{len(self.probe.train)} labelled images, {len(self.probe.test)} to classify"
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        module = cast("Pretraining", pl_module)
+        for name, value in module.parts.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+        if (batch_idx + 1) % self.run.accumulate:
+            return
+        step = module.done_steps
+        epoch_ends = step % self._per_epoch == 0
+        if not (epoch_ends or step % LOG_EVERY == 0):
+            return
+        row: dict[str, float] = {"step": step, "epoch": step // self._per_epoch}
+        row |= {name: float(distributed.mean(value / self._count)) for name, value in self._sums.items()}
+        now, waited = time.perf_counter(), self.loader.waited
+        seconds = now - self._since
+        row["lr"] = module.rates.lr
+        row["grad_norm"] = module.grad_norm
+        row["skipped"] = module.skipped
+        row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
+        row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
+        self._sums, self._count = {}, 0
+        if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
+            self.knn.append(self.probe(module.method.encoder))
+            row["knn_top1"] = self.knn[-1]
+        if not self.quiet:
+            self.folder.append(row)
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step=step)
+            self._show(row, now, epoch_ends)
+        # the time of the probe belongs to no training step
+        self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
+
+    def _probes(self, epoch: int) -> bool:
+        return math.ceil(epoch * PROBES / self.run.epochs) > math.ceil((epoch - 1) * PROBES / self.run.epochs)
+
+    def _show(self, row: dict[str, float], now: float, epoch_ends: bool) -> None:
+        step = int(row["step"])
+        left = (self._steps - step) * (now - self._begin) / max(1, step - self._begin_step)
+        line = (
+            f"epoch {step / self._per_epoch:.4g}/{self.run.epochs}  step {step}/{self._steps}  loss {row['loss']:.4f}  "
+            f"{row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.0%}  "
+            f"left {timedelta(seconds=round(left))}"
+        )
+        if "knn_top1" in row:
+            line += f"  k-NN {row['knn_top1']:.1%}"
+        if row["skipped"]:
+            line += f"  skipped {row['skipped']:.0f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=line)
+        if epoch_ends or now - self._line > LINE_SECONDS:
+            self._line = now
+            if self._bar is not None:
+                self.folder.note(line)
+            else:
+                self.folder.say(line)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_bar()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def summary(self, module: "Pretraining") -> str:
+        """Time, speed, waiting and the k-NN's way, in a line or two."""
+        seconds = time.perf_counter() - self._begin
+        steps = module.done_steps - self._begin_step
+        text = (
+            f"Trained {steps} steps in {timedelta(seconds=round(seconds))}: "
+            f"{steps * self.run.batch_size / seconds:.0f} images/s, "
+            f"{(self.loader.waited - self._begin_waited) / seconds:.0%} of the time waiting for data"
+        )
+        if module.skipped:
+            text += f", {module.skipped} steps skipped for non-finite gradients"
+        if len(self.knn) > 1:
+            text += f"\nk-NN top-1: {self.knn[0]:.1%} untrained, {self.knn[-1]:.1%} now ({self._probe_words()})"
+        return text

@@ -1,0 +1,79 @@
+"""Counter-based random draws: each number is a pure function of integer keys.
+
+Nothing here holds a state, so a draw is the same on a CPU and a GPU, whatever the number of workers or
+processes and the order in which they ask. The mixing function is SplitMix64's finaliser (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", OOPSLA 2014), in int64 tensors that wrap around.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """Reads the low 64 bits as a two's complement number, as an int64 tensor holds them."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _signed(_M1)
+    x = (x ^ _shift(x, 27)) * _signed(_M2)
+    return x ^ _shift(x, 31)
+
+
+def _mix_int(x: int) -> int:
+    x &= _MASK
+    x = (x ^ (x >> 30)) * _M1 & _MASK
+    x = (x ^ (x >> 27)) * _M2 & _MASK
+    return x ^ (x >> 31)
+
+
+def _number(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def key_of(*parts: int | str) -> int:
+    """Hashes numbers and texts, in order, to one int64 number."""
+    h = 0
+    for part in parts:
+        number = _number(part) if isinstance(part, str) else part
+        h = _mix_int((h ^ (number & _MASK)) + _GOLDEN)
+    return _signed(h)
+
+
+def keys_of(*parts: int | str | Tensor) -> Tensor:
+    """`key_of` for int64 tensors, element by element with broadcasting; equal to it number by number."""
+    h: Tensor = torch.zeros((), dtype=torch.int64)
+    for part in parts:
+        if isinstance(part, Tensor):
+            h = _mix((h.to(part.device) ^ part) + _signed(_GOLDEN))
+        else:
+            number = _number(part) if isinstance(part, str) else part
+            h = _mix((h ^ _signed(number)) + _signed(_GOLDEN))
+    return h
+
+
+def uniform(keys: Tensor, draw: int | str | Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Draws float32 numbers in [low, high), one per key; `draw` names the draw, so that two draws do not agree.
+
+    A tensor of names (int64) is broadcast against the keys. Rounding may reach `high`, but never 1 from [0, 1).
+    """
+    return low + (high - low) * (_shift(keys_of(keys, draw), 40).to(torch.float32) * 2.0**-24)
+
+
+def permutation(n: int, *parts: int | str) -> Tensor:
+    """A permutation of n that depends on `parts` alone: (n,) int64, on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(key_of(*parts)))

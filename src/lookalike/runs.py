@@ -1,0 +1,502 @@
+"""A run: what is asked (`Run`), its file `run.yaml`, and its folder, written so that a crash loses nothing.
+
+`run.yaml` is as flat as the command line: the options, the method's own fields beside them, and under `made` the
+versions and the machine, which reading ignores.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from .backbones import Backbone
+    from .core import Config, Method
+
+FORMAT = 1
+"""Written into every file that a later version must be able to read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that every training command takes."""
+
+    out: str = "runs/last"
+    """Folder of the run. An existing run is an error unless `--resume` or `--overwrite`."""
+    backbone: str = "resnet50"
+    """Any timm model, or torchvision/NAME."""
+    epochs: int = 100
+    batch_size: int = 256
+    """Images per optimizer step, over all devices and accumulated micro-batches together."""
+    image_size: int | None = None
+    """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
+    channels: int = 3
+    """Channels of an image: grey and colour files are converted."""
+    devices: int = 1
+    """Devices per node."""
+    nodes: int = 1
+    strategy: Literal["ddp"] = "ddp"
+    """How several devices share the work: each holds the whole model and a part of the batch."""
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None
+    """Without it bf16 on a GPU that has it, and fp32 elsewhere."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step. Losses that couple the batch see micro-batches."""
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    cache: Literal["none", "ram", "device"] = "none"
+    """Decode in every epoch, or keep all images in memory or on the device."""
+    decode_size: int | None = None
+    """JPEG files are decoded at 1/2, 1/4 or 1/8 while their shorter side stays at or above it. Without it twice the
+    largest view."""
+    max_broken: float = 0.1
+    """Stop when more than this share of the images cannot be read."""
+    seed: int = 0
+    resume: bool = False
+    """Go on with the run in `--out`."""
+    overwrite: bool = False
+    """Replace the run in `--out`."""
+    init: str | None = None
+    """Start the encoder from weights: a run, a weights file, timm/NAME or torchvision/NAME."""
+    probe: tuple[str, str] | None = None
+    """Labelled folders TRAIN TEST for a k-NN that is shown during training."""
+    save_every: int = 10
+    """Keep a checkpoint every so many epochs. The last two states are always kept."""
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+    """A logger beside `metrics.jsonl`."""
+    compile: bool = False
+    """Compile backbone and heads with torch.compile."""
+    fit: bool = True
+    """Adapt the method to the number and size of the images."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("devices", 1), ("nodes", 1), ("accumulate", 1),
+                            ("channels", 1), ("save_every", 1)):  # fmt: skip
+            if (found := getattr(self, name)) < least:
+                raise ValueError(f"{name} is {found}; it must be at least {least}.")
+        for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1)):
+            if (found := getattr(self, name)) is not None and found < least:
+                raise ValueError(f"{name} is {found}; it must be at least {least}.")
+        if not 0 <= self.max_broken <= 1:
+            raise ValueError(f"max_broken is {self.max_broken}; it is a share between 0 and 1.")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other: one goes on with the run, one replaces it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Options):
+    """A training: the data, the method with its configuration, and the options."""
+
+    data: "str | os.PathLike[str] | Dataset[object]"
+    """A folder (scanned recursively), a text file of paths, or any torch Dataset of images."""
+    method: "Config"
+    """The method's configuration, for instance `SimCLR.Config(temperature=0.2)`."""
+    backbone: "str | nn.Module" = Options.backbone  # type: ignore[assignment]
+    given: tuple[str, ...] = ()
+    """Dotted names of the method's fields that the user stated: fitting leaves them alone."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training left behind."""
+
+    folder: Path
+    metrics: list[dict[str, float]]
+    """The rows of `metrics.jsonl`."""
+
+    def encoder(self) -> "Backbone":
+        """Loads the trained encoder."""
+        from . import load
+
+        return load(self.folder)
+
+
+class Diverged(RuntimeError):
+    """The loss or its gradients stopped being finite, again and again."""
+
+
+# ---------------------------------------------------------------- files
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary name beside `path` to write to; on success it is flushed and renamed, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+# ---------------------------------------------------------------- run.yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML reads 1e-6 as a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+_MAY_CHANGE = frozenset(
+    {"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "resume", "overwrite", "fit"}
+)
+"""Options that `--resume` may give another value."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A sentence that names the known names nearest to `name`, or all of them where none is near."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known)[:20])}."
+
+
+def method_name(cfg: "Config") -> str:
+    """`dino` for a method of ours, `package.module:Class` for a user's own."""
+    from .methods import METHODS
+
+    owner = cfg.method
+    for name, entry in METHODS.items():
+        if (entry.module, entry.cls) == (owner.__module__, owner.__qualname__):
+            return name
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+def plain(value: object) -> object:
+    """Dataclasses, tuples and paths as mappings, lists and texts, in the order of their fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def flat(run: Run) -> dict[str, object]:
+    """The run as `run.yaml` holds it: the method's fields beside the options."""
+    content: dict[str, object] = {"method": method_name(run.method)}
+    content["data"] = plain(run.data) if isinstance(run.data, str | os.PathLike) else f"<{type(run.data).__qualname__}>"
+    for f in dataclasses.fields(Options):
+        value = getattr(run, f.name)
+        content[f.name] = plain(value) if f.name != "backbone" or isinstance(value, str) else _module_name(value)
+    return content | typing.cast(dict[str, object], plain(run.method))
+
+
+def _module_name(module: object) -> str:
+    return f"<{type(module).__module__}.{type(module).__qualname__}>"
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Writes `run.yaml`, with the versions, the commit and the machine that made it."""
+    made = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {p: metadata.version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
+        | {"python": platform.python_version()},
+        "commit": _commit(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+    }
+    content = {"format": FORMAT} | flat(run) | {"made": made}
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout of lookalike, with + where it was changed."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
+    """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
+    found = content.pop("format", FORMAT)
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}. Update lookalike.")
+    content.pop("made", None)
+    return content
+
+
+def read_run(path: str | os.PathLike[str], method: "type[Method] | None" = None) -> Run:
+    """Reads a `Run` from YAML. What the file leaves out has its default; `method` is needed for a user's own class.
+
+    Raises:
+        ValueError: a key that nothing knows (with the nearest name), a value of another type, no method.
+    """
+    from .methods import METHODS, get_method
+
+    content = read_yaml(path)
+    name = content.pop("method", None)
+    if method is None:
+        if not isinstance(name, str):
+            raise ValueError(f"{path} names no method. Add a line like 'method: simclr'.")
+        if name not in METHODS and ":" in name:
+            raise ValueError(
+                f"{path} asks for {name}, your own class: pass it from Python, read_run(path, method=...)."
+            )
+        method = get_method(name)
+    if not isinstance(content.get("data"), str):
+        raise ValueError(f"{path} names no data. Add a line like 'data: photos/'.")
+    return from_mapping(content, method, str(path))
+
+
+def from_mapping(content: Mapping[str, object], method: "type[Method]", where: str) -> Run:
+    """Builds a `Run` from flat options and method fields. `where` names the source in messages."""
+    from cattrs import Converter, transform_error
+
+    defaults = method.Config()  # type: ignore[call-arg]
+    options = [f.name for f in dataclasses.fields(Options)]
+    fields = [f.name for f in dataclasses.fields(defaults)]
+    rest = {k: v for k, v in content.items() if k != "data"}
+    for key in rest:
+        if key not in options and key not in fields:
+            raise ValueError(f"{where}: nothing is called '{key}'. {nearest(key, [*options, *fields, 'data'])}")
+    stated = {k: v for k, v in rest.items() if k in fields}
+    _check_keys(stated, method.Config, where, "")
+    converter = Converter()
+    converter.register_structure_hook(float, _to_float)
+    converter.register_structure_hook(int, _to_int)
+    converter.register_structure_hook(bool, _to_bool)
+    converter.register_structure_hook(str, _to_str)
+    merged = _merged(typing.cast(dict[str, object], plain(defaults)), stated)
+    try:
+        cfg = converter.structure(merged, method.Config)
+        chosen = converter.structure({k: v for k, v in rest.items() if k in options}, Options)
+    except Exception as error:
+        causes = [str(error)]
+        if isinstance(error, ExceptionGroup):
+            causes = transform_error(error, "", format_exception=lambda e, _: str(e))
+        raise ValueError(f"{where}: " + "; ".join(c.rstrip(" @").replace(" @ .", ", at ") for c in causes)) from None
+    values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
+    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
+
+
+def _to_float(value: object, _: type) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _to_int(value: object, _: type) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _to_bool(value: object, _: type) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _to_str(value: object, _: type) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def _merged(defaults: Mapping[str, object], stated: Mapping[str, object]) -> dict[str, object]:
+    """Lays stated values over the defaults; a list replaces a list as a whole."""
+    merged = dict(defaults)
+    for key, value in stated.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _check_keys(content: object, cls: type, where: str, at: str) -> None:
+    """Refuses keys that the dataclass does not have, at any depth."""
+    if not isinstance(content, Mapping):
+        return
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key, value in content.items():
+        if key not in names:
+            raise ValueError(f"{where}: nothing is called '{at}{key}'. {nearest(str(key), names)}")
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
+        elif typing.get_origin(kind) is tuple and dataclasses.is_dataclass(typing.get_args(kind)[0]):
+            for i, item in enumerate(value if isinstance(value, list) else ()):
+                _check_keys(item, typing.get_args(kind)[0], where, f"{at}{key}.{i}.")
+
+
+def dotted(content: object, at: str = "") -> dict[str, object]:
+    """A nested mapping as one level of dotted names: {"views.0.blur": 0.5}."""
+    if isinstance(content, Mapping):
+        items: Iterator[tuple[object, object]] = iter(content.items())
+    elif isinstance(content, list) and any(isinstance(v, Mapping) for v in content):
+        items = iter(enumerate(content))
+    else:
+        return {at: content}
+    return {k: v for key, value in items for k, v in dotted(value, f"{at}.{key}" if at else str(key)).items()}
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """What keeps a run from being resumed: one line per option that may not change and did."""
+    a, b = dotted(dict(old)), dotted(dict(new))
+    lines = []
+    for key in dict.fromkeys([*a, *b]):
+        if key.split(".")[0] not in _MAY_CHANGE and a.get(key) != b.get(key):
+            lines.append(f"{key}: {a.get(key)} in the run, {b.get(key)} now")
+    before, now = old.get("epochs"), new.get("epochs")
+    if isinstance(before, int) and isinstance(now, int) and now < before:
+        lines.append(f"epochs: {before} in the run, {now} now (more are allowed, fewer are not)")
+    return lines
+
+
+# ---------------------------------------------------------------- the folder
+
+
+class Folder:
+    """The files of a run, by name."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.run = self.path / "run.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.ckpt"
+        self.before = self.checkpoints / "last.before.ckpt"
+        self.weights = self.path / "encoder.safetensors"
+        self.card = self.path / "encoder.json"
+        self.views = self.path / "views.png"
+        self.evaluation = self.path / "evaluation.json"
+        self.log = self.path / "log.txt"
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuses a folder that a training must not write to; changes nothing.
+
+        Raises:
+            FileExistsError: a run, or files that are no run, are there and neither `resume` nor `overwrite` was asked.
+            FileNotFoundError: `resume`, and no run is there.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file. Give --out another folder.")
+        if resume:
+            if not self.run.is_file():
+                raise FileNotFoundError(
+                    f"{self.path} holds no run to resume (no run.yaml). Leave --resume out to start one."
+                )
+        elif self.run.is_file():
+            if not overwrite:
+                raise FileExistsError(
+                    f"{self.path} holds a run. "
+                    "Use --resume to go on with it, --overwrite to replace it, or another --out."
+                )
+        elif self.path.is_dir() and not all(map(self._is_leftover, self.path.iterdir())):
+            raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
+
+    def _is_leftover(self, path: Path) -> bool:
+        """Whether a run that was killed before its first word left this behind."""
+        return (path.name.startswith(".") and ".tmp" in path.name) or (
+            path == self.checkpoints and not any(path.iterdir())
+        )
+
+    def claim(self, *, resume: bool) -> None:
+        """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept."""
+        if not resume:
+            self._clear()
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for stale in (*self.path.glob(".*.tmp*"), *self.checkpoints.glob(".*.tmp*")):
+            stale.unlink()
+
+    def _clear(self) -> None:
+        """Removes the files of a run, and nothing that somebody else put there."""
+        own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.log, self.path / "report.html"]
+        for path in [
+            *own,
+            *self.checkpoints.glob("*.ckpt"),
+            *self.checkpoints.glob("nonfinite-*.safetensors"),
+            self.run,
+        ]:
+            path.unlink(missing_ok=True)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
+        rows = []
+        if self.metrics.is_file():
+            for line in self.metrics.read_text().splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return rows
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops the rows after `step`: a resumed run writes them again."""
+        if self.metrics.is_file():
+            kept = [row for row in self.rows() if row["step"] <= step]
+            with atomic(self.metrics) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Adds one row to `metrics.jsonl`."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def say(self, text: str) -> None:
+        """Prints to the console and to `log.txt`."""
+        print(text, flush=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Adds lines to `log.txt` alone."""
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def command_line() -> str:
+    """The command that the user typed, for `log.txt`."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,629 @@
+"""Training: `pretrain(run)`. Lightning drives devices, precision and checkpoints, here and in `monitor.py` only.
+
+Lightning sees the whole training as one epoch of `epochs x micro-batches`: a resume then has one case, the middle of an
+epoch, and our own `Progress` counts the epochs.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from PIL.Image import Image
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import get_total_norm
+
+from . import backbones, distributed, encoders, optim
+from .core import Batch, Config, Method, Progress
+from .data import Images, Loader, Source, open_source
+from .monitor import Monitor, Probe
+from .random import key_of
+from .runs import (
+    FORMAT,
+    Diverged,
+    Folder,
+    Result,
+    Run,
+    atomic,
+    command_line,
+    differences,
+    dotted,
+    flat,
+    method_name,
+    plain,
+    read_yaml,
+    sync,
+    write_run,
+)
+from .views import make_views, resized, sheet
+
+SAVE_SECONDS = 600
+"""`last.ckpt` is at most this old, however long an epoch is."""
+SETTLE_SECONDS = 30
+"""Epochs shorter than this do not each write `last.ckpt`."""
+MOST_SKIPPED = 20
+"""So many optimizer steps without finite gradients, one after the other, end the run."""
+
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "fp64": "64-true",
+}
+
+
+class Stream:
+    """All micro-batches of a training, epoch after epoch, for Lightning to iterate over once."""
+
+    def __init__(self, loader: Loader, epochs: int) -> None:
+        self.loader = loader
+        self.epochs = epochs
+
+    def __len__(self) -> int:
+        return self.epochs * len(self.loader)
+
+    def __iter__(self) -> Iterator[Images]:
+        while self.loader.epoch < self.epochs:
+            yield from self.loader
+
+    def state_dict(self) -> dict[str, int]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.loader.load_state_dict(state)
+
+
+class Pretraining(LightningModule):
+    """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
+
+    def __init__(self, method: Method, run: Run, loader: Loader) -> None:
+        super().__init__()
+        self.method = method
+        self.run = run
+        self.loader = loader
+        self.steps_per_epoch = loader.steps_per_epoch
+        self.steps = run.epochs * loader.steps_per_epoch
+        self.parts: dict[str, Tensor] = {}
+        """The loss and its parts in the last micro-batch, detached."""
+        self.image_dtype = torch.uint8
+        """Of the images of the last batch."""
+        self.grad_norm = math.nan
+        self.skipped = 0
+        """Optimizer steps dropped because their gradients were not finite."""
+        self._skipped_in_a_row = 0
+        self._drop = False
+        self._statistics = [b for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
+        self._kept: list[Tensor] = []
+        self._channels_last = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in method.modules())
+        self._micro_batch: list[Tensor] = []
+
+    @property
+    def done_steps(self) -> int:
+        """Optimizer steps that are done."""
+        return int(self.trainer.global_step)
+
+    @property
+    def at(self) -> Progress:
+        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
+        fused = self.run.precision != "fp16"
+        self.rates = optim.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
+        return self.rates.optimizer
+
+    def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
+        return batch.to(device, non_blocking=True)
+
+    def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
+        backbone = self.method.backbone
+        self.image_dtype = batch.buffer.dtype
+        with torch.profiler.record_function("lookalike.views"), torch.no_grad():
+            views = make_views(
+                batch.padded(), self.run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std
+            )
+            layout = torch.channels_last if self._channels_last else torch.contiguous_format
+            views = [v.to(self.dtype, memory_format=layout) for v in views]
+        return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
+
+    def on_train_start(self) -> None:
+        self.method.train()  # a loaded encoder arrives in eval mode, and Lightning keeps it so
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        micro = batch_idx % self.run.accumulate
+        torch.manual_seed(key_of(self.run.seed, "step", self.done_steps, micro, distributed.rank()))
+        if micro == 0:
+            self._kept = [b.clone() for b in self._statistics]
+        self._micro_batch = batch.views
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        parts = self.method(batch)
+        self.parts = {name: value.detach() for name, value in parts.items()}
+        loss: Tensor = parts["loss"]
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        self.grad_norm = float(get_total_norm(gradients)) if gradients else 0.0
+        self._drop = not math.isfinite(self.grad_norm)
+        if self._drop:
+            for p in self.method.parameters():
+                p.grad = None  # optimizers pass over parameters without a gradient
+            return
+        self.method.before_step(self.at)
+        optim.clip(self.method, self.run.method.optim)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        at = self.at
+        self.rates.apply(at)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self._drop:
+            for buffer, kept in zip(self._statistics, self._kept):
+                buffer.copy_(kept)
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= MOST_SKIPPED:
+                self._give_up(at)
+        else:
+            self._skipped_in_a_row = 0
+            self.method.after_step(at)
+
+    def _give_up(self, at: Progress) -> None:
+        from safetensors.torch import save_file
+
+        path = Folder(self.run.out).checkpoints / f"nonfinite-{at.step + 1}-rank{distributed.rank()}.safetensors"
+        with atomic(path) as temporary:
+            save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self._micro_batch)}, temporary)
+        loss = float(self.parts["loss"])
+        raise Diverged(
+            f"The gradients of the last {self._skipped_in_a_row} steps, up to step {at.step + 1}, were not finite "
+            f"(loss {loss}); the weights kept their last good values. The views of the last batch are in {path}. "
+            "Try a lower --optim.lr, a longer --optim.warmup-epochs, --optim.clip 1, or --precision bf16 for fp16."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lookalike"] = {"format": FORMAT, "skipped": self.skipped, "data": image_set(self.loader.source)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = checkpoint["lookalike"]["skipped"]
+        if checkpoint["global_step"] < self.steps:
+            # a finished run that gets more epochs: its last batch is no longer the last
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+
+class TorchFile(CheckpointIO):
+    """Checkpoints of tensors and plain types: streamed to a temporary name, flushed, renamed; the last one is kept."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        path = Path(path)
+        with atomic(path) as temporary:
+            torch.save(checkpoint, temporary)
+            sync(temporary)
+            if path.name == "last.ckpt":
+                _keep_last(Folder(path.parents[1]))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return loaded
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _keep_last(folder: Folder) -> None:
+    """Gives `last.ckpt` the name of the one before; the new one is on the disk already and is renamed next."""
+    if folder.last.exists():
+        folder.last.replace(folder.before)
+
+
+def _second_name(file: Path, name: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+        sync(name)
+
+
+class Checkpoints(Callback):
+    """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
+
+    def __init__(self, folder: Folder, run: Run) -> None:
+        self.folder = folder
+        self.run = run
+        self.signal: int | None = None
+        self._saved = time.monotonic()
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            # only now: Lightning has put its own handler for SIGTERM in place just before
+            self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            os._exit(130)
+        self.signal = number
+        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Pretraining)
+        if (batch_idx + 1) % self.run.accumulate:
+            return
+        step, age = pl_module.done_steps, time.monotonic() - self._saved
+        epoch = step // pl_module.steps_per_epoch if step % pl_module.steps_per_epoch == 0 else None
+        keep = epoch is not None and (epoch % self.run.save_every == 0 or epoch == self.run.epochs)
+        due = age > SAVE_SECONDS or (epoch is not None and age > SETTLE_SECONDS)
+        stop, due = distributed.agree(self.signal is not None), keep or distributed.agree(due)
+        if stop or due:
+            self.save(trainer, pl_module, epoch if keep else None)
+        trainer.should_stop = stop
+
+    def save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
+        """Writes the encoder, the checkpoint of a kept epoch, and `last.ckpt` at the end: a crash in between repeats all."""
+        if trainer.is_global_zero:
+            encoders.save(
+                self.folder,
+                pl_module.method.encoder,
+                method=method_name(self.run.method),
+                epochs=pl_module.done_steps / pl_module.steps_per_epoch,
+                dtype=pl_module.image_dtype,
+            )
+        if epoch is None:
+            trainer.save_checkpoint(self.folder.last)
+        else:
+            kept = self.folder.checkpoints / f"epoch={epoch}.ckpt"
+            trainer.save_checkpoint(kept)
+            if trainer.is_global_zero:
+                with atomic(self.folder.last) as temporary:
+                    _second_name(kept, temporary)
+                    _keep_last(self.folder)
+        self._saved = time.monotonic()
+
+
+def image_set(source: Source) -> str:
+    """Names the set of images: a resumed run must see the same ones, in the same order."""
+    return f"{len(source)}-{key_of(*source.keys[:: max(1, len(source) // 1000)].tolist()) & (1 << 64) - 1:016x}"
+
+
+# ---------------------------------------------------------------- pretrain
+
+
+def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
+    """Trains an encoder on unlabelled images and writes the run's folder.
+
+    Args:
+        run: the data, the method and the options.
+        callbacks: Lightning callbacks of your own, which see a `Pretraining`.
+
+    Raises:
+        FileExistsError: the folder holds a run and neither `resume` nor `overwrite` was asked.
+        FileNotFoundError, ValueError: data, method, backbone or sizes that cannot be; the message says what to do.
+        Diverged: the gradients were not finite for many steps; the weights keep their last good values.
+        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
+    """
+    folder, rank, world = Folder(run.out), launched_rank(), run.devices * run.nodes
+    if rank == 0:
+        folder.check(resume=run.resume, overwrite=run.overwrite)
+    source = open_source(run.data, channels=run.channels)
+    if len(source) < 2:
+        raise ValueError(
+            f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
+        )
+    before = read_yaml(folder.run) if run.resume else {}
+    run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
+    loader = _loader(run, source, run.batch_size, rank, world)
+    method = build(run)
+    found = _find_checkpoint(folder, run, before, source) if run.resume else None
+    module = Pretraining(method, run, loader)
+    if found is not None and found.step >= module.steps:
+        folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
+        return Result(folder.path, folder.rows())
+    origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
+    probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
+    saver = Checkpoints(folder, run)
+    monitor = Monitor(folder, run, loader, probe, quiet=rank != 0)
+    if rank == 0:
+        folder.claim(resume=run.resume)
+        folder.cut_metrics(found.step if found else -1)
+        write_run(run, folder.run)
+        _say_start(folder, run, source, module, origin, changes, found)
+        if found is None:
+            with atomic(folder.views) as temporary:
+                view_sheet(run, source, method.backbone).save(temporary)
+    if world > 1:
+        distributed.convert(method)
+    if run.compile:
+        for part in method.children():
+            part.compile()
+    with _quiet_lightning():
+        trainer = _trainer(run, folder, [*callbacks, monitor, saver])
+        trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
+    if module.done_steps < module.steps:
+        if rank == 0:
+            folder.say(
+                f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
+                f"Go on with: lookalike pretrain --resume --out {folder.path}"
+            )
+        if saver.signal == signal.SIGTERM:
+            raise SystemExit(143)
+        raise KeyboardInterrupt
+    if rank == 0:
+        _say_end(folder, loader, monitor.summary(module))
+    return Result(folder.path, folder.rows())
+
+
+def launched_rank() -> int:
+    """This process's rank before torch.distributed runs, as Lightning's launcher or Slurm put it in the environment."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run, list[str]]:
+    """Settles all that depends on the data and the machine, so that `run.yaml` says what was done.
+
+    `first_epochs` are those that a resumed run began with: it was fitted to them.
+    Returns the run, and one line per field of the method that was adapted to the data.
+    """
+    cfg, patch = run.method, None
+    if isinstance(run.backbone, str):
+        with torch.device("meta"):  # no numbers are needed to know the patches
+            patch = backbones.create(run.backbone, channels=run.channels).patch_size
+    given = (*run.given, *_stated(cfg))
+    cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
+    size = max(v.size for v in cfg.views)
+    fitted = _keep_given(cfg, fit_to(cfg, images, size, first_epochs or run.epochs), given) if run.fit else cfg
+    old, new = (dotted(plain(c)) for c in (cfg, fitted))
+    changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    precision = run.precision
+    if precision is None:
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    workers = run.workers
+    if workers is None:
+        workers = 0 if run.cache != "none" else max(1, min(8, (os.cpu_count() or 1) - 1))
+    settled = dataclasses.replace(
+        run, method=fitted, image_size=size, precision=precision, workers=workers, fit=False,
+        decode_size=run.decode_size or 2 * size,
+    )  # fmt: skip
+    return settled, changes
+
+
+def fit_to(cfg: Config, images: int, image_size: int, epochs: int) -> Config:
+    """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most."""
+    cfg = cfg.method.fit_to(cfg, images, image_size)
+    warmup = min(cfg.optim.warmup_epochs, epochs / 10)
+    return dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_epochs=warmup))
+
+
+def _stated(cfg: Config) -> list[str]:
+    """Dotted names of the fields that differ from the method's defaults: somebody chose them."""
+    default, own = dotted(plain(cfg.method.Config())), dotted(plain(cfg))  # type: ignore[call-arg]
+    return [name for name, value in own.items() if name not in default or default[name] != value]
+
+
+def _keep_given(before: Any, after: Any, given: Sequence[str], at: str = "") -> Any:
+    """`after`, but with `before`'s values where the user stated them."""
+    if at in given:
+        return before
+    if dataclasses.is_dataclass(after) and not isinstance(after, type) and type(before) is type(after):
+        names = [f.name for f in dataclasses.fields(after)]
+        kept = {n: _keep_given(vars(before)[n], vars(after)[n], given, f"{at}.{n}".lstrip(".")) for n in names}
+        return dataclasses.replace(after, **kept)
+    if isinstance(after, tuple) and isinstance(before, tuple) and len(after) == len(before):
+        return tuple(_keep_given(b, a, given, f"{at}.{i}") for i, (b, a) in enumerate(zip(before, after)))
+    return after
+
+
+def build(run: Run) -> Method:
+    """The method of a resolved run, with seeded weights; the global generator is left as it was."""
+    assert run.image_size is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(run.seed, "weights"))
+        backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+        for view in run.method.views:
+            backbone.check_size(view.size)
+        return run.method.method(run.method, backbone)
+
+
+def _loader(run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Loader:
+    return Loader(
+        source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
+        decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
+        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
+    )  # fmt: skip
+
+
+def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: int = 8) -> Image:
+    """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
+    first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
+    batch = next(iter(_loader(first, source, min(images, len(source)))))
+    padded = batch.padded()
+    views = make_views(padded, run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std)
+    return sheet(views, backbone.mean, backbone.std, images, sources=padded, sizes=batch.sizes)
+
+
+def draw_views(run: Run, path: Path) -> None:
+    """Writes the picture of a run's first images and their views, without a run."""
+    source = open_source(run.data, channels=run.channels)
+    run, _ = resolve(run, len(source))
+    backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
+    with atomic(path) as temporary:
+        view_sheet(run, source, backbone).save(temporary)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that can be read."""
+
+    path: Path
+    step: int
+    """Optimizer steps that it holds."""
+    epochs: int
+    """Epochs that its run was to have."""
+
+
+def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], source: Source) -> Found | None:
+    """The newest checkpoint of a run that can be read, or None where the run wrote none yet.
+
+    Raises:
+        ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
+    """
+    if lines := differences(before, flat(run)):
+        raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
+    kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
+    broken = []
+    for path in candidates:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            own = content["lookalike"]
+        except Exception as error:
+            broken.append(f"{path}: {error}".splitlines()[0])
+            folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")
+            continue
+        if own["format"] != FORMAT:
+            raise ValueError(
+                f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
+            )
+        if own["data"] != image_set(source):
+            raise ValueError(
+                f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
+                "would be another run. Put the images back, or start a new run with --init."
+            )
+        return Found(path, content["global_step"], int(str(before["epochs"])))
+    if broken:
+        raise ValueError("No checkpoint of the run can be read:\n  " + "\n  ".join(broken))
+    return None
+
+
+def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
+    precision = _PRECISIONS[run.precision or "fp32"]
+    cuda = torch.cuda.is_available()
+    if cuda and run.devices > torch.cuda.device_count():
+        raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
+    world = run.devices * run.nodes
+    return Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=run.devices,
+        num_nodes=run.nodes,
+        # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
+        strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world > 1 else "auto",
+        precision=precision,
+        max_epochs=1,
+        accumulate_grad_batches=run.accumulate,
+        callbacks=callbacks,
+        plugins=[TorchFile()],
+        logger=_loggers(run, folder),
+        default_root_dir=folder.path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _loggers(run: Run, folder: Folder) -> list[Logger]:
+    if run.logger == "none":
+        return []
+    if find_spec(run.logger) is None:
+        raise ModuleNotFoundError(f"--logger {run.logger} needs the extra: pip install 'lookalike[{run.logger}]'")
+    if run.logger == "tensorboard":
+        return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
+    return [WandbLogger(name=folder.path.name, save_dir=folder.path, project="lookalike", config=flat(run))]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Hides Lightning's words about devices, loaders and itself: this package says what matters."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
+
+
+def _say_start(
+    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str], found: Found | None
+) -> None:
+    method, cfg = module.method, run.method
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
+    views = ", ".join(f"{v.count} x {v.size} px" for v in cfg.views)
+    lines = [
+        f"lookalike {version('lookalike')}  {command_line()}",
+        f"data        {len(source)} images in {run.data}",
+        f"model       {method_name(cfg)}, {method.backbone.name} ({method.backbone.stem} stem), parameters: {parts}",
+        f"weights     {f'step {found.step} of {found.path}' if found else origin}",
+        f"views       {views} of {run.channels} channels",
+        f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
+        + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
+        f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
+        f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
+        f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
+        f"{run.workers} workers, cache {run.cache}",
+    ]
+    if changes:
+        lines.append("fitted      " + "\n            ".join(changes) + "  (--no-fit keeps the paper's values)")
+    if found is not None and found.epochs != run.epochs:
+        lines.append(
+            f"EPOCHS      {found.epochs} became {run.epochs}: every schedule now ends later, and jumps at this step. "
+            "A run of so many epochs from the start would differ."
+        )
+    for line in lines:
+        folder.say(line)
+
+
+def _say_end(folder: Folder, loader: Loader, summary: str) -> None:
+    folder.say(summary)
+    if loader.broken:
+        folder.say(f"{len(loader.broken)} images could not be read and were replaced; {folder.log} lists them.")
+        for name, reason in sorted(loader.broken.items()):
+            folder.note(f"  {name}: {reason}")
+    folder.say(
+        f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
+        "checkpoints/, log.txt\n"
+        f"Next: lookalike evaluate {folder.path} TRAIN TEST   (folders with one sub-folder per class)"
+    )

@@ -1,0 +1,314 @@
+"""Views: what a method sees of each image, and how a batch of images becomes a list of batches of views.
+
+`View` is a recipe, `make_views` carries it out on the images' device. Every random number is a pure function of an
+image's key, the view's number and the parameter's name, so what happens to an image does not depend on the batch,
+the order, the workers, the processes or the device.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import augment
+from .random import key_of, keys_of, uniform
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+@dataclass(frozen=True)
+class View:
+    """The recipe of a random view; neutral by default: the largest centred square, resized.
+
+    The steps come in the order of torchvision's references: crop, resize, flip, turn, colour jitter, grayscale, blur,
+    solarize, normalise, erase. Each probability is drawn per image. Saturation, hue and grayscale apply to images
+    of 3 channels only.
+    """
+
+    size: int = 224
+    """Side of the square view, in pixels."""
+    count: int = 1
+    """How many views of this recipe each image gets."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the crop's area, as a share of the image's."""
+    ratio: tuple[float, float] = (1.0, 1.0)
+    """Range of the crop's width over its height. Where ten tries do not fit, the largest centred crop is taken."""
+    hflip: float = 0.0
+    """Probability of mirroring left and right."""
+    vflip: float = 0.0
+    """Probability of mirroring top and bottom."""
+    rot90: float = 0.0
+    """Probability of a turn by 90, 180 or 270 degrees, each as likely."""
+    jitter: float = 0.0
+    """Probability of changing brightness, contrast, saturation and hue, in a random order."""
+    brightness: float = 0.0
+    """Strength s: the factor is uniform in [max(0, 1 - s), 1 + s]."""
+    contrast: float = 0.0
+    """Strength, as for brightness."""
+    saturation: float = 0.0
+    """Strength, as for brightness."""
+    hue: float = 0.0
+    """Largest turn of the hue, as a share of the circle, up to 0.5."""
+    grayscale: float = 0.0
+    """Probability of dropping the colour."""
+    blur: float = 0.0
+    """Probability of Gaussian blur."""
+    sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation, in pixels of the view."""
+    kernel: int = 23
+    """Width of the blur's kernel in pixels of the view; odd."""
+    solarize: float = 0.0
+    """Probability of inverting the values from the threshold on."""
+    threshold: float = 0.5
+    """Where solarizing begins, as a share of the range of values."""
+    erase: float = 0.0
+    """Probability of blanking a random box of 2 to 33 % of the view, after normalisation."""
+
+    def __post_init__(self) -> None:
+        for name in ("hflip", "vflip", "rot90", "jitter", "grayscale", "blur", "solarize", "threshold", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"View.{name} is {getattr(self, name)}; give a number from 0 to 1.")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"View.{name} is {getattr(self, name)}; give a strength of 0 or more.")
+        for name, most in (("scale", 1.0), ("ratio", float("inf")), ("sigma", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                limit = "" if most == float("inf") else f" <= {most:g}"
+                raise ValueError(f"View.{name} is ({low}, {high}); give two numbers with 0 < low <= high{limit}.")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"View.hue is {self.hue}; give a number from 0 to 0.5.")
+        if self.size < 1 or self.count < 1:
+            raise ValueError(f"View.size is {self.size} and View.count is {self.count}; both must be at least 1.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"View.kernel is {self.kernel}; give an odd number of pixels.")
+        if self.blur > 0 and self.kernel // 2 >= self.size:
+            raise ValueError(
+                f"View.kernel is {self.kernel} for views of {self.size} pixels; the mirrored borders allow at most "
+                f"{2 * self.size - 1}. Give a smaller kernel."
+            )
+
+
+SIMCLR_VIEW = View(
+    count=2,
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    hflip=0.5,
+    jitter=0.8,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    grayscale=0.2,
+    blur=0.5,
+    kernel=23,
+)
+"""SimCLR's ImageNet setting: colour strength 1, kernel 10 % of the side (`data_util.py` of google-research/simclr)."""
+
+
+def resized(views: Sequence[View], image_size: int, patch: int | None = None) -> tuple[View, ...]:
+    """The same views with the largest brought to `image_size` pixels and the others in proportion.
+
+    Sizes become multiples of `patch` where the backbone has patches, kernels the nearest odd numbers.
+    """
+    step = patch or 1
+    factor = image_size / max(view.size for view in views)
+    return tuple(
+        dataclasses.replace(
+            view,
+            size=max(1, round(view.size * factor / step)) * step,
+            kernel=2 * max(0, round((view.kernel * factor - 1) / 2)) + 1,
+        )
+        for view in views
+    )
+
+
+# How many uniform numbers each parameter takes. A name's numbers never change when others come or go.
+_DRAWS = {
+    "area": 10,
+    "aspect": 10,
+    "corner": 2,
+    "hflip": 1,
+    "vflip": 1,
+    "rot90": 1,
+    "quarters": 1,
+    "jitter": 1,
+    "order": 4,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "hue": 1,
+    "grayscale": 1,
+    "blur": 1,
+    "sigma": 1,
+    "solarize": 1,
+    "erase": 1,
+    "erase_area": 10,
+    "erase_aspect": 10,
+    "erase_corner": 2,
+}
+_NAMES = torch.tensor([key_of(name, i) for name, n in _DRAWS.items() for i in range(n)])
+
+
+def _draw(keys: Tensor, view: int) -> dict[str, Tensor]:
+    """All uniform numbers in [0, 1) of one view: (B,) each, or (B, n) where a parameter takes several."""
+    u = uniform(keys_of(keys, view)[:, None], _NAMES.to(keys.device))
+    return {name: x.squeeze(1) for name, x in zip(_DRAWS, torch.split(u, list(_DRAWS.values()), 1), strict=True)}
+
+
+def _change(x: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> None:
+    """Puts `operation(images, *their parameters)` in the place of the chosen (B,) images."""
+    rows = chosen.nonzero().squeeze(1)
+    if len(rows):
+        x[rows] = operation(x[rows], *(p[rows] for p in parameters))
+
+
+def _jitter(x: Tensor, view: View, u: dict[str, Tensor]) -> None:
+    """Applies the four operations to the chosen images, each in its own order; colour only where there is any."""
+    colour = x.shape[1] == 3
+    operations = (
+        (augment.brightness, view.brightness > 0, _factor(u["brightness"], view.brightness)),
+        (augment.contrast, view.contrast > 0, _factor(u["contrast"], view.contrast)),
+        (augment.saturation, view.saturation > 0 and colour, _factor(u["saturation"], view.saturation)),
+        (augment.hue, view.hue > 0 and colour, (2 * u["hue"] - 1) * view.hue),
+    )
+    chosen = u["jitter"] < view.jitter
+    order = u["order"].argsort(dim=1, stable=True)
+    for turn in order.unbind(1):
+        for number, (operation, wanted, parameter) in enumerate(operations):
+            if wanted:
+                _change(x, chosen & (turn == number), operation, parameter)
+
+
+def _factor(u: Tensor, strength: float) -> Tensor:
+    low = max(0.0, 1 - strength)
+    return low + (1 + strength - low) * u
+
+
+def _view(
+    images: Tensor, sizes: Tensor, view: View, u: dict[str, Tensor], mean: Tensor | None, std: Tensor | None
+) -> Tensor:
+    """One view (B, C, S, S) of float32 images in [0, 1]."""
+    box = augment.random_crop(sizes, u["area"], u["aspect"], u["corner"], view.scale, view.ratio)
+    turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0)
+    # A quarter turn is a mirroring and a transposition, a half turn two mirrorings: the matrices do them for nothing.
+    hflip = (u["hflip"] < view.hflip) ^ (turns == 1) ^ (turns == 2)
+    vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
+    x = augment.resized_crop(images, box, hflip, vflip, view.size)
+    if view.rot90:
+        _change(x, turns % 2 == 1, lambda x: x.mT)
+    if view.jitter:
+        _jitter(x, view, u)
+    if view.grayscale and x.shape[1] == 3:
+        _change(x, u["grayscale"] < view.grayscale, augment.grayscale)
+    if view.blur:
+        sigma = view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"]
+        _change(x, u["blur"] < view.blur, lambda x, s: augment.gaussian_blur(x, s, view.kernel), sigma)
+    if view.solarize:
+        _change(x, u["solarize"] < view.solarize, lambda x: augment.solarize(x, view.threshold))
+    if mean is not None:
+        x.sub_(mean)
+    if std is not None:
+        x.div_(std)
+    if view.erase:
+        whole = torch.full_like(sizes, view.size)
+        box = augment.random_erase(whole, u["erase_area"], u["erase_aspect"], u["erase_corner"])
+        _change(x, u["erase"] < view.erase, augment.erase, box)
+    return x
+
+
+_RANGE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
+_CHUNK = 2**19  # pixels x channels that a CPU works on at once, so that they stay in its cache
+
+
+@torch.no_grad()
+def make_views(
+    images: Tensor,
+    views: Sequence[View],
+    seed: int | Tensor,
+    sizes: Tensor | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> list[Tensor]:
+    """Makes all views of a batch of images, on the images' device.
+
+    Args:
+        images: (B, C, H, W), uint8, uint16, or float32 in [0, 1]; padded at the right and bottom with finite values.
+        views: the recipes; one with `count` n stands for n views.
+        seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
+        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor.
+        mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
+
+    Returns:
+        One float32 tensor (B, C, size, size) per single view, in order.
+
+    Raises:
+        ValueError: if a shape, a type or the number of channels does not fit.
+    """
+    if images.ndim != 4 or images.dtype not in _RANGE:
+        raise ValueError(
+            f"make_views got images of shape {tuple(images.shape)} and type {images.dtype}; "
+            "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
+        )
+    (b, c, h, w), device = images.shape, images.device
+    for name, numbers in (("mean", mean), ("std", std)):
+        if numbers is not None and len(numbers) != c:
+            raise ValueError(f"{name} has {len(numbers)} numbers for images of {c} channels. Give one per channel.")
+    keys = seed.to(device) if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b, device=device))
+    sizes = torch.tensor((h, w), device=device).expand(b, 2) if sizes is None else sizes.to(device)
+    if keys.shape != (b,) or sizes.shape != (b, 2):
+        raise ValueError(
+            f"make_views got {b} images, keys of shape {tuple(keys.shape)} and sizes of shape {tuple(sizes.shape)}; "
+            f"it needs ({b},) and ({b}, 2)."
+        )
+    single = [view for view in views for _ in range(view.count)]
+    centre, spread = (None if n is None else torch.tensor(n, device=device)[:, None, None] for n in (mean, std))
+    largest = c * max([h * w, *(view.size**2 for view in single)])
+    step = max(1, _CHUNK // largest if device.type == "cpu" else b)
+    made = [torch.empty((b, c, view.size, view.size), device=device) for view in single]
+    with torch.autocast(device.type, enabled=False):
+        for rows in (slice(i, i + step) for i in range(0, b, step)):
+            x = images[rows].to(torch.float32) / _RANGE[images.dtype]
+            for number, view in enumerate(single):
+                made[number][rows] = _view(x, sizes[rows], view, _draw(keys[rows], number), centre, spread)
+    return made
+
+
+def sheet(
+    views: Sequence[Tensor],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    rows: int,
+    sources: Tensor | None = None,
+    sizes: Tensor | None = None,
+) -> "PIL.Image.Image":
+    """A picture of the first `rows` images: one row per image, one column per view, with gaps of a pixel.
+
+    `views`, `mean` and `std` are what `make_views` returned and got. With `sources`, and `sizes`, its images, a first
+    column shows each whole image, scaled into a cell. Of more than 3 channels the first 3 are shown, of 2 the first.
+    """
+    import PIL.Image
+
+    channels = views[0].shape[1]
+    centre, spread = (torch.tensor(n or [d] * channels)[:, None, None] for n, d in ((mean, 0.0), (std, 1.0)))
+    cell = max(view.shape[-1] for view in views)
+    table = [[view[row].cpu() * spread + centre for view in views] for row in range(min(rows, len(views[0])))]
+    if sources is not None:
+        for line, source, size in zip(table, sources.cpu(), sources if sizes is None else sizes, strict=False):
+            h, w = source.shape[1:] if sizes is None else size.tolist()
+            image = (source[:, :h, :w].to(torch.float32) / _RANGE[sources.dtype])[None]
+            fit = [max(1, round(n * cell / max(h, w))) for n in (h, w)]
+            line.insert(0, F.interpolate(image, fit, mode="bilinear", antialias=True)[0])
+    pitch = cell + 1
+    canvas = torch.full((len(table) * pitch - 1, len(table[0]) * pitch - 1, 3), 255, dtype=torch.uint8)
+    for y, line in enumerate(table):
+        for x, image in enumerate(line):
+            shown = (image[: 3 if channels >= 3 else 1] * 255).round().clamp(0, 255).to(torch.uint8)
+            _, h, w = shown.shape
+            canvas[y * pitch : y * pitch + h, x * pitch : x * pitch + w] = shown.permute(1, 2, 0)
+    return PIL.Image.fromarray(canvas.numpy())

@@ -1,0 +1,65 @@
+"""Images for the tests: small ones made here, and the real ones of ../shared/data where they are at hand."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def draw(path: Path, kind: int, seed: int, side: tuple[int, int] = (24, 20)) -> None:
+    """A noisy picture whose colours and stripes depend on its kind."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: side[1], : side[0]]
+    stripes = np.sin((x if kind % 2 else y) * (0.5 + 0.4 * kind) + rng.uniform(0, 6))[..., None]
+    colour = np.eye(3)[kind % 3] * 0.5 + 0.25
+    pixels = 0.5 + 0.3 * stripes * colour + 0.3 * (colour - 0.5) + rng.normal(0, 0.05, (*side[::-1], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(path, quality=92)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 unlabelled images, nested and flat."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(40):
+        draw(root / ("nested/deeper" if i % 3 else ".") / f"image {i}.jpg", i % 4, i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and test/ with four classes of 8 and 4 images."""
+    root = tmp_path_factory.mktemp("labelled")
+    for split, count in (("train", 8), ("test", 4)):
+        for kind in range(4):
+            for i in range(count):
+                draw(root / split / f"class{kind}" / f"{i}.jpg", kind, 1000 * len(split) + 100 * kind + i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """CIFAR-10 as JPEG files: train/ and test/ with ten classes."""
+    archive = ARCHIVES / "cifar10-jpeg.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"needs {archive.resolve()}")
+    folder = CACHE / "cifar10-jpeg"
+    if not folder.is_dir():
+        temporary = folder.with_suffix(".tmp")
+        with tarfile.open(archive) as file:
+            file.extractall(temporary, filter="data")
+        inner = temporary if (temporary / "train").is_dir() else next(temporary.iterdir())
+        inner.rename(folder)
+    return folder

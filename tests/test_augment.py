@@ -1,0 +1,385 @@
+"""The batched operations against torchvision on single images, and the views that they make together."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import RandomErasing, RandomResizedCrop
+from torchvision.transforms.v2 import functional as tv
+
+from lookalike import augment
+from lookalike.random import keys_of, uniform
+from lookalike.views import SIMCLR_VIEW, View, _draw, make_views, resized, sheet
+
+EVERYTHING = View(
+    size=20, count=2, scale=(0.2, 1.0), ratio=(0.5, 2.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=0.8, brightness=0.4,
+    contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.5, kernel=5, solarize=0.3, erase=0.3,
+)  # fmt: skip
+FEW = settings(deadline=None, max_examples=40)
+
+
+def u(n: int, *names: int | str) -> torch.Tensor:
+    """Uniform numbers that are the same in every run of the tests."""
+    return uniform(keys_of(torch.arange(n), *names), "test")
+
+
+def photos(b: int, c: int = 3, h: int = 24, w: int = 30) -> torch.Tensor:
+    """Images in [0, 1] with flat, saturated, grey, black and white areas beside noise."""
+    x = u(b * c * h * w).view(b, c, h, w).clone()
+    x[:, :, :4] = 0
+    x[:, :, 4:8] = 1
+    x[:, :, 8:10] = x[:, :1, 8:10]
+    x[:, 0, 10:12] = 1
+    x[:, -1, 12:14] = 0
+    return x
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+# --- each operation against torchvision -------------------------------------------------------------------------------
+
+
+@given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 33), st.booleans(), st.booleans(), st.data())
+@FEW
+def test_resized_crop_equals_torchvision(h, w, size, hflip, vflip, data):
+    height, width = data.draw(st.integers(1, h)), data.draw(st.integers(1, w))
+    top, left = data.draw(st.integers(0, h - height)), data.draw(st.integers(0, w - width))
+    x = u(2 * 3 * h * w).view(2, 3, h, w)
+    box = torch.tensor([[top, left, height, width], [0, 0, h, w]])
+    ours = augment.resized_crop(x, box, torch.tensor([hflip, False]), torch.tensor([vflip, False]), size)
+    theirs = tv.resized_crop(x[0], top, left, height, width, [size, size], antialias=True)
+    theirs = tv.horizontal_flip(theirs) if hflip else theirs
+    close(ours[0], tv.vertical_flip(theirs) if vflip else theirs)
+    close(ours[1], tv.resize(x[1], [size, size], antialias=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("brightness", 1), ("brightness", 3), ("contrast", 1), ("contrast", 3), ("saturation", 3)]
+)
+def test_blends_equal_torchvision(name, channels):
+    x, factors = photos(6, channels), torch.tensor([0.0, 0.2, 0.9, 1.0, 1.3, 1.8])
+    theirs = [getattr(tv, f"adjust_{name}")(image, factor.item()) for image, factor in zip(x, factors, strict=True)]
+    close(getattr(augment, name)(x, factors), torch.stack(theirs))
+
+
+def test_hue_equals_torchvision():
+    shifts = torch.tensor([-0.5, -0.21, -1 / 6, 0.0, 0.1, 1 / 3, 0.5])
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 0.25, 1.0])] * 3).T.reshape(1, 3, 3, 9)  # ties of all kinds
+    for x in (photos(7), corners.expand(7, -1, -1, -1)):
+        theirs = [tv.adjust_hue(image, shift.item()) for image, shift in zip(x, shifts, strict=True)]
+        close(augment.hue(x, shifts), torch.stack(theirs))
+
+
+@given(st.integers(0, 5), st.floats(0.1, 3))
+@FEW
+def test_blur_equals_torchvision(half, sigma):
+    x, kernel = photos(2), 2 * half + 1
+    ours = augment.gaussian_blur(x, torch.tensor([sigma, 0.7]), kernel)
+    for i, s in enumerate((sigma, 0.7)):
+        close(ours[i], tv.gaussian_blur(x[i], [kernel, kernel], [s, s]))
+
+
+def test_grayscale_solarize_and_erase_equal_torchvision():
+    x = photos(4)
+    close(augment.grayscale(x), tv.rgb_to_grayscale(x, num_output_channels=3), 1e-6)
+    steps = (x * 4).round() / 4  # values that equal the threshold
+    close(augment.solarize(steps, 0.25), tv.solarize(steps, 0.25), 0)
+    boxes = torch.tensor([[0, 0, 3, 4], [5, 7, 10, 2], [0, 0, 0, 0], [23, 29, 1, 1]])
+    theirs = [tv.erase(image, *box.tolist(), v=torch.zeros(1)) for image, box in zip(x, boxes, strict=True)]
+    close(augment.erase(x, boxes), torch.stack(theirs), 0)
+
+
+# --- the boxes' distributions -----------------------------------------------------------------------------------------
+
+
+def ks(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Kolmogorov and Smirnov's distance of two samples."""
+    grid = torch.cat((a, b)).double().unique()
+    cdf = [torch.searchsorted(x.double().sort().values, grid, right=True) / len(x) for x in (a, b)]
+    return (cdf[0] - cdf[1]).abs().max().item()
+
+
+@pytest.mark.parametrize("size", [(60, 40), (20, 200)])
+def test_crops_are_distributed_as_torchvisions(size):
+    n, scale, ratio = 2000, (0.08, 1.0), (3 / 4, 4 / 3)
+    draws = [u(n * k, "crop", i).view(n, k) for i, k in enumerate((10, 10, 2))]
+    ours = augment.random_crop(torch.tensor(size).expand(n, 2), *draws, scale, ratio)
+    torch.manual_seed(0)
+    crop, image = RandomResizedCrop(8, scale, ratio), torch.empty(3, *size)
+    theirs = [crop.make_params([image]) for _ in range(n)]
+    for i, name in enumerate(("top", "left", "height", "width")):
+        assert ks(ours[:, i], torch.tensor([p[name] for p in theirs])) < 1.95 * math.sqrt(2 / n)  # at 0.1 %
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= torch.tensor(size)).all()
+
+
+def test_erased_boxes_are_distributed_as_torchvisions():
+    n, size = 2000, (32, 32)
+    draws = [u(n * k, "erase", i).view(n, k) for i, k in enumerate((10, 10, 2))]
+    ours = augment.random_erase(torch.tensor(size).expand(n, 2), *draws)
+    torch.manual_seed(0)
+    erasing, image = RandomErasing(), torch.empty(3, *size)
+    theirs = [erasing.make_params([image]) for _ in range(n)]
+    for i, name in enumerate("ijhw"):
+        assert ks(ours[:, i], torch.tensor([p[name] for p in theirs])) < 1.95 * math.sqrt(2 / n)
+
+
+def test_boxes_of_tiny_images_are_neither_empty_nor_erase_all():
+    draws = [u(500 * k, "tiny", i).view(500, k) for i, k in enumerate((10, 10, 2))]
+    sizes = torch.full((500, 2), 2)
+    assert augment.random_crop(sizes, *draws, (0.01, 1.0), (3 / 4, 4 / 3))[:, 2:].min() == 1
+    assert augment.random_erase(sizes, *draws)[:, 2:].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected"),
+    [
+        ((10, 40), (1.0, 1.0), [0, 15, 10, 10]),
+        ((41, 10), (1.0, 1.0), [15, 0, 10, 10]),
+        ((10, 40), (3 / 4, 4 / 3), [0, 13, 10, 13]),
+        ((30, 40), (0.5, 0.5), [0, 12, 30, 15]),
+        ((1, 500), (4.0, 4.0), [0, 248, 1, 4]),
+        ((500, 1), (4.0, 4.0), [249, 0, 1, 1]),
+    ],
+)
+def test_a_crop_that_never_fits_falls_back_to_the_centre(size, ratio, expected):
+    draws = [torch.full((1, k), 0.5) for k in (10, 10, 2)]
+    assert augment.random_crop(torch.tensor([size]), *draws, (1.0, 1.0), ratio).tolist() == [expected]
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_neutral_view_is_the_resized_image():
+    x = photos(3, h=30, w=30)
+    (ours,) = make_views(x, [View(size=17)], 0)
+    close(ours, tv.resize(x, [17, 17], antialias=True))
+
+
+def test_views_are_normalised_and_come_in_order_with_count_expanded():
+    x, mean, std = photos(2, h=30, w=30), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    views = make_views(x, [View(size=8, count=2), View(size=12)], 0, mean=mean, std=std)
+    assert [v.shape[-1] for v in views] == [8, 8, 12]
+    assert all(v.dtype == torch.float32 for v in views)
+    close(views[2], tv.normalize(tv.resize(x, [12, 12], antialias=True), mean, std))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "operation"),
+    [
+        ({"hflip": 1.0}, tv.horizontal_flip),
+        ({"vflip": 1.0}, tv.vertical_flip),
+        ({"grayscale": 1.0}, lambda x: tv.rgb_to_grayscale(x, num_output_channels=3)),
+        ({"blur": 1.0, "sigma": (0.8, 0.8), "kernel": 5}, lambda x: tv.gaussian_blur(x, [5, 5], [0.8, 0.8])),
+        ({"solarize": 1.0, "threshold": 0.4}, lambda x: tv.solarize(x, 0.4)),
+    ],
+)
+def test_each_field_of_a_view_does_its_operation(recipe, operation):
+    x = photos(3, h=16, w=16)
+    close(make_views(x, [View(size=16, **recipe)], 0)[0], operation(x))
+
+
+# One image and one view at a time, in plain Python and torchvision: what `make_views` must equal.
+
+
+def slow_box(u, name, height, width, scale, ratio, fits):
+    for a, r in zip(u[f"{name}area"].tolist(), u[f"{name}aspect"].tolist(), strict=True):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * a)
+        aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * r)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if fits(h, w):
+            y, x = u[f"{name}corner"].tolist()
+            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
+    return None
+
+
+def slow_view(image, view, u):
+    u = {name: x[0] for name, x in u.items()}
+    _, height, width = image.shape
+    box = slow_box(u, "", height, width, view.scale, view.ratio, lambda h, w: 0 < h <= height and 0 < w <= width)
+    assert box, "choose images that some try fits"
+    x = tv.resized_crop(image, *box, [view.size, view.size], antialias=True)
+    x = tv.horizontal_flip(x) if u["hflip"] < view.hflip else x
+    x = tv.vertical_flip(x) if u["vflip"] < view.vflip else x
+    x = torch.rot90(x, 1 + int(3 * u["quarters"]), (1, 2)) if u["rot90"] < view.rot90 else x
+    if u["jitter"] < view.jitter:
+        for number in u["order"].argsort().tolist():
+            name = ("brightness", "contrast", "saturation", "hue")[number]
+            strength, draw = getattr(view, name), u[name].item()
+            if name == "hue":
+                x = tv.adjust_hue(x, -strength + 2 * strength * draw)
+            else:
+                low = max(0.0, 1 - strength)
+                x = getattr(tv, f"adjust_{name}")(x, low + (1 + strength - low) * draw)
+    x = tv.rgb_to_grayscale(x, num_output_channels=3) if u["grayscale"] < view.grayscale else x
+    if u["blur"] < view.blur:
+        sigma = view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"].item()
+        x = tv.gaussian_blur(x, [view.kernel, view.kernel], [sigma, sigma])
+    x = tv.solarize(x, view.threshold) if u["solarize"] < view.solarize else x
+    if u["erase"] < view.erase:
+        s, ratio = view.size, (1 / augment.ERASE_RATIO[0], 1 / augment.ERASE_RATIO[1])
+        box = slow_box(u, "erase_", s, s, augment.ERASE_SCALE, ratio, lambda h, w: h < s and w < s)
+        x = tv.erase(x, *box, v=torch.zeros(1))
+    return x
+
+
+SIZES = [(24, 30), (30, 24), (17, 17), (30, 30), (25, 12), (20, 28)]
+
+
+@pytest.mark.parametrize("view", [EVERYTHING, resized((SIMCLR_VIEW,), 24)[0]], ids=["everything", "simclr"])
+def test_views_equal_torchvision_image_by_image(view):
+    sizes = SIZES * 10
+    images, keys = u(60 * 3 * 30 * 30).view(60, 3, 30, 30), keys_of("views", torch.arange(60))
+    ours = make_views(images, [view], keys, torch.tensor(sizes))
+    for number, views in enumerate(ours):
+        for image, (h, w), made, key in zip(images, sizes, views, keys, strict=True):
+            close(made, slow_view(image[:, :h, :w], view, _draw(key[None], number)), 1e-4)
+
+
+def test_orders_of_jitter_are_equally_likely():
+    order = _draw(torch.arange(24_000), 0)["order"].argsort(dim=1)
+    _, counts = order.unique(dim=0, return_counts=True)
+    assert len(counts) == 24
+    assert ((counts - 1000) ** 2 / 1000).sum() < 49.7
+
+
+@pytest.mark.parametrize("field", ["hflip", "grayscale", "solarize", "erase"])
+def test_probabilities_are_kept(field):
+    x, p = u(3 * 8 * 8).view(1, 3, 8, 8).expand(4000, -1, -1, -1), 0.3
+    plain, changed = (make_views(x, [View(size=8, **{field: value})], 0)[0] for value in (0.0, p))
+    share = (plain != changed).flatten(1).any(1).double().mean().item()
+    assert abs(share - p) < 3.3 * math.sqrt(p * (1 - p) / 4000)
+
+
+def test_views_of_an_image_do_not_depend_on_its_batch():
+    images, sizes, keys = photos(6, h=30, w=30), torch.tensor(SIZES), keys_of(torch.arange(6))
+    together = make_views(images, [EVERYTHING], keys, sizes)
+    order = torch.tensor([4, 2, 5, 0, 3, 1])
+    for a, b in zip(together, make_views(images[order], [EVERYTHING], keys[order], sizes[order]), strict=True):
+        close(a[order], b)
+    for i, (h, w) in enumerate(SIZES):
+        alone = make_views(images[i : i + 1, :, :h, :w], [EVERYTHING], keys[i : i + 1])
+        padded = torch.nn.functional.pad(images[i : i + 1, :, :h, :w], (0, 9, 0, 5), value=7.0)
+        in_padding = make_views(padded, [EVERYTHING], keys[i : i + 1], torch.tensor([[h, w]]))
+        for whole, a, b in zip(together, alone, in_padding, strict=True):
+            close(whole[i : i + 1], a)
+            close(a, b)
+
+
+def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch):
+    images = photos(7)
+    whole = make_views(images, [EVERYTHING], 3)
+    monkeypatch.setattr("lookalike.views._CHUNK", 3 * 24 * 30 * 3)
+    for a, b in zip(whole, make_views(images, [EVERYTHING], 3), strict=True):
+        close(a, b)
+
+
+def test_views_are_a_function_of_the_seed():
+    images = photos(4)
+    torch.manual_seed(0)
+    first, again, other = (make_views(images, [EVERYTHING], seed) for seed in (5, 5, 6))
+    by_key = make_views(images, [EVERYTHING], keys_of(5, torch.arange(4)))
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, again, by_key, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], first[1])
+    state = torch.get_rng_state()
+    make_views(images, [EVERYTHING], 5)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_operations_draws_do_not_move_anothers():
+    images = photos(8)
+    plain = dataclasses.replace(EVERYTHING, jitter=0.0, grayscale=0.0, solarize=0.0, erase=0.0, blur=0.0, count=1)
+    flipped = make_views(images, [dataclasses.replace(plain, hflip=0.0)], 1)[0]
+    for a, b in zip(make_views(images, [plain], 1)[0], flipped, strict=True):
+        assert any((a - c).abs().max() < 1e-5 for c in (b, b.flip(1), b.flip(2)))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.uint8, 255), (torch.uint16, 65535)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_types_and_channels(dtype, most, channels):
+    numbers = (photos(3, channels) * most).round()
+    views = make_views(numbers.to(dtype), [EVERYTHING], 0)
+    for a, b in zip(views, make_views(numbers / most, [EVERYTHING], 0), strict=True):
+        assert a.shape == (3, channels, 20, 20)
+        close(a, b)
+    assert all(v.min() >= 0 and v.max() <= 1 for v in views)
+
+
+def test_views_are_float32_tensors_to_train_on_even_under_autocast():
+    images, layer = photos(2), torch.nn.Conv2d(3, 2, 3)
+    expected = make_views(images, [EVERYTHING], 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        views = make_views(images, [EVERYTHING], 0)
+    assert all(torch.equal(a, b) for a, b in zip(views, expected, strict=True))
+    layer(views[0]).sum().backward()
+    assert layer.weight.grad is not None
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hflip", 1.1), ("blur", -0.1), ("threshold", 2.0), ("hue", 0.6), ("brightness", -1.0), ("scale", (0.0, 1.0)),
+        ("scale", (0.5, 0.2)), ("scale", (0.5, 1.5)), ("ratio", (2.0, 1.0)), ("sigma", (0.0, 1.0)), ("kernel", 4),
+        ("size", 0), ("count", 0),
+    ],
+)  # fmt: skip
+def test_impossible_views_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"View\.{field}"):
+        View(**{field: value})
+
+
+def test_a_kernel_wider_than_its_mirrored_borders_is_refused():
+    View(size=12, blur=0.5, kernel=23)
+    with pytest.raises(ValueError, match="at most 21"):
+        View(size=11, blur=0.5, kernel=23)
+
+
+def test_resized_keeps_proportions_patches_and_odd_kernels():
+    large, small = dataclasses.replace(SIMCLR_VIEW, size=224), View(size=96, kernel=9)
+    assert [(v.size, v.kernel) for v in resized((large, small), 224)] == [(224, 23), (96, 9)]
+    assert [(v.size, v.kernel) for v in resized((large, small), 32)] == [(32, 3), (14, 1)]
+    assert [v.size for v in resized((large, small), 224, patch=14)] == [224, 98]
+    assert [v.size for v in resized((large, small), 32, patch=16)] == [32, 16]
+    assert resized((large,), 448)[0] == dataclasses.replace(large, size=448, kernel=45)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(2, 3, 8)}, "shape"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float64)}, "float64"),
+        ({"mean": (0.5,)}, "mean has 1"),
+        ({"std": (0.5,) * 4}, "std has 4"),
+        ({"seed": torch.arange(3)}, "keys"),
+        ({"sizes": torch.ones(3, 2, dtype=torch.int64)}, "sizes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_views(**{"images": photos(2), "views": [View(size=8)], "seed": 0, **change})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_a_sheet_shows_sources_and_views_in_their_places(channels):
+    images, mean, std = photos(3, channels, 16, 16), [0.4] * channels, [0.3] * channels
+    views = make_views(images, [View(size=16), View(size=8)], 0, mean=mean, std=std)
+    picture = sheet(views, mean, std, 2, images, torch.tensor([[16, 16], [16, 8], [16, 16]]))
+    assert picture.size == (3 * 17 - 1, 2 * 17 - 1)
+    pixels = torch.from_numpy(np.array(picture)) / 255
+    shown = images[:2, : 3 if channels > 2 else 1].expand(2, 3, 16, 16)
+    for x in (0, 17):
+        close(pixels[:16, x : x + 16].permute(2, 0, 1), shown[0], 0.003)
+    close(pixels[17:, :8].permute(2, 0, 1), shown[1, :, :, :8], 0.003)
+    assert (pixels[16] == 1).all()
+    assert (pixels[:, 16] == 1).all()
+    assert (pixels[17:, 8:16] == 1).all()

@@ -1,0 +1,537 @@
+"""Backbones against the official vision transformers' numbers, and over families, sizes and channels."""
+
+import copy
+import functools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lookalike import backbones
+from lookalike.backbones import Backbone, create, load_official
+
+REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
+
+FAMILIES = [
+    ("resnet18", 32),
+    ("resnet18", 96),
+    ("resnet10t", 40),
+    ("torchvision/resnet18", 32),
+    ("vgg11", 32),
+    ("densenet121", 40),
+    ("efficientnet_lite0", 33),
+    ("convnext_atto", 35),
+    ("torchvision/alexnet", 64),
+    ("torchvision/squeezenet1_1", 40),
+    ("torchvision/shufflenet_v2_x0_5", 33),
+    ("swin_tiny_patch4_window7_224", 224),
+    ("deit_tiny_distilled_patch16_224", 32),
+    ("test_vit", 64),
+    ("test_vit3", 48),
+]
+"""test_vit is timm's tiny plain ViT; test_vit3 has no class token, one register and attention pooling."""
+
+
+def off(found: Tensor, expected: np.ndarray) -> float:
+    """The largest deviation, relative to the array's maximum."""
+    assert found.shape == expected.shape
+    return float((found.detach() - torch.from_numpy(expected)).abs().max()) / float(np.abs(expected).max())
+
+
+def vit(**options: object) -> VisionTransformer:
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}
+    torch.manual_seed(0)
+    return VisionTransformer(**(settings | options))
+
+
+def official(file: str) -> tuple[Backbone, dict[str, np.ndarray]]:
+    """The reference's network with its weights, and the file."""
+    path = REFERENCE / f"{file}.npz"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    data = dict(np.load(path, allow_pickle=False))
+    state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in data.items() if k.startswith("state/")}
+    hp = {k.removeprefix("hp/"): v.item() for k, v in data.items() if k.startswith("hp/")}
+    options: dict[str, object] = {
+        n: hp[n] for n in ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+    }
+    if hp.get("layerscale"):
+        options["init_values"] = 1e-5
+    if hp.get("swiglu"):
+        hidden = state["blocks.0.mlp.w3.weight"].shape[1]
+        options |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": 2 * hidden / hp["embed_dim"]}
+    if hp.get("num_register_tokens"):
+        options |= {"reg_tokens": hp["num_register_tokens"], "no_embed_class": True}
+    made = create(vit(**options), image_size=hp["img_size"], mask_token="mask_token" in state)
+    expected = len(state)
+    assert load_official(made, state) == expected
+    return made.eval(), data
+
+
+@pytest.mark.parametrize("file", ["vit_dinov2_reg0", "vit_dinov2_reg4", "vit_dinov2_swiglu"])
+def test_dinov2_numbers(file: str) -> None:
+    made, data = official(file)
+    sizes = [k.removeprefix("in/x_") for k in data if k.startswith("in/x_")]
+    assert {"native", "larger"} <= set(sizes)
+    for size in sizes:
+        x = torch.from_numpy(data[f"in/x_{size}"])
+        tokens = made.tokens(x)
+        assert off(tokens.cls, data[f"out/x_norm_clstoken_{size}"]) < 5e-6
+        assert off(tokens.patches, data[f"out/x_norm_patchtokens_{size}"]) < 5e-6
+        assert torch.equal(tokens.cls, made(x))
+        if file == "vit_dinov2_reg4":
+            assert off(tokens.registers, data[f"out/x_norm_regtokens_{size}"]) < 5e-6
+    if "in/masks_native" in data:
+        tokens = made.tokens(torch.from_numpy(data["in/x_native"]), torch.from_numpy(data["in/masks_native"]))
+        assert off(tokens.cls, data["out/masked_x_norm_clstoken_native"]) < 5e-6
+        assert off(tokens.patches, data["out/masked_x_norm_patchtokens_native"]) < 5e-6
+
+
+@pytest.mark.parametrize("file", ["vit_dinov2_reg0", "vit_dinov2_reg4", "vit_dinov2_swiglu"])
+def test_dinov2_numbers_between_the_layers(file: str) -> None:
+    made, data = official(file)
+    x = torch.from_numpy(data["in/x_native"])
+    net = made.net
+    norm, net.norm = net.norm, nn.Identity()
+    cut = made.tokens(x)
+    assert off(torch.cat([cut.cls[:, None], cut.registers, cut.patches], 1), data["out/x_prenorm_native"]) < 5e-6
+    net.norm = norm
+    net.blocks = net.blocks[: max(len(net.blocks) - 1, 1)]  # the reference's "second last" of one block is that block
+    assert off(made.tokens(x).patches, data["out/intermediate_second_last_native"]) < 5e-6
+
+
+@pytest.mark.parametrize("file", ["vit_dinov2_reg0", "vit_dinov2_reg4", "vit_dinov2_swiglu"])
+def test_dinov2_gradients(file: str) -> None:
+    made, data = official(file)
+    x = torch.from_numpy(data["in/x_native"]).requires_grad_()
+    tokens = made.tokens(x)
+    ((tokens.cls**2).sum() + tokens.patches.sin().sum()).backward()
+    net = made.net
+    assert off(x.grad, data["grad/x_native"]) < 1e-5
+    assert off(net.cls_token.grad, data["grad/cls_token"]) < 1e-5
+    assert off(net.blocks[0].ls1.gamma.grad, data["grad/ls1_gamma_block0"]) < 1e-5
+    if net.no_embed_class:  # the class token's own position became part of the token
+        assert off(torch.cat([net.cls_token.grad, net.pos_embed.grad], 1), data["grad/pos_embed"]) < 1e-5
+        assert off(net.reg_token.grad, data["grad/register_tokens"]) < 1e-5
+    else:
+        assert off(net.pos_embed.grad, data["grad/pos_embed"]) < 1e-5
+
+
+def test_dino_numbers() -> None:
+    made, data = official("vit_dino_p16")
+    for size in ("native", "larger", "rect"):
+        x = torch.from_numpy(data[f"in/x_{size}"]).requires_grad_()
+        tokens = made.tokens(x)
+        assert off(tokens.cls, data[f"out/cls_{size}"]) < 5e-6
+        assert off(torch.cat([tokens.cls[:, None], tokens.patches], 1), data[f"out/tokens_last_{size}"]) < 5e-6
+        if size == "native":
+            (made(x) ** 2).sum().backward()
+            assert off(x.grad, data["grad/x_native"]) < 1e-5
+            assert off(made.net.cls_token.grad, data["grad/cls_token"]) < 1e-5
+            assert off(made.net.pos_embed.grad, data["grad/pos_embed"]) < 1e-5
+    made.net.blocks = made.net.blocks[:-1]
+    tokens = made.tokens(torch.from_numpy(data["in/x_native"]))
+    assert off(torch.cat([tokens.cls[:, None], tokens.patches], 1), data["out/tokens_second_last_native"]) < 5e-6
+
+
+@pytest.mark.parametrize(("name", "size"), FAMILIES)
+def test_family(name: str, size: int) -> None:
+    """Shapes, one gradient for every parameter, and weights that go out and in again."""
+    torch.manual_seed(0)
+    made = create(name, image_size=size)
+    assert all(m.training for m in made.modules())
+    x = torch.randn(2, 3, size, size)
+    made(x).square().sum().backward()
+    assert [k for k, p in made.named_parameters() if p.grad is None] == []
+    made.eval()
+    with torch.no_grad():
+        feature, tokens = made(x), made.tokens(x)
+    assert feature.shape == (2, made.dim)
+    torch.testing.assert_close(tokens.cls, feature)
+    assert tokens.patches.shape[2] == made.patch_dim
+    assert tokens.patches.shape[1] == math.isqrt(tokens.patches.shape[1]) ** 2
+
+    other = create(name, image_size=size).eval()
+    assert not torch.equal(other(x), feature)
+    assert other.load_exported(made.export_state()) == len(made.net.state_dict())
+    torch.testing.assert_close(other(x), feature)
+    torch.testing.assert_close(copy.deepcopy(other)(x), feature)
+
+
+def test_patches_of_a_cnn_are_its_last_map_row_by_row() -> None:
+    for name in ("resnet10t", "torchvision/resnet18"):
+        made = create(name, image_size=96).eval()
+        tokens = made.tokens(torch.randn(2, 3, 96, 64))
+        assert tokens.patches.shape == (2, 3 * 2, 512)
+        assert tokens.registers.shape == (2, 0, 512)
+        torch.testing.assert_close(tokens.patches.mean(1), tokens.cls)
+    image = torch.zeros(1, 3, 96, 96)
+    image[..., 64:, :32] = 1  # bottom left: row 2, column 0
+    made = create(nn.Conv2d(3, 4, 32, stride=32), image_size=96)
+    change = (made.tokens(image).patches - made.tokens(torch.zeros_like(image)).patches).abs().sum(2)
+    assert change[0].nonzero().flatten().tolist() == [6]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "test_vit", "torchvision/alexnet", "efficientnet_lite0", "swin_tiny_patch4_window7_224"]
+)
+@pytest.mark.parametrize("channels", [1, 5])
+def test_channels(name: str, channels: int) -> None:
+    size = 224 if name.startswith("swin") else 64
+    made = create(name, channels=channels, image_size=size).eval()
+    assert made(torch.zeros(1, channels, size, size)).shape == (1, made.dim)
+    assert made.mean == pytest.approx((0.449,) * channels)
+    assert made.std == pytest.approx((0.226,) * channels)
+
+
+def test_channels_last_gives_the_same() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    for name in ("resnet10t", "test_vit", "convnext_atto"):
+        made = create(name, image_size=64).eval()
+        expected = made(x)
+        made = made.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(made(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
+        assert all(v.is_contiguous() for v in made.export_state().values())
+
+
+def test_a_timm_model_takes_the_exported_weights() -> None:
+    x = torch.randn(2, 3, 96, 96)
+    for name, stem, options in (("resnet10t", "standard", {}), ("test_vit", None, {"img_size": 96})):
+        made = create(name, image_size=96, stem=stem).eval()
+        plain = timm.create_model(name, num_classes=0, **options).eval()
+        plain.load_state_dict(made.export_state())
+        torch.testing.assert_close(plain(x), made(x))
+
+
+def test_weights_that_do_not_fit() -> None:
+    made = create("resnet10t", image_size=32)
+    before = {k: v.clone() for k, v in made.export_state().items()}
+    state = {k: v + 1 for k, v in before.items()}
+    state["head.weight"] = state.pop("bn1.bias")
+    state["bn1.weight"] = torch.zeros(3)
+    with pytest.raises(
+        ValueError, match=r"1 missing: bn1\.bias; 1 unexpected: head\.weight; 1 of another shape: bn1\.weight"
+    ):
+        made.load_exported(state)
+    assert all(torch.equal(v, before[k]) for k, v in made.export_state().items())
+
+
+def test_stem_of_resnets() -> None:
+    x = torch.zeros(1, 3, 32, 32)
+    for name in ("resnet18", "resnet10t", "torchvision/resnet18"):
+        small = create(name, image_size=32)
+        assert small.stem == "small"
+        assert small.tokens(x.expand(2, -1, -1, -1)).patches.shape[1] == 4 * 4  # a stride of 8 in all
+        standard = create(name, image_size=32, stem="standard")
+        assert standard.stem == "standard"
+        assert standard.eval().tokens(x).patches.shape[1] == 1
+        assert create(name, image_size=65).stem == "standard"
+        assert create(name, image_size=65, stem="small").stem == "small"
+    small = create("resnet18", image_size=32)
+    assert (small.net.conv1.kernel_size, small.net.conv1.stride) == ((3, 3), (1, 1))
+    assert float(small.net.conv1.weight.detach().std()) == pytest.approx(
+        math.sqrt(2 / (64 * 9)), rel=0.1
+    )  # He et al., fan out
+    with pytest.raises(ValueError, match="no small stem"):
+        create("test_vit", image_size=32, stem="small")
+
+
+class Own(nn.Module):
+    """A network as users write them, with dropout, BatchNorm and a buffer that each forward pass in training moves."""
+
+    def __init__(self, maps: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Dropout(0.5))
+        self.maps = maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1)
+        y = self.layers(x)
+        return y if self.maps else y.mean((2, 3))
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_any_module(maps: bool) -> None:
+    own = Own(maps)
+    own.layers[1].eval()
+    before = copy.deepcopy(own.state_dict())
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    made = create(own, channels=4, image_size=17)
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+    assert own.training
+    assert not own.layers[1].training
+    assert (made.dim, made.patch_dim) == (6, 6 if maps else 0)
+    assert made.net is own
+    assert made.name == f"<{__name__}.Own>"
+    made.eval()
+    x = torch.randn(2, 4, 17, 17)
+    y = own(x)
+    torch.testing.assert_close(made(x), y.mean((2, 3)) if maps else y)
+    if maps:
+        assert torch.equal(made.tokens(x).patches, y.flatten(2).transpose(1, 2))
+    else:
+        with pytest.raises(ValueError, match="no patch tokens"):
+            made.tokens(x)
+
+
+def test_creating_and_checking_leaves_the_random_state_to_the_weights() -> None:
+    made = create("resnet10t", image_size=32)
+    before, state = copy.deepcopy(made.state_dict()), torch.get_rng_state()
+    made.check_size(48)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in made.state_dict().items())
+    for name in ("resnet10t", "test_vit"):
+        torch.manual_seed(5)
+        first = create(name, image_size=32).export_state()
+        torch.manual_seed(5)
+        second = create(name, image_size=32).export_state()
+        assert all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+def bicubic(table: np.ndarray, new: int, scale: float) -> np.ndarray:
+    """Keys' cubic convolution with a = -0.75 along the first axis, pixel centres at halves, borders repeated."""
+    rows = []
+    for i in range(new):
+        at = (i + 0.5) / scale - 0.5
+        row = np.zeros_like(table[0])
+        for j in range(math.floor(at) - 1, math.floor(at) + 3):
+            t = abs(at - j)
+            weight = 1.25 * t**3 - 2.25 * t**2 + 1 if t <= 1 else -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+            row = row + weight * table[min(max(j, 0), len(table) - 1)]
+        rows.append(row)
+    return np.stack(rows)
+
+
+@functools.cache
+def placed(prefix: bool, interpolation: backbones.Interpolation) -> Backbone:
+    """A ViT of 4 x 4 patches, whose position embedding has a row for the class token if `prefix`."""
+    return create(vit(no_embed_class=not prefix), image_size=32, interpolation=interpolation)
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), prefix=st.booleans())
+def test_positions_at_any_size(height: int, width: int, prefix: bool) -> None:
+    """Against a slow transcription of DINO's resizing with its offset, and against timm's own function."""
+    made = placed(prefix, "official")
+    first = int(prefix)
+    position = made.net.pos_embed.detach()
+    table = position[0, first:].view(4, 4, -1).double().numpy()
+    if (height, width) != (4, 4):
+        table = bicubic(table, height, (height + 0.1) / 4)
+        table = bicubic(table.swapaxes(0, 1), width, (width + 0.1) / 4).swapaxes(0, 1)
+    found = made._resized(position, (4, 4), (height, width))
+    assert torch.equal(found[:, :first], position[:, :first])
+    assert off(found[0, first:].view(height, width, -1).double(), table) < 2e-6
+    assert made(torch.zeros(1, 3, 8 * height, 8 * width)).shape == (1, 16)
+
+    expected = resample_abs_pos_embed(position, [height, width], [4, 4], num_prefix_tokens=first)
+    assert off(placed(prefix, "timm")._resized(position, (4, 4), (height, width)), expected.numpy()) < 2e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_tokens": 3},
+        {"class_token": False, "global_pool": "avg"},
+        {"class_token": False, "global_pool": "avg", "reg_tokens": 2, "no_embed_class": True},
+        {"global_pool": "avg"},
+        {"pos_embed": "none"},
+        {"pre_norm": True, "no_embed_class": True},
+    ],
+)
+def test_token_assembly_equals_timms(options: dict[str, object]) -> None:
+    net = vit(**options)
+    nn.init.normal_(net.norm_pre.bias) if options.get("pre_norm") else None
+    for token in (net.cls_token, net.reg_token):
+        if token is not None:
+            nn.init.normal_(token)
+    made = create(net, image_size=32)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(made(x), net(x))
+    tokens = made.tokens(x)
+    torch.testing.assert_close(tokens.cls, net(x))
+    assert tokens.registers.shape == (2, options.get("reg_tokens", 0), 16)
+    torch.testing.assert_close(tokens.patches, net.fc_norm(net.forward_features(x))[:, -16:])
+    net.set_grad_checkpointing()
+    torch.testing.assert_close(made(x), net(x))
+
+
+def test_a_masked_patch_tells_nothing_of_its_pixels() -> None:
+    made = create("test_vit", image_size=64, mask_token=True).eval()
+    assert made.mask_token is not None
+    assert torch.equal(made.mask_token, torch.zeros(1, made.patch_dim))
+    a = torch.randn(1, 3, 64, 64)
+    b = a.clone()
+    b[..., 16:32, 48:64] = 0  # row 1, column 3 of 4 x 4
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, 7] = True
+    assert not torch.equal(made.tokens(a).cls, made.tokens(b).cls)
+    assert torch.equal(made.tokens(a, mask).patches, made.tokens(b, mask).patches)
+    made.tokens(a, mask).patches.sin().sum().backward()
+    assert made.mask_token.grad is not None
+    assert made.mask_token.grad.abs().sum() > 0
+    assert "mask_token" not in made.export_state()
+    with pytest.raises(ValueError, match=r"\(1, 9\); 1 images of 4 x 4 patches need \(1, 16\)"):
+        made.tokens(a, mask[:, :9])
+    with pytest.raises(ValueError, match="mask_token=True"):
+        create("test_vit", image_size=64).tokens(a, mask)
+    for name in ("resnet10t", "torchvision/alexnet"):
+        with pytest.raises(ValueError, match="cannot mask patches"):
+            create(name, image_size=64, mask_token=True)
+        with pytest.raises(ValueError, match="cannot mask patches"):
+            create(name, image_size=64).tokens(a, mask)
+
+
+def test_weights_of_another_image_size_keep_their_function() -> None:
+    """A ViT's weights loaded for another size give there what the first one gives there."""
+    small = create("test_vit", image_size=32).eval()
+    large = create("test_vit", image_size=96).eval()
+    large.load_exported(small.export_state())
+    x = torch.randn(1, 3, 96, 96)
+    torch.testing.assert_close(large(x), small(x))
+    assert large.net.pos_embed.shape[1] == 1 + 36
+
+
+def test_published_weights_keep_their_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions go from the published grid to the wanted one by the official rule, at any size that was asked for."""
+    published = timm.create_model("test_vit", num_classes=0)
+    build = timm.create_model
+
+    def local(name: str, *, pretrained: bool, **options: object) -> nn.Module:
+        net = build(name, **options)
+        if pretrained:
+            assert "img_size" not in {k for k, v in options.items() if v is not None}
+            net.load_state_dict(published.state_dict())
+        return net
+
+    monkeypatch.setattr(timm, "create_model", local)
+    made = create("test_vit", image_size=64, weights=True).eval()
+    assert made.net.pos_embed.shape[1] == 1 + 16
+    assert made.mean == tuple(published.pretrained_cfg["mean"]) != backbones.IMAGENET_MEAN
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(made(x), create(published.eval(), image_size=160)(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "works"),
+    [
+        ("densenet121", 8, "16|32|48"),
+        ("vgg11", 8, "32"),
+        ("torchvision/alexnet", 8, "64"),
+        ("halonet26t", 96, "128|256"),
+        ("vit_tiny_patch16_224", 30, "16, 32"),
+        ("vit_tiny_patch16_224", 8, "16"),
+    ],
+)
+def test_sizes_that_do_not_work(name: str, size: int, works: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{name}.* cannot take .*{size} x {size} pixels.* works?:?( is)? ({works})\."
+    ):
+        create(name, image_size=size)
+
+
+def test_the_size_named_in_the_message_works() -> None:
+    with pytest.raises(ValueError, match="nearest size that works is 32") as caught:
+        create("vgg11", image_size=8)
+    assert caught.value.__cause__ is not None
+    create("vgg11", image_size=32)
+    with pytest.raises(ValueError, match=r"<torch\.nn.modules.conv.Conv2d> cannot take images of 8 x 8 .*works is 16"):
+        create(nn.Conv2d(3, 8, 11), image_size=8)
+
+
+def test_check_size() -> None:
+    for name, good, bad in (("test_vit", 48, 50), ("resnet10t", 33, None), ("deit_tiny_distilled_patch16_224", 32, 48)):
+        made = create(name, image_size=32)
+        made.check_size(good)
+        if bad is not None:
+            with pytest.raises(ValueError, match=rf"{bad} x {bad} pixels.*works?(:| is) .*(32|48)"):
+                made.check_size(bad)
+    with pytest.raises(ValueError, match="32 x 20 pixels"):
+        create("test_vit", image_size=32)(torch.zeros(1, 3, 32, 20))
+
+
+def test_drop_path() -> None:
+    rates = [
+        b.drop_path1.drop_prob for b in create("vit_tiny_patch16_224", image_size=32, drop_path=0.3).net.blocks[1:]
+    ]
+    assert rates == pytest.approx([0.3 * i / 11 for i in range(1, 12)])
+    for name in ("densenet121", "torchvision/alexnet"):
+        with pytest.raises(ValueError, match="takes no drop path"):
+            create(name, image_size=64, drop_path=0.1)
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
+        create("test_vit", drop_path=1.0)
+
+
+def test_a_users_vit_at_another_size() -> None:
+    made = create(vit(), image_size=64)
+    assert (made.dim, made.patch_dim, made.patch_size, made.image_size) == (16, 16, 8, 64)
+    assert made.tokens(torch.zeros(1, 3, 64, 40)).patches.shape == (1, 8 * 5, 16)
+
+
+def test_positions_stay_exact_under_autocast() -> None:
+    made = placed(True, "official")
+    position = made.net.pos_embed
+    expected = made._resized(position, (4, 4), (7, 7))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made._resized(position, (4, 4), (7, 7)), expected)
+
+
+def test_names() -> None:
+    found = backbones.names()
+    assert {"resnet18", "vit_small_patch14_dinov2", "torchvision/alexnet", "torchvision/squeezenet1_0"} <= set(found)
+    assert "torchvision/resnet18" not in found
+    assert len(found) == len(set(found))
+    assert create("timm/resnet10t", image_size=32).name == "resnet10t"
+    for wrong, near in (
+        ("resnet5O", "resnet50"),
+        ("alexnet", "torchvision/alexnet"),
+        ("torchvision/alexnett", "torchvision/alexnet"),
+    ):
+        with pytest.raises(ValueError, match=f"no backbone '{wrong}'.*{near}"):
+            create(wrong)
+    with pytest.raises(ValueError, match=r"no weights 'typo'.*resnet18\.a1_in1k"):
+        create("resnet18.typo")
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"resnet18 could not be fetched from .*timm/resnet18.a1_in1k.*copy"):
+        create("resnet18", weights=True)
+    with pytest.raises(FileNotFoundError, match=r"alexnet could not be fetched from .*/alexnet-owt.*copy"):
+        create("torchvision/alexnet", weights=True)
+    with pytest.raises(FileNotFoundError, match="publishes no weights for vit_small_patch16_36x1_224"):
+        create("vit_small_patch16_36x1_224", weights=True)
+    for wrong in ({"weights": True}, {"drop_path": 0.1}, {"stem": "small"}):
+        with pytest.raises(ValueError, match="your own module"):
+            create(nn.Conv2d(3, 4, 3), **wrong)
+    with pytest.raises(ValueError, match="standard stem"):
+        create("resnet18", weights=True, stem="small", image_size=32)
+
+
+def test_torch_compile_takes_it_whole() -> None:
+    """No graph breaks, at the training size and at another; the tracer alone, so that no compiler is needed."""
+    for name in ("resnet10t", "test_vit"):
+        made = create(name, image_size=64).eval()
+        compiled = torch.compile(made, backend="eager", fullgraph=True)
+        for size in (64, 32):
+            x = torch.randn(2, 3, size, size)
+            torch.testing.assert_close(compiled(x), made(x))

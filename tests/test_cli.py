@@ -1,0 +1,342 @@
+"""The commands through `cli.main`: what they print, write and return; a few in a process of their own."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lookalike
+from lookalike import cli
+from lookalike.methods import METHODS
+from lookalike.runs import Folder
+
+SMALL = ["--backbone", "resnet10t", "--image-size", "32", "--batch-size", "16", "--workers", "0", "--hidden-dim", "16"]
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["pretrain", "simclr", str(photos), "--out", str(out), "--epochs", "2", *SMALL]) == 0
+    return out
+
+
+def printed(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> str:
+    """Runs a command, checks its exit code, and returns what it printed on either stream."""
+    capsys.readouterr()
+    assert cli.main(argv) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    return captured.out + captured.err
+
+
+def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--help"], ["help"]):
+        text = printed(capsys, argv, 0)
+        assert all(f"lookalike {verb}" in text for verb in ("pretrain", "evaluate", "embed", "views", "list"))
+    assert [line.split()[0] for line in printed(capsys, ["list", "methods"], 0).splitlines()] == list(METHODS)
+    names = printed(capsys, ["list", "backbones", "resnet18"], 0).splitlines()
+    assert "resnet18" in names
+    assert "torchvision/alexnet" in printed(capsys, ["list", "backbones"], 0).splitlines()
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "embed", "views", "list"])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"lookalike {verb}" in printed(capsys, [verb, "--help"], 0)
+
+
+def test_a_method_shows_its_own_fields_at_top_level(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, ["pretrain", "simclr", "--help"], 0)
+    for option in (
+        "--temperature",
+        "--optim.lr",
+        "--views.0.blur",
+        "--optim.weight-decay.start",
+        "--probe",
+        "--no-fit",
+    ):
+        assert option in text
+
+
+def test_pretrain_says_what_it_wrote_and_what_comes_next(run: Path) -> None:
+    log = Folder(run).log.read_text()
+    assert "Next: lookalike evaluate" in log
+    assert "fitted" in log
+    assert "views.0.blur 0.5 -> 0.0" in log
+    assert "resnet10t (small stem)" in log
+
+
+def test_pretrain_from_file_takes_everything_and_options_win(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "pretrain",
+        "--from",
+        str(run / "run.yaml"),
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "again"),
+        "--optim.lr",
+        "0.07",
+    ]
+    printed(capsys, argv, 0)
+    old, new = ((p / "run.yaml").read_text() for p in (run, tmp_path / "again"))
+    changed = {line.split(":")[0].strip() for line in set(new.splitlines()) ^ set(old.splitlines())}
+    assert changed == {"out", "epochs", "lr", "date"}
+    assert "fitted" not in Folder(tmp_path / "again").log.read_text()
+
+
+def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "pretrain",
+        "simclr",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+        *SMALL,
+        "--views.0.blur",
+        "0.5",
+    ]
+    assert "views.0.hue 0.2 -> 0.1" in printed(capsys, argv, 0)
+    assert "views.0.blur" not in Folder(tmp_path / "run").log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["pretran"], 2, "Did you mean pretrain"),
+        (["pretrain", "simcrl", "PHOTOS"], 2, "No method is called 'simcrl'. Did you mean simclr"),
+        (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),
+        (["pretrain", "simclr"], 2, "data"),
+        (["pretrain", "simclr", "PHOTOS", "--epochs", "three"], 2, "three"),
+        (["pretrain", "simclr", "PHOTOS", "--temperatur", "1"], 2, "temperatur"),
+        (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 1, "epochs is 0"),
+        (["pretrain", "simclr", "NOWHERE"], 1, "NOWHERE"),
+        (["pretrain", "simclr", "EMPTY"], 1, "no files at all"),
+        (["pretrain", "simclr", "TEXTS"], 1, "2 .txt"),
+        (["pretrain", "simclr", "PHOTOS", "--backbone", "resnet19"], 1, "resnet18"),
+        (
+            ["pretrain", "simclr", "PHOTOS", "--batch-size", "64", "--backbone", "resnet10t", "--image-size", "32"],
+            1,
+            "64",
+        ),
+        (["pretrain", "simclr", "PHOTOS", "--backbone", "densenet121", "--image-size", "4"], 1, "4"),
+        (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to go on with it"),
+        (["pretrain", "--resume", "--out", "RUN", "--temperature", "0.9"], 1, "temperature: 0.5 in the run, 0.9 now"),
+        (["pretrain", "--resume", "--out", "NOWHERE"], 1, "holds no run to resume"),
+        (["pretrain", "byol", "--from", "RUN/run.yaml"], 2, "byol"),
+        (["evaluate", "NOWHERE", "A", "B"], 1, "No encoder at"),
+        (["evaluate", "RUN", "NOWHERE", "B"], 1, "NOWHERE"),
+        (["evaluate", "RUN", "PHOTOS", "PHOTOS"], 1, "class folder"),
+        (["evaluate", "RUN", "A", "B", "--protocols", "knnn"], 2, "knnn"),
+        (["embed", "RUN", "PHOTOS", "--out", "x.txt"], 1, ".npz"),
+        (["views", "simclr", "PHOTOS", "--out", "x.pdf"], 2, ".png"),
+    ],
+)
+def test_mistakes_are_named(
+    argv: list[str],
+    code: int,
+    message: str,
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    for i in range(2):
+        (tmp_path / f"texts/{i}.txt").write_text("words")
+    places = {
+        "PHOTOS": photos,
+        "RUN": run,
+        "EMPTY": tmp_path / "empty",
+        "TEXTS": tmp_path / "texts",
+        "NOWHERE": tmp_path / "no",
+    }
+    argv = [re.sub("|".join(places), lambda m: str(places[m.group()]), a) for a in argv]
+    message = re.sub("NOWHERE", str(tmp_path / "no"), message)
+    if argv[0] == "pretrain" and "--out" not in argv:
+        argv += ["--out", str(tmp_path / "run")]
+    assert message in printed(capsys, argv, code).replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_key_in_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text((run / "run.yaml").read_text().replace("temperature", "temprature"))
+    text = printed(capsys, ["pretrain", "--from", str(tmp_path / "run.yaml")], 1)
+    assert "nothing is called 'temprature'. Did you mean temperature" in text
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        cli.main(["pretrain", "simclr", str(tmp_path / "no"), "--debug"])
+
+
+def test_evaluate_writes_the_contract(run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["evaluate", str(run), str(labelled / "train"), str(labelled / "test"), "--workers", "0"]
+    text = printed(capsys, argv, 0)
+    assert "knn" in text
+    assert "evaluation.json" in text
+    printed(capsys, argv, 0)
+    entries = json.loads((run / "evaluation.json").read_text())
+    assert [e["protocol"] for e in entries] == ["knn", "linear"]
+    for e in entries:
+        assert e.keys() >= {
+            "protocol", "top1", "top5", "interval", "settings", "train_images", "test_images", "classes",
+            "encoder_sha256", "data_fingerprint", "seed", "seconds", "date", "history", "format",
+        }  # fmt: skip
+        assert 0 <= e["interval"][0] <= e["top1"] <= e["interval"][1] <= 1
+        assert (e["train_images"], e["test_images"], e["classes"]) == (32, 16, 4)
+    assert entries[0]["settings"]["k"] == 20
+
+
+def test_evaluate_takes_the_weights_file_alone(
+    run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "encoder.safetensors"
+    alone.write_bytes((run / "encoder.safetensors").read_bytes())
+    argv = ["evaluate", str(alone), str(labelled / "train"), str(labelled / "test"), "--workers", "0"]
+    argv += ["--protocols", "knn", "--out", str(tmp_path / "evaluation.json")]
+    printed(capsys, argv, 0)
+    (entry,) = json.loads((tmp_path / "evaluation.json").read_text())
+    again = next(e for e in json.loads((run / "evaluation.json").read_text()) if e["protocol"] == "knn")
+    assert {k: entry[k] for k in ("top1", "encoder_sha256", "data_fingerprint")} == {
+        k: again[k] for k in ("top1", "encoder_sha256", "data_fingerprint")
+    }
+
+
+def test_load_gives_the_same_features_from_folder_and_file(run: Path) -> None:
+    x = torch.randn(2, 3, 32, 32)
+    encoder = lookalike.load(run)
+    assert not encoder.training
+    with torch.no_grad():
+        assert torch.equal(encoder(x), lookalike.load(run / "encoder.safetensors")(x))
+    card = json.loads((run / "encoder.json").read_text())
+    assert encoder(x).shape == (2, card["dim"])
+    assert encoder.mean == tuple(card["mean"])
+    assert card["epochs"] == 2
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".csv"])
+def test_embed_writes_names_and_numbers(
+    run: Path, photos: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"e{suffix}"
+    argv = ["embed", str(run), str(photos), "--out", str(out), "--workers", "0"]
+    assert "40 images x 512 numbers" in printed(capsys, argv, 0)
+    assert "exists" in printed(capsys, argv, 1)
+    printed(capsys, [*argv, "--overwrite"], 0)
+    if suffix == ".npz":
+        content = np.load(out, allow_pickle=False)
+        assert content["features"].shape == (40, 512)
+        assert "image 0.jpg" in content["names"]
+        assert "nested/deeper/image 1.jpg" in content["names"]
+
+
+def test_views_draws_a_sheet(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    out = tmp_path / "views.png"
+    printed(
+        capsys, ["views", "simclr", str(photos), "--out", str(out), "--image-size", "32", "--backbone", "resnet10t"], 0
+    )
+    picture = Image.open(out)
+    assert picture.size == (3 * 33 - 1, 8 * 33 - 1)
+
+
+def test_probe_shows_the_knn_from_the_untrained_encoder_on(
+    photos: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["pretrain", "simclr", str(photos), "--out", str(tmp_path / "run"), "--epochs", "2", *SMALL,
+            "--probe", str(labelled / "train"), str(labelled / "test")]  # fmt: skip
+    text = printed(capsys, argv, 0)
+    assert "k-NN of the untrained encoder" in text
+    rows = Folder(tmp_path / "run").rows()
+    assert [(r["step"], "knn_top1" in r) for r in rows] == [(0, True), (2, True), (4, True)]
+    plain = tmp_path / "plain"
+    printed(capsys, ["pretrain", "simclr", str(photos), "--out", str(plain), "--epochs", "2", *SMALL], 0)
+    assert [r["loss"] for r in Folder(plain).rows()] == [r["loss"] for r in rows[1:]]
+
+
+def test_tensorboard_gets_the_rows(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "pretrain",
+        "simclr",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+        *SMALL,
+        "--logger",
+        "tensorboard",
+    ]
+    printed(capsys, argv, 0)
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+
+
+def test_a_logger_that_is_not_installed_names_its_extra(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lookalike import training
+
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    argv = [
+        "pretrain",
+        "simclr",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1",
+        *SMALL,
+        "--logger",
+        "wandb",
+    ]
+    assert "pip install 'lookalike[wandb]'" in printed(capsys, argv, 1)
+    assert not (tmp_path / "run").exists()
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, lookalike.cli as c; c.main({argv}); print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    heavy = {"torch", "lightning", "timm", "torchvision", "numpy"}
+    for argv in (["--help"], ["list", "methods"], ["pretrain", "--help"], ["evaluate", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(argv=argv, heavy=heavy)], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.strip() == "[]"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(argv=["pretrain", "simclr", "--help"], heavy=heavy - {"torch", "numpy"})],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr.strip() == "[]"
+
+
+def test_ctrl_c_in_a_process_of_its_own_exits_130_and_resumes(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "lookalike", "pretrain", "simclr", str(photos), "--out", str(out)]
+    command += ["--epochs", "500", *SMALL, "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = Folder(out).metrics
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Go on with: lookalike pretrain --resume" in text
+    content = torch.load(Folder(out).last, weights_only=True)
+    assert content["global_step"] >= 2

@@ -1,0 +1,796 @@
+"""Sources, decoding, batches, and the loader's promises: the same images for any rank, worker, cache and resume."""
+
+import gc
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from lookalike import random
+from lookalike.data import BrokenImage, Images, Loader, Source, decode, open_source
+from lookalike.data import decoding as decoding_module
+from lookalike.data import resident as resident_module
+from lookalike.data.images import pack, starts
+from lookalike.data.order import Order
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return RNG.integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """A smooth RGB image, which JPEG keeps well."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * y / height, 255 * x / width, 128 + 0 * x], -1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chw(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.atleast_3d(array).transpose(2, 0, 1).copy())
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 images of three sizes and two suffixes, of which b/05, b/06, b/07 and c/13 are broken."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(1)
+    for i in range(23):
+        size = [(8, 8), (6, 9), (12, 5)][i % 3]
+        path = root / "abc"[i % 3] / f"{i:02d}.{'png' if i % 2 else 'jpg'}"
+        save(path, rng.integers(0, 256, (*size, 3), np.uint8))
+        if i in (5, 6, 7):
+            path.write_bytes(path.read_bytes()[:40])
+        if i == 13:
+            path.write_bytes(b"")
+    return root
+
+
+# ---------------------------------------------------------------- sources
+
+
+def test_folder_is_sorted_recursive_and_passes_over_hidden_names(tmp_path: Path) -> None:
+    for name in ("b/2.jpg", "b/1.PNG", "a/deep/er/x y.webp", "ü.tif", ".hidden/3.jpg", "b/.4.jpg", "0.bmp"):
+        save(tmp_path / name, noise(4, 4, 3))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_source(tmp_path)
+    assert [source.name(i) for i in range(len(source))] == [
+        "0.bmp",
+        "a/deep/er/x y.webp",
+        "b/1.PNG",
+        "b/2.jpg",
+        "ü.tif",
+    ]
+    assert source.keys.tolist() == [random.key_of(source.name(i)) for i in range(5)]
+    assert source.labels is None
+    assert source.classes is None
+    assert all(source.read(i, None).shape == (3, 4, 4) for i in range(5))
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    save(tmp_path / "data/a/1.png", noise(4, 4, 3))
+    save(tmp_path / "elsewhere/2.png", noise(4, 4, 3))
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/a/up").symlink_to(tmp_path / "data")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/self.png").symlink_to(tmp_path / "data/self.png")
+    source = open_source(tmp_path / "data")
+    assert [source.name(i) for i in range(len(source))] == ["a/1.png", "linked/2.png", "self.png"]
+    with pytest.raises(BrokenImage, match=r"self\.png: "):
+        source.read(2, None)
+
+
+def test_a_name_of_undecodable_bytes_is_read_printed_and_hashed(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9 \xff.png"
+    try:
+        with open(name, "wb") as file:
+            file.write(encoded(Image.fromarray(noise(4, 4, 3)), "PNG"))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    source = open_source(tmp_path)
+    assert source.read(0, None).shape == (3, 4, 4)
+    assert source.name(0).encode("utf-8") == b"caf\\udce9 \\udcff.png"
+    assert source.keys.item() == random.key_of(os.fsdecode(b"caf\xe9 \xff.png"))
+
+
+def test_a_list_of_paths_names_its_images_as_their_folder_does(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        save(tmp_path / name, noise(4, 4, 3))
+    save(tmp_path / "outside/3.png", noise(5, 5, 3))
+    (tmp_path / "b/list.txt").write_text("x")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"\ufeff# some\r\n\r\n./b/2.png\r\n{tmp_path}/a/1.png\n  missing.png\n", "utf-8")
+    source, whole = open_source(listing), open_source(tmp_path)
+    assert [source.name(i) for i in range(3)] == ["b/2.png", "a/1.png", "missing.png"]
+    assert source.keys[:2].tolist() == whole.keys[[1, 0]].tolist()
+    with pytest.raises(BrokenImage, match=r"missing\.png: no such file"):
+        source.read(2, None)
+    elsewhere = tmp_path / "b/list.txt"
+    elsewhere.write_text(f"{tmp_path}/outside/3.png")
+    assert open_source(elsewhere).read(0, None).shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda d: d / "nowhere", FileNotFoundError, ["nowhere does not exist", "folder of images"]),
+        (lambda d: (d / "empty").mkdir() or d / "empty", ValueError, ["holds no image", "no files at all"]),
+        (lambda d: [(d / n).write_text("x") for n in ("a.txt", "b.txt", "c.csv", "d")] and d, ValueError,
+         ["holds no image", "2 .txt", "1 .csv", "1 without suffix"]),
+        (lambda d: (d / "l.txt").write_text("x.png\ny.png") and d / "l.txt", FileNotFoundError,
+         ["None of the first 2 files", "x.png"]),
+        (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["names no image"]),
+        (lambda d: (d / "i.png").write_bytes(b"x") and d / "i.png", ValueError, ["no text file of paths"]),
+        (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["no text file of paths"]),
+    ],
+)  # fmt: skip
+def test_what_is_no_data_is_named(
+    tmp_path: Path, make: Callable[[Path], Path], error: type[Exception], words: list[str]
+) -> None:
+    with pytest.raises(error) as caught:
+        open_source(make(tmp_path))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_labels_are_the_first_folders(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/x/2.png", "cat/3.png"):
+        save(tmp_path / name, noise(4, 4, 3))
+    source = open_source(tmp_path, labelled=True)
+    assert source.classes == ("cat", "dog")
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 0, 1]
+    given = open_source(tmp_path, labelled=True, classes=["dog", "horse", "cat"])
+    assert given.labels is not None
+    assert given.labels.tolist() == [2, 2, 0]
+    with pytest.raises(ValueError, match="'cat', which is none of the 2 known ones; nearest: cats"):
+        open_source(tmp_path, labelled=True, classes=["cats", "dog"])
+    save(tmp_path / "5.png", noise(4, 4, 3))
+    with pytest.raises(ValueError, match=r"5\.png lies in no class folder"):
+        open_source(tmp_path, labelled=True)
+
+
+class Items(Dataset[object]):
+    def __init__(self, items: list[object]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> object:
+        item = self.items[i]
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def test_a_dataset_may_hold_any_kind_of_image() -> None:
+    array = noise(3, 5, 3)  # as high as it has channels, to tell the axes apart
+    grey = noise(3, 5)
+    kinds: list[object] = [Image.fromarray(array), array, chw(array), (array, 7), [chw(array)]]
+    source = open_source(Items([*kinds, grey, torch.from_numpy(grey)]))
+    assert source.keys.tolist() == list(range(7))
+    for i in range(5):
+        assert torch.equal(source.read(i, None), chw(array)), i
+    for i in (5, 6):
+        assert torch.equal(source.read(i, None), chw(grey).expand(3, -1, -1)), i
+    five = open_source(Items([torch.rand(5, 4, 4)]), channels=5)
+    assert five.read(0, None).shape == (5, 4, 4)
+
+
+def test_a_datasets_broken_items_and_wrong_kinds() -> None:
+    source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
+    for i, reason in enumerate(["item 0: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]):
+        with pytest.raises(BrokenImage, match=reason):
+            source.read(i, None)
+    with pytest.raises(TypeError, match="Item 3 of Items holds a dict"):
+        source.read(3, None)
+    with pytest.raises(ValueError, match="Items is empty"):
+        open_source(Items([]))
+
+    class Endless(IterableDataset[object]):
+        def __iter__(self) -> Iterator[object]:
+            return iter([])
+
+    with pytest.raises(ValueError, match="Endless cannot be read by index"):
+        open_source(Endless())
+
+
+def test_a_datasets_labels() -> None:
+    image = noise(4, 4, 3)
+    source = open_source(Items([(image, 2), (image, 0)]), labelled=True)
+    assert source.labels is not None
+    assert (source.labels.tolist(), source.classes) == ([2, 0], ("0", "1", "2"))
+    named = Items([image, image])
+    named.targets, named.classes = [1, 0], ["b", "a"]  # type: ignore[attr-defined]
+    source = open_source(named, labelled=True, classes=["a", "b"])
+    assert source.labels is not None
+    assert (source.labels.tolist(), source.classes) == ([0, 1], ("a", "b"))
+    with pytest.raises(ValueError, match="Item 0 of Items has no label"):
+        open_source(Items([image]), labelled=True)
+    with pytest.raises(ValueError, match="not 1 integers from 0"):
+        open_source(Items([(image, -1)]), labelled=True)
+    with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
+        open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
+
+
+# ---------------------------------------------------------------- decoding
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA", "GIF", "WEBP", "JPEG2000", "JPEG"])
+def test_formats_of_colour(kind: str) -> None:
+    array = ramp(20, 30)
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
+    image = decode(encoded(Image.fromarray(array), kind, **options), 3)
+    assert image.dtype == torch.uint8
+    assert image.is_contiguous()
+    limit = {"JPEG": 12, "GIF": 30}.get(kind, 0)
+    assert int((image.int() - chw(array).int()).abs().max()) <= limit
+
+
+def test_modes_become_the_asked_channels() -> None:
+    array, grey = noise(5, 7, 3), noise(5, 7)
+    colour = Image.fromarray(array)
+    luma = chw(np.asarray(colour.convert("L")))
+    assert torch.equal(decode(encoded(colour, "PNG"), 1), luma)
+    assert torch.equal(decode(encoded(Image.fromarray(grey), "PNG"), 3), chw(grey).expand(3, -1, -1))
+    bits = Image.fromarray(grey).point(lambda v: 255 * (v > 99), mode="1")
+    assert torch.equal(decode(encoded(bits, "PNG"), 1), chw(np.where(grey > 99, 255, 0).astype(np.uint8)))
+    palette = colour.quantize(16)
+    assert torch.equal(decode(encoded(palette, "PNG"), 3), chw(np.asarray(palette.convert("RGB"))))
+    cmyk = Image.new("CMYK", (6, 4), (0, 255, 255, 0))
+    assert decode(encoded(cmyk, "TIFF"), 3)[:, 0, 0].tolist() == [255, 0, 0]
+    assert decode(encoded(cmyk, "JPEG"), 3)[0].float().mean() > 240
+    assert decode(encoded(cmyk, "TIFF"), 1).shape == (1, 4, 6)
+
+
+def test_transparency_is_laid_on_white_or_kept() -> None:
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[0] = (10, 20, 30, 255)
+    rgba[1] = (10, 20, 30, 0)
+    on_white = torch.tensor([[[v] * 3, [255] * 3] for v in (10, 20, 30)], dtype=torch.uint8)
+    image = Image.fromarray(rgba)
+    assert torch.equal(decode(encoded(image, "PNG"), 3), on_white)
+    assert torch.equal(decode(encoded(image, "PNG"), 4), chw(rgba))
+    assert decode(encoded(image.convert("LA"), "PNG"), 1)[0, 1].tolist() == [255] * 3
+    palette = Image.new("P", (3, 2), 1)
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    assert decode(encoded(palette, "GIF", transparency=1), 3).unique().tolist() == [255]
+    with pytest.raises(BrokenImage, match="no transparency"):
+        decode(encoded(image.convert("RGB"), "PNG"), 4)
+    with pytest.raises(BrokenImage, match="has 4 channels, and 5 cannot be made"):
+        decode(encoded(image, "PNG"), 5)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits(kind: str) -> None:
+    array = noise(5, 7, dtype=np.uint16)
+    file = encoded(Image.fromarray(array), kind)
+    for channels in (1, 3):
+        image = decode(file, channels)
+        assert image.dtype == torch.uint16
+        assert torch.equal(image.int(), chw(array.astype(np.int32)).expand(channels, -1, -1))
+
+
+def test_floats() -> None:
+    array = RNG.random((5, 7), np.float32)
+    assert torch.equal(decode(encoded(Image.fromarray(array), "TIFF"), 1), chw(array))
+    for bad in (array * 300, np.full_like(array, np.nan)):
+        with pytest.raises(BrokenImage, match=r"float values from .*; expected 0 to 1"):
+            decode(encoded(Image.fromarray(bad), "TIFF"), 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encoded(Image.fromarray(ramp(16, 24)), kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
+    assert torch.equal(decode(file, 3), chw(np.asarray(upright)))
+    assert decode(file, 3).shape == ((3, 16, 24) if orientation < 5 else (3, 24, 16))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_corrupt_exif_does_not_break_a_good_image() -> None:
+    assert decode(encoded(Image.fromarray(ramp(8, 8)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"), 3).shape == (
+        3,
+        8,
+        8,
+    )
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        file = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert decode(file, 3)[:, 0, 0].tolist() == pytest.approx([255, 0, 0], abs=1), kind
+
+
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), size=st.one_of(st.none(), st.integers(1, 150)),
+    kind=st.sampled_from(["JPEG", "PNG", "array", "PNG of 16 bits"]), key=st.integers(),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_sizes_follow_the_rules(height: int, width: int, size: int | None, kind: str, key: int) -> None:
+    grey = ramp(height, width)[..., 1]
+    if kind == "array":
+        file = io.BytesIO()
+        np.save(file, grey)
+        content = file.getvalue()
+    elif kind == "PNG of 16 bits":
+        content = encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
+    else:
+        content = encoded(Image.fromarray(grey), kind)
+    image = decode(content, 1, size, key)
+    assert torch.equal(image.int(), decode(content, 1, size, key).int())
+    factor = 1
+    while size and min(height, width) // (2 * factor) >= size:
+        factor *= 2
+    short, long = -(-min(height, width) // factor), max(image.shape)
+    if kind == "JPEG" and max(height, width) > 4 * min(height, width):  # it is shrunk before it is cut
+        assert min(image.shape[1:]) >= short
+        assert long <= 4 * min(image.shape[1:])
+        return
+    cut = min(max(height, width), 4 * min(height, width))
+    assert sorted(image.shape[1:]) == [short, -(-cut // factor)]
+    assert (image.shape[1] >= image.shape[2]) == (height >= width) or image.shape[1] == image.shape[2]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "array"])
+def test_shrinking_keeps_the_picture(kind: str) -> None:
+    array = ramp(96, 128)
+    if kind == "array":
+        source = open_source(Items([array]))
+        image = source.read(0, 24)
+    else:
+        image = decode(encoded(Image.fromarray(array), kind), 3, 24)
+    mean = chw(array).float().unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4))
+    assert image.shape == (3, 24, 32)
+    assert (image.float() - mean).abs().max() < 6
+
+
+def test_the_window_of_a_long_image_depends_on_its_key() -> None:
+    array = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (200, 10)).copy()
+    file = encoded(Image.fromarray(array), "PNG")
+    tops = {int(decode(file, 1, None, key)[0, 0, 0]) for key in range(60)}
+    assert len(tops) > 30
+    assert 0 <= min(tops) < 20
+    assert 140 < max(tops) <= 160
+    image = decode(file, 1, None, 5)
+    assert torch.equal(image[0, :, 0], torch.arange(40, dtype=torch.uint8) + image[0, 0, 0])
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (3, 6, 7), (6, 7, 3), (1, 6, 7)])
+@pytest.mark.parametrize("dtype", [">u2", np.uint8, np.float64, np.bool_])
+def test_npy_files(tmp_path: Path, shape: tuple[int, ...], dtype: str | type) -> None:
+    array = (RNG.random(shape) > 0.5).astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    image = decode(tmp_path / "x.npy", 3)
+    assert image.shape == (3, 6, 7)
+    assert image.dtype == {">u2": torch.uint16, np.float64: torch.float32}.get(dtype, torch.uint8)
+    plane = array if array.ndim == 2 else array[..., 0] if array.shape[-1] == 3 else array[0]
+    scale = 255 if dtype is np.bool_ else 1
+    assert np.array_equal(image[0].to(torch.float64).numpy(), plane.astype(np.float64) * scale)
+
+
+def test_npy_files_that_are_no_image(tmp_path: Path) -> None:
+    for name, array, reason in (
+        ("objects", np.array([{}], dtype=object), "Python objects"),
+        ("integers", noise(4, 4, dtype=np.int32), "values of type int32; expected uint8"),
+        ("axes", noise(4, 5, 6, 3), "shape .4, 5, 6, 3.; expected"),
+        ("none", noise(0, 5), "empty file|shape .1, 0, 5."),
+    ):
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
+        with pytest.raises(BrokenImage, match=reason):
+            decode(tmp_path / f"{name}.npy", 3)
+    header = (tmp_path / "integers.npy").read_bytes().replace(b"(4, 4)", b"(9999999999, 4)").replace(b" " * 9, b"", 1)
+    (tmp_path / "lies.npy").write_bytes(header)
+    with pytest.raises(BrokenImage):
+        decode(tmp_path / "lies.npy", 3)
+
+
+def test_broken_files_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = encoded(Image.fromarray(noise(40, 40, 3)), "PNG")
+    jpeg = encoded(Image.fromarray(noise(40, 40, 3)), "JPEG")
+    flat = good[:16] + struct.pack(">II", 0, 0) + good[24:]
+    for content, reason in (
+        (b"", "empty file"),
+        (b"hello", "not an image of a known format"),
+        (good[: len(good) // 2], "truncated"),
+        (jpeg[: len(jpeg) // 2], "truncated"),
+        (good[:60] + b"\0" * 40 + good[100:], "."),
+        (flat, "."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n%%EndComments\n%%EOF\n", "a EPS file|not an image"),
+    ):
+        path = tmp_path / "image.png"
+        path.write_bytes(content)
+        for image in (content, path):
+            with pytest.raises(BrokenImage, match=reason):
+                decode(image, 3)
+    with pytest.raises(BrokenImage, match="no such file"):
+        decode(tmp_path / "nowhere.png", 3)
+    monkeypatch.setattr(decoding_module, "MAX_PIXELS", 1000)
+    with pytest.raises(BrokenImage, match="40 x 40 pixels are above the limit of 1000"):
+        decode(good, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BrokenImage, match="more pixels than the limit"):
+        decode(good, 3)
+
+
+def test_a_broken_image_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(BrokenImage("a", "b")))
+    assert (error.name, error.reason, str(error)) == ("a", "b", "a: b")
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batch_of(images: list[Tensor]) -> Images:
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    channels, b = images[0].shape[0], len(images)
+    return Images(pack(images), starts(channels, sizes), sizes, channels, torch.arange(b), torch.arange(b))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_padded_puts_each_image_at_the_top_left(dtype: torch.dtype) -> None:
+    images = [(torch.rand(3, h, w) * 250 + 1).to(dtype) for h, w in ((4, 6), (5, 2), (1, 1))]
+    batch = batch_of(images)
+    out = batch.padded()
+    assert out.shape == (3, 3, 5, 6)
+    assert out.dtype == dtype
+    for row, image in zip(out, images, strict=True):
+        expected = torch.zeros(3, 5, 6)
+        expected[:, : image.shape[1], : image.shape[2]] = image.float()
+        assert torch.equal(row.float(), expected)
+    even = batch_of(images[:1] * 2)
+    assert even.padded().data_ptr() == even.buffer.data_ptr()
+    assert torch.equal(even.padded().float(), torch.stack(images[:1] * 2).float())
+    moved = batch.to("cpu", non_blocking=True)
+    assert torch.equal(moved.padded().float(), out.float())
+    assert moved.broken == batch.broken
+
+
+def test_mixed_dtypes_become_the_widest() -> None:
+    byte, short = torch.tensor([0, 1, 255], dtype=torch.uint8), torch.tensor([0, 257, 65535]).to(torch.uint16)
+    real = torch.tensor([0, 1 / 255, 1])
+    images = [x.view(1, 1, 3) for x in (byte, short, real)]
+    for some, expected in ((images[:2], short), (images[1:], real), (images[::2], real), (images, real)):
+        out = batch_of(some).padded()
+        assert out.dtype == expected.dtype
+        for row in out:
+            assert torch.allclose(row.view(-1).to(torch.float64), expected.to(torch.float64), atol=1e-7)
+
+
+# ---------------------------------------------------------------- order
+
+
+class Numbers(Source):
+    """Images of one pixel that show their place; some are broken. Small enough for Hypothesis."""
+
+    def __init__(self, count: int, broken: frozenset[int] = frozenset()) -> None:
+        self.count = count
+        self.channels = 1
+        self.bad = broken
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def keys(self) -> Tensor:
+        return torch.arange(self.count) * 7
+
+    def name(self, i: int) -> str:
+        return f"n{i}"
+
+    def read(self, i: int, decode_size: int | None) -> Tensor:
+        if i in self.bad:
+            raise BrokenImage(self.name(i), "bad")
+        return torch.tensor([[[i / 1000]]])
+
+
+splits = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 9)).map(
+    lambda t: {"b": t[0] * t[1] * t[2], "n": t[0] * t[1] * t[2] * t[3] + t[4], "world": t[1], "accumulate": t[2]}
+)
+
+
+def joined(loaders: list[Loader], accumulate: int) -> list[list[int]]:
+    """The rows of each step's joined batch over one epoch, in order."""
+    steps: list[list[int]] = []
+    for micro, parts in enumerate(zip(*loaders, strict=True)):
+        if micro % accumulate == 0:
+            steps.append([])
+        steps[-1] += [i for part in parts for i in part.index.tolist()]
+    return steps
+
+
+@given(split=splits, seed=st.integers(), share=st.sampled_from([0.0, 0.3]))
+@settings(max_examples=60, deadline=None)
+def test_the_joined_batch_depends_on_neither_ranks_nor_accumulation(
+    split: dict[str, int], seed: int, share: float
+) -> None:
+    n, b = split["n"], split["b"]
+    bad = frozenset(random.permutation(n, seed, "bad")[: int(share * n)].tolist())
+    source = Numbers(n, bad)
+    whole = Loader(source, b, seed, max_broken=1)
+    parts = [
+        Loader(source, b, seed, rank=r, world=split["world"], accumulate=split["accumulate"], max_broken=1)
+        for r in range(split["world"])
+    ]
+    for epoch in range(2):
+        assert all(len(p) == n // b * split["accumulate"] and p.steps_per_epoch == n // b for p in parts)
+        expected = joined([whole], 1)
+        assert joined(parts, split["accumulate"]) == expected
+        order = random.permutation(n, seed, "order", epoch).tolist()
+        for step, rows in enumerate(expected):
+            own = order[step * b : (step + 1) * b]
+            assert [r for r, o in zip(rows, own, strict=True) if o not in bad] == [o for o in own if o not in bad]
+            assert bad.isdisjoint(rows)
+
+
+@given(split=splits, seed=st.integers(), share=st.floats(0, 0.9))
+@settings(max_examples=60, deadline=None)
+def test_stand_ins_follow_the_stated_rule(split: dict[str, int], seed: int, share: float) -> None:
+    n, b = split["n"], split["b"]
+    order = random.permutation(n, seed, "order", 0).tolist()
+    bad = set(random.permutation(n, seed, "bad")[: int(share * n)].tolist())
+    steps = n // b
+    for step, rows in enumerate(joined([Loader(Numbers(n, frozenset(bad)), b, seed, max_broken=1)], 1)):
+        for p, row in enumerate(rows):  # slowly, from the words of Order's docstring
+            column = [order[(step + k) % steps * b + p] for k in range(steps)]
+            others = [order[(step * b + p + k) % n] for k in range(n)]
+            assert row == next(i for i in column + others if i not in bad)
+        if all(any(order[s * b + p] not in bad for s in range(steps)) for p in range(b)):
+            assert len(set(rows)) == b
+
+
+@given(split=splits, seed=st.integers(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_resumed_loader_goes_on_exactly(split: dict[str, int], seed: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, split["world"] - 1))
+    source = Numbers(split["n"], frozenset({0} if split["n"] > 1 else ()))
+
+    def fresh() -> Loader:
+        return Loader(
+            source, split["b"], seed, rank=rank, world=split["world"], accumulate=split["accumulate"], max_broken=1
+        )
+
+    def take(loader: Loader, count: int) -> list[tuple[list[int], list[int]]]:
+        got: list[tuple[list[int], list[int]]] = []
+        while len(got) < count:
+            for batch in loader:
+                got.append((batch.index.tolist(), batch.keys.tolist()))
+                if len(got) == count:
+                    break
+        return got
+
+    length = len(fresh())
+    stop = data.draw(st.integers(0, 2 * length))
+    uninterrupted = take(fresh(), 3 * length)
+    first, second = fresh(), fresh()
+    before = take(first, stop)
+    assert first.state_dict() == {"epoch": stop // length, "consumed": stop % length}
+    second.load_state_dict(first.state_dict())
+    assert before + take(second, 3 * length - stop) == uninterrupted
+    assert before + take(first, 3 * length - stop) == uninterrupted  # a loop left early goes on, too
+
+
+def test_the_state_is_advanced_before_the_yield() -> None:
+    loader = Loader(Numbers(10), 4, 0, accumulate=2)
+    states = [loader.state_dict() for _ in loader]
+    assert states == [{"epoch": e, "consumed": c} for e, c in ((0, 1), (0, 2), (0, 3), (1, 0))]
+    assert loader.epoch == 1
+    assert len(list(loader)) == 4
+    assert loader.epoch == 2
+    with pytest.raises(ValueError, match="9 micro-batches consumed, an epoch has 4"):
+        loader.load_state_dict({"epoch": 0, "consumed": 9})
+
+
+def test_keys_depend_on_seed_epoch_and_image_alone() -> None:
+    source = Numbers(12)
+    seen: dict[tuple[int, int, int], int] = {}
+    for seed in (0, 1):
+        for b in (4, 12):
+            loader = Loader(source, b, seed)
+            for epoch in range(2):
+                for batch in loader:
+                    for i, key in zip(batch.index.tolist(), batch.keys.tolist(), strict=True):
+                        assert key == random.key_of(random.key_of(seed, "views"), epoch, 7 * i)
+                        assert seen.setdefault((seed, epoch, i), key) == key
+    assert len(set(seen.values())) == 48
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Loader(Numbers(3), 4, 0), "A batch of 4 cannot be taken from 3 images"),
+        (lambda: Loader(Numbers(9), 0, 0), "A batch of 0 cannot"),
+        (
+            lambda: Loader(Numbers(9), 6, 0, world=2, accumulate=2),
+            "6 does not divide into 2 micro-batches .* 2 processes",
+        ),
+        (lambda: Loader(Numbers(9), 6, 0, world=2, rank=2), "Rank 2 is none of 0 to 1"),
+        (lambda: Loader(Numbers(9), 6, 0, cache="disk"), "cache is 'disk'; expected none, ram or device"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(make: Callable[[], Loader], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- loading
+
+
+def epochs(loader: Loader, count: int) -> list[Images]:
+    return [batch for _ in range(count) for batch in loader]
+
+
+def assert_same(a: list[Images], b: list[Images]) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        for name in ("buffer", "offsets", "sizes", "index", "keys", "labels"):
+            assert torch.equal(getattr(x, name), getattr(y, name)), name
+        assert (x.channels, x.broken) == (y.channels, y.broken)
+
+
+@pytest.mark.parametrize("kind", [{"workers": 1}, {"workers": 2}, {"cache": "ram"}, {"cache": "device", "workers": 2}])
+def test_workers_and_caches_change_nothing(folder: Path, kind: dict[str, object]) -> None:
+    source = open_source(folder, labelled=True)
+
+    def loader(**options: object) -> Loader:
+        return Loader(source, 6, 3, rank=1, world=2, accumulate=1, decode_size=4, max_broken=0.5, **options)  # type: ignore[arg-type]
+
+    plain, other = loader(), loader(**kind)
+    expected = epochs(plain, 2)
+    assert any(batch.broken for batch in expected)
+    assert_same(epochs(other, 2), expected)
+    assert other.broken == plain.broken
+    resumed = loader(**kind)
+    resumed.load_state_dict({"epoch": 0, "consumed": 2})
+    assert_same(epochs(resumed, 2), expected[2:])
+    resumed.load_state_dict({"epoch": 0, "consumed": 1})
+    assert_same(epochs(resumed, 1), expected[1:3])
+    assert resumed.waited > 0
+
+
+def test_what_a_batch_holds(folder: Path) -> None:
+    source = open_source(folder, labelled=True)
+    loader = Loader(source, 6, 0, max_broken=0.5)
+    (batch, *_) = loader
+    assert source.labels is not None
+    assert batch.labels is not None
+    assert torch.equal(batch.labels, source.labels[batch.index])
+    for row, i in zip(batch.padded(), batch.index.tolist(), strict=True):
+        image = source.read(i, None)
+        assert torch.equal(row[:, : image.shape[1], : image.shape[2]], image)
+    epochs(loader, 5)
+    names = {"b/07.png", "a/06.jpg", "c/05.png", "b/13.png"}
+    assert set(loader.broken) == names
+    assert loader.broken["b/13.png"] == "empty file"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, None])
+def test_resident_images_of_every_dtype(dtype: torch.dtype | None) -> None:
+    kinds = [torch.uint8, torch.uint16, torch.float32] if dtype is None else [dtype]
+    items: list[object] = [
+        (torch.rand(2, 3, 3) * {torch.uint8: 255, torch.uint16: 65535}.get(k := kinds[i // 70 % len(kinds)], 1)).to(k)
+        for i in range(200)
+    ]
+    source = open_source(Items(items), channels=2)
+    done: list[tuple[int, int]] = []
+    resident = Loader(source, 200, 0, cache="ram", progress=lambda d, n: done.append((d, n)))
+    (streamed,), (kept,) = Loader(source, 200, 0), resident
+    assert torch.equal(kept.index, streamed.index)
+    assert kept.buffer.dtype == (dtype or torch.float32)
+    assert torch.equal(kept.buffer.to(torch.float64), streamed.buffer.to(torch.float64))
+    assert done[-1] == (200, 200)
+    assert [d for d, _ in done] == sorted({d for d, _ in done})
+
+
+def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident_module, "_free_memory", lambda: 1000)
+    with pytest.raises(ValueError, match=r"500 decoded images take about .* GiB, more than 80% .*--cache none"):
+        next(iter(Loader(Numbers(500), 4, 0, cache="ram")))
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}, {"cache": "ram"}])
+def test_too_many_broken_images_stop_the_loader(options: dict[str, object]) -> None:
+    source = Numbers(100, frozenset(range(40)))
+    with pytest.raises(ValueError, match=r"(?s)of \d+ images could not be read, .* 0\.1 .*\n  n\d+: bad.*--max-broken"):
+        epochs(Loader(source, 10, 0, **options), 2)  # type: ignore[arg-type]
+    assert len(epochs(Loader(source, 10, 0, max_broken=0.5, **options), 2)) == 20  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"1 of .* could not be read"):
+        epochs(Loader(Numbers(100, frozenset({3})), 10, 0, max_broken=0, **options), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1}, {"cache": "ram"}])
+def test_nothing_but_broken_images(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"(?s)None of 9\d\d images tried in turn could be read:\n  n\d+: bad"):
+        next(iter(Loader(Numbers(2500, frozenset(range(2500))), 10, 0, max_broken=1, **options)))  # type: ignore[arg-type]
+
+
+class Dying(Numbers):
+    def read(self, i: int, decode_size: int | None) -> Tensor:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().read(i, decode_size)
+
+
+class Failing(Numbers):
+    def read(self, i: int, decode_size: int | None) -> Tensor:
+        raise TypeError("this image is a teapot")
+
+
+def test_a_worker_that_dies_or_fails_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"loading process died.*/dev/shm.*--workers \(now 1\)"):
+        next(iter(Loader(Dying(20), 4, 0, workers=1)))
+    with pytest.raises(RuntimeError, match=r"^A loading process failed: TypeError: this image is a teapot$"):
+        next(iter(Loader(Failing(20), 4, 0, workers=1)))
+    with pytest.raises(TypeError, match="teapot"):
+        next(iter(Loader(Failing(20), 4, 0)))
+
+
+def test_loading_leaves_the_global_generator_alone(folder: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    epochs(Loader(open_source(folder), 6, 0, workers=1, max_broken=0.5), 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_sources_and_orders_can_be_sent_to_a_spawned_worker(folder: Path) -> None:
+    source = pickle.loads(pickle.dumps(open_source(folder, labelled=True)))
+    assert torch.equal(source.keys, open_source(folder).keys)
+    assert pickle.loads(pickle.dumps(Order(10, 4, 0, 0, 1, 1))) == Order(10, 4, 0, 0, 1, 1)
+
+
+def test_workers_leave_signals_to_the_main_process() -> None:
+    """Ctrl-C and a batch system's SIGTERM reach the workers, too; the main process may still want a batch from them."""
+    loader, plain = Loader(Numbers(40), 4, 0, workers=1), Loader(Numbers(40), 4, 0)
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    got = [next(batches)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid or 0, number)
+    got += batches
+    assert [b.index.tolist() for b in got] == [b.index.tolist() for b in plain]
+    assert worker.is_alive()
+    del loader, batches
+    gc.collect()
+    assert not worker.is_alive()
+
+
+def test_a_process_with_busy_workers_ends(folder: Path) -> None:
+    code = (
+        "import sys\nfrom lookalike.data import Loader, open_source\n"
+        "loader = Loader(open_source(sys.argv[1]), 6, 0, workers=1, max_broken=1)\nnext(iter(loader))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)

@@ -1,0 +1,43 @@
+"""Two processes train exactly as one does on the joined batch: the real command, two gloo processes, float64."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lookalike.methods import METHODS
+from lookalike.runs import Folder
+
+
+def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dict[str, torch.Tensor]:
+    command = [
+        sys.executable, "-m", "lookalike", "pretrain", method, str(photos), "--out", str(out),
+        "--devices", str(devices),
+        "--backbone", "resnet10t", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--precision", "fp64",
+        "--workers", "0", *more,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = torch.load(Folder(out).last, weights_only=True)
+    assert content["global_step"] == 5
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one(method: str, photos: Path, tmp_path: Path) -> None:
+    one = train(method, photos, tmp_path / "one", 1)
+    two = train(method, photos, tmp_path / "two", 2)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if value.is_floating_point():
+            assert value.dtype == torch.float64
+            assert float((value - two[name]).abs().max()) <= 1e-9 * max(float(value.abs().max()), 1e-3), name
+        else:
+            assert torch.equal(value, two[name]), name
+    a, b = (Folder(tmp_path / n).rows() for n in ("one", "two"))
+    assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], rel=1e-9)
+    log = (tmp_path / "two/log.txt").read_text()
+    assert log.count("Next: lookalike evaluate") == 1  # rank 0 alone speaks

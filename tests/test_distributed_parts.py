@@ -1,0 +1,201 @@
+"""`gather`, `mean`, `agree` and SyncBatchNorm: two gloo processes against one with the joined batch, in float64."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from lookalike import distributed
+from lookalike.distributed import SyncBatchNorm, convert
+
+WORLD = 2
+
+
+def batch(*shape: int) -> Tensor:
+    """The joined batch (world * B, ...), the same wherever it is drawn."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def norms() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    scale_only = nn.BatchNorm1d(3)
+    scale_only.register_parameter("bias", None)
+    made: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+        "1d": (nn.BatchNorm1d(3), (8, 3)),
+        "sequence": (nn.BatchNorm1d(3), (8, 3, 5)),
+        "2d": (nn.BatchNorm2d(3), (8, 3, 4, 5)),
+        "cumulative": (nn.BatchNorm2d(3, momentum=None), (8, 3, 2, 2)),
+        "plain": (nn.BatchNorm1d(3, affine=False), (8, 3)),
+        "scale only": (scale_only, (8, 3)),
+        "untracked": (nn.BatchNorm1d(3, track_running_stats=False), (8, 3)),
+        "with activation": (BatchNormAct2d(3, act_layer="silu", drop_layer=nn.Identity), (8, 3, 4, 4)),
+        "network": (
+            nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6)),
+            (8, 3, 4, 4),
+        ),
+    }
+    for module, _ in made.values():
+        for p in module.parameters():
+            nn.init.uniform_(p, -1.5, 1.5)
+    return {name: (module.double(), shape) for name, (module, shape) in made.items()}
+
+
+def loss_of(out: Tensor, part: slice) -> Tensor:
+    """A loss of the rows `part` of the joined batch that weighs every number differently."""
+    weights = batch(8, *out.shape[1:])
+    return (out.sin() * weights[part]).sum() / len(out)
+
+
+def run_norm(module: nn.Module, shape: tuple[int, ...], part: slice) -> dict[str, Tensor]:
+    """Two training steps' worth of statistics, the second's gradients, and a pass in eval mode."""
+    with torch.no_grad():
+        module(batch(*shape)[part] * 2 + 1)
+    x = batch(*shape)[part].clone().requires_grad_()
+    out = module(x)
+    loss_of(out, part).backward()
+    assert x.grad is not None
+    result = {"out": out.detach(), "grad of the input": x.grad}
+    result |= {f"grad {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if module.state_dict().keys() >= {"running_mean"} or isinstance(module, nn.Sequential):
+        result["eval"] = module.eval()(batch(*shape)[part]).detach()
+    return result | {f"buffer {name}": b.clone() for name, b in module.named_buffers()}
+
+
+def gathered_loss(join: Callable[[Tensor], Tensor], x: Tensor, part: slice) -> Tensor:
+    """Couples all rows, and differs between the processes, as a contrastive loss with local anchors does."""
+    every = join(x)  # (world * B, D)
+    return ((x @ every.T) * batch(8, 8)[part]).exp().mean()
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    part = slice(rank * 4, rank * 4 + 4)
+    assert (distributed.rank(), distributed.world()) == (rank, WORLD)
+
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, (module, shape) in norms().items():
+        found[f"norm {name}"] = run_norm(convert(module), shape, part)
+
+    x = batch(8, 5)[part].clone().requires_grad_()
+    joined = distributed.gather(x)
+    gathered_loss(distributed.gather, x, part).backward()
+    assert x.grad is not None
+    found["gather"] = {"joined": joined.detach(), "grad": x.grad}
+
+    y = batch(8, 5)[part].clone().requires_grad_()
+    (distributed.mean(y.mean(0)).exp() * (rank + 1)).sum().backward()
+    assert y.grad is not None
+    found["mean"] = {"mean": distributed.mean(y.detach().mean(0)), "grad": y.grad}
+
+    strided = distributed.gather(batch(5, 8).T[part])
+    counted = distributed.gather(torch.full((1,), rank))
+    found["plain"] = {"strided": strided, "ranks": counted}
+    found["agree"] = {
+        "one": torch.tensor(distributed.agree(rank == 1)),
+        "none": torch.tensor(distributed.agree(False)),
+    }
+    torch.save(found, Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What each of two processes found; started once for all tests."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(process, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+def assert_same(found: Tensor, expected: Tensor, what: str) -> None:
+    assert found.shape == expected.shape, what
+    error = (found - expected).abs().max()
+    assert error <= 1e-9 * expected.abs().max() + 1e-15, f"{what}: off by {error:.1e}"
+
+
+@pytest.mark.parametrize("name", norms())
+def test_sync_batch_norm_is_batch_norm_of_the_joined_batch(name: str, two: list[dict[str, dict[str, Tensor]]]) -> None:
+    module, shape = norms()[name]
+    expected = run_norm(module, shape, slice(0, 8))
+    found = [process[f"norm {name}"] for process in two]
+    assert found[0].keys() == found[1].keys() == expected.keys()
+    for key, wanted in expected.items():
+        a, b = found[0][key], found[1][key]
+        if key.startswith("buffer"):
+            assert torch.equal(a, b), f"{key} differs between the processes"
+            assert_same(a, wanted, key)
+        elif key.startswith("grad "):
+            # each process's loss is a mean over half the rows, and DistributedDataParallel averages
+            joined = torch.cat([a, b]) / WORLD if key == "grad of the input" else (a + b) / WORLD
+            assert_same(joined, wanted, key)
+        else:
+            assert_same(torch.cat([a, b]), wanted, key)
+
+
+def test_gather_joins_in_order_and_sums_gradients(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    x = batch(8, 5).requires_grad_()
+    halves = [gathered_loss(lambda _: x, x[part], part) for part in (slice(0, 4), slice(4, 8))]
+    (sum(halves[1:], halves[0]) / WORLD).backward()
+    assert x.grad is not None
+    for process in two:
+        assert torch.equal(process["gather"]["joined"], batch(8, 5))
+        assert torch.equal(process["plain"]["strided"], batch(5, 8).T)
+        assert process["plain"]["ranks"].tolist() == [0, 1]
+    assert_same(torch.cat([process["gather"]["grad"] for process in two]) / WORLD, x.grad, "gradient")
+
+
+def test_mean_has_gradients(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    y = batch(8, 5).requires_grad_()
+    mean = y.mean(0)
+    ((mean.exp().sum() * 1 + mean.exp().sum() * 2) / WORLD).backward()
+    assert y.grad is not None
+    for process in two:
+        assert_same(process["mean"]["mean"], mean.detach(), "mean")
+    assert_same(torch.cat([process["mean"]["grad"] for process in two]) / WORLD, y.grad, "gradient")
+
+
+def test_agree_is_any(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    assert [(p["agree"]["one"].item(), p["agree"]["none"].item()) for p in two] == [(True, False)] * WORLD
+
+
+def test_one_process_needs_no_group() -> None:
+    x = torch.randn(3, 2)
+    assert distributed.gather(x) is x
+    assert distributed.mean(x) is x
+    assert (distributed.rank(), distributed.world()) == (0, 1)
+    assert (distributed.agree(True), distributed.agree(False)) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])
+def test_convert_changes_no_network(name: str) -> None:
+    """timm's networks: the same parameters, buffers, names, mode and, with one process, numbers."""
+    net = timm.create_model(name, num_classes=0)
+    net.eval()
+    x = torch.randn(2, 3, 32, 32)
+    state = {key: value.data_ptr() for key, value in net.state_dict().items()}
+    parameters = dict(net.named_parameters())
+    with torch.no_grad():
+        expected = net(x)
+        assert convert(net) is net
+        torch.testing.assert_close(net(x), expected, rtol=0, atol=0)
+    assert {key: value.data_ptr() for key, value in net.state_dict().items()} == state
+    assert all(p is parameters[key] for key, p in net.named_parameters())
+    left = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(type(m) is SyncBatchNorm for m in left)
+    assert bool(left) is (name != "convnext_atto")
+    assert not any(m.training for m in net.modules())
+    again = list(net.modules())
+    assert list(convert(net).modules()) == again
+
+
+def test_convert_replaces_a_lone_layer() -> None:
+    layer = nn.BatchNorm1d(4).eval()
+    sync = convert(layer)
+    assert isinstance(sync, SyncBatchNorm)
+    assert sync.weight is layer.weight
+    assert not sync.training

@@ -1,0 +1,128 @@
+"""Losses against slow transcriptions and their invariances; the parts in nn.py. Official numbers: test_reference.py."""
+
+from math import exp, log
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lookalike import losses
+from lookalike.nn import by_size, mlp
+
+
+def slow_nt_xent(a: Tensor, b: Tensor, tau: float) -> float:
+    """Equation 1 of SimCLR, averaged over all 2N ordered pairs (Algorithm 1)."""
+    z = [x / x.norm() for x in (*a, *b)]
+    n = len(a)
+
+    def pair(i: int, j: int) -> float:
+        others = sum(exp(float(z[i] @ z[k]) / tau) for k in range(2 * n) if k != i)
+        return -log(exp(float(z[i] @ z[j]) / tau) / others)
+
+    return sum(pair(i, (i + n) % (2 * n)) for i in range(2 * n)) / (2 * n)
+
+
+def pair_of_views(seed: int, n: int, d: int = 5) -> tuple[Tensor, Tensor]:
+    return torch.randn(2, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).unbind()
+
+
+seeds, counts, temperatures = st.integers(0, 2**32), st.integers(1, 7), st.floats(0.05, 2.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, counts, temperatures)
+def test_nt_xent_is_equation_1(seed: int, n: int, temperature: float) -> None:
+    a, b = pair_of_views(seed, n)
+    found = losses.nt_xent(a, b, temperature)
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(slow_nt_xent(a, b, temperature), rel=1e-11, abs=1e-13)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, counts, temperatures)
+def test_nt_xent_invariances(seed: int, n: int, temperature: float) -> None:
+    """Nothing changes with the order of views or images, a rotation of the space, or the embeddings' lengths."""
+    a, b = pair_of_views(seed, n)
+    g = torch.Generator().manual_seed(seed + 1)
+    loss = losses.nt_xent(a, b, temperature)
+    order = torch.randperm(n, generator=g)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=g)).Q
+    lengths = torch.rand(n, 1, dtype=torch.float64, generator=g) + 0.1
+    for x, y in [(b, a), (a[order], b[order]), (a @ rotation, b @ rotation), (a * lengths, b * 3)]:
+        torch.testing.assert_close(losses.nt_xent(x, y, temperature), loss, rtol=1e-10, atol=1e-12)
+
+
+def test_nt_xent_gradient() -> None:
+    views = [v.requires_grad_() for v in pair_of_views(0, 4)]
+    assert torch.autograd.gradcheck(lambda a, b: losses.nt_xent(a, b, 0.2), views)
+
+
+def test_nt_xent_stays_in_float32_under_autocast() -> None:
+    """bfloat16 similarities would be wrong by about 1 %."""
+    a, b = (v.bfloat16() for v in pair_of_views(1, 16, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.nt_xent(a, b, 0.1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, losses.nt_xent(a.double(), b.double(), 0.1).float(), rtol=1e-5, atol=0)
+
+
+def test_nt_xent_refuses_views_of_different_batches() -> None:
+    a, b = pair_of_views(0, 4)
+    with pytest.raises(ValueError, match=r"\(4, 5\) and \(3, 5\)"):
+        losses.nt_xent(a, b[:3], 0.1)
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def test_mlp_layers() -> None:
+    projector = mlp(8, 16, 4)
+    assert [type(layer) for layer in projector] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    assert shapes(projector) == {
+        "0.weight": (16, 8),
+        "1.weight": (16,),
+        "1.bias": (16,),
+        "3.weight": (4, 16),
+        "3.bias": (4,),
+    }
+    google = mlp(8, 16, 16, 4, bias=False, last_norm="scale")  # SimCLR v2's head: no shift after the last layer
+    assert {"6.weight", "7.weight"} <= set(shapes(google))
+    assert not {"6.bias", "7.bias"} & set(shapes(google))
+    assert set(shapes(mlp(8, 4, bias=False, last_norm="plain"))) == {"0.weight"}
+    assert set(shapes(mlp(8, 4, bias=False, last_norm="affine"))) == {"0.weight", "1.weight", "1.bias"}
+    with pytest.raises(ValueError, match="input and an output"):
+        mlp(8)
+
+
+def test_mlp_numbers() -> None:
+    """Every layer written out, in training mode, for the head with a norm that only scales."""
+    projector = mlp(6, 5, 3, bias=False, last_norm="scale").double()
+    w1, g1, b1, w2, g2 = projector.parameters()
+    with torch.no_grad():
+        for p in (g1, b1, g2):
+            p.uniform_(0.5, 1.5)
+    x = torch.randn(7, 6, dtype=torch.float64)
+
+    def norm(h: Tensor) -> Tensor:
+        return (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt()
+
+    expected = norm((norm(x @ w1.T) * g1 + b1).relu() @ w2.T) * g2
+    torch.testing.assert_close(projector(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_by_size_joins_views_of_one_size_and_keeps_their_order() -> None:
+    passes: list[tuple[int, ...]] = []
+
+    def module(x: Tensor) -> Tensor:
+        passes.append(tuple(x.shape))
+        return x.mean((1, 2, 3)).unsqueeze(1)
+
+    sizes = [(4, 8), (4, 6), (2, 8), (4, 6), (4, 8)]
+    views = [torch.randn(b, 3, s, s) for b, s in sizes]
+    outputs = by_size(module, views)
+    assert passes == [(10, 3, 8, 8), (8, 3, 6, 6)]
+    for view, output in zip(views, outputs, strict=True):
+        torch.testing.assert_close(output, view.mean((1, 2, 3)).unsqueeze(1))

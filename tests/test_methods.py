@@ -1,0 +1,140 @@
+"""The contract that every method of the table keeps. A new method needs no new test here."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lookalike import backbones, training
+from lookalike.core import Batch, Config, Method, Progress
+from lookalike.data import open_source
+from lookalike.evaluation import features, knn
+from lookalike.methods import METHODS, get_method
+from lookalike.methods.simclr import SimCLR
+from lookalike.runs import Folder, Run
+from lookalike.views import resized
+
+
+def small(name: str) -> Config:
+    """The method's defaults, on small views."""
+    cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
+    return dataclasses.replace(cfg, views=resized(cfg.views, 32))
+
+
+def make(name: str) -> Method:
+    torch.manual_seed(0)
+    return get_method(name)(small(name), backbones.create("resnet10t", image_size=32)).train()
+
+
+def batch(method: Method, rows: int = 8, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [v.size for v in method.cfg.views for _ in range(v.count)]
+    views = [torch.randn(rows, 3, s, s, generator=generator) for s in sizes]
+    labels = torch.arange(rows) % 4
+    return Batch(views, torch.arange(rows), Progress(3, 20, 5), labels)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_table_tells_the_truth(name: str) -> None:
+    method = get_method(name)
+    assert method.Config.method is method
+    assert method.__doc__
+    assert dataclasses.fields(method.Config)
+    assert get_method(name).__module__ == METHODS[name].module
+
+
+def test_a_method_without_its_own_config_is_refused() -> None:
+    with pytest.raises(TypeError, match="has no Config of its own"):
+        type("Copy", (SimCLR,), {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
+    method = make(name)
+    method(batch(method))["loss"].backward()
+    unused = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_forward_changes_nothing_but_batchnorm_statistics(name: str) -> None:
+    method = make(name)
+    statistics = {
+        f"{n}.{b}" for n, m in method.named_modules() if isinstance(m, _BatchNorm) for b, _ in m.named_buffers()
+    }
+    before = {n: v.clone() for n, v in method.state_dict().items()}
+    method(batch(method))
+    changed = {n for n, v in method.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed <= statistics
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_a_finite_scalar_in_bfloat16_too(name: str) -> None:
+    method = make(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(batch(method))["loss"]
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_encoder_is_a_part_of_the_method_once(name: str) -> None:
+    method = make(name)
+    assert isinstance(method.encoder, nn.Module)
+    pointers = [v.data_ptr() for v in method.state_dict().values() if v.numel() > 1]
+    assert len(pointers) == len(set(pointers))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stop", [5, 6, 7])
+@pytest.mark.parametrize("name", METHODS)
+def test_resumes_bit_for_bit(
+    name: str, stop: int, accumulate: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the last (5), the first (6) and a middle (7) batch of an epoch."""
+
+    def run(out: str, resume: bool = False) -> Run:
+        return Run(data=photos, method=small(name), backbone="resnet10t", image_size=32, epochs=2, batch_size=8,
+                   accumulate=accumulate, workers=0, out=str(tmp_path / out), resume=resume)  # fmt: skip
+
+    training.pretrain(run("whole"))
+    after_step = get_method(name).after_step
+
+    def interrupted(self: Method, at: Progress) -> None:
+        after_step(self, at)
+        if at.step + 1 == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(get_method(name), "after_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.pretrain(run("stopped"))
+    training.pretrain(run("stopped", resume=True))
+    a, b = (torch.load(Folder(tmp_path / n).last, weights_only=True) for n in ("whole", "stopped"))
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for key, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][key]), key
+    rows = [[(r["step"], r["loss"]) for r in Folder(tmp_path / n).rows()] for n in ("whole", "stopped")]
+    assert rows[0] == rows[1]
+
+
+def knn_accuracy(encoder: backbones.Backbone, cifar10: Path, images: int) -> float:
+    from lookalike.data import Subset
+    from lookalike.random import permutation
+
+    found = []
+    for split, count in (("train", images), ("test", 1000)):
+        source = open_source(cifar10 / split, labelled=True)
+        part = Subset(source, permutation(len(source), 0, split)[:count].tolist())
+        found.append(features(encoder, part, image_size=32, mean=encoder.mean, std=encoder.std))
+    train, test = found
+    assert train.labels is not None
+    assert test.labels is not None
+    return knn(train.features, train.labels, test.features, test.labels).top1

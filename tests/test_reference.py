@@ -1,0 +1,261 @@
+"""Every case of every reference file against our code: results, gradients, and float64 results.
+
+A check computes all arrays that a case stores; an array, case or file that no check knows is a failure. Formulas,
+sources and tolerances are in the folder's README. LOOKALIKE_REFERENCE names another folder of the same kind.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike import losses
+from lookalike.core import Progress
+from lookalike.evaluation.knn import knn
+from lookalike.optim import LARS, Optim
+from lookalike.schedules import Schedule
+
+REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
+
+Case = Mapping[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
+
+PENDING = {
+    "barlow_twins": "Barlow Twins",
+    "byol": "BYOL",
+    "deepcluster_v2": "DeepCluster-v2",
+    "dino_head": "DINO",
+    "dino_head_bn": "DINO",
+    "dino_loss": "DINO",
+    "dinov2_dino_loss": "DINOv2",
+    "dinov2_ibot_patch_loss": "DINOv2",
+    "ibot_loss": "iBOT",
+    "koleo": "DINOv2",
+    "lejepa_sigreg": "LeJEPA",
+    "mask_statistics": "iBOT and DINOv2",
+    "moco_v2": "MoCo v2",
+    "moco_v3": "MoCo v3",
+    "simsiam": "SimSiam",
+    "supcon": "SupCon",
+    "swav": "SwAV",
+    "vicreg": "VICReg",
+}
+"""Files that wait for a method: the change that adds it moves the file to CHECKS."""
+
+ELSEWHERE = {
+    "vit_dino_p16": "test_backbones.py",
+    "vit_dinov2_reg0": "test_backbones.py",
+    "vit_dinov2_reg4": "test_backbones.py",
+    "vit_dinov2_swiglu": "test_backbones.py",
+}
+"""Files that another test checks."""
+
+TOLERANCE = {"out": 5e-6, "grad": 1e-5, "out64": 1e-10}
+TOLERANCE_OF = {("knn_dino", "out/votes"): 1e-5, ("schedules", ""): 1e-12}
+EXACT = {"knn_dino": {"out/top1_percent", "out/top5_percent"}}
+
+
+def simclr_ntxent(case: Case) -> Arrays:
+    temperature = case["hp/temperature"].item()
+    z0, z1 = (torch.from_numpy(case[f"in/{z}"]).requires_grad_() for z in ("z0", "z1"))
+    loss = losses.nt_xent(z0, z1, temperature)
+    loss.backward()
+    loss64 = losses.nt_xent(z0.detach().double(), z1.detach().double(), temperature)
+    return arrays({"out/loss": loss, "grad/z0": z0.grad, "grad/z1": z1.grad, "out64/loss": loss64})
+
+
+def knn_dino(case: Case) -> Arrays:
+    k, temperature, classes = (case[f"hp/{name}"].item() for name in ("k", "temperature", "num_classes"))
+    names = ("train_features", "train_labels", "test_features", "test_labels")
+    found = knn(*(torch.from_numpy(case[f"in/{name}"]) for name in names), k, temperature, classes)
+    out = arrays({"out/votes": found.votes, "out/pred": found.predictions})
+    return out | {"out/top1_percent": np.float64(100 * found.top1), "out/top5_percent": np.float64(100 * found.top5)}
+
+
+def lars(case: Case) -> Arrays:
+    """The official rule, and lightly's, which is our "larc" with another name."""
+    out: Arrays = {}
+    runs = [("official", "lars", torch.float32, "out"), ("official", "lars", torch.float64, "out64")]
+    if case["hp/weight_decay"] > 0:
+        runs.append(("lightly", "larc", torch.float32, "out"))
+    for label, rule, dtype, prefix in runs:
+        params = {
+            key.removeprefix("in/param/"): torch.from_numpy(case[key]).to(dtype, copy=True).requires_grad_()
+            for key in case
+            if key.startswith("in/param/")
+        }
+        groups = [
+            {"params": [p], "adapt": p.ndim > 1, "weight_decay": case["hp/weight_decay"].item() * (p.ndim > 1)}
+            for p in params.values()
+        ]
+        momentum, trust = case["hp/momentum"].item(), case["hp/trust_coefficient"].item()
+        optimizer = LARS(groups, rule, lr=0.0, momentum=momentum, nesterov=False, trust=trust)
+        for step, lr in enumerate(case["hp/lr"].tolist()):
+            for name, p in params.items():
+                p.grad = torch.from_numpy(case[f"in/grad_step{step}/{name}"]).to(dtype)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            if step == 2 or (label, prefix) == ("official", "out"):
+                out |= arrays({f"{prefix}/{label}/step{step + 1}/{n}": p.clone() for n, p in params.items()})
+    return out
+
+
+def schedules(case: Case, name: str) -> Arrays:
+    hp = {key.removeprefix("hp/"): value.item() for key, value in case.items() if key.startswith("hp/")}
+    return {key: np.array(values) for key, values in SCHEDULES[name](hp).items()}
+
+
+def values(schedule: Schedule, steps: int, steps_per_epoch: int, past: int = 0) -> list[float]:
+    return [schedule(Progress(i, steps, steps_per_epoch)) for i in range(steps + past)]
+
+
+def dino_schedule(hp: dict) -> dict[str, list[float]]:
+    schedule = Schedule(
+        hp["base_value"], hp["final_value"], "cosine", hp["warmup_epochs"], hp["start_warmup_value"], grid="dino"
+    )
+    return {"out/values": values(schedule, hp["epochs"] * hp["niter_per_ep"], hp["niter_per_ep"])}
+
+
+def dinov2_schedule(hp: dict) -> dict[str, list[float]]:
+    schedule = Schedule(
+        hp["base_value"],
+        hp["final_value"],
+        "cosine",
+        hp["warmup_iters"],
+        hp["start_warmup_value"],
+        hp["freeze_iters"],
+        grid="dino",
+    )
+    return {"out/values_with_3_past_end": values(schedule, hp["total_iters"], 1, past=3)}
+
+
+def scaled_schedule(hp: dict, lr: float) -> list[float]:
+    """Through `Optim`: the official scripts scale by batch / 256 and end at a share of the peak."""
+    optim = Optim("lars", lr, warmup_epochs=hp["warmup_epochs"], final_factor=hp["end_factor"], grid="open")
+    per_epoch = hp["steps_per_epoch"]
+    return values(optim.schedule(lr * optim.factor(hp["batch_size"])), hp["epochs"] * per_epoch, per_epoch)
+
+
+def mocov3_lr(hp: dict) -> dict[str, list[float]]:
+    schedule = Schedule(hp["lr"], 0.0, "cosine", hp["warmup_epochs"], grid="open")
+    return {"out/values": values(schedule, hp["epochs"] * hp["iters_per_epoch"], hp["iters_per_epoch"])}
+
+
+def mocov3_momentum(hp: dict) -> dict[str, list[float]]:
+    schedule = Schedule(hp["moco_m"], 1.0, "cosine", grid="open")
+    return {"out/values": values(schedule, hp["epochs"] * hp["iters_per_epoch"], hp["iters_per_epoch"])}
+
+
+def simsiam_lr(hp: dict) -> dict[str, list[float]]:
+    """One value per epoch, constant within it: asked for at every step of three-step epochs."""
+    encoder = Schedule(hp["init_lr"], 0.0, "cosine", every="epoch", grid="open")
+    predictor = Schedule(hp["init_lr"])
+    steps = values(encoder, 3 * hp["epochs"], 3)
+    assert all(steps[i] == steps[i - i % 3] for i in range(len(steps)))
+    return {"out/encoder": steps[::3], "out/predictor_fixed": values(predictor, hp["epochs"], 1)}
+
+
+def lightly_cosine(hp: dict) -> dict[str, list[float]]:
+    schedule = Schedule(
+        hp["start_value"],
+        hp["end_value"],
+        "cosine",
+        hp.get("warmup_steps", 0),
+        hp.get("warmup_start_value", 0.0),
+        grid="closed",
+    )
+    return {"out/values": values(schedule, hp["max_steps"], 1)}
+
+
+SCHEDULES: dict[str, Callable[[dict], dict[str, list[float]]]] = {
+    "dino_lr": dino_schedule,
+    "dino_wd": dino_schedule,
+    "dino_momentum": dino_schedule,
+    "dinov2_lr": dinov2_schedule,
+    "dinov2_last_layer_lr": dinov2_schedule,
+    "dinov2_teacher_temp": dinov2_schedule,
+    "mocov3_lr": mocov3_lr,
+    "mocov3_momentum": mocov3_momentum,
+    "vicreg_lr": lambda hp: {"out/values": scaled_schedule(hp, hp["base_lr"])},
+    "barlow_lr": lambda hp: {
+        "out/weights": scaled_schedule(hp, hp["learning_rate_weights"]),
+        "out/biases": scaled_schedule(hp, hp["learning_rate_biases"]),
+    },
+    "simsiam_lr": simsiam_lr,
+    "lightly_cosine_warmup": lightly_cosine,
+    "lightly_cosine": lightly_cosine,
+}
+
+CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
+    "simclr_ntxent": lambda case, _: simclr_ntxent(case),
+    "knn_dino": lambda case, _: knn_dino(case),
+    "lars": lambda case, _: lars(case),
+    "schedules": schedules,
+}
+"""By file: computes from a case's in/ and hp/ every out/, grad/ and out64/ array that it stores."""
+
+
+def arrays(tensors: Mapping[str, torch.Tensor | None]) -> Arrays:
+    return {key: t.detach().numpy() for key, t in tensors.items() if t is not None}
+
+
+def read(stem: str) -> dict[str, dict[str, np.ndarray]]:
+    """The cases of a file, each with its arrays; a file without cases has one, named ''."""
+    cases: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(REFERENCE / f"{stem}.npz", allow_pickle=False) as file:
+        for key in file:
+            first, rest = key.split("/", 1)
+            name, array = ("", key) if first in {"in", "hp", "out", "grad", "out64", "state"} else (first, rest)
+            cases.setdefault(name, {})[array] = file[key]
+    return cases
+
+
+def cases() -> list[tuple[str, str]]:
+    return [(stem, name) for stem in CHECKS if (REFERENCE / f"{stem}.npz").is_file() for name in read(stem)]
+
+
+def test_every_file_is_known() -> None:
+    found = {path.stem for path in REFERENCE.glob("*.npz")}
+    known = [*CHECKS, *PENDING, *ELSEWHERE]
+    assert len(known) == len(set(known)), "a file is in two of CHECKS, PENDING and ELSEWHERE"
+    assert found == set(known), f"unknown: {found - set(known)}, missing: {set(known) - found}"
+
+
+@pytest.mark.parametrize(("stem", "test"), ELSEWHERE.items())
+def test_file_is_checked_elsewhere(stem: str, test: str) -> None:
+    assert stem in (Path(__file__).parent / test).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("stem", "name"), cases())
+def test_case(stem: str, name: str) -> None:
+    case = read(stem)[name]
+    compare(stem, CHECKS[stem](case, name), case)
+
+
+def compare(stem: str, found: Arrays, case: Case) -> None:
+    expected = {key: value for key, value in case.items() if key.split("/")[0] in TOLERANCE}
+    assert set(found) == set(expected), f"missing: {set(expected) - set(found)}, surplus: {set(found) - set(expected)}"
+    for key, wanted in expected.items():
+        assert found[key].shape == wanted.shape, key
+        if key in EXACT.get(stem, ()) or wanted.dtype.kind in "biu":
+            np.testing.assert_allclose(found[key], wanted, rtol=1e-12, atol=0, err_msg=key)
+            continue
+        tolerance = TOLERANCE_OF.get((stem, key)) or TOLERANCE_OF.get((stem, "")) or TOLERANCE[key.split("/")[0]]
+        worst, scale = np.abs(found[key] - wanted).max(), np.abs(wanted).max()
+        assert worst <= tolerance * scale, f"{key} is off by {worst / scale:.1e} of its maximum, above {tolerance:.0e}"
+
+
+@pytest.mark.parametrize("stem", CHECKS)
+def test_comparison_can_fail(stem: str) -> None:
+    case = next(iter(read(stem).values()))
+    expected = {key: value for key, value in case.items() if key.split("/")[0] in TOLERANCE}
+    compare(stem, expected, case)
+    for key, value in expected.items():
+        with pytest.raises(AssertionError):
+            compare(stem, expected | {key: value + 2e-5 * np.abs(value).max().astype(np.float64)}, case)
+        with pytest.raises(AssertionError):
+            compare(stem, {k: v for k, v in expected.items() if k != key}, case)

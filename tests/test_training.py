@@ -1,0 +1,438 @@
+"""Training: what a run leaves behind, that it resumes bit for bit from any moment, and what it refuses."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lookalike import core, training
+from lookalike.backbones import Backbone
+from lookalike.core import Batch, Method, Progress
+from lookalike.methods.simclr import SimCLR
+from lookalike.optim import Optim
+from lookalike.runs import Diverged, Folder, Run, read_run
+from lookalike.schedules import Schedule
+from lookalike.views import View
+
+
+class TinyNet(nn.Module):
+    """A small encoder with BatchNorm: its statistics are a part of the state that must be resumed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layers(x)
+        return features
+
+
+def tiny_config(**changes: Any) -> SimCLR.Config:
+    view = View(size=16, count=2, scale=(0.3, 1.0), hflip=0.5, jitter=0.8, brightness=0.4, hue=0.1)
+    optim = Optim("sgd", lr=0.2, weight_decay=Schedule(1e-4), warmup_epochs=0.5)
+    return SimCLR.Config(hidden_dim=16, out_dim=8, views=(view,), optim=optim, **changes)
+
+
+def tiny_run(photos: Path, out: Path, **changes: Any) -> Run:
+    torch.manual_seed(1)  # the weights of the user's own module
+    options: dict[str, Any] = {
+        "epochs": 3, "batch_size": 8, "workers": 0, "save_every": 1, "backbone": TinyNet(), "method": tiny_config(),
+    }  # fmt: skip
+    return Run(**({"data": photos, "out": str(out)} | options | changes))
+
+
+def state(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(Folder(out).last, weights_only=True)
+    return {k: content[k] for k in ("state_dict", "optimizer_states", "global_step", "lookalike")}
+
+
+def assert_equal(a: Any, b: Any, at: str = "") -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), at
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), at
+        for k in a:
+            assert_equal(a[k], b[k], f"{at}.{k}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), at
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f"{at}.{i}")
+    else:
+        assert a == b, at
+
+
+def losses(out: Path) -> list[tuple[float, float]]:
+    return [(row["step"], row["loss"]) for row in Folder(out).rows()]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert_equal(state(a), state(b))
+    assert losses(a) == losses(b)
+    assert_equal(load_file(Folder(a).weights), load_file(Folder(b).weights))
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """An uninterrupted run of 3 epochs of 5 steps, for one accumulation."""
+    made: dict[int, Path] = {}
+
+    def run(accumulate: int) -> Path:
+        if accumulate not in made:
+            made[accumulate] = tmp_path_factory.mktemp("whole") / "run"
+            training.pretrain(tiny_run(photos, made[accumulate], accumulate=accumulate))
+        return made[accumulate]
+
+    return run
+
+
+def test_the_folder_holds_what_the_contract_names(finished: Callable[[int], Path]) -> None:
+    out = finished(1)
+    found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert found == {
+        "run.yaml", "metrics.jsonl", "log.txt", "views.png", "encoder.safetensors", "encoder.json",
+        "checkpoints/last.ckpt", "checkpoints/last.before.ckpt", "checkpoints/epoch=1.ckpt", "checkpoints/epoch=2.ckpt",
+        "checkpoints/epoch=3.ckpt",
+    }  # fmt: skip
+    rows = Folder(out).rows()
+    assert [(r["step"], r["epoch"]) for r in rows] == [(5, 1), (10, 2), (15, 3)]
+    assert {"loss", "lr", "images_per_s", "data_wait"} <= rows[0].keys()
+    assert all(0 <= r["data_wait"] <= 1 for r in rows)
+    card = json.loads((out / "encoder.json").read_text())
+    assert {k: card[k] for k in ("format", "dim", "image_size", "channels", "dtype", "method", "epochs")} == {
+        "format": 1, "dim": 12, "image_size": 16, "channels": 3, "dtype": "uint8", "method": "simclr", "epochs": 3.0,
+    }  # fmt: skip
+    log = (out / "log.txt").read_text()
+    for words in (
+        "40 images",
+        "15 = 3 epochs x 5 of 8 images",
+        "learning rate",
+        "2 x 16 px",
+        "Next: lookalike evaluate",
+    ):
+        assert words in log
+
+
+def test_the_learning_rate_of_the_rows_is_the_one_that_was_used(finished: Callable[[int], Path]) -> None:
+    cfg = tiny_config()
+    peak = 0.2 * 8 / 256
+    schedule = Schedule(peak, 0.0, "cosine", warmup_epochs=0.3)  # the warm-up is fitted to a tenth of 3 epochs
+    assert cfg.optim.grid == "closed"
+    rows = Folder(finished(1)).rows()
+    assert [r["lr"] for r in rows] == pytest.approx([schedule(Progress(int(r["step"]) - 1, 15, 5)) for r in rows])
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    def after_step(self: Method, at: Progress) -> None:
+        if at.step + 1 == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(SimCLR, "after_step", after_step)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("step", [1, 3, 5, 6, 14])
+def test_ctrl_c_saves_and_resumes_bit_for_bit(
+    finished: Callable[[int], Path],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    accumulate: int,
+) -> None:
+    """Stopped after the first, a middle and the last batch of an epoch."""
+    out = tmp_path / "run"
+    run = tiny_run(photos, out, accumulate=accumulate)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            training.pretrain(run)
+    assert state(out)["global_step"] == step
+    resumed = dataclasses.replace(tiny_run(photos, out, accumulate=accumulate), resume=True)
+    training.pretrain(resumed)
+    assert_same_run(out, finished(accumulate))
+
+
+def test_sigterm_exits_143_and_resumes_with_workers(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7, signal.SIGTERM)
+        with pytest.raises(SystemExit) as stopped:
+            training.pretrain(tiny_run(photos, out, workers=1))
+    assert stopped.value.code == 143
+    assert state(out)["global_step"] == 7
+    training.pretrain(tiny_run(photos, out, workers=2, resume=True))
+    assert_same_run(out, finished(1))
+
+
+def _killed(photos: Path, out: Path, call: int) -> None:
+    """A process of its own: dies by SIGKILL at the n-th rename or flush of a file."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(2)
+    calls = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def replacement(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args)
+
+        return replacement
+
+    os.fsync = counted(os.fsync)
+    os.rename = os.replace = counted(os.replace)
+    Path.replace = lambda self, target: os.replace(self, target)  # type: ignore[method-assign,assignment]
+    training.pretrain(tiny_run(photos, out))
+
+
+def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lookalike.training", "lookalike.methods.simclr"])
+    survived = 0
+    for call in (1, 4, 8, 10, 11, 12, 13, 15, 19, 24, 31):
+        out = tmp_path / str(call)
+        process = context.Process(target=_killed, args=(photos, out, call))
+        process.start()
+        process.join(120)
+        if process.exitcode == 0:
+            continue
+        assert process.exitcode == -signal.SIGKILL
+        survived += 1
+        resume = Folder(out).run.is_file()
+        training.pretrain(tiny_run(photos, out, resume=resume, overwrite=False))
+        assert_same_run(out, finished(1))
+        assert not list(out.rglob(".*tmp*"))
+    assert survived >= 9
+
+
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
+    finished: Callable[[int], Path],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 12)
+        with pytest.raises(KeyboardInterrupt):
+            training.pretrain(tiny_run(photos, out))
+    last = Folder(out).last
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2])
+    training.pretrain(tiny_run(photos, out, resume=True))
+    printed = capsys.readouterr().out
+    assert "cannot be read; trying the one before it" in printed
+    assert "last.before.ckpt" in printed
+    assert_same_run(out, finished(1))
+
+
+def test_no_readable_checkpoint_is_an_error(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    for path in Folder(out).checkpoints.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="No checkpoint of the run can be read"):
+        training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
+
+
+def test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    before = state(out)
+    result = training.pretrain(tiny_run(photos, out, epochs=1, resume=True))
+    assert "nothing to resume" in capsys.readouterr().out
+    assert_equal(state(out), before)
+    assert [r["step"] for r in result.metrics] == [5]
+    result = training.pretrain(tiny_run(photos, out, epochs=3, resume=True))
+    assert "1 became 3" in capsys.readouterr().out
+    assert [r["step"] for r in result.metrics] == [5, 10, 15]
+    assert read_run(out / "run.yaml", SimCLR).epochs == 3
+
+
+def test_resume_refuses_another_configuration_and_other_images(photos: Path, labelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    with pytest.raises(ValueError, match=r"temperature: 0.5 in the run, 0.3 now"):
+        training.pretrain(tiny_run(photos, out, epochs=2, resume=True, method=tiny_config(temperature=0.3)))
+    (photos / "new.jpg").write_bytes((photos / "image 0.jpg").read_bytes())
+    try:
+        with pytest.raises(ValueError, match="other images than when"):
+            training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
+    finally:
+        (photos / "new.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        training.pretrain(tiny_run(photos, tmp_path / "nowhere", resume=True))
+
+
+def test_an_existing_run_is_kept_unless_overwritten(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=2))
+    with pytest.raises(FileExistsError, match="--resume to go on with it, --overwrite to replace it"):
+        training.pretrain(tiny_run(photos, out, epochs=1))
+    result = training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
+    assert [r["step"] for r in result.metrics] == [5]
+    assert not (out / "checkpoints/epoch=2.ckpt").exists()
+
+
+class Recorder(Method):
+    """Counts real steps; its loss can be made NaN at given steps."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Config(core.Config):
+        poison: tuple[int, ...] = ()
+        views: tuple[View, ...] = (View(size=16, count=2),)
+        optim: Optim = Optim("sgd", lr=0.1)
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.register_buffer("ema_steps", torch.zeros((), dtype=torch.long))
+        self.calls: list[tuple[str, int]] = []
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.seen.append((batch.progress.step, len(batch.index)))
+        loss = self.backbone(torch.cat(batch.views)).square().mean()
+        return {"loss": loss * float("nan") if batch.progress.step in self.cfg.poison else loss}
+
+    def before_step(self, at: Progress) -> None:
+        self.calls.append(("before", at.step))
+        assert all(p.grad is not None for p in self.parameters())
+
+    def after_step(self, at: Progress) -> None:
+        self.calls.append(("after", at.step))
+        self.ema_steps += 1
+
+
+def record(run: Run, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    kept: list[Recorder] = []
+    build = training.build
+
+    def keep(run: Run) -> Method:
+        kept.append(build(run))  # type: ignore[arg-type]
+        return kept[-1]
+
+    monkeypatch.setattr(training, "build", keep)
+    training.pretrain(run)
+    return kept[-1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_hooks_run_on_real_steps_only(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    run = tiny_run(photos, tmp_path / "run", epochs=1, accumulate=accumulate, method=Recorder.Config())
+    method = record(run, monkeypatch)
+    assert method.calls == [(name, step) for step in range(5) for name in ("before", "after")]
+    assert method.seen == [(step, 8 // accumulate) for step in range(5) for _ in range(accumulate)]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(photos, tmp_path / "poisoned", epochs=1, method=Recorder.Config(poison=(4,)))
+    method = record(run, monkeypatch)
+    assert [c for c in method.calls if c[0] == "after"] == [("after", s) for s in range(4)]
+    assert Folder(run.out).rows()[-1]["skipped"] == 1
+    assert all(torch.isfinite(v).all() for v in method.state_dict().values())
+    statistics = method.state_dict()["backbone.net.layers.1.num_batches_tracked"]
+    assert int(statistics) == 4
+
+
+def test_repeated_skips_stop_the_run_and_keep_the_batch(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_SKIPPED", 3)
+    run = tiny_run(photos, tmp_path / "run", epochs=3, method=Recorder.Config(poison=tuple(range(2, 99))))
+    with pytest.raises(Diverged, match="not finite"):
+        training.pretrain(run)
+    (path,) = (tmp_path / "run/checkpoints").glob("nonfinite-*.safetensors")
+    assert load_file(path)["views.0"].shape == (8, 3, 16, 16)
+
+
+def test_fitting_leaves_stated_fields_alone(photos: Path, tmp_path: Path) -> None:
+    run = tiny_run(photos, tmp_path / "run", method=SimCLR.Config(), image_size=32, epochs=20)
+    fitted, changes = training.resolve(run, 40)
+    assert fitted.method.views[0].blur == 0
+    assert fitted.method.optim.warmup_epochs == 2
+    assert "views.0.blur 0.5 -> 0.0" in changes
+    kept, _ = training.resolve(dataclasses.replace(run, given=("views.0.blur", "optim.warmup_epochs")), 40)
+    assert kept.method.views[0].blur == 0.5
+    assert kept.method.optim.warmup_epochs == 10
+    assert kept.method.views[0].hue == fitted.method.views[0].hue
+    assert training.resolve(fitted, 40) == (fitted, [])
+    paper, _ = training.resolve(dataclasses.replace(run, fit=False), 40)
+    assert paper.method.views[0].blur == 0.5
+
+
+def test_init_starts_from_weights(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training.pretrain(tiny_run(photos, tmp_path / "first", epochs=1))
+    still = Optim("sgd", lr=0.0)
+    training.pretrain(
+        tiny_run(photos, tmp_path / "second", epochs=1, init=str(tmp_path / "first"),
+                 method=dataclasses.replace(tiny_config(), optim=still))
+    )  # fmt: skip
+    assert "tensors" in capsys.readouterr().out
+    a, b = (load_file(tmp_path / name / "encoder.safetensors") for name in ("first", "second"))
+    for name in a:
+        if "running" not in name and "num_batches" not in name:
+            assert torch.equal(a[name], b[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "missing"}, "missing"),
+        ({"batch_size": 41}, "41"),
+        ({"backbone": "resnet19"}, "resnet18"),
+        ({"backbone": "torchvision/alexnet", "image_size": 16}, "nearest size that works"),
+        ({"accumulate": 3}, "3"),
+        ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_folder(
+    photos: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        training.pretrain(tiny_run(photos, tmp_path / "run", **changes))
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_image_is_not_enough(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a.jpg").write_bytes((photos / "image 0.jpg").read_bytes())
+    with pytest.raises(ValueError, match="holds 1 image"):
+        training.pretrain(tiny_run(tmp_path / "one", tmp_path / "run"))
+
+
+def test_the_global_generator_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    run = tiny_run(photos, tmp_path / "run", epochs=1)
+    resolved, _ = training.resolve(run, 40)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    training.build(resolved)
+    assert torch.equal(torch.rand(3), expected)
