@@ -174,6 +174,9 @@ def test_patches_of_a_cnn_are_its_last_map_row_by_row() -> None:
         assert tokens.patches.shape == (2, 3 * 2, 512)
         assert tokens.registers.shape == (2, 0, 512)
         torch.testing.assert_close(tokens.patches.mean(1), tokens.cls)
+    made = create("resnet10t", image_size=96).eval()
+    x = torch.randn(1, 3, 96, 64)
+    torch.testing.assert_close(made.tokens(x).patches[0, 1 * 2 + 0], made.net.forward_features(x)[0, :, 1, 0])
     image = torch.zeros(1, 3, 96, 96)
     image[..., 64:, :32] = 1  # bottom left: row 2, column 0
     made = create(nn.Conv2d(3, 4, 32, stride=32), image_size=96)
@@ -191,6 +194,14 @@ def test_channels(name: str, channels: int) -> None:
     assert made(torch.zeros(1, channels, size, size)).shape == (1, made.dim)
     assert made.mean == pytest.approx((0.449,) * channels)
     assert made.std == pytest.approx((0.226,) * channels)
+
+
+def test_a_new_first_layer_is_initialised_for_its_channels() -> None:
+    made = create("torchvision/squeezenet1_1", channels=12, image_size=64)
+    weight = made.net.features[0].weight.detach()
+    bound = 1 / math.sqrt(12 * 3 * 3)  # torch's default: uniform up to 1 / sqrt(fan in)
+    assert bound * 0.95 < float(weight.abs().max()) <= bound
+    assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
 def test_channels_last_gives_the_same() -> None:
@@ -262,7 +273,7 @@ class Own(nn.Module):
 @pytest.mark.parametrize("maps", [False, True])
 def test_any_module(maps: bool) -> None:
     own = Own(maps)
-    own.layers[1].eval()
+    own.layers[2].eval()
     before = copy.deepcopy(own.state_dict())
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -271,7 +282,7 @@ def test_any_module(maps: bool) -> None:
     assert torch.equal(torch.rand(4), expected)
     assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
     assert own.training
-    assert not own.layers[1].training
+    assert not own.layers[2].training
     assert (made.dim, made.patch_dim) == (6, 6 if maps else 0)
     assert made.net is own
     assert made.name == f"<{__name__}.Own>"

@@ -17,7 +17,18 @@ from lookalike import cli
 from lookalike.methods import METHODS
 from lookalike.runs import Folder
 
-SMALL = ["--backbone", "resnet10t", "--image-size", "32", "--batch-size", "16", "--workers", "0", "--hidden-dim", "16"]
+SMALL = [
+    "--backbone",
+    "test_resnet",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "16",
+    "--workers",
+    "0",
+    "--hidden-dim",
+    "16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +80,7 @@ def test_pretrain_says_what_it_wrote_and_what_comes_next(run: Path) -> None:
     assert "Next: lookalike evaluate" in log
     assert "fitted" in log
     assert "views.0.blur 0.5 -> 0.0" in log
-    assert "resnet10t (small stem)" in log
+    assert "test_resnet (small stem)" in log
 
 
 def test_pretrain_from_file_takes_everything_and_options_win(
@@ -125,7 +136,7 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         (["pretrain", "simclr", "TEXTS"], 1, "2 .txt"),
         (["pretrain", "simclr", "PHOTOS", "--backbone", "resnet19"], 1, "resnet18"),
         (
-            ["pretrain", "simclr", "PHOTOS", "--batch-size", "64", "--backbone", "resnet10t", "--image-size", "32"],
+            ["pretrain", "simclr", "PHOTOS", "--batch-size", "64", "--backbone", "test_resnet", "--image-size", "32"],
             1,
             "64",
         ),
@@ -232,7 +243,7 @@ def test_embed_writes_names_and_numbers(
 ) -> None:
     out = tmp_path / f"e{suffix}"
     argv = ["embed", str(run), str(photos), "--out", str(out), "--workers", "0"]
-    assert "40 images x 512 numbers" in printed(capsys, argv, 0)
+    assert "40 images x 64 numbers" in printed(capsys, argv, 0)
     assert "exists" in printed(capsys, argv, 1)
     printed(capsys, [*argv, "--overwrite"], 0)
     if suffix == ".npz":
@@ -247,7 +258,9 @@ def test_views_draws_a_sheet(photos: Path, tmp_path: Path, capsys: pytest.Captur
 
     out = tmp_path / "views.png"
     printed(
-        capsys, ["views", "simclr", str(photos), "--out", str(out), "--image-size", "32", "--backbone", "resnet10t"], 0
+        capsys,
+        ["views", "simclr", str(photos), "--out", str(out), "--image-size", "32", "--backbone", "test_resnet"],
+        0,
     )
     picture = Image.open(out)
     assert picture.size == (3 * 33 - 1, 8 * 33 - 1)

@@ -15,7 +15,7 @@ def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dic
     command = [
         sys.executable, "-m", "lookalike", "pretrain", method, str(photos), "--out", str(out),
         "--devices", str(devices),
-        "--backbone", "resnet10t", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--precision", "fp64",
+        "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--precision", "fp64",
         "--workers", "0", *more,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

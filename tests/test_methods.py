@@ -28,7 +28,7 @@ def small(name: str) -> Config:
 
 def make(name: str) -> Method:
     torch.manual_seed(0)
-    return get_method(name)(small(name), backbones.create("resnet10t", image_size=32)).train()
+    return get_method(name)(small(name), backbones.create("test_resnet", image_size=32)).train()
 
 
 def batch(method: Method, rows: int = 8, seed: int = 0) -> Batch:
@@ -101,7 +101,7 @@ def test_resumes_bit_for_bit(
     """Stopped after the last (5), the first (6) and a middle (7) batch of an epoch."""
 
     def run(out: str, resume: bool = False) -> Run:
-        return Run(data=photos, method=small(name), backbone="resnet10t", image_size=32, epochs=2, batch_size=8,
+        return Run(data=photos, method=small(name), backbone="test_resnet", image_size=32, epochs=2, batch_size=8,
                    accumulate=accumulate, workers=0, out=str(tmp_path / out), resume=resume)  # fmt: skip
 
     training.pretrain(run("whole"))

@@ -135,8 +135,10 @@ def start_from(backbone: Backbone, weights: str) -> str:
     if path.is_file():
         state = load_file(path) if path.suffix == ".safetensors" else _tensors(path)
     elif weights.startswith(("timm/", "torchvision/")):
-        source = backbones.create(weights, channels=backbone.channels, image_size=backbone.image_size,
-                                  stem=backbone.stem, weights=True)  # fmt: skip
+        source = backbones.create(
+            weights, channels=backbone.channels, image_size=backbone.image_size, weights=True,
+            interpolation=backbone.interpolation,
+        )  # fmt: skip
         backbone.mean, backbone.std = source.mean, source.std
         state = source.export_state()
     else:

@@ -460,7 +460,8 @@ def build(run: Run) -> Method:
         backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
         for view in run.method.views:
             backbone.check_size(view.size)
-        return run.method.method(run.method, backbone)
+        method = run.method.method(run.method, backbone)
+    return method.to(memory_format=torch.channels_last)
 
 
 def _loader(run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Loader:

@@ -181,7 +181,7 @@ def embed(
 
 def _open(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
     model = encoder if isinstance(encoder, nn.Module) else encoders.load(encoder)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _features(
