@@ -2,10 +2,10 @@
 
     python benchmarks/learning.py simclr DATA [--images 10000 --epochs 10 --seeds 0 1 2 --backbone narrow]
 
-DATA holds train/ and test/ with one sub-folder per class. Each seed draws its own --images of train/ (the labels are used for
-judging only), trains on them with `lookalike.pretrain`, and judges the encoder before and after by k-NN and linear probe:
-those images are the bank, all of test/ is classified. A row of JSON per seed goes to --record; rows that are there already
-are not made again, and a training that was stopped goes on where it was.
+DATA holds train/ and test/ with one sub-folder per class. Each seed draws its own --images of train/ (labels are used
+for judging only), trains on them with `lookalike.pretrain`, and judges the encoder before and after by k-NN and linear
+probe: those images are the bank, all of test/ is classified. A row of JSON per seed goes to --record; rows that are
+there already are not made again, and a training that was stopped goes on where it was.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from lookalike.runs import Run
 
 
 def narrow_resnet() -> nn.Module:
-    """A ResNet of four basic blocks, half as wide as ResNet-18, with a 3x3 stem: 0.08 GMAC for 32 pixels (ResNet-18: 0.56)."""
+    """Four basic blocks, half as wide as ResNet-18, and a 3x3 stem: 0.08 GMAC for 32 pixels (ResNet-18: 0.56)."""
     from timm.models.resnet import BasicBlock, ResNet
 
     net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=(32, 64, 128, 256))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from lightning.pytorch import Callback
 
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--method", default="simclr")
     parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--stem", default="standard", choices=["standard", "small"], help="of a ResNet, at any size")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--cache", default="ram", choices=["none", "ram", "device"])
@@ -112,12 +114,14 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "step_overhead.jsonl")
     args = parser.parse_args()
 
+    # a module keeps the stem that it has, a name gets the small one at 64 pixels or less
+    backbone = timm.create_model(args.backbone, num_classes=0) if args.stem == "standard" else args.backbone
     turns = Turns(args.block, args.pairs)
     training.make_views = turns.timed("views", training.make_views)
     monitor.Monitor.on_train_batch_end = turns.timed("logging", monitor.Monitor.on_train_batch_end)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
-            data=args.data, method=get_method(args.method).Config(), backbone=args.backbone, image_size=args.image_size,
+            data=args.data, method=get_method(args.method).Config(), backbone=backbone, image_size=args.image_size,
             batch_size=args.batch_size, epochs=1000, cache=args.cache, workers=args.workers, out=f"{folder}/run",
         )  # fmt: skip
         with contextlib.suppress(KeyboardInterrupt):  # Turns stops it early

@@ -14,8 +14,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookal
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """The tests' networks are tiny: on a busy machine threads would wait for each other longer than they compute."""
+    torch.set_num_threads(1)
 
 
 def draw(path: Path, kind: int, seed: int, side: tuple[int, int] = (24, 20)) -> None:

@@ -144,7 +144,8 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to go on with it"),
         (["pretrain", "--resume", "--out", "RUN", "--temperature", "0.9"], 1, "temperature: 0.5 in the run, 0.9 now"),
         (["pretrain", "--resume", "--out", "NOWHERE"], 1, "holds no run to resume"),
-        (["pretrain", "byol", "--from", "RUN/run.yaml"], 2, "byol"),
+        (["pretrain", "simclr", "--from", "OTHER"], 2, "is a run of my.module:Mine, and simclr was asked for"),
+        (["pretrain", "--from", "OTHER"], 1, "run it from Python"),
         (["evaluate", "NOWHERE", "A", "B"], 1, "No encoder at"),
         (["evaluate", "RUN", "NOWHERE", "B"], 1, "NOWHERE"),
         (["evaluate", "RUN", "PHOTOS", "PHOTOS"], 1, "class folder"),
@@ -162,6 +163,7 @@ def test_mistakes_are_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "other.yaml").write_text(f"method: my.module:Mine\ndata: {photos}\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     for i in range(2):
@@ -172,6 +174,7 @@ def test_mistakes_are_named(
         "EMPTY": tmp_path / "empty",
         "TEXTS": tmp_path / "texts",
         "NOWHERE": tmp_path / "no",
+        "OTHER": tmp_path / "other.yaml",
     }
     argv = [re.sub("|".join(places), lambda m: str(places[m.group()]), a) for a in argv]
     message = re.sub("NOWHERE", str(tmp_path / "no"), message)
@@ -243,12 +246,12 @@ def test_embed_writes_names_and_numbers(
 ) -> None:
     out = tmp_path / f"e{suffix}"
     argv = ["embed", str(run), str(photos), "--out", str(out), "--workers", "0"]
-    assert "40 images x 64 numbers" in printed(capsys, argv, 0)
+    assert "40 images x 96 numbers" in printed(capsys, argv, 0)
     assert "exists" in printed(capsys, argv, 1)
     printed(capsys, [*argv, "--overwrite"], 0)
     if suffix == ".npz":
         content = np.load(out, allow_pickle=False)
-        assert content["features"].shape == (40, 512)
+        assert content["features"].shape == (40, 96)
         assert "image 0.jpg" in content["names"]
         assert "nested/deeper/image 1.jpg" in content["names"]
 

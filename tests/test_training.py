@@ -182,7 +182,7 @@ def test_sigterm_exits_143_and_resumes_with_workers(
 def _killed(photos: Path, out: Path, call: int) -> None:
     """A process of its own: dies by SIGKILL at the n-th rename or flush of a file."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     calls = 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -201,7 +201,9 @@ def method_name(cfg: "Config") -> str:
 def plain(value: object) -> object:
     """Dataclasses, tuples and paths as mappings, lists and texts, in the order of their fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        content = {f: plain(vars(value)[f.name]) for f in dataclasses.fields(value)}
+        # 0 in a field of floats is 0.0, before and after a round trip
+        return {f.name: float(v) if f.type is float and isinstance(v, int) else v for f, v in content.items()}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -296,7 +296,7 @@ class Checkpoints(Callback):
         trainer.should_stop = stop
 
     def save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
-        """Writes the encoder, the checkpoint of a kept epoch, and `last.ckpt` at the end: a crash in between repeats all."""
+        """Writes the encoder, a kept epoch's checkpoint, and `last.ckpt` in the end: a crash in between repeats all."""
         if trainer.is_global_zero:
             encoders.save(
                 self.folder,
@@ -357,6 +357,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         return Result(folder.path, folder.rows())
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
+    loggers = _loggers(run, folder)
     saver = Checkpoints(folder, run)
     monitor = Monitor(folder, run, loader, probe, quiet=rank != 0)
     if rank == 0:
@@ -373,7 +374,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         for part in method.children():
             part.compile()
     with _quiet_lightning():
-        trainer = _trainer(run, folder, [*callbacks, monitor, saver])
+        trainer = _trainer(run, folder, [*callbacks, monitor, saver], loggers)
         trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
     if module.done_steps < module.steps:
         if rank == 0:
@@ -535,7 +536,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     return None
 
 
-def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
+def _trainer(run: Run, folder: Folder, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
     precision = _PRECISIONS[run.precision or "fp32"]
     cuda = torch.cuda.is_available()
     if cuda and run.devices > torch.cuda.device_count():
@@ -552,7 +553,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         accumulate_grad_batches=run.accumulate,
         callbacks=callbacks,
         plugins=[TorchFile()],
-        logger=_loggers(run, folder),
+        logger=loggers,
         default_root_dir=folder.path,
         enable_checkpointing=False,
         enable_progress_bar=False,
