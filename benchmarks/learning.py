@@ -29,7 +29,7 @@ from lookalike.evaluation import evaluate
 from lookalike.methods import METHODS, get_method
 from lookalike.optim import Optim
 from lookalike.random import permutation
-from lookalike.runs import Run
+from lookalike.runs import Run, commit
 
 
 def narrow_resnet() -> nn.Module:
@@ -101,7 +101,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         "gpu_peak_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "lookalike": lookalike.runs._commit(),
+        "lookalike": commit(),
         "machine": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{platform.machine()}, {os.cpu_count()} cores",

@@ -9,7 +9,6 @@ interval, and the share of our time that went into data, views and logging. Appe
 """
 
 import argparse
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -124,8 +123,7 @@ def main() -> None:
             data=args.data, method=get_method(args.method).Config(), backbone=backbone, image_size=args.image_size,
             batch_size=args.batch_size, epochs=1000, cache=args.cache, workers=args.workers, out=f"{folder}/run",
         )  # fmt: skip
-        with contextlib.suppress(KeyboardInterrupt):  # Turns stops it early
-            training.pretrain(run, callbacks=[turns])
+        training.pretrain(run, callbacks=[turns])
     ratios = [a / b for a, b in zip(turns.ours, turns.bare)]
     total = sum(turns.ours)
     device = (

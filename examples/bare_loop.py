@@ -12,16 +12,18 @@ from lookalike.methods import SimCLR
 from lookalike.views import make_views, resized
 
 
-def main(folder: str, epochs: int = 5, batch_size: int = 128, image_size: int = 32, seed: int = 0) -> float:
-    torch.manual_seed(seed)
+def main(
+    folder: str, backbone: str = "resnet18", image_size: int = 32, epochs: int = 5, batch_size: int = 128
+) -> float:
+    torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = open_source(folder)
-    loader = Loader(source, batch_size, seed, decode_size=2 * image_size)
+    loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
 
     cfg = SimCLR.fit_to(SimCLR.Config(), images=len(source), image_size=image_size)
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size))
-    backbone = backbones.create("resnet18", image_size=image_size)
-    method = SimCLR(cfg, backbone).to(device).train()
+    encoder = backbones.create(backbone, image_size=image_size)
+    method = SimCLR(cfg, encoder).to(device).train()
     rates = optim.build(method, cfg.optim, batch_size, fused=True)
 
     steps = epochs * loader.steps_per_epoch
@@ -32,7 +34,7 @@ def main(folder: str, epochs: int = 5, batch_size: int = 128, image_size: int = 
             at = Progress(step, steps, loader.steps_per_epoch)
             with torch.no_grad():
                 views = make_views(
-                    images.padded(), cfg.views, images.keys, images.sizes, mean=backbone.mean, std=backbone.std
+                    images.padded(), cfg.views, images.keys, images.sizes, mean=encoder.mean, std=encoder.std
                 )
             loss = method(Batch(views, images.index, at))["loss"]
             rates.optimizer.zero_grad()

@@ -100,7 +100,7 @@ def test_pretrain_from_file_takes_everything_and_options_win(
     printed(capsys, argv, 0)
     old, new = ((p / "run.yaml").read_text() for p in (run, tmp_path / "again"))
     changed = {line.split(":")[0].strip() for line in set(new.splitlines()) ^ set(old.splitlines())}
-    assert changed == {"out", "epochs", "lr", "date"}
+    assert changed - {"date"} == {"out", "epochs", "lr"}
     assert "fitted" not in Folder(tmp_path / "again").log.read_text()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lookalike import random
-from lookalike.data import BrokenImage, Images, Loader, Source, decode, open_source
+from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_source
 from lookalike.data import decoding as decoding_module
 from lookalike.data import resident as resident_module
 from lookalike.data.images import pack, starts
@@ -125,7 +126,7 @@ def test_a_list_of_paths_names_its_images_as_their_folder_does(tmp_path: Path) -
     save(tmp_path / "outside/3.png", noise(5, 5, 3))
     (tmp_path / "b/list.txt").write_text("x")
     listing = tmp_path / "list.txt"
-    listing.write_text(f"\ufeff# some\r\n\r\n./b/2.png\r\n{tmp_path}/a/1.png\n  missing.png\n", "utf-8")
+    listing.write_text(f"\ufeff# some\r\n\r\n./b/2.png\r\n{tmp_path}/a/1.png\n \nmissing.png\n", "utf-8")
     source, whole = open_source(listing), open_source(tmp_path)
     assert [source.name(i) for i in range(3)] == ["b/2.png", "a/1.png", "missing.png"]
     assert source.keys[:2].tolist() == whole.keys[[1, 0]].tolist()
@@ -134,6 +135,20 @@ def test_a_list_of_paths_names_its_images_as_their_folder_does(tmp_path: Path) -
     elsewhere = tmp_path / "b/list.txt"
     elsewhere.write_text(f"{tmp_path}/outside/3.png")
     assert open_source(elsewhere).read(0, None).shape == (3, 5, 5)
+
+
+def test_a_list_takes_every_name_that_a_file_can_have_in_a_line(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    names = ["a .png", "b\u2028c.png", "d\x85e.png", "f\x0b g.png", "h /i.png", "k.png "]
+    for i, name in enumerate(names):
+        save(folder / f"{i}.png", noise(4, 4 + i, 3))
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{i}.png").rename(folder / name)
+    listing = tmp_path / "list.txt"
+    listing.write_bytes("\n".join(f"f/{name}" for name in names).encode())
+    source = open_source(listing)
+    assert [source.read(i, None).shape[2] for i in range(len(source))] == [4, 5, 6, 7, 8, 9]
+    assert [source.name(i) for i in range(len(source))] == [f"f/{name}" for name in names]
 
 
 @pytest.mark.parametrize(
@@ -380,12 +395,13 @@ def test_shrinking_keeps_the_picture(kind: str) -> None:
 def test_the_window_of_a_long_image_depends_on_its_key() -> None:
     array = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (200, 10)).copy()
     file = encoded(Image.fromarray(array), "PNG")
-    tops = {int(decode(file, 1, None, key)[0, 0, 0]) for key in range(60)}
+    tops = {int(decode(file, 1, 10, key)[0, 0, 0]) for key in range(60)}
     assert len(tops) > 30
     assert 0 <= min(tops) < 20
     assert 140 < max(tops) <= 160
-    image = decode(file, 1, None, 5)
+    image = decode(file, 1, 10, 5)
     assert torch.equal(image[0, :, 0], torch.arange(40, dtype=torch.uint8) + image[0, 0, 0])
+    assert decode(file, 1, None, 5).shape == (1, 200, 10)  # judging sees all of it
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (3, 6, 7), (6, 7, 3), (1, 6, 7)])
@@ -696,6 +712,23 @@ def test_what_a_batch_holds(folder: Path) -> None:
     assert loader.broken["b/13.png"] == "empty file"
 
 
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_batches_for_a_gpu_are_pinned(cache: Literal["none", "ram"], monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self.numel()) or self)
+    epochs(Loader(Numbers(8), 4, 0, cache=cache, device=torch.device("cpu")), 1)
+    assert pinned == []
+    epochs(Loader(Numbers(8), 4, 0, cache=cache, device=torch.device("cuda")), 1)
+    assert pinned == [4, 4, 4] * 2  # buffer, index and keys of two batches
+
+
+def test_workers_inherit_the_keys(folder: Path) -> None:
+    source = open_source(folder)
+    assert "_keys" not in vars(source)
+    Loader(source, 6, 0)
+    assert "_keys" in vars(source)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, None])
 def test_resident_images_of_every_dtype(dtype: torch.dtype | None) -> None:
     kinds = [torch.uint8, torch.uint16, torch.float32] if dtype is None else [dtype]
@@ -794,3 +827,19 @@ def test_a_process_with_busy_workers_ends(folder: Path) -> None:
         "loader = Loader(open_source(sys.argv[1]), 6, 0, workers=1, max_broken=1)\nnext(iter(loader))"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
+
+
+def test_a_subset_keeps_names_keys_and_labels(tmp_path: Path) -> None:
+    for i, kind in enumerate("abab"):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        Image.new("RGB", (4 + i, 3), (i, 0, 0)).save(tmp_path / kind / f"{i}.png")
+    whole = open_source(tmp_path, labelled=True)
+    part = Subset(whole, [3, 0])
+    assert len(part) == 2
+    assert [part.name(i) for i in range(2)] == [whole.name(3), whole.name(0)]
+    assert part.classes == whole.classes == ("a", "b")
+    assert whole.labels is not None
+    assert part.labels is not None
+    assert part.labels.tolist() == whole.labels[[3, 0]].tolist()
+    assert part.keys.tolist() == whole.keys[[3, 0]].tolist()
+    assert torch.equal(part.read(0, None), whole.read(3, None))

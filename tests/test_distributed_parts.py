@@ -97,8 +97,7 @@ def process(rank: int, folder: str) -> None:
     counted = distributed.gather(torch.full((1,), rank))
     found["plain"] = {"strided": strided, "ranks": counted}
     found["agree"] = {
-        "one": torch.tensor(distributed.agree(rank == 1)),
-        "none": torch.tensor(distributed.agree(False)),
+        "flags": torch.tensor(distributed.agree(rank == 1, False, rank == 0)),
     }
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -160,7 +159,7 @@ def test_mean_has_gradients(two: list[dict[str, dict[str, Tensor]]]) -> None:
 
 
 def test_agree_is_any(two: list[dict[str, dict[str, Tensor]]]) -> None:
-    assert [(p["agree"]["one"].item(), p["agree"]["none"].item()) for p in two] == [(True, False)] * WORLD
+    assert [p["agree"]["flags"].tolist() for p in two] == [[True, False, True]] * WORLD
 
 
 def test_one_process_needs_no_group() -> None:
@@ -168,7 +167,7 @@ def test_one_process_needs_no_group() -> None:
     assert distributed.gather(x) is x
     assert distributed.mean(x) is x
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    assert (distributed.agree(True), distributed.agree(False)) == (True, False)
+    assert distributed.agree(True, False) == [True, False]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from lookalike import backbones
 from lookalike.data import BrokenImage, open_source
 from lookalike.evaluation import (
     Entry,
     Features,
     Settings,
+    evaluate,
     features,
     fingerprint,
     interval,
@@ -597,11 +599,12 @@ def test_an_unknown_suffix_names_the_three(tmp_path):
 
 def test_judge_fills_an_entry():
     train, test = example(n=60), example(n=40, seed=1)
-    entry = judge("knn", train, test, None, 3, None, encoder_sha256="abc", data_fingerprint="def")
+    made = {"image_size": 32}
+    entry = judge("knn", train, test, None, 3, None, made=made, encoder_sha256="abc", data_fingerprint="def")
     expected = knn(train.features, train.labels, test.features, test.labels)
     assert (entry.protocol, entry.top1, entry.top5) == ("knn", expected.top1, expected.top5)
     assert entry.interval == interval(expected.top1, 40, 3)
-    assert entry.settings == {"k": 20, "temperature": 0.07, "also": [10, 100, 200]}
+    assert entry.settings == {"image_size": 32, "k": 20, "temperature": 0.07, "also": [10, 100, 200]}
     assert (entry.train_images, entry.test_images, entry.classes, entry.seed) == (60, 40, 3, 3)
     assert (entry.encoder_sha256, entry.data_fingerprint, entry.format) == ("abc", "def", 1)
     assert [row["k"] for row in entry.history] == [10, 20, 100, 200]
@@ -628,6 +631,18 @@ def test_judge_refuses_what_it_cannot_judge():
         judge("knm", example(), example(), None, 0, None)
     with pytest.raises(ValueError, match="test images have no labels"):
         judge("knn", example(), example(labelled=False), None, 0, None)
+
+
+def test_every_protocol_and_image_size_has_its_own_entry(tmp_path, labelled, monkeypatch):
+    monkeypatch.setattr("lookalike.evaluation.judging.DINOV2", QUICK)
+    encoder = backbones.create("test_resnet", image_size=32)
+    out = tmp_path / "evaluation.json"
+    for size in (None, 64, 32):
+        made = evaluate(encoder, labelled / "train", labelled / "test", image_size=size, out=out)
+        assert [e.protocol for e in made] == ["knn", "linear"]
+        assert all((e.settings["crop"], e.settings["features"]) == ("256/224 centre", "pooled") for e in made)
+    found = [(row["protocol"], row["settings"]["image_size"]) for row in json.loads(out.read_text())]
+    assert found == [("knn", 64), ("linear", 64), ("knn", 32), ("linear", 32)]
 
 
 def entry(**change):

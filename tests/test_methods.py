@@ -4,19 +4,23 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lookalike import backbones, training
+from lookalike import backbones, load, training
 from lookalike.core import Batch, Config, Method, Progress
-from lookalike.data import open_source
+from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.simclr import SimCLR
+from lookalike.optim import Optim
+from lookalike.random import permutation
 from lookalike.runs import Folder, Run
+from lookalike.schedules import Schedule
 from lookalike.views import resized
 
 
@@ -125,16 +129,70 @@ def test_resumes_bit_for_bit(
     assert rows[0] == rows[1]
 
 
-def knn_accuracy(encoder: backbones.Backbone, cifar10: Path, images: int) -> float:
-    from lookalike.data import Subset
-    from lookalike.random import permutation
+class Listed(NamedTuple):
+    """A part of CIFAR-10: the paths in a text file to train on, and the same images with labels to judge with."""
 
-    found = []
-    for split, count in (("train", images), ("test", 1000)):
+    file: Path
+    bank: Subset
+    test: Subset
+
+
+def listed(cifar10: Path, folder: Path, images: int) -> Listed:
+    parts = []
+    for split, count in (("train", images), ("test", 2000)):
         source = open_source(cifar10 / split, labelled=True)
-        part = Subset(source, permutation(len(source), 0, split)[:count].tolist())
-        found.append(features(encoder, part, image_size=32, mean=encoder.mean, std=encoder.std))
-    train, test = found
+        parts.append(Subset(source, permutation(len(source), 0, split)[:count].tolist()))
+    bank, test = parts
+    file = folder / "images.txt"
+    file.write_text("\n".join(str(cifar10 / "train" / bank.name(i)) for i in range(images)))
+    return Listed(file, bank, test)
+
+
+def narrow_resnet() -> nn.Module:
+    """Four basic blocks of 16 to 128 channels; with a 3x3 stem 32 pixels still make 2x2 at the end."""
+    from timm.models.resnet import BasicBlock, ResNet
+
+    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=(16, 32, 64, 128))
+    net.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    return net
+
+
+def knn_accuracy(encoder: backbones.Backbone, data: Listed) -> float:
+    train, test = (
+        features(encoder, part, image_size=32, mean=encoder.mean, std=encoder.std) for part in (data.bank, data.test)
+    )
     assert train.labels is not None
     assert test.labels is not None
     return knn(train.features, train.labels, test.features, test.labels).top1
+
+
+def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> float:
+    """How much training adds to the k-NN accuracy of the same seed's untrained encoder.
+
+    The method has its own views, heads and loss, but AdamW: a learning rate for hours of training learns little here.
+    """
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    optim = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=1)
+    cfg = dataclasses.replace(get_method(name).Config(), optim=optim)  # type: ignore[call-arg]
+    run = Run(data=data.file, method=cfg, backbone=narrow_resnet(), image_size=32, epochs=epochs,
+              batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
+    untrained = training.build(training.resolve(run, len(data.bank))[0]).encoder
+    before = knn_accuracy(untrained, data)
+    training.pretrain(run)
+    after = knn_accuracy(load(out, backbone=narrow_resnet()), data)
+    return after - before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
+    """Measured with seeds 0, 1 and 2: 0.200, 0.218, 0.210 before and 0.282, 0.266, 0.267 after (SimCLR). Chance moves such a difference by 0.013."""
+    assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs=10, batch_size=64) > 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_learns_more_from_more_images(name: str, cifar10: Path, tmp_path: Path) -> None:
+    """SLOWNUM"""
+    assert gain(name, listed(cifar10, tmp_path, 10_000), tmp_path / "run", epochs=SLOWEP, batch_size=128) > SLOWMIN

@@ -1,6 +1,7 @@
 """Optimizers against slow transcriptions, and who gets which learning rate and decay."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lookalike import optim
 from lookalike.core import Progress
-from lookalike.optim import LARS, Group, Optim, Rates
+from lookalike.optim import LARS, Group, Optim, Rates, Rule
 from lookalike.schedules import Schedule
 
 
@@ -250,6 +251,27 @@ def test_lars_runs_the_closure_and_passes_over_missing_gradients() -> None:
     before = p.detach().clone()
     optimizer.step()
     assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("rule", ["lars", "lars_simclr", "larc"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copied_lars_goes_on_alike(rule: Rule, duplicate: Callable[[Any], Any]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    pair = layer, LARS(layer.parameters(), rule, lr=0.5, momentum=0.8, nesterov=True, trust=0.01)
+
+    def step(layer: nn.Linear, optimizer: LARS) -> None:
+        layer.zero_grad()
+        layer(torch.eye(3)).square().mean().backward()
+        optimizer.step()
+
+    step(*pair)
+    other = duplicate(pair)
+    for _ in range(2):
+        step(*pair)
+        step(*other)
+    assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), other[0].parameters(), strict=True))
+    assert other[0].weight is not layer.weight
 
 
 @pytest.mark.parametrize("name", ["lars", "lars_simclr", "larc", "adamw", "sgd", "lamb"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -179,8 +180,8 @@ def test_sigterm_exits_143_and_resumes_with_workers(
     assert_same_run(out, finished(1))
 
 
-def _killed(photos: Path, out: Path, call: int) -> None:
-    """A process of its own: dies by SIGKILL at the n-th rename or flush of a file."""
+def _killed(photos: Path, out: Path, call: int | None, step: int | None, accumulate: int) -> None:
+    """A process of its own: dies by SIGKILL at the n-th rename or flush of a file, or in the middle of a step."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     calls = 0
@@ -198,7 +199,13 @@ def _killed(photos: Path, out: Path, call: int) -> None:
     os.fsync = counted(os.fsync)
     os.rename = os.replace = counted(os.replace)
     Path.replace = lambda self, target: os.replace(self, target)  # type: ignore[method-assign,assignment]
-    training.pretrain(tiny_run(photos, out))
+
+    def after_step(self: Method, at: Progress) -> None:
+        if at.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    SimCLR.after_step = after_step  # type: ignore[method-assign]
+    training.pretrain(tiny_run(photos, out, accumulate=accumulate))
 
 
 def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
@@ -207,9 +214,12 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lookalike.training", "lookalike.methods.simclr"])
     survived = 0
-    for call in (1, 4, 8, 10, 11, 12, 13, 15, 19, 24, 31):
-        out = tmp_path / str(call)
-        process = context.Process(target=_killed, args=(photos, out, call))
+    # flushes and renames of the first files and of each checkpoint; the first, a middle and the last step of an epoch
+    moments = [(call, None, 1) for call in (1, 4, 8, 10, 11, 12, 13, 15, 19, 24, 31)]
+    moments += [(None, step, accumulate) for step in (1, 7, 10) for accumulate in (1, 2)]
+    for call, step, accumulate in moments:
+        out = tmp_path / f"{call}-{step}-{accumulate}"
+        process = context.Process(target=_killed, args=(photos, out, call, step, accumulate))
         process.start()
         process.join(120)
         if process.exitcode == 0:
@@ -217,10 +227,10 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
         assert process.exitcode == -signal.SIGKILL
         survived += 1
         resume = Folder(out).run.is_file()
-        training.pretrain(tiny_run(photos, out, resume=resume, overwrite=False))
-        assert_same_run(out, finished(1))
+        training.pretrain(tiny_run(photos, out, resume=resume, accumulate=accumulate))
+        assert_same_run(out, finished(accumulate))
         assert not list(out.rglob(".*tmp*"))
-    assert survived >= 9
+    assert survived >= 15
 
 
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
@@ -293,6 +303,9 @@ def test_an_existing_run_is_kept_unless_overwritten(photos: Path, tmp_path: Path
     result = training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
     assert [r["step"] for r in result.metrics] == [5]
     assert not (out / "checkpoints/epoch=2.ckpt").exists()
+    assert not read_run(out / "run.yaml", SimCLR).overwrite
+    assert [r["step"] for r in training.pretrain(tiny_run(photos, out, epochs=2, resume=True)).metrics] == [5, 10]
+    assert not read_run(out / "run.yaml", SimCLR).resume
 
 
 class Recorder(Method):
@@ -339,6 +352,14 @@ def record(run: Run, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return kept[-1]
 
 
+def test_fp64_skips_restore_the_statistics_too(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving to float64 replaces BatchNorm's buffers: those that are restored must be the new ones."""
+    run = tiny_run(photos, tmp_path / "run", epochs=1, precision="fp64", method=Recorder.Config(poison=(4,)))
+    method = record(run, monkeypatch)
+    assert method.state_dict()["backbone.net.layers.1.running_mean"].dtype == torch.float64
+    assert int(method.state_dict()["backbone.net.layers.1.num_batches_tracked"]) == 4
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_hooks_run_on_real_steps_only(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
@@ -355,7 +376,10 @@ def test_a_step_that_is_not_finite_changes_nothing(
     run = tiny_run(photos, tmp_path / "poisoned", epochs=1, method=Recorder.Config(poison=(4,)))
     method = record(run, monkeypatch)
     assert [c for c in method.calls if c[0] == "after"] == [("after", s) for s in range(4)]
-    assert Folder(run.out).rows()[-1]["skipped"] == 1
+    (row,) = Folder(run.out).rows()
+    assert row["skipped"] == 1
+    assert row["grad_norm"] is None
+    assert 0 < row["loss"] < 1e3
     assert all(torch.isfinite(v).all() for v in method.state_dict().values())
     statistics = method.state_dict()["backbone.net.layers.1.num_batches_tracked"]
     assert int(statistics) == 4
@@ -370,6 +394,9 @@ def test_repeated_skips_stop_the_run_and_keep_the_batch(
         training.pretrain(run)
     (path,) = (tmp_path / "run/checkpoints").glob("nonfinite-*.safetensors")
     assert load_file(path)["views.0"].shape == (8, 3, 16, 16)
+    kept = state(tmp_path / "run")
+    assert kept["global_step"] == 5
+    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
 
 
 def test_fitting_leaves_stated_fields_alone(photos: Path, tmp_path: Path) -> None:
@@ -409,13 +436,15 @@ def test_init_starts_from_weights(photos: Path, tmp_path: Path, capsys: pytest.C
         ({"backbone": "resnet19"}, "resnet18"),
         ({"backbone": "torchvision/alexnet", "image_size": 16}, "nearest size that works"),
         ({"accumulate": 3}, "3"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),
         ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_folder(
     photos: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises((ValueError, FileNotFoundError, ModuleNotFoundError)) as caught:
         training.pretrain(tiny_run(photos, tmp_path / "run", **changes))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -436,3 +465,13 @@ def test_the_global_generator_is_left_alone(photos: Path, tmp_path: Path) -> Non
     torch.manual_seed(5)
     training.build(resolved)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_callback_of_the_users_own_may_stop_the_training(photos: Path, tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: object, *_: object) -> None:
+            trainer.should_stop = trainer.global_step == 3
+
+    result = training.pretrain(tiny_run(photos, tmp_path / "run"), callbacks=[Stop()])
+    assert state(result.folder)["global_step"] == 3
+    assert Folder(result.folder).weights.is_file()

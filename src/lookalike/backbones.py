@@ -139,7 +139,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: names or shapes differ; nothing was loaded then.
         """
-        state = self._fitted(state)
+        state = self.resized(state)
         own = self.net.state_dict()
         differences = {
             "missing": [k for k in own if k not in state],
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         raise NotImplementedError
 
-    def _fitted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def resized(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The same weights, resized where a shape depends on the image size."""
         return state
 
@@ -277,7 +277,7 @@ class _ViT(Backbone):
             with torch.no_grad():
                 net.pos_embed.copy_(self._resized(position, old, net.patch_embed.grid_size))
 
-    def _fitted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def resized(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         position = state.get("pos_embed")
         if position is None or self.net.pos_embed is None:
             return state
@@ -476,6 +476,15 @@ def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
             backbone.mask_token.copy_(mask_token.view_as(backbone.mask_token))
         count += 1
     return count
+
+
+def patch_size(name: str) -> int | None:
+    """Pixels of a side of a plain ViT's patches; None for other backbones. Nothing is computed to know it."""
+    name = _known(name)
+    if name.startswith("torchvision/"):
+        return None
+    with torch.device("meta"):
+        return _patch_size(_timm_net(name, 3, None, False, 0.0))
 
 
 def names() -> list[str]:

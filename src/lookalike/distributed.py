@@ -31,14 +31,14 @@ def mean(x: Tensor) -> Tensor:
     return _Mean.apply(x) if world() > 1 else x
 
 
-def agree(flag: bool) -> bool:
-    """True on every process if `flag` is true on any."""
+def agree(*flags: bool) -> list[bool]:
+    """Each flag true on every process if it is true on any: one exchange for all."""
     if world() == 1:
-        return flag
+        return list(flags)
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    anyone = torch.tensor(int(flag), device=device)
+    anyone = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(anyone, dist.ReduceOp.MAX)
-    return bool(anyone.item())
+    return [bool(flag) for flag in anyone.tolist()]
 
 
 class _Gather(torch.autograd.Function):
@@ -71,24 +71,34 @@ def _all_mean(x: Tensor) -> Tensor:
     return total.div_(world())
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm over the joined batch of all processes, on CPUs as well; made by `convert`.
+class GPUSyncBatchNorm(nn.SyncBatchNorm):
+    """torch's own, with the dropout and activation that timm's layers hold; see `SyncBatchNorm`."""
 
-    On a GPU it is torch's own. timm's BatchNorm layers hold a dropout and an activation: `convert` keeps them as
-    children under their names, and they run after the normalisation.
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        x = super().forward(x)
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm over the joined batch of all processes, on CPUs; `convert` makes it.
+
+    timm's BatchNorm layers hold a dropout and an activation: `convert` keeps them as children under their names, and
+    they run after the normalisation. (Not a subclass of torch's: DistributedDataParallel refuses that on CPUs.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
-        if x.is_cuda:
-            x = super().forward(x)
-        elif self.training and world() > 1:
-            x = self._forward_joined(x)
-        else:
-            x = _BatchNorm.forward(self, x)
+        x = self._forward_joined(x) if self.training and world() > 1 else super().forward(x)
         for child in self.children():
             x = child(x)
         return x
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim < 2:
+            raise ValueError(f"BatchNorm got a tensor of shape {tuple(x.shape)}; expected (B, C, ...).")
 
     def _forward_joined(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -117,15 +127,16 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def convert(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm in `module`, in place, by `SyncBatchNorm`; returns the module, or its replacement.
+    """Replaces every BatchNorm in `module`, in place, by a synchronised one; returns the module, or its replacement.
 
     Parameters, buffers, their names and the mode stay: state dicts and optimizers do not notice.
     """
     for name, child in module.named_children():
         module.add_module(name, convert(child))
-    if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm):
+    if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm | nn.SyncBatchNorm):
         return module
-    sync = SyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+    kind = GPUSyncBatchNorm if torch.cuda.is_available() else SyncBatchNorm
+    sync = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     sync.weight, sync.bias = module.weight, module.bias
     sync.running_mean, sync.running_var = module.running_mean, module.running_var
     sync.num_batches_tracked = module.num_batches_tracked

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -100,14 +101,11 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
 
 def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
     try:
-        with safe_open(path, "pt") as file:
-            head: Mapping[str, str] = file.metadata() or {}
-        state = load_file(path)
+        card, state = _card(path), load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
-    if "lookalike" not in head:
+    if card is None:
         raise ValueError(f"{path} was not written by lookalike: it does not say what it holds. Use it with --init.")
-    card = json.loads(head["lookalike"])
     if card["format"] != FORMAT:
         raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
     if card["backbone"].startswith("<") and backbone is None:
@@ -119,6 +117,15 @@ def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
     made.load_exported(state)
     return made
+
+
+def _card(path: Path) -> dict[str, Any] | None:
+    """What an encoder's file says of itself; None for other files."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        head: Mapping[str, str] = file.metadata() or {}
+    return dict(json.loads(head["lookalike"])) if "lookalike" in head else None
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -134,6 +141,8 @@ def start_from(backbone: Backbone, weights: str) -> str:
         path = Folder(path).weights
     if path.is_file():
         state = load_file(path) if path.suffix == ".safetensors" else _tensors(path)
+        if (card := _card(path)) is not None and card["channels"] == backbone.channels:
+            backbone.mean, backbone.std = tuple(card["mean"]), tuple(card["std"])
     elif weights.startswith(("timm/", "torchvision/")):
         source = backbones.create(
             weights, channels=backbone.channels, image_size=backbone.image_size, weights=True,
@@ -144,6 +153,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
     else:
         raise FileNotFoundError(f"No weights at {weights}. Give a run, a weights file, timm/NAME or torchvision/NAME.")
     own = backbone.export_state()
+    state = dict(backbone.resized(state))
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ValueError(

@@ -70,12 +70,16 @@ class Monitor(Callback):
         self.quiet = quiet
         self.knn: list[float] = []
         self._sums: dict[str, Tensor] = {}
+        self._step: dict[str, Tensor] = {}
+        self._listed: set[str] = set()
         self._count = 0
         self._bar: Progress | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last row, so that a resumed run writes the very same losses."""
-        return {"sums": self._sums, "count": self._count, "knn": self.knn}
+        # every process saves and loads, so each gets the mean over all
+        sums = {name: distributed.mean(value) for name, value in self._sums.items()}
+        return {"sums": sums, "count": self._count, "knn": self.knn}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
@@ -105,15 +109,20 @@ class Monitor(Callback):
     ) -> None:
         module = cast("Pretraining", pl_module)
         for name, value in module.parts.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._step[name] = self._step[name] + value if name in self._step else value.clone()
         if (batch_idx + 1) % self.run.accumulate:
             return
+        if not module.dropped:  # a step that did not happen has no loss
+            for name, value in self._step.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._count += self.run.accumulate
+        self._step = {}
         step = module.done_steps
         epoch_ends = step % self._per_epoch == 0
         if not (epoch_ends or step % LOG_EVERY == 0):
             return
         row: dict[str, float] = {"step": step, "epoch": step // self._per_epoch}
+        row["loss"] = math.nan  # unless a step was made since the last row
         row |= {name: float(distributed.mean(value / self._count)) for name, value in self._sums.items()}
         now, waited = time.perf_counter(), self.loader.waited
         seconds = now - self._since
@@ -126,6 +135,9 @@ class Monitor(Callback):
         if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
             self.knn.append(self.probe(module.method.encoder))
             row["knn_top1"] = self.knn[-1]
+        for name in self.loader.broken.keys() - self._listed:
+            self.folder.note(f"broken image {name}: {self.loader.broken[name]}")
+            self._listed.add(name)
         if not self.quiet:
             self.folder.append(row)
             for logger in trainer.loggers:

@@ -285,11 +285,10 @@ class LARS(torch.optim.Optimizer):
     """
 
     def __init__(self, params: ParamsT, rule: Rule, lr: float, momentum: float, nesterov: bool, trust: float) -> None:
-        self.rule = rule
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.trust = trust
-        super().__init__(params, {"lr": lr, "weight_decay": 0.0, "adapt": True})
+        # all of it among the defaults: nothing else survives a copy of torch's optimizers
+        defaults: dict[str, object] = {"lr": lr, "weight_decay": 0.0, "adapt": True}
+        defaults |= {"rule": rule, "momentum": momentum, "nesterov": nesterov, "trust": trust}
+        super().__init__(params, defaults)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -307,37 +306,41 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._step(params, group["lr"], group["weight_decay"], group["adapt"])
+                self._step(params, **{name: value for name, value in group.items() if name in self.defaults})
         return loss
 
-    def _step(self, params: list[Tensor], lr: float, weight_decay: float, adapt: bool) -> None:
+    def _step(
+        self, params: list[Tensor], lr: float, weight_decay: float, adapt: bool, rule: Rule, momentum: float,
+        nesterov: bool, trust: float,
+    ) -> None:  # fmt: skip
         gradients = [p.grad for p in params if p.grad is not None]
         steps = list(torch._foreach_add(gradients, params, alpha=weight_decay))
         if adapt:
-            torch._foreach_mul_(steps, self._ratios(params, gradients, steps, weight_decay))
-        if self.rule == "lars_simclr":
+            torch._foreach_mul_(steps, _ratios(params, gradients, steps, weight_decay, rule, trust))
+        if rule == "lars_simclr":
             torch._foreach_mul_(steps, lr)
             lr = 1.0
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_mul_(buffers, self.momentum)
+        torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, steps)
-        if self.nesterov:
-            torch._foreach_add_(steps, buffers, alpha=self.momentum)
-        torch._foreach_add_(params, steps if self.nesterov else buffers, alpha=-lr)
+        if nesterov:
+            torch._foreach_add_(steps, buffers, alpha=momentum)
+        torch._foreach_add_(params, steps if nesterov else buffers, alpha=-lr)
 
-    def _ratios(
-        self, params: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], weight_decay: float
-    ) -> list[Tensor]:
-        """The factor of each tensor's step, as 0-d tensors: nothing waits for the device."""
-        w = torch.stack(torch._foreach_norm(params))
-        if self.rule == "larc":
-            g = torch.stack(torch._foreach_norm(gradients))
-            ratio = self.trust * w / (g + weight_decay * w + 1e-8)
-            ratio = torch.where(g > 0, ratio, 0.0)
-        else:
-            d = torch.stack(torch._foreach_norm(decayed))
-            ratio = torch.where(d > 0, self.trust * w / d, 1.0)
-        return list(torch.where(w > 0, ratio, 1.0).unbind())
+
+def _ratios(
+    params: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], weight_decay: float, rule: Rule, trust: float
+) -> list[Tensor]:
+    """The factor of each tensor's step, as 0-d tensors: nothing waits for the device."""
+    w = torch.stack(torch._foreach_norm(params))
+    if rule == "larc":
+        g = torch.stack(torch._foreach_norm(gradients))
+        ratio = trust * w / (g + weight_decay * w + 1e-8)
+        ratio = torch.where(g > 0, ratio, 0.0)
+    else:
+        d = torch.stack(torch._foreach_norm(decayed))
+        ratio = torch.where(d > 0, trust * w / d, 1.0)
+    return list(torch.where(w > 0, ratio, 1.0).unbind())

@@ -7,6 +7,7 @@ versions and the machine, which reading ignores.
 import dataclasses
 import difflib
 import json
+import math
 import os
 import platform
 import re
@@ -161,7 +162,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: Path, content: object) -> None:
     """Writes JSON atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 # ---------------------------------------------------------------- run.yaml
@@ -175,9 +176,7 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
-_MAY_CHANGE = frozenset(
-    {"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "resume", "overwrite", "fit"}
-)
+_MAY_CHANGE = frozenset({"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "fit"})
 """Options that `--resume` may give another value."""
 
 
@@ -214,6 +213,8 @@ def flat(run: Run) -> dict[str, object]:
     content: dict[str, object] = {"method": method_name(run.method)}
     content["data"] = plain(run.data) if isinstance(run.data, str | os.PathLike) else f"<{type(run.data).__qualname__}>"
     for f in dataclasses.fields(Options):
+        if f.name in ("resume", "overwrite"):
+            continue  # they say what to do with the folder once, not what the run is
         value = getattr(run, f.name)
         content[f.name] = plain(value) if f.name != "backbone" or isinstance(value, str) else _module_name(value)
     return content | typing.cast(dict[str, object], plain(run.method))
@@ -229,7 +230,7 @@ def write_run(run: Run, path: Path) -> None:
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {p: metadata.version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
         | {"python": platform.python_version()},
-        "commit": _commit(),
+        "commit": commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
     content = {"format": FORMAT} | flat(run) | {"made": made}
@@ -237,7 +238,7 @@ def write_run(run: Run, path: Path) -> None:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of a source checkout of lookalike, with + where it was changed."""
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
@@ -484,9 +485,10 @@ class Folder:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Adds one row to `metrics.jsonl`."""
+        """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         with open(self.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
         """Prints to the console and to `log.txt`."""

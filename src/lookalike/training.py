@@ -5,6 +5,7 @@ epoch, and our own `Progress` counts the epochs.
 """
 
 import dataclasses
+import hashlib
 import logging
 import math
 import os
@@ -110,10 +111,12 @@ class Pretraining(LightningModule):
         self.grad_norm = math.nan
         self.skipped = 0
         """Optimizer steps dropped because their gradients were not finite."""
-        self._skipped_in_a_row = 0
-        self._drop = False
-        self._statistics = [b for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
+        self.skipped_in_a_row = 0
+        self.dropped = False
+        """Whether the last optimizer step was dropped."""
+        self._statistics: list[Tensor] = []
         self._kept: list[Tensor] = []
+        """BatchNorm's statistics as they were before the step."""
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in method.modules())
         self._micro_batch: list[Tensor] = []
 
@@ -137,23 +140,38 @@ class Pretraining(LightningModule):
 
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
         backbone = self.method.backbone
-        self.image_dtype = batch.buffer.dtype
+        images = batch.padded()
+        if images.is_floating_point():
+            images = images.float()  # Lightning widens them for fp64; views are made in float32
+        self.image_dtype = images.dtype
         with torch.profiler.record_function("lookalike.views"), torch.no_grad():
             views = make_views(
-                batch.padded(), self.run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std
+                images, self.run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std
             )
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             views = [v.to(self.dtype, memory_format=layout) for v in views]
         return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
 
+    def setup(self, stage: str) -> None:
+        order = self.loader.order
+        if (order.rank, order.world) != (self.trainer.global_rank, self.trainer.world_size):
+            raise RuntimeError(
+                f"This process loads data as rank {order.rank} of {order.world}, but trains as rank "
+                f"{self.trainer.global_rank} of {self.trainer.world_size}. Use one of torchrun, srun and --devices."
+            )
+
     def on_train_start(self) -> None:
         self.method.train()  # a loaded encoder arrives in eval mode, and Lightning keeps it so
+        # only now: moving to a device or to float64 puts other tensors in the buffers' place
+        norms = [m for m in self.method.modules() if isinstance(m, _BatchNorm)]
+        self._statistics = [b for m in norms for b in m.buffers(recurse=False)]
+        self._kept = [b.clone() for b in self._statistics]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro = batch_idx % self.run.accumulate
         torch.manual_seed(key_of(self.run.seed, "step", self.done_steps, micro, distributed.rank()))
-        if micro == 0:
-            self._kept = [b.clone() for b in self._statistics]
+        if micro == 0 and self._kept:
+            torch._foreach_copy_(self._kept, self._statistics)
         self._micro_batch = batch.views
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -165,8 +183,8 @@ class Pretraining(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
         self.grad_norm = float(get_total_norm(gradients)) if gradients else 0.0
-        self._drop = not math.isfinite(self.grad_norm)
-        if self._drop:
+        self.dropped = not math.isfinite(self.grad_norm)
+        if self.dropped:
             for p in self.method.parameters():
                 p.grad = None  # optimizers pass over parameters without a gradient
             return
@@ -177,35 +195,44 @@ class Pretraining(LightningModule):
         at = self.at
         self.rates.apply(at)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self._drop:
+        if self.dropped:
             for buffer, kept in zip(self._statistics, self._kept):
                 buffer.copy_(kept)
             self.skipped += 1
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= MOST_SKIPPED:
-                self._give_up(at)
+            self.skipped_in_a_row += 1
         else:
-            self._skipped_in_a_row = 0
+            self.skipped_in_a_row = 0
             self.method.after_step(at)
 
-    def _give_up(self, at: Progress) -> None:
+    def give_up(self) -> None:
+        """Saves the last batch's views and raises Diverged."""
         from safetensors.torch import save_file
 
-        path = Folder(self.run.out).checkpoints / f"nonfinite-{at.step + 1}-rank{distributed.rank()}.safetensors"
+        path = Folder(self.run.out).checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
             save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self._micro_batch)}, temporary)
         loss = float(self.parts["loss"])
         raise Diverged(
-            f"The gradients of the last {self._skipped_in_a_row} steps, up to step {at.step + 1}, were not finite "
-            f"(loss {loss}); the weights kept their last good values. The views of the last batch are in {path}. "
+            f"The gradients of the last {self.skipped_in_a_row} steps, up to step {self.done_steps}, were not finite "
+            f"(loss {loss}). last.ckpt and encoder.safetensors hold the last good weights, {path} the last views. "
             "Try a lower --optim.lr, a longer --optim.warmup-epochs, --optim.clip 1, or --precision bf16 for fp16."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lookalike"] = {"format": FORMAT, "skipped": self.skipped, "data": image_set(self.loader.source)}
+        checkpoint["lookalike"] = {
+            "format": FORMAT,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "data": image_set(self.loader.source),
+            # with --init they are those of the weights that the run began from
+            "mean": list(self.method.backbone.mean),
+            "std": list(self.method.backbone.std),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped = checkpoint["lookalike"]["skipped"]
+        own = checkpoint["lookalike"]
+        self.skipped, self.skipped_in_a_row = own["skipped"], own["skipped_in_a_row"]
+        self.method.backbone.mean, self.method.backbone.std = tuple(own["mean"]), tuple(own["std"])
         if checkpoint["global_step"] < self.steps:
             # a finished run that gets more epochs: its last batch is no longer the last
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
@@ -258,6 +285,8 @@ class Checkpoints(Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.run.resume and trainer.is_global_zero:
+            write_run(self.run, self.folder.run)  # not earlier: the other processes compare with the old one
         self._saved = time.monotonic()
         if threading.current_thread() is threading.main_thread():
             # only now: Lightning has put its own handler for SIGTERM in place just before
@@ -290,9 +319,13 @@ class Checkpoints(Callback):
         epoch = step // pl_module.steps_per_epoch if step % pl_module.steps_per_epoch == 0 else None
         keep = epoch is not None and (epoch % self.run.save_every == 0 or epoch == self.run.epochs)
         due = age > SAVE_SECONDS or (epoch is not None and age > SETTLE_SECONDS)
-        stop, due = distributed.agree(self.signal is not None), keep or distributed.agree(due)
-        if stop or due:
+        # a callback of the user's may have asked to stop, too
+        stop, due = distributed.agree(self.signal is not None or trainer.should_stop, keep or due)
+        diverged = pl_module.skipped_in_a_row >= MOST_SKIPPED
+        if stop or due or diverged:
             self.save(trainer, pl_module, epoch if keep else None)
+        if diverged:
+            pl_module.give_up()
         trainer.should_stop = stop
 
     def save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
@@ -319,7 +352,7 @@ class Checkpoints(Callback):
 
 def image_set(source: Source) -> str:
     """Names the set of images: a resumed run must see the same ones, in the same order."""
-    return f"{len(source)}-{key_of(*source.keys[:: max(1, len(source) // 1000)].tolist()) & (1 << 64) - 1:016x}"
+    return f"{len(source)}-{hashlib.blake2b(source.keys.numpy().tobytes(), digest_size=16).hexdigest()}"
 
 
 # ---------------------------------------------------------------- pretrain
@@ -338,7 +371,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         Diverged: the gradients were not finite for many steps; the weights keep their last good values.
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
-    folder, rank, world = Folder(run.out), launched_rank(), run.devices * run.nodes
+    folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     source = open_source(run.data, channels=run.channels)
@@ -357,13 +390,15 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         return Result(folder.path, folder.rows())
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
-    loggers = _loggers(run, folder)
     saver = Checkpoints(folder, run)
     monitor = Monitor(folder, run, loader, probe, quiet=rank != 0)
+    with _quiet_lightning():
+        trainer = _trainer(run, folder, [*callbacks, monitor, saver])
     if rank == 0:
         folder.claim(resume=run.resume)
         folder.cut_metrics(found.step if found else -1)
-        write_run(run, folder.run)
+        if not run.resume:
+            write_run(run, folder.run)
         _say_start(folder, run, source, module, origin, changes, found)
         if found is None:
             with atomic(folder.views) as temporary:
@@ -374,14 +409,14 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         for part in method.children():
             part.compile()
     with _quiet_lightning():
-        trainer = _trainer(run, folder, [*callbacks, monitor, saver], loggers)
         trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
-    if module.done_steps < module.steps:
-        if rank == 0:
-            folder.say(
-                f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
-                f"Go on with: lookalike pretrain --resume --out {folder.path}"
-            )
+    if saver.signal is not None and module.done_steps < module.steps:
+        if rank != 0:
+            raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
+        folder.say(
+            f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
+            f"Go on with: lookalike pretrain --resume --out {folder.path}"
+        )
         if saver.signal == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
@@ -390,12 +425,14 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     return Result(folder.path, folder.rows())
 
 
-def launched_rank() -> int:
-    """This process's rank before torch.distributed runs, as Lightning's launcher or Slurm put it in the environment."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+def launched_rank(run: Run) -> int:
+    """This process's rank before torch.distributed runs, as torchrun, Lightning's launcher or Slurm tell it."""
+    told = os.environ
+    if "RANK" in told:
+        return int(told["RANK"])
+    if "LOCAL_RANK" in told or "NODE_RANK" in told:
+        return int(told.get("NODE_RANK", 0)) * run.devices + int(told.get("LOCAL_RANK", 0))
+    return int(told.get("SLURM_PROCID", 0))
 
 
 def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run, list[str]]:
@@ -406,8 +443,7 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     """
     cfg, patch = run.method, None
     if isinstance(run.backbone, str):
-        with torch.device("meta"):  # no numbers are needed to know the patches
-            patch = backbones.create(run.backbone, channels=run.channels).patch_size
+        patch = backbones.patch_size(run.backbone)
     given = (*run.given, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
@@ -415,6 +451,8 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     precision = run.precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
     if precision is None:
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     workers = run.workers
@@ -469,7 +507,7 @@ def _loader(run: Run, source: Source, batch_size: int, rank: int = 0, world: int
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
-        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
+        device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
     )  # fmt: skip
 
 
@@ -536,7 +574,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     return None
 
 
-def _trainer(run: Run, folder: Folder, callbacks: list[Callback], loggers: list[Logger]) -> Trainer:
+def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
     precision = _PRECISIONS[run.precision or "fp32"]
     cuda = torch.cuda.is_available()
     if cuda and run.devices > torch.cuda.device_count():
@@ -553,7 +591,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback], loggers: list[
         accumulate_grad_batches=run.accumulate,
         callbacks=callbacks,
         plugins=[TorchFile()],
-        logger=loggers,
+        logger=_loggers(run, folder),
         default_root_dir=folder.path,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -582,9 +620,11 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"lightning\.")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
-    for logger, level in zip(loggers, levels):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
 
 
 def _say_start(
@@ -622,8 +662,6 @@ def _say_end(folder: Folder, loader: Loader, summary: str) -> None:
     folder.say(summary)
     if loader.broken:
         folder.say(f"{len(loader.broken)} images could not be read and were replaced; {folder.log} lists them.")
-        for name, reason in sorted(loader.broken.items()):
-            folder.note(f"  {name}: {reason}")
     folder.say(
         f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
         "checkpoints/, log.txt\n"

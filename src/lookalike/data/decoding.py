@@ -62,7 +62,8 @@ def decode(
         channels: 1 (colour becomes luma), 3 (grey is repeated; transparency is laid on white), 4 (RGBA of images that
             have transparency), or any number that a `.npy` file of shape (C, H, W) or (H, W, C) has.
         decode_size: the image is shrunk by a power of two (a JPEG at most by 8 while it is decoded) as long as its
-            shorter side stays at or above this. None keeps the full size.
+            shorter side stays at or above this, and what is longer than 4 times its width is cut. None, for judging,
+            keeps all of it.
         key: the image's key; it places the window that stays of an image longer than 4 times its width.
 
     Returns:
@@ -92,7 +93,7 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
         factor = max(1, factor // 8)
     image.load()
     turn = _TURNS.get(_orientation(image))
-    if max(image.size) > MAX_ASPECT * min(image.size):
+    if decode_size and max(image.size) > MAX_ASPECT * min(image.size):
         top, left, height, width = _window(image.height, image.width, key)
         image = image.crop((left, top, left + width, top + height))
     image = _in_mode(image, channels)
@@ -120,9 +121,10 @@ def from_tensor(image: Tensor, channels: int, decode_size: int | None, key: int)
         image = image.to(torch.float32)
     elif image.dtype not in (torch.uint8, torch.uint16):
         raise ValueError(f"values of type {str(image.dtype).removeprefix('torch.')}; expected uint8, uint16 or float32")
-    top, left, height, width = _window(image.shape[1], image.shape[2], key)
-    image = image[:, top : top + height, left : left + width]
-    if (factor := _factor(min(height, width), decode_size)) > 1:
+    if decode_size:
+        top, left, height, width = _window(image.shape[1], image.shape[2], key)
+        image = image[:, top : top + height, left : left + width]
+    if (factor := _factor(min(image.shape[1:]), decode_size)) > 1:
         mean = F.avg_pool2d(image.to(torch.float32), factor, ceil_mode=True, count_include_pad=False)
         image = mean if image.dtype == torch.float32 else mean.round().to(image.dtype)
     return _with_channels(image, channels).contiguous()

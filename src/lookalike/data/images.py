@@ -40,9 +40,10 @@ class Images:
         )
 
     def pin_memory(self) -> "Images":
+        """Moves what is on the CPU to where a GPU can fetch it by itself; what lies there already is not copied."""
         return replace(
             self,
-            buffer=self.buffer.pin_memory(),
+            buffer=self.buffer.pin_memory() if self.buffer.is_cpu else self.buffer,
             index=self.index.pin_memory(),
             keys=self.keys.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),

@@ -57,6 +57,9 @@ class Loader:
         if cache not in ("none", "ram", "device"):
             raise ValueError(f"cache is {cache!r}; expected none, ram or device.")
         self.source = source
+        self._keys = (
+            source.keys
+        )  # asked for here, so that workers inherit them: hashing millions of names takes seconds
         self.order = Order(len(source), batch_size, seed, rank, world, accumulate)
         self.workers = workers
         self.decode_size = decode_size
@@ -123,16 +126,17 @@ class Loader:
             self._stream = None  # it may have run ahead of the state
             raise
         index, sizes = torch.from_numpy(read.places), torch.from_numpy(read.sizes)
-        return Images(
+        images = Images(
             buffer=read.buffer,
             offsets=starts(self.source.channels, sizes),
             sizes=sizes,
             channels=self.source.channels,
             index=index,
-            keys=keys_of(key_of(self.order.seed, "views"), self._epoch, self.source.keys[index]),
+            keys=keys_of(key_of(self.order.seed, "views"), self._epoch, self._keys[index]),
             labels=None if self.source.labels is None else self.source.labels[index],
             broken=read.broken,
         )
+        return images.pin_memory() if self.device.type == "cuda" else images
 
     def _start(self) -> Iterator[Read]:
         requests = self.order.requests(self._epoch, self._consumed)

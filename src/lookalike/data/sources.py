@@ -229,8 +229,9 @@ def _listed(path: str) -> list[str]:
             f"{path} is no text file of paths. Give a folder of images, or a text file with one path per line."
         )
     root = os.path.dirname(path)
-    lines = (line.strip() for line in os.fsdecode(content).splitlines())
-    paths = [os.path.normpath(line) for line in lines if line and not line.startswith("#")]
+    # a name may end in a space or hold what splitlines() takes for the end of a line
+    lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+    paths = [os.path.normpath(line) for line in lines if line.strip() and not line.startswith("#")]
     if not paths:
         raise ValueError(f"{path} names no image. Give a text file with one path per line.")
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):

@@ -68,6 +68,7 @@ def features(
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     chunks = [range(i, min(i + batch_size, len(source))) for i in range(0, len(source), batch_size)]
     batches = stream(_Cropped(source, image_size), chunks, workers, pin=torch.device(device).type == "cuda")
+    _ = source.keys  # hashed here, the workers inherit them
     exact = next((p.dtype for p in encoder.parameters()), torch.float32)
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
     rows: Tensor | None = None

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,12 +73,14 @@ def evaluate(
     b = _features(model, second, "test", image_size, batch_size, workers, say)
     assert first.classes is not None
     device = next(model.parameters()).device
+    made = {"image_size": image_size or model.image_size, "crop": "256/224 centre", "features": "pooled"}
+    encoder_sha256, data_fingerprint = encoders.sha256(model), fingerprint(first, second)
     entries = []
     for protocol in protocols:
         say(f"{protocol}: judging")
         entry = judge(
             protocol, a, b, len(first.classes), seed, device,
-            encoder_sha256=encoders.sha256(model), data_fingerprint=fingerprint(first, second),
+            made=made, encoder_sha256=encoder_sha256, data_fingerprint=data_fingerprint,
         )  # fmt: skip
         entries.append(entry)
         if path is not None:
@@ -94,6 +96,7 @@ def judge(
     seed: int,
     device: torch.device | str | None,
     *,
+    made: Mapping[str, object] | None = None,
     encoder_sha256: str = "",
     data_fingerprint: str = "",
 ) -> Entry:
@@ -106,6 +109,7 @@ def judge(
         num_classes: without it one more than the largest label.
         seed: decides all that is random.
         device: where to compute; without it the CPU, where features lie.
+        made: how the features were made, for the record: it joins the protocol's constants in `Entry.settings`.
         encoder_sha256: what the features were made with, for the record.
         data_fingerprint: what they were made from, for the record.
 
@@ -142,7 +146,7 @@ def judge(
         top1=result.top1,
         top5=result.top5,
         interval=interval(result.top1, len(test.features), seed),
-        settings=settings,
+        settings={**(made or {}), **settings},
         train_images=len(train.features),
         test_images=len(test.features),
         classes=classes,

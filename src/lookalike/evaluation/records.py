@@ -21,7 +21,7 @@ class Entry:
     interval: tuple[float, float]
     """95 % bootstrap interval of `top1` over the test images."""
     settings: dict[str, object]
-    """The protocol's constants."""
+    """How the features were made, and the protocol's constants."""
     train_images: int
     test_images: int
     classes: int
@@ -39,6 +39,9 @@ class Entry:
 
 def record(path: Path, entries: Iterable[Entry]) -> None:
     """Adds entries to an `evaluation.json`; the same protocol, settings, encoder and data replace the old entry.
+
+    The contract of the file names protocol, settings and data alone. The encoder counts on purpose, too: a run that
+    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders.
 
     Raises:
         ValueError: the file that is there is no list of entries of format 1. It is left as it is.
