@@ -172,7 +172,6 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
 
     The method has its own views, heads and loss, but AdamW: a learning rate for hours of training learns little here.
     """
-    torch.set_num_threads(2)
     torch.manual_seed(0)
     optim = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=1)
     cfg = dataclasses.replace(get_method(name).Config(), optim=optim)  # type: ignore[call-arg]
@@ -187,12 +186,12 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
 
 @pytest.mark.parametrize("name", METHODS)
 def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
-    """Measured with seeds 0, 1 and 2: 0.200, 0.218, 0.210 before and 0.282, 0.266, 0.267 after (SimCLR). Chance moves such a difference by 0.013."""
+    """Chance moves such a gain by 0.013. Measured for SimCLR with seeds 0, 1 and 2: 0.083, 0.049 and 0.058."""
     assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs=10, batch_size=64) > 0.03
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_learns_more_from_more_images(name: str, cifar10: Path, tmp_path: Path) -> None:
-    """SLOWNUM"""
-    assert gain(name, listed(cifar10, tmp_path, 10_000), tmp_path / "run", epochs=SLOWEP, batch_size=128) > SLOWMIN
+    """Measured for SimCLR: 0.148, from 0.237 to 0.385."""
+    assert gain(name, listed(cifar10, tmp_path, 10_000), tmp_path / "run", epochs=10, batch_size=128) > 0.08
