@@ -26,10 +26,11 @@ def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dic
     return state
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_equal_one(method: str, photos: Path, tmp_path: Path) -> None:
-    one = train(method, photos, tmp_path / "one", 1)
-    two = train(method, photos, tmp_path / "two", 2)
+def test_two_processes_equal_one(method: str, accumulate: int, photos: Path, tmp_path: Path) -> None:
+    one = train(method, photos, tmp_path / "one", 1, "--accumulate", str(accumulate))
+    two = train(method, photos, tmp_path / "two", 2, "--accumulate", str(accumulate))
     assert one.keys() == two.keys()
     for name, value in one.items():
         if value.is_floating_point():
