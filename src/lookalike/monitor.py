@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from torch import Tensor
 
 from . import distributed
@@ -93,7 +94,10 @@ class Monitor(Callback):
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
             self.folder.say(f"k-NN of the untrained encoder: {self.knn[0]:.1%} ({self._probe_words()})")
         if not self.quiet and sys.stdout.isatty():
-            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
+            words = TextColumn(
+                "{task.description}", table_column=Column(no_wrap=False)
+            )  # two lines where 80 columns are few
+            self._bar = Progress(BarColumn(20), words, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self._steps, completed=done)
         self._begin = self._since = self._line = time.perf_counter()
