@@ -824,12 +824,41 @@ def test_workers_leave_signals_to_the_main_process() -> None:
     assert not worker.is_alive()
 
 
-def test_a_process_with_busy_workers_ends(folder: Path) -> None:
-    code = (
-        "import sys\nfrom lookalike.data import Loader, open_source\n"
-        "loader = Loader(open_source(sys.argv[1]), 6, 0, workers=1, max_broken=1)\nnext(iter(loader))"
-    )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
+LEAVES = """
+import sys, torch
+from torch.utils.data import Dataset
+from lookalike.data import Loader, open_source
+
+class Items(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        if "failed" in sys.argv:
+            raise TypeError("teapot")
+        return torch.zeros(3, 4, 4)
+
+loader = Loader(open_source(Items()), 4, 0, workers=2)
+try:
+    next(iter(loader))
+except RuntimeError as error:
+    kept = error  # and with it the frames that were running
+"""
+
+
+@pytest.mark.parametrize("how", ["busy", "failed"])
+def test_a_process_with_workers_ends(how: str) -> None:
+    command = [sys.executable, "-c", LEAVES, how]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_a_failure_ends_its_workers() -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="teapot") as caught:
+        next(iter(Loader(Failing(20), 4, 0, workers=2)))
+    assert caught.value.__cause__ is not None
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_subset_keeps_names_keys_and_labels(tmp_path: Path) -> None:

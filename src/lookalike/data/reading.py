@@ -1,10 +1,14 @@
 """Decoding whole batches, in this process or in workers."""
 
 import atexit
+import multiprocessing
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -97,12 +101,10 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
         for request in requests:
             yield dataset[request]
         return
-    answers = _answers(dataset, requests, workers, pin)
-    # before multiprocessing's own exit, which sends SIGTERM and waits for ever for processes that ignore it
-    atexit.register(answers.close)
     try:
-        yield from answers
+        yield from _answers(dataset, requests, workers, pin)
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
         text = str(error)
         if text.startswith("DataLoader worker"):
             raise RuntimeError(
@@ -112,17 +114,33 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
         if "Original Traceback" in text:
             raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
         raise
-    finally:
-        atexit.unregister(answers.close)
 
 
-def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Generator[T, None, None]:
+def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Iterator[T]:
     """Ends its processes when it is closed."""
-    yield from DataLoader(
+    loader: DataLoader[T] = DataLoader(
         dataset, batch_size=None, sampler=requests, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and training with workers is another training
     )  # fmt: skip
+    before = multiprocessing.active_children()
+    answers = iter(loader)
+    _processes.update(set(multiprocessing.active_children()).difference(before))
+    yield from answers
+
+
+_processes: WeakSet[BaseProcess] = WeakSet()
+"""All workers that were ever started."""
+
+
+@atexit.register
+def _end_processes() -> None:
+    """Ends what still runs before multiprocessing's own exit, which sends SIGTERM and waits for ever: see below."""
+    running = [process for process in _processes if process.is_alive()]
+    if running:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a worker's end for a failure
+    for process in running:
+        process.kill()
 
 
 def _as_it_is(read: object) -> object:
