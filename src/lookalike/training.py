@@ -634,10 +634,11 @@ def _say_start(
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
     views = ", ".join(f"{v.count} x {v.size} px" for v in cfg.views)
+    stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version('lookalike')}  {command_line()}",
-        f"data        {len(source)} images in {run.data}",
-        f"model       {method_name(cfg)}, {method.backbone.name} ({method.backbone.stem} stem), parameters: {parts}",
+        f"data        {len(source)} images in {flat(run)['data']}",
+        f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else origin}",
         f"views       {views} of {run.channels} channels",
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"

@@ -41,7 +41,8 @@ class SimCLR(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, images: int, image_size: int) -> core.Config:
-        """The paper's CIFAR-10 setting (appendix B.9) for small images: half the colour strength, no blur, T = 0.5."""
+        """CIFAR-10's setting for small images (appendix B.9, and the official README): half the colour strength, no blur,
+        temperature 0.5, learning rate 1."""
         assert isinstance(cfg, cls.Config)
         if image_size > 64:
             return cfg
@@ -56,7 +57,7 @@ class SimCLR(Method):
             )
             for v in cfg.views
         )
-        return dataclasses.replace(cfg, views=views, temperature=0.5)
+        return dataclasses.replace(cfg, views=views, temperature=0.5, optim=dataclasses.replace(cfg.optim, lr=1.0))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
