@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 import lookalike
 from lookalike import training
 from lookalike.data import Subset, open_source
-from lookalike.evaluation import evaluate
+from lookalike.evaluation import evaluate, with_statistics
 from lookalike.methods import METHODS, get_method
 from lookalike.optim import Optim
-from lookalike.random import permutation
+from lookalike.random import key_of, permutation
 from lookalike.runs import Run, commit
 
 
@@ -40,6 +40,10 @@ def narrow_resnet() -> nn.Module:
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     return net
+
+
+SAME = ("method", "backbone", "image_size", "images", "batch_size", "epochs", "cache")
+"""Settings that make two rows of one seed the same measurement, beside the data and a stated optimizer."""
 
 
 class Labelled(Dataset[tuple[torch.Tensor, int]]):
@@ -67,7 +71,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     cfg = get_method(args.method).Config()
     if args.optim:
         cfg = dataclasses.replace(cfg, optim=Optim(**json.loads(args.optim)))
-    out = args.work / f"{args.method}-{args.backbone}-{args.images}-{args.epochs}-{seed}"
+    settings = {**{k: vars(args)[k] for k in SAME}, "optim": args.optim, "data": str(args.data)}
+    out = args.work / f"{args.method}-{seed}-{key_of(json.dumps(settings)) % 16**8:08x}"
     run = Run(
         data=train, method=cfg, backbone=narrow_resnet() if args.backbone == "narrow" else args.backbone,
         image_size=args.image_size, batch_size=args.batch_size, epochs=args.epochs, cache=args.cache, seed=seed,
@@ -75,6 +80,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     )  # fmt: skip
     resolved, _ = training.resolve(run, len(train))
     untrained = training.build(resolved).encoder
+    size, mean, std = resolved.image_size, untrained.mean, untrained.std
+    untrained = with_statistics(untrained, train.source, image_size=size, mean=mean, std=std)
     before = evaluate(untrained, train, test, seed=seed)
     began = time.perf_counter()
     result = lookalike.pretrain(run)
@@ -91,6 +98,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         "images": len(train),
         "test_images": len(test),
         **{k: vars(args)[k] for k in ("backbone", "image_size", "batch_size", "epochs", "cache")},
+        "optim_given": args.optim,
         "optim": dataclasses.asdict(resolved.method.optim),
         "untrained": {e.protocol: round(e.top1, 4) for e in before},
         "trained": {e.protocol: round(e.top1, 4) for e in after},
@@ -123,10 +131,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of the trainings")
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "learning.jsonl")
     args = parser.parse_args()
-    same = ("method", "backbone", "image_size", "images", "batch_size", "epochs")
     done = [json.loads(line) for line in args.record.read_text().splitlines()] if args.record.exists() else []
     for seed in args.seeds:
-        if any(row["seed"] == seed and all(row[k] == vars(args)[k] for k in same) for row in done):
+        wanted = {"seed": seed, "data": args.data.name, "optim_given": args.optim, **{k: vars(args)[k] for k in SAME}}
+        if any(wanted.items() <= row.items() for row in done):
             print(f"seed {seed}: in {args.record} already")
             continue
         row = one_seed(args, seed)

@@ -1,6 +1,6 @@
 """What a training step costs beside the model itself: ours against the same model on ready-made tensors.
 
-    python benchmarks/step_overhead.py DATA [--backbone resnet18 --image-size 32 --batch-size 128 --cache ram]
+    python benchmarks/step_overhead.py DATA [--backbone resnet18 --image-size 32 --batch-size 128]
 
 One process. Blocks of 20 optimizer steps of `lookalike.pretrain` (data, views, schedules, checks, logging, Lightning)
 and of a bare loop (forward, backward, optimizer step of a copy of the same method with the same optimizer) take turns,
@@ -106,7 +106,8 @@ def main() -> None:
     parser.add_argument("--stem", default="standard", choices=["standard", "small"], help="of a ResNet, at any size")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--cache", default="ram", choices=["none", "ram", "device"])
+    # decoding processes would go on in the bare loop's turns, and slow it down
+    parser.add_argument("--cache", default="ram", choices=["ram", "device"])
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--block", type=int, default=20)

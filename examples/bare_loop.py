@@ -21,7 +21,8 @@ def main(
     loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
 
     cfg = SimCLR.fit_to(SimCLR.Config(), images=len(source), image_size=image_size)
-    cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size))
+    short = dataclasses.replace(cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, epochs / 10))
+    cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size), optim=short)
     encoder = backbones.create(backbone, image_size=image_size)
     method = SimCLR(cfg, encoder).to(device).train()
     rates = optim.build(method, cfg.optim, batch_size, fused=True)

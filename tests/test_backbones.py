@@ -16,7 +16,7 @@ from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lookalike import backbones
+from lookalike import backbones, encoders
 from lookalike.backbones import Backbone, create, load_official
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
@@ -75,6 +75,22 @@ def official(file: str) -> tuple[Backbone, dict[str, np.ndarray]]:
     expected = len(state)
     assert load_official(made, state) == expected
     return made.eval(), data
+
+
+def test_init_takes_official_checkpoints_whole(tmp_path: Path) -> None:
+    """Positions, registers and gated layers have other names there than in timm."""
+    for file in ("vit_dinov2_reg4", "vit_dinov2_swiglu"):
+        made, data = official(file)
+        state = {f"backbone.{k[6:]}": torch.from_numpy(v) for k, v in data.items() if k.startswith("state/")}
+        torch.save({"teacher": state | {"dino_head.mlp.0.weight": torch.zeros(2, 2)}}, tmp_path / "teacher.pth")
+        fresh = copy.deepcopy(made)
+        for p in fresh.net.parameters():
+            nn.init.uniform_(p)
+        count = len(fresh.export_state())
+        line = encoders.start_from(fresh, str(tmp_path / "teacher.pth"))
+        assert line.endswith(f"teacher.pth: {count} of {count} tensors")
+        for name, value in made.export_state().items():
+            assert torch.equal(value, fresh.export_state()[name]), name
 
 
 @pytest.mark.parametrize("file", ["vit_dinov2_reg0", "vit_dinov2_reg4", "vit_dinov2_swiglu"])
@@ -514,6 +530,51 @@ def test_names() -> None:
             create(wrong)
     with pytest.raises(ValueError, match=r"no weights 'typo'.*resnet18\.a1_in1k"):
         create("resnet18.typo")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "interpolation"),
+    [
+        ("timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", 384, "timm"),
+        ("timm/tf_efficientnet_b4", 380, "timm"),
+        ("timm/swinv2_tiny_window8_256", 256, "timm"),
+        ("timm/vit_small_patch14_dinov2", 224, "official"),
+        ("torchvision/inception_v3", 299, "official"),
+    ],
+)
+def test_published_weights_come_at_their_own_size(
+    name: str, size: int, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(backbone: str, **options: object) -> tuple[str, dict[str, object]]:
+        return backbone, options
+
+    monkeypatch.setattr(backbones, "create", offline)
+    asked, options = backbones.published(name)
+    assert asked == name
+    assert options == {"weights": True, "image_size": size} | (
+        {} if name.startswith("torchvision/") else {"interpolation": interpolation}
+    )
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_network_of_torchvisions_does_not_normalise_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With published weights theirs do, and no state dict would tell."""
+    import torchvision
+
+    build = torchvision.models.get_model
+
+    def with_weights(short: str, weights: object, **options: bool) -> nn.Module:
+        net = build(short, weights=None, **{**options, "init_weights": False})
+        net.transform_input = net.transform_input or weights is not None
+        return net
+
+    monkeypatch.setattr("torchvision.models.get_model", with_weights)
+    made = create(f"torchvision/{name}", weights=True, image_size=96)
+    assert made.mean == made.std == (0.5, 0.5, 0.5)
+    again = create(f"torchvision/{name}", image_size=96)
+    again.load_exported(made.export_state())
+    x = torch.randn(2, 3, 96, 96)
+    assert torch.equal(made.eval()(x), again.eval()(x))
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

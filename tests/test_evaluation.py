@@ -29,6 +29,7 @@ from lookalike.evaluation import (
     linear,
     record,
     save_features,
+    with_statistics,
 )
 from lookalike.evaluation.features import crop
 from lookalike.evaluation.linear import DINOV2, hold_out
@@ -157,10 +158,11 @@ def clusters(n, dim=16, classes=4, spread=1.0, seed=0):
     return centres[labels] + spread * torch.randn(n, dim, generator=g), labels
 
 
-def test_linear_constants_are_dinov2s():
+def test_linear_constants_are_dinov2s_with_higher_rates():
+    official = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
     assert (
         Settings(
-            rates=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1),
+            rates=(*official, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0),
             batch_size=1024,
             epochs=10,
             least_steps=2500,
@@ -172,6 +174,13 @@ def test_linear_constants_are_dinov2s():
     )
     assert DINOV2.steps(1_281_167) == 12_520  # the official 10 x 1,250, but for the last, partial batch of an epoch
     assert DINOV2.steps(10_000) == 2500
+
+
+def test_linear_learns_from_small_features():
+    """A CNN's pooled features may be far from unit size; the accuracy must not depend on it."""
+    (x, y), (a, b) = clusters(300), clusters(200, seed=1)
+    whole, small = (linear(x * s, y, a * s, b, settings=QUICK) for s in (1.0, 0.02))
+    assert small.top1 == pytest.approx(whole.top1, abs=0.05)
 
 
 def test_linear_meets_logistic_regression():
@@ -436,6 +445,22 @@ def test_features_do_not_depend_on_batch_size_or_workers(workers):
     assert torch.equal(parts.labels, source.labels)
     assert parts.names == [f"{i}.png" for i in range(11)]
     assert parts.index.tolist() == list(range(11))
+
+
+def test_an_untrained_encoder_gets_the_statistics_of_the_images():
+    source = Pictures([picture(40, 40, seed) for seed in range(40)])
+    fresh = small_encoder()
+    state = {name: value.clone() for name, value in fresh.state_dict().items()}
+    ready = with_statistics(fresh, source, image_size=32, **PLAIN)
+    assert all(torch.equal(value, state[name]) for name, value in fresh.state_dict().items())
+    inputs = features(nn.Flatten(), source, image_size=32, **PLAIN).features.view(40, 3, 32, 32)
+    maps = fresh[0](inputs).detach()
+    torch.testing.assert_close(ready[1].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ready[1].running_var, maps.var((0, 2, 3)), rtol=1e-3, atol=1e-5)
+    assert ready[1].momentum == fresh[1].momentum
+    assert not any(module.training for module in ready.modules())
+    without = with_statistics(nn.Sequential(nn.Flatten()), source, image_size=32, **PLAIN)
+    assert isinstance(without[0], nn.Flatten)
 
 
 def test_features_leave_encoder_and_generator_as_they_were():

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lookalike import backbones, load, training
 from lookalike.core import Batch, Config, Method, Progress
 from lookalike.data import Subset, open_source
-from lookalike.evaluation import features, knn
+from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.simclr import SimCLR
 from lookalike.optim import Optim
@@ -178,7 +178,8 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
     run = Run(data=data.file, method=cfg, backbone=narrow_resnet(), image_size=32, epochs=epochs,
               batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
     untrained = training.build(training.resolve(run, len(data.bank))[0]).encoder
-    before = knn_accuracy(untrained, data)
+    mean, std = untrained.mean, untrained.std
+    before = knn_accuracy(with_statistics(untrained, data.bank, image_size=32, mean=mean, std=std), data)
     training.pretrain(run)
     after = knn_accuracy(load(out, backbone=narrow_resnet()), data)
     return after - before

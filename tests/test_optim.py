@@ -138,7 +138,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -
 
 
 def test_layer_decay_of_a_vision_transformer() -> None:
-    """DINOv2's rule: tokens, positions and patches are layer 0, block i is i + 1, heads one above the last block."""
+    """DINOv2's rule: tokens, positions and patches are layer 0, block i is i + 1, norm and heads one above the last."""
     net = timm.create_model(
         "vit_tiny_patch16_224", num_classes=0, depth=3, embed_dim=8, num_heads=2, img_size=32, reg_tokens=2
     )
@@ -154,8 +154,28 @@ def test_layer_decay_of_a_vision_transformer() -> None:
         elif inner.startswith("blocks."):
             power = 3 - int(inner.split(".")[1])
         else:
-            power = 1 if inner.startswith("norm.") else 4
+            power = 0 if inner.startswith("norm.") else 4
         assert lr == 0.5**power, name
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "after"),
+    [
+        ("beit_base_patch16_224", "blocks.11.mlp.fc2.weight", "fc_norm.weight"),
+        ("convnext_atto", "stages.3.blocks.1.mlp.fc2.weight", "head.norm.weight"),
+        ("densenet121", "features.denseblock4.denselayer16.conv2.weight", "features.norm5.weight"),
+        ("resnet18", "layer4.1.conv2.weight", None),
+    ],
+)
+def test_layer_decay_counts_from_the_last_block(name: str, last: str, after: str | None) -> None:
+    with torch.device("meta"):
+        method = Toy(timm.create_model(name, num_classes=0))
+    rates = build(method, Optim("adamw", 1.0, layer_decay=0.5, shape="constant"))
+    rates.apply(Progress(0, 1, 1))
+    found = {key: group["lr"] for key, group in settings_of(method, rates).items()}
+    assert found[f"backbone.net.{last}"] == 0.5
+    assert after is None or found[f"backbone.net.{after}"] == 1
+    assert found["head.weight"] == 1
 
 
 def test_layer_decay_without_timms_layers() -> None:

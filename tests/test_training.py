@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -449,6 +451,19 @@ def test_bad_input_is_named_and_leaves_no_folder(
         training.pretrain(tiny_run(photos, tmp_path / "run", **changes))
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_datas_own_mean_and_deviation(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1, normalise="data"))
+    pixels = [np.asarray(Image.open(p), np.float64).reshape(-1, 3) / 255 for p in photos.rglob("*.jpg")]
+    card = json.loads((out / "encoder.json").read_text())
+    assert card["mean"] == pytest.approx(np.concatenate(pixels).mean(0).tolist(), abs=1e-4)
+    assert card["std"] == pytest.approx(np.concatenate(pixels).std(0).tolist(), abs=1e-4)
+    training.pretrain(tiny_run(photos, out, epochs=2, normalise="data", resume=True))
+    assert json.loads((out / "encoder.json").read_text())["mean"] == card["mean"]
+    with pytest.raises(ValueError, match="normalise: data in the run, imagenet now"):
+        training.pretrain(tiny_run(photos, out, epochs=3, resume=True))
 
 
 def test_one_image_is_not_enough(photos: Path, tmp_path: Path) -> None:

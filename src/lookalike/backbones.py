@@ -100,7 +100,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def tokens(self, x: Tensor, mask: Tensor | None = None) -> Tokens:
-        """The feature, registers and patches of images (B, C, H, W), after the norm that `forward`'s went through.
+        """The feature, registers and patches of images (B, C, H, W).
+
+        A plain ViT's tokens are those after the last norm. Other networks give what they pool: where their norm comes
+        after the pooling (ConvNeXt, BEiT), patches have not seen it.
 
         Args:
             x: images, normalised.
@@ -458,24 +461,52 @@ def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
     Raises:
         ValueError: names or shapes do not fit.
     """
-    state = dict(state)
+    state = timm_names(backbone, state)
     mask_token = state.pop("mask_token", None)
-    if mask_token is None:
-        mask_token = state.pop("masked_embed", None)  # iBOT's name
-    if isinstance(backbone, _ViT):
-        if "register_tokens" in state:
-            state["reg_token"] = state.pop("register_tokens")
-        if backbone.net.no_embed_class and {"pos_embed", "cls_token"} <= state.keys():
-            # timm adds no position to the class token: it goes into the token itself.
-            state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
-            state["pos_embed"] = state["pos_embed"][:, 1:]
-        state = {k.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): v for k, v in state.items()}
     count = backbone.load_exported(state)
     if mask_token is not None and backbone.mask_token is not None:
         with torch.no_grad():
             backbone.mask_token.copy_(mask_token.view_as(backbone.mask_token))
         count += 1
     return count
+
+
+def timm_names(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An official DINO, iBOT or DINOv2 checkpoint's tensors under timm's names; other states stay as they are."""
+    state = dict(state)
+    if "masked_embed" in state:  # iBOT's name
+        state["mask_token"] = state.pop("masked_embed")
+    if not isinstance(backbone, _ViT):
+        return state
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+    if backbone.net.no_embed_class and {"pos_embed", "cls_token"} <= state.keys():
+        patches = state["pos_embed"].shape[1] - 1
+        if math.isqrt(patches) ** 2 == patches:  # timm adds no position to the class token: it goes into the token
+            state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+            state["pos_embed"] = state["pos_embed"][:, 1:]
+    return {k.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): v for k, v in state.items()}
+
+
+def published(name: str) -> Backbone:
+    """A backbone with the weights that its library publishes, at the image size and by the rules that they came with.
+
+    DINOv2's ViTs come at the 224 pixels of their official evaluation, not at the 518 of their last training steps.
+
+    Raises:
+        ValueError, FileNotFoundError: see `create`.
+    """
+    known = _known(name)
+    if known.startswith("torchvision/"):
+        import torchvision
+
+        crop = torchvision.models.get_model_weights(known.removeprefix("torchvision/")).DEFAULT.transforms().crop_size
+        return create(name, weights=True, image_size=int(crop[0]))
+    import timm
+
+    cfg = timm.get_pretrained_cfg(known)
+    size = 224 if cfg is None or "dinov2" in known else int(cfg.input_size[-1])
+    return create(name, weights=True, image_size=size, interpolation="official" if "dino" in known else "timm")
 
 
 def patch_size(name: str) -> int | None:
@@ -551,15 +582,18 @@ def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
     from timm.models import adapt_input_conv
 
     short = name.removeprefix("torchvision/")
-    # These two warn unless it is stated; False is what torchvision itself takes with weights.
-    options = {"init_weights": not weights} if short in ("googlenet", "inception_v3") else {}
+    options: dict[str, bool] = {}
+    if short in ("googlenet", "inception_v3"):
+        # They warn unless init_weights is stated; False is what torchvision itself takes with weights. With weights
+        # they would turn ImageNet's normalisation into their own, (x - 0.5) / 0.5, which `_statistics` gives instead.
+        options = {"init_weights": not weights, "transform_input": False}
     try:
         net: nn.Module = torchvision.models.get_model(short, weights="DEFAULT" if weights else None, **options)
     except OSError as error:
         url = torchvision.models.get_model_weights(short).DEFAULT.url
         raise _not_fetched(name, url, f"{torch.hub.get_dir()}/checkpoints") from error
     if isinstance(net, torchvision.models.GoogLeNet | torchvision.models.Inception3):
-        net.aux_logits = False
+        net.aux_logits = net.transform_input = False  # torchvision overrides the option where there are weights
         net.aux1 = net.aux2 = net.AuxLogits = None
     linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     convolutions = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
@@ -588,6 +622,8 @@ def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if name.startswith("torchvision/"):
         import torchvision
 
+        if name in ("torchvision/googlenet", "torchvision/inception_v3"):  # what their transform_input does
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
         transform = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
         return tuple(transform.mean), tuple(transform.std)
     import timm

@@ -69,7 +69,7 @@ class Evaluate:
     """Folder with the same classes and other images."""
     protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
     image_size: int | None = None
-    """Pixels of the test crop. Without it the size that the encoder was trained at."""
+    """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
@@ -89,7 +89,7 @@ class Embed:
     out: str = "embeddings.npz"
     """.npz, .parquet (needs the extra 'tables') or .csv"""
     image_size: int | None = None
-    """Pixels of the test crop. Without it the size that the encoder was trained at."""
+    """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""

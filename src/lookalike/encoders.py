@@ -75,7 +75,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
 
     Args:
         encoder: a run's folder, an `encoder.safetensors`, `timm/NAME` or `torchvision/NAME` with their published
-            weights. A path that exists wins.
+            weights, at the image size that they were published for. A path that exists wins.
         backbone: the architecture, where the encoder was trained from a user's own module.
 
     Raises:
@@ -93,7 +93,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
         return _from_file(path, backbone).eval()
     name = os.fspath(encoder)
     if name.startswith(("timm/", "torchvision/")):
-        return backbones.create(name, weights=True).eval()
+        return backbones.published(name).eval()
     raise FileNotFoundError(
         f"No encoder at {name}. Give a run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."
     )
@@ -153,7 +153,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
     else:
         raise FileNotFoundError(f"No weights at {weights}. Give a run, a weights file, timm/NAME or torchvision/NAME.")
     own = backbone.export_state()
-    state = dict(backbone.resized(state))
+    state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ValueError(
@@ -161,7 +161,9 @@ def start_from(backbone: Backbone, weights: str) -> str:
             "Give the --backbone that the weights are of."
         )
     backbone.load_exported(own | fitting)
-    return f"{weights}: {len(fitting)} of {len(own)} tensors"
+    missing = [name for name in own if name not in fitting]
+    left = f"; random as before: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
+    return f"{weights}: {len(fitting)} of {len(own)} tensors{left}"
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import distributed
 from .backbones import Backbone
 from .data import Loader, Subset, open_source
-from .evaluation.features import features
+from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .random import permutation
 from .runs import Folder, Run
@@ -45,6 +45,11 @@ class Probe:
         assert run.image_size is not None
         self.image_size = run.image_size
         self.workers = run.workers or 0
+
+    def untrained(self, encoder: Backbone) -> float:
+        """The accuracy of an encoder that has seen no image yet."""
+        source, size = self.train, self.image_size
+        return self(with_statistics(encoder, source, image_size=size, mean=encoder.mean, std=encoder.std))
 
     def __call__(self, encoder: Backbone) -> float:
         """Top-1 accuracy of the 20 nearest neighbours, a fraction."""
@@ -90,9 +95,10 @@ class Monitor(Callback):
         self._steps, self._per_epoch, done = module.steps, module.steps_per_epoch, module.done_steps
         self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if self.probe is not None and done == 0:
-            self.knn = [self.probe(module.method.encoder)]
+            encoder = module.method.encoder
+            self.knn = [self.probe(encoder) if self.run.init else self.probe.untrained(encoder)]
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
-            self.folder.say(f"k-NN of the untrained encoder: {self.knn[0]:.1%} ({self._probe_words()})")
+            self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
         if not self.quiet and sys.stdout.isatty():
             words = TextColumn(
                 "{task.description}", table_column=Column(no_wrap=False)
@@ -103,6 +109,9 @@ class Monitor(Callback):
         self._begin = self._since = self._line = time.perf_counter()
         self._begin_step = self._since_step = done
         self._waited = self._begin_waited = self.loader.waited
+
+    def _before(self) -> str:
+        return "before training" if self.run.init else "of the untrained encoder"
 
     def _probe_words(self) -> str:
         assert self.probe is not None
@@ -197,5 +206,5 @@ class Monitor(Callback):
         if module.skipped:
             text += f", {module.skipped} steps skipped for non-finite gradients"
         if len(self.knn) > 1:
-            text += f"\nk-NN top-1: {self.knn[0]:.1%} untrained, {self.knn[-1]:.1%} now ({self._probe_words()})"
+            text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
         return text

@@ -5,6 +5,7 @@ This module alone applies schedules, scales by the batch size and leaves one-axi
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
@@ -210,22 +211,29 @@ def _apart(method: "Method") -> dict[nn.Parameter, Group]:
 
 
 def _layer_scales(backbone: "Backbone", decay: float) -> dict[nn.Parameter, float]:
-    """Learning-rate factors of the backbone's parameters: heads stand one layer above its last.
+    """Learning-rate factors of the backbone's parameters: the method's heads stand one layer above its last block.
 
-    Layers are timm's own, or else the network's parts in order. Parameters that no layer holds (tokens, positions)
-    count as the first, as in DINOv2; timm's patterns miss some of them.
+    Layers are timm's own, or else the network's parts in order. What comes after timm's last block (norms, pooling)
+    stands with the heads, and parameters that no layer holds (tokens, positions) count as the first, as in DINOv2's
+    `param_groups.py`.
     """
     net = backbone.net
-    matcher = getattr(net, "group_matcher", None)
+    of_timm = getattr(net, "group_matcher", None)
+    matcher = None if of_timm is None else of_timm(coarse=False)
     if matcher is None:
         parts = _split(net, most=_size(net) // 2)
         layer = {p: i for i, part in enumerate(parts) for p in part.parameters()}
+        heads = max(layer.values(), default=0) + 1
     else:
         from timm.models import group_parameters
 
-        ids: dict[str, int] = group_parameters(net, matcher(coarse=False), reverse=True)
-        layer = {p: ids[name] for name, p in net.named_parameters() if "." in name}
-    heads = max(layer.values(), default=0) + 1
+        ids: dict[str, int] = group_parameters(net, matcher, reverse=True)
+        rules = [matcher["blocks"]] if isinstance(matcher["blocks"], str) else [rule for rule, _ in matcher["blocks"]]
+        numbered = [rule for rule in map(re.compile, rules) if rule.groups]  # the others are of single layers
+        blocks = {name: i for name, i in ids.items() if any(rule.match(name) for rule in numbered)}
+        heads = max(blocks.values()) + 1
+        after = {name for name, i in ids.items() if i >= heads - 1} - blocks.keys()
+        layer = {p: heads if name in after else ids[name] for name, p in net.named_parameters() if "." in name}
     return {p: decay ** (heads - layer.get(p, 0)) for p in backbone.parameters()}
 
 

@@ -50,6 +50,9 @@ class Options:
     """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
     channels: int = 3
     """Channels of an image: grey and colour files are converted."""
+    normalise: Literal["imagenet", "data"] = "imagenet"
+    """Whose mean and standard deviation images are normalised with: ImageNet's, or those of 1,000 of the images. With
+    `--init` it is the weights' own."""
     devices: int = 1
     """Devices per node."""
     nodes: int = 1

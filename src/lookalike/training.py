@@ -35,7 +35,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
-from .data import Images, Loader, Source, open_source
+from .data import Images, Loader, Source, open_source, statistics
 from .monitor import Monitor, Probe
 from .random import key_of
 from .runs import (
@@ -49,6 +49,7 @@ from .runs import (
     differences,
     dotted,
     flat,
+    from_mapping,
     method_name,
     plain,
     read_yaml,
@@ -388,6 +389,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
+    _normalise(method.backbone, run, source)
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     saver = Checkpoints(folder, run)
@@ -503,6 +505,12 @@ def build(run: Run) -> Method:
     return method.to(memory_format=torch.channels_last)
 
 
+def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
+    if run.normalise == "data":
+        mean, std = statistics(source, run.decode_size)
+        backbone.mean, backbone.std = tuple(mean), tuple(std)
+
+
 def _loader(run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Loader:
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
@@ -525,6 +533,7 @@ def draw_views(run: Run, path: Path) -> None:
     source = open_source(run.data, channels=run.channels)
     run, _ = resolve(run, len(source))
     backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
+    _normalise(backbone, run, source)
     with atomic(path) as temporary:
         view_sheet(run, source, backbone).save(temporary)
 
@@ -546,7 +555,10 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     Raises:
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
-    if lines := differences(before, flat(run)):
+    asked = {name: value for name, value in before.items() if name != "method"}
+    # through a Run, so that options that came after the run was begun have their defaults
+    begun = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": before.get("method")}
+    if lines := differences(begun, flat(run)):
         raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
     kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
@@ -640,7 +652,8 @@ def _say_start(
         f"data        {len(source)} images in {flat(run)['data']}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else origin}",
-        f"views       {views} of {run.channels} channels",
+        f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
+        f"std {_numbers(method.backbone.std)}",
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
@@ -657,6 +670,10 @@ def _say_start(
         )
     for line in lines:
         folder.say(line)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")
 
 
 def _say_end(folder: Folder, loader: Loader, summary: str) -> None:

@@ -3,6 +3,6 @@
 from .decoding import BrokenImage, decode
 from .images import Images
 from .loading import Loader
-from .sources import Source, Subset, open_source
+from .sources import Source, Subset, open_source, statistics
 
-__all__ = ["BrokenImage", "Images", "Loader", "Source", "Subset", "decode", "open_source"]
+__all__ = ["BrokenImage", "Images", "Loader", "Source", "Subset", "decode", "open_source", "statistics"]

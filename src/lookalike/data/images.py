@@ -76,6 +76,12 @@ def promote(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(torch.float32) / _SCALES[x.dtype]
 
 
+def moments(image: Tensor) -> Tensor:
+    """(2, C) float64: mean and mean square of each channel of an image (C, H, W), of values in [0, 1]."""
+    flat = promote(image, torch.float32).flatten(1).double()
+    return torch.stack([flat.mean(1), flat.square().mean(1)])
+
+
 def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     return max(dtypes, key=_DTYPES.index)
 

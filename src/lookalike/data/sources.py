@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..random import key_of
+from ..random import key_of, permutation
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor
+from .images import moments
 
 
 class Source(ABC):
@@ -186,6 +188,25 @@ class Subset(Source):
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
+
+
+def statistics(source: Source, decode_size: int | None, images: int = 1000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of values in [0, 1], from at most `images` drawn images.
+
+    Raises:
+        ValueError: none of them can be read, or a channel has one value in all of them.
+    """
+    seen = []
+    for i in permutation(len(source), "statistics")[:images].tolist():
+        with suppress(BrokenImage):
+            seen.append(moments(source.read(i, decode_size)))
+    if not seen:
+        raise ValueError(f"None of {min(images, len(source))} images could be read, so they have no mean.")
+    mean, square = torch.stack(seen).mean(0)
+    std = (square - mean**2).clamp(min=0).sqrt()
+    if not bool((std > 0).all()):
+        raise ValueError(f"Channel {int(std.argmin())} has the same value in all images. Leave it out of them.")
+    return mean.tolist(), std.tolist()
 
 
 def _scan(root: str) -> list[str]:

@@ -1,6 +1,6 @@
 """How good frozen features are: protocols as functions of features and labels, and their record `evaluation.json`."""
 
-from .features import Features, features, fingerprint, save_features
+from .features import Features, features, fingerprint, save_features, with_statistics
 from .judging import PROTOCOLS, embed, evaluate, judge
 from .knn import KNN, knn
 from .linear import Linear, Settings, interval, linear
@@ -23,4 +23,5 @@ __all__ = [
     "linear",
     "record",
     "save_features",
+    "with_statistics",
 ]

@@ -1,21 +1,26 @@
 """Features of a frozen encoder, from the test transform of the reference protocols, and their files."""
 
+import copy
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..data.reading import stream
+from ..random import permutation
 
 if TYPE_CHECKING:
     from ..data import Source
+
+Encoder = TypeVar("Encoder", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,43 @@ def features(
     return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken)
 
 
+@torch.no_grad()
+def with_statistics(
+    encoder: Encoder,
+    source: "Source",
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    images: int = 1024,
+) -> Encoder:
+    """A copy of an untrained encoder, fit to be judged: its BatchNorm layers know the images' statistics.
+
+    Fresh ones take mean 0 and variance 1 for granted. An encoder that is judged so looks worse than it is, and what
+    training adds looks better. At most `images` of `source` are read; the other arguments are those of `features`.
+    """
+    encoder = copy.deepcopy(encoder).eval()
+    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return encoder
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    p = next(encoder.parameters())
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+    places = permutation(len(source), "statistics")[:images]
+    crops = _Cropped(source, image_size)
+    for start in range(0, len(places), 256):
+        _, batch, _ = crops[places[start : start + 256].tolist()]
+        if batch is not None and len(batch) > 1:
+            encoder(((_unit(batch) - shift) / scale).to(p.device, p.dtype))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return encoder.eval()
+
+
 def crop(image: Tensor, size: int) -> Tensor:
     """Cuts out what the reference protocols look at: (C, H, W) -> (C, size, size).
 
@@ -149,7 +191,7 @@ class _Cropped(Dataset[Cropped]):
     def __init__(self, source: "Source", size: int) -> None:
         self.source, self.size = source, size
 
-    def __getitem__(self, chunk: range) -> Cropped:
+    def __getitem__(self, chunk: Iterable[int]) -> Cropped:
         from ..data import BrokenImage
 
         places, images, broken = [], [], []

@@ -41,8 +41,10 @@ class SimCLR(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, images: int, image_size: int) -> core.Config:
-        """CIFAR-10's setting for small images (appendix B.9, and the official README): half the colour strength, no blur,
-        temperature 0.5, learning rate 1."""
+        """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
+
+        The paper's appendix B.9 and the official README have them. The learning rate is that of the paper's LARS.
+        """
         assert isinstance(cfg, cls.Config)
         if image_size > 64:
             return cfg
@@ -57,7 +59,8 @@ class SimCLR(Method):
             )
             for v in cfg.views
         )
-        return dataclasses.replace(cfg, views=views, temperature=0.5, optim=dataclasses.replace(cfg.optim, lr=1.0))
+        optim = dataclasses.replace(cfg.optim, lr=1.0) if cfg.optim.name == "lars_simclr" else cfg.optim
+        return dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
