@@ -277,7 +277,7 @@ def test_equal_accuracies_are_decided_by_the_loss():
     (x, y), (a, b) = clusters(300, spread=0.1), clusters(100, spread=0.1, seed=1)
     r = linear(x, y, a, b, settings=QUICK)
     assert list(r.held_out.values()).count(1.0) > 3
-    assert r.lr == 0.1  # separable: the loss falls with every rate
+    assert r.lr >= 0.1  # separable: the loss falls with every rate, until it is zero
 
 
 def test_the_reported_accuracy_is_the_last_steps_on_the_test_images():

@@ -59,6 +59,7 @@ def tiny_run(photos: Path, out: Path, **changes: Any) -> Run:
 
 def state(out: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(Folder(out).last, weights_only=True)
+    content["lookalike"].pop("run")  # where it lies, and how many workers it had
     return {k: content[k] for k in ("state_dict", "optimizer_states", "global_step", "lookalike")}
 
 
@@ -396,9 +397,18 @@ def test_repeated_skips_stop_the_run_and_keep_the_batch(
         training.pretrain(run)
     (path,) = (tmp_path / "run/checkpoints").glob("nonfinite-*.safetensors")
     assert load_file(path)["views.0"].shape == (8, 3, 16, 16)
-    kept = state(tmp_path / "run")
-    assert kept["global_step"] == 5
-    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+    assert not Folder(run.out).last.exists()  # there was no checkpoint before step 2
+    assert "not finite" in Folder(run.out).log.read_text()
+
+
+def test_ruined_weights_do_not_take_the_place_of_good_ones(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MOST_SKIPPED", 8)
+    run = tiny_run(photos, tmp_path / "run", epochs=3, method=Recorder.Config(poison=tuple(range(6, 99))))
+    with pytest.raises(Diverged, match="checkpoints are of steps before them"):
+        training.pretrain(run)
+    assert state(tmp_path / "run")["global_step"] == 5
 
 
 def test_fitting_leaves_stated_fields_alone(photos: Path, tmp_path: Path) -> None:

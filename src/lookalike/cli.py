@@ -5,6 +5,7 @@ Heavy libraries are imported by the verb that needs them: help and lists answer 
 
 import dataclasses
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ lookalike: self-supervised learning of image representations
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
+  lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
 
@@ -98,6 +100,27 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
+
+    data: Positional[str]
+    """A folder (scanned recursively) or a text file of paths."""
+    test: str | None = None
+    """Images to judge with: duplicates and groups that are in both are reported."""
+    groups: str | None = None
+    """Regular expression that finds an image's group (a patient, a scene, a video) in its name, such as '^([^/]+)/'."""
+    channels: int = 3
+    image_size: int = 224
+    """Pixels that a training would see, for the estimates."""
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    out: str | None = None
+    """JSON file for all of it, every broken file and pair of duplicates by name."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+@dataclass(frozen=True)
 class List:
     """Names that the other commands take."""
 
@@ -116,7 +139,14 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
-    verbs = {"pretrain": pretrain, "evaluate": evaluate, "embed": embed, "views": views, "list": show_list}
+    verbs = {
+        "pretrain": pretrain,
+        "evaluate": evaluate,
+        "embed": embed,
+        "views": views,
+        "check": check,
+        "list": show_list,
+    }
     try:
         if not argv or argv[0] in ("--help", "-h", "help"):
             print(OVERVIEW)
@@ -206,7 +236,8 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     method = get_method(name)
     if file is None:
         return name, method, None, argv
-    content.setdefault("data", "")
+    if not isinstance(content.setdefault("data", ""), str):
+        raise ValueError(f"{file}: data is {content['data']!r}; give a path, in quotes where it is a number.")
     return name, method, from_mapping(content, method, file), argv
 
 
@@ -231,6 +262,12 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
     stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in given)]
     kept = base.given if base is not None else ()
     chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
+    # what a file derived from the sizes that it had does not hold for others
+    sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in given)
+    if sized and "image_size" not in given:
+        chosen["image_size"] = None
+    if (sized or "image_size" in given) and "decode_size" not in given and "--resume" not in rest:
+        chosen["decode_size"] = None
     return Run(**chosen, data=parsed.data, method=parsed.method, given=tuple(dict.fromkeys([*kept, *stated])))
 
 
@@ -299,6 +336,25 @@ def embed(argv: list[str]) -> None:
     if found.broken:
         name, reason = found.broken[0]
         print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+
+
+def check(argv: list[str]) -> None:
+    options = _parse(Check, argv, "check")
+    if options.out is not None and Path(options.out).exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
+    from .data.checking import check as look
+    from .data.checking import open_maybe_labelled
+    from .runs import write_json
+
+    sources = [open_maybe_labelled(path, options.channels) for path in (options.data, options.test) if path is not None]
+    found = look(
+        *sources, pattern=options.groups, image_size=options.image_size, workers=_workers(options.workers), say=print
+    )  # fmt: skip
+    print("\n".join(found.lines()))
+    if options.out is not None:
+        write_json(Path(options.out), found.content())
+    print(f"Wrote {options.out}" if options.out else "Nothing was written; --out FILE.json keeps all of it.")
+    print(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
 
 
 def show_list(argv: list[str]) -> None:

@@ -140,9 +140,9 @@ def start_from(backbone: Backbone, weights: str) -> str:
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
-        state = load_file(path) if path.suffix == ".safetensors" else _tensors(path)
-        if (card := _card(path)) is not None and card["channels"] == backbone.channels:
-            backbone.mean, backbone.std = tuple(card["mean"]), tuple(card["std"])
+        state, said = (load_file(path), _card(path)) if path.suffix == ".safetensors" else _tensors(path)
+        if said is not None and len(said["mean"]) == backbone.channels:
+            backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
     elif weights.startswith(("timm/", "torchvision/")):
         source = backbones.create(
             weights, channels=backbone.channels, image_size=backbone.image_size, weights=True,
@@ -166,12 +166,13 @@ def start_from(backbone: Backbone, weights: str) -> str:
     return f"{weights}: {len(fitting)} of {len(own)} tensors{left}"
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, from the place where the common formats keep them."""
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as plain tensors (weights_only=True): {error}") from None
+    said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
     for name in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -187,5 +188,5 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     )
     for prefix in prefixes:
         if any(k.startswith(prefix) for k in tensors):
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return tensors
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, said
+    return tensors, said

@@ -160,7 +160,7 @@ class Monitor(Callback):
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
 
     def _probes(self, epoch: int) -> bool:
-        return math.ceil(epoch * PROBES / self.run.epochs) > math.ceil((epoch - 1) * PROBES / self.run.epochs)
+        return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
 
     def _show(self, row: dict[str, float], now: float, epoch_ends: bool) -> None:
         step = int(row["step"])

@@ -179,8 +179,10 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
-_MAY_CHANGE = frozenset({"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "fit"})
-"""Options that `--resume` may give another value."""
+_MAY_CHANGE = frozenset(
+    {"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "fit", "max_broken", "data"}
+)
+"""Options that `--resume` may give another value. (Whether the data hold the same images is checked by their keys.)"""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -460,9 +462,11 @@ class Folder:
 
     def _clear(self) -> None:
         """Removes the files of a run, and nothing that somebody else put there."""
+        events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.log, self.path / "report.html"]
         for path in [
             *own,
+            *events,
             *self.checkpoints.glob("*.ckpt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
             self.run,

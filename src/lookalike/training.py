@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -24,10 +25,12 @@ from types import FrameType
 from typing import Any, Literal, cast
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -35,7 +38,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
-from .data import Images, Loader, Source, open_source, statistics
+from .data import Images, Loader, Source, lost, open_source, statistics
 from .monitor import Monitor, Probe
 from .random import key_of
 from .runs import (
@@ -62,6 +65,8 @@ SAVE_SECONDS = 600
 """`last.ckpt` is at most this old, however long an epoch is."""
 SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
+RUINED = 3
+"""After so many such steps in a row nothing is saved until one is finite again."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -215,7 +220,7 @@ class Pretraining(LightningModule):
         loss = float(self.parts["loss"])
         raise Diverged(
             f"The gradients of the last {self.skipped_in_a_row} steps, up to step {self.done_steps}, were not finite "
-            f"(loss {loss}). last.ckpt and encoder.safetensors hold the last good weights, {path} the last views. "
+            f"(loss {loss}). The checkpoints are of steps before them, {path} holds the last views. "
             "Try a lower --optim.lr, a longer --optim.warmup-epochs, --optim.clip 1, or --precision bf16 for fp16."
         )
 
@@ -224,6 +229,7 @@ class Pretraining(LightningModule):
             "format": FORMAT,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "run": flat(self.run),
             "data": image_set(self.loader.source),
             # with --init they are those of the weights that the run began from
             "mean": list(self.method.backbone.mean),
@@ -245,7 +251,8 @@ class TorchFile(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         path = Path(path)
         with atomic(path) as temporary:
-            torch.save(checkpoint, temporary)
+            with open(temporary, "wb") as file:  # given a path, torch does not say that the disk is full
+                torch.save(checkpoint, file)
             sync(temporary)
             if path.name == "last.ckpt":
                 _keep_last(Folder(path.parents[1]))
@@ -275,40 +282,51 @@ def _second_name(file: Path, name: Path) -> None:
         sync(name)
 
 
+class Signals(Callback):
+    """Ctrl-C and SIGTERM: noted while training, to be answered at the next optimizer step."""
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes signals instead of what they did before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)  # again: Lightning has just put its own handler in place
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is not None and number == signal.SIGINT:
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h")  # the live line hides the cursor
+            os._exit(130)
+        self.caught = number
+        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
+
+
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
-    def __init__(self, folder: Folder, run: Run) -> None:
+    def __init__(self, folder: Folder, run: Run, signals: Signals) -> None:
         self.folder = folder
         self.run = run
-        self.signal: int | None = None
+        self.signals = signals
         self._saved = time.monotonic()
-        self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.run.resume and trainer.is_global_zero:
             write_run(self.run, self.folder.run)  # not earlier: the other processes compare with the old one
         self._saved = time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            # only now: Lightning has put its own handler for SIGTERM in place just before
-            self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            os._exit(130)
-        self.signal = number
-        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -320,17 +338,36 @@ class Checkpoints(Callback):
         epoch = step // pl_module.steps_per_epoch if step % pl_module.steps_per_epoch == 0 else None
         keep = epoch is not None and (epoch % self.run.save_every == 0 or epoch == self.run.epochs)
         due = age > SAVE_SECONDS or (epoch is not None and age > SETTLE_SECONDS)
-        # a callback of the user's may have asked to stop, too
-        stop, due = distributed.agree(self.signal is not None or trainer.should_stop, keep or due)
-        diverged = pl_module.skipped_in_a_row >= MOST_SKIPPED
-        if stop or due or diverged:
+        caught = self.signals.caught
+        # a callback of the user's may have asked to stop, too; a signal may have reached one process only
+        wanted = caught == signal.SIGINT, caught == signal.SIGTERM, trainer.should_stop, keep or due
+        interrupted, terminated, stop, due = distributed.agree(*wanted)
+        if interrupted or terminated:
+            self.signals.caught, stop = signal.SIGTERM if terminated else signal.SIGINT, True
+        # weights from which no gradient is finite must not take the place of good ones
+        ruined = pl_module.skipped_in_a_row >= RUINED and step < pl_module.steps
+        if stop or (due and not ruined):
             self.save(trainer, pl_module, epoch if keep else None)
-        if diverged:
+        if pl_module.skipped_in_a_row >= MOST_SKIPPED:
             pl_module.give_up()
         trainer.should_stop = stop
 
     def save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
         """Writes the encoder, a kept epoch's checkpoint, and `last.ckpt` in the end: a crash in between repeats all."""
+        try:
+            self._save(trainer, pl_module, epoch)
+        except Exception as error:
+            free = shutil.disk_usage(self.folder.path).free / 2**20
+            whole = self.folder.last if self.folder.last.is_file() else self.folder.before
+            raise RuntimeError(
+                f"The checkpoint of step {pl_module.done_steps} could not be written to {self.folder.path}, where "
+                f"{free:.0f} MiB are free: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
+                + (f"{whole} is whole: " if whole.is_file() else "Nothing was saved before. ")
+                + f"make room, then go on with lookalike pretrain --resume --out {self.folder.path}"
+            ) from error
+        self._saved = time.monotonic()
+
+    def _save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
         if trainer.is_global_zero:
             encoders.save(
                 self.folder,
@@ -348,7 +385,6 @@ class Checkpoints(Callback):
                 with atomic(self.folder.last) as temporary:
                     _second_name(kept, temporary)
                     _keep_last(self.folder)
-        self._saved = time.monotonic()
 
 
 def image_set(source: Source) -> str:
@@ -373,6 +409,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
     folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
+    launched = int(os.environ.get("WORLD_SIZE", world))
+    if launched != world or rank >= world:
+        raise ValueError(
+            f"This is process {rank} of {max(launched, rank + 1)} that were launched, but --devices {run.devices} and "
+            f"--nodes {run.nodes} make {world}. Give --devices (per node) and --nodes as they were launched."
+        )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     source = open_source(run.data, channels=run.channels)
@@ -392,34 +434,45 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     _normalise(method.backbone, run, source)
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
-    saver = Checkpoints(folder, run)
+    signals = Signals()
+    saver = Checkpoints(folder, run, signals)
     monitor = Monitor(folder, run, loader, probe, quiet=rank != 0)
     with _quiet_lightning():
-        trainer = _trainer(run, folder, [*callbacks, monitor, saver])
-    if rank == 0:
+        trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
+    picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
+    if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
         folder.claim(resume=run.resume)
         folder.cut_metrics(found.step if found else -1)
         if not run.resume:
             write_run(run, folder.run)
         _say_start(folder, run, source, module, origin, changes, found)
-        if found is None:
+        if picture is not None:
             with atomic(folder.views) as temporary:
-                view_sheet(run, source, method.backbone).save(temporary)
+                picture.save(temporary)
     if world > 1:
         distributed.convert(method)
     if run.compile:
         for part in method.children():
             part.compile()
-    with _quiet_lightning():
-        trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
-    if saver.signal is not None and module.done_steps < module.steps:
+    try:
+        with _quiet_lightning(), signals.noted():
+            trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
+    except SIGTERMException:  # caught by Lightning's own handler, before ours was in place again
+        raise SystemExit(143) from None
+    except Exception as error:
+        if rank == 0:
+            folder.note(f"error: {error}")
+        if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
+            raise lost(error, loader.workers) from error
+        raise
+    if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
             f"Go on with: lookalike pretrain --resume --out {folder.path}"
         )
-        if saver.signal == signal.SIGTERM:
+        if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
     if rank == 0:
@@ -555,11 +608,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     Raises:
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
-    asked = {name: value for name, value in before.items() if name != "method"}
-    # through a Run, so that options that came after the run was begun have their defaults
-    begun = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": before.get("method")}
-    if lines := differences(begun, flat(run)):
-        raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
+    _refuse_changes(folder, before, run)
     kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
     broken = []
@@ -575,6 +624,8 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
             raise ValueError(
                 f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
             )
+        if "run" in own:  # what was trained, even where run.yaml was edited since
+            _refuse_changes(folder, own["run"], run)
         if own["data"] != image_set(source):
             raise ValueError(
                 f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
@@ -584,6 +635,14 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     if broken:
         raise ValueError("No checkpoint of the run can be read:\n  " + "\n  ".join(broken))
     return None
+
+
+def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> None:
+    asked = {name: value for name, value in begun.items() if name != "method"}
+    # through a Run, so that options that came after the run was begun have their defaults
+    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
+    if lines := differences(old, flat(run)):
+        raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
 
 
 def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
@@ -602,7 +661,8 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         max_epochs=1,
         accumulate_grad_batches=run.accumulate,
         callbacks=callbacks,
-        plugins=[TorchFile()],
+        # Lightning's requeueing would save in the middle of a step, and start from that file unasked
+        plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         logger=_loggers(run, folder),
         default_root_dir=folder.path,
         enable_checkpointing=False,

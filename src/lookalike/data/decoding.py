@@ -6,6 +6,7 @@ float TIFFs float32. (Pillow reads 16-bit colour as 8-bit.) `.npy` files keep th
 
 import io
 import os
+import stat
 import struct
 from typing import Final
 
@@ -73,6 +74,8 @@ def decode(
         BrokenImage: missing, empty, truncated, not an image, too large, or without a way to `channels` channels.
     """
     try:
+        if not isinstance(image, bytes) and not stat.S_ISREG(os.stat(image).st_mode):
+            raise ValueError("not a regular file")  # to open a pipe would wait for ever
         if _is_npy(image):
             return from_tensor(_read_npy(image, channels), channels, decode_size, key)
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
@@ -81,6 +84,16 @@ def decode(
             return from_pillow(opened, channels, decode_size, key)
     except Exception as error:  # a malformed file makes decoders stumble in every way there is
         raise BrokenImage("(bytes)" if isinstance(image, bytes) else os.fspath(image), _reason(error, image)) from error
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Format and mode of a file that can be decoded, from its head; see `Source.kind`."""
+    if _is_npy(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return f"npy {array.dtype.name} {array.shape}"
+    with Image.open(path) as opened:
+        frames = getattr(opened, "n_frames", 1)
+        return f"{opened.format} {opened.mode}" + (", animated" if frames > 1 else "")
 
 
 def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int) -> Tensor:

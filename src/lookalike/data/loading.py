@@ -10,7 +10,7 @@ from ..random import key_of, keys_of
 from .images import Images, starts
 from .order import Order
 from .reading import Batches, Read, stream
-from .resident import Resident
+from .resident import Resident, check_memory
 from .sources import Source
 
 _FEW: Final = 200  # images below which a share of broken ones says little
@@ -56,6 +56,9 @@ class Loader:
     ) -> None:
         if cache not in ("none", "ram", "device"):
             raise ValueError(f"cache is {cache!r}; expected none, ram or device.")
+        place = device if cache == "device" else torch.device("cpu")
+        if cache != "none":
+            check_memory(source, decode_size, place, world)
         self.source = source
         self._keys = (
             source.keys
@@ -64,6 +67,7 @@ class Loader:
         self.workers = workers
         self.decode_size = decode_size
         self.cache = cache
+        self._place = place
         self.device = device
         self.max_broken = max_broken
         self.progress = progress
@@ -144,8 +148,9 @@ class Loader:
             batches = Batches(self.source, self.order, self.decode_size)
             return stream(batches, requests, self.workers, pin=self.device.type == "cuda")
         if self._resident is None:
-            place = self.device if self.cache == "device" else torch.device("cpu")
-            self._resident = Resident(self.source, self.order, self.decode_size, place, self.workers, self.progress)
+            self._resident = Resident(
+                self.source, self.order, self.decode_size, self._place, self.workers, self.progress
+            )
         return map(self._resident.__getitem__, requests)
 
     def _count(self, read: Read) -> None:
@@ -164,5 +169,5 @@ class Loader:
         if len(self.broken) > self.max_broken * max(looked, few):
             raise ValueError(
                 f"{len(self.broken)} of {looked} images could not be read, more than the share of {self.max_broken:g} "
-                f"that is allowed:{first}\nRepair or remove them, or raise --max-broken."
+                f"that is allowed:{first}\nRepair them, raise --max-broken, or remove them and start a new run."
             )

@@ -106,14 +106,21 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
         text = str(error)
-        if text.startswith("DataLoader worker"):
-            raise RuntimeError(
-                f"A loading process died: {text.splitlines()[0]} It was killed, perhaps for want of memory or of "
-                f"shared memory (/dev/shm). Use fewer --workers (now {workers}), smaller batches or more shared memory."
-            ) from error
+        # the last three: it died while it sent a batch
+        if text.startswith("DataLoader worker") or isinstance(error, EOFError | ConnectionError | FileNotFoundError):
+            raise lost(error, workers) from error
         if "Original Traceback" in text:
             raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
         raise
+
+
+def lost(error: Exception, workers: int) -> RuntimeError:
+    """Explains that a loading process is gone."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return RuntimeError(
+        f"A loading process died: {text} It was killed, perhaps for want of memory or of shared memory (/dev/shm). "
+        f"Use fewer --workers (now {workers}), smaller batches or more shared memory."
+    )
 
 
 def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Iterator[T]:

@@ -24,15 +24,13 @@ _SHARE: Final = {"cpu": 0.8, "cuda": 0.5}  # of the free memory that images may 
 class Resident:
     """Decodes a source into one flat buffer on `device`; batches are picked from it.
 
-    Raises:
-        ValueError: the images would not fit, by an estimate from a sample.
+    `check_memory` tells before whether they fit.
     """
 
     def __init__(
         self, source: Source, order: Order, decode_size: int | None, device: torch.device, workers: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
-        _check_memory(source, decode_size, device, order.world)
         self.order = order
         self.channels = source.channels
         self.broken: dict[int, tuple[str, str]] = {}
@@ -83,7 +81,8 @@ def _bytes(x: Tensor) -> np.ndarray:
     return x.contiguous().view(torch.uint8).numpy()
 
 
-def _check_memory(source: Source, decode_size: int | None, device: torch.device, world: int) -> None:
+def check_memory(source: Source, decode_size: int | None, device: torch.device, world: int) -> None:
+    """Raises ValueError if the images would not fit on `device`, by an estimate from a sample."""
     total = len(source)
     sizes = []
     for i in range(0, total, -(-total // _SAMPLE)):

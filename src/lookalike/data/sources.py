@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..random import key_of, permutation
-from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor
+from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of
 from .images import moments
 
 
@@ -42,6 +42,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, i: int, decode_size: int | None) -> Tensor:
         """(C, H, W) uint8, uint16 or float32, contiguous; see `decode`. Raises BrokenImage."""
+
+    def kind(self, i: int) -> str:
+        """What the image is before it is brought to `channels`: "JPEG RGB", "TIFF I;16", "npy uint16 (5, 64, 64)"."""
+        return type(self).__name__
 
 
 def open_source(
@@ -115,6 +119,9 @@ class _Files(Source):
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
 
+    def kind(self, i: int) -> str:
+        return kind_of(os.path.join(self.root, self._path(i)))
+
 
 class _Items(Source):
     """A torch Dataset's items."""
@@ -165,6 +172,9 @@ class _Items(Source):
             "Return a PIL image, an array (H, W, C) or a tensor (C, H, W), alone or first in a tuple."
         )
 
+    def kind(self, i: int) -> str:
+        return type(self.dataset).__name__
+
 
 class Subset(Source):
     """Some images of a source, by their places in it."""
@@ -188,6 +198,9 @@ class Subset(Source):
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
+
+    def kind(self, i: int) -> str:
+        return self.source.kind(int(self.places[i]))
 
 
 def statistics(source: Source, decode_size: int | None, images: int = 1000) -> tuple[list[float], list[float]]:

@@ -155,11 +155,14 @@ def crop(image: Tensor, size: int) -> Tensor:
     """Cuts out what the reference protocols look at: (C, H, W) -> (C, size, size).
 
     The shorter side becomes round(size * 256 / 224) pixels, bicubic and antialiased, then the centre is taken.
+    What is longer than 64 times its width is cut to that before: a thread of pixels resized as a whole takes gigabytes.
     A uint8 image stays uint8, resized in fixed point as in torchvision, within one level of Pillow's result; other
     images come back as float32 in [0, 1].
     """
     if image.dtype != torch.uint8:
         image = _unit(image)
+    reach = 64 * min(image.shape[-2:])
+    image = _centre(image, min(image.shape[-2], reach), min(image.shape[-1], reach))
     height, width = image.shape[-2:]
     short = round(size * 256 / 224)
     scaled = (short, short * width // height) if height <= width else (short * height // width, short)

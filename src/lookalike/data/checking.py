@@ -1,0 +1,417 @@
+"""What a set of images holds: sizes, kinds, colours, classes, duplicates, broken files: the command `check`."""
+
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .decoding import BrokenImage
+from .images import moments, promote
+from .reading import stream
+from .sources import Source, open_source
+
+_CHUNK: Final = 64
+NEAR_BITS: Final = 3
+"""Near duplicates differ in at most so many of the 64 bits of their difference hashes, ..."""
+NEAR_CORRELATION: Final = 0.98
+"""... and their 16 x 16 grey thumbnails correlate at least so much."""
+_CROWD: Final = 512
+"""Images that agree in a quarter of their hash are compared in pairs up to this many; of more, neighbours only."""
+
+Pair = tuple[int, int]
+
+
+class Looks(NamedTuple):
+    """One chunk of images as a worker saw them; arrays have a row per image that could be read."""
+
+    places: np.ndarray
+    sizes: np.ndarray
+    """(B, 2) heights and widths."""
+    types: list[str]
+    moments: np.ndarray
+    """(B, 2, C): mean and mean square of each channel, of values in [0, 1]."""
+    digests: np.ndarray
+    """(B,) uint64: hash of the decoded pixels."""
+    hashes: np.ndarray
+    """(B,) uint64: difference hash."""
+    thumbnails: np.ndarray
+    """(B, 256) float16, zero mean and unit length."""
+    kinds: list[str]
+    broken: list[tuple[str, str]]
+    seconds: float
+    """What decoding took."""
+
+
+class _Looking(Dataset[Looks]):
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, chunk: range) -> Looks:
+        images, broken, seconds = [], [], 0.0
+        places = []
+        for i in chunk:
+            began = time.perf_counter()
+            try:
+                images.append(self.source.read(i, None))
+                places.append(i)
+            except BrokenImage as error:
+                broken.append((error.name, error.reason))
+            seconds += time.perf_counter() - began
+        marks = [_look(image) for image in images]
+        count, channels = len(images), self.source.channels
+        return Looks(
+            places=np.array(places, np.int64),
+            sizes=np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2),
+            types=[str(image.dtype).removeprefix("torch.") for image in images],
+            moments=np.array([moments(image).numpy() for image in images]).reshape(count, 2, channels),
+            digests=np.array([digest for digest, _, _ in marks], np.uint64),
+            hashes=np.array([bits for _, bits, _ in marks], np.uint64),
+            thumbnails=np.array([thumbnail for _, _, thumbnail in marks], np.float16).reshape(count, 256),
+            kinds=[self.source.kind(i) for i in places],
+            broken=broken,
+            seconds=seconds,
+        )
+
+
+def _look(image: Tensor) -> tuple[int, int, np.ndarray]:
+    """Pixel digest, difference hash and thumbnail of an image (C, H, W)."""
+    digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
+    digest.update(image.numpy().tobytes())
+    grey = promote(image, torch.float32).mean(0)[None, None]
+    steps = F.interpolate(grey, (8, 9), mode="bilinear", antialias=True)[0, 0].diff(dim=1) > 0
+    bits = int.from_bytes(np.packbits(steps.numpy().reshape(-1)).tobytes(), "big")
+    small = F.interpolate(grey, (16, 16), mode="bilinear", antialias=True).flatten()
+    small = F.normalize(small - small.mean(), dim=0)
+    return int.from_bytes(digest.digest(), "big"), bits, small.numpy()
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one set of images holds."""
+
+    source: Source
+    places: np.ndarray
+    """Of the images that could be read, in the source."""
+    sizes: np.ndarray
+    kinds: Counter[str]
+    """File format and mode, such as "JPEG RGB"."""
+    types: Counter[str]
+    mean: list[float]
+    """Per channel, of values in [0, 1], over all pixels; each image counts once."""
+    std: list[float]
+    classes: dict[str, int] | None
+    broken: list[tuple[str, str]]
+    decode_seconds: float
+    """Per image, in one process."""
+    digests: np.ndarray
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+
+    def name(self, row: int) -> str:
+        return self.source.name(int(self.places[row]))
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pairs of rows, the first of one split and the second of the same or another."""
+
+    exact: list[Pair]
+    """Equal in every decoded pixel."""
+    near: list[Pair]
+    """Resized, re-encoded or slightly changed copies; without the exact ones."""
+
+
+def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Split:
+    """Decodes every image of a source once and says what is there."""
+    total = len(source)
+    chunks = [range(i, min(i + _CHUNK, total)) for i in range(0, total, _CHUNK)]
+    _ = source.keys  # hashed here, the workers inherit them
+    seen: list[Looks] = []
+    for chunk, looks in zip(chunks, stream(_Looking(source), chunks, workers), strict=True):
+        seen.append(looks)
+        if progress:
+            progress(chunk.stop, total)
+    values = np.concatenate([s.moments for s in seen])
+    count = len(values)
+    mean, square = values.mean(0) if count else np.full((2, source.channels), np.nan)
+    places = np.concatenate([s.places for s in seen])
+    classes = None
+    if source.labels is not None and source.classes is not None:
+        numbers = source.labels.bincount(minlength=len(source.classes)).tolist()
+        classes = dict(zip(source.classes, numbers))
+    return Split(
+        source=source,
+        places=places,
+        sizes=np.concatenate([s.sizes for s in seen]),
+        kinds=Counter(kind for s in seen for kind in s.kinds),
+        types=Counter(kind for s in seen for kind in s.types),
+        mean=mean.tolist(),
+        std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
+        classes=classes,
+        broken=[b for s in seen for b in s.broken],
+        decode_seconds=sum(s.seconds for s in seen) / max(1, count),
+        digests=np.concatenate([s.digests for s in seen]),
+        hashes=np.concatenate([s.hashes for s in seen]),
+        thumbnails=np.concatenate([s.thumbnails for s in seen]),
+    )
+
+
+def duplicates(a: Split, b: Split | None = None) -> Duplicates:
+    """Copies within a split, or between two."""
+    parts = [a] if b is None else [a, b]
+    digests = np.concatenate([part.digests for part in parts])
+    hashes = np.concatenate([part.hashes for part in parts])
+    thumbnails = np.concatenate([part.thumbnails for part in parts])
+    shift = 0 if b is None else len(a.digests)
+
+    def pairs(keys: np.ndarray, same: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[Pair]:
+        for i, j in _runs(keys):
+            keep = np.ones(len(i), bool) if b is None else (i < shift) != (j < shift)
+            i, j = i[keep], j[keep]
+            keep = same(i, j)
+            for x, y in zip(i[keep].tolist(), j[keep].tolist()):
+                yield min(x, y), max(x, y) - shift
+
+    def near(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        keep = np.bitwise_count(hashes[i] ^ hashes[j]) <= NEAR_BITS
+        keep[keep] = (thumbnails[i[keep]].astype(np.float32) * thumbnails[j[keep]]).sum(1) >= NEAR_CORRELATION
+        chosen: np.ndarray = keep
+        return chosen
+
+    exact = set(pairs(digests, lambda i, j: np.ones(len(i), bool)))
+    # hashes that differ in 3 bits agree in one quarter at least
+    bands = [(hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF) for band in range(4)]
+    found = {pair for band in bands for pair in pairs(band, near)}
+    return Duplicates(sorted(exact), sorted(found - exact))
+
+
+def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of places with equal keys, in pieces; in a crowd only neighbours in the order of the places."""
+    order = np.argsort(keys, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
+        if len(group) <= _CROWD:
+            i, j = np.triu_indices(len(group), 1)
+            yield group[i], group[j]
+        else:
+            yield group[:-1], group[1:]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Images by patient, scene or video."""
+
+    images: dict[str, int]
+    """Group -> number of its images."""
+    without: list[str]
+    """Names that the pattern does not match."""
+
+
+def groups(source: Source, pattern: str) -> Groups:
+    """Sorts images by what the regular expression `pattern` finds in their names: its first group, or all of it.
+
+    Raises:
+        ValueError: `pattern` is no regular expression, or matches no name.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--groups {pattern!r} is no regular expression: {error}.") from None
+    found: Counter[str] = Counter()
+    without = []
+    for i in range(len(source)):
+        name = source.name(i)
+        match = expression.search(name)
+        if match is None:
+            without.append(name)
+        else:
+            found[match.group(min(1, expression.groups)) or ""] += 1
+    if not found:
+        raise ValueError(f"--groups {pattern!r} matches none of {len(source)} names, such as {source.name(0)}.")
+    return Groups(dict(found), without)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found; `lines` says it."""
+
+    train: Split
+    test: Split | None
+    within: Duplicates
+    across: Duplicates | None
+    groups: Groups | None
+    shared: list[str]
+    """Groups that are in both splits."""
+    image_size: int
+    workers: int
+
+    def lines(self) -> list[str]:
+        """The report for people, a line each."""
+        lines = _split_lines("images", self.train, self.image_size, self.workers)
+        if self.test is not None:
+            lines += _split_lines("test", self.test, self.image_size, self.workers)
+        lines += _duplicate_lines("duplicates  within the images", self.within, self.train, self.train)
+        if self.across is not None and self.test is not None:
+            lines += _duplicate_lines("duplicates  between images and test", self.across, self.train, self.test)
+        if self.groups is not None:
+            sizes = sorted(self.groups.images.values())
+            lines.append(
+                f"groups      {len(sizes)}, of {sizes[0]} to {sizes[-1]} images; "
+                f"{len(self.groups.without)} images in none"
+            )
+            if self.shared:
+                lines.append(
+                    f"            {len(self.shared)} GROUPS ARE IN BOTH SPLITS: {_some(self.shared)}. "
+                    "Accuracy on the test images will look too good."
+                )
+        return lines
+
+    def content(self) -> dict[str, object]:
+        """All of it, every pair and broken file by name, for JSON."""
+        names = self.train.name, (self.test or self.train).name
+        return {
+            "images": _split_content(self.train),
+            "test": None if self.test is None else _split_content(self.test),
+            "duplicates": {
+                "exact": [[names[0](i), names[0](j)] for i, j in self.within.exact],
+                "near": [[names[0](i), names[0](j)] for i, j in self.within.near],
+            },
+            "duplicates_between": None
+            if self.across is None
+            else {
+                "exact": [[names[0](i), names[1](j)] for i, j in self.across.exact],
+                "near": [[names[0](i), names[1](j)] for i, j in self.across.near],
+            },
+            "groups": None if self.groups is None else self.groups.images,
+            "groups_in_both": self.shared,
+        }
+
+
+def open_maybe_labelled(data: str, channels: int) -> Source:
+    """The images of a folder or list, with labels where every one lies in a class folder."""
+    try:
+        return open_source(data, channels=channels, labelled=True)
+    except ValueError:
+        return open_source(data, channels=channels)
+
+
+def check(
+    data: Source,
+    test: Source | None = None,
+    *,
+    pattern: str | None = None,
+    image_size: int = 224,
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> Checked:
+    """Reads every image once and says what is there, what is broken, and what is there twice.
+
+    Args:
+        data: the images.
+        test: images to judge with, which should hold none of `data`.
+        pattern: regular expression that finds an image's group (a patient, a scene) in its name.
+        image_size: pixels that a training would see, for the estimates of time and memory.
+        workers: processes that decode.
+        say: called with a line of progress now and then.
+    """
+    looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
+    train, other = looked[0], looked[1] if len(looked) > 1 else None
+    found = None if pattern is None else groups(data, pattern)
+    shared: list[str] = []
+    if found is not None and test is not None and pattern is not None:
+        shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
+    across = None if other is None else duplicates(train, other)
+    return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
+
+
+def _look_aloud(source: Source, workers: int, say: Callable[[str], None]) -> Split:
+    began = shown = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.perf_counter()
+        if now - shown > 10:
+            shown = now
+            left = (total - done) * (now - began) / done
+            say(f"read {done} of {total} images, {done / (now - began):.0f} images/s, {left:.0f} s left")
+
+    return look(source, workers, progress)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list[str]:
+    total, read = len(split.source), len(split.places)
+    lines = [f"{what:<11} {total}, of which {len(split.broken)} cannot be read"]
+    lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
+    if len(split.broken) > 10:
+        lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
+    if read:
+        low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
+        lines.append(
+            f"sizes       {low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, in the middle {middle[1]} x {middle[0]}"
+        )
+        small = int((split.sizes.min(1) < image_size).sum())
+        if small:
+            lines.append(f"            {small} have a side below {image_size} pixels and would be enlarged")
+        lines.append(
+            "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
+            + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
+        )  # fmt: skip
+        mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
+        lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
+    if split.classes is not None:
+        smallest = min(split.classes, key=split.classes.__getitem__)
+        largest = max(split.classes, key=split.classes.__getitem__)
+        lines.append(
+            f"classes     {len(split.classes)}, from {split.classes[smallest]} ({smallest}) to "
+            f"{split.classes[largest]} ({largest}) images"
+        )
+    if read and what == "images":
+        seconds = total * split.decode_seconds / max(1, workers)
+        shrunk = (
+            split.sizes
+            // 2
+            ** np.maximum(0, np.floor(np.log2(np.maximum(1, split.sizes.min(1) // (2 * image_size))))).astype(int)[
+                :, None
+            ]
+        )
+        width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
+        held = shrunk.prod(1).mean() * total * split.source.channels * width
+        lines.append(
+            f"estimates   reading all takes {seconds:.0f} s with {max(1, workers)} processes, in each epoch, or at "
+            "most so long (JPEG files that are shrunk read faster); "
+            f"--cache ram reads once and holds {held / 2**30:.2g} GiB at {image_size} pixels"
+        )
+    return lines
+
+
+def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[str]:
+    lines = [f"{what}: {len(found.exact)} exact pairs, {len(found.near)} near pairs"]
+    for kind, pairs in (("exact", found.exact), ("near", found.near)):
+        lines += [f"            {kind}: {a.name(i)} = {b.name(j)}" for i, j in pairs[:3]]
+    return lines
+
+
+def _split_content(split: Split) -> dict[str, object]:
+    return {
+        "images": len(split.source),
+        "broken": [[name, reason] for name, reason in split.broken],
+        "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
+        "kinds": split.kinds,
+        "types": split.types,
+        "mean": split.mean if len(split.places) else None,
+        "std": split.std if len(split.places) else None,
+        "classes": split.classes,
+        "decode_seconds": split.decode_seconds,
+    }
