@@ -104,6 +104,22 @@ def test_pretrain_from_file_takes_everything_and_options_win(
     assert "fitted" not in Folder(tmp_path / "again").log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("stated", "sizes"),
+    [
+        (["--image-size", "64"], (64, None, 32)),
+        (["--views.0.size", "64"], (None, None, 64)),
+        (["--image-size", "64", "--decode-size", "70"], (64, 70, 32)),
+        (["--epochs", "3"], (32, 64, 32)),
+    ],
+)
+def test_sizes_of_a_file_give_way_to_stated_ones(
+    run: Path, stated: list[str], sizes: tuple[int | None, int | None, int]
+) -> None:
+    parsed = cli._parse_run("pretrain", ["--from", str(run / "run.yaml"), *stated])
+    assert (parsed.image_size, parsed.decode_size, parsed.method.views[0].size) == sizes
+
+
 def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "pretrain",

@@ -107,6 +107,12 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
         source.read(2, None)
 
 
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BrokenImage, match="not a regular file"):
+        decode(tmp_path / "pipe.png", 3)
+
+
 def test_a_name_of_undecodable_bytes_is_read_printed_and_hashed(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9 \xff.png"
     try:

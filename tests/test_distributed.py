@@ -1,7 +1,10 @@
 """Two processes train exactly as one does on the joined batch: the real command, two gloo processes, float64."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,23 @@ def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dic
     assert content["global_step"] == 5
     state: dict[str, torch.Tensor] = content["state_dict"]
     return state
+
+
+def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "lookalike", "pretrain", "simclr", str(photos), "--out", str(out), "--devices", "2",
+        "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "5000", "--workers", "0",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics, deadline = Folder(out).metrics, time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(other), signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, text
+    assert "Go on with: lookalike pretrain --resume" in text
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lookalike import core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.methods.simclr import SimCLR
+from lookalike.monitor import Monitor
 from lookalike.optim import Optim
 from lookalike.runs import Diverged, Folder, Run, read_run
 from lookalike.schedules import Schedule
@@ -183,6 +185,29 @@ def test_sigterm_exits_143_and_resumes_with_workers(
     assert_same_run(out, finished(1))
 
 
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start", "on_train_end"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_and_after_the_last(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, hook: str, number: int
+) -> None:
+    """Lightning would end with exit code 0 or 1, and say nothing."""
+    out = tmp_path / "run"
+
+    def send(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+
+    sender = type("Sender", (Callback,), {hook: send})()
+    if hook == "on_train_end":  # all is done and saved: nothing is left to stop
+        training.pretrain(tiny_run(photos, out), callbacks=[sender])
+        return assert_same_run(out, finished(1))
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as stopped:
+        training.pretrain(tiny_run(photos, out), callbacks=[sender])
+    assert number == signal.SIGINT or stopped.value.code == 143
+    assert state(out)["global_step"] == 1
+    training.pretrain(tiny_run(photos, out, resume=True))
+    assert_same_run(out, finished(1))
+
+
 def _killed(photos: Path, out: Path, call: int | None, step: int | None, accumulate: int) -> None:
     """A process of its own: dies by SIGKILL at the n-th rename or flush of a file, or in the middle of a step."""
     warnings.simplefilter("ignore")
@@ -309,6 +334,80 @@ def test_an_existing_run_is_kept_unless_overwritten(photos: Path, tmp_path: Path
     assert not read_run(out / "run.yaml", SimCLR).overwrite
     assert [r["step"] for r in training.pretrain(tiny_run(photos, out, epochs=2, resume=True)).metrics] == [5, 10]
     assert not read_run(out / "run.yaml", SimCLR).resume
+
+
+def test_a_run_is_not_replaced_by_one_that_cannot_begin(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    before = state(out)
+    (tmp_path / "broken").mkdir()
+    for i in range(20):
+        (tmp_path / f"broken/{i}.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="could be read"):
+        training.pretrain(tiny_run(tmp_path / "broken", out, epochs=1, overwrite=True))
+    monkeypatch.setattr("lookalike.data.resident._free_memory", lambda: 1000)
+    with pytest.raises(ValueError, match="--cache none"):
+        training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, cache="ram"))
+    assert_equal(state(out), before)
+    assert Folder(out).weights.is_file()
+
+
+def test_an_edited_run_is_not_resumed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    file = Folder(out).run
+    file.write_text(file.read_text().replace("temperature: 0.5", "temperature: 0.4"))
+    run = dataclasses.replace(read_run(file), epochs=2, resume=True, backbone=TinyNet())
+    with pytest.raises(ValueError, match=r"temperature: 0\.5 in the run, 0\.4 now"):
+        training.pretrain(run)
+
+
+def test_the_online_knn_sees_the_last_epoch() -> None:
+    for epochs in (1, 3, 20, 21, 50, 100, 200):
+        monitor = SimpleNamespace(run=SimpleNamespace(epochs=epochs))
+        seen = [e for e in range(1, epochs + 1) if Monitor._probes(monitor, e)]  # type: ignore[arg-type]
+        assert len(seen) == min(epochs, 20)
+        assert seen[-1] == epochs
+
+
+def test_slurm_does_not_requeue_behind_our_back(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NTASKS", "PROCID", "LOCALID", "NODEID", "NNODES", "NTASKS_PER_NODE", "JOB_ID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1" if "N" in name[:1] and name != "NODEID" else "0")
+    before = signal.getsignal(signal.SIGUSR1)
+    seen = []
+    watch = type("Watch", (Callback,), {"on_train_start": lambda *_: seen.append(signal.getsignal(signal.SIGUSR1))})()
+    training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1), callbacks=[watch])
+    assert seen == [before]
+
+
+def test_a_launch_of_another_size_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"process 0 of 2 that were launched.*--devices 1"):
+        training.pretrain(tiny_run(photos, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    save = torch.save
+    calls = 0
+
+    def full(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(28, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RuntimeError, match=r"step 15 could not.*MiB are free: .*No space left.*last\.ckpt is whole"):
+        training.pretrain(tiny_run(photos, out))
+    assert state(out)["global_step"] == 10
+    assert "No space left" in Folder(out).log.read_text()
+    assert not list(out.rglob(".*tmp*"))
 
 
 class Recorder(Method):
@@ -438,6 +537,14 @@ def test_init_starts_from_weights(photos: Path, tmp_path: Path, capsys: pytest.C
     for name in a:
         if "running" not in name and "num_batches" not in name:
             assert torch.equal(a[name], b[name])
+
+
+def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    training.pretrain(tiny_run(photos, first, epochs=1, normalise="data"))
+    training.pretrain(tiny_run(photos, second, epochs=1, init=str(Folder(first).last)))
+    a, b = (json.loads((out / "encoder.json").read_text()) for out in (first, second))
+    assert a["mean"] == b["mean"] != [0.485, 0.456, 0.406]
 
 
 @pytest.mark.parametrize(

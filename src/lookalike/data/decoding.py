@@ -73,9 +73,10 @@ def decode(
     Raises:
         BrokenImage: missing, empty, truncated, not an image, too large, or without a way to `channels` channels.
     """
+    # to open a pipe would wait for ever
+    if not isinstance(image, bytes) and os.path.exists(image) and not stat.S_ISREG(os.stat(image).st_mode):
+        raise BrokenImage(os.fspath(image), "not a regular file")
     try:
-        if not isinstance(image, bytes) and not stat.S_ISREG(os.stat(image).st_mode):
-            raise ValueError("not a regular file")  # to open a pipe would wait for ever
         if _is_npy(image):
             return from_tensor(_read_npy(image, channels), channels, decode_size, key)
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
