@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from lookalike import core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
+from lookalike.data import open_source
 from lookalike.methods.simclr import SimCLR
-from lookalike.monitor import Monitor
+from lookalike.monitor import Health, Monitor
 from lookalike.optim import Optim
 from lookalike.runs import Diverged, Folder, Run, read_run
 from lookalike.schedules import Schedule
@@ -362,6 +363,40 @@ def test_an_edited_run_is_not_resumed(photos: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(read_run(file), epochs=2, resume=True, backbone=TinyNet())
     with pytest.raises(ValueError, match=r"temperature: 0\.5 in the run, 0\.4 now"):
         training.pretrain(run)
+
+
+def test_the_features_are_looked_at(finished: Callable[[int], Path], photos: Path, tmp_path: Path) -> None:
+    rows = Folder(finished(1)).rows()
+    assert ["spread" in row for row in rows] == [False, False, True]  # 64 images are dear for so small a training
+    assert 0 < rows[-1]["spread"] <= 1
+    assert 1 <= rows[-1]["effective_rank"] <= 12
+    assert 0 <= rows[-1]["alignment"] <= 4
+    run, _ = training.resolve(tiny_run(photos, tmp_path / "run"), 40)
+    encoder = training.build(run).encoder.train()
+    health = Health(open_source(photos), run, encoder)
+    assert health.views.shape == (80, 3, 16, 16)
+    assert 0.009 < len(health.views) / (3 * 16 * health.every) <= 0.01  # forward passes of views, in and beside steps
+    again = Health(open_source(photos), run, encoder)
+    assert torch.equal(health.views, again.views)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    healthy = health(encoder)
+    assert encoder.training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    with torch.no_grad():
+        convolution = encoder.net.layers[3]  # type: ignore[index]
+        convolution.weight.zero_()
+        convolution.bias.fill_(1)
+    collapsed = health(encoder)
+    assert collapsed["spread"] < 1e-3 < 0.01 < healthy["spread"]
+    assert collapsed["effective_rank"] == pytest.approx(1, abs=0.01)
+
+
+def test_the_looks_do_not_depend_on_where_a_run_was_resumed() -> None:
+    monitor = SimpleNamespace(_per_epoch=7, _steps=500)
+    rows = [s for s in range(1, 501) if s % 10 == 0 or s % 7 == 0 or s == 500]
+    looks = [s for s in rows if Monitor._looks(monitor, s, 33)]  # type: ignore[arg-type]
+    assert len(looks) == 500 // 33 + 1
+    assert all(min(r for r in rows if r >= 33 * n) in looks for n in range(1, 500 // 33 + 1))
 
 
 def test_the_online_knn_sees_the_last_epoch() -> None:

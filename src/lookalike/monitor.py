@@ -1,11 +1,13 @@
 """What a training shows while it runs: loss, speed, waiting for data, and whether its features get better (k-NN)."""
 
+import dataclasses
 import math
 import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -13,11 +15,13 @@ from torch import Tensor
 
 from . import distributed
 from .backbones import Backbone
-from .data import Loader, Subset, open_source
+from .data import Loader, Source, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
+from .evaluation.labelfree import alignment, effective_rank, spread, uniformity
 from .random import permutation
 from .runs import Folder, Run
+from .views import make_views
 
 if TYPE_CHECKING:
     from .training import Pretraining
@@ -26,6 +30,10 @@ LOG_EVERY = 10
 """Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""
 LINE_SECONDS = 30
 """Time between two lines where there is no terminal; an epoch's end always gives one."""
+HEALTH_IMAGES = 64
+"""Images whose features are looked at for their health."""
+HEALTH_SHARE = 0.01
+"""Share of the time that looking at them takes at most."""
 PROBES = 20
 """The online k-NN runs after at most so many epochs, spread evenly."""
 PROBE_IMAGES = 5000, 2000
@@ -65,15 +73,59 @@ class Probe:
         return knn(a, x, b, y, also=()).top1
 
 
+class Health:
+    """Figures of an encoder's features on a fixed draw of the training images, each seen in two views."""
+
+    def __init__(self, source: Source, run: Run, backbone: Backbone) -> None:
+        places = permutation(len(source), run.seed, "health")[:HEALTH_IMAGES].tolist()
+        loader = Loader(Subset(source, places), len(places), run.seed, decode_size=run.decode_size, max_broken=1.0)
+        batch = next(iter(loader))
+        view = dataclasses.replace(run.method.views[0], count=2)
+        both = make_views(batch.padded(), [view], batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std)
+        self.views = torch.cat(both)  # (2B, C, S, S), on the CPU
+        self.every = math.ceil(len(self.views) / HEALTH_SHARE / _forwards(run))
+        """Optimizer steps from one look to the next, so that looks take a hundredth of the time."""
+
+    @torch.no_grad()
+    def __call__(self, encoder: Backbone) -> dict[str, float]:
+        modes = {module: module.training for module in encoder.modules()}
+        p = next(encoder.parameters())
+        encoder.eval()
+        try:
+            # not encoder(x): torch.compile would compile once more, for eval mode
+            a, b = torch.cat([encoder.forward(x.to(p.device, p.dtype)) for x in self.views.split(64)]).chunk(2)  # type: ignore[no-untyped-call]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if not bool(a.isfinite().all() and b.isfinite().all()):
+            return dict.fromkeys(("spread", "effective_rank", "alignment", "uniformity"), math.nan)
+        return {
+            "spread": spread(a),
+            "effective_rank": effective_rank(a),
+            "alignment": alignment(a, b),
+            "uniformity": uniformity(a),
+        }
+
+
+def _forwards(run: Run) -> int:
+    """What an optimizer step costs, in views that go forward: a view's backward pass counts as two."""
+    return 3 * run.batch_size * sum(view.count for view in run.method.views)
+
+
 class Monitor(Callback):
     """Writes `metrics.jsonl` and shows the progress: a live line in a terminal, plain lines elsewhere."""
 
-    def __init__(self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, *, quiet: bool) -> None:
+    def __init__(
+        self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, health: Health | None, *, quiet: bool
+    ) -> None:
         self.folder = folder
         self.run = run
         self.loader = loader
         self.probe = probe
+        self.health = health
         self.quiet = quiet
+        self.figures: dict[str, float] = {}
+        """The latest look at the features."""
         self.knn: list[float] = []
         self._sums: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
@@ -148,6 +200,9 @@ class Monitor(Callback):
         if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
             self.knn.append(self.probe(module.method.encoder))
             row["knn_top1"] = self.knn[-1]
+        if self.health is not None and self._looks(step, self.health.every):
+            self.figures = self.health(module.method.encoder)
+            row |= self.figures
         for name in self.loader.broken.keys() - self._listed:
             self.folder.note(f"broken image {name}: {self.loader.broken[name]}")
             self._listed.add(name)
@@ -161,6 +216,11 @@ class Monitor(Callback):
 
     def _probes(self, epoch: int) -> bool:
         return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
+
+    def _looks(self, step: int, every: int) -> bool:
+        """Whether the features are due: at the training's end, and at the first row in every so many steps."""
+        before = max((step - 1) // LOG_EVERY * LOG_EVERY, (step - 1) // self._per_epoch * self._per_epoch)
+        return step == self._steps or step // every > before // every
 
     def _show(self, row: dict[str, float], now: float, epoch_ends: bool) -> None:
         step = int(row["step"])
@@ -205,6 +265,9 @@ class Monitor(Callback):
         )
         if module.skipped:
             text += f", {module.skipped} steps skipped for non-finite gradients"
+        if self.figures:
+            text += "\nFeatures now: " + ", ".join(f"{n.replace('_', ' ')} {v:.3g}" for n, v in self.figures.items())
+            text += "  (docs/health.md says how to read them)"
         if len(self.knn) > 1:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
         return text

@@ -39,7 +39,7 @@ from torch.nn.utils import get_total_norm
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
 from .data import Images, Loader, Source, lost, open_source, statistics
-from .monitor import Monitor, Probe
+from .monitor import Health, Monitor, Probe
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -436,7 +436,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     signals = Signals()
     saver = Checkpoints(folder, run, signals)
-    monitor = Monitor(folder, run, loader, probe, quiet=rank != 0)
+    health = Health(source, run, method.backbone) if rank == 0 else None
+    monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
     with _quiet_lightning():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None

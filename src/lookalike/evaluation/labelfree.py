@@ -1,0 +1,73 @@
+"""How good features are, without labels: what health and the choice between checkpoints look at.
+
+B images, V views, D features. All work in float32, or in float64 where the features are, on the features' device.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.no_grad()
+def spread(x: Float[Tensor, "B D"]) -> float:
+    """Standard deviation of the L2-normalised features, averaged over D, as a share of 1 / sqrt(D).
+
+    0 where all images have one feature; 1 where directions are even on the sphere, which is the most there is.
+    Chen & He (SimSiam), CVPR 2021, section 4.1, https://arxiv.org/abs/2011.10566
+    """
+    z = F.normalize(_exact(x), dim=-1)
+    return float(z.std(0, correction=0).mean() * z.shape[1] ** 0.5)
+
+
+@torch.no_grad()
+def effective_rank(x: Float[Tensor, "B D"]) -> float:
+    """RankMe: the exponential of the entropy of the singular values' shares; from 1 to min(B, D).
+
+    Garrido et al., ICML 2023, equation 1, https://arxiv.org/abs/2210.02885
+    """
+    values = torch.linalg.svdvals(_exact(x).double())
+    share = values / values.sum().clamp(min=1e-300)
+    return float(torch.special.entr(share).sum().exp())
+
+
+@torch.no_grad()
+def alignment(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
+    """Mean squared distance of the normalised features of two views of the same images; 0 to 4, lower is closer.
+
+    Wang & Isola, ICML 2020, section 4.1.1 with alpha = 2, https://arxiv.org/abs/2005.10242
+    """
+    return float((F.normalize(_exact(a), dim=-1) - F.normalize(_exact(b), dim=-1)).square().sum(-1).mean())
+
+
+@torch.no_grad()
+def uniformity(x: Float[Tensor, "B D"]) -> float:
+    """Logarithm of the mean Gaussian potential exp(-2 d^2) over all pairs of images; 0 where all agree, down to -4.
+
+    Wang & Isola, ICML 2020, section 4.1.2 with t = 2.
+    """
+    squared = torch.pdist(F.normalize(_exact(x), dim=-1)).square()
+    return float(squared.mul(-2).exp().mean().log())
+
+
+@torch.no_grad()
+def lidar(x: Float[Tensor, "B V D"]) -> float:
+    """LiDAR: the effective rank of what tells images apart, measured in units of what differs between their views.
+
+    Thilak et al., ICLR 2024, section 4, with delta = 1e-4, https://arxiv.org/abs/2312.04000
+    """
+    x = _exact(x).double()
+    images, views, dim = x.shape
+    means = x.mean(1)  # (B, D)
+    between = means - means.mean(0)
+    within = (x - means[:, None]).flatten(0, 1)
+    within = within.T @ within / (images * (views - 1)) + 1e-4 * torch.eye(dim, dtype=x.dtype, device=x.device)
+    values, vectors = torch.linalg.eigh(within)
+    whitened = between @ vectors * values.rsqrt() / max(images - 1, 1) ** 0.5  # (B, D), up to a turn
+    variances = torch.linalg.svdvals(whitened).square()
+    share = variances / variances.sum().clamp(min=1e-300)
+    return float(torch.special.entr(share).sum().exp())

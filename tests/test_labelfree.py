@@ -1,0 +1,75 @@
+"""The label-free figures against slow transcriptions of the papers' equations, and at their known ends."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lookalike.evaluation.labelfree import alignment, effective_rank, lidar, spread, uniformity
+
+
+def features(images: int, dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, dim, generator=generator, dtype=torch.float64) + 0.5
+
+
+def unit(row: Tensor) -> Tensor:
+    return row / math.sqrt(sum(float(v) ** 2 for v in row))
+
+
+@settings(deadline=None, max_examples=25)
+@given(images=st.integers(2, 9), dim=st.integers(1, 7), seed=st.integers(0, 99))
+def test_they_are_what_the_papers_say(images: int, dim: int, seed: int) -> None:
+    x, y = features(images, dim, seed), features(images, dim, seed + 1000)
+    z, w = [unit(row) for row in x], [unit(row) for row in y]
+
+    means = [sum(float(row[d]) for row in z) / images for d in range(dim)]
+    deviations = [math.sqrt(sum((float(row[d]) - means[d]) ** 2 for row in z) / images) for d in range(dim)]
+    assert spread(x) == pytest.approx(sum(deviations) / dim * math.sqrt(dim), abs=1e-9)
+
+    values = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()  # singular values, another way
+    shares = [float(v / values.sum()) for v in values]
+    assert effective_rank(x) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares if p > 0)), rel=1e-5)
+
+    distances = [float((a - b).square().sum()) for a, b in zip(z, w)]
+    assert alignment(x, y) == pytest.approx(sum(distances) / images)
+
+    pairs = [math.exp(-2 * float((z[i] - z[j]).square().sum())) for i in range(images) for j in range(i)]
+    assert uniformity(x) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(images=st.integers(2, 8), views=st.integers(2, 4), dim=st.integers(1, 5), seed=st.integers(0, 99))
+def test_lidar_is_what_the_paper_says(images: int, views: int, dim: int, seed: int) -> None:
+    """Section 4: eigenvalues of W^-1/2 B W^-1/2, which are those of W^-1 B."""
+    x = features(images * views, dim, seed).view(images, views, dim)
+    means = [x[i].mean(0) for i in range(images)]
+    whole = sum(means) / images
+    between = sum(torch.outer(m - whole, m - whole) for m in means) / (images - 1)
+    within = sum(torch.outer(x[i, v] - means[i], x[i, v] - means[i]) for i in range(images) for v in range(views))
+    within = within / (images * (views - 1)) + 1e-4 * torch.eye(dim, dtype=x.dtype)
+    values = torch.linalg.eigvals(torch.linalg.solve(within, between)).real.clamp(min=0)
+    shares = [float(v / values.sum()) for v in values]
+    assert lidar(x) == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares if p > 1e-300)), rel=1e-4)
+
+
+def test_one_feature_for_all_and_even_directions() -> None:
+    same = torch.ones(32, 1) * torch.linspace(1, 2, 16)
+    assert spread(same) == pytest.approx(0, abs=1e-6)
+    assert effective_rank(same) == pytest.approx(1, abs=1e-3)
+    assert uniformity(same) == pytest.approx(0, abs=1e-6)
+    assert alignment(same, same) == 0
+    even = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    assert spread(even) == pytest.approx(1, abs=0.01)
+    assert effective_rank(even) > 60
+    assert uniformity(even[:500]) == pytest.approx(-4, abs=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_reduced_precision_is_widened(dtype: torch.dtype) -> None:
+    x = features(40, 8, 0)
+    for figure in (spread, effective_rank, uniformity):
+        assert figure(x.to(dtype)) == pytest.approx(figure(x), rel=0.02)
