@@ -289,21 +289,21 @@ class Signals(Callback):
         self.caught: int | None = None
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Notes signals instead of what they did before."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def put_back(self) -> Iterator[None]:
+        """Leaves the handlers as they were, whatever this class and Lightning do to them."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # only now: until here there is nothing to save, and Lightning has just put its own handler for SIGTERM in place
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)  # again: Lightning has just put its own handler in place
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None and number == signal.SIGINT:
@@ -456,10 +456,14 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         for part in method.children():
             part.compile()
     try:
-        with _quiet_lightning(), signals.noted():
+        with _quiet_lightning(), signals.put_back():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
-    except SIGTERMException:  # caught by Lightning's own handler, before ours was in place again
+    except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
         raise SystemExit(143) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning answers it
+            raise KeyboardInterrupt from None
+        raise
     except Exception as error:
         if rank == 0:
             folder.note(f"error: {error}")
