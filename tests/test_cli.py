@@ -147,6 +147,12 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         (["pretrain", "simclr", "PHOTOS", "--epochs", "three"], 2, "three"),
         (["pretrain", "simclr", "PHOTOS", "--temperatur", "1"], 2, "temperatur"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 1, "epochs is 0"),
+        (["pretrain", "simclr", "PHOTOS", "--temperature", "-1"], 1, "temperature=-1.0 must be above 0"),
+        (["pretrain", "simclr", "PHOTOS", "--views.0.count", "1"], 1, "compares 2 views"),
+        (["pretrain", "byol", "PHOTOS", "--from", "RUN/run.yaml"], 2, "No method is called 'byol'"),
+        (["pretrain", "simclr", "PHOTOS", "--out", "RUN/log.txt/x"], 1, "log.txt is a file"),
+        (["embed", "RUN", "PHOTOS", "--batch-size", "0"], 1, "at least 1"),
+        (["evaluate", "RUN", "LABELLED", "LABELLED", "--out", "PHOTOS"], 1, "is a folder"),
         (["pretrain", "simclr", "NOWHERE"], 1, "NOWHERE"),
         (["pretrain", "simclr", "EMPTY"], 1, "no files at all"),
         (["pretrain", "simclr", "TEXTS"], 1, "2 .txt"),
@@ -186,6 +192,7 @@ def test_mistakes_are_named(
         (tmp_path / f"texts/{i}.txt").write_text("words")
     places = {
         "PHOTOS": photos,
+        "LABELLED": photos.parent,
         "RUN": run,
         "EMPTY": tmp_path / "empty",
         "TEXTS": tmp_path / "texts",
@@ -227,6 +234,14 @@ def test_evaluate_writes_the_contract(run: Path, labelled: Path, capsys: pytest.
         assert 0 <= e["interval"][0] <= e["top1"] <= e["interval"][1] <= 1
         assert (e["train_images"], e["test_images"], e["classes"]) == (32, 16, 4)
     assert entries[0]["settings"]["k"] == 20
+    assert entries[0]["encoder_sha256"] == json.loads((run / "encoder.json").read_text())["sha256"]
+    one = labelled.parent / "one"
+    if not one.exists():
+        one.mkdir()
+        (one / "only").symlink_to(labelled / "train/class0")
+    assert "one class" in printed(capsys, ["evaluate", str(run), str(one), str(one)], 1)
+    argv = ["evaluate", str(run), *[str(labelled / "test")] * 2, "--workers", "0", "--out", str(one / "e.json")]
+    assert "are the same folder" in printed(capsys, argv, 0)
 
 
 def test_evaluate_takes_the_weights_file_alone(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Callable
@@ -363,6 +364,66 @@ def test_a_run_is_not_replaced_by_one_that_cannot_begin(
     assert Folder(out).weights.is_file()
 
 
+def test_a_damaged_checkpoint_is_noticed_and_put_aside(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few changed bytes among the weights; torch.load would not see them."""
+    out = tmp_path / "run"
+    for step in (7, 9):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                training.pretrain(tiny_run(photos, out, resume=step == 9))
+    last, before = Folder(out).last, Folder(out).before
+    content = bytearray(last.read_bytes())
+    weight = torch.load(last, weights_only=True)["state_dict"]["method.projector.0.weight"]
+    place = content.find(weight.numpy().tobytes()[:16])
+    content[place + 3] ^= 0x10
+    last.write_bytes(content)
+    assert torch.load(last, weights_only=True)["global_step"] == 9
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            training.pretrain(tiny_run(photos, out, resume=True))
+    assert last.with_suffix(".corrupt").exists()
+    assert torch.load(before, weights_only=True)["global_step"] == 7
+    training.pretrain(tiny_run(photos, out, resume=True))
+    assert_same_run(out, finished(1))
+
+
+def test_a_run_inside_its_data_can_be_resumed(photos: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    training.pretrain(tiny_run(data, data / "run", epochs=1))
+    assert len(open_source(data)) == 40
+    training.pretrain(tiny_run(data, data / "run", epochs=2, resume=True))
+
+
+def test_a_start_that_fails_leaves_no_run(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(Recorder):
+        @dataclasses.dataclass(frozen=True)
+        class Config(Recorder.Config):
+            pass
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        training.pretrain(tiny_run(photos, tmp_path / "run", method=Failing.Config()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_finite_step_at_all_is_a_failure(photos: Path, tmp_path: Path) -> None:
+    run = tiny_run(photos, tmp_path / "run", epochs=1, method=Recorder.Config(poison=tuple(range(99))))
+    with pytest.raises(Diverged, match="None of the 5 steps"):
+        training.pretrain(run)
+
+
+def test_files_can_be_read_by_others(finished: Callable[[int], Path]) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in finished(1).rglob("*") if path.is_file()}
+    assert set(modes.values()) == {modes["log.txt"]}
+
+
 def test_an_edited_run_is_not_resumed(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     training.pretrain(tiny_run(photos, out, epochs=1))
@@ -598,6 +659,10 @@ def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: 
         ({"backbone": "resnet19"}, "resnet18"),
         ({"backbone": "torchvision/alexnet", "image_size": 16}, "nearest size that works"),
         ({"accumulate": 3}, "3"),
+        ({"accumulate": 8}, "1 image at a time"),
+        ({"nodes": 2}, "must be started on every node"),
+        ({"data": ""}, "DATA is empty"),
+        ({"method": SimCLR.Config(optim=Optim("larz", lr=1.0))}, "Near names: lars"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),
         ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),

@@ -6,7 +6,9 @@ Heavy libraries are imported by the verb that needs them: help and lists answer 
 import dataclasses
 import os
 import re
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
@@ -63,11 +65,11 @@ class UsageError(Exception):
 class Evaluate:
     """Judge an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json."""
 
-    encoder: Positional[str]
+    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
-    train: Positional[str]
+    train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")]
     """Folder with one sub-folder of images per class."""
-    test: Positional[str]
+    test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")]
     """Folder with the same classes and other images."""
     protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
     image_size: int | None = None
@@ -84,9 +86,9 @@ class Evaluate:
 class Embed:
     """Write one feature vector per image, with the file's name."""
 
-    encoder: Positional[str]
+    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
-    data: Positional[str]
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder (scanned recursively) or a text file of paths."""
     out: str = "embeddings.npz"
     """.npz, .parquet (needs the extra 'tables') or .csv"""
@@ -103,7 +105,7 @@ class Embed:
 class Check:
     """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
 
-    data: Positional[str]
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder (scanned recursively) or a text file of paths."""
     test: str | None = None
     """Images to judge with: duplicates and groups that are in both are reported."""
@@ -131,7 +133,14 @@ class List:
 
 def entry() -> None:
     """The console script."""
+    # an interrupted import of torch ends in a crash or a traceback; each verb hands Ctrl-C back once it has imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     sys.exit(main())
+
+
+def _imported() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -179,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _message(error: Exception) -> str:
     """What the user reads: our own messages as they are, anything unexpected with its kind."""
-    expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, RuntimeError)
+    expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, PermissionError, RuntimeError)
     return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
 
 
@@ -221,7 +230,7 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
         if named is not None and first != named:
             raise UsageError(f"{file} is a run of {named}, and {first} was asked for. Leave one of them out.")
         name, argv = first, argv[1:]
-    elif named is None:
+    elif named is None or (first is not None and len(argv) > 1 and not argv[1].startswith("-")):
         if first is None:
             raise UsageError(
                 f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(METHODS)}."
@@ -249,7 +258,11 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
     command = dataclasses.make_dataclass(
         "Command",
         [
-            ("data", Positional[str], tyro.MISSING if needs_data else cast(Run, base).data),
+            (
+                "data",
+                Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
+                tyro.MISSING if needs_data else cast(Run, base).data,
+            ),
             ("options", Annotated[Options, tyro.conf.arg(name="")], options),
             ("method", Annotated[type(cfg), tyro.conf.arg(name="")], cfg),
         ],
@@ -279,6 +292,8 @@ def pretrain(argv: list[str]) -> None:
     run = _parse_run("pretrain", argv)
     from .training import pretrain as train
 
+    _imported()
+
     train(run)
 
 
@@ -293,6 +308,8 @@ def views(argv: list[str]) -> None:
     run = _parse_run("views", rest)
     from .training import draw_views
 
+    _imported()
+
     draw_views(run, path)
     print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike pretrain {' '.join(rest)}")
 
@@ -303,6 +320,8 @@ def views(argv: list[str]) -> None:
 def evaluate(argv: list[str]) -> None:
     options = _parse(Evaluate, argv, "evaluate")
     from .evaluation import evaluate as judge
+
+    _imported()
 
     entries = judge(
         options.encoder, options.train, options.test, protocols=options.protocols, image_size=options.image_size,
@@ -327,6 +346,8 @@ def embed(argv: list[str]) -> None:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     from .evaluation import embed as write
 
+    _imported()
+
     found = write(
         options.encoder, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
         workers=_workers(options.workers), say=print,
@@ -336,6 +357,8 @@ def embed(argv: list[str]) -> None:
     if found.broken:
         name, reason = found.broken[0]
         print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+    if path.suffix == ".npz":
+        print(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
 
 
 def check(argv: list[str]) -> None:
@@ -345,6 +368,8 @@ def check(argv: list[str]) -> None:
     from .data.checking import check as look
     from .data.checking import open_maybe_labelled
     from .runs import write_json
+
+    _imported()
 
     sources = [open_maybe_labelled(path, options.channels) for path in (options.data, options.test) if path is not None]
     found = look(

@@ -155,9 +155,9 @@ def start_from(backbone: Backbone, weights: str) -> str:
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
+    if len(fitting) < len(own) / 2:
         raise ValueError(
-            f"None of the {len(state)} tensors of {weights} fits the {len(own)} of {backbone.name}. "
+            f"Of the {len(own)} tensors of {backbone.name}, {weights} holds {len(fitting)}. "
             "Give the --backbone that the weights are of."
         )
     backbone.load_exported(own | fitting)

@@ -157,7 +157,7 @@ class Monitor(Callback):
             )  # two lines where 80 columns are few
             self._bar = Progress(BarColumn(20), words, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("", total=self._steps, completed=done)
+            self._task = self._bar.add_task("the first steps", total=self._steps, completed=done)
         self._begin = self._since = self._line = time.perf_counter()
         self._begin_step = self._since_step = done
         self._waited = self._begin_waited = self.loader.waited
@@ -183,6 +183,8 @@ class Monitor(Callback):
             self._count += self.run.accumulate
         self._step = {}
         step = module.done_steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
         epoch_ends = step % self._per_epoch == 0
         if not (epoch_ends or step % LOG_EVERY == 0):
             return
@@ -225,9 +227,10 @@ class Monitor(Callback):
     def _show(self, row: dict[str, float], now: float, epoch_ends: bool) -> None:
         step = int(row["step"])
         left = (self._steps - step) * (now - self._begin) / max(1, step - self._begin_step)
+        speed = row["images_per_s"]
         line = (
             f"epoch {step / self._per_epoch:.4g}/{self.run.epochs}  step {step}/{self._steps}  loss {row['loss']:.4f}  "
-            f"{row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.0%}  "
+            f"{speed:.{0 if speed >= 10 else 1}f} images/s  data wait {row['data_wait']:.0%}  "
             f"left {timedelta(seconds=round(left))}"
         )
         if "knn_top1" in row:

@@ -138,6 +138,10 @@ class Diverged(RuntimeError):
 # ---------------------------------------------------------------- files
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
 def sync(path: Path) -> None:
     """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
     handle = os.open(path, os.O_RDONLY)
@@ -155,6 +159,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -430,8 +435,11 @@ class Folder:
             FileExistsError: a run, or files that are no run, are there and neither `resume` nor `overwrite` was asked.
             FileNotFoundError: `resume`, and no run is there.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"{self.path} is a file. Give --out another folder.")
+        there = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
+        if not there.is_dir():
+            raise FileExistsError(f"{there} is a file. Give --out another folder.")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{there} cannot be written to. Give --out another folder.")
         if resume:
             if not self.run.is_file():
                 raise FileNotFoundError(
@@ -445,6 +453,13 @@ class Folder:
                 )
         elif self.path.is_dir() and not all(map(self._is_leftover, self.path.iterdir())):
             raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
+
+    def abandon(self) -> None:
+        """Removes a run that never made a step, and its folder where nothing else is in it."""
+        self._clear()
+        for folder in (self.checkpoints, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _is_leftover(self, path: Path) -> bool:
         """Whether a run that was killed before its first word left this behind."""
@@ -468,6 +483,7 @@ class Folder:
             *own,
             *events,
             *self.checkpoints.glob("*.ckpt"),
+            *self.checkpoints.glob("*.corrupt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
             self.run,
         ]:

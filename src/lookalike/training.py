@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -417,6 +418,11 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
+        raise ValueError(
+            f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
+            "MASTER_ADDR says where the first one is."
+        )
     source = open_source(run.data, channels=run.channels)
     if len(source) < 2:
         raise ValueError(
@@ -425,7 +431,15 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     before = read_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
     loader = _loader(run, source, run.batch_size, rank, world)
+    if run.batch_size // run.accumulate < 2:
+        raise ValueError(
+            f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
+            "image at a time; nothing can be learnt without others to compare with. Give at least 2."
+        )
     method = build(run)
+    optim.build(
+        method, run.method.optim, run.batch_size, fused=False
+    )  # whatever is wrong with it, before a file is made
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
     module = Pretraining(method, run, loader)
     if found is not None and found.step >= module.steps:
@@ -443,6 +457,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
     if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
         folder.claim(resume=run.resume)
+        for path in found.unreadable if found else ():
+            path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
         folder.cut_metrics(found.step if found else -1)
         if not run.resume:
             write_run(run, folder.run)
@@ -467,6 +483,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     except Exception as error:
         if rank == 0:
             folder.note(f"error: {error}")
+            if trainer.global_step == 0 and not run.resume:
+                folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
@@ -480,6 +498,11 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
+    if module.skipped_in_a_row and module.skipped_in_a_row == module.done_steps:
+        raise Diverged(
+            f"None of the {module.done_steps} steps had finite gradients: nothing was learnt. Look at the images "
+            "(lookalike check), and try a lower --optim.lr or the method's own settings."
+        )
     if rank == 0:
         _say_end(folder, loader, monitor.summary(module))
     return Result(folder.path, folder.rows())
@@ -605,6 +628,8 @@ class Found:
     """Optimizer steps that it holds."""
     epochs: int
     """Epochs that its run was to have."""
+    unreadable: tuple[Path, ...]
+    """Newer ones that cannot be read."""
 
 
 def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], source: Source) -> Found | None:
@@ -616,13 +641,16 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     _refuse_changes(folder, before, run)
     kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
     candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
-    broken = []
+    broken: dict[Path, str] = {}
     for path in candidates:
         try:
+            with zipfile.ZipFile(path) as archive:
+                if (bad := archive.testzip()) is not None:
+                    raise ValueError(f"{bad} in it is damaged")
             content = torch.load(path, map_location="cpu", weights_only=True)
             own = content["lookalike"]
         except Exception as error:
-            broken.append(f"{path}: {error}".splitlines()[0])
+            broken[path] = f"{path}: {error}".splitlines()[0]
             folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")
             continue
         if own["format"] != FORMAT:
@@ -636,9 +664,15 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
                 f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
                 "would be another run. Put the images back, or start a new run with --init."
             )
-        return Found(path, content["global_step"], int(str(before["epochs"])))
+        unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
+        return Found(path, content["global_step"], int(str(before["epochs"])), unreadable)
     if broken:
-        raise ValueError("No checkpoint of the run can be read:\n  " + "\n  ".join(broken))
+        raise ValueError(
+            "No checkpoint of the run can be read:\n  "
+            + "\n  ".join(broken.values())
+            + "\nStart again with --overwrite, or a new run from the encoder with --init."
+        )
+    folder.say("NO CHECKPOINT is there to go on from: starting from the beginning.")
     return None
 
 

@@ -48,7 +48,7 @@ class Order:
         if self.batch_size < 1 or self.batch_size > self.images:
             raise ValueError(
                 f"A batch of {self.batch_size} cannot be taken from {self.images} images. "
-                "Give a batch size from 1 to the number of images."
+                "Give a batch size of at most the number of images."
             )
         if self.batch_size % (self.world * self.accumulate):
             raise ValueError(

@@ -73,6 +73,8 @@ def open_source(
         raise ValueError(f"channels is {channels}; images have at least 1.")
     if isinstance(data, Dataset):
         return _Items(data, channels, labelled, classes)
+    if not os.fspath(data):
+        raise ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
     path = os.path.abspath(os.fspath(data))
     if os.path.isdir(path):
         return _Files(path, _scan(path), channels, labelled, classes)
@@ -234,6 +236,8 @@ def _scan(root: str) -> list[str]:
         here = (status.st_dev, status.st_ino)
         if here in above:
             continue
+        if prefix and os.path.isfile(f"{folder}run.yaml") and os.path.isdir(f"{folder}checkpoints"):
+            continue  # the folder of a run, whose pictures are none of the data
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):

@@ -66,15 +66,28 @@ def evaluate(
     path = None if out is None else Path(out)
     if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
         path = Folder(encoder).evaluation
+    if path is not None and path.is_dir():
+        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
+    _check(batch_size, image_size)
     model = _open(encoder)
     first = open_source(train, channels=model.channels, labelled=True)
     second = open_source(test, channels=model.channels, labelled=True, classes=first.classes)
+    assert first.classes is not None
+    if len(first.classes) < 2:
+        raise ValueError(
+            f"{train} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
+        )
+    if (
+        isinstance(train, str | os.PathLike)
+        and isinstance(test, str | os.PathLike)
+        and os.path.realpath(train) == os.path.realpath(test)
+    ):
+        say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
     a = _features(model, first, "train", image_size, batch_size, workers, say)
     b = _features(model, second, "test", image_size, batch_size, workers, say)
-    assert first.classes is not None
     device = next(model.parameters()).device
     made = {"image_size": image_size or model.image_size, "crop": "256/224 centre", "features": "pooled"}
-    encoder_sha256, data_fingerprint = encoders.sha256(model), fingerprint(first, second)
+    encoder_sha256, data_fingerprint = _sha256(encoder, model), fingerprint(first, second)
     entries = []
     for protocol in protocols:
         say(f"{protocol}: judging")
@@ -175,12 +188,25 @@ def embed(
     """
     if out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".csv"):
         raise ValueError(f"{out} must end in .npz, .parquet or .csv.")  # before the work, not after it
+    _check(batch_size, image_size)
     model = _open(encoder)
     source = open_source(data, channels=model.channels)
     found = _features(model, source, "images", image_size, batch_size, workers, say)
     if out is not None:
         save_features(out, found)
     return found
+
+
+def _check(batch_size: int, image_size: int | None) -> None:
+    if batch_size < 1 or (image_size is not None and image_size < 1):
+        raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
+
+
+def _sha256(encoder: str | os.PathLike[str] | Backbone, model: Backbone) -> str:
+    """Of the weights file, as `encoder.json` and `sha256sum` say; of the tensors where there is no file."""
+    if not isinstance(encoder, str | os.PathLike) or not os.path.exists(encoder):
+        return encoders.sha256(model)
+    return encoders.file_sha256(Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder))
 
 
 def _open(encoder: str | os.PathLike[str] | Backbone) -> Backbone:

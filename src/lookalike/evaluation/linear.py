@@ -10,6 +10,7 @@ pooled features of a CNN can be 50 times smaller, and no rate of the official gr
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +108,8 @@ def linear(
             "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
         )
 
-    with torch.autocast(device.type, enabled=False):
+    small = settings.batch_size * classes * len(settings.rates) * x.shape[1] < 10_000_000
+    with torch.autocast(device.type, enabled=False), _threads(1 if small else torch.get_num_threads()):
         held = hold_out(train_labels.cpu().long(), settings.held_out, seed).to(device)
         weights, biases, _ = _train(x, y, (~held).nonzero()[:, 0], classes, settings.rates, seed, settings)
         accuracies, losses = [], []
@@ -141,6 +143,17 @@ def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
     hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
     low, high = (hits / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Computes with so many threads: over small products they wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:

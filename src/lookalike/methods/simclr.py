@@ -32,6 +32,17 @@ class SimCLR(Method):
             "lars_simclr", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open"
         )  # fmt: skip
 
+        def __post_init__(self) -> None:
+            if self.temperature <= 0 or min(self.hidden_dim, self.out_dim) < 1:
+                raise ValueError(
+                    f"temperature={self.temperature} must be above 0, hidden_dim={self.hidden_dim} and "
+                    f"out_dim={self.out_dim} at least 1."
+                )
+            if (count := sum(view.count for view in self.views)) != 2:
+                raise ValueError(
+                    f"SimCLR compares 2 views of each image, and views make {count}. Set views.0.count to 2."
+                )
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
