@@ -399,6 +399,14 @@ def test_a_run_inside_its_data_can_be_resumed(photos: Path, tmp_path: Path) -> N
     training.pretrain(tiny_run(data, data / "run", epochs=2, resume=True))
 
 
+def test_a_cache_says_how_far_it_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "FILLING_SECONDS", 0)
+    training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, cache="ram"))
+    assert "cache       40 of 40 images decoded" in capsys.readouterr().out
+
+
 def test_a_start_that_fails_leaves_no_run(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Failing(Recorder):
         @dataclasses.dataclass(frozen=True)

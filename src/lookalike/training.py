@@ -16,9 +16,10 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +67,8 @@ SAVE_SECONDS = 600
 """`last.ckpt` is at most this old, however long an epoch is."""
 SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
+FILLING_SECONDS = 10
+"""Time between two lines while a cache fills."""
 RUINED = 3
 """After so many such steps in a row nothing is saved until one is finite again."""
 MOST_SKIPPED = 20
@@ -430,7 +433,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     before = read_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
-    loader = _loader(run, source, run.batch_size, rank, world)
+    loader = _loader(run, source, run.batch_size, rank, world, _filling(folder) if rank == 0 else None)
     if run.batch_size // run.accumulate < 2:
         raise ValueError(
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
@@ -592,11 +595,30 @@ def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
         backbone.mean, backbone.std = tuple(mean), tuple(std)
 
 
-def _loader(run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1) -> Loader:
+def _filling(folder: Folder) -> Callable[[int, int], None]:
+    """Says now and then how far a cache is filled."""
+    begun = shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown > FILLING_SECONDS:
+            shown = now
+            left = timedelta(seconds=round((now - begun) / done * (total - done)))
+            folder.say(f"cache       {done} of {total} images decoded, {left} left")
+
+    return progress
+
+
+def _loader(
+    run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Loader:  # fmt: skip
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
         device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
+        progress=progress,
     )  # fmt: skip
 
 
