@@ -29,6 +29,16 @@ def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dic
     return state
 
 
+def test_the_online_knn_runs_on_one_of_two_processes(photos: Path, labelled: Path, tmp_path: Path) -> None:
+    """From the untrained encoder on, whose statistics are estimated while the other process waits in a step."""
+    more = ["--probe", str(labelled / "train"), str(labelled / "test")]
+    plain, probed = (
+        train("simclr", photos, tmp_path / name, 2, *(more if name == "probed" else [])) for name in ("plain", "probed")
+    )
+    assert all(torch.equal(value, probed[name]) for name, value in plain.items())
+    assert ["knn_top1" in row for row in Folder(tmp_path / "probed").rows()] == [True, True]
+
+
 def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [

@@ -165,6 +165,7 @@ def test_layer_decay_of_a_vision_transformer() -> None:
         ("convnext_atto", "stages.3.blocks.1.mlp.fc2.weight", "head.norm.weight"),
         ("densenet121", "features.denseblock4.denselayer16.conv2.weight", "features.norm5.weight"),
         ("resnet18", "layer4.1.conv2.weight", None),
+        ("cait_xxs24_224", "blocks_token_only.1.mlp.fc2.weight", None),
     ],
 )
 def test_layer_decay_counts_from_the_last_block(name: str, last: str, after: str | None) -> None:

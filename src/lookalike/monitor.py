@@ -108,8 +108,9 @@ class Health:
 
 
 def _forwards(run: Run) -> int:
-    """What an optimizer step costs, in views that go forward: a view's backward pass counts as two."""
-    return 3 * run.batch_size * sum(view.count for view in run.method.views)
+    """What an optimizer step costs a device, in views that go forward: a view's backward pass counts as two."""
+    images = run.batch_size // (run.devices * run.nodes)
+    return 3 * images * sum(view.count for view in run.method.views)
 
 
 class Monitor(Callback):

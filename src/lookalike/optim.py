@@ -228,11 +228,12 @@ def _layer_scales(backbone: "Backbone", decay: float) -> dict[nn.Parameter, floa
         from timm.models import group_parameters
 
         ids: dict[str, int] = group_parameters(net, matcher, reverse=True)
-        rules = [matcher["blocks"]] if isinstance(matcher["blocks"], str) else [rule for rule, _ in matcher["blocks"]]
+        named = matcher.get("blocks", []) if isinstance(matcher, dict) else []
+        rules = [named] if isinstance(named, str) else [rule for rule, _ in named]
         numbered = [rule for rule in map(re.compile, rules) if rule.groups]  # the others are of single layers
         blocks = {name: i for name, i in ids.items() if any(rule.match(name) for rule in numbered)}
-        heads = max(blocks.values()) + 1
-        after = {name for name, i in ids.items() if i >= heads - 1} - blocks.keys()
+        heads = max((blocks or ids).values()) + 1
+        after = {name for name, i in ids.items() if blocks and i >= heads - 1} - blocks.keys()
         layer = {p: heads if name in after else ids[name] for name, p in net.named_parameters() if "." in name}
     return {p: decay ** (heads - layer.get(p, 0)) for p in backbone.parameters()}
 

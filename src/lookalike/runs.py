@@ -16,7 +16,7 @@ import sys
 import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -159,7 +159,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
+        with suppress(PermissionError):  # not all file systems know modes
+            temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

@@ -17,7 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -301,7 +302,8 @@ class Signals(Callback):
         finally:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items():
-                    signal.signal(number, handler)
+                    if handler is not None:  # one that was not set from Python
+                        signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # only now: until here there is nothing to save, and Lightning has just put its own handler for SIGTERM in place
@@ -349,10 +351,11 @@ class Checkpoints(Callback):
         if interrupted or terminated:
             self.signals.caught, stop = signal.SIGTERM if terminated else signal.SIGINT, True
         # weights from which no gradient is finite must not take the place of good ones
-        ruined = pl_module.skipped_in_a_row >= RUINED and step < pl_module.steps
+        diverged = pl_module.skipped_in_a_row >= MOST_SKIPPED
+        ruined = diverged or (pl_module.skipped_in_a_row >= RUINED and step < pl_module.steps)
         if stop or (due and not ruined):
             self.save(trainer, pl_module, epoch if keep else None)
-        if pl_module.skipped_in_a_row >= MOST_SKIPPED:
+        if diverged:
             pl_module.give_up()
         trainer.should_stop = stop
 
@@ -448,7 +451,10 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
-    _normalise(method.backbone, run, source)
+    if found is None:
+        _normalise(method.backbone, run, source)
+    else:
+        method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     signals = Signals()
@@ -485,9 +491,10 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         raise
     except Exception as error:
         if rank == 0:
-            folder.note(f"error: {error}")
-            if trainer.global_step == 0 and not run.resume:
-                folder.abandon()
+            with suppress(OSError):  # it must not hide the error itself
+                folder.note(f"error: {error}")
+                if trainer.global_step == 0 and not run.resume and run.logger == "none":
+                    folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
@@ -650,6 +657,9 @@ class Found:
     """Optimizer steps that it holds."""
     epochs: int
     """Epochs that its run was to have."""
+    mean: tuple[float, ...]
+    """What images were normalised with."""
+    std: tuple[float, ...]
     unreadable: tuple[Path, ...]
     """Newer ones that cannot be read."""
 
@@ -687,7 +697,8 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
                 "would be another run. Put the images back, or start a new run with --init."
             )
         unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
-        return Found(path, content["global_step"], int(str(before["epochs"])), unreadable)
+        mean, std = tuple(own["mean"]), tuple(own["std"])
+        return Found(path, content["global_step"], int(str(before["epochs"])), mean, std, unreadable)
     if broken:
         raise ValueError(
             "No checkpoint of the run can be read:\n  "
@@ -712,6 +723,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
     if cuda and run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     return Trainer(
         accelerator="cuda" if cuda else "cpu",
         devices=run.devices,
@@ -723,7 +735,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         accumulate_grad_batches=run.accumulate,
         callbacks=callbacks,
         # Lightning's requeueing would save in the middle of a step, and start from that file unasked
-        plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
         logger=_loggers(run, folder),
         default_root_dir=folder.path,
         enable_checkpointing=False,

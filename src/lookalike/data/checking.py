@@ -322,12 +322,12 @@ def check(
         workers: processes that decode.
         say: called with a line of progress now and then.
     """
-    looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
-    train, other = looked[0], looked[1] if len(looked) > 1 else None
-    found = None if pattern is None else groups(data, pattern)
+    found = None if pattern is None else groups(data, pattern)  # first: it may be wrong, and looking takes long
     shared: list[str] = []
     if found is not None and test is not None and pattern is not None:
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
+    looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
+    train, other = looked[0], looked[1] if len(looked) > 1 else None
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 

@@ -93,7 +93,10 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return f"npy {array.dtype.name} {array.shape}"
     with Image.open(path) as opened:
-        frames = getattr(opened, "n_frames", 1)
+        try:
+            frames = getattr(opened, "n_frames", 1)
+        except Exception:  # a later frame may be damaged
+            frames = 1
         return f"{opened.format} {opened.mode}" + (", animated" if frames > 1 else "")
 
 

@@ -106,11 +106,11 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
     except Exception as error:
         traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
         text = str(error)
+        if "Original Traceback" in text:
+            raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
         # the last three: it died while it sent a batch
         if text.startswith("DataLoader worker") or isinstance(error, EOFError | ConnectionError | FileNotFoundError):
             raise lost(error, workers) from error
-        if "Original Traceback" in text:
-            raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
         raise
 
 

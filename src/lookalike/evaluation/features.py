@@ -133,11 +133,22 @@ def with_statistics(
     norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return encoder
-    momenta = [norm.momentum for norm in norms]
+
+    def note(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        x = inputs[0].float()
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        norm.num_batches_tracked += 1
+        share = 1 / int(norm.num_batches_tracked)  # the mean over all batches
+        norm.running_mean.lerp_(x.mean(axes).to(norm.running_mean), share)
+        norm.running_var.lerp_(x.var(axes).to(norm.running_var), share)
+
+    # in eval mode, for a synchronised norm would talk to other processes, which do something else now
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
     p = next(encoder.parameters())
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
     places = permutation(len(source), "statistics")[:images]
@@ -146,9 +157,9 @@ def with_statistics(
         _, batch, _ = crops[places[start : start + 256].tolist()]
         if batch is not None and len(batch) > 1:
             encoder(((_unit(batch) - shift) / scale).to(p.device, p.dtype))
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    return encoder.eval()
+    for handle in handles:
+        handle.remove()
+    return encoder
 
 
 def crop(image: Tensor, size: int) -> Tensor:
