@@ -10,17 +10,18 @@ if TYPE_CHECKING:
     from .encoders import load as load
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
+    from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
     from .runs import Run as Run
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Diverged": "runs", "Result": "runs", "Run": "runs", "embed": "evaluation", "evaluate": "evaluation",
-    "load": "encoders", "pretrain": "training",
+    "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "embed": "evaluation",
+    "evaluate": "evaluation", "load": "encoders", "pretrain": "training",
 }  # fmt: skip
 
-__all__ = ["Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain"]
+__all__ = ["Collapsed", "Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain"]
 
 
 def __getattr__(name: str) -> object:

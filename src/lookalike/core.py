@@ -97,6 +97,13 @@ class Method(nn.Module):
         """Returns the scalar "loss" and its named parts; changes no state but BatchNorm's statistics."""
         raise NotImplementedError
 
+    def figures(self) -> dict[str, float]:
+        """Figures of the method's own that tell its health, such as an entropy: they join the rows of `metrics.jsonl`.
+
+        Called now and then, after a step, on one process only: it must not communicate or change anything.
+        """
+        return {}
+
     def groups(self) -> list[Group]:
         """Parameter groups with a schedule or decay of their own; all other parameters need none."""
         return []

@@ -1,9 +1,9 @@
-"""What a training shows while it runs: loss, speed, waiting for data, and whether its features get better (k-NN)."""
+"""What a training shows while it runs: loss, speed, waiting for data, its k-NN, and the verdict on its health."""
 
-import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import distributed
 from .backbones import Backbone
-from .data import Loader, Source, Subset, open_source
+from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
-from .evaluation.labelfree import alignment, effective_rank, spread, uniformity
+from .evaluation.labelfree import spread
+from .health import RUINED, Health, Verdict, judge, ruined
 from .random import permutation
-from .runs import Folder, Run
-from .views import make_views
+from .runs import Folder, Row, Run
 
 if TYPE_CHECKING:
     from .training import Pretraining
@@ -30,10 +30,6 @@ LOG_EVERY = 10
 """Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""
 LINE_SECONDS = 30
 """Time between two lines where there is no terminal; an epoch's end always gives one."""
-HEALTH_IMAGES = 64
-"""Images whose features are looked at for their health."""
-HEALTH_SHARE = 0.01
-"""Share of the time that looking at them takes at most."""
 PROBES = 20
 """The online k-NN runs after at most so many epochs, spread evenly."""
 PROBE_IMAGES = 5000, 2000
@@ -73,46 +69,6 @@ class Probe:
         return knn(a, x, b, y, also=()).top1
 
 
-class Health:
-    """Figures of an encoder's features on a fixed draw of the training images, each seen in two views."""
-
-    def __init__(self, source: Source, run: Run, backbone: Backbone) -> None:
-        places = permutation(len(source), run.seed, "health")[:HEALTH_IMAGES].tolist()
-        loader = Loader(Subset(source, places), len(places), run.seed, decode_size=run.decode_size, max_broken=1.0)
-        batch = next(iter(loader))
-        view = dataclasses.replace(run.method.views[0], count=2)
-        both = make_views(batch.padded(), [view], batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std)
-        self.views = torch.cat(both)  # (2B, C, S, S), on the CPU
-        self.every = math.ceil(len(self.views) / HEALTH_SHARE / _forwards(run))
-        """Optimizer steps from one look to the next, so that looks take a hundredth of the time."""
-
-    @torch.no_grad()
-    def __call__(self, encoder: Backbone) -> dict[str, float]:
-        modes = {module: module.training for module in encoder.modules()}
-        p = next(encoder.parameters())
-        encoder.eval()
-        try:
-            # not encoder(x): torch.compile would compile once more, for eval mode
-            a, b = torch.cat([encoder.forward(x.to(p.device, p.dtype)) for x in self.views.split(64)]).chunk(2)  # type: ignore[no-untyped-call]
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        if not bool(a.isfinite().all() and b.isfinite().all()):
-            return dict.fromkeys(("spread", "effective_rank", "alignment", "uniformity"), math.nan)
-        return {
-            "spread": spread(a),
-            "effective_rank": effective_rank(a),
-            "alignment": alignment(a, b),
-            "uniformity": uniformity(a),
-        }
-
-
-def _forwards(run: Run) -> int:
-    """What an optimizer step costs a device, in views that go forward: a view's backward pass counts as two."""
-    images = run.batch_size // (run.devices * run.nodes)
-    return 3 * images * sum(view.count for view in run.method.views)
-
-
 class Monitor(Callback):
     """Writes `metrics.jsonl` and shows the progress: a live line in a terminal, plain lines elsewhere."""
 
@@ -127,9 +83,16 @@ class Monitor(Callback):
         self.quiet = quiet
         self.figures: dict[str, float] = {}
         """The latest look at the features."""
+        self.first: dict[str, float] = {}
+        """The figures of the untrained encoder, and `loss` of the first row."""
+        self.verdict: Verdict | None = None
+        """The latest; None until it can be told."""
         self.knn: list[float] = []
         self._sums: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
+        self._heads: dict[str, Tensor] = {}
+        """What the method's parts made of the last batch that was looked at, by their names."""
+        self._watching = False
         self._listed: set[str] = set()
         self._count = 0
         self._bar: Progress | None = None
@@ -138,10 +101,11 @@ class Monitor(Callback):
         """The sums since the last row, so that a resumed run writes the very same losses."""
         # every process saves and loads, so each gets the mean over all
         sums = {name: distributed.mean(value) for name, value in self._sums.items()}
-        return {"sums": sums, "count": self._count, "knn": self.knn}
+        return {"sums": sums, "count": self._count, "knn": self.knn, "first": self.first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
+        self.first = state_dict.get("first", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast("Pretraining", pl_module)
@@ -152,6 +116,13 @@ class Monitor(Callback):
             self.knn = [self.probe(encoder) if self.run.init else self.probe.untrained(encoder)]
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
             self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
+        if self.health is not None:
+            if not self.first:
+                encoder = module.method.encoder
+                self.first = self.health(encoder) if self.run.init or done else self.health.untrained(encoder)
+            for name, part in module.method.named_children():
+                if part is not module.method.backbone:
+                    part.register_forward_hook(self._watch(name))
         if not self.quiet and sys.stdout.isatty():
             words = TextColumn(
                 "{task.description}", table_column=Column(no_wrap=False)
@@ -162,6 +133,23 @@ class Monitor(Callback):
         self._begin = self._since = self._line = time.perf_counter()
         self._begin_step = self._since_step = done
         self._waited = self._begin_waited = self.loader.waited
+
+    def _watch(self, name: str) -> Callable[[nn.Module, object, object], None]:
+        def note(part: nn.Module, inputs: object, output: object) -> None:
+            if self._watching and isinstance(output, Tensor) and output.ndim == 2 and len(output) > 1:
+                self._heads.setdefault(name, output.detach())
+
+        disabled: Callable[[nn.Module, object, object], None] = torch.compiler.disable(note)  # type: ignore[no-untyped-call]
+        return disabled
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        step = cast("Pretraining", pl_module).done_steps + 1
+        last = (batch_idx + 1) % self.run.accumulate == 0
+        self._heads.clear()
+        self._watching = self.health is not None and last and (step == 1 or self._has_row(step))
+
+    def _has_row(self, step: int) -> bool:
+        return step % LOG_EVERY == 0 or step % self._per_epoch == 0
 
     def _before(self) -> str:
         return "before training" if self.run.init else "of the untrained encoder"
@@ -187,9 +175,12 @@ class Monitor(Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         epoch_ends = step % self._per_epoch == 0
-        if not (epoch_ends or step % LOG_EVERY == 0):
+        heads = {"head_spread": min(map(spread, self._heads.values()))} if self._heads else {}
+        if step == 1:
+            self.first |= heads
+        if not self._has_row(step):
             return
-        row: dict[str, float] = {"step": step, "epoch": step // self._per_epoch}
+        row: Row = {"step": step, "epoch": step // self._per_epoch}
         row["loss"] = math.nan  # unless a step was made since the last row
         row |= {name: float(distributed.mean(value / self._count)) for name, value in self._sums.items()}
         now, waited = time.perf_counter(), self.loader.waited
@@ -197,22 +188,24 @@ class Monitor(Callback):
         row["lr"] = module.rates.lr
         row["grad_norm"] = module.grad_norm
         row["skipped"] = module.skipped
+        row |= heads
         row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
         row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._sums, self._count = {}, 0
         if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
             self.knn.append(self.probe(module.method.encoder))
             row["knn_top1"] = self.knn[-1]
-        if self.health is not None and self._looks(step, self.health.every):
-            self.figures = self.health(module.method.encoder)
-            row |= self.figures
+        if math.isfinite(row["loss"]):
+            self.first.setdefault("loss", row["loss"])
+        if self.health is not None:
+            self._judge(row, module)
         for name in self.loader.broken.keys() - self._listed:
             self.folder.note(f"broken image {name}: {self.loader.broken[name]}")
             self._listed.add(name)
         if not self.quiet:
             self.folder.append(row)
             for logger in trainer.loggers:
-                logger.log_metrics(row, step=step)
+                logger.log_metrics({k: v for k, v in row.items() if not isinstance(v, str)}, step=step)
             self._show(row, now, epoch_ends)
         # the time of the probe belongs to no training step
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
@@ -221,11 +214,47 @@ class Monitor(Callback):
         return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
 
     def _looks(self, step: int, every: int) -> bool:
-        """Whether the features are due: at the training's end, and at the first row in every so many steps."""
+        """Whether the features are due: after the first and the last epoch, and at a row in every so many steps."""
         before = max((step - 1) // LOG_EVERY * LOG_EVERY, (step - 1) // self._per_epoch * self._per_epoch)
-        return step == self._steps or step // every > before // every
+        return step in (self._per_epoch, self._steps) or step // every > before // every
 
-    def _show(self, row: dict[str, float], now: float, epoch_ends: bool) -> None:
+    def _judge(self, row: Row, module: "Pretraining") -> None:
+        """Adds the features' figures and the verdict to a row, where they are due; says a verdict that is new."""
+        assert self.health is not None
+        step, before = int(row["step"]), self.verdict
+        if module.skipped_in_a_row >= min(RUINED, self._per_epoch):
+            self.verdict = ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch)
+        elif self._looks(step, self.health.every):
+            self.figures = self.health(module.method.encoder)
+            own = module.method.figures()
+            if taken := own.keys() & (row.keys() | self.figures.keys()):
+                raise ValueError(
+                    f"{type(module.method).__name__}.figures() names {min(taken)!r}, which a row has already."
+                )
+            row |= self.figures | own
+            optim = self.run.method.optim
+            found = judge(self.first, row, lr=optim.lr, steps=step)
+            if found.word != "not learning" or step == self._steps or row["epoch"] >= optim.warmup_epochs + 1:
+                self.verdict = found  # in the warm-up and the epoch after it, it is too early to say so
+        else:
+            return
+        if self.verdict is None:
+            return
+        row |= {"verdict": self.verdict.word, "why": self.verdict.why}
+        if self.verdict.remedy:
+            row["remedy"] = self.verdict.remedy
+        module.collapsed = self.verdict.word == "collapsed"
+        if before is None or before.word != self.verdict.word:
+            self._say(f"{'' if self.verdict.word == 'learning' else 'WARNING  '}step {step}: {self.verdict}")
+
+    def _say(self, text: str) -> None:
+        if self._bar is None:
+            self.folder.say(text)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+            self.folder.note(text)
+
+    def _show(self, row: Row, now: float, epoch_ends: bool) -> None:
         step = int(row["step"])
         left = (self._steps - step) * (now - self._begin) / max(1, step - self._begin_step)
         speed = row["images_per_s"]
@@ -272,6 +301,8 @@ class Monitor(Callback):
         if self.figures:
             text += "\nFeatures now: " + ", ".join(f"{n.replace('_', ' ')} {v:.3g}" for n, v in self.figures.items())
             text += "  (docs/health.md says how to read them)"
+        if self.verdict is not None:
+            text += f"\nVerdict: {self.verdict}"
         if len(self.knn) > 1:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
         return text

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -82,6 +82,8 @@ class Options:
     """Labelled folders TRAIN TEST for a k-NN that is shown during training."""
     save_every: int = 10
     """Keep a checkpoint every so many epochs. The last two states are always kept."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """A logger beside `metrics.jsonl`."""
     compile: bool = False
@@ -116,13 +118,31 @@ class Run(Options):
     """Dotted names of the method's fields that the user stated: fitting leaves them alone."""
 
 
+Row = dict[str, Any]
+"""A row of `metrics.jsonl`: numbers (None where one was not finite), and `verdict`, `why` and `remedy` in words."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a training left behind."""
 
     folder: Path
-    metrics: list[dict[str, float]]
+    metrics: list[Row]
     """The rows of `metrics.jsonl`."""
+
+    @property
+    def verdict(self) -> str:
+        """ "learning", "not learning", "collapsed" or "diverged"; "unknown" for a run that was not judged."""
+        return str(self._judged().get("verdict", "unknown"))
+
+    @property
+    def why(self) -> str:
+        """What the verdict rests on, and what to try."""
+        row = self._judged()
+        return " ".join(str(row[name]) for name in ("why", "remedy") if name in row)
+
+    def _judged(self) -> Row:
+        return next((row for row in reversed(self.metrics) if "verdict" in row), {})
 
     def encoder(self) -> "Backbone":
         """Loads the trained encoder."""
@@ -133,6 +153,10 @@ class Result:
 
 class Diverged(RuntimeError):
     """The loss or its gradients stopped being finite, again and again."""
+
+
+class Collapsed(RuntimeError):
+    """All images get one feature, and the run was to stop then."""
 
 
 # ---------------------------------------------------------------- files
@@ -186,7 +210,20 @@ _Loader.add_implicit_resolver(
 )
 
 _MAY_CHANGE = frozenset(
-    {"epochs", "workers", "devices", "nodes", "strategy", "logger", "save_every", "out", "fit", "max_broken", "data"}
+    {
+        "epochs",
+        "workers",
+        "devices",
+        "nodes",
+        "strategy",
+        "logger",
+        "save_every",
+        "out",
+        "fit",
+        "max_broken",
+        "data",
+        "on_collapse",
+    }
 )
 """Options that `--resume` may give another value. (Whether the data hold the same images is checked by their keys.)"""
 
@@ -490,7 +527,7 @@ class Folder:
         ]:
             path.unlink(missing_ok=True)
 
-    def rows(self) -> list[dict[str, float]]:
+    def rows(self) -> list[Row]:
         """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
         rows = []
         if self.metrics.is_file():
@@ -508,9 +545,9 @@ class Folder:
             with atomic(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
-    def append(self, row: Mapping[str, float]) -> None:
+    def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
-        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
         with open(self.metrics, "a") as file:
             file.write(json.dumps(finite) + "\n")
 

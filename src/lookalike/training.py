@@ -42,10 +42,12 @@ from torch.nn.utils import get_total_norm
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
 from .data import Images, Loader, Source, lost, open_source, statistics
-from .monitor import Health, Monitor, Probe
+from .health import RUINED, Health, ruined
+from .monitor import Monitor, Probe
 from .random import key_of
 from .runs import (
     FORMAT,
+    Collapsed,
     Diverged,
     Folder,
     Result,
@@ -70,8 +72,6 @@ SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
 FILLING_SECONDS = 10
 """Time between two lines while a cache fills."""
-RUINED = 3
-"""After so many such steps in a row nothing is saved until one is finite again."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -129,7 +129,10 @@ class Pretraining(LightningModule):
         self._kept: list[Tensor] = []
         """BatchNorm's statistics as they were before the step."""
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in method.modules())
-        self._micro_batch: list[Tensor] = []
+        self.micro_batch: list[Tensor] = []
+        """The last micro-batch's views."""
+        self.collapsed = False
+        """Whether the last verdict said so."""
 
     @property
     def done_steps(self) -> int:
@@ -183,7 +186,7 @@ class Pretraining(LightningModule):
         torch.manual_seed(key_of(self.run.seed, "step", self.done_steps, micro, distributed.rank()))
         if micro == 0 and self._kept:
             torch._foreach_copy_(self._kept, self._statistics)
-        self._micro_batch = batch.views
+        self.micro_batch = batch.views
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.method(batch)
@@ -221,12 +224,11 @@ class Pretraining(LightningModule):
 
         path = Folder(self.run.out).checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
-            save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self._micro_batch)}, temporary)
-        loss = float(self.parts["loss"])
+            save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
+        found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
         raise Diverged(
-            f"The gradients of the last {self.skipped_in_a_row} steps, up to step {self.done_steps}, were not finite "
-            f"(loss {loss}). The checkpoints are of steps before them, {path} holds the last views. "
-            "Try a lower --optim.lr, a longer --optim.warmup-epochs, --optim.clip 1, or --precision bf16 for fp16."
+            f"At step {self.done_steps} of {self.steps}, {found.why} The checkpoints are of steps before them, {path} "
+            f"holds the last views. {found.remedy}"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -346,8 +348,14 @@ class Checkpoints(Callback):
         due = age > SAVE_SECONDS or (epoch is not None and age > SETTLE_SECONDS)
         caught = self.signals.caught
         # a callback of the user's may have asked to stop, too; a signal may have reached one process only
-        wanted = caught == signal.SIGINT, caught == signal.SIGTERM, trainer.should_stop, keep or due
-        interrupted, terminated, stop, due = distributed.agree(*wanted)
+        collapsed = pl_module.collapsed and self.run.on_collapse == "stop"
+        wanted = caught == signal.SIGINT, caught == signal.SIGTERM, trainer.should_stop, keep or due, collapsed
+        interrupted, terminated, stop, due, collapsed = distributed.agree(*wanted)
+        if collapsed:  # nothing is saved: the checkpoints of before are worth more
+            raise Collapsed(
+                f"The training collapsed and was stopped at step {step} of {pl_module.steps} (--on-collapse stop). "
+                f"{self.folder.log} says what was seen and what to try."
+            )
         if interrupted or terminated:
             self.signals.caught, stop = signal.SIGTERM if terminated else signal.SIGINT, True
         # weights from which no gradient is finite must not take the place of good ones
@@ -413,6 +421,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         FileExistsError: the folder holds a run and neither `resume` nor `overwrite` was asked.
         FileNotFoundError, ValueError: data, method, backbone or sizes that cannot be; the message says what to do.
         Diverged: the gradients were not finite for many steps; the weights keep their last good values.
+        Collapsed: all images get one feature, and `run.on_collapse` is "stop".
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
     folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
@@ -515,6 +524,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         _say_end(folder, loader, monitor.summary(module))
+        if monitor.verdict is not None and monitor.verdict.word == "diverged":
+            raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
 
 

@@ -2,12 +2,16 @@
 
 import atexit
 import multiprocessing
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -21,6 +25,8 @@ from .order import Order, Request
 from .sources import Source
 
 T = TypeVar("T")
+
+_SHARED: Final = Path("/dev/shm")  # where Linux keeps shared memory; a container often has little
 
 
 class Read(NamedTuple):
@@ -95,7 +101,7 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
     """Answers requests in turn, `workers` processes ahead.
 
     Raises:
-        RuntimeError: a worker died or failed; its own message is kept.
+        RuntimeError: the workers cannot be started, or one died or failed; its own message is kept.
     """
     if workers == 0:
         for request in requests:
@@ -119,21 +125,27 @@ def lost(error: Exception, workers: int) -> RuntimeError:
     text = (str(error) or type(error).__name__).splitlines()[0]
     return RuntimeError(
         f"A loading process died: {text} It was killed, perhaps for want of memory or of shared memory (/dev/shm). "
-        f"Use fewer --workers (now {workers}), smaller batches or more shared memory."
+        f"Use fewer --workers (now {workers}) or smaller batches, or give a container more: docker run --shm-size 8g."
     )
 
 
 def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Iterator[T]:
     """Ends its processes when it is closed."""
     loader: DataLoader[T] = DataLoader(
-        dataset, batch_size=None, sampler=requests, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
+        dataset, batch_size=None, sampler=requests, num_workers=workers, collate_fn=_to_send, pin_memory=pin,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and training with workers is another training
     )  # fmt: skip
     before = multiprocessing.active_children()
-    answers = iter(loader)
+    try:
+        answers = iter(loader)
+    except OSError as error:
+        raise RuntimeError(
+            f"The loading processes cannot be started: {error.strerror or error} ({_room()}). "
+            f"Use --workers 0 (now {workers}), or give a container more shared memory: docker run --shm-size 8g."
+        ) from error
     _processes.update(set(multiprocessing.active_children()).difference(before))
-    yield from answers
+    yield from map(_received, answers)
 
 
 _processes: WeakSet[BaseProcess] = WeakSet()
@@ -150,8 +162,66 @@ def _end_processes() -> None:
         process.kill()
 
 
-def _as_it_is(read: object) -> object:
-    return read
+class _Piped(NamedTuple):
+    """A tensor on its way through a pipe."""
+
+    array: np.ndarray
+
+
+_no_sharing = _told = False
+"""Whether this worker failed to share a tensor, and whether this main process said what that means."""
+
+
+def _to_send(read: object) -> object:
+    """Moves a batch's tensors to shared memory, or to arrays, which go through a pipe, where it has no room for them.
+
+    Left to torch this is done in a thread whose errors nobody sees, and the main process waits for ever.
+    """
+    if not isinstance(read, tuple):
+        return read
+    return _with_parts(read, [_shared(x) if isinstance(x, Tensor) else x for x in read])
+
+
+def _shared(x: Tensor) -> Tensor | _Piped:
+    global _no_sharing
+    room = os.statvfs(_SHARED) if _SHARED.is_dir() else None
+    if not _no_sharing and (room is None or room.f_bavail * room.f_frsize > x.nbytes):
+        try:
+            return x.share_memory_()
+        except (OSError, RuntimeError):  # other processes were quicker, or no more files may be open
+            _no_sharing = True  # each failure keeps a file open
+            for left in _SHARED.glob(f"torch_{os.getpid()}_*"):
+                left.unlink()
+    return _Piped(x.numpy())
+
+
+def _received(read: T) -> T:
+    """Undoes `_to_send`, and says once where a batch came through a pipe."""
+    global _told
+    if not isinstance(read, tuple) or not (piped := [x for x in read if isinstance(x, _Piped)]):
+        return read
+    if not _told:
+        _told = True
+        size = sum(x.array.nbytes for x in piped) / 2**20
+        print(
+            f"WARNING: shared memory has no room for another batch of {size:.1f} MiB ({_room()}); batches go through a "
+            "pipe instead, which is slower. Use fewer --workers or smaller batches, or give a container more: "
+            "docker run --shm-size 8g.",
+            file=sys.stderr,
+        )
+    return cast(T, _with_parts(read, [torch.from_numpy(x.array) if isinstance(x, _Piped) else x for x in read]))
+
+
+def _with_parts(whole: tuple[object, ...], parts: list[object]) -> tuple[object, ...]:
+    return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
+
+
+def _room() -> str:
+    with suppress(OSError):
+        room = os.statvfs(_SHARED)
+        free, total = (blocks * room.f_frsize / 2**20 for blocks in (room.f_bavail, room.f_blocks))
+        return f"{_SHARED} has {free:.1f} of {total:.1f} MiB free"
+    return f"there is no {_SHARED}"
 
 
 def _start_worker(_: int) -> None:

@@ -4,7 +4,7 @@ import copy
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -129,6 +129,22 @@ def with_statistics(
     Fresh ones take mean 0 and variance 1 for granted. An encoder that is judged so looks worse than it is, and what
     training adds looks better. At most `images` of `source` are read; the other arguments are those of `features`.
     """
+    places = permutation(len(source), "statistics")[:images]
+    crops = _Cropped(source, image_size)
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(places), 256):
+            _, batch, _ = crops[places[start : start + 256].tolist()]
+            if batch is not None and len(batch) > 1:
+                yield (_unit(batch) - shift) / scale
+
+    return calibrated(encoder, batches())
+
+
+@torch.no_grad()
+def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
+    """A copy of an encoder in eval mode whose BatchNorm layers have the mean statistics of batches (B, C, H, W)."""
     encoder = copy.deepcopy(encoder).eval()
     norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -150,13 +166,8 @@ def with_statistics(
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
     p = next(encoder.parameters())
-    shift, scale = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
-    places = permutation(len(source), "statistics")[:images]
-    crops = _Cropped(source, image_size)
-    for start in range(0, len(places), 256):
-        _, batch, _ = crops[places[start : start + 256].tolist()]
-        if batch is not None and len(batch) > 1:
-            encoder(((_unit(batch) - shift) / scale).to(p.device, p.dtype))
+    for x in batches:
+        encoder.forward(x.to(p.device, p.dtype))  # not encoder(x): torch.compile would compile it
     for handle in handles:
         handle.remove()
     return encoder

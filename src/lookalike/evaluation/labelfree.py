@@ -55,6 +55,21 @@ def uniformity(x: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
+def recognition(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
+    """How often a view is nearer (by cosine) to its image's other view than to another image's view.
+
+    0.5 by chance, 1 where all are told apart; of equal distances half count. It is the area under the ROC curve of
+    telling "same image" from "another", averaged over the views: what every method with two views trains for.
+    """
+    z, w = F.normalize(_exact(a), dim=-1), F.normalize(_exact(b), dim=-1)
+    similarity = z @ w.T  # (B, B)
+    own, images = similarity.diagonal(), len(z)
+    better = [(own[:, None] > s).double() + 0.5 * (own[:, None] == s).double() for s in (similarity, similarity.T)]
+    # the diagonal compares an image with itself, half a point each
+    return float((sum(x.sum() for x in better) - images) / (2 * images * (images - 1)))
+
+
+@torch.no_grad()
 def lidar(x: Float[Tensor, "B V D"]) -> float:
     """LiDAR: the effective rank of what tells images apart, measured in units of what differs between their views.
 
