@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: test test-slow lint format clean
+.PHONY: demo test test-slow lint format clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/lookalike demo $(ARGS)
 
 test: $(VENV)/.ready
 	$(RUN) pytest -m 'not slow'

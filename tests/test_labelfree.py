@@ -1,6 +1,7 @@
 """The label-free figures against slow transcriptions of the papers' equations, and at their known ends."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lookalike.evaluation.labelfree import alignment, effective_rank, lidar, spread, uniformity
+from lookalike import backbones
+from lookalike.evaluation import label_free
+from lookalike.evaluation.labelfree import (
+    alignment,
+    effective_rank,
+    lidar,
+    recognition,
+    retrieval,
+    spread,
+    uniformity,
+)
 
 
 def features(images: int, dim: int, seed: int) -> Tensor:
@@ -39,6 +50,42 @@ def test_they_are_what_the_papers_say(images: int, dim: int, seed: int) -> None:
 
     pairs = [math.exp(-2 * float((z[i] - z[j]).square().sum())) for i in range(images) for j in range(i)]
     assert uniformity(x) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(images=st.integers(2, 9), dim=st.integers(1, 7), seed=st.integers(0, 99))
+def test_recognition_and_retrieval_are_what_they_say(images: int, dim: int, seed: int) -> None:
+    x, y = features(images, dim, seed), features(images, dim, seed + 1000)
+    z, w = [unit(row) for row in x], [unit(row) for row in y]
+    points, comparisons, hits = 0.0, 0, 0
+    for one, other in ((z, w), (w, z)):
+        for i in range(images):
+            own = float(one[i] @ other[i])
+            rest = [float(one[i] @ other[j]) for j in range(images) if j != i]
+            points += sum(1.0 if own > r + 1e-12 else 0.5 if abs(own - r) <= 1e-12 else 0.0 for r in rest)
+            comparisons += len(rest)
+            hits += own > max(rest) + 1e-12
+    if dim > 1:  # in one dimension all is a tie, of which rounding decides
+        assert recognition(x, y) == pytest.approx(points / comparisons, abs=1e-6)
+        assert retrieval(x, y) == pytest.approx(hits / (2 * images), abs=1e-6)
+
+
+def test_recognition_at_its_ends() -> None:
+    x = features(12, 6, 0)
+    assert recognition(x, 3 * x) == retrieval(x, 3 * x) == 1
+    assert recognition(torch.ones(12, 6), torch.ones(12, 6)) == 0.5
+
+
+def test_an_encoder_is_scored_without_labels(photos: Path) -> None:
+    torch.manual_seed(0)
+    encoder = backbones.create("test_resnet", image_size=32)
+    found = label_free(encoder, photos)
+    assert found.keys() == {"retrieval", "alignment", "uniformity", "spread", "effective_rank"}
+    assert 0 <= found["retrieval"] <= 1
+    assert found == label_free(encoder, photos)
+    assert found != label_free(encoder, photos, seed=1)
+    with pytest.raises(ValueError, match="1 image cannot be told apart"):
+        label_free(encoder, photos, images=1)
 
 
 @settings(deadline=None, max_examples=25)

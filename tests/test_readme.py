@@ -24,8 +24,9 @@ def here(photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.Monke
     return tmp_path
 
 
-def test_the_commands_of_the_first_block(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line.split("#")[0].strip() for line in blocks("")[0].splitlines()]
+def test_the_commands_of_the_first_blocks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert blocks("")[0].startswith("make demo ")  # tests/test_demo.py runs it
+    lines = [line.split("#")[0].strip() for line in blocks("")[1].splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("lookalike")]
     assert [c[0] for c in commands] == ["pretrain", "evaluate", "embed"]
     commands[0] += ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
@@ -47,7 +48,7 @@ def test_the_python_block(here: Path) -> None:
 
 def test_every_command_of_the_table_exists(capsys: pytest.CaptureFixture[str]) -> None:
     verbs = set(re.findall(r"`lookalike (\w+)", README))
-    assert verbs >= {"pretrain", "evaluate", "embed", "views", "list"}
+    assert verbs >= {"demo", "pretrain", "evaluate", "embed", "check", "views", "list"}
     for verb in verbs:
         assert cli.main([verb, "--help"]) == 0
 

@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import Positional
 
 from .methods import METHODS, get_method
-from .runs import Folder, Options, Run, dotted, from_mapping, nearest, plain, read_yaml
+from .runs import Folder, Options, Run, check_writable, dotted, from_mapping, nearest, plain, read_yaml
 
 if TYPE_CHECKING:
     from .core import Method
@@ -27,6 +27,7 @@ T = TypeVar("T")
 OVERVIEW = """\
 lookalike: self-supervised learning of image representations
 
+  lookalike demo                               no data needed: train on digits and judge, in a minute or two
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
@@ -59,6 +60,18 @@ FILE is views.png without --out."""
 
 class UsageError(Exception):
     """The command line cannot be understood: exit code 2."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train SimCLR on scikit-learn's handwritten digits and judge it: no data needed, a minute or two on two cores."""
+
+    out: str = "runs/demo"
+    """Folder of the run; the images go beside it, to OUT-digits."""
+    epochs: int = 20
+    seed: int = 0
+    overwrite: bool = False
+    """Replace an earlier demo in these folders."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     verbs = {
+        "demo": demo,
         "pretrain": pretrain,
         "evaluate": evaluate,
         "embed": embed,
@@ -189,6 +203,13 @@ def main(argv: list[str] | None = None) -> int:
 def _message(error: Exception) -> str:
     """What the user reads: our own messages as they are, anything unexpected with its kind."""
     expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, PermissionError, RuntimeError)
+    if isinstance(error, OSError):
+        if not error.errno and str(error):  # our own words
+            return str(error)
+        if error.filename is not None and error.strerror:
+            denied = isinstance(error, PermissionError)
+            advice = " Give this user the permission (ls -ld shows who has it), or name another." if denied else ""
+            return f"{os.fsdecode(error.filename)}: {error.strerror}.{advice}"
     return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
 
 
@@ -305,6 +326,7 @@ def views(argv: list[str]) -> None:
     path = Path(out or "views.png")
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--out {path} is neither .png nor .jpg.")
+    check_writable(path)
     run = _parse_run("views", rest)
     from .training import draw_views
 
@@ -317,8 +339,22 @@ def views(argv: list[str]) -> None:
 # ---------------------------------------------------------------- the other verbs
 
 
+def demo(argv: list[str]) -> None:
+    options = _parse(Demo, argv, "demo")
+    from .demo import demo as show
+
+    _imported()
+
+    show(options.out, epochs=options.epochs, seed=options.seed, overwrite=options.overwrite)
+
+
 def evaluate(argv: list[str]) -> None:
     options = _parse(Evaluate, argv, "evaluate")
+    target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
+    if target is not None:
+        check_writable(Path(target))
+        if Path(target).is_file():  # it is added to
+            open(target, "rb").close()
     from .evaluation import evaluate as judge
 
     _imported()
@@ -334,7 +370,6 @@ def evaluate(argv: list[str]) -> None:
             f"top-5 {e.top5:.2%}  {e.classes} classes, {e.train_images} train and {e.test_images} test images, "
             f"{e.seconds:.1f} s"
         )
-    target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
     print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
     print(f"Next: lookalike embed {options.encoder} DATA --out embeddings.npz")
 
@@ -344,6 +379,7 @@ def embed(argv: list[str]) -> None:
     path = Path(options.out)
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
     from .evaluation import embed as write
 
     _imported()
@@ -365,6 +401,8 @@ def check(argv: list[str]) -> None:
     options = _parse(Check, argv, "check")
     if options.out is not None and Path(options.out).exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
+    if options.out is not None:
+        check_writable(Path(options.out))
     from .data.checking import check as look
     from .data.checking import open_maybe_labelled
     from .runs import write_json

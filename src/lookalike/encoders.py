@@ -90,6 +90,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
                 "Give the folder of such a run, or a weights file."
             )
     if path.is_file():
+        open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
         return _from_file(path, backbone).eval()
     name = os.fspath(encoder)
     if name.startswith(("timm/", "torchvision/")):
@@ -140,6 +141,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
+        open(path, "rb").close()
         state, said = (load_file(path), _card(path)) if path.suffix == ".safetensors" else _tensors(path)
         if said is not None and len(said["mean"]) == backbone.channels:
             backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])

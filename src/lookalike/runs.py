@@ -6,6 +6,7 @@ versions and the machine, which reading ignores.
 
 import dataclasses
 import difflib
+import errno
 import json
 import math
 import os
@@ -175,21 +176,91 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Make room there.",
+    errno.EDQUOT: "Make room there.",
+    errno.EACCES: "Make it and its folder writable for this user.",
+    errno.EPERM: "Make it and its folder writable for this user.",
+    errno.EROFS: "Make the file system writable; the system turns it read-only after a fault of the disk.",
+    errno.EIO: "Look at the disk.",
+    errno.ENOENT: "Its folder was moved or removed.",
+}
+"""What to do where the system refuses to write."""
+
+
+@contextmanager
+def named(path: Path, then: str = "") -> Iterator[None]:
+    """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
+
+    `then` is what to do once the cause is gone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (cause := _of_the_system(error)) is None:
+            raise
+        number = cause.errno or 0
+        reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
+        remedy = _REMEDIES.get(number, "")
+        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then}".strip()) from error
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The system's error behind an error of torch, which raises another one after it, or of safetensors, in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _room(path: Path) -> str:
+    """How much more a full disk takes."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return "the disk is gone"
+    if disk.f_files and not disk.f_favail:
+        return "no more files can be made"
+    return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free"
+
+
+def check_writable(path: Path) -> None:
+    """Refuses a file that could not be written, before there is work to be lost; changes nothing.
+
+    Raises:
+        FileExistsError, PermissionError: its folder is a file, or nothing may be written there.
+    """
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir():
+        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
+
+
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write to; on success it is flushed and renamed, else removed."""
+    """Yields a temporary name beside `path` to write to; on success it is flushed and renamed, else removed.
+
+    Raises:
+        OSError: it could not be written; the message says which file, why, and what to do.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        with suppress(PermissionError):  # not all file systems know modes
-            temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with suppress(PermissionError):  # not all file systems know modes
+                temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing may be written, nothing may be removed
+            temporary.unlink()
 
 
 def write_json(path: Path, content: object) -> None:
@@ -478,6 +549,9 @@ class Folder:
             raise FileExistsError(f"{there} is a file. Give --out another folder.")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(f"{there} cannot be written to. Give --out another folder.")
+        for path in (self.checkpoints, self.log):
+            if path.exists() and not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+                raise PermissionError(f"{path} cannot be written to. Make it writable, or give --out another folder.")
         if resume:
             if not self.run.is_file():
                 raise FileNotFoundError(
@@ -548,7 +622,7 @@ class Folder:
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with open(self.metrics, "a") as file:
+        with named(self.metrics, self._then()), open(self.metrics, "a") as file:
             file.write(json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
@@ -558,8 +632,13 @@ class Folder:
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with open(self.log, "a", encoding="utf-8") as file:
+        with named(self.log, self._then()), open(self.log, "a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+    def _then(self) -> str:
+        """How to go on after what is written now failed."""
+        whole = next((path for path in (self.last, self.before) if path.is_file()), None)
+        return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""
 
 
 def command_line() -> str:

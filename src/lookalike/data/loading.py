@@ -1,7 +1,7 @@
 """The loader: one process's micro-batches, the same ones whatever the workers, and after every resume."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, Literal
 
 import torch
@@ -108,6 +108,12 @@ class Loader:
         self._epoch, self._consumed = state["epoch"], state["consumed"]
         self._stream = None
 
+    def close(self) -> None:
+        """Ends the workers, which run ahead for ever; the next `iter` starts others."""
+        if isinstance(self._stream, Generator):
+            self._stream.close()
+        self._stream = None
+
     def __iter__(self) -> Iterator[Images]:
         epoch = self._epoch
         while self._epoch == epoch:
@@ -162,12 +168,18 @@ class Loader:
         first = "".join(f"\n  {name}: {reason}" for name, reason in list(self.broken.items())[:5])
         if not len(read.places):
             raise ValueError(
-                f"None of {len(dict(read.broken))} images tried in turn could be read:{first}\nRepair them."
+                f"None of {len(dict(read.broken))} images tried in turn could be read:{first}\n"
+                + (self.source.missing() or "Repair them.")
             )
         looked = int(self._seen.sum()) + len(self.broken)
         few = min(_FEW, len(self.source) // 2)
         if len(self.broken) > self.max_broken * max(looked, few):
             raise ValueError(
                 f"{len(self.broken)} of {looked} images could not be read, more than the share of {self.max_broken:g} "
-                f"that is allowed:{first}\nRepair them, raise --max-broken, or remove them and start a new run."
+                f"that is allowed:{first}\n"
+                + (
+                    self.source.missing()
+                    or "Repair them or put them back (a run that has begun goes on with --resume), "
+                    "raise --max-broken, or remove them and start a new run."
+                )
             )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from .decoding import BrokenImage
 from .images import pack
@@ -140,6 +141,11 @@ def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin:
     try:
         answers = iter(loader)
     except OSError as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
+                half._shutdown = True  # or it would fail, with a traceback, to end what it never began
+        for process in set(multiprocessing.active_children()).difference(before):
+            process.kill()
         raise RuntimeError(
             f"The loading processes cannot be started: {error.strerror or error} ({_room()}). "
             f"Use --workers 0 (now {workers}), or give a container more shared memory: docker run --shm-size 8g."
@@ -172,14 +178,29 @@ _no_sharing = _told = False
 """Whether this worker failed to share a tensor, and whether this main process said what that means."""
 
 
-def _to_send(read: object) -> object:
-    """Moves a batch's tensors to shared memory, or to arrays, which go through a pipe, where it has no room for them.
+class _Sent:
+    """A tensor of a batch that leaves a worker: to shared memory, or through a pipe where that has no room.
 
-    Left to torch this is done in a thread whose errors nobody sees, and the main process waits for ever.
+    This happens in the thread that sends. Errors there are lost, so that with torch alone the main process would wait
+    for ever; and in the thread that decodes it would cost a fifth of the speed.
     """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _arrived, (_shared(self.x),)
+
+
+def _arrived(x: Tensor | _Piped) -> Tensor | _Piped:
+    return x
+
+
+def _to_send(read: object) -> object:
+    """A batch on its way out of a worker."""
     if not isinstance(read, tuple):
         return read
-    return _with_parts(read, [_shared(x) if isinstance(x, Tensor) else x for x in read])
+    return _with_parts(read, [_Sent(x) if isinstance(x, Tensor) else x for x in read])
 
 
 def _shared(x: Tensor) -> Tensor | _Piped:
@@ -187,7 +208,8 @@ def _shared(x: Tensor) -> Tensor | _Piped:
     room = os.statvfs(_SHARED) if _SHARED.is_dir() else None
     if not _no_sharing and (room is None or room.f_bavail * room.f_frsize > x.nbytes):
         try:
-            return x.share_memory_()
+            shared: Tensor = x.share_memory_()  # type: ignore[no-untyped-call]
+            return shared
         except (OSError, RuntimeError):  # other processes were quicker, or no more files may be open
             _no_sharing = True  # each failure keeps a file open
             for left in _SHARED.glob(f"torch_{os.getpid()}_*"):
@@ -204,7 +226,7 @@ def _received(read: T) -> T:
         _told = True
         size = sum(x.array.nbytes for x in piped) / 2**20
         print(
-            f"WARNING: shared memory has no room for another batch of {size:.1f} MiB ({_room()}); batches go through a "
+            f"WARNING: shared memory has no room for another batch of {size:.3g} MiB ({_room()}); batches go through a "
             "pipe instead, which is slower. Use fewer --workers or smaller batches, or give a container more: "
             "docker run --shm-size 8g.",
             file=sys.stderr,
@@ -213,14 +235,16 @@ def _received(read: T) -> T:
 
 
 def _with_parts(whole: tuple[object, ...], parts: list[object]) -> tuple[object, ...]:
-    return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
+    make = getattr(type(whole), "_make", tuple)  # of a NamedTuple
+    made: tuple[object, ...] = make(parts)
+    return made
 
 
 def _room() -> str:
     with suppress(OSError):
         room = os.statvfs(_SHARED)
         free, total = (blocks * room.f_frsize / 2**20 for blocks in (room.f_bavail, room.f_blocks))
-        return f"{_SHARED} has {free:.1f} of {total:.1f} MiB free"
+        return f"{_SHARED} has {free:.3g} of {total:.3g} MiB free"
     return f"there is no {_SHARED}"
 
 

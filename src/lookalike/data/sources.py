@@ -43,6 +43,10 @@ class Source(ABC):
     def read(self, i: int, decode_size: int | None) -> Tensor:
         """(C, H, W) uint8, uint16 or float32, contiguous; see `decode`. Raises BrokenImage."""
 
+    def missing(self) -> str:
+        """What is to be done if all of it went away since it was opened; empty while it is there."""
+        return ""
+
     def kind(self, i: int) -> str:
         """What the image is before it is brought to `channels`: "JPEG RGB", "TIFF I;16", "npy uint16 (5, 64, 64)"."""
         return type(self).__name__
@@ -120,6 +124,16 @@ class _Files(Source):
             return decode(os.path.join(self.root, self._path(i)), self.channels, decode_size, int(self._keys[i]))
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
+
+    def missing(self) -> str:
+        try:
+            os.scandir(self.root).close()
+        except OSError as error:
+            return (
+                f"{self.root} cannot be read any more ({error.strerror}). Put it back or mount it again; a run that "
+                "has begun goes on with --resume."
+            )
+        return ""
 
     def kind(self, i: int) -> str:
         return kind_of(os.path.join(self.root, self._path(i)))
@@ -200,6 +214,9 @@ class Subset(Source):
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
+
+    def missing(self) -> str:
+        return self.source.missing()
 
     def kind(self, i: int) -> str:
         return self.source.kind(int(self.places[i]))

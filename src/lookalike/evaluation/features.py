@@ -5,6 +5,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -79,9 +80,8 @@ def features(
     rows: Tensor | None = None
     index: list[int] = []
     broken: list[tuple[str, str]] = []
-    modes = {module: module.training for module in encoder.modules()}
-    encoder.to(device).eval()
-    try:
+    encoder.to(device)
+    with evaluating(encoder):
         for good, images, bad in batches:
             if images is not None:
                 x = _unit(images.to(device, non_blocking=True))
@@ -103,15 +103,24 @@ def features(
             broken += bad
             if progress is not None:
                 progress(len(index) + len(broken), len(source))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if rows is None:
         why = f"the first is {broken[0][0]}: {broken[0][1]}" if broken else "there are none"
         raise ValueError(f"None of the {len(source)} images could be read; {why}.")
     places = torch.tensor(index)
     labels = None if source.labels is None else source.labels[places]
     return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards every part of the module has its own mode back."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @torch.no_grad()

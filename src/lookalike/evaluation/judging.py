@@ -14,10 +14,14 @@ from torch.utils.data import Dataset
 
 from .. import encoders
 from ..backbones import Backbone
-from ..data import Source, open_source
+from ..data import Loader, Source, Subset, open_source
+from ..methods.simclr import SimCLR
+from ..random import permutation
 from ..runs import Folder
-from .features import Features, features, fingerprint, save_features
+from ..views import make_views, resized
+from .features import Features, evaluating, features, fingerprint, save_features
 from .knn import KNN, knn
+from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import DINOV2, Linear, interval, linear
 from .records import Entry, record
 
@@ -195,6 +199,50 @@ def embed(
     if out is not None:
         save_features(out, found)
     return found
+
+
+def label_free(
+    encoder: str | os.PathLike[str] | Backbone, data: Data, *, images: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Scores an encoder without labels, on the same images in the same two views for every encoder.
+
+    To choose between trainings that saw the same views take the one with the highest `retrieval`; docs/results.md says
+    how well that ranks them, where it misleads, and that the other figures do not rank.
+
+    Args:
+        encoder: what `lookalike.load` takes, or a loaded encoder.
+        data: images without labels; broken ones are replaced.
+        images: how many of them, drawn by `seed`. `retrieval` depends on it: compare at equal numbers only.
+        seed: of the draw and of the views, which are SimCLR's at the encoder's size.
+
+    Returns:
+        retrieval, alignment, uniformity, spread and effective_rank, as in `lookalike.evaluation.labelfree`.
+
+    Raises:
+        ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
+    """
+    model = _open(encoder)
+    source = open_source(data, channels=model.channels)
+    count = min(images, len(source))
+    if count < 2:
+        raise ValueError(f"{count} image cannot be told apart from others. Give at least 2, better 1,000.")
+    size, device = model.image_size, next(model.parameters()).device
+    paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
+    views = SimCLR.fit_to(paper, count, size).views
+    group = next(n for n in range(min(count, 100), 0, -1) if count % n == 0)
+    places = permutation(len(source), seed, "label-free")[:count].tolist()
+    made: list[list[torch.Tensor]] = [[], []]
+    for batch in Loader(Subset(source, places), group, seed, decode_size=2 * size, max_broken=1.0):
+        batch = batch.to(device)
+        pair = make_views(batch.padded(), views, batch.keys, batch.sizes, mean=model.mean, std=model.std)
+        with evaluating(model), torch.inference_mode():
+            for side, x in zip(made, pair, strict=True):
+                side.append(model(x).float().cpu())
+    a, b = (torch.cat(side) for side in made)
+    return {
+        "retrieval": retrieval(a, b), "alignment": alignment(a, b), "uniformity": uniformity(a), "spread": spread(a),
+        "effective_rank": effective_rank(a),
+    }  # fmt: skip
 
 
 def _check(batch_size: int, image_size: int | None) -> None:

@@ -70,6 +70,17 @@ def recognition(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
+def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
+    """Share of views whose nearest (by cosine) among all images' other views is their own image's; 0 to 1.
+
+    Of the scores that were tried it ranks encoders most as k-NN does (`benchmarks/choosing.py`, docs/results.md).
+    """
+    similarity = F.normalize(_exact(a), dim=-1) @ F.normalize(_exact(b), dim=-1).T
+    own = torch.arange(len(a), device=a.device)
+    return float(torch.stack([similarity.argmax(1) == own, similarity.argmax(0) == own]).double().mean())
+
+
+@torch.no_grad()
 def lidar(x: Float[Tensor, "B V D"]) -> float:
     """LiDAR: the effective rank of what tells images apart, measured in units of what differs between their views.
 
