@@ -124,6 +124,8 @@ def demo(
     """
     folder = Folder(out)
     folder.check(resume=False, overwrite=overwrite)
+    if folder.path.name in ("", ".."):
+        raise ValueError(f"--out {out} has no name of its own. Give one such as runs/demo; the images go beside it.")
     images = folder.path.with_name(f"{folder.path.name}-digits")
     _make_room(images, overwrite)
     write_images(images, seed)
