@@ -41,6 +41,7 @@ FIRST = {
         ({"spread": 0.01, "loss": 0.1}, "collapsed", "one answer for all images"),
         ({"head_spread": 0.02, "loss": 0.1}, "collapsed", "head's outputs"),
         ({"spread": float("nan")}, "diverged", "not finite"),
+        ({"recognition": 0.78, "head_spread": float("nan")}, "learning", "78.0%"),
         ({"loss": 1e5}, "diverged", "1e+05"),
     ],
 )
@@ -228,8 +229,9 @@ def test_images_with_numbers_that_are_none_are_replaced(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_with_1_for_divergence_and_0_for_collapse(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lookalike.monitor.SETTLED", 5)  # so that ten steps are enough here
     common = ["pretrain", "simclr", str(photos), "--backbone", "test_resnet", "--image-size", "32", "--epochs", "2",
               "--batch-size", "8", "--workers", "0"]  # fmt: skip
     wild = ["--optim.name", "sgd", "--optim.lr", "1e5", "--optim.warmup-epochs", "0"]

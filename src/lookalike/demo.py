@@ -23,7 +23,7 @@ from .evaluation import Features, features, few_labels, fingerprint, judge, reco
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of
-from .runs import Folder, Result, Run, atomic
+from .runs import Folder, Result, Run, atomic, read_yaml
 from .schedules import Schedule
 from .views import View
 
@@ -122,11 +122,15 @@ def demo(
     Raises:
         FileExistsError: `out` or `<out>-digits` is taken.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; it must be at least 1.")
     folder = Folder(out)
     folder.check(resume=False, overwrite=overwrite)
     if folder.path.name in ("", ".."):
         raise ValueError(f"--out {out} has no name of its own. Give one such as runs/demo; the images go beside it.")
     images = folder.path.with_name(f"{folder.path.name}-digits")
+    if folder.run.is_file() and read_yaml(folder.run).get("data") != str(images / "unlabelled"):
+        raise FileExistsError(f"{folder.path} holds a run that is no demo. Give another --out.")
     _make_room(images, overwrite)
     write_images(images, seed)
     parts = {name: len(list((images / name).rglob("*.png"))) for name in ("unlabelled", "train", "test")}
@@ -185,6 +189,8 @@ def _make_room(images: Path, overwrite: bool) -> None:
         return
     readme = images / "README.txt"
     ours = readme.is_file() and readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
+    ours = ours and not images.is_symlink()
+    ours = ours and {p.name for p in images.iterdir()} <= {"unlabelled", "train", "test", "README.txt"}
     if not (ours and overwrite):
         what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."

@@ -28,6 +28,8 @@ LEARNT = 0.1
 """An encoder learns once it has shed this share of the untrained encoder's mistakes in recognising images."""
 EXPLODED = 1000.0
 """A loss so many times its first size is on its way to infinity."""
+SETTLED = 20
+"""Optimizer steps before which nothing is called collapsed: BatchNorm's running statistics lag behind the weights."""
 RUINED = 3
 """After so many steps without finite gradients in a row, the weights may be ruined already."""
 
@@ -103,7 +105,7 @@ def judge(first: Mapping[str, float], now: Mapping[str, float], *, lr: float, st
     known = f"the two views of an image are told from other images' with {now['recognition']:.1%}"
     was = f"{first['recognition']:.1%} untrained"
     for name, what in (("spread", "features"), ("head_spread", "head's outputs")):
-        if name not in first or name not in now or now[name] >= COLLAPSED * first[name]:
+        if name not in first or name not in now or not now[name] < COLLAPSED * first[name]:
             continue
         fell = f"the spread of the {what} over the images went from {first[name]:.2g} to {now[name]:.2g}"
         if first_loss - loss > 0.5 * max(abs(loss), abs(first_loss)):

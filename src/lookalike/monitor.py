@@ -19,7 +19,7 @@ from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
-from .health import RUINED, Health, Verdict, judge, ruined
+from .health import RUINED, SETTLED, Health, Verdict, judge, ruined
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -121,7 +121,7 @@ class Monitor(Callback):
                 encoder = module.method.encoder
                 self.first = self.health(encoder) if self.run.init or done else self.health.untrained(encoder)
             for name, part in module.method.named_children():
-                if part is not module.method.backbone:
+                if not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
         if not self.quiet and sys.stdout.isatty():
             words = TextColumn(
@@ -175,8 +175,9 @@ class Monitor(Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         epoch_ends = step % self._per_epoch == 0
-        heads = {"head_spread": min(map(spread, self._heads.values()))} if self._heads else {}
-        if step == 1:
+        found = min(map(spread, self._heads.values())) if self._heads else math.nan
+        heads = {"head_spread": found} if math.isfinite(found) and not module.dropped else {}
+        if "head_spread" not in self.first and step <= LOG_EVERY:
             self.first |= heads
         if not self._has_row(step):
             return
@@ -222,7 +223,7 @@ class Monitor(Callback):
         """Adds the features' figures and the verdict to a row, where they are due; says a verdict that is new."""
         assert self.health is not None
         step, before = int(row["step"]), self.verdict
-        if module.skipped_in_a_row >= min(RUINED, self._per_epoch):
+        if module.skipped_in_a_row >= RUINED:
             self.verdict = ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch)
         elif self._looks(step, self.health.every):
             self.figures = self.health(module.method.encoder)
@@ -234,8 +235,12 @@ class Monitor(Callback):
             row |= self.figures | own
             optim = self.run.method.optim
             found = judge(self.first, row, lr=optim.lr, steps=step)
-            if found.word != "not learning" or step == self._steps or row["epoch"] >= optim.warmup_epochs + 1:
-                self.verdict = found  # in the warm-up and the epoch after it, it is too early to say so
+            early = {
+                "not learning": row["epoch"] < optim.warmup_epochs + 1 and step < self._steps,
+                "collapsed": step < SETTLED,
+            }
+            self.verdict = None if early.get(found.word, False) else found
+            module.collapsed = False
         else:
             return
         if self.verdict is None:
