@@ -3,7 +3,7 @@
     pip install lightly==1.6.0
     python benchmarks/against_lightly.py DATA [--image-size 32 --images 10000 --epochs 10 --seeds 0 1 2]
 
-DATA holds train/ and test/ with one sub-folder per class. Both libraries train the same narrow ResNet from the same
+DATA holds train/ and test/ with one sub-folder per class. Both libraries train the same small ResNet from the same
 first weights on the same --images of train/ (drawn per seed; labels are used for judging only), with the same recipe:
 `lookalike.pretrain` here; there a plain loop over lightly's dataset, transform, projector, loss and scheduler, as in
 the SimCLR example of its documentation. One k-NN judges them before and after: those images are the bank, all of test/
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import small_resnet
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -53,16 +54,6 @@ except ImportError as error:
     raise SystemExit(f"This benchmark needs lightly: pip install lightly==1.6.0 ({error})") from error
 
 OPTIM = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=1)
-
-
-def narrow_resnet() -> nn.Module:
-    """Four basic blocks of 16 to 128 channels and a 3x3 stem of stride 2."""
-    from timm.models.resnet import BasicBlock, ResNet
-
-    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=(16, 32, 64, 128))
-    net.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
-    net.maxpool = nn.Identity()
-    return net
 
 
 def transform_of(view: View) -> SimCLRTransform:
@@ -116,12 +107,12 @@ def train_lightly(run: Run, method: Method, folder: Path, names: list[str]) -> t
 def train_ours(run: Run) -> tuple[nn.Module, float]:
     """`lookalike.pretrain`; the encoder and the mean loss of the last epoch."""
     torch.manual_seed(run.seed)
-    rows = lookalike.pretrain(dataclasses.replace(run, backbone=narrow_resnet())).metrics
+    rows = lookalike.pretrain(dataclasses.replace(run, backbone=small_resnet())).metrics
     steps = [0] + [int(row["step"]) for row in rows]
     per_epoch = steps[-1] // run.epochs
     # a row has the mean over the steps since the row before, and each epoch ends with a row
     sums = [row["loss"] * (b - a) for row, a, b in zip(rows, steps, steps[1:]) if b > steps[-1] - per_epoch]
-    return lookalike.load(run.out, backbone=narrow_resnet()), sum(sums) / per_epoch
+    return lookalike.load(run.out, backbone=small_resnet()), sum(sums) / per_epoch
 
 
 class Judge:
@@ -184,7 +175,7 @@ def main() -> None:
         listed.write_text("\n".join(str((args.data / "train" / name).absolute()) for name in names))
         torch.manual_seed(seed)
         run = Run(
-            data=str(listed), method=SimCLR.Config(optim=OPTIM), backbone=narrow_resnet(), image_size=args.image_size,
+            data=str(listed), method=SimCLR.Config(optim=OPTIM), backbone=small_resnet(), image_size=args.image_size,
             batch_size=args.batch_size, epochs=args.epochs, cache="ram", precision="fp32", seed=seed,
             out=str(args.work / f"{args.data.name}-{seed}"), overwrite=True,
         )  # fmt: skip

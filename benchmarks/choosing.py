@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from networks import small_resnet
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 import lookalike
@@ -100,16 +101,6 @@ COMMIT = commit()
 
 SIGNS = {"alignment": -1, "uniformity": -1, "loss": -1}
 """Scores of which less is said to be better."""
-
-
-def narrow_resnet() -> nn.Module:
-    """Four basic blocks of 16 to 128 channels; with a 3x3 stem 32 pixels still make 2x2 at the end."""
-    from timm.models.resnet import BasicBlock, ResNet
-
-    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=(16, 32, 64, 128))
-    net.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
-    net.maxpool = nn.Identity()
-    return net
 
 
 class Labelled(Dataset[tuple[Tensor, int]]):
@@ -207,14 +198,14 @@ def train_and_judge(args: argparse.Namespace, judge: Judge, name: str, seed: int
         return
     out = args.work / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     run = Run(
-        data=judge.train, method=configured(setting), backbone=narrow_resnet(), image_size=SIZE, epochs=epochs,
+        data=judge.train, method=configured(setting), backbone=small_resnet(), image_size=SIZE, epochs=epochs,
         batch_size=BATCH, cache="ram", precision="fp32", seed=seed, save_every=args.every, fit=False, out=str(out),
         resume=(out / "run.yaml").is_file(),
     )  # fmt: skip
     metrics = lookalike.pretrain(run).metrics
     for epoch in kept:
         if epoch not in done:
-            encoder = backbones.create(narrow_resnet(), image_size=SIZE)
+            encoder = backbones.create(small_resnet(), image_size=SIZE)
             encoders.start_from(encoder, str(Folder(out).checkpoints / f"epoch={epoch}.ckpt"))
             figures = judge(encoder)
             figures["scores"]["loss"] = round(epoch_loss(metrics, epoch, len(judge.train) // BATCH), 5)
@@ -387,7 +378,11 @@ def main() -> None:
         done = {(row["name"], row["epoch"]) for row in rows() if row["seed"] == seed}
         if ("untrained", 0) not in done:
             run = Run(
-                data=judge.train, method=configured(Setting()), backbone=narrow_resnet(), image_size=SIZE, seed=seed
+                data=judge.train,
+                method=configured(Setting()),
+                backbone=small_resnet(),
+                image_size=SIZE,
+                seed=seed,
             )
             fresh = training.build(training.resolve(run, args.images)[0]).encoder
             source = judge.sources[0]

@@ -88,7 +88,9 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.slow
 def test_it_keeps_its_promise(tmp_path: Path) -> None:
     """The sketch that the demo grew from had 77 % linear and 29 % with one label per class."""
-    result, (pixels, untrained, trained) = demo.demo(tmp_path / "demo")
+    result, (pixels, untrained, trained) = demo.demo(
+        tmp_path / "demo", epochs=cli.Demo.epochs, seed=cli.Demo.seed, overwrite=False
+    )
     assert result.verdict == "learning"
     assert trained.linear > 0.77 > max(pixels.linear, untrained.linear) + 0.2
     assert trained.few > 0.28 > max(pixels.few, untrained.few) + 0.1

@@ -241,6 +241,11 @@ def test_the_command_ends_with_1_for_divergence_and_0_for_collapse(
     captured = capsys.readouterr()
     assert "error: The training collapsed and was stopped at step 5 of 10" in captured.err
     assert "Traceback" not in captured.err
+    assert cli.main([*common, "--optim.name", "sgd", "--optim.lr", "1e30", "--out", str(tmp_path / "c")]) == 1
+    captured = capsys.readouterr()
+    assert "WARNING  step" in captured.out
+    assert captured.err.startswith("error: ")
+    assert "diverged" in captured.out
 
 
 def test_ruined_names_what_is_not_finite() -> None:

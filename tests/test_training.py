@@ -422,6 +422,20 @@ def test_a_start_that_fails_leaves_no_run(photos: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_first_step_that_is_dropped_is_no_end(photos: Path, tmp_path: Path) -> None:
+    """As with fp16, whose scaler begins too high; with one step per epoch it is looked at before there is a loss."""
+    run = tiny_run(photos, tmp_path / "run", epochs=4, batch_size=40, method=Recorder.Config(poison=(0,)))
+    result = training.pretrain(run)
+    assert [row["skipped"] for row in result.metrics] == [1] * 4
+    assert "verdict" not in result.metrics[0]
+
+
+def test_a_run_leaves_no_process_behind(photos: Path, tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, workers=2))
+    assert set(multiprocessing.active_children()) <= before
+
+
 def test_no_finite_step_at_all_is_a_failure(photos: Path, tmp_path: Path) -> None:
     run = tiny_run(photos, tmp_path / "run", epochs=1, method=Recorder.Config(poison=tuple(range(99))))
     with pytest.raises(Diverged, match="None of the 5 steps"):

@@ -8,6 +8,7 @@ background that differed between images would be what the method learns to tell 
 
 import math
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from . import encoders, training
 from .backbones import Backbone
 from .data import Source, open_source
 from .evaluation import Features, features, few_labels, fingerprint, judge, record, with_statistics
+from .evaluation.judging import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of
@@ -108,9 +110,7 @@ class Score:
     """Standard deviation over those draws."""
 
 
-def demo(
-    out: str | os.PathLike[str] = "runs/demo", *, epochs: int = 20, seed: int = 0, overwrite: bool = False
-) -> tuple[Result, list[Score]]:
+def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool) -> tuple[Result, list[Score]]:
     """Trains SimCLR on placed digits and judges raw pixels, the untrained and the trained encoder.
 
     Args:
@@ -190,7 +190,7 @@ def _make_room(images: Path, overwrite: bool) -> None:
     readme = images / "README.txt"
     ours = readme.is_file() and readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
     ours = ours and not images.is_symlink()
-    ours = ours and {p.name for p in images.iterdir()} <= {"unlabelled", "train", "test", "README.txt"}
+    ours = ours and all(re.fullmatch(r"\d{4}(-\d)?\.png|README\.txt", p.name) for p in images.rglob("*") if p.is_file())
     if not (ours and overwrite):
         what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."
@@ -203,14 +203,11 @@ def _features(model: nn.Module, source: Source) -> Features:
     return features(model, source, image_size=CANVAS, mean=mean, std=std)
 
 
-def _score(
-    name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source
-) -> Score:  # fmt: skip
+def _score(name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source) -> Score:
     """Judges one representation; a run's own judgements go to its `evaluation.json`, too."""
-    made = {"image_size": CANVAS, "crop": "256/224 centre", "features": "pooled"}
     sha256, data = ("", "") if folder is None else (encoders.file_sha256(folder.weights), fingerprint(bank, test))
     knn, linear = (
-        judge(protocol, a, b, None, seed, None, made=made, encoder_sha256=sha256, data_fingerprint=data)
+        judge(protocol, a, b, None, seed, None, made=made_at(CANVAS), encoder_sha256=sha256, data_fingerprint=data)
         for protocol in ("knn", "linear")
     )
     if folder is not None:

@@ -87,7 +87,9 @@ def figures(a: Tensor, b: Tensor) -> dict[str, float]:
     return dict(zip(NAMES, (spread(a), effective_rank(a), alignment(a, b), uniformity(a), recognition(a, b))))
 
 
-def judge(first: Mapping[str, float], now: Mapping[str, float], *, lr: float, steps: int) -> Verdict:
+def judge(
+    first: Mapping[str, float], now: Mapping[str, float], *, lr: float, steps: int, start: str = "untrained"
+) -> Verdict:
     """Says what has become of an encoder.
 
     Args:
@@ -95,6 +97,7 @@ def judge(first: Mapping[str, float], now: Mapping[str, float], *, lr: float, st
         now: the same after `steps` optimizer steps.
         lr: the configured learning rate, for the advice.
         steps: optimizer steps that were made.
+        start: what to call the encoder of the first figures.
     """
     lower = f"Try --optim.lr {lr / 10:.2g} (a tenth), or a longer --optim.warmup-epochs."
     if not all(math.isfinite(now[name]) for name in NAMES):
@@ -103,7 +106,7 @@ def judge(first: Mapping[str, float], now: Mapping[str, float], *, lr: float, st
     if abs(loss) > EXPLODED * max(1.0, abs(first_loss)):
         return Verdict("diverged", f"the loss went from {first_loss:.3g} to {loss:.3g}.", lower)
     known = f"the two views of an image are told from other images' with {now['recognition']:.1%}"
-    was = f"{first['recognition']:.1%} untrained"
+    was = f"{first['recognition']:.1%} {start}"
     for name, what in (("spread", "features"), ("head_spread", "head's outputs")):
         if name not in first or name not in now or not now[name] < COLLAPSED * first[name]:
             continue

@@ -225,7 +225,7 @@ class Monitor(Callback):
         step, before = int(row["step"]), self.verdict
         if module.skipped_in_a_row >= RUINED:
             self.verdict = ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch)
-        elif self._looks(step, self.health.every):
+        elif "loss" in self.first and self._looks(step, self.health.every):
             self.figures = self.health(module.method.encoder)
             own = module.method.figures()
             if taken := own.keys() & (row.keys() | self.figures.keys()):
@@ -234,7 +234,8 @@ class Monitor(Callback):
                 )
             row |= self.figures | own
             optim = self.run.method.optim
-            found = judge(self.first, row, lr=optim.lr, steps=step)
+            start = "before training" if self.run.init else "untrained"
+            found = judge(self.first, row, lr=optim.lr, steps=step, start=start)
             early = {
                 "not learning": row["epoch"] < optim.warmup_epochs + 1 and step < self._steps,
                 "collapsed": step < SETTLED,

@@ -133,7 +133,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """ "learning", "not learning", "collapsed" or "diverged"; "unknown" for a run that was not judged."""
+        """One of learning, not learning, collapsed and diverged; unknown for a run too short to be judged."""
         return str(self._judged().get("verdict", "unknown"))
 
     @property
@@ -622,7 +622,7 @@ class Folder:
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with named(self.metrics, self._then()), open(self.metrics, "a") as file:
+        with named(self.metrics, self.then()), open(self.metrics, "a") as file:
             file.write(json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
@@ -632,10 +632,10 @@ class Folder:
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with named(self.log, self._then()), open(self.log, "a", encoding="utf-8") as file:
+        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def _then(self) -> str:
+    def then(self) -> str:
         """How to go on after what is written now failed."""
         whole = next((path for path in (self.last, self.before) if path.is_file()), None)
         return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""

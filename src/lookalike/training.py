@@ -372,13 +372,13 @@ class Checkpoints(Callback):
         try:
             self._save(trainer, pl_module, epoch)
         except Exception as error:
-            free = shutil.disk_usage(self.folder.path).free / 2**20
-            whole = self.folder.last if self.folder.last.is_file() else self.folder.before
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            free = ""
+            with suppress(OSError):  # the folder may be gone
+                free = f", where {shutil.disk_usage(self.folder.path).free / 2**20:.0f} MiB are free"
             raise RuntimeError(
-                f"The checkpoint of step {pl_module.done_steps} could not be written to {self.folder.path}, where "
-                f"{free:.0f} MiB are free: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-                + (f"{whole} is whole: " if whole.is_file() else "Nothing was saved before. ")
-                + f"make room, then go on with lookalike pretrain --resume --out {self.folder.path}"
+                f"The checkpoint of step {pl_module.done_steps} could not be written to {self.folder.path}{free}: "
+                f"{reason}.{self.folder.then() or ' Nothing was saved before.'}"
             ) from error
         self._saved = time.monotonic()
 
@@ -507,6 +507,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
+    finally:
+        loader.close()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
@@ -692,6 +694,8 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
                     raise ValueError(f"{bad} in it is damaged")
             content = torch.load(path, map_location="cpu", weights_only=True)
             own = content["lookalike"]
+        except PermissionError:
+            raise  # nothing is wrong with the file
         except Exception as error:
             broken[path] = f"{path}: {error}".splitlines()[0]
             folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")

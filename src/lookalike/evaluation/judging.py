@@ -90,7 +90,7 @@ def evaluate(
     a = _features(model, first, "train", image_size, batch_size, workers, say)
     b = _features(model, second, "test", image_size, batch_size, workers, say)
     device = next(model.parameters()).device
-    made = {"image_size": image_size or model.image_size, "crop": "256/224 centre", "features": "pooled"}
+    made = made_at(image_size or model.image_size)
     encoder_sha256, data_fingerprint = _sha256(encoder, model), fingerprint(first, second)
     entries = []
     for protocol in protocols:
@@ -103,6 +103,11 @@ def evaluate(
         if path is not None:
             record(path, [entry])
     return entries
+
+
+def made_at(image_size: int) -> dict[str, object]:
+    """How `features` makes them at a size, as it stands in `Entry.settings`."""
+    return {"image_size": image_size, "crop": "256/224 centre", "features": "pooled"}
 
 
 def judge(
@@ -204,7 +209,7 @@ def embed(
 def label_free(
     encoder: str | os.PathLike[str] | Backbone, data: Data, *, images: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Scores an encoder without labels, on the same images in the same two views for every encoder.
+    """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
     To choose between trainings that saw the same views take the one with the highest `retrieval`; docs/results.md says
     how well that ranks them, where it misleads, and that the other figures do not rank.
@@ -229,7 +234,8 @@ def label_free(
     size, device = model.image_size, next(model.parameters()).device
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
     views = SimCLR.fit_to(paper, count, size).views
-    group = next(n for n in range(min(count, 100), 0, -1) if count % n == 0)
+    group = min(count, 100)
+    count -= count % group  # the loader makes whole batches only
     places = permutation(len(source), seed, "label-free")[:count].tolist()
     made: list[list[torch.Tensor]] = [[], []]
     for batch in Loader(Subset(source, places), group, seed, decode_size=2 * size, max_broken=1.0):

@@ -1,0 +1,22 @@
+"""The small networks that the benchmarks train: fast enough for two CPU cores, and with all that a ResNet has."""
+
+from torch import nn
+
+
+def narrow_resnet() -> nn.Module:
+    """Four basic blocks, half as wide as ResNet-18, and a 3x3 stem: 0.08 GMAC for 32 pixels (ResNet-18: 0.56)."""
+    return _blocks((32, 64, 128, 256), stride=1)
+
+
+def small_resnet() -> nn.Module:
+    """Four basic blocks of 16 to 128 channels; behind a 3x3 stem of stride 2, 32 pixels still make 2x2 at the end."""
+    return _blocks((16, 32, 64, 128), stride=2)
+
+
+def _blocks(channels: tuple[int, int, int, int], stride: int) -> nn.Module:
+    from timm.models.resnet import BasicBlock, ResNet
+
+    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=channels)
+    net.conv1 = nn.Conv2d(3, 64, 3, stride=stride, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    return net
