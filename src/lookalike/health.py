@@ -23,7 +23,7 @@ SHARE = 0.01
 """Share of the time that looking at them takes at most."""
 COLLAPSED = 0.15
 """Features whose spread is below this share of the untrained encoder's have collapsed. In healthy trainings of three
-kinds of networks the lowest was 0.49, in collapsed ones the highest 0.07 (`docs/health.md`)."""
+kinds of networks the lowest was 0.46, in collapsed ones the highest 0.11 (`docs/health.md`)."""
 LEARNT = 0.1
 """An encoder learns once it has shed this share of the untrained encoder's mistakes in recognising images."""
 EXPLODED = 1000.0
