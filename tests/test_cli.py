@@ -137,18 +137,32 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
     assert "views.0.blur" not in Folder(tmp_path / "run").log.read_text()
 
 
+SMALL = ["--batch-size", "16", "--backbone", "test_resnet", "--image-size", "32"]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
         (["pretran"], 2, "Did you mean pretrain"),
         (["pretrain", "simcrl", "PHOTOS"], 2, "No method is called 'simcrl'. Did you mean simclr"),
+        (["pretrain", "PHOTOS", "--epochs", "3"], 2, "The method comes before the data"),
+        (["pretrain", "simclr", "PHOTOS", "--probe", "LABELLED"], 2, "--probe TRAIN TEST"),
+        (
+            ["pretrain", "simclr", "PHOTOS", "--init", "DAMAGED", *SMALL],
+            1,
+            "its tensors are not those that were written",
+        ),
+        (["evaluate", "DAMAGED", "LABELLED", "LABELLED"], 1, "Copy it once more"),
+        (["pretrain", "simclr", "PHOTOS", "--init", "TRUNCATED", *SMALL], 1, "not a whole safetensors file"),
+        (["views", "simclr", "PHOTOS", "--out", "RUN/views.png"], 1, "or --overwrite"),
+        (["list", "backbones", "resnet19"], 1, "Did you mean resnet"),
         (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),
         (["pretrain", "simclr"], 2, "data"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "three"], 2, "three"),
         (["pretrain", "simclr", "PHOTOS", "--temperatur", "1"], 2, "temperatur"),
-        (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 1, "epochs is 0"),
-        (["pretrain", "simclr", "PHOTOS", "--temperature", "-1"], 1, "temperature=-1.0 must be above 0"),
-        (["pretrain", "simclr", "PHOTOS", "--views.0.count", "1"], 1, "compares 2 views"),
+        (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 2, "epochs is 0"),
+        (["pretrain", "simclr", "PHOTOS", "--temperature", "-1"], 2, "temperature=-1.0 must be above 0"),
+        (["pretrain", "simclr", "PHOTOS", "--views.0.count", "1"], 2, "compares 2 views"),
         (["pretrain", "byol", "PHOTOS", "--from", "RUN/run.yaml"], 2, "No method is called 'byol'"),
         (["pretrain", "simclr", "PHOTOS", "--out", "RUN/log.txt/x"], 1, "log.txt is a file"),
         (["embed", "RUN", "PHOTOS", "--batch-size", "0"], 1, "at least 1"),
@@ -190,7 +204,12 @@ def test_mistakes_are_named(
     (tmp_path / "texts").mkdir()
     for i in range(2):
         (tmp_path / f"texts/{i}.txt").write_text("words")
+    weights = (run / "encoder.safetensors").read_bytes()
+    (tmp_path / "damaged.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    (tmp_path / "truncated.safetensors").write_bytes(weights[:4])
     places = {
+        "DAMAGED": tmp_path / "damaged.safetensors",
+        "TRUNCATED": tmp_path / "truncated.safetensors",
         "PHOTOS": photos,
         "LABELLED": photos.parent,
         "RUN": run,

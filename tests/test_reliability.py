@@ -12,7 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -182,7 +182,8 @@ def _full_disk(photos: Path, whole: Path, disk: Path, moment: str) -> None:
         (disk / "filler").unlink()
         if folder.run.is_file():
             return resumed(out, whole)
-        assert pretrain(photos, out)[0] == 0
+        code, text = pretrain(photos, out)
+        assert code == 0, text
         return assert_same_run(out, whole)
     leave = {"metrics.jsonl": 0, "encoder": encoder // 2, "checkpoint": encoder + checkpoint // 2,
              "epoch": encoder + checkpoint // 2}[moment]  # fmt: skip
@@ -210,6 +211,7 @@ def _no_more_files(photos: Path, whole: Path, disk: Path) -> None:
     meanwhile(lambda: remount(disk, f"nr_inodes={len(list(disk.rglob('*'))) + 1}"))
     refused(pretrain(photos, out), "No space left on device, no more files can be made", "last.ckpt is whole")
     remount(disk, "nr_inodes=1000")
+    Folder.held = lambda self: nullcontext()  # type: ignore[method-assign]  # what is open for writing cannot be remounted
     meanwhile(lambda: remount(disk, "ro"), step=5)
     refused(command("pretrain", "--resume", "--out", out), "Read-only file system", "after a fault of the disk")
     remount(disk, "rw")
@@ -401,3 +403,15 @@ def _little_shared_memory(photos: Path, whole: Path, place: Path, kibibytes: int
 def test_little_shared_memory(photos: Path, whole: Path, tmp_path: Path, kibibytes: int) -> None:
     """As in a container. torch alone waits for ever for a batch that has no room."""
     apart(_little_shared_memory, photos, whole, tmp_path, kibibytes)
+
+
+def _second_process(whole: Path) -> None:
+    refused(command("pretrain", "--resume", "--out", whole, "--epochs", 9), "Another process is training", "--out")
+
+
+def test_two_processes_do_not_train_into_one_folder(photos: Path, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    with Folder(run).held():
+        apart(_second_process, run)
+    resumed(run, whole)  # the lock is gone with its holder

@@ -55,7 +55,7 @@ VIEWS = """\
 lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
 
 Draws the first images and their augmented views, exactly as `pretrain` with the same options makes them.
-FILE is views.png without --out."""
+FILE is views.png without --out; --overwrite replaces it."""
 
 
 class UsageError(Exception):
@@ -214,7 +214,10 @@ def _message(error: Exception) -> str:
 
 
 def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = None) -> T:
-    return tyro.cli(cls, args=argv, prog=f"lookalike {prog}", description=description)
+    try:
+        return tyro.cli(cls, args=argv, prog=f"lookalike {prog}", description=description)
+    except ValueError as error:  # a dataclass refused a value
+        raise UsageError(str(error)) from None
 
 
 def _workers(asked: int | None) -> int:
@@ -256,7 +259,9 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
             raise UsageError(
                 f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(METHODS)}."
             )
-        raise UsageError(f"No method is called '{first}'. {nearest(first, list(METHODS))}")
+        first_words = f"No method is called '{first}'. {nearest(first, list(METHODS))}"
+        is_data = " The method comes before the data." if os.path.exists(first) else ""
+        raise UsageError(first_words + is_data)
     elif named not in METHODS:
         raise ValueError(
             f"{file} asks for {named}, which is not one of ours: run it from Python, lookalike.pretrain(...)."
@@ -290,6 +295,10 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         frozen=True,
     )
     line = f"{method.__doc__} ({METHODS[name].line})"
+    if "--probe" in rest:
+        pair = rest[rest.index("--probe") + 1 :][:2]
+        if pair != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
+            raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
     parsed: Any = _parse(command, rest, f"{verb} {name}", description=line)
     given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     fields = dotted(plain(cfg))
@@ -328,12 +337,15 @@ def views(argv: list[str]) -> None:
         raise UsageError(f"--out {path} is neither .png nor .jpg.")
     check_writable(path)
     run = _parse_run("views", rest)
+    if path.exists() and not run.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     from .training import draw_views
 
     _imported()
 
     draw_views(run, path)
-    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike pretrain {' '.join(rest)}")
+    options = " ".join(a for a in rest if a != "--overwrite")
+    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike pretrain {options}")
 
 
 # ---------------------------------------------------------------- the other verbs
@@ -429,6 +441,8 @@ def show_list(argv: list[str]) -> None:
         return
     from .backbones import names
 
-    for name in names():
-        if options.pattern in name:
-            print(name)
+    known = names()
+    found = [name for name in known if options.pattern in name]
+    if not found:
+        raise ValueError(f"No backbone's name contains '{options.pattern}'. {nearest(options.pattern, known)}")
+    print("\n".join(found))

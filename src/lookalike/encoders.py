@@ -49,8 +49,12 @@ def file_sha256(path: Path) -> str:
 
 def sha256(encoder: nn.Module) -> str:
     """SHA-256 over an encoder's weights: names, shapes and bytes in the order of the names."""
+    return _digest(encoder.state_dict())
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -66,7 +70,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
     content = dataclasses.asdict(card)
     state = {name: value.detach().cpu().contiguous() for name, value in backbone.export_state().items()}
     with atomic(folder.weights) as temporary:
-        save_file(state, temporary, metadata={"lookalike": json.dumps(content)})
+        save_file(state, temporary, metadata={"lookalike": json.dumps(content), "sha256": _digest(state)})
     write_json(folder.card, content | {"sha256": file_sha256(folder.weights)})
 
 
@@ -101,10 +105,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
 
 
 def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
-    try:
-        card, state = _card(path), load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
+    state, card = _safetensors(path)
     if card is None:
         raise ValueError(f"{path} was not written by lookalike: it does not say what it holds. Use it with --init.")
     if card["format"] != FORMAT:
@@ -120,13 +121,17 @@ def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
     return made
 
 
-def _card(path: Path) -> dict[str, Any] | None:
-    """What an encoder's file says of itself; None for other files."""
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, "pt") as file:
-        head: Mapping[str, str] = file.metadata() or {}
-    return dict(json.loads(head["lookalike"])) if "lookalike" in head else None
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a file, and what one of ours says of itself."""
+    try:
+        with safe_open(path, "pt") as file:
+            head: Mapping[str, str] = file.metadata() or {}
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
+    if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
+        raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
+    return state, json.loads(head["lookalike"]) if "lookalike" in head else None
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -142,7 +147,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
-        state, said = (load_file(path), _card(path)) if path.suffix == ".safetensors" else _tensors(path)
+        state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
         if said is not None and len(said["mean"]) == backbone.channels:
             backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
     elif weights.startswith(("timm/", "torchvision/")):

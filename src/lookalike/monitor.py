@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -200,9 +201,7 @@ class Monitor(Callback):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
             self._judge(row, module)
-        for name in self.loader.broken.keys() - self._listed:
-            self.folder.note(f"broken image {name}: {self.loader.broken[name]}")
-            self._listed.add(name)
+        self._list_broken()
         if not self.quiet:
             self.folder.append(row)
             for logger in trainer.loggers:
@@ -210,6 +209,11 @@ class Monitor(Callback):
             self._show(row, now, epoch_ends)
         # the time of the probe belongs to no training step
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
+
+    def _list_broken(self) -> None:
+        for name in sorted(self.loader.broken.keys() - self._listed):
+            self.folder.note(f"broken image {name}: {self.loader.broken[name]}")
+            self._listed.add(name)
 
     def _probes(self, epoch: int) -> bool:
         return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
@@ -287,6 +291,9 @@ class Monitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_bar()
+        if trainer.global_step or self.run.resume:  # else the folder is about to be removed
+            with suppress(OSError):  # it must not hide the error itself
+                self._list_broken()
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

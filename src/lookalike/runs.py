@@ -536,6 +536,39 @@ class Folder:
         self.views = self.path / "views.png"
         self.evaluation = self.path / "evaluation.json"
         self.log = self.path / "log.txt"
+        self.lock = self.path / ".lock"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training into this folder. The lock ends with the process, however it ends.
+
+        Raises:
+            BlockingIOError: another process trains into it.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with named(self.lock):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.lock, "a")  # noqa: SIM115 (what is raised while it is held has other names)
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"Another process is training into {self.path}. Wait for it, stop it, or give another --out."
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # the folder may be gone
+                    if [self.lock] == [*self.path.iterdir()]:  # nothing was begun
+                        self.lock.unlink()
+                        self.path.rmdir()
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuses a folder that a training must not write to; changes nothing.
@@ -567,16 +600,17 @@ class Folder:
             raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
 
     def abandon(self) -> None:
-        """Removes a run that never made a step, and its folder where nothing else is in it."""
+        """Removes a run that never made a step; its folder goes with the lock, where nothing else is in it."""
         self._clear()
-        for folder in (self.checkpoints, self.path):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
 
     def _is_leftover(self, path: Path) -> bool:
         """Whether a run that was killed before its first word left this behind."""
-        return (path.name.startswith(".") and ".tmp" in path.name) or (
-            path == self.checkpoints and not any(path.iterdir())
+        return (
+            path == self.lock
+            or (path.name.startswith(".") and ".tmp" in path.name)
+            or (path == self.checkpoints and not any(path.iterdir()))
         )
 
     def claim(self, *, resume: bool) -> None:

@@ -17,7 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -438,6 +438,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
             f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
             "MASTER_ADDR says where the first one is."
         )
+    with folder.held() if rank == 0 else nullcontext():
+        return _pretrain(run, callbacks, folder, rank, world)
+
+
+def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int, world: int) -> Result:
+    """`pretrain`, once the folder is this process's alone."""
     source = open_source(run.data, channels=run.channels)
     if len(source) < 2:
         raise ValueError(
@@ -475,21 +481,22 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
     if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
         folder.claim(resume=run.resume)
-        for path in found.unreadable if found else ():
-            path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
-        folder.cut_metrics(found.step if found else -1)
-        if not run.resume:
-            write_run(run, folder.run)
-        _say_start(folder, run, source, module, origin, changes, found)
-        if picture is not None:
-            with atomic(folder.views) as temporary:
-                picture.save(temporary)
-    if world > 1:
-        distributed.convert(method)
-    if run.compile:
-        for part in method.children():
-            part.compile()
     try:
+        if rank == 0:
+            for path in found.unreadable if found else ():
+                path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
+            folder.cut_metrics(found.step if found else -1)
+            if not run.resume:
+                write_run(run, folder.run)
+            _say_start(folder, run, source, module, origin, changes, found)
+            if picture is not None:
+                with atomic(folder.views) as temporary:
+                    picture.save(temporary)
+        if world > 1:
+            distributed.convert(method)
+        if run.compile:
+            for part in method.children():
+                part.compile()
         with _quiet_lightning(), signals.put_back():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
     except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
@@ -502,6 +509,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         if rank == 0:
             with suppress(OSError):  # it must not hide the error itself
                 folder.note(f"error: {error}")
+            with suppress(OSError):
                 if trainer.global_step == 0 and not run.resume and run.logger == "none":
                     folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is

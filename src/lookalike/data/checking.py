@@ -1,6 +1,7 @@
 """What a set of images holds: sizes, kinds, colours, classes, duplicates, broken files: the command `check`."""
 
 import hashlib
+import os
 import re
 import time
 from collections import Counter
@@ -296,7 +297,9 @@ class Checked:
 
 
 def open_maybe_labelled(data: str, channels: int) -> Source:
-    """The images of a folder or list, with labels where every one lies in a class folder."""
+    """The images of a folder or list, with labels where every image of a folder lies in a class folder."""
+    if not os.path.isdir(data):
+        return open_source(data, channels=channels)
     try:
         return open_source(data, channels=channels, labelled=True)
     except ValueError:
@@ -374,8 +377,8 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
         lines.append(
-            f"classes     {len(split.classes)}, from {split.classes[smallest]} ({smallest}) to "
-            f"{split.classes[largest]} ({largest}) images"
+            f"classes     {len(split.classes)}, if the first folders' names are labels, "
+            f"from {split.classes[smallest]} ({smallest}) to {split.classes[largest]} ({largest}) images"
         )
     if read and what == "images":
         seconds = total * split.decode_seconds / max(1, workers)

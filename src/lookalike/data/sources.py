@@ -267,9 +267,10 @@ def _scan(root: str) -> list[str]:
                 else:
                     others[suffix or "without suffix"] += 1
     if not images:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5)) or "no files at all"
+        found = "but " + ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         raise ValueError(
-            f"{root} holds no image, but {found}. Give a folder with images (.jpg, .png, .tif, .webp, .npy ...)."
+            f"{root} holds no image, {found if others else 'and no files at all'}. "
+            "Give a folder with images (.jpg, .png, .tif, .webp, .npy ...)."
         )
     images.sort()
     return images
