@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GREY = (0.2989, 0.587, 0.114)  # the weights of ITU-R BT.601, with torchvision's digits
+GREY = (0.2989, 0.587, 0.114)  # the weights of ITU-R BT.601, with torchvision's digits
 ERASE_SCALE = (0.02, 0.33)
 ERASE_RATIO = (0.3, 3.3)
 
@@ -99,7 +99,7 @@ def resized_crop(images: Tensor, box: Tensor, hflip: Tensor, vflip: Tensor, size
 def grey(x: Tensor) -> Tensor:
     """The luma (B, 1, H, W) of RGB images."""
     r, g, b = x.unbind(1)
-    return (r * _GREY[0]).add_(g, alpha=_GREY[1]).add_(b, alpha=_GREY[2])[:, None]
+    return (r * GREY[0]).add_(g, alpha=GREY[1]).add_(b, alpha=GREY[2])[:, None]
 
 
 def _of(parameter: Tensor) -> Tensor:

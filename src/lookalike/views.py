@@ -8,13 +8,15 @@ the order, the workers, the processes or the device.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import augment
+from .data.images import Images
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -168,67 +170,104 @@ def _change(x: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parame
         x[rows] = operation(x[rows], *(p[rows] for p in parameters))
 
 
-def _jitter(x: Tensor, view: View, u: dict[str, Tensor]) -> None:
-    """Applies the four operations to the chosen images, each in its own order; colour only where there is any."""
-    colour = x.shape[1] == 3
-    operations = (
-        (augment.brightness, view.brightness > 0, _factor(u["brightness"], view.brightness)),
-        (augment.contrast, view.contrast > 0, _factor(u["contrast"], view.contrast)),
-        (augment.saturation, view.saturation > 0 and colour, _factor(u["saturation"], view.saturation)),
-        (augment.hue, view.hue > 0 and colour, (2 * u["hue"] - 1) * view.hue),
-    )
-    chosen = u["jitter"] < view.jitter
-    order = u["order"].argsort(dim=1, stable=True)
-    for turn in order.unbind(1):
-        for number, (operation, wanted, parameter) in enumerate(operations):
-            if wanted:
-                _change(x, chosen & (turn == number), operation, parameter)
-
-
 def _factor(u: Tensor, strength: float) -> Tensor:
     low = max(0.0, 1 - strength)
     return low + (1 + strength - low) * u
 
 
-def _view(
-    images: Tensor, sizes: Tensor, view: View, u: dict[str, Tensor], mean: Tensor | None, std: Tensor | None
-) -> Tensor:
-    """One view (B, C, S, S) of float32 images in [0, 1]."""
-    box = augment.random_crop(sizes, u["area"], u["aspect"], u["corner"], view.scale, view.ratio)
-    turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0)
+@dataclass(frozen=True)
+class _Plan:
+    """What one view does to each of B images."""
+
+    box: Tensor
+    """(B, 4) int64: top, left, height, width of the cut."""
+    flips: Tensor
+    """(B, 3) bool: left and right; top and bottom; rows and columns, as the last."""
+    steps: Tensor
+    """(B, 4) int64: the colour operation of each turn, -1 for none."""
+    factors: Tensor
+    """(B, 4) float32: the parameters of `_COLOUR`'s operations."""
+    grey: Tensor
+    """(B,) bool."""
+    sigma: Tensor
+    """(B,) float32: of the blur; 0 for none."""
+    solarize: Tensor
+    """(B,) bool."""
+    erase: Tensor
+    """(B, 4) int64: the box that is blanked; without height none."""
+
+
+_COLOUR = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+"""The steps of the jitter, as a plan numbers them."""
+
+
+def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> _Plan:
+    """Turns uniform numbers into what happens; `colour` says whether images are RGB."""
+    none = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
+    turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0) if view.rot90 else none.long()
     # A quarter turn is a mirroring and a transposition, a half turn two mirrorings: the matrices do them for nothing.
     hflip = (u["hflip"] < view.hflip) ^ (turns == 1) ^ (turns == 2)
     vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
-    x = augment.resized_crop(images, box, hflip, vflip, view.size)
-    if view.rot90:
-        _change(x, turns % 2 == 1, lambda x: x.mT)
-    if view.jitter:
-        _jitter(x, view, u)
-    if view.grayscale and x.shape[1] == 3:
-        _change(x, u["grayscale"] < view.grayscale, augment.grayscale)
-    if view.blur:
-        sigma = view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"]
-        _change(x, u["blur"] < view.blur, lambda x, s: augment.gaussian_blur(x, s, view.kernel), sigma)
-    if view.solarize:
-        _change(x, u["solarize"] < view.solarize, lambda x: augment.solarize(x, view.threshold))
-    if mean is not None:
-        x.sub_(mean)
-    if std is not None:
-        x.div_(std)
+    strengths = (view.brightness, view.contrast, view.saturation * colour, view.hue * colour)
+    steps = torch.full((len(sizes), 4), -1, device=sizes.device)
+    factors = torch.zeros((len(sizes), 4), device=sizes.device)
+    if view.jitter and any(strengths):
+        wanted = torch.tensor([strength > 0 for strength in strengths], device=sizes.device)
+        order = u["order"].argsort(dim=1, stable=True)
+        steps = torch.where((u["jitter"] < view.jitter)[:, None] & wanted[order], order, -1)
+        names = ("brightness", "contrast", "saturation")
+        factors = torch.stack(
+            [*(_factor(u[name], vars(view)[name]) for name in names), (2 * u["hue"] - 1) * view.hue], 1
+        )
+    erase = torch.zeros((len(sizes), 4), dtype=torch.int64, device=sizes.device)
     if view.erase:
         whole = torch.full_like(sizes, view.size)
-        box = augment.random_erase(whole, u["erase_area"], u["erase_aspect"], u["erase_corner"])
-        _change(x, u["erase"] < view.erase, augment.erase, box)
+        erase = augment.random_erase(whole, u["erase_area"], u["erase_aspect"], u["erase_corner"])
+        erase *= (u["erase"] < view.erase)[:, None]
+    return _Plan(
+        box=augment.random_crop(sizes, u["area"], u["aspect"], u["corner"], view.scale, view.ratio),
+        flips=torch.stack((hflip, vflip, turns % 2 == 1), 1),
+        steps=steps,
+        factors=factors,
+        grey=u["grayscale"] < view.grayscale if colour else none,
+        sigma=torch.where(u["blur"] < view.blur, view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"], 0.0),
+        solarize=u["solarize"] < view.solarize,
+        erase=erase,
+    )
+
+
+def _view(images: Tensor, view: View, plan: _Plan, mean: Tensor, std: Tensor) -> Tensor:
+    """One view (B, C, S, S) of float32 images in [0, 1], on any device."""
+    hflip, vflip, transpose = plan.flips.unbind(1)
+    x = augment.resized_crop(images, plan.box, hflip, vflip, view.size)
+    if view.rot90:
+        _change(x, transpose, lambda x: x.mT)
+    if view.jitter:
+        for turn in plan.steps.unbind(1):
+            for number, operation in enumerate(_COLOUR):
+                _change(x, turn == number, operation, plan.factors[:, number])
+    if view.grayscale:
+        _change(x, plan.grey, augment.grayscale)
+    if view.blur:
+        _change(x, plan.sigma > 0, lambda x, s: augment.gaussian_blur(x, s, view.kernel), plan.sigma)
+    if view.solarize:
+        _change(x, plan.solarize, lambda x: augment.solarize(x, view.threshold))
+    x.sub_(mean[:, None, None]).div_(std[:, None, None])
+    if view.erase:
+        _change(x, plan.erase[:, 2] > 0, augment.erase, plan.erase)
     return x
 
 
 _RANGE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
-_CHUNK = 2**19  # pixels x channels that a CPU works on at once, so that they stay in its cache
+_CHUNK = {"cpu": 2**19, "cuda": 2**28}
+"""Pixels x channels that are worked on at once: a CPU's cache, and 1 GiB of a GPU's memory, hold them as float32."""
+ENGINE: Literal["fused", "torch"] = "fused" if find_spec("numba") else "torch"
+"""How a CPU makes views: compiled (`lookalike.fused`), or by the operations that run on every device."""
 
 
 @torch.no_grad()
 def make_views(
-    images: Tensor,
+    images: Tensor | Images,
     views: Sequence[View],
     seed: int | Tensor,
     sizes: Tensor | None = None,
@@ -239,9 +278,10 @@ def make_views(
 
     Args:
         images: (B, C, H, W), uint8, uint16, or float32 in [0, 1]; padded at the right and bottom with finite values.
+            Or `Images` of different sizes.
         views: the recipes; one with `count` n stands for n views.
         seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
-        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor.
+        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. `Images` know theirs.
         mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
 
     Returns:
@@ -250,32 +290,55 @@ def make_views(
     Raises:
         ValueError: if a shape, a type or the number of channels does not fit.
     """
-    if images.ndim != 4 or images.dtype not in _RANGE:
+    flat = images.buffer if isinstance(images, Images) else images
+    if flat.dtype not in _RANGE or (flat is images and flat.ndim != 4):
         raise ValueError(
-            f"make_views got images of shape {tuple(images.shape)} and type {images.dtype}; "
+            f"make_views got images of shape {tuple(flat.shape)} and type {flat.dtype}; "
             "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
         )
-    (b, c, h, w), device = images.shape, images.device
+    device = flat.device
+    fused = ENGINE == "fused" and device.type == "cpu"
+    if isinstance(images, Images):
+        (b, c), sizes = (len(images.sizes), images.channels), images.sizes.to(device)
+        offsets, strides = images.offsets, torch.stack((sizes.prod(1), sizes[:, 1]), 1)
+        if not fused:
+            flat = images.padded()
+    else:
+        b, c, h, w = flat.shape
+        sizes = torch.tensor((h, w), device=device).expand(b, 2) if sizes is None else sizes.to(device)
+        offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is not None and len(numbers) != c:
             raise ValueError(f"{name} has {len(numbers)} numbers for images of {c} channels. Give one per channel.")
     keys = seed.to(device) if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b, device=device))
-    sizes = torch.tensor((h, w), device=device).expand(b, 2) if sizes is None else sizes.to(device)
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(
             f"make_views got {b} images, keys of shape {tuple(keys.shape)} and sizes of shape {tuple(sizes.shape)}; "
             f"it needs ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]
-    centre, spread = (None if n is None else torch.tensor(n, device=device)[:, None, None] for n in (mean, std))
-    largest = c * max([h * w, *(view.size**2 for view in single)])
-    step = max(1, _CHUNK // largest if device.type == "cpu" else b)
-    made = [torch.empty((b, c, view.size, view.size), device=device) for view in single]
+    centre = torch.tensor(mean or [0.0] * c, device=device)
+    spread = torch.tensor(std or [1.0] * c, device=device)
     with torch.autocast(device.type, enabled=False):
+        plans = [_plan(view, sizes, _draw(keys, number), c == 3) for number, view in enumerate(single)]
+        if fused:
+            from . import fused as engine
+
+            return [
+                engine.views(
+                    flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold,
+                    unit=1 / _RANGE[flat.dtype], mean=centre, std=spread, **vars(plan),
+                )
+                for view, plan in zip(single, plans)
+            ]  # fmt: skip
+        largest = c * max([flat[0, 0].numel(), *(view.size**2 for view in single)]) if b else 1
+        step = max(1, _CHUNK[device.type] // largest)
+        made = [torch.empty((b, c, view.size, view.size), device=device) for view in single]
         for rows in (slice(i, i + step) for i in range(0, b, step)):
-            x = images[rows].to(torch.float32) / _RANGE[images.dtype]
-            for number, view in enumerate(single):
-                made[number][rows] = _view(x, sizes[rows], view, _draw(keys[rows], number), centre, spread)
+            x = flat[rows].to(torch.float32) / _RANGE[flat.dtype]
+            for view, plan, out in zip(single, plans, made):
+                part = _Plan(**{name: value[rows] for name, value in vars(plan).items()})
+                out[rows] = _view(x, view, part, centre, spread)
     return made
 
 

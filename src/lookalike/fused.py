@@ -1,0 +1,366 @@
+"""Views on a CPU: all steps of a view row by row, compiled, so that an image stays in the processor's first cache.
+
+The spatial steps are linear and separable: each output row is a weighted sum of a few source rows (R), then each of its
+pixels a weighted sum of a few neighbours (K). Colour follows while the row is in the cache; contrast needs the image's
+mean and waits for all rows; the blur's rows come last. Equal to the operations of `augment`, which run anywhere.
+
+C channels, S pixels of a view's side, T taps.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from .augment import GREY
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+BLUR_REACH = 4.5
+"""Standard deviations at which a Gaussian is cut: what is left out weighs 7e-6."""
+
+_RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    # sums may be reordered; what is not finite stays so
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+}
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled at the first call of all, which takes seconds; later processes read the code from a file."""
+    try:
+        return cast(Callable[..., Any], numba.njit(cache=True, **_OPTIONS)(function))
+    except RuntimeError:  # there is no place that could be written to
+        return cast(Callable[..., Any], numba.njit(**_OPTIONS)(function))
+
+
+@_compiled
+def _clamp(v):  # type: ignore[no-untyped-def]
+    return _ZERO if v < _ZERO else (_ONE if v > _ONE else v)  # NaN stays NaN
+
+
+@_compiled
+def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped-def]
+    """The antialiased resize of `length` pixels from `start` on: `first` (S,) pixels and `weights` (T, S); returns T."""
+    scale = length / size
+    support = max(scale, 1.0)
+    taps = min(length, int(np.ceil(2 * support)))  # pixels inside the triangle, without its corners
+    weights[:taps] = _ZERO
+    for s in range(size):
+        centre = ((size - 1 - s if flip else s) + 0.5) * scale - 0.5
+        low = max(0, int(np.floor(centre - support)) + 1)
+        high = min(length - 1, int(np.ceil(centre + support)) - 1)
+        begin = min(low, length - taps)
+        total = 0.0
+        for p in range(low, high + 1):
+            total += max(0.0, 1.0 - abs(p - centre) / support)
+        for p in range(low, high + 1):
+            weights[p - begin, s] = max(0.0, 1.0 - abs(p - centre) / support) / total
+        first[s] = start + begin
+    return taps
+
+
+@_compiled
+def _down(pixels, at, stride, width, weights, s, taps, line):  # type: ignore[no-untyped-def]
+    """`line` (width,): the weighted sum of source rows, the first of which begins at `at`."""
+    # rows as slices: an index that might be negative keeps the compiler from vectors
+    t = 0
+    while t < taps - 1 and weights[t, s] == _ZERO:
+        t += 1
+    here, a = pixels[at + t * stride : at + t * stride + width], weights[t, s]
+    if t + 1 < taps:
+        below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], weights[t + 1, s]
+        for x in range(width):
+            line[x] = a * np.float32(here[x]) + b * np.float32(below[x])
+    else:
+        for x in range(width):
+            line[x] = a * np.float32(here[x])
+    t += 2
+    while t < taps and weights[t, s] != _ZERO:
+        here, a = pixels[at + t * stride : at + t * stride + width], weights[t, s]
+        if t + 1 < taps and weights[t + 1, s] != _ZERO:
+            below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], weights[t + 1, s]
+            for x in range(width):
+                line[x] += a * np.float32(here[x]) + b * np.float32(below[x])
+        else:
+            for x in range(width):
+                line[x] += a * np.float32(here[x])
+        t += 2
+
+
+@_compiled
+def _along(line, first, weights, taps, row):  # type: ignore[no-untyped-def]
+    """`row` (S,): weighted sums of neighbours in a line."""
+    size = len(row)
+    if taps == 1:
+        for u in range(size):
+            row[u] = weights[0, u] * line[first[u]]
+        return
+    for u in range(size):
+        k = first[u]
+        row[u] = weights[0, u] * line[k] + weights[1, u] * line[k + 1]
+    for t in range(2, taps):
+        for u in range(size):
+            row[u] += weights[t, u] * line[first[u] + t]
+
+
+@_compiled
+def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
+    """`augment.hue` of a row."""
+    turn = np.float32(6) * shift
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        low = min(min(r, g), b)
+        high = max(max(r, g), b)
+        c = high - low
+        if high == r:
+            h = g - b
+        elif high == g:
+            h = b - r + np.float32(2) * c
+        else:
+            h = r - g + np.float32(4) * c
+        h = h / max(c, np.float32(1e-12)) + turn
+        h -= np.float32(6) * np.floor(h * np.float32(1 / 6))
+        red[i] = _clamp(abs(h - np.float32(3)) - _ONE) * c + low
+        green[i] = _clamp(np.float32(2) - abs(h - np.float32(2))) * c + low
+        blue[i] = _clamp(np.float32(2) - abs(h - np.float32(4))) * c + low
+
+
+@_compiled
+def _colour(row, steps, begin, end, factors, mean):  # type: ignore[no-untyped-def]
+    """Applies the steps from `begin` to before `end` to a row (C, S)."""
+    size = row.shape[1]
+    for turn in range(begin, end):
+        step = steps[turn]
+        if step < 0:
+            continue
+        f = factors[step]
+        if step == HUE:
+            _hue(row[0], row[1], row[2], f)
+        elif step == SATURATION:
+            red, green, blue = row[0], row[1], row[2]
+            rest = _ONE - f
+            for i in range(size):
+                grey = rest * (_RED * red[i] + _GREEN * green[i] + _BLUE * blue[i])
+                red[i] = _clamp(f * red[i] + grey)
+                green[i] = _clamp(f * green[i] + grey)
+                blue[i] = _clamp(f * blue[i] + grey)
+        else:
+            base = (_ONE - f) * mean if step == CONTRAST else _ZERO
+            for c in range(len(row)):
+                channel = row[c]
+                for i in range(size):
+                    channel[i] = _clamp(f * channel[i] + base)
+
+
+@_compiled
+def _grey(row):  # type: ignore[no-untyped-def]
+    red, green, blue = row[0], row[1], row[2]
+    for i in range(row.shape[1]):
+        grey = _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
+        red[i] = grey
+        green[i] = grey
+        blue[i] = grey
+
+
+@_compiled
+def _total(row):  # type: ignore[no-untyped-def]
+    """The sum over a row of what contrast takes the mean of: luma for RGB, else all channels' mean."""
+    total = _ZERO
+    if len(row) == 3:
+        red, green, blue = row[0], row[1], row[2]
+        for i in range(row.shape[1]):
+            total += _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
+        return total
+    for c in range(len(row)):
+        channel = row[c]
+        for i in range(row.shape[1]):
+            total += channel[i]
+    return total / np.float32(len(row))
+
+
+@_compiled
+def _finish(row, s, solarize, threshold, mean, factor, transpose, out):  # type: ignore[no-untyped-def]
+    """Solarizes, normalises and writes row `s` of a view (C, S, S), or its column where the view is transposed."""
+    size = row.shape[1]
+    for c in range(len(row)):
+        channel = row[c]
+        if solarize:
+            for i in range(size):
+                channel[i] = _ONE - channel[i] if channel[i] >= threshold else channel[i]
+        m, f = mean[c], factor[c]
+        if transpose:
+            for i in range(size):
+                out[c, i, s] = (channel[i] - m) * f
+        else:
+            target = out[c, s]
+            for i in range(size):
+                target[i] = (channel[i] - m) * f
+
+
+@_compiled
+def _mirrored(i, size):  # type: ignore[no-untyped-def]
+    i = -i if i < 0 else i
+    return 2 * (size - 1) - i if i >= size else i
+
+
+@_compiled
+def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
+    """`row` (C, S): row `s` of the blurred image (C, S, S); `taps` (half + 1,) from the centre on."""
+    size = row.shape[1]
+    centre = wide[half : half + size]
+    for c in range(len(row)):
+        here, target = image[c, s], row[c]
+        for i in range(size):
+            centre[i] = taps[0] * here[i]
+        for t in range(1, half, 2):  # two at a time: half the trips to the sum
+            a, above, below = taps[t], image[c, _mirrored(s - t, size)], image[c, _mirrored(s + t, size)]
+            b, higher, lower = taps[t + 1], image[c, _mirrored(s - t - 1, size)], image[c, _mirrored(s + t + 1, size)]
+            for i in range(size):
+                centre[i] += a * (above[i] + below[i]) + b * (higher[i] + lower[i])
+        if half % 2:
+            a, above, below = taps[half], image[c, _mirrored(s - half, size)], image[c, _mirrored(s + half, size)]
+            for i in range(size):
+                centre[i] += a * (above[i] + below[i])
+        for t in range(1, half + 1):
+            wide[half - t] = wide[half + t]
+            wide[half + size - 1 + t] = wide[half + size - 1 - t]
+        for i in range(size):
+            target[i] = taps[0] * centre[i]
+        for t in range(1, half, 2):
+            a, above, below = taps[t], wide[half - t : half - t + size], wide[half + t : half + t + size]
+            b, higher, lower = taps[t + 1], wide[half - t - 1 : half - t - 1 + size], wide[half + t + 1 :]
+            for i in range(size):
+                target[i] += a * (above[i] + below[i]) + b * (higher[i] + lower[i])
+        if half % 2:
+            a, above, below = taps[half], wide[:size], wide[2 * half : 2 * half + size]
+            for i in range(size):
+                target[i] += a * (above[i] + below[i])
+
+
+@_compiled
+def _views(  # type: ignore[no-untyped-def]
+    pixels, offsets, strides, box, flips, steps, factors, grey, sigma, kernel, solarize, threshold, erase, mean, factor,
+    unit, out, begin, end,
+):  # fmt: skip
+    """Views of the images from `begin` to before `end`."""
+    channels, size = out.shape[1], out.shape[2]
+    widest, most = 1, 2
+    for b in range(begin, end):
+        widest = max(widest, box[b, 3])
+        most = max(most, 2 * ((max(box[b, 2], box[b, 3]) + size - 1) // size))
+    rows, columns = np.empty((most, size), np.float32), np.empty((most, size), np.float32)
+    top, left = np.empty(size, np.int64), np.empty(size, np.int64)
+    lines = np.empty((channels, widest), np.float32)
+    row = np.empty((channels, size), np.float32)
+    image = np.empty((channels, size, size), np.float32)
+    wide = np.empty(size + kernel, np.float32)
+    taps = np.empty(kernel // 2 + 1, np.float32)
+    for b in range(begin, end):
+        down = _taps(box[b, 0], box[b, 2], size, flips[b, 1], top, rows)
+        along = _taps(0, box[b, 3], size, flips[b, 0], left, columns)
+        for t in range(down):
+            for s in range(size):
+                rows[t, s] *= unit
+        blur = sigma[b] > 0
+        wait = 4  # the turn of contrast, which needs the mean of all rows
+        for turn in range(4):
+            if steps[b, turn] == CONTRAST:
+                wait = turn
+        total = 0.0
+        for s in range(size):
+            for c in range(channels):
+                at = offsets[b] + c * strides[b, 0] + top[s] * strides[b, 1] + box[b, 1]
+                _down(pixels, at, strides[b, 1], box[b, 3], rows, s, down, lines[c])
+                _along(lines[c], left, columns, along, row[c])
+            _colour(row, steps[b], 0, wait, factors[b], _ZERO)
+            if wait < 4:
+                total += _total(row)
+            elif grey[b]:
+                _grey(row)
+            if wait < 4 or blur:
+                for c in range(channels):
+                    image[c, s] = row[c]
+            else:
+                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+        if wait < 4:
+            average = np.float32(total / (size * size))
+            for s in range(size):
+                for c in range(channels):
+                    row[c] = image[c, s]
+                _colour(row, steps[b], wait, 4, factors[b], average)
+                if grey[b]:
+                    _grey(row)
+                if blur:
+                    for c in range(channels):
+                        image[c, s] = row[c]
+                else:
+                    _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+        if blur:
+            half = min(kernel // 2, max(1, int(np.ceil(BLUR_REACH * sigma[b]))))
+            whole = 1.0
+            for t in range(1, half + 1):
+                whole += 2 * np.exp(-0.5 * (t / sigma[b]) ** 2)
+            for t in range(half + 1):
+                taps[t] = np.exp(-0.5 * (t / sigma[b]) ** 2) / whole
+            for s in range(size):
+                _blurred(image, s, half, taps, wide, row)
+                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+        for y in range(erase[b, 0], erase[b, 0] + erase[b, 2]):
+            for c in range(channels):
+                for x in range(erase[b, 1], erase[b, 1] + erase[b, 3]):
+                    out[b, c, y, x] = _ZERO
+
+
+_POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
+"""By process (a fork has no threads) and number of threads."""
+
+
+def views(
+    pixels: Tensor, offsets: Tensor, strides: Tensor, *, size: int, kernel: int, threshold: float, unit: float,
+    box: Tensor, flips: Tensor, steps: Tensor, factors: Tensor, grey: Tensor, sigma: Tensor, solarize: Tensor,
+    erase: Tensor, mean: Tensor, std: Tensor,
+) -> Tensor:  # fmt: skip
+    """One view (B, C, size, size) float32 of each of B images on the CPU, with torch's number of threads.
+
+    Args:
+        pixels: the images, uint8, uint16 or float32, in one contiguous tensor of any shape.
+        offsets: (B,) int64, where in it each image begins.
+        strides: (B, 2) int64, pixels from a channel and from a row to the next.
+        kernel: width of the blur's kernel.
+        threshold: where solarizing begins.
+        unit: what brings pixels into [0, 1].
+        box: (B, 4) int64, top, left, height and width of the cut.
+        flips: (B, 3) bool: left and right; top and bottom; rows and columns, as the last.
+        steps: (B, 4) int64, the colour operation of each turn (`BRIGHTNESS` ...), -1 for none.
+        factors: (B, 4) float32, the operations' parameters by their number.
+        grey, solarize: (B,) bool.
+        sigma: (B,) float32, 0 for no blur.
+        erase: (B, 4) int64, a box as above; without height nothing is erased.
+        mean, std: (C,) float32.
+    """
+    b, c = len(offsets), len(mean)
+    out = torch.from_numpy(np.empty((b, c, size, size), np.float32))  # NumPy asks for huge pages, torch does not
+    arguments = (
+        pixels.reshape(-1).numpy(),
+        *(x.contiguous().numpy() for x in (offsets, strides, box, flips, steps, factors, grey, sigma)), kernel,
+        solarize.contiguous().numpy(), np.float32(threshold), erase.contiguous().numpy(),
+        mean.numpy(), (1 / std).numpy(), np.float32(unit), out.numpy(),
+    )  # fmt: skip
+    threads = min(torch.get_num_threads(), b)
+    if threads < 2:
+        _views(*arguments, 0, b)
+        return out
+    pool = _POOLS.setdefault((os.getpid(), threads), ThreadPoolExecutor(threads, "lookalike-views"))
+    # several pieces per thread: an image with a blur takes longer
+    edges = [b * i // (4 * threads) for i in range(4 * threads + 1)]
+    for piece in [pool.submit(_views, *arguments, low, high) for low, high in zip(edges, edges[1:])]:
+        piece.result()
+    return out
