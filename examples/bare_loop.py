@@ -34,9 +34,7 @@ def main(
             images = images.to(device)
             at = Progress(step, steps, loader.steps_per_epoch)
             with torch.no_grad():
-                views = make_views(
-                    images.padded(), cfg.views, images.keys, images.sizes, mean=encoder.mean, std=encoder.std
-                )
+                views = make_views(images, cfg.views, images.keys, mean=encoder.mean, std=encoder.std)
             loss = method(Batch(views, images.index, at))["loss"]
             rates.optimizer.zero_grad()
             loss.backward()

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from lookalike import augment
+from lookalike.data.images import Images, pack, promote, starts
 from lookalike.random import keys_of, uniform
 from lookalike.views import SIMCLR_VIEW, View, _draw, make_views, resized, sheet
 
@@ -19,7 +21,14 @@ EVERYTHING = View(
     size=20, count=2, scale=(0.2, 1.0), ratio=(0.5, 2.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=0.8, brightness=0.4,
     contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=0.5, kernel=5, solarize=0.3, erase=0.3,
 )  # fmt: skip
-FEW = settings(deadline=None, max_examples=40)
+FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True, params=["fused", "torch"])
+def engine(request, monkeypatch):
+    """Every test of this file holds for both ways to make views; `augment` alone is tested twice, which is cheap."""
+    monkeypatch.setattr("lookalike.views.ENGINE", request.param)
+    return request.param
 
 
 def u(n: int, *names: int | str) -> torch.Tensor:
@@ -275,9 +284,104 @@ def test_views_of_an_image_do_not_depend_on_its_batch():
 def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch):
     images = photos(7)
     whole = make_views(images, [EVERYTHING], 3)
-    monkeypatch.setattr("lookalike.views._CHUNK", 3 * 24 * 30 * 3)
+    monkeypatch.setattr("lookalike.views._CHUNK", {"cpu": 3 * 24 * 30 * 3})
     for a, b in zip(whole, make_views(images, [EVERYTHING], 3), strict=True):
         close(a, b)
+
+
+def flat_and_padded(sizes, channels=3, dtype=torch.uint8):
+    """The same images of different sizes, one after the other and in one tensor."""
+    wide = [max(n) for n in zip(*sizes, strict=True)]
+    padded = (photos(len(sizes), channels, *wide) * 255).round().to(torch.uint8)
+    padded = promote(padded, dtype)
+    images = [image[:, :h, :w].contiguous() for image, (h, w) in zip(padded, sizes, strict=True)]
+    numbers, keys = torch.tensor(sizes), keys_of(torch.arange(len(sizes)))
+    return Images(pack(images), starts(channels, numbers), numbers, channels, torch.arange(len(sizes)), keys), padded
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_a_flat_batch_gives_the_views_of_a_padded_one(channels, dtype):
+    flat, padded = flat_and_padded(SIZES, channels, dtype)
+    for a, b in zip(
+        make_views(flat, [EVERYTHING], flat.keys),
+        make_views(padded, [EVERYTHING], flat.keys, flat.sizes),
+        strict=True,
+    ):
+        close(a, b)
+
+
+def test_both_engines_make_the_same_views(monkeypatch):
+    """Enlarged, shrunk a little and a lot, from both kinds of memory: what a GPU makes, a CPU makes."""
+    recipes = [
+        dataclasses.replace(EVERYTHING, size=n, kernel=k, sigma=(0.1, 4)) for n, k in ((9, 9), (33, 23), (64, 1))
+    ]
+    flat, _ = flat_and_padded([*SIZES, (90, 120), (7, 200), (1, 1)], dtype=torch.float32)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    both = []
+    for engine in ("fused", "torch"):
+        monkeypatch.setattr("lookalike.views.ENGINE", engine)
+        both.append(make_views(flat, recipes, flat.keys, mean=mean, std=std))
+    for a, b in zip(*both, strict=True):
+        close(a, b, 2e-4)  # of about 5: hue amplifies the last bits of colours that are nearly grey
+
+
+def test_the_memory_format_changes_nothing_else():
+    images = photos(5)
+    planes = make_views(images, [EVERYTHING], 0, mean=(0.1,) * 3)
+    pixels = make_views(images, [EVERYTHING], 0, mean=(0.1,) * 3, memory_format=torch.channels_last)
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in pixels)
+    assert all(torch.equal(a, b) for a, b in zip(planes, pixels, strict=True))
+
+
+def test_threads_change_nothing():
+    images, before = photos(9), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = make_views(images, [EVERYTHING], 0)
+        torch.set_num_threads(3)
+        three = make_views(images, [EVERYTHING], 0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_what_is_not_finite_stays_so():
+    """A clamp must not turn NaN into black: the run is told of it."""
+    images = torch.full((3, 3, 8, 8), math.nan)
+    view = dataclasses.replace(EVERYTHING, erase=0.0, jitter=1.0, blur=1.0)
+    assert all(x.isnan().all() for x in make_views(images, [view], 0))
+
+
+def spectrum(x):
+    """The mean log power at each distance from the centre of the spectrum, up to the highest that all angles have."""
+    power = torch.fft.fft2(x.mean(1)).abs().square().mean(0)
+    f = torch.fft.fftfreq(x.shape[-1]) * x.shape[-1]
+    ring = (f[:, None] ** 2 + f**2).sqrt().round().long()
+    return torch.stack([power[ring == r].mean() for r in range(1, x.shape[-1] // 2)]).log()
+
+
+def test_many_views_are_distributed_as_torchvisions():
+    """Mean, spread, histogram and spectrum of 3,000 views of an image, beside torchvision's own SimCLR recipe."""
+    n, size = 3000, 24
+    image = torch.nn.functional.interpolate(photos(1, h=12, w=15), scale_factor=4, mode="bicubic").clamp(0, 1)[0]
+    view = dataclasses.replace(resized((SIMCLR_VIEW,), size)[0], count=1, kernel=5)
+    (ours,) = make_views(image.expand(n, -1, -1, -1), [view], 0)
+    torch.manual_seed(0)
+    recipe = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8), v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], p=0.5),
+        ]
+    )  # fmt: skip
+    theirs = torch.stack([recipe(image) for _ in range(n)])
+    for of in (lambda x: x.mean((2, 3)), lambda x: x.std((2, 3)), lambda x: x.flatten(2)[:, :, 100]):
+        for channel in range(3):
+            assert ks(of(ours)[:, channel], of(theirs)[:, channel]) < 1.95 * math.sqrt(2 / n)  # at 0.1 %
+    bins = [torch.histc(x, 20, 0, 1) / x.numel() for x in (ours, theirs)]
+    assert (bins[0] - bins[1]).abs().max() < 0.01
+    assert (spectrum(ours) - spectrum(theirs)).abs().max() < 0.12
 
 
 def test_views_are_a_function_of_the_seed():

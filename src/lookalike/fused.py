@@ -7,6 +7,7 @@ mean and waits for all rows; the blur's rows come last. Equal to the operations 
 C channels, S pixels of a view's side, T taps.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ def _clamp(v):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped-def]
-    """The antialiased resize of `length` pixels from `start` on: `first` (S,) pixels and `weights` (T, S); returns T."""
+    """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (T, S); returns T."""
     scale = length / size
     support = max(scale, 1.0)
     taps = min(length, int(np.ceil(2 * support)))  # pixels inside the triangle, without its corners
@@ -187,22 +188,38 @@ def _total(row):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _finish(row, s, solarize, threshold, mean, factor, transpose, out):  # type: ignore[no-untyped-def]
-    """Solarizes, normalises and writes row `s` of a view (C, S, S), or its column where the view is transposed."""
-    size = row.shape[1]
-    for c in range(len(row)):
-        channel = row[c]
+def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  # type: ignore[no-untyped-def]
+    """Solarizes, normalises and writes row `s` of a view, or its column where the view is transposed.
+
+    `out` is flat: (C, S, S), or (S, S, C) where the channels come `last`.
+    """
+    channels, size = row.shape
+    for c in range(channels):
+        channel, m, f = row[c], mean[c], factor[c]
         if solarize:
             for i in range(size):
                 channel[i] = _ONE - channel[i] if channel[i] >= threshold else channel[i]
-        m, f = mean[c], factor[c]
-        if transpose:
+        for i in range(size):
+            channel[i] = (channel[i] - m) * f
+    wide = channels if last else 1  # from a pixel to the next
+    if last and channels == 3 and not transpose:
+        target = out[s * size * 3 : (s + 1) * size * 3]
+        red, green, blue = row[0], row[1], row[2]
+        for i in range(size):
+            target[3 * i] = red[i]
+            target[3 * i + 1] = green[i]
+            target[3 * i + 2] = blue[i]
+        return
+    for c in range(channels):
+        channel = row[c]
+        target = out[(c if last else c * size * size) + s * (wide if transpose else size * wide) :]
+        step = size * wide if transpose else wide
+        if step == 1:
             for i in range(size):
-                out[c, i, s] = (channel[i] - m) * f
+                target[i] = channel[i]
         else:
-            target = out[c, s]
             for i in range(size):
-                target[i] = (channel[i] - m) * f
+                target[i * step] = channel[i]
 
 
 @_compiled
@@ -248,10 +265,10 @@ def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
 @_compiled
 def _views(  # type: ignore[no-untyped-def]
     pixels, offsets, strides, box, flips, steps, factors, grey, sigma, kernel, solarize, threshold, erase, mean, factor,
-    unit, out, begin, end,
+    unit, size, last, out, begin, end,
 ):  # fmt: skip
     """Views of the images from `begin` to before `end`."""
-    channels, size = out.shape[1], out.shape[2]
+    channels = len(mean)
     widest, most = 1, 2
     for b in range(begin, end):
         widest = max(widest, box[b, 3])
@@ -264,6 +281,7 @@ def _views(  # type: ignore[no-untyped-def]
     wide = np.empty(size + kernel, np.float32)
     taps = np.empty(kernel // 2 + 1, np.float32)
     for b in range(begin, end):
+        view = out[b]
         down = _taps(box[b, 0], box[b, 2], size, flips[b, 1], top, rows)
         along = _taps(0, box[b, 3], size, flips[b, 0], left, columns)
         for t in range(down):
@@ -289,7 +307,7 @@ def _views(  # type: ignore[no-untyped-def]
                 for c in range(channels):
                     image[c, s] = row[c]
             else:
-                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
         if wait < 4:
             average = np.float32(total / (size * size))
             for s in range(size):
@@ -302,7 +320,7 @@ def _views(  # type: ignore[no-untyped-def]
                     for c in range(channels):
                         image[c, s] = row[c]
                 else:
-                    _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+                    _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
         if blur:
             half = min(kernel // 2, max(1, int(np.ceil(BLUR_REACH * sigma[b]))))
             whole = 1.0
@@ -312,11 +330,11 @@ def _views(  # type: ignore[no-untyped-def]
                 taps[t] = np.exp(-0.5 * (t / sigma[b]) ** 2) / whole
             for s in range(size):
                 _blurred(image, s, half, taps, wide, row)
-                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], out[b])
+                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
         for y in range(erase[b, 0], erase[b, 0] + erase[b, 2]):
             for c in range(channels):
                 for x in range(erase[b, 1], erase[b, 1] + erase[b, 3]):
-                    out[b, c, y, x] = _ZERO
+                    view[(y * size + x) * channels + c if last else (c * size + y) * size + x] = _ZERO
 
 
 _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -326,7 +344,7 @@ _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
 def views(
     pixels: Tensor, offsets: Tensor, strides: Tensor, *, size: int, kernel: int, threshold: float, unit: float,
     box: Tensor, flips: Tensor, steps: Tensor, factors: Tensor, grey: Tensor, sigma: Tensor, solarize: Tensor,
-    erase: Tensor, mean: Tensor, std: Tensor,
+    erase: Tensor, mean: Tensor, std: Tensor, last: bool,
 ) -> Tensor:  # fmt: skip
     """One view (B, C, size, size) float32 of each of B images on the CPU, with torch's number of threads.
 
@@ -345,22 +363,28 @@ def views(
         sigma: (B,) float32, 0 for no blur.
         erase: (B, 4) int64, a box as above; without height nothing is erased.
         mean, std: (C,) float32.
+        last: whether the channels lie last in memory.
     """
     b, c = len(offsets), len(mean)
-    out = torch.from_numpy(np.empty((b, c, size, size), np.float32))  # NumPy asks for huge pages, torch does not
+    out = np.empty((b, c * size * size), np.float32)  # NumPy asks for huge pages, torch does not
     arguments = (
         pixels.reshape(-1).numpy(),
         *(x.contiguous().numpy() for x in (offsets, strides, box, flips, steps, factors, grey, sigma)), kernel,
         solarize.contiguous().numpy(), np.float32(threshold), erase.contiguous().numpy(),
-        mean.numpy(), (1 / std).numpy(), np.float32(unit), out.numpy(),
+        mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out,
     )  # fmt: skip
     threads = min(torch.get_num_threads(), b)
     if threads < 2:
         _views(*arguments, 0, b)
-        return out
+        return _shaped(out, c, size, last)
     pool = _POOLS.setdefault((os.getpid(), threads), ThreadPoolExecutor(threads, "lookalike-views"))
     # several pieces per thread: an image with a blur takes longer
     edges = [b * i // (4 * threads) for i in range(4 * threads + 1)]
-    for piece in [pool.submit(_views, *arguments, low, high) for low, high in zip(edges, edges[1:])]:
+    for piece in [pool.submit(_views, *arguments, low, high) for low, high in itertools.pairwise(edges)]:
         piece.result()
-    return out
+    return _shaped(out, c, size, last)
+
+
+def _shaped(out: np.ndarray, channels: int, size: int, last: bool) -> Tensor:
+    flat = torch.from_numpy(out)
+    return flat.view(-1, size, size, channels).permute(0, 3, 1, 2) if last else flat.view(-1, channels, size, size)

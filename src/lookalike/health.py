@@ -61,7 +61,7 @@ class Health:
         loader = Loader(Subset(source, places), len(places), run.seed, decode_size=run.decode_size, max_broken=1.0)
         batch = next(iter(loader))
         view = dataclasses.replace(run.method.views[0], count=2)
-        both = make_views(batch.padded(), [view], batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std)
+        both = make_views(batch, [view], batch.keys, mean=backbone.mean, std=backbone.std)
         self.views = torch.cat(both)  # (2B, C, S, S), on the CPU
         self.every = math.ceil(len(self.views) / SHARE / _forwards(run))
         """Optimizer steps from one look to the next, so that looks take a hundredth of the time."""

@@ -154,15 +154,14 @@ class Pretraining(LightningModule):
 
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
         backbone = self.method.backbone
-        images = batch.padded()
-        if images.is_floating_point():
-            images = images.float()  # Lightning widens them for fp64; views are made in float32
-        self.image_dtype = images.dtype
+        if batch.buffer.is_floating_point():
+            batch.buffer = batch.buffer.float()  # Lightning widens them for fp64; views are made in float32
+        self.image_dtype = batch.buffer.dtype
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
         with torch.profiler.record_function("lookalike.views"), torch.no_grad():
             views = make_views(
-                images, self.run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std
+                batch, self.run.method.views, batch.keys, mean=backbone.mean, std=backbone.std, memory_format=layout
             )
-            layout = torch.channels_last if self._channels_last else torch.contiguous_format
             views = [v.to(self.dtype, memory_format=layout) for v in views]
         return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
 
@@ -654,9 +653,8 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
     """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
     batch = next(iter(_loader(first, source, min(images, len(source)))))
-    padded = batch.padded()
-    views = make_views(padded, run.method.views, batch.keys, batch.sizes, mean=backbone.mean, std=backbone.std)
-    return sheet(views, backbone.mean, backbone.std, images, sources=padded, sizes=batch.sizes)
+    views = make_views(batch, run.method.views, batch.keys, mean=backbone.mean, std=backbone.std)
+    return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes)
 
 
 def draw_views(run: Run, path: Path) -> None:

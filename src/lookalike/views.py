@@ -273,6 +273,7 @@ def make_views(
     sizes: Tensor | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> list[Tensor]:
     """Makes all views of a batch of images, on the images' device.
 
@@ -283,6 +284,7 @@ def make_views(
         seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
         sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. `Images` know theirs.
         mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
+        memory_format: how the views lie in memory; `torch.channels_last` suits convolutions.
 
     Returns:
         One float32 tensor (B, C, size, size) per single view, in order.
@@ -327,13 +329,15 @@ def make_views(
             return [
                 engine.views(
                     flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold,
-                    unit=1 / _RANGE[flat.dtype], mean=centre, std=spread, **vars(plan),
+                    unit=1 / _RANGE[flat.dtype], mean=centre, std=spread, last=memory_format is torch.channels_last,
+                    **vars(plan),
                 )
                 for view, plan in zip(single, plans)
             ]  # fmt: skip
         largest = c * max([flat[0, 0].numel(), *(view.size**2 for view in single)]) if b else 1
         step = max(1, _CHUNK[device.type] // largest)
-        made = [torch.empty((b, c, view.size, view.size), device=device) for view in single]
+        shapes = [(b, c, view.size, view.size) for view in single]
+        made = [torch.empty(shape, device=device, memory_format=memory_format) for shape in shapes]
         for rows in (slice(i, i + step) for i in range(0, b, step)):
             x = flat[rows].to(torch.float32) / _RANGE[flat.dtype]
             for view, plan, out in zip(single, plans, made):

@@ -240,7 +240,7 @@ def label_free(
     made: list[list[torch.Tensor]] = [[], []]
     for batch in Loader(Subset(source, places), group, seed, decode_size=2 * size, max_broken=1.0):
         batch = batch.to(device)
-        pair = make_views(batch.padded(), views, batch.keys, batch.sizes, mean=model.mean, std=model.std)
+        pair = make_views(batch, views, batch.keys, mean=model.mean, std=model.std)
         with evaluating(model), torch.inference_mode():
             for side, x in zip(made, pair, strict=True):
                 side.append(model(x).float().cpu())
