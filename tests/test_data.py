@@ -881,3 +881,37 @@ def test_a_subset_keeps_names_keys_and_labels(tmp_path: Path) -> None:
     assert part.labels.tolist() == whole.labels[[3, 0]].tolist()
     assert part.keys.tolist() == whole.keys[[3, 0]].tolist()
     assert torch.equal(part.read(0, None), whole.read(3, None))
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.sampled_from([None, 1, 9, 16, 33]), st.integers(30, 100),
+    st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]), st.booleans(), st.sampled_from(["RGB", "L"]),
+)  # fmt: skip
+@settings(deadline=None, max_examples=150)
+def test_the_fast_decoder_gives_pillows_pixels(width, height, decode_size, quality, subsampling, progressive, mode):
+    picture = Image.fromarray(ramp(height, width)[:, :, [0, 2, 1]]).rotate(30).convert(mode)
+    file = encoded(picture, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    fast = decoding_module._from_jpeg(file, decode_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding_module, "simplejpeg", None)
+        pillows = decode(file, 3, decode_size)
+    # what is long, or shrunk by more than 8, is left to Pillow
+    factor = decoding_module._factor(min(width, height), decode_size)
+    assert (fast is None) == (factor > 8 or (decode_size is not None and max(width, height) > 4 * min(width, height)))
+    assert fast is None or torch.equal(fast, pillows)
+    assert torch.equal(decode(file, 3, decode_size), pillows)
+
+
+def test_odd_jpegs_are_left_to_pillow():
+    picture, exif = Image.fromarray(noise(20, 30, 3)), Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(picture, "JPEG", exif=exif)
+    assert decoding_module._plain_jpeg(turned) is None
+    assert decode(turned, 3).shape == (3, 30, 20)
+    inks = encoded(picture.convert("CMYK"), "JPEG")
+    assert decoding_module._from_jpeg(inks, None) is None
+    assert decode(inks, 3).shape == (3, 20, 30)
+    cut = encoded(picture, "JPEG")[:-200]
+    assert decoding_module._from_jpeg(cut, None) is None
+    with pytest.raises(BrokenImage, match="truncated"):
+        decode(cut, 3)

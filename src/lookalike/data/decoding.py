@@ -18,6 +18,11 @@ from torch.nn import functional as F
 
 from ..random import key_of
 
+try:
+    import simplejpeg
+except ImportError:  # Pillow reads all that it reads
+    simplejpeg = None
+
 SUFFIXES: Final = frozenset(
     "jpg jpeg jpe jfif mpo png apng bmp dib webp tif tiff gif ppm pgm pbm pnm pfm".split()  # noqa: SIM905
     + "jp2 j2k jpx jpc avif tga ico npy".split()  # noqa: SIM905
@@ -79,6 +84,10 @@ def decode(
     try:
         if _is_npy(image):
             return from_tensor(_read_npy(image, channels), channels, decode_size, key)
+        if channels == 3 and (content := _plain_jpeg(image)) is not None:
+            if (pixels := _from_jpeg(content, decode_size)) is not None:
+                return pixels
+            image = content
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             if opened.format not in FORMATS:
                 raise ValueError(f"a {opened.format} file; convert it to PNG, JPEG or TIFF")
@@ -145,6 +154,35 @@ def from_tensor(image: Tensor, channels: int, decode_size: int | None, key: int)
         mean = F.avg_pool2d(image.to(torch.float32), factor, ceil_mode=True, count_include_pad=False)
         image = mean if image.dtype == torch.float32 else mean.round().to(image.dtype)
     return _with_channels(image, channels).contiguous()
+
+
+def _plain_jpeg(image: str | os.PathLike[str] | bytes) -> bytes | None:
+    """The content of a JPEG file that has no metadata which may turn it; None for all others."""
+    if simplejpeg is None:
+        return None
+    if not isinstance(image, bytes):
+        with open(image, "rb") as file:
+            head = file.read(2**16)
+            image = head + file.read() if head.startswith(b"\xff\xd8\xff") else head
+    head = image[: 2**16]
+    plain = head.startswith(b"\xff\xd8\xff") and b"Exif" not in head and b"ns.adobe.com/xap" not in head
+    return image if plain else None
+
+
+def _from_jpeg(content: bytes, decode_size: int | None) -> Tensor | None:
+    """Several times as fast as Pillow for small files, with the same pixels; None where Pillow has to decide."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+        if space not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
+            return None
+        factor = _factor(min(height, width), decode_size)
+        if factor > 8 or (decode_size and max(height, width) > MAX_ASPECT * min(height, width)):
+            return None
+        least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
+        pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1], min_factor=1)
+    except ValueError:  # damaged, or only odd
+        return None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _is_npy(image: str | os.PathLike[str] | bytes) -> bool:
