@@ -49,11 +49,11 @@ def _clamp(v):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped-def]
-    """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (T, S); returns T."""
+    """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (S, T); returns T."""
     scale = length / size
     support = max(scale, 1.0)
     taps = min(length, int(np.ceil(2 * support)))  # pixels inside the triangle, without its corners
-    weights[:taps] = _ZERO
+    weights[:, :taps] = _ZERO
     for s in range(size):
         centre = ((size - 1 - s if flip else s) + 0.5) * scale - 0.5
         low = max(0, int(np.floor(centre - support)) + 1)
@@ -63,31 +63,31 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
         for p in range(low, high + 1):
             total += max(0.0, 1.0 - abs(p - centre) / support)
         for p in range(low, high + 1):
-            weights[p - begin, s] = max(0.0, 1.0 - abs(p - centre) / support) / total
+            weights[s, p - begin] = max(0.0, 1.0 - abs(p - centre) / support) / total
         first[s] = start + begin
     return taps
 
 
 @_compiled
-def _down(pixels, at, stride, width, weights, s, taps, line):  # type: ignore[no-untyped-def]
+def _down(pixels, at, stride, width, w, taps, line):  # type: ignore[no-untyped-def]
     """`line` (width,): the weighted sum of source rows, the first of which begins at `at`."""
     # rows as slices: an index that might be negative keeps the compiler from vectors
     t = 0
-    while t < taps - 1 and weights[t, s] == _ZERO:
+    while t < taps - 1 and w[t] == _ZERO:
         t += 1
-    here, a = pixels[at + t * stride : at + t * stride + width], weights[t, s]
+    here, a = pixels[at + t * stride : at + t * stride + width], w[t]
     if t + 1 < taps:
-        below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], weights[t + 1, s]
+        below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], w[t + 1]
         for x in range(width):
             line[x] = a * np.float32(here[x]) + b * np.float32(below[x])
     else:
         for x in range(width):
             line[x] = a * np.float32(here[x])
     t += 2
-    while t < taps and weights[t, s] != _ZERO:
-        here, a = pixels[at + t * stride : at + t * stride + width], weights[t, s]
-        if t + 1 < taps and weights[t + 1, s] != _ZERO:
-            below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], weights[t + 1, s]
+    while t < taps and w[t] != _ZERO:
+        here, a = pixels[at + t * stride : at + t * stride + width], w[t]
+        if t + 1 < taps and w[t + 1] != _ZERO:
+            below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], w[t + 1]
             for x in range(width):
                 line[x] += a * np.float32(here[x]) + b * np.float32(below[x])
         else:
@@ -97,19 +97,40 @@ def _down(pixels, at, stride, width, weights, s, taps, line):  # type: ignore[no
 
 
 @_compiled
-def _along(line, first, weights, taps, row):  # type: ignore[no-untyped-def]
-    """`row` (S,): weighted sums of neighbours in a line."""
-    size = len(row)
-    if taps == 1:
+def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
+    """`row` (C, S): weighted sums of neighbours in lines (C, W)."""
+    size = row.shape[1]
+    # the three channels of colour together: half of the time goes into fetching indices and weights
+    colour = len(row) == 3
+    if colour and taps == 2:
+        a, b, c = lines[0], lines[1], lines[2]
+        red, green, blue = row[0], row[1], row[2]
         for u in range(size):
-            row[u] = weights[0, u] * line[first[u]]
-        return
-    for u in range(size):
-        k = first[u]
-        row[u] = weights[0, u] * line[k] + weights[1, u] * line[k + 1]
-    for t in range(2, taps):
+            k, w, v = np.uintp(first[u]), weights[u, 0], weights[u, 1]
+            n = k + np.uintp(1)
+            red[u] = w * a[k] + v * a[n]
+            green[u] = w * b[k] + v * b[n]
+            blue[u] = w * c[k] + v * c[n]
+    elif colour:
+        a, b, c = lines[0], lines[1], lines[2]
+        red, green, blue = row[0], row[1], row[2]
         for u in range(size):
-            row[u] += weights[t, u] * line[first[u] + t]
+            k, w = np.uintp(first[u]), weights[u]
+            x = y = z = _ZERO
+            for t in range(np.uintp(taps)):
+                x += w[t] * a[k + t]
+                y += w[t] * b[k + t]
+                z += w[t] * c[k + t]
+            red[u], green[u], blue[u] = x, y, z
+    else:
+        for c in range(len(row)):
+            line, channel = lines[c], row[c]
+            for u in range(size):
+                k, w = np.uintp(first[u]), weights[u]
+                x = _ZERO
+                for t in range(np.uintp(taps)):
+                    x += w[t] * line[k + t]
+                channel[u] = x
 
 
 @_compiled
@@ -273,7 +294,7 @@ def _views(  # type: ignore[no-untyped-def]
     for b in range(begin, end):
         widest = max(widest, box[b, 3])
         most = max(most, 2 * ((max(box[b, 2], box[b, 3]) + size - 1) // size))
-    rows, columns = np.empty((most, size), np.float32), np.empty((most, size), np.float32)
+    rows, columns = np.empty((size, most), np.float32), np.empty((size, most), np.float32)
     top, left = np.empty(size, np.int64), np.empty(size, np.int64)
     lines = np.empty((channels, widest), np.float32)
     row = np.empty((channels, size), np.float32)
@@ -284,9 +305,9 @@ def _views(  # type: ignore[no-untyped-def]
         view = out[b]
         down = _taps(box[b, 0], box[b, 2], size, flips[b, 1], top, rows)
         along = _taps(0, box[b, 3], size, flips[b, 0], left, columns)
-        for t in range(down):
-            for s in range(size):
-                rows[t, s] *= unit
+        for s in range(size):
+            for t in range(down):
+                rows[s, t] *= unit
         blur = sigma[b] > 0
         wait = 4  # the turn of contrast, which needs the mean of all rows
         for turn in range(4):
@@ -296,8 +317,8 @@ def _views(  # type: ignore[no-untyped-def]
         for s in range(size):
             for c in range(channels):
                 at = offsets[b] + c * strides[b, 0] + top[s] * strides[b, 1] + box[b, 1]
-                _down(pixels, at, strides[b, 1], box[b, 3], rows, s, down, lines[c])
-                _along(lines[c], left, columns, along, row[c])
+                _down(pixels, at, strides[b, 1], box[b, 3], rows[s], down, lines[c])
+            _along(lines, left, columns, along, row)
             _colour(row, steps[b], 0, wait, factors[b], _ZERO)
             if wait < 4:
                 total += _total(row)
