@@ -36,7 +36,7 @@ from lookalike.views import SIMCLR_VIEW, make_views
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 warnings.filterwarnings("ignore")
 
-CASES = ((32, 32, 256), (256, 224, 64), (256, 96, 64))
+CASES = ((32, 32, 256), (256, 224, 256), (256, 96, 256))
 """Side of the source, side of the view, images in a batch."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 JITTER = (0.8, 0.8, 0.8, 0.2)

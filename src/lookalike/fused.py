@@ -52,7 +52,8 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
     """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (S, T); returns T."""
     scale = length / size
     support = max(scale, 1.0)
-    taps = min(length, int(np.ceil(2 * support)))  # pixels inside the triangle, without its corners
+    taps = int(np.ceil(2 * support))  # pixels inside the triangle, without its corners
+    taps = min(length, 4 if taps == 3 else taps)
     weights[:, :taps] = _ZERO
     for s in range(size):
         centre = ((size - 1 - s if flip else s) + 0.5) * scale - 0.5
@@ -69,31 +70,35 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
 
 
 @_compiled
-def _down(pixels, at, stride, width, w, taps, line):  # type: ignore[no-untyped-def]
-    """`line` (width,): the weighted sum of source rows, the first of which begins at `at`."""
-    # rows as slices: an index that might be negative keeps the compiler from vectors
-    t = 0
-    while t < taps - 1 and w[t] == _ZERO:
-        t += 1
-    here, a = pixels[at + t * stride : at + t * stride + width], w[t]
-    if t + 1 < taps:
-        below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], w[t + 1]
-        for x in range(width):
-            line[x] = a * np.float32(here[x]) + b * np.float32(below[x])
-    else:
-        for x in range(width):
-            line[x] = a * np.float32(here[x])
-    t += 2
-    while t < taps and w[t] != _ZERO:
-        here, a = pixels[at + t * stride : at + t * stride + width], w[t]
-        if t + 1 < taps and w[t + 1] != _ZERO:
-            below, b = pixels[at + (t + 1) * stride : at + (t + 1) * stride + width], w[t + 1]
+def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-untyped-def]
+    """`lines` (C, W): weighted sums of source rows, the first of which begins at `at`."""
+    first = 0
+    while first < taps - 1 and w[first] == _ZERO:
+        first += 1
+    last = taps - 1
+    while last > first and w[last] == _ZERO:
+        last -= 1
+    for c in range(len(lines)):
+        line, t, p = lines[c], first + 1, at + c * plane + first * stride
+        # rows as slices: an index that might be negative keeps the compiler from vectors
+        here, a = pixels[p : p + width], w[first]
+        if last > first:
+            below, b = pixels[p + stride : p + stride + width], w[t]
             for x in range(width):
-                line[x] += a * np.float32(here[x]) + b * np.float32(below[x])
+                line[x] = a * np.float32(here[x]) + b * np.float32(below[x])
         else:
             for x in range(width):
+                line[x] = a * np.float32(here[x])
+        for t in range(first + 2, last, 2):
+            p += 2 * stride
+            here, a = pixels[p : p + width], w[t]
+            below, b = pixels[p + stride : p + stride + width], w[t + 1]
+            for x in range(width):
+                line[x] += a * np.float32(here[x]) + b * np.float32(below[x])
+        if last > first and (last - first) % 2 == 0:
+            here, a = pixels[p + 2 * stride : p + 2 * stride + width], w[last]
+            for x in range(width):
                 line[x] += a * np.float32(here[x])
-        t += 2
 
 
 @_compiled
@@ -111,6 +116,15 @@ def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
             red[u] = w * a[k] + v * a[n]
             green[u] = w * b[k] + v * b[n]
             blue[u] = w * c[k] + v * c[n]
+    elif colour and taps == 4:
+        a, b, c = lines[0], lines[1], lines[2]
+        red, green, blue = row[0], row[1], row[2]
+        for u in range(size):
+            k, p, q, r, s = np.uintp(first[u]), weights[u, 0], weights[u, 1], weights[u, 2], weights[u, 3]
+            l, m, n = k + np.uintp(1), k + np.uintp(2), k + np.uintp(3)
+            red[u] = p * a[k] + q * a[l] + r * a[m] + s * a[n]
+            green[u] = p * b[k] + q * b[l] + r * b[m] + s * b[n]
+            blue[u] = p * c[k] + q * c[l] + r * c[m] + s * c[n]
     elif colour:
         a, b, c = lines[0], lines[1], lines[2]
         red, green, blue = row[0], row[1], row[2]
@@ -290,7 +304,7 @@ def _views(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Views of the images from `begin` to before `end`."""
     channels = len(mean)
-    widest, most = 1, 2
+    widest, most = 1, 4
     for b in range(begin, end):
         widest = max(widest, box[b, 3])
         most = max(most, 2 * ((max(box[b, 2], box[b, 3]) + size - 1) // size))
@@ -315,9 +329,8 @@ def _views(  # type: ignore[no-untyped-def]
                 wait = turn
         total = 0.0
         for s in range(size):
-            for c in range(channels):
-                at = offsets[b] + c * strides[b, 0] + top[s] * strides[b, 1] + box[b, 1]
-                _down(pixels, at, strides[b, 1], box[b, 3], rows[s], down, lines[c])
+            at = offsets[b] + top[s] * strides[b, 1] + box[b, 1]
+            _down(pixels, at, strides[b, 0], strides[b, 1], box[b, 3], rows[s], down, lines)
             _along(lines, left, columns, along, row)
             _colour(row, steps[b], 0, wait, factors[b], _ZERO)
             if wait < 4:
