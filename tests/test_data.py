@@ -662,7 +662,7 @@ def test_keys_depend_on_seed_epoch_and_image_alone() -> None:
             "6 does not divide into 2 micro-batches .* 2 processes",
         ),
         (lambda: Loader(Numbers(9), 6, 0, world=2, rank=2), "Rank 2 is none of 0 to 1"),
-        (lambda: Loader(Numbers(9), 6, 0, cache="disk"), "cache is 'disk'; expected none, ram or device"),
+        (lambda: Loader(Numbers(9), 6, 0, cache="tape"), "cache is 'tape'; expected none, ram, device or disk"),
     ],
 )
 def test_what_cannot_be_loaded_is_named(make: Callable[[], Loader], message: str) -> None:
@@ -754,6 +754,78 @@ def test_resident_images_of_every_dtype(dtype: torch.dtype | None) -> None:
     assert torch.equal(kept.buffer.to(torch.float64), streamed.buffer.to(torch.float64))
     assert done[-1] == (200, 200)
     assert [d for d, _ in done] == sorted({d for d, _ in done})
+
+
+def test_the_disk_cache_is_what_was_decoded_and_is_found_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, cache = tmp_path / "images", tmp_path / "cache"
+    images.mkdir()
+    for i in range(30):
+        Image.fromarray(noise(20 + i % 3, 24, 3)).save(images / f"{i}.png")
+    (images / "5.png").write_bytes(b"nothing")
+
+    def all_of(cache: Literal["none", "ram", "disk"], **options: object) -> list[Images]:
+        loader = Loader(open_source(images), 8, 0, cache=cache, max_broken=0.5, **options)  # type: ignore[arg-type]
+        return epochs(loader, 2)
+
+    def same(a: list[Images], b: list[Images]) -> bool:
+        return all(
+            torch.equal(x.index, y.index) and torch.equal(x.buffer, y.buffer) and x.broken == y.broken
+            for x, y in zip(a, b, strict=True)
+        )
+
+    decoded, kept = all_of("none"), all_of("disk", cache_dir=cache)
+    assert same(decoded, kept)
+    files = sorted(path.suffix for path in cache.iterdir())
+    assert files == [".lock", ".npz", ".pixels"]
+    with monkeypatch.context() as patch:
+        patch.setattr(resident_module, "_decode_all", None)  # nothing is decoded once more
+        assert same(decoded, all_of("disk", cache_dir=cache))
+    (images / "5.png").write_bytes((images / "6.png").read_bytes())  # another file: another cache
+    assert same(all_of("none"), all_of("disk", cache_dir=cache))
+    assert len(list(cache.glob("*.npz"))) == 2
+    for path in cache.glob("*.pixels"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is not whole"):
+        all_of("disk", cache_dir=cache)
+    assert not list(cache.glob(".*"))
+
+
+def test_the_disk_cache_widens_as_memory_does(tmp_path: Path) -> None:
+    for i in range(200):
+        array = noise(5, 4) if i < 150 else noise(5, 4, dtype=np.uint16)
+        Image.fromarray(array).save(tmp_path / f"{i:03}.png")
+    source = open_source(tmp_path, channels=1)
+    (kept,) = Loader(source, 200, 0, cache="disk", cache_dir=tmp_path / "cache")
+    (held,) = Loader(source, 200, 0, cache="ram")
+    assert kept.buffer.dtype == torch.uint16
+    assert torch.equal(kept.buffer.view(torch.int16), held.buffer.view(torch.int16))
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path) -> None:
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "1.png")
+    cache = tmp_path / "cache"
+    code = (
+        "import sys, time; from pathlib import Path; from lookalike.data import Loader, open_source, resident\n"
+        "fill = resident._decode_all\n"
+        "resident._decode_all = lambda *a: (print('filling', flush=True), time.sleep(1), fill(*a))[2]\n"
+        f"next(iter(Loader(open_source({str(tmp_path)!r}), 2, 0, cache='disk', cache_dir=Path({str(cache)!r}))))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "filling\n"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resident_module, "_decode_all", None)  # it is done by the other one
+            next(iter(Loader(open_source(tmp_path), 2, 0, cache="disk", cache_dir=cache)))
+    assert other.returncode == 0
+
+
+def test_only_files_are_found_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Numbers has none"):
+        next(iter(Loader(Numbers(9), 3, 0, cache="disk", cache_dir=tmp_path)))
 
 
 def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,10 +121,10 @@ def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
         red, green, blue = row[0], row[1], row[2]
         for u in range(size):
             k, p, q, r, s = np.uintp(first[u]), weights[u, 0], weights[u, 1], weights[u, 2], weights[u, 3]
-            l, m, n = k + np.uintp(1), k + np.uintp(2), k + np.uintp(3)
-            red[u] = p * a[k] + q * a[l] + r * a[m] + s * a[n]
-            green[u] = p * b[k] + q * b[l] + r * b[m] + s * b[n]
-            blue[u] = p * c[k] + q * c[l] + r * c[m] + s * c[n]
+            j, m, n = k + np.uintp(1), k + np.uintp(2), k + np.uintp(3)
+            red[u] = p * a[k] + q * a[j] + r * a[m] + s * a[n]
+            green[u] = p * b[k] + q * b[j] + r * b[m] + s * b[n]
+            blue[u] = p * c[k] + q * c[j] + r * c[m] + s * c[n]
     elif colour:
         a, b, c = lines[0], lines[1], lines[2]
         red, green, blue = row[0], row[1], row[2]

@@ -65,8 +65,10 @@ class Options:
     """Micro-batches per optimizer step. Losses that couple the batch see micro-batches."""
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
-    cache: Literal["none", "ram", "device"] = "none"
-    """Decode in every epoch, or keep all images in memory or on the device."""
+    cache: Literal["none", "ram", "device", "disk"] = "none"
+    """Decode in every epoch, or keep all images in memory, on the device, or decoded and shrunken on a disk."""
+    cache_dir: str | None = None
+    """Folder of `--cache disk`, which later runs on the same files use again. Without it ~/.cache/lookalike."""
     decode_size: int | None = None
     """JPEG files are decoded at 1/2, 1/4 or 1/8 while their shorter side stays at or above it. Without it twice the
     largest view."""
@@ -263,6 +265,33 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Holds a lock that ends with the process, however it ends. Without effect where the system knows no locks.
+
+    Raises:
+        BlockingIOError: another process of this machine holds it, and there is no time to `wait`.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115 (what is raised while it is held is not this file's fault)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # not flock: workers would keep it
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder (--out)."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def write_json(path: Path, content: object) -> None:
     """Writes JSON atomically."""
     with atomic(path) as temporary:
@@ -284,6 +313,7 @@ _MAY_CHANGE = frozenset(
     {
         "epochs",
         "workers",
+        "cache_dir",
         "devices",
         "nodes",
         "strategy",
@@ -540,28 +570,12 @@ class Folder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from training into this folder. The lock ends with the process, however it ends.
+        """Keeps other processes from training into this folder, until it ends, however it ends.
 
         Raises:
             BlockingIOError: another process trains into it.
         """
-        if sys.platform == "win32":
-            yield
-            return
-        import fcntl
-
-        with named(self.lock):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.lock, "a")  # noqa: SIM115 (what is raised while it is held has other names)
-        with file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"Another process is training into {self.path}. Wait for it, stop it, or give another --out."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+        with locked(self.lock, wait=False):
             try:
                 yield
             finally:

@@ -41,7 +41,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
-from .data import Images, Loader, Source, lost, open_source, statistics
+from .data import CACHE_DIR, Images, Loader, Source, lost, open_source, statistics
 from .health import RUINED, Health, ruined
 from .monitor import Monitor, Probe
 from .random import key_of
@@ -70,6 +70,8 @@ SAVE_SECONDS = 600
 """`last.ckpt` is at most this old, however long an epoch is."""
 SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
+MANY = 10_000
+"""So many images are decoded into a cache by several processes."""
 FILLING_SECONDS = 10
 """Time between two lines while a cache fills."""
 MOST_SKIPPED = 20
@@ -570,7 +572,8 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     workers = run.workers
     if workers is None:
-        workers = 0 if run.cache != "none" else max(1, min(8, (os.cpu_count() or 1) - 1))
+        filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
+        workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
     settled = dataclasses.replace(
         run, method=fitted, image_size=size, precision=precision, workers=workers, fit=False,
         decode_size=run.decode_size or 2 * size,
@@ -644,6 +647,7 @@ def _loader(
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
+        cache_dir=Path(run.cache_dir) if run.cache_dir else CACHE_DIR,
         device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
         progress=progress,
     )  # fmt: skip
@@ -808,6 +812,7 @@ def _say_start(
         f"weights     {f'step {found.step} of {found.path}' if found else origin}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
+        *_left_out(run),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
@@ -824,6 +829,19 @@ def _say_start(
         )
     for line in lines:
         folder.say(line)
+
+
+def _left_out(run: Run) -> list[str]:
+    """Says which steps of the views need colour where there is none."""
+    if run.channels == 3:
+        return []
+    wanted = {
+        "saturation": any(v.jitter and v.saturation for v in run.method.views),
+        "hue": any(v.jitter and v.hue for v in run.method.views),
+        "grayscale": any(v.grayscale for v in run.method.views),
+    }
+    names = [name for name, is_wanted in wanted.items() if is_wanted]
+    return [f"            without {', '.join(names)}, which need 3 channels"] if names else []
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -2,8 +2,19 @@
 
 from .decoding import BrokenImage, decode
 from .images import Images
-from .loading import Loader
+from .loading import CACHE_DIR, Loader
 from .reading import lost
 from .sources import Source, Subset, open_source, statistics
 
-__all__ = ["BrokenImage", "Images", "Loader", "Source", "Subset", "decode", "lost", "open_source", "statistics"]
+__all__ = [
+    "CACHE_DIR",
+    "BrokenImage",
+    "Images",
+    "Loader",
+    "Source",
+    "Subset",
+    "decode",
+    "lost",
+    "open_source",
+    "statistics",
+]

@@ -1,7 +1,9 @@
 """The loader: one process's micro-batches, the same ones whatever the workers, and after every resume."""
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
@@ -10,17 +12,20 @@ from ..random import key_of, keys_of
 from .images import Images, starts
 from .order import Order
 from .reading import Batches, Read, stream
-from .resident import Resident, check_memory
+from .resident import Resident, check_room
 from .sources import Source
 
+CACHE_DIR: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+"""Where `cache="disk"` keeps decoded images."""
 _FEW: Final = 200  # images below which a share of broken ones says little
 
 
 class Loader:
     """Iterates over one epoch's micro-batches for one rank; the next `iter` goes on with the state it left.
 
-    Images are decoded again for each batch (`cache="none"`), or once into memory ("ram") or onto `device` ("device"),
-    when the first batch is asked for. `Order` says which images a batch holds and which one replaces a broken one.
+    Images are decoded again for each batch (`cache="none"`), or once into memory ("ram"), onto `device` ("device") or
+    into a file in `cache_dir` that later runs find again ("disk"), when the first batch is asked for. `Order` says
+    which images a batch holds and which one replaces a broken one.
 
     Args:
         batch_size: images per optimizer step, over all ranks and micro-batches.
@@ -49,16 +54,17 @@ class Loader:
         accumulate: int = 1,
         workers: int = 0,
         decode_size: int | None = None,
-        cache: Literal["none", "ram", "device"] = "none",
+        cache: Literal["none", "ram", "device", "disk"] = "none",
+        cache_dir: Path = CACHE_DIR,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         max_broken: float = 0.1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if cache not in ("none", "ram", "device"):
-            raise ValueError(f"cache is {cache!r}; expected none, ram or device.")
+        if cache not in ("none", "ram", "device", "disk"):
+            raise ValueError(f"cache is {cache!r}; expected none, ram, device or disk.")
         place = device if cache == "device" else torch.device("cpu")
         if cache != "none":
-            check_memory(source, decode_size, place, world)
+            check_room(source, decode_size, place, world, cache_dir if cache == "disk" else None)
         self.source = source
         self._keys = (
             source.keys
@@ -67,6 +73,7 @@ class Loader:
         self.workers = workers
         self.decode_size = decode_size
         self.cache = cache
+        self.cache_dir = cache_dir
         self._place = place
         self.device = device
         self.max_broken = max_broken
@@ -155,8 +162,9 @@ class Loader:
             return stream(batches, requests, self.workers, pin=self.device.type == "cuda")
         if self._resident is None:
             self._resident = Resident(
-                self.source, self.order, self.decode_size, self._place, self.workers, self.progress
-            )
+                self.source, self.order, self.decode_size, self._place, self.workers, self.progress,
+                self.cache_dir if self.cache == "disk" else None,
+            )  # fmt: skip
         return map(self._resident.__getitem__, requests)
 
     def _count(self, read: Read) -> None:

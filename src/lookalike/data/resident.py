@@ -1,15 +1,19 @@
-"""All images decoded once and kept in memory."""
+"""All images decoded once and kept: in memory, on the device, or in a file that later runs find again."""
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..random import key_of
+from ..runs import atomic, locked
 from .decoding import BrokenImage
 from .images import movable, promote, starts, widest
 from .order import Order, Request
@@ -18,45 +22,37 @@ from .sources import Source
 
 _CHUNK: Final = 64  # images that a worker sends at once
 _SAMPLE: Final = 64  # images from which the size of all is estimated
-_SHARE: Final = {"cpu": 0.8, "cuda": 0.5}  # of the free memory that images may take; a GPU needs the rest to train
+_SHARE: Final = {"cpu": 0.8, "cuda": 0.5, "disk": 0.9}  # of the free room; a GPU needs the rest to train
+_FORMAT: Final = 1  # of the files; another one makes them anew
+_DTYPES: Final = {str(dtype): dtype for dtype in (torch.uint8, torch.uint16, torch.float32)}
+
+Progress = Callable[[int, int], None]
 
 
 class Resident:
-    """Decodes a source into one flat buffer on `device`; batches are picked from it.
+    """Decodes a source into one flat buffer on `device`, or into a file in `folder`; batches are picked from it.
 
-    `check_memory` tells before whether they fit.
+    `check_room` tells before whether they fit.
     """
 
     def __init__(
         self, source: Source, order: Order, decode_size: int | None, device: torch.device, workers: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.order = order
         self.channels = source.channels
-        self.broken: dict[int, tuple[str, str]] = {}
+        if folder is None:
+            found = _decode_all(source, decode_size, workers, progress, _InMemory())
+        else:
+            found = _from_folder(source, decode_size, workers, progress, folder)
+        self.broken = found.broken
         """The unreadable images' places, with their names and reasons."""
-        self._slots = np.full(len(source), -1, np.int64)  # image -> its place in the buffer
-        chunks = [range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK)]
-        held, dtype, sizes, count = np.empty(0, np.uint8), torch.uint8, [], 0
-        for chunk, read in zip(chunks, stream(Chunks(source, decode_size), chunks, workers), strict=True):
-            self.broken.update(zip(sorted({*chunk}.difference(read.places.tolist())), read.broken, strict=True))
-            if len(read.places):
-                if (wide := widest((dtype, read.buffer.dtype))) != dtype:
-                    held, dtype = _bytes(promote(torch.from_numpy(held).view(dtype), wide)).copy(), wide
-                piece = _bytes(promote(read.buffer, dtype))
-                end = held.size
-                held.resize(end + piece.size, refcheck=False)  # moves pages, not bytes: the data never lie there twice
-                held[end:] = piece
-                self._slots[read.places] = np.arange(count, count + len(read.places))
-                sizes.append(read.sizes)
-                count += len(read.places)
-            if progress:
-                progress(chunk.stop, len(source))
-        self._dtype = dtype
-        self._sizes = torch.from_numpy(np.concatenate(sizes) if sizes else np.empty((0, 2), np.int64))
+        self._slots = found.slots
+        self._dtype = found.dtype
+        self._sizes = torch.from_numpy(found.sizes)
         self._starts = starts(self.channels, self._sizes)
-        self._buffer = movable(torch.from_numpy(held).view(dtype)).to(device)
-        self._even = count > 0 and bool((self._sizes == self._sizes[0]).all())
+        self._buffer = movable(torch.from_numpy(found.pixels).view(found.dtype)).to(device)
+        self._even = len(found.sizes) > 0 and bool((self._sizes == self._sizes[0]).all())
 
     def __getitem__(self, request: Request) -> Read:
         index, _, broken = gather(self.order, request, self._take)
@@ -77,28 +73,149 @@ class Resident:
             raise BrokenImage(*self.broken[i])
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    """All readable images of a source, one after the other."""
+
+    pixels: np.ndarray
+    """Flat uint8: their bytes."""
+    dtype: torch.dtype
+    sizes: np.ndarray
+    """(N, 2) int64, heights and widths of the readable ones."""
+    slots: np.ndarray
+    """(images,) int64: the place of each among the readable ones, or -1."""
+    broken: dict[int, tuple[str, str]]
+
+
+class _Store(Protocol):
+    """Where bytes are appended."""
+
+    def add(self, piece: np.ndarray) -> None: ...
+
+    def widen(self, old: torch.dtype, new: torch.dtype) -> None: ...
+
+    def whole(self) -> np.ndarray: ...
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self.held = np.empty(0, np.uint8)
+
+    def add(self, piece: np.ndarray) -> None:
+        end = self.held.size
+        self.held.resize(end + piece.size, refcheck=False)  # moves pages, not bytes: the data never lie there twice
+        self.held[end:] = piece
+
+    def widen(self, old: torch.dtype, new: torch.dtype) -> None:
+        self.held = _bytes(promote(torch.from_numpy(self.held).view(old), new)).copy()
+
+    def whole(self) -> np.ndarray:
+        return self.held
+
+
+class _InFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = open(path, "wb")  # noqa: SIM115 (`whole` closes it)
+
+    def add(self, piece: np.ndarray) -> None:
+        self.file.write(piece.data)
+
+    def widen(self, old: torch.dtype, new: torch.dtype) -> None:
+        held = self.whole()
+        wide = _InFile(self.path.with_name(f"{self.path.name}.wide"))
+        step = 2**24 * old.itemsize
+        for i in range(0, held.size, step):
+            wide.add(_bytes(promote(torch.from_numpy(held[i : i + step].copy()).view(old), new)))
+        wide.path.replace(self.path)
+        self.file = wide.file
+
+    def whole(self) -> np.ndarray:
+        self.file.close()
+        return _mapped(self.path)
+
+
+def _decode_all(
+    source: Source, decode_size: int | None, workers: int, progress: Progress | None, store: _Store
+) -> _Decoded:
+    broken: dict[int, tuple[str, str]] = {}
+    slots = np.full(len(source), -1, np.int64)
+    chunks = [range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK)]
+    dtype, sizes, count = torch.uint8, [np.empty((0, 2), np.int64)], 0
+    for chunk, read in zip(chunks, stream(Chunks(source, decode_size), chunks, workers), strict=True):
+        broken.update(zip(sorted({*chunk}.difference(read.places.tolist())), read.broken, strict=True))
+        if len(read.places):
+            if (wide := widest((dtype, read.buffer.dtype))) != dtype:
+                store.widen(dtype, wide)
+                dtype = wide
+            store.add(_bytes(promote(read.buffer, dtype)))
+            slots[read.places] = np.arange(count, count + len(read.places))
+            sizes.append(read.sizes)
+            count += len(read.places)
+        if progress:
+            progress(chunk.stop, len(source))
+    return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
+
+
+def _from_folder(
+    source: Source, decode_size: int | None, workers: int, progress: Progress | None, folder: Path
+) -> _Decoded:
+    """The images of a file made earlier from the same files, or made now; processes that want the same one wait."""
+    name = f"{key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1):016x}"
+    pixels, index = folder / f"{name}.pixels", folder / f"{name}.npz"
+    with locked(folder / f"{name}.lock", wait=True):
+        if not index.is_file():
+            for stale in folder.glob(f".{name}.*.tmp*"):  # of a process that was killed
+                stale.unlink()
+            with atomic(pixels) as temporary:
+                found = _decode_all(source, decode_size, workers, progress, _InFile(temporary))
+            places = np.array(list(found.broken), np.int64)
+            words = np.array(list(found.broken.values()), np.str_).reshape(-1, 2)
+            with atomic(index) as temporary, open(temporary, "wb") as file:
+                np.savez(file, dtype=str(found.dtype), sizes=found.sizes, slots=found.slots, places=places, words=words)
+    with np.load(index, allow_pickle=False) as held:
+        broken = {int(i): (str(a), str(b)) for i, (a, b) in zip(held["places"], held["words"], strict=True)}
+        dtype = _DTYPES[str(held["dtype"])]
+        sizes, slots = held["sizes"], held["slots"]
+    if pixels.stat().st_size != (expected := int(source.channels * sizes.prod(1).sum()) * dtype.itemsize):
+        raise ValueError(f"{pixels} is not whole ({expected} bytes are expected). Remove it and {index}.")
+    return _Decoded(_mapped(pixels), dtype, sizes, slots, broken)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A file's bytes, read as they are used. (Copy on write: torch wants memory that could be written to.)"""
+    return np.memmap(path, np.uint8, "c") if path.stat().st_size else np.empty(0, np.uint8)
+
+
 def _bytes(x: Tensor) -> np.ndarray:
     return x.contiguous().view(torch.uint8).numpy()
 
 
-def check_memory(source: Source, decode_size: int | None, device: torch.device, world: int) -> None:
-    """Raises ValueError if the images would not fit on `device`, by an estimate from a sample."""
+def check_room(
+    source: Source, decode_size: int | None, device: torch.device, world: int, folder: Path | None = None
+) -> None:
+    """Raises ValueError if the images would not fit on `device`, or on the disk of `folder`, by a sample's estimate."""
     total = len(source)
     sizes = []
     for i in range(0, total, -(-total // _SAMPLE)):
         with suppress(BrokenImage):
             sizes.append(source.read(i, decode_size).nbytes)
     need = total * sum(sizes) // max(1, len(sizes))
-    if device.type == "cuda":
+    if folder is not None:
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        places = [("disk", shutil.disk_usage(there).free, need)]
+    elif device.type == "cuda":
         places = [(device.type, torch.cuda.mem_get_info(device)[0], need), ("cpu", _free_memory(), need)]
     else:  # each process of a machine keeps its own copy
         places = [("cpu", _free_memory(), need * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
+    names = {"cuda": "the GPU", "cpu": "this machine", "disk": f"the disk of {folder}"}
+    remedies = {"disk": "Give another --cache-dir, use"}
     for kind, free, wanted in places:
         if wanted > _SHARE[kind] * free:
             raise ValueError(
                 f"{total} decoded images take about {wanted / 2**30:.2g} GiB, more than {_SHARE[kind]:.0%} of the "
-                f"{free / 2**30:.2g} GiB free on {'the GPU' if kind == 'cuda' else 'this machine'}. "
-                "Leave them on disk with --cache none, or use a smaller --image-size."
+                f"{free / 2**30:.2g} GiB free on {names[kind]}. "
+                f"{remedies.get(kind, 'Leave them on disk with --cache none or disk, or use')} a smaller --image-size."
             )
 
 

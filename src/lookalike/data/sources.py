@@ -1,6 +1,7 @@
 """Where images come from: a folder, a text file of paths, or a torch Dataset behind one face."""
 
 import difflib
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -46,6 +47,16 @@ class Source(ABC):
     def missing(self) -> str:
         """What is to be done if all of it went away since it was opened; empty while it is there."""
         return ""
+
+    def version(self) -> str:
+        """Changes when an image does: names, sizes and times of the files.
+
+        Raises:
+            ValueError: the images are no files.
+        """
+        raise ValueError(
+            f"--cache disk knows images again by their files, and {type(self).__name__} has none. Use ram or none."
+        )
 
     def kind(self, i: int) -> str:
         """What the image is before it is brought to `channels`: "JPEG RGB", "TIFF I;16", "npy uint16 (5, 64, 64)"."""
@@ -135,6 +146,15 @@ class _Files(Source):
             )
         return ""
 
+    def version(self) -> str:
+        digest = hashlib.blake2b(self._text, digest_size=16)
+        for i in range(len(self)):
+            path = os.path.join(self.root, self._path(i))
+            with suppress(OSError):  # it may be there next time
+                found = os.stat(path)
+                digest.update(f"{i} {found.st_size} {found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
     def kind(self, i: int) -> str:
         return kind_of(os.path.join(self.root, self._path(i)))
 
@@ -217,6 +237,10 @@ class Subset(Source):
 
     def missing(self) -> str:
         return self.source.missing()
+
+    def version(self) -> str:
+        places = hashlib.blake2b(self.places.numpy().tobytes(), digest_size=16).hexdigest()
+        return f"{self.source.version()} {places}"
 
     def kind(self, i: int) -> str:
         return self.source.kind(int(self.places[i]))
