@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lookalike import losses
-from lookalike.nn import by_size, mlp
+from lookalike.nn import Queue, by_size, mlp
 
 
 def slow_nt_xent(a: Tensor, b: Tensor, tau: float) -> float:
@@ -72,6 +72,130 @@ def test_nt_xent_refuses_views_of_different_batches() -> None:
     a, b = pair_of_views(0, 4)
     with pytest.raises(ValueError, match=r"\(4, 5\) and \(3, 5\)"):
         losses.nt_xent(a, b[:3], 0.1)
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm()
+
+
+def slow_supcon(z: Tensor, labels: list[int], tau: float) -> float:
+    """Equation 2 of SupCon: for each anchor the mean over its positives of -log of their share."""
+    rows = [(unit(view), label) for image, label in zip(z, labels, strict=True) for view in image]
+
+    def anchor(i: int) -> float:
+        others = [j for j in range(len(rows)) if j != i]
+        total = sum(exp(float(rows[i][0] @ rows[a][0]) / tau) for a in others)
+        positives = [j for j in others if rows[j][1] == rows[i][1]]
+        shares = [log(exp(float(rows[i][0] @ rows[p][0]) / tau) / total) for p in positives]
+        return -sum(shares) / len(positives) if positives else 0.0
+
+    return sum(map(anchor, range(len(rows)))) / len(rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(1, 6), st.integers(1, 3), temperatures)
+def test_supcon_is_equation_2(seed: int, n: int, v: int, temperature: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, v, 4, dtype=torch.float64, generator=g)
+    labels = torch.randint(0, 3, (n,), generator=g)
+    if n * v < 2:
+        return
+    found = losses.supcon(z, labels, temperature, temperature)
+    assert found.item() == pytest.approx(slow_supcon(z, labels.tolist(), temperature), rel=1e-10, abs=1e-12)
+    assert losses.supcon(z, labels, temperature, 0.07).item() == pytest.approx(found.item() * temperature / 0.07)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts, temperatures)
+def test_supcon_without_labels_is_nt_xent(seed: int, n: int, temperature: float) -> None:
+    a, b = pair_of_views(seed, n)
+    found = losses.supcon(torch.stack([a, b], 1), None, temperature, temperature)
+    torch.testing.assert_close(found, losses.nt_xent(a, b, temperature), rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts, st.integers(1, 9), temperatures)
+def test_info_nce_is_mocos_equation_1(seed: int, n: int, size: int, tau: float) -> None:
+    q, k = pair_of_views(seed, n)
+    queue = torch.nn.functional.normalize(torch.randn(5, size, dtype=torch.float64), dim=0)
+    slow = 0.0
+    for x, y in zip(q, k, strict=True):
+        own = exp(float(unit(x) @ unit(y)) / tau)
+        slow -= log(own / (own + sum(exp(float(unit(x) @ old) / tau) for old in queue.T))) / n
+    assert losses.info_nce(q, k, queue, tau).item() == pytest.approx(slow, rel=1e-10, abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts, temperatures)
+def test_contrast_is_moco_v3s_algorithm_1(seed: int, n: int, tau: float) -> None:
+    q, k = pair_of_views(seed, n)
+    slow = 0.0
+    for i in range(n):
+        shares = [exp(float(unit(q[i]) @ unit(k[j])) / tau) for j in range(n)]
+        slow -= 2 * tau * log(shares[i] / sum(shares)) / n
+    assert losses.contrast(q, k, tau).item() == pytest.approx(slow, rel=1e-10, abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts)
+def test_byol_and_simsiam_are_their_equations(seed: int, n: int) -> None:
+    p, t = pair_of_views(seed, n)
+    distances = [float((unit(x) - unit(y)).square().sum()) for x, y in zip(p, t, strict=True)]
+    torch.testing.assert_close(losses.byol(p, t), torch.tensor(distances, dtype=torch.float64))
+    cosines = [float(unit(x) @ unit(y)) for x, y in zip(p, t, strict=True)]
+    assert losses.simsiam(p, t).item() == pytest.approx(-sum(cosines) / n, rel=1e-10, abs=1e-12)
+
+
+def test_losses_with_targets_send_no_gradient_to_them() -> None:
+    a, b = (v.requires_grad_() for v in pair_of_views(3, 4))
+    queue = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
+    for loss in (
+        losses.info_nce(a, b, queue, 0.2), losses.contrast(a, b, 0.2), losses.byol(a, b).sum(), losses.simsiam(a, b),
+    ):  # fmt: skip
+        loss.backward()
+    assert b.grad is queue.grad is None
+    assert a.grad is not None
+
+
+def test_the_losses_stay_in_float32_under_autocast() -> None:
+    a, b = (v.bfloat16() for v in pair_of_views(1, 16, 32))
+    queue = torch.nn.functional.normalize(torch.randn(32, 64), dim=0)
+    both = torch.stack([a, b], 1)
+    for loss in (
+        lambda a, b, both: losses.supcon(both, torch.arange(16) % 3, 0.1, 0.1),
+        lambda a, b, both: losses.info_nce(a, b, queue, 0.1),
+        lambda a, b, both: losses.contrast(a, b, 0.1),
+        lambda a, b, both: losses.byol(a, b).mean(),
+        lambda a, b, both: losses.simsiam(a, b),
+    ):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(a, b, both)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, loss(a.double(), b.double(), both.double()).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_supcon_wants_a_label_per_image() -> None:
+    with pytest.raises(ValueError, match=r"4 images and labels of shape \(3,\)"):
+        losses.supcon(torch.randn(4, 2, 5), torch.arange(3), 0.1, 0.1)
+
+
+def test_a_queue_keeps_the_last_keys_and_its_place() -> None:
+    torch.manual_seed(0)
+    queue = Queue(3, 4)
+    first = queue.keys.clone()
+    torch.testing.assert_close(first.norm(dim=0), torch.ones(4))
+    keys = torch.randn(6, 3)
+    queue.add(keys[:2])
+    assert torch.equal(queue.keys[:, 2:], first[:, 2:])
+    queue.add(keys[2:4])
+    queue.add(keys[4:])
+    assert queue.place.tolist() == [2]
+    torch.testing.assert_close(queue.keys.T, torch.stack([unit(keys[i]) for i in (4, 5, 2, 3)]))
+    again = Queue(3, 4)
+    again.load_state_dict(queue.state_dict())
+    assert torch.equal(again.keys, queue.keys)
+    with pytest.raises(ValueError, match="4 keys is not filled by batches of 3"):
+        queue.add(keys[:3])
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

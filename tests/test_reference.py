@@ -15,6 +15,7 @@ import torch
 from lookalike import losses
 from lookalike.core import Progress
 from lookalike.evaluation.knn import knn
+from lookalike.nn import Queue
 from lookalike.optim import LARS, Optim
 from lookalike.schedules import Schedule
 
@@ -25,7 +26,6 @@ Arrays = dict[str, np.ndarray]
 
 PENDING = {
     "barlow_twins": "Barlow Twins",
-    "byol": "BYOL",
     "deepcluster_v2": "DeepCluster-v2",
     "dino_head": "DINO",
     "dino_head_bn": "DINO",
@@ -36,10 +36,6 @@ PENDING = {
     "koleo": "DINOv2",
     "lejepa_sigreg": "LeJEPA",
     "mask_statistics": "iBOT and DINOv2",
-    "moco_v2": "MoCo v2",
-    "moco_v3": "MoCo v3",
-    "simsiam": "SimSiam",
-    "supcon": "SupCon",
     "swav": "SwAV",
     "vicreg": "VICReg",
 }
@@ -65,6 +61,84 @@ def simclr_ntxent(case: Case) -> Arrays:
     loss.backward()
     loss64 = losses.nt_xent(z0.detach().double(), z1.detach().double(), temperature)
     return arrays({"out/loss": loss, "grad/z0": z0.grad, "grad/z1": z1.grad, "out64/loss": loss64})
+
+
+def supcon(case: Case) -> Arrays:
+    z = torch.from_numpy(case["in/z"]).requires_grad_()
+    n, v, _ = z.shape
+    labels = torch.from_numpy(case["in/labels"]) if "in/labels" in case else None
+    temperatures = case["hp/temperature"].item(), case["hp/base_temperature"].item()
+    loss = losses.supcon(z, labels, *temperatures)
+    loss.backward()
+    # the official code gets normalised features and its gradient does not go through the normalisation
+    f = torch.nn.functional.normalize(z.detach(), dim=-1).requires_grad_()
+    classes = (torch.arange(n) if labels is None else labels).repeat_interleave(v)
+    losses._supcon(f.flatten(0, 1), classes, *temperatures).backward()
+    loss64 = losses.supcon(z.detach().double(), labels, *temperatures)
+    return arrays(
+        {"out/loss": loss, "out/features": f, "grad/z": z.grad, "grad/features": f.grad, "out64/loss": loss64}
+    )
+
+
+def tensors(case: Case, *names: str) -> list[torch.Tensor]:
+    return [torch.from_numpy(case[f"in/{name}"]).requires_grad_() for name in names]
+
+
+def moco_v2(case: Case) -> Arrays:
+    q, k, keys = tensors(case, "q", "k", "queue")
+    temperature = case["hp/temperature"].item()
+    queue = Queue(len(keys), keys.shape[1])
+    queue.keys.copy_(keys.detach())
+    queue.place.fill_(case["hp/queue_ptr"].item())
+    loss = losses.info_nce(q, k, queue.keys, temperature)
+    loss.backward()
+    assert k.grad is None
+    logits = losses.queue_scores(q, k, queue.keys, temperature)
+    queue.add(k.detach())
+    loss64 = losses.info_nce(q.detach().double(), k.detach().double(), keys.detach().double(), temperature)
+    return arrays(
+        {
+            "out/loss": loss, "out/logits": logits, "grad/q": q.grad, "out64/loss": loss64,
+            "out/queue_after": queue.keys, "out/queue_ptr_after": queue.place,
+        }
+    )  # fmt: skip
+
+
+def moco_v3(case: Case) -> Arrays:
+    temperature = case["hp/temperature"].item()
+    out: Arrays = {}
+    q1, q2, k1, k2 = tensors(case, "q1", "q2", "k1", "k2")
+    for prefix, dtype in (("out", torch.float32), ("out64", torch.float64)):
+        one, two = (losses.contrast(q.to(dtype), k.to(dtype), temperature) for q, k in ((q1, k2), (q2, k1)))
+        out |= arrays({f"{prefix}/loss": one + two, f"{prefix}/loss_q1k2": one, f"{prefix}/loss_q2k1": two})
+        if prefix == "out":
+            (one + two).backward()
+    assert k1.grad is k2.grad is None
+    return out | arrays({"grad/q1": q1.grad, "grad/q2": q2.grad})
+
+
+def byol(case: Case) -> Arrays:
+    p1, p2, t1, t2 = tensors(case, "p1", "p2", "t1", "t2")
+    one, two = losses.byol(p1, t2), losses.byol(p2, t1)
+    loss = (one + two).mean()
+    loss.backward()
+    assert t1.grad is t2.grad is None
+    loss64 = sum(losses.byol(p.detach().double(), t.detach().double()).mean() for p, t in ((p1, t2), (p2, t1)))
+    return arrays(
+        {
+            "out/loss": loss, "out/per_sample_1": one, "out/per_sample_2": two, "grad/p1": p1.grad, "grad/p2": p2.grad,
+            "out64/loss": loss64,
+        }
+    )  # fmt: skip
+
+
+def simsiam(case: Case) -> Arrays:
+    p1, p2, z1, z2 = tensors(case, "p1", "p2", "z1", "z2")
+    loss = (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2
+    loss.backward()
+    assert z1.grad is z2.grad is None
+    both = [losses.simsiam(p.detach().double(), z.detach().double()) for p, z in ((p1, z2), (p2, z1))]
+    return arrays({"out/loss": loss, "grad/p1": p1.grad, "grad/p2": p2.grad, "out64/loss": sum(both) / 2})
 
 
 def knn_dino(case: Case) -> Arrays:
@@ -195,6 +269,11 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
     "knn_dino": lambda case, _: knn_dino(case),
     "lars": lambda case, _: lars(case),
     "schedules": schedules,
+    "supcon": lambda case, _: supcon(case),
+    "moco_v2": lambda case, _: moco_v2(case),
+    "moco_v3": lambda case, _: moco_v3(case),
+    "byol": lambda case, _: byol(case),
+    "simsiam": lambda case, _: simsiam(case),
 }
 """By file: computes from a case's in/ and hp/ every out/, grad/ and out64/ array that it stores."""
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -51,3 +52,33 @@ def by_size(module: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list
         joined = module(torch.cat([views[i] for i in same]))
         outputs |= zip(same, torch.split(joined, [len(views[i]) for i in same]))
     return [outputs[i] for i in range(len(views))]
+
+
+class Queue(nn.Module):
+    """The last `size` keys of length 1, first in, first out (MoCo): a buffer, so that a resume goes on with it."""
+
+    keys: Tensor
+    """(D, K): one key per column."""
+    place: Tensor
+    """(1,) int64: the column that the next key takes."""
+
+    def __init__(self, dim: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
+        self.register_buffer("place", torch.zeros(1, dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, keys: Tensor) -> None:
+        """Puts keys (B, D), normalised here, in the place of the oldest. With several processes all add the same ones.
+
+        Raises:
+            ValueError: B does not divide the queue's size.
+        """
+        size = self.keys.shape[1]
+        if size % len(keys):
+            raise ValueError(
+                f"A queue of {size} keys is not filled by batches of {len(keys)}. Give a multiple of the batch size."
+            )
+        columns = (self.place + torch.arange(len(keys), device=self.place.device)) % size
+        self.keys[:, columns] = F.normalize(keys.to(self.keys.dtype), dim=1).T
+        self.place.add_(len(keys)).remainder_(size)
