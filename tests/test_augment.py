@@ -346,6 +346,26 @@ def test_threads_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
+def test_memory_is_used_again_but_never_while_a_part_of_it_is_seen(engine):
+    images, view = photos(6), View(size=19)
+    first = make_views(images, [view, view], 0)
+    places, part = [x.data_ptr() for x in first], first[0][2:3, :, 3:]
+    expected = part.clone()
+    del first
+    for seed in range(1, 4):
+        second = make_views(images, [view, view], seed)
+        assert places[0] not in [x.data_ptr() for x in second]
+        assert engine == "torch" or seed > 1 or places[1] in [x.data_ptr() for x in second]
+        assert torch.equal(part, expected)
+    held = [make_views(images, [view], seed)[0] for seed in range(40)]
+    assert len({x.data_ptr() for x in held}) == 40
+    assert all(torch.equal(x, make_views(images, [view], seed)[0]) for seed, x in enumerate(held))
+
+
+def test_no_images_make_no_views():
+    assert [x.shape for x in make_views(photos(2)[:0], [View(size=8), View(size=9)], 0)] == [(0, 3, 8, 8), (0, 3, 9, 9)]
+
+
 def test_what_is_not_finite_stays_so():
     """A clamp must not turn NaN into black: the run is told of it."""
     images = torch.full((3, 3, 8, 8), math.nan)

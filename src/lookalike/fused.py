@@ -9,6 +9,7 @@ C channels, S pixels of a view's side, T taps.
 
 import itertools
 import os
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -400,12 +401,12 @@ def views(
         last: whether the channels lie last in memory.
     """
     b, c = len(offsets), len(mean)
-    out = np.empty((b, c * size * size), np.float32)  # NumPy asks for huge pages, torch does not
+    out = _borrowed(b * c * size * size)  # alive as long as the tensor that is made of it
     arguments = (
         pixels.reshape(-1).numpy(),
         *(x.contiguous().numpy() for x in (offsets, strides, box, flips, steps, factors, grey, sigma)), kernel,
         solarize.contiguous().numpy(), np.float32(threshold), erase.contiguous().numpy(),
-        mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out,
+        mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out.reshape(b, c * size * size),
     )  # fmt: skip
     threads = min(torch.get_num_threads(), b)
     if threads < 2:
@@ -417,6 +418,36 @@ def views(
     for piece in [pool.submit(_views, *arguments, low, high) for low, high in itertools.pairwise(edges)]:
         piece.result()
     return _shaped(out, c, size, last)
+
+
+_RETURNED: dict[int, list[np.ndarray]] = {}
+"""Memory that nobody uses any more, by its length."""
+_LENGTHS, _EACH = 8, 32
+"""How many lengths are kept, and how many arrays of each: ten views of two batches."""
+
+
+def _borrowed(length: int) -> np.ndarray:
+    """Float32 memory that comes back once no tensor uses it.
+
+    To give out fresh memory takes the system half as long as views take to fill it, and more with several threads.
+    """
+    kept = _RETURNED.pop(length, [])
+    _RETURNED[length] = kept  # the latest length is the last
+    while len(_RETURNED) > _LENGTHS:
+        del _RETURNED[next(iter(_RETURNED))]
+    try:
+        memory = kept.pop()
+    except IndexError:
+        memory = np.empty(length, np.float32)
+    lent = memory.view()  # a view of it would not keep it alive, but `memory`
+    weakref.finalize(lent, _give_back, memory).atexit = False
+    return lent
+
+
+def _give_back(memory: np.ndarray) -> None:
+    kept = _RETURNED.get(len(memory))
+    if kept is not None and len(kept) < _EACH:
+        kept.append(memory)
 
 
 def _shaped(out: np.ndarray, channels: int, size: int, last: bool) -> Tensor:
