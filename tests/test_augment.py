@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -491,6 +493,32 @@ def test_resized_keeps_proportions_patches_and_odd_kernels():
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         make_views(**{"images": photos(2), "views": [View(size=8)], "seed": 0, **change})
+
+
+@pytest.mark.parametrize("sizes", [[[24, 31], [24, 30]], [[0, 5], [24, 30]], [[-1, 5], [24, 30]]])
+def test_sizes_that_the_images_do_not_have_are_refused(sizes, monkeypatch):
+    monkeypatch.setattr("lookalike.views.ENGINE", "fused")  # the other engine reads no memory but the images'
+    with pytest.raises(ValueError, match="that the images do not have"):
+        make_views(photos(2), [View(size=8)], 0, sizes=torch.tensor(sizes))
+    flat, _ = flat_and_padded([(4, 5), (6, 7)])
+    flat.buffer = flat.buffer[:-1]
+    with pytest.raises(ValueError, match="that the images do not have"):
+        make_views(flat, [View(size=8)], 0)
+
+
+def test_compiled_code_that_cannot_be_kept_is_made_all_the_same():
+    """Numba's cache on a full disk."""
+    code = (
+        "import torch; from lookalike import views; from lookalike import fused\n"
+        "for kernel in fused._KERNELS:\n"
+        "    def full(*_): raise OSError(28, 'No space left on device')\n"
+        "    kernel._cache.load_overload = lambda *_: None\n"
+        "    kernel._cache.save_overload = full\n"
+        "print(views.make_views(torch.zeros(2, 3, 8, 8), [views.View(size=4)], 0)[0].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([2, 3, 4, 4])" in done.stdout
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

@@ -785,11 +785,40 @@ def test_the_disk_cache_is_what_was_decoded_and_is_found_again(
     (images / "5.png").write_bytes((images / "6.png").read_bytes())  # another file: another cache
     assert same(all_of("none"), all_of("disk", cache_dir=cache))
     assert len(list(cache.glob("*.npz"))) == 2
-    for path in cache.glob("*.pixels"):
+    expected = all_of("none")
+    for path in cache.glob("*.pixels"):  # a copy: what is damaged is made anew
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is not whole"):
-        all_of("disk", cache_dir=cache)
+    assert same(expected, all_of("disk", cache_dir=cache))
+    for path in cache.glob("*.npz"):
+        path.write_bytes(b"damaged")
+    assert same(expected, all_of("disk", cache_dir=cache))
     assert not list(cache.glob(".*"))
+
+
+def test_the_disk_cache_does_not_remember_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(8):
+        Image.fromarray(noise(5, 4, 3)).save(tmp_path / f"{i}.png")
+    source, cache = open_source(tmp_path), tmp_path / "cache"
+    with monkeypatch.context() as patch:
+
+        def failing(*_: object) -> Tensor:
+            raise BrokenImage("it", "Input/output error")
+
+        patch.setattr(type(source), "read", failing)
+        with pytest.raises(ValueError, match="Input/output error"):
+            next(iter(Loader(source, 4, 0, cache="disk", cache_dir=cache)))
+    assert len(epochs(Loader(source, 4, 0, cache="disk", cache_dir=cache), 1)) == 2
+
+
+def test_the_disk_cache_tells_folders_apart(tmp_path: Path) -> None:
+    for name in "ab":
+        for i in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            np.save(tmp_path / name / f"{i}.npy", np.full((3, 4, 5), ord(name), np.uint8))
+            os.utime(tmp_path / name / f"{i}.npy", (1, 1))
+    for name in "ab":
+        (batch,) = Loader(open_source(tmp_path / name), 4, 0, cache="disk", cache_dir=tmp_path / "cache")
+        assert batch.buffer.unique().tolist() == [ord(name)]
 
 
 def test_the_disk_cache_widens_as_memory_does(tmp_path: Path) -> None:
@@ -824,8 +853,8 @@ def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path) -> Non
 
 
 def test_only_files_are_found_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Numbers has none"):
-        next(iter(Loader(Numbers(9), 3, 0, cache="disk", cache_dir=tmp_path)))
+    with pytest.raises(ValueError, match="items of a Dataset"):
+        Loader(Numbers(9), 3, 0, cache="disk", cache_dir=tmp_path)
 
 
 def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -979,6 +1008,9 @@ def test_odd_jpegs_are_left_to_pillow():
     exif[0x0112] = 6
     turned = encoded(picture, "JPEG", exif=exif)
     assert decoding_module._plain_jpeg(turned) is None
+    long = b"\xff\xe2" + (65000).to_bytes(2, "big") + bytes(64998)
+    late = turned[:2] + long + long + turned[2:]  # the metadata begin after 64 KiB
+    assert decode(late, 3).shape == (3, 30, 20)
     assert decode(turned, 3).shape == (3, 30, 20)
     inks = encoded(picture.convert("CMYK"), "JPEG")
     assert decoding_module._from_jpeg(inks, None) is None

@@ -297,7 +297,7 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
     line = f"{method.__doc__} ({METHODS[name].line})"
     if "--probe" in rest:
         pair = rest[rest.index("--probe") + 1 :][:2]
-        if pair != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
+        if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
             raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
     parsed: Any = _parse(command, rest, f"{verb} {name}", description=line)
     given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}

@@ -9,14 +9,16 @@ C channels, S pixels of a view's side, T taps.
 
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, cast
 
 import numba
 import numpy as np
 import torch
+from numba.core.caching import NullCache
 from torch import Tensor
 
 from .augment import GREY
@@ -35,12 +37,17 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+_KERNELS: list[Any] = []
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
     """Compiled at the first call of all, which takes seconds; later processes read the code from a file."""
     try:
-        return cast(Callable[..., Any], numba.njit(cache=True, **_OPTIONS)(function))
+        compiled = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # there is no place that could be written to
-        return cast(Callable[..., Any], numba.njit(**_OPTIONS)(function))
+        compiled = numba.njit(**_OPTIONS)(function)
+    _KERNELS.append(compiled)
+    return cast(Any, compiled)
 
 
 @_compiled
@@ -409,21 +416,32 @@ def views(
         mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out.reshape(b, c * size * size),
     )  # fmt: skip
     threads = min(torch.get_num_threads(), b)
-    if threads < 2:
-        _views(*arguments, 0, b)
+    if threads < 2 or not _views.signatures:
+        try:
+            _views(*arguments, 0, b)
+        except OSError:  # where the code was to be kept there is no room
+            for function in _KERNELS:
+                function._cache = NullCache()
+            _views(*arguments, 0, b)
         return _shaped(out, c, size, last)
     pool = _POOLS.setdefault((os.getpid(), threads), ThreadPoolExecutor(threads, "lookalike-views"))
     # several pieces per thread: an image with a blur takes longer
     edges = [b * i // (4 * threads) for i in range(4 * threads + 1)]
-    for piece in [pool.submit(_views, *arguments, low, high) for low, high in itertools.pairwise(edges)]:
-        piece.result()
+    make: Callable[..., None] = _views
+    pieces = [pool.submit(make, *arguments, low, high) for low, high in itertools.pairwise(edges)]
+    try:
+        for piece in pieces:
+            piece.result()
+    finally:
+        wait(pieces)  # after Ctrl-C, too: nobody may write to memory that others get
     return _shaped(out, c, size, last)
 
 
-_RETURNED: dict[int, list[np.ndarray]] = {}
-"""Memory that nobody uses any more, by its length."""
-_LENGTHS, _EACH = 8, 32
-"""How many lengths are kept, and how many arrays of each: ten views of two batches."""
+_RETURNED: list[np.ndarray] = []
+"""Memory that nobody uses any more, the latest last."""
+_KEPT = 2**30
+"""Bytes that are kept at most."""
+_TURN = threading.RLock()
 
 
 def _borrowed(length: int) -> np.ndarray:
@@ -431,23 +449,20 @@ def _borrowed(length: int) -> np.ndarray:
 
     To give out fresh memory takes the system half as long as views take to fill it, and more with several threads.
     """
-    kept = _RETURNED.pop(length, [])
-    _RETURNED[length] = kept  # the latest length is the last
-    while len(_RETURNED) > _LENGTHS:
-        del _RETURNED[next(iter(_RETURNED))]
-    try:
-        memory = kept.pop()
-    except IndexError:
-        memory = np.empty(length, np.float32)
+    with _TURN:
+        place = next((i for i, memory in enumerate(_RETURNED) if len(memory) == length), None)
+        # NumPy asks for huge pages, torch does not
+        memory = np.empty(length, np.float32) if place is None else _RETURNED.pop(place)
     lent = memory.view()  # a view of it would not keep it alive, but `memory`
     weakref.finalize(lent, _give_back, memory).atexit = False
     return lent
 
 
 def _give_back(memory: np.ndarray) -> None:
-    kept = _RETURNED.get(len(memory))
-    if kept is not None and len(kept) < _EACH:
-        kept.append(memory)
+    with _TURN:
+        _RETURNED.append(memory)
+        while sum(kept.nbytes for kept in _RETURNED) > _KEPT:
+            del _RETURNED[0]
 
 
 def _shaped(out: np.ndarray, channels: int, size: int, last: bool) -> Tensor:

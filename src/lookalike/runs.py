@@ -266,30 +266,44 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Holds a lock that ends with the process, however it ends. Without effect where the system knows no locks.
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock that ends with the process, however it ends; yields False where the system knows no locks.
 
     Raises:
-        BlockingIOError: another process of this machine holds it, and there is no time to `wait`.
+        BlockingIOError: another process holds it, and there is no time to `wait`.
     """
     if sys.platform == "win32":
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield False
         return
     import fcntl
 
-    with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 (what is raised while it is held is not this file's fault)
-    with file:
+    said = False
+    while True:
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115 (what is raised while it is held is not this file's fault)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # not flock: workers would keep it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
+            held = True
         except BlockingIOError:
-            raise BlockingIOError(
-                f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder (--out)."
-            ) from None
+            file.close()
+            if not wait:
+                raise BlockingIOError(
+                    f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
+                ) from None
+            if not said:
+                print(f"Waiting for another process that holds {path}", file=sys.stderr, flush=True)
+                said = True
+            time.sleep(0.2)
+            continue
         except OSError:  # a file system without locks
-            pass
-        yield
+            held = False
+        if not held or (path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))):
+            break
+        file.close()  # its last holder removed it
+    with file:
+        yield held
 
 
 def write_json(path: Path, content: object) -> None:
@@ -575,6 +589,7 @@ class Folder:
         Raises:
             BlockingIOError: another process trains into it.
         """
+        made = not self.path.exists()
         with locked(self.lock, wait=False):
             try:
                 yield
@@ -582,7 +597,8 @@ class Folder:
                 with suppress(OSError):  # the folder may be gone
                     if [self.lock] == [*self.path.iterdir()]:  # nothing was begun
                         self.lock.unlink()
-                        self.path.rmdir()
+                        if made:
+                            self.path.rmdir()
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuses a folder that a training must not write to; changes nothing.

@@ -41,7 +41,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
-from .data import CACHE_DIR, Images, Loader, Source, lost, open_source, statistics
+from .data import Images, Loader, Source, lost, open_source, statistics
 from .health import RUINED, Health, ruined
 from .monitor import Monitor, Probe
 from .random import key_of
@@ -445,6 +445,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
 
 def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int, world: int) -> Result:
     """`pretrain`, once the folder is this process's alone."""
+    if rank == 0:  # once more: another process may have had it in between
+        folder.check(resume=run.resume, overwrite=run.overwrite)
     source = open_source(run.data, channels=run.channels)
     if len(source) < 2:
         raise ValueError(
@@ -647,7 +649,7 @@ def _loader(
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
-        cache_dir=Path(run.cache_dir) if run.cache_dir else CACHE_DIR,
+        cache_dir=Path(run.cache_dir) if run.cache_dir else None,
         device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
         progress=progress,
     )  # fmt: skip

@@ -326,6 +326,7 @@ def make_views(
         if fused:
             from . import fused as engine
 
+            _check_sizes(images, sizes)
             return [
                 engine.views(
                     flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold,
@@ -344,6 +345,18 @@ def make_views(
                 part = _Plan(**{name: value[rows] for name, value in vars(plan).items()})
                 out[rows] = _view(x, view, part, centre, spread)
     return made
+
+
+def _check_sizes(images: Tensor | Images, sizes: Tensor) -> None:
+    """Refuses sizes that lead out of the images' memory, where compiled code would follow them."""
+    least = int(sizes.min()) if len(sizes) else 1
+    if isinstance(images, Images):
+        ends = images.offsets + images.channels * images.sizes.prod(1)
+        fits = not len(sizes) or (int(images.offsets.min()) >= 0 and int(ends.max()) <= images.buffer.numel())
+    else:
+        fits = bool((sizes <= torch.tensor(images.shape[2:])).all())
+    if least < 1 or not fits:
+        raise ValueError(f"make_views got sizes {sizes.tolist()[:4]} ... that the images do not have.")
 
 
 def sheet(

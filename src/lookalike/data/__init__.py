@@ -2,12 +2,11 @@
 
 from .decoding import BrokenImage, decode
 from .images import Images
-from .loading import CACHE_DIR, Loader
+from .loading import Loader
 from .reading import lost
 from .sources import Source, Subset, open_source, statistics
 
 __all__ = [
-    "CACHE_DIR",
     "BrokenImage",
     "Images",
     "Loader",

@@ -36,6 +36,7 @@ MAX_ASPECT: Final = 4
 """The longer side is cut to so many times the shorter one."""
 
 _MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
+_HEAD: Final = 2**16  # bytes in which a JPEG file's segments before its pixels are looked for
 _TURNS: Final = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -160,13 +161,26 @@ def _plain_jpeg(image: str | os.PathLike[str] | bytes) -> bytes | None:
     """The content of a JPEG file that has no metadata which may turn it; None for all others."""
     if simplejpeg is None:
         return None
-    if not isinstance(image, bytes):
-        with open(image, "rb") as file:
-            head = file.read(2**16)
-            image = head + file.read() if head.startswith(b"\xff\xd8\xff") else head
-    head = image[: 2**16]
-    plain = head.startswith(b"\xff\xd8\xff") and b"Exif" not in head and b"ns.adobe.com/xap" not in head
-    return image if plain else None
+    if isinstance(image, bytes):
+        return image if _is_plain(image[:_HEAD]) else None
+    with open(image, "rb") as file:
+        head = file.read(_HEAD)
+        return head + file.read() if _is_plain(head) else None
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether a JPEG file's pixels begin within `head`, and no Exif or XMP segment lies before them."""
+    if not head.startswith(b"\xff\xd8\xff"):
+        return False
+    at = 2
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker == 0xDA:
+            return True
+        if marker == 0xE1:
+            return False
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return False
 
 
 def _from_jpeg(content: bytes, decode_size: int | None) -> Tensor | None:

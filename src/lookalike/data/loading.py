@@ -1,6 +1,5 @@
 """The loader: one process's micro-batches, the same ones whatever the workers, and after every resume."""
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -12,20 +11,18 @@ from ..random import key_of, keys_of
 from .images import Images, starts
 from .order import Order
 from .reading import Batches, Read, stream
-from .resident import Resident, check_room
+from .resident import Kept, Resident, check_room
 from .sources import Source
 
-CACHE_DIR: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
-"""Where `cache="disk"` keeps decoded images."""
 _FEW: Final = 200  # images below which a share of broken ones says little
 
 
 class Loader:
     """Iterates over one epoch's micro-batches for one rank; the next `iter` goes on with the state it left.
 
-    Images are decoded again for each batch (`cache="none"`), or once into memory ("ram"), onto `device` ("device") or
-    into a file in `cache_dir` that later runs find again ("disk"), when the first batch is asked for. `Order` says
-    which images a batch holds and which one replaces a broken one.
+    Images are decoded again for each batch (`cache="none"`), or once, when the first batch is asked for: into memory
+    ("ram"), onto `device` ("device"), or into a file in `cache_dir` (without it ~/.cache/lookalike) that later runs on
+    the same files find again ("disk"). `Order` says which images a batch holds and which one replaces a broken one.
 
     Args:
         batch_size: images per optimizer step, over all ranks and micro-batches.
@@ -55,7 +52,7 @@ class Loader:
         workers: int = 0,
         decode_size: int | None = None,
         cache: Literal["none", "ram", "device", "disk"] = "none",
-        cache_dir: Path = CACHE_DIR,
+        cache_dir: Path | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         max_broken: float = 0.1,
         progress: Callable[[int, int], None] | None = None,
@@ -63,8 +60,9 @@ class Loader:
         if cache not in ("none", "ram", "device", "disk"):
             raise ValueError(f"cache is {cache!r}; expected none, ram, device or disk.")
         place = device if cache == "device" else torch.device("cpu")
+        self._kept = Kept(source, decode_size, cache_dir) if cache == "disk" else None
         if cache != "none":
-            check_room(source, decode_size, place, world, cache_dir if cache == "disk" else None)
+            check_room(source, decode_size, place, world, self._kept)
         self.source = source
         self._keys = (
             source.keys
@@ -73,7 +71,6 @@ class Loader:
         self.workers = workers
         self.decode_size = decode_size
         self.cache = cache
-        self.cache_dir = cache_dir
         self._place = place
         self.device = device
         self.max_broken = max_broken
@@ -163,7 +160,7 @@ class Loader:
         if self._resident is None:
             self._resident = Resident(
                 self.source, self.order, self.decode_size, self._place, self.workers, self.progress,
-                self.cache_dir if self.cache == "disk" else None,
+                self._kept,
             )  # fmt: skip
         return map(self._resident.__getitem__, requests)
 

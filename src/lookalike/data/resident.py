@@ -1,7 +1,10 @@
 """All images decoded once and kept: in memory, on the device, or in a file that later runs find again."""
 
+import dataclasses
 import os
+import platform
 import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..random import key_of
-from ..runs import atomic, locked
+from ..runs import atomic, check_writable, locked, named, sync
 from .decoding import BrokenImage
 from .images import movable, promote, starts, widest
 from .order import Order, Request
@@ -30,21 +33,21 @@ Progress = Callable[[int, int], None]
 
 
 class Resident:
-    """Decodes a source into one flat buffer on `device`, or into a file in `folder`; batches are picked from it.
+    """Decodes a source into one flat buffer on `device`, or into a `kept` file; batches are picked from it.
 
     `check_room` tells before whether they fit.
     """
 
     def __init__(
         self, source: Source, order: Order, decode_size: int | None, device: torch.device, workers: int,
-        progress: Progress | None, folder: Path | None = None,
+        progress: Progress | None, kept: "Kept | None" = None,
     ) -> None:  # fmt: skip
         self.order = order
         self.channels = source.channels
-        if folder is None:
+        if kept is None:
             found = _decode_all(source, decode_size, workers, progress, _InMemory())
         else:
-            found = _from_folder(source, decode_size, workers, progress, folder)
+            found = kept.images(workers, progress)
         self.broken = found.broken
         """The unreadable images' places, with their names and reasons."""
         self._slots = found.slots
@@ -116,23 +119,35 @@ class _InMemory:
 class _InFile:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = open(path, "wb")  # noqa: SIM115 (`whole` closes it)
+        with named(path):
+            self.file = open(path, "wb")  # noqa: SIM115 (`close` closes it)
 
     def add(self, piece: np.ndarray) -> None:
-        self.file.write(piece.data)
+        with named(self.path):
+            self.file.write(piece.data)
 
     def widen(self, old: torch.dtype, new: torch.dtype) -> None:
         held = self.whole()
         wide = _InFile(self.path.with_name(f"{self.path.name}.wide"))
-        step = 2**24 * old.itemsize
-        for i in range(0, held.size, step):
-            wide.add(_bytes(promote(torch.from_numpy(held[i : i + step].copy()).view(old), new)))
-        wide.path.replace(self.path)
+        try:
+            step = 2**24 * old.itemsize
+            for i in range(0, held.size, step):
+                wide.add(_bytes(promote(torch.from_numpy(held[i : i + step].copy()).view(old), new)))
+            wide.path.replace(self.path)
+        except BaseException:
+            wide.remove()
+            raise
         self.file = wide.file
 
     def whole(self) -> np.ndarray:
-        self.file.close()
+        with named(self.path):
+            self.file.close()
         return _mapped(self.path)
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        self.path.unlink(missing_ok=True)
 
 
 def _decode_all(
@@ -157,29 +172,75 @@ def _decode_all(
     return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
 
 
-def _from_folder(
-    source: Source, decode_size: int | None, workers: int, progress: Progress | None, folder: Path
-) -> _Decoded:
-    """The images of a file made earlier from the same files, or made now; processes that want the same one wait."""
-    name = f"{key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1):016x}"
-    pixels, index = folder / f"{name}.pixels", folder / f"{name}.npz"
-    with locked(folder / f"{name}.lock", wait=True):
-        if not index.is_file():
-            for stale in folder.glob(f".{name}.*.tmp*"):  # of a process that was killed
-                stale.unlink()
-            with atomic(pixels) as temporary:
-                found = _decode_all(source, decode_size, workers, progress, _InFile(temporary))
-            places = np.array(list(found.broken), np.int64)
-            words = np.array(list(found.broken.values()), np.str_).reshape(-1, 2)
-            with atomic(index) as temporary, open(temporary, "wb") as file:
-                np.savez(file, dtype=str(found.dtype), sizes=found.sizes, slots=found.slots, places=places, words=words)
-    with np.load(index, allow_pickle=False) as held:
-        broken = {int(i): (str(a), str(b)) for i, (a, b) in zip(held["places"], held["words"], strict=True)}
-        dtype = _DTYPES[str(held["dtype"])]
-        sizes, slots = held["sizes"], held["slots"]
-    if pixels.stat().st_size != (expected := int(source.channels * sizes.prod(1).sum()) * dtype.itemsize):
-        raise ValueError(f"{pixels} is not whole ({expected} bytes are expected). Remove it and {index}.")
-    return _Decoded(_mapped(pixels), dtype, sizes, slots, broken)
+class Kept:
+    """The file that holds a source's decoded images, where a run made it before; it is made where it is missing.
+
+    Raises:
+        ValueError: the images are no files.
+        OSError: the folder cannot be written to.
+    """
+
+    def __init__(self, source: Source, decode_size: int | None, folder: Path | None) -> None:
+        self.source = source
+        self.decode_size = decode_size
+        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+        name = key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1)
+        self.pixels, self.index, self.lock = (self.folder / f"{name:016x}.{kind}" for kind in ("pixels", "npz", "lock"))
+        if not self.there():
+            check_writable(self.pixels)
+
+    def there(self) -> bool:
+        return self.index.is_file() and self.pixels.is_file()
+
+    def images(self, workers: int, progress: Progress | None) -> _Decoded:
+        """Reads the file; where it is missing, damaged, or lacks an image that can be read now, makes it first.
+
+        Processes that want the same file wait for the one that makes it.
+        """
+        with locked(self.lock, wait=True) as held:
+            if (found := self._read()) is not None:
+                return found
+            if held:  # nobody is at work on them
+                for stale in self.folder.glob(f".{self.pixels.stem}.*.tmp*"):
+                    stale.unlink()
+            return self._make(workers, progress)
+
+    def _make(self, workers: int, progress: Progress | None) -> _Decoded:
+        unique = f"{platform.node()}.{os.getpid()}"
+        file = _InFile(self.pixels.with_name(f".{self.pixels.stem}.{unique}.tmp.pixels"))
+        try:
+            found = _decode_all(self.source, self.decode_size, workers, progress, file)
+            self.index.unlink(missing_ok=True)  # an old one must not meet new pixels
+            with named(self.pixels):
+                sync(file.path)
+                file.path.replace(self.pixels)
+        finally:
+            file.remove()
+        places = np.array(list(found.broken), np.int64)
+        words = np.array(list(found.broken.values()), np.str_).reshape(-1, 2)
+        with atomic(self.index) as temporary, open(temporary, "wb") as index:
+            np.savez(index, dtype=str(found.dtype), sizes=found.sizes, slots=found.slots, places=places, words=words)
+        return dataclasses.replace(found, pixels=_mapped(self.pixels))
+
+    def _read(self) -> _Decoded | None:
+        if not self.there():
+            return None
+        try:
+            with np.load(self.index, allow_pickle=False) as held:
+                broken = {int(i): (str(a), str(b)) for i, (a, b) in zip(held["places"], held["words"], strict=True)}
+                found = _Decoded(
+                    _mapped(self.pixels), _DTYPES[str(held["dtype"])], held["sizes"], held["slots"], broken
+                )
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+        count = int(self.source.channels * found.sizes.prod(1).sum())
+        if found.pixels.size != count * found.dtype.itemsize or len(found.slots) != len(self.source):
+            return None
+        for i in list(broken)[:_SAMPLE]:  # the disk may have failed, not the image
+            with suppress(BrokenImage):
+                self.source.read(i, self.decode_size)
+                return None
+        return found
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -192,30 +253,32 @@ def _bytes(x: Tensor) -> np.ndarray:
 
 
 def check_room(
-    source: Source, decode_size: int | None, device: torch.device, world: int, folder: Path | None = None
+    source: Source, decode_size: int | None, device: torch.device, world: int, kept: Kept | None = None
 ) -> None:
-    """Raises ValueError if the images would not fit on `device`, or on the disk of `folder`, by a sample's estimate."""
+    """Raises ValueError if the images would not fit on `device`, or on the disk of a `kept` file that is not there."""
+    if kept is not None and kept.there():
+        return
     total = len(source)
     sizes = []
     for i in range(0, total, -(-total // _SAMPLE)):
         with suppress(BrokenImage):
             sizes.append(source.read(i, decode_size).nbytes)
     need = total * sum(sizes) // max(1, len(sizes))
-    if folder is not None:
-        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    name, remedy = "this machine", "Leave them on disk with --cache none or disk, or use"
+    if kept is not None:
+        there = next(p for p in kept.folder.absolute().parents if p.exists())
         places = [("disk", shutil.disk_usage(there).free, need)]
+        name, remedy = f"the disk of {kept.folder}", "Give another --cache-dir, use --cache none, or"
     elif device.type == "cuda":
         places = [(device.type, torch.cuda.mem_get_info(device)[0], need), ("cpu", _free_memory(), need)]
     else:  # each process of a machine keeps its own copy
         places = [("cpu", _free_memory(), need * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
-    names = {"cuda": "the GPU", "cpu": "this machine", "disk": f"the disk of {folder}"}
-    remedies = {"disk": "Give another --cache-dir, use"}
     for kind, free, wanted in places:
         if wanted > _SHARE[kind] * free:
             raise ValueError(
                 f"{total} decoded images take about {wanted / 2**30:.2g} GiB, more than {_SHARE[kind]:.0%} of the "
-                f"{free / 2**30:.2g} GiB free on {names[kind]}. "
-                f"{remedies.get(kind, 'Leave them on disk with --cache none or disk, or use')} a smaller --image-size."
+                f"{free / 2**30:.2g} GiB free on {'the GPU' if kind == 'cuda' else name}. "
+                f"{remedy} a smaller --image-size."
             )
 
 

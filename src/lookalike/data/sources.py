@@ -49,13 +49,13 @@ class Source(ABC):
         return ""
 
     def version(self) -> str:
-        """Changes when an image does: names, sizes and times of the files.
+        """Changes when an image does, as far as places, names, sizes and times of the files tell.
 
         Raises:
             ValueError: the images are no files.
         """
         raise ValueError(
-            f"--cache disk knows images again by their files, and {type(self).__name__} has none. Use ram or none."
+            "--cache disk knows images again by their files, and these are items of a Dataset. Use ram or none."
         )
 
     def kind(self, i: int) -> str:
@@ -148,11 +148,12 @@ class _Files(Source):
 
     def version(self) -> str:
         digest = hashlib.blake2b(self._text, digest_size=16)
+        digest.update(os.fsencode(os.path.realpath(self.root)))
         for i in range(len(self)):
             path = os.path.join(self.root, self._path(i))
             with suppress(OSError):  # it may be there next time
                 found = os.stat(path)
-                digest.update(f"{i} {found.st_size} {found.st_mtime_ns}\n".encode())
+                digest.update(f"{i} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
