@@ -4,7 +4,7 @@
     python benchmarks/streaming.py CIFAR10/train [--rounds 5 --steps 40]
 
 SimCLR, torchvision's ResNet-18 with its ImageNet stem, 32 pixels, batch 128, projector 2048 and 128 wide, SGD, fp32,
-one decoding process. Each library loads, augments and trains as its documentation shows. Each turn is a process of its own;
+one decoding process. Each library loads, augments and trains as its documentation shows, in turns of a process each;
 images/s is that of the steps after the first --skip. `bare` is our method on one ready-made batch: the machine's
 limit. The ratio is the median over rounds of ours to the fastest other library of that round.
 """
