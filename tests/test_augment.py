@@ -29,6 +29,8 @@ FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthChec
 @pytest.fixture(autouse=True, params=["fused", "torch"])
 def engine(request, monkeypatch):
     """Every test of this file holds for both ways to make views; `augment` alone is tested twice, which is cheap."""
+    if request.param == "fused":
+        pytest.importorskip("numba")
     monkeypatch.setattr("lookalike.views.ENGINE", request.param)
     return request.param
 
@@ -315,6 +317,7 @@ def test_a_flat_batch_gives_the_views_of_a_padded_one(channels, dtype):
 
 def test_both_engines_make_the_same_views(monkeypatch):
     """Enlarged, shrunk a little and a lot, from both kinds of memory: what a GPU makes, a CPU makes."""
+    pytest.importorskip("numba")
     recipes = [
         dataclasses.replace(EVERYTHING, size=n, kernel=k, sigma=(0.1, 4)) for n, k in ((9, 9), (33, 23), (64, 1))
     ]
@@ -497,6 +500,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 @pytest.mark.parametrize("sizes", [[[24, 31], [24, 30]], [[0, 5], [24, 30]], [[-1, 5], [24, 30]]])
 def test_sizes_that_the_images_do_not_have_are_refused(sizes, monkeypatch):
+    pytest.importorskip("numba")
     monkeypatch.setattr("lookalike.views.ENGINE", "fused")  # the other engine reads no memory but the images'
     with pytest.raises(ValueError, match="that the images do not have"):
         make_views(photos(2), [View(size=8)], 0, sizes=torch.tensor(sizes))
@@ -508,6 +512,7 @@ def test_sizes_that_the_images_do_not_have_are_refused(sizes, monkeypatch):
 
 def test_compiled_code_that_cannot_be_kept_is_made_all_the_same():
     """Numba's cache on a full disk."""
+    pytest.importorskip("numba")
     code = (
         "import torch; from lookalike import views; from lookalike import fused\n"
         "for kernel in fused._KERNELS:\n"
