@@ -120,7 +120,7 @@ class _InFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with named(path):
-            self.file = open(path, "wb")  # noqa: SIM115 (`close` closes it)
+            self.file = open(path, "wb")  # noqa: SIM115 (`whole` closes it)
 
     def add(self, piece: np.ndarray) -> None:
         with named(self.path):
@@ -197,6 +197,8 @@ class Kept:
 
         Processes that want the same file wait for the one that makes it.
         """
+        if (found := self._read()) is not None:  # without the lock: the folder may be readable only
+            return found
         with locked(self.lock, wait=True) as held:
             if (found := self._read()) is not None:
                 return found
