@@ -40,6 +40,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 images in four class folders, for methods with and without labels."""
+    root = tmp_path_factory.mktemp("classed")
+    for i in range(40):
+        draw(root / f"class{i % 4}" / f"{i}.jpg", i % 4, i)
+    return root
+
+
+@pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train/ and test/ with four classes of 8 and 4 images."""
     root = tmp_path_factory.mktemp("labelled")

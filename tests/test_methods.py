@@ -25,9 +25,12 @@ from lookalike.views import resized
 
 
 def small(name: str) -> Config:
-    """The method's defaults, on small views."""
+    """The method's defaults, on small views and with narrow heads."""
     cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
-    return dataclasses.replace(cfg, views=resized(cfg.views, 32))
+    narrow = {"hidden_dim": 64, "out_dim": 32, "predictor_dim": 16, "queue": 32}
+    return dataclasses.replace(
+        cfg, views=resized(cfg.views, 32), **{k: v for k, v in narrow.items() if k in vars(cfg)}
+    )
 
 
 def make(name: str) -> Method:
@@ -100,12 +103,12 @@ def test_the_encoder_is_a_part_of_the_method_once(name: str) -> None:
 @pytest.mark.parametrize("stop", [5, 6, 7])
 @pytest.mark.parametrize("name", METHODS)
 def test_resumes_bit_for_bit(
-    name: str, stop: int, accumulate: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, stop: int, accumulate: int, classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the last (5), the first (6) and a middle (7) batch of an epoch."""
 
     def run(out: str, resume: bool = False) -> Run:
-        return Run(data=photos, method=small(name), backbone="test_resnet", image_size=32, epochs=2, batch_size=8,
+        return Run(data=classed, method=small(name), backbone="test_resnet", image_size=32, epochs=2, batch_size=8,
                    accumulate=accumulate, workers=0, out=str(tmp_path / out), resume=resume)  # fmt: skip
 
     training.pretrain(run("whole"))

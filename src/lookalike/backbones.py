@@ -189,7 +189,7 @@ class Backbone(nn.Module):
             raise ValueError(f"{self.name} cannot mask patches. Choose a plain ViT, such as vit_small_patch16_224.")
 
 
-class _ViT(Backbone):
+class ViT(Backbone):
     """A plain vision transformer of timm's. Its tokens are assembled here."""
 
     net: "VisionTransformer"
@@ -201,6 +201,34 @@ class _ViT(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         feature: Tensor = self.net.forward_head(self._sequence(x, None))
         return feature
+
+    @torch.no_grad()
+    def start_as_moco_v3(self, *, freeze_patches: bool) -> None:
+        """Random weights as MoCo v3 begins with (its `vits.py`); positions are sines and cosines, and stay so.
+
+        Args:
+            freeze_patches: whether the patch embedding stays as random as it is.
+
+        Raises:
+            ValueError: the width is no multiple of 4, or there are no absolute positions.
+        """
+        net = self.net
+        net.init_weights("moco")
+        proj = net.patch_embed.proj
+        nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1))
+        if proj.bias is not None:
+            nn.init.zeros_(proj.bias)
+        proj.requires_grad_(not freeze_patches)
+        if net.pos_embed is None or self.patch_dim % 4:
+            raise ValueError(
+                f"{self.name} has {self.patch_dim} numbers per token"
+                f"{'' if net.pos_embed is not None else ' and no absolute positions'}; sine-cosine positions need a "
+                "multiple of 4 and a place. Choose a plain ViT, such as vit_small_patch16_224."
+            )
+        net.pos_embed[0, : self._unplaced] = 0
+        rows, columns = net.patch_embed.grid_size
+        net.pos_embed[0, self._unplaced :] = _sine_cosine(rows, columns, self.patch_dim)
+        net.pos_embed.requires_grad_(False)
 
     def check_size(self, size: int) -> None:
         _grid(self.name, self.patch_size, size, size)
@@ -392,7 +420,7 @@ def create(
         if weights or drop_path or stem == "small":
             raise ValueError(f"{name} is your own module: set its weights, drop path and stem before you pass it.")
         patch = _patch_size(backbone)
-        kind: type[Backbone] = _Own if patch is None else _ViT
+        kind: type[Backbone] = _Own if patch is None else ViT
     else:
         name = _known(backbone)
         if name.startswith("torchvision/"):
@@ -404,7 +432,7 @@ def create(
         else:
             with torch.device("meta"):
                 patch = _patch_size(_timm_net(name, channels, None, False, drop_path))
-            kind = _Timm if patch is None else _ViT
+            kind = _Timm if patch is None else ViT
         stem = _chosen_stem(name, stem, image_size, weights)
     if patch is not None:
         _grid(name, patch, image_size, image_size)
@@ -419,7 +447,7 @@ def create(
             net = _torchvision_net(name, channels, fetch)
         else:
             # A ViT's published positions keep their grid here; below they are resized by the rule that was asked for.
-            net = _timm_net(name, channels, None if fetch and kind is _ViT else size, fetch, drop_path)
+            net = _timm_net(name, channels, None if fetch and kind is ViT else size, fetch, drop_path)
         if stem == "small":
             _make_stem_small(net)
         return kind(
@@ -445,7 +473,7 @@ def create(
         )
     made.dim = feature.shape[1]
     made.patch_dim = 0 if sequence is None else sequence.shape[2]
-    if isinstance(made, _ViT):
+    if isinstance(made, ViT):
         if weights:
             made._set_image_size(image_size)
         if mask_token:
@@ -476,7 +504,7 @@ def timm_names(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Ten
     state = dict(state)
     if "masked_embed" in state:  # iBOT's name
         state["mask_token"] = state.pop("masked_embed")
-    if not isinstance(backbone, _ViT):
+    if not isinstance(backbone, ViT):
         return state
     if "register_tokens" in state:
         state["reg_token"] = state.pop("register_tokens")
@@ -509,9 +537,11 @@ def published(name: str) -> Backbone:
     return create(name, weights=True, image_size=size, interpolation="official" if "dino" in known else "timm")
 
 
-def patch_size(name: str) -> int | None:
+def patch_size(backbone: str | nn.Module) -> int | None:
     """Pixels of a side of a plain ViT's patches; None for other backbones. Nothing is computed to know it."""
-    name = _known(name)
+    if isinstance(backbone, nn.Module):
+        return _patch_size(backbone)
+    name = _known(backbone)
     if name.startswith("torchvision/"):
         return None
     with torch.device("meta"):
@@ -659,6 +689,14 @@ def _grid(name: str, patch: int, height: int, width: int) -> tuple[int, int]:
             f"The nearest sizes that work: {', '.join(map(str, sorted(near)))}."
         )
     return height // patch, width // patch
+
+
+def _sine_cosine(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed positions (rows * columns, width): sines and cosines of a patch's row, then of its column (MoCo v3)."""
+    frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [place.flatten()[:, None] * frequencies for place in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
 
 
 def _resampling(old: int, new: int, antialias: bool, like: Tensor) -> Tensor:

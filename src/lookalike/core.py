@@ -57,6 +57,28 @@ class Config:
     optim: Optim
 
 
+def check_positive(cfg: Config, *names: str) -> None:
+    """Raises ValueError where one of these fields is not above zero."""
+    for name in names:
+        if not vars(cfg)[name] > 0:
+            raise ValueError(f"{name} is {vars(cfg)[name]}; it must be above 0.")
+
+
+def check_momentum(name: str, value: float) -> None:
+    """Raises ValueError where a teacher's momentum is no share."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it is a share from 0 (the student itself) to 1 (a teacher that stands).")
+
+
+def check_views(cfg: Config, expected: int) -> None:
+    """Raises ValueError where the recipes do not make `expected` views of each image."""
+    if (count := sum(view.count for view in cfg.views)) != expected:
+        name = type(cfg).__qualname__.split(".")[0]
+        raise ValueError(
+            f"{name} compares {expected} views of each image, and views make {count}. Set the views' count."
+        )
+
+
 _Config = Config  # inside `Method` the name Config means the subclass's own
 
 
@@ -67,6 +89,10 @@ class Method(nn.Module):
     """
 
     Config: ClassVar[type[_Config]] = _Config
+    needs_labels: ClassVar[bool] = False
+    """Whether `Batch.labels` must be there: the names of the class folders."""
+    sync_batchnorm: ClassVar[bool] = True
+    """Whether BatchNorm sees the joined batch of all processes."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -89,9 +115,21 @@ class Method(nn.Module):
         return self.backbone
 
     @classmethod
-    def fit_to(cls, cfg: _Config, images: int, image_size: int) -> _Config:
-        """Adapts the configuration to a data set of `images` images seen at `image_size` pixels."""
+    def fit_to(
+        cls, cfg: _Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> _Config:
+        """Adapts the configuration to a data set of `images` images seen at `image_size` pixels.
+
+        `patch_size` is that of a plain vision transformer, None for all other backbones.
+        """
         return cfg
+
+    @classmethod
+    def check(cls, cfg: _Config, batch_size: int) -> None:
+        """Raises ValueError, saying what to change, where the configuration does not fit the global batch size."""
+
+    def before_training(self) -> None:
+        """Runs once the backbone has the weights that the training starts from: the place to copy them to a teacher."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the scalar "loss" and its named parts; changes no state but BatchNorm's statistics."""
@@ -107,6 +145,10 @@ class Method(nn.Module):
     def groups(self) -> list[Group]:
         """Parameter groups with a schedule or decay of their own; all other parameters need none."""
         return []
+
+    def cause(self) -> str:
+        """What in the configuration explains a training that collapses or stands still, and what to change; or ""."""
+        return ""
 
     def before_step(self, at: Progress) -> None:
         """Runs after the backward pass and before clipping: the place to freeze a layer by dropping its gradient."""

@@ -5,6 +5,8 @@ The convention: the mean of the processes' losses is the loss of the joined batc
 process must hold a batch of the same size.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -29,6 +31,17 @@ def gather(x: Tensor) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """The mean of x over the processes, element by element, with gradients."""
     return _Mean.apply(x) if world() > 1 else x
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Puts the mean over the processes into each tensor of floating-point numbers; one exchange for all."""
+    kept = [t for t in tensors if t.is_floating_point()]
+    if world() > 1 and kept:
+        flat = _all_mean(torch.cat([t.flatten() for t in kept]))
+        torch._foreach_copy_(
+            kept, [part.view_as(t) for t, part in zip(kept, torch.split(flat, [t.numel() for t in kept]))]
+        )
 
 
 def agree(*flags: bool) -> list[bool]:

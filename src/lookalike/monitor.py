@@ -1,5 +1,6 @@
 """What a training shows while it runs: loss, speed, waiting for data, its k-NN, and the verdict on its health."""
 
+import dataclasses
 import math
 import sys
 import time
@@ -240,6 +241,8 @@ class Monitor(Callback):
             optim = self.run.method.optim
             start = "before training" if self.run.init else "untrained"
             found = judge(self.first, row, lr=optim.lr, steps=step, start=start)
+            if found.word != "learning" and (cause := module.method.cause()):
+                found = dataclasses.replace(found, remedy=cause)
             early = {
                 "not learning": row["epoch"] < optim.warmup_epochs + 1 and step < self._steps,
                 "collapsed": step < SETTLED,

@@ -1,22 +1,29 @@
 """Parts that several methods are built from."""
 
+import copy
+import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 
 def mlp(
-    *widths: int, bias: bool = True, last_norm: Literal["none", "plain", "scale", "affine"] = "none"
+    *widths: int,
+    norm: bool = True,
+    bias: bool = True,
+    last_norm: Literal["none", "plain", "scale", "affine"] = "none",
 ) -> nn.Sequential:
     """A projector (B, widths[0]) -> (B, widths[-1]): linear, BatchNorm and ReLU per hidden width, then a linear layer.
 
     Args:
         widths: input, hidden and output widths; two or more.
-        bias: whether the last linear layer has a bias. The hidden ones have none, BatchNorm shifts in their place.
+        norm: BatchNorm after the hidden layers, which have no bias then; without it they have one (MoCo v2, SupCon).
+        bias: whether the last linear layer has a bias.
         last_norm: BatchNorm after the last layer: "plain" only normalises (SimSiam), "scale" also learns a factor
             (Google's SimCLR), "affine" a factor and a shift.
     """
@@ -24,13 +31,15 @@ def mlp(
         raise ValueError(f"mlp got widths {widths}; it needs an input and an output width at least.")
     layers: list[nn.Module] = []
     for last, width in pairwise(widths[:-1]):
-        layers += [nn.Linear(last, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(last, width, bias=not norm))
+        layers += [nn.BatchNorm1d(width)] if norm else []
+        layers.append(nn.ReLU(inplace=True))
     layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
     if last_norm != "none":
-        norm = nn.BatchNorm1d(widths[-1], affine=last_norm != "plain")
+        closing = nn.BatchNorm1d(widths[-1], affine=last_norm != "plain")
         if last_norm == "scale":
-            norm.register_parameter("bias", None)
-        layers.append(norm)
+            closing.register_parameter("bias", None)
+        layers.append(closing)
     return nn.Sequential(*layers)
 
 
@@ -54,6 +63,82 @@ def by_size(module: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list
     return [outputs[i] for i in range(len(views))]
 
 
+class Teacher(nn.Sequential):
+    """A copy of a student's parts, run one after the other, that gets no gradient and follows the student.
+
+    It is in the student's mode, so that its BatchNorm normalises by its own batches and keeps statistics of its own;
+    residual blocks are never skipped in it. A frozen teacher stays in eval mode.
+
+    Args:
+        student: the parts in the order in which they run, such as a backbone and a projector.
+        frozen: whether it never changes, as a pretrained teacher.
+    """
+
+    def __init__(self, *student: nn.Module, frozen: bool = False) -> None:
+        from timm.layers import DropPath
+
+        super().__init__(*(copy.deepcopy(part) for part in student))
+        self.frozen = frozen
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+        self.train(self.training)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """What the student's parts would say of x, without a gradient."""
+        for part in self:
+            x = part(x)
+        return x
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """As for every module, but a frozen teacher stays in eval mode."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def copy(self, *student: nn.Module) -> None:
+        """Takes over the student's parameters and BatchNorm statistics as they are."""
+        for own, part in zip(self, student, strict=True):
+            own.load_state_dict(part.state_dict())
+
+    @torch.no_grad()
+    def follow(self, *student: nn.Module, momentum: float) -> None:
+        """Moves each parameter to momentum * itself + (1 - momentum) * the student's."""
+        torch._foreach_lerp_(_parameters(self), _parameters(*student), 1 - momentum)
+
+    @torch.no_grad()
+    def distance(self, *student: nn.Module) -> float:
+        """How far the parameters are from the student's, as a share of the student's norm: 0 where they are equal."""
+        theirs = _parameters(*student)
+        apart = [own - other for own, other in zip(_parameters(self), theirs)]
+        return float(get_total_norm(apart) / get_total_norm(theirs))
+
+
+def _parameters(*parts: nn.Module) -> list[Tensor]:
+    return list(chain.from_iterable(part.parameters() for part in parts))
+
+
+class Predictor(nn.Sequential):
+    """The head that the student has and the teacher lacks: an `mlp` that remembers what it predicted last."""
+
+    predicted: Tensor | None = None
+    """(B, D), of the last forward pass; no part of the state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        for part in self:
+            x = part(x)
+        self.predicted = x.detach()
+        return x
+
+    def rank(self) -> float:
+        """Effective rank of the last predictions, from 1 (all on one line: collapsed) to min(B, D); NaN before any."""
+        from .evaluation.labelfree import effective_rank
+
+        return math.nan if self.predicted is None else effective_rank(self.predicted)
+
+
 class Queue(nn.Module):
     """The last `size` keys of length 1, first in, first out (MoCo): a buffer, so that a resume goes on with it."""
 
@@ -61,11 +146,14 @@ class Queue(nn.Module):
     """(D, K): one key per column."""
     place: Tensor
     """(1,) int64: the column that the next key takes."""
+    added: Tensor
+    """(K,) int64: the call of `add` that wrote each column, from 1; 0 for the random keys of the beginning."""
 
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
         self.register_buffer("place", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("added", torch.zeros(size, dtype=torch.int64))
 
     @torch.no_grad()
     def add(self, keys: Tensor) -> None:
@@ -81,4 +169,13 @@ class Queue(nn.Module):
             )
         columns = (self.place + torch.arange(len(keys), device=self.place.device)) % size
         self.keys[:, columns] = F.normalize(keys.to(self.keys.dtype), dim=1).T
+        self.added[columns] = self.added.max() + 1
         self.place.add_(len(keys)).remainder_(size)
+
+    def age(self) -> float:
+        """How many calls of `add` ago the keys were added, on average; random keys count as from before the first."""
+        return float((self.added.max() - self.added).float().mean())
+
+    def filled(self) -> float:
+        """Share of the keys that are not the random ones of the beginning, in [0, 1]."""
+        return float((self.added > 0).float().mean())

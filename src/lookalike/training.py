@@ -217,6 +217,8 @@ class Pretraining(LightningModule):
             self.skipped_in_a_row += 1
         else:
             self.skipped_in_a_row = 0
+            if not self.method.sync_batchnorm:
+                distributed.average(self._statistics)
             self.method.after_step(at)
 
     def give_up(self) -> None:
@@ -447,7 +449,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
-    source = open_source(run.data, channels=run.channels)
+    source = _open(run)
     if len(source) < 2:
         raise ValueError(
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
@@ -459,6 +461,12 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         raise ValueError(
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
             "image at a time; nothing can be learnt without others to compare with. Give at least 2."
+        )
+    if not run.method.method.sync_batchnorm and (own := run.batch_size // run.accumulate // world) < 2:
+        raise ValueError(
+            f"--batch-size {run.batch_size} leaves {own} image at a time to each of {world} processes, and in "
+            f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size {2 * world * run.accumulate} or "
+            "more, or fewer --devices."
         )
     method = build(run)
     optim.build(
@@ -474,6 +482,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     else:
         method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
+    method.before_training()
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     signals = Signals()
     saver = Checkpoints(folder, run, signals)
@@ -495,7 +504,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             if picture is not None:
                 with atomic(folder.views) as temporary:
                     picture.save(temporary)
-        if world > 1:
+        if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
             for part in method.children():
@@ -542,6 +551,42 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     return Result(folder.path, folder.rows())
 
 
+def _open(run: Run) -> Source:
+    """The images of a run, with labels where the method learns from them."""
+    method = run.method.method
+    if not method.needs_labels:
+        return open_source(run.data, channels=run.channels)
+    try:
+        source = open_source(run.data, channels=run.channels, labelled=True)
+    except ValueError as error:
+        raise ValueError(f"{method.__name__} learns from labels. {error}") from None
+    if (
+        source.classes is not None
+        and source.labels is not None
+        and int(source.labels.min()) == int(source.labels.max())
+    ):
+        raise ValueError(
+            f"{method.__name__} learns from labels, and all images of {run.data} are of one class. Give a folder with "
+            "a sub-folder per class, or choose a method without labels."
+        )
+    return source
+
+
+def _classes(source: Source) -> list[str]:
+    """A line about the labels, and one about the classes of a single image."""
+    if source.labels is None or source.classes is None:
+        return []
+    counts = source.labels.bincount(minlength=len(source.classes))
+    lines = [f"labels      {len(counts)} classes of {int(counts.min())} to {int(counts.max())} images"]
+    if alone := [name for name, count in zip(source.classes, counts.tolist()) if count == 1]:
+        few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+        lines.append(
+            f"WARNING     {len(alone)} of the classes have one image ({few}): nothing but its own other view is like "
+            "it. Add images, or leave such classes out."
+        )
+    return lines
+
+
 def launched_rank(run: Run) -> int:
     """This process's rank before torch.distributed runs, as torchrun, Lightning's launcher or Slurm tell it."""
     told = os.environ
@@ -558,13 +603,15 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     `first_epochs` are those that a resumed run began with: it was fitted to them.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
-    cfg, patch = run.method, None
-    if isinstance(run.backbone, str):
-        patch = backbones.patch_size(run.backbone)
+    cfg, patch = run.method, backbones.patch_size(run.backbone)
     given = (*run.given, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
-    fitted = _keep_given(cfg, fit_to(cfg, images, size, first_epochs or run.epochs), given) if run.fit else cfg
+    fitted = cfg
+    if run.fit:
+        epochs = first_epochs or run.epochs
+        fitted = _keep_given(cfg, fit_to(cfg, images, size, run.batch_size, patch, epochs), given)
+    fitted.method.check(fitted, run.batch_size)
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     precision = run.precision
@@ -583,9 +630,9 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     return settled, changes
 
 
-def fit_to(cfg: Config, images: int, image_size: int, epochs: int) -> Config:
+def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
     """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most."""
-    cfg = cfg.method.fit_to(cfg, images, image_size)
+    cfg = cfg.method.fit_to(cfg, images, image_size, batch_size, patch)
     warmup = min(cfg.optim.warmup_epochs, epochs / 10)
     return dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_epochs=warmup))
 
@@ -815,6 +862,7 @@ def _say_start(
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
         *_left_out(run),
+        *_classes(source),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"

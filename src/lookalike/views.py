@@ -113,6 +113,39 @@ SIMCLR_VIEW = View(
 """SimCLR's ImageNet setting: colour strength 1, kernel 10 % of the side (`data_util.py` of google-research/simclr)."""
 
 
+MOCO_VIEW = View(
+    scale=(0.2, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    hflip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    grayscale=0.2,
+    blur=0.5,
+    kernel=23,
+)
+"""MoCo v2's view (`--aug-plus` of facebookresearch/moco); SimSiam's; without blur that of SupCon's PyTorch code."""
+
+_BYOL_VIEW = dataclasses.replace(MOCO_VIEW, scale=(0.08, 1.0), saturation=0.2)
+BYOL_VIEWS = (
+    dataclasses.replace(_BYOL_VIEW, blur=1.0),
+    dataclasses.replace(_BYOL_VIEW, blur=0.1, solarize=0.2),
+)
+"""BYOL's asymmetric pair (appendix B, table 6): one view is always blurred, the other may be solarized."""
+
+
+def without_blur(views: Sequence[View]) -> tuple[View, ...]:
+    """The same views without blur, which small images are not given (SimCLR, appendix B.9; SimSiam, appendix D)."""
+    return tuple(dataclasses.replace(view, blur=0.0) for view in views)
+
+
+def cropped_from(share: float, views: Sequence[View]) -> tuple[View, ...]:
+    """The same views with crops of at least this share of the image's area."""
+    return tuple(dataclasses.replace(view, scale=(share, view.scale[1])) for view in views)
+
+
 def resized(views: Sequence[View], image_size: int, patch: int | None = None) -> tuple[View, ...]:
     """The same views with the largest brought to `image_size` pixels and the others in proportion.
 

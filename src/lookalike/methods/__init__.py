@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..core import Method
+    from .byol import BYOL as BYOL
+    from .moco_v2 import MoCoV2 as MoCoV2
+    from .moco_v3 import MoCoV3 as MoCoV3
     from .simclr import SimCLR as SimCLR
+    from .simsiam import SimSiam as SimSiam
+    from .supcon import SupCon as SupCon
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,11 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "simclr": Entry("lookalike.methods.simclr", "SimCLR", "two views attract, all other images repel (Chen 2020)"),
+    "supcon": Entry("lookalike.methods.supcon", "SupCon", "SimCLR that knows the labels (Khosla 2020)"),
+    "moco_v2": Entry("lookalike.methods.moco_v2", "MoCoV2", "negatives from a queue of earlier images (Chen 2020)"),
+    "moco_v3": Entry("lookalike.methods.moco_v3", "MoCoV3", "a predictor and a momentum encoder, for ViTs (Chen 2021)"),
+    "byol": Entry("lookalike.methods.byol", "BYOL", "predict a slowly moving copy; no negatives (Grill 2020)"),
+    "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
 }
 
 

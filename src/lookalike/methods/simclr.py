@@ -11,7 +11,7 @@ from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
-from ..views import SIMCLR_VIEW, View
+from ..views import SIMCLR_VIEW, View, without_blur
 
 
 class SimCLR(Method):
@@ -33,15 +33,8 @@ class SimCLR(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            if self.temperature <= 0 or min(self.hidden_dim, self.out_dim) < 1:
-                raise ValueError(
-                    f"temperature={self.temperature} must be above 0, hidden_dim={self.hidden_dim} and "
-                    f"out_dim={self.out_dim} at least 1."
-                )
-            if (count := sum(view.count for view in self.views)) != 2:
-                raise ValueError(
-                    f"SimCLR compares 2 views of each image, and views make {count}. Set views.0.count to 2."
-                )
+            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
+            core.check_views(self, 2)
 
     cfg: Config
 
@@ -51,7 +44,9 @@ class SimCLR(Method):
         self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
 
     @classmethod
-    def fit_to(cls, cfg: core.Config, images: int, image_size: int) -> core.Config:
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
         """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
 
         The paper's appendix B.9 and the official README have them. The learning rate is that of the paper's LARS.
@@ -62,13 +57,12 @@ class SimCLR(Method):
         views = tuple(
             dataclasses.replace(
                 v,
-                blur=0.0,
                 brightness=v.brightness / 2,
                 contrast=v.contrast / 2,
                 saturation=v.saturation / 2,
                 hue=v.hue / 2,
             )
-            for v in cfg.views
+            for v in without_blur(cfg.views)
         )
         optim = dataclasses.replace(cfg.optim, lr=1.0) if cfg.optim.name == "lars_simclr" else cfg.optim
         return dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)

@@ -1,0 +1,83 @@
+"""BYOL -- Grill et al., NeurIPS 2020. https://arxiv.org/abs/2006.07733"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import BYOL_VIEWS, View, without_blur
+
+
+class BYOL(Method):
+    """Predict what a slowly moving copy of the network says of the image's other view. There are no negatives."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The paper's ImageNet setting for a ResNet-50 (1,000 epochs, appendix C)."""
+
+        hidden_dim: int = 4096
+        """Width of the hidden layers of projector and predictor."""
+        out_dim: int = 256
+        """Width of projections and predictions."""
+        momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="open")
+        """Share of itself that the target network keeps in a step."""
+        predictor: bool = True
+        """Whether the online network predicts; without it all images get one answer (appendix F.4)."""
+        views: tuple[View, ...] = BYOL_VIEWS
+        optim: Optim = Optim(
+            "lars", lr=0.2, weight_decay=Schedule(1.5e-6), warmup_epochs=10, grid="open"
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim")
+            core.check_momentum("momentum.start", self.momentum.start)
+            core.check_views(self, 2)
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        layers = nn.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
+        self.predictor = nn.Predictor(*layers)
+        self.target = nn.Teacher(self.backbone, self.projector)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """A faster target for few images, and no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:
+            start = min(cfg.momentum.start, 0.99)
+            cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return cfg
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        views = torch.cat(batch.views)
+        p1, p2 = self.predictor(self.projector(self.backbone(views))).chunk(2)  # (B, D)
+        t1, t2 = self.target(views).chunk(2)
+        return {"loss": (losses.byol(p1, t2) + losses.byol(p2, t1)).mean()}
+
+    def after_step(self, at: Progress) -> None:
+        self.target.follow(self.backbone, self.projector, momentum=self.cfg.momentum(at))
+
+    def before_training(self) -> None:
+        self.target.copy(self.backbone, self.projector)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "teacher_distance": self.target.distance(self.backbone, self.projector),
+            "predictor_rank": self.predictor.rank(),
+        }
+
+    def cause(self) -> str:
+        return "" if self.cfg.predictor else "There is no predictor. Leave --predictor at True."

@@ -1,0 +1,126 @@
+"""MoCo v2 -- Chen, Fan, Girshick and He, 2020. https://arxiv.org/abs/2003.04297
+
+MoCo -- He, Fan, Wu, Xie and Girshick, CVPR 2020. https://arxiv.org/abs/1911.05722
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..optim import Optim
+from ..random import permutation
+from ..schedules import Schedule
+from ..views import MOCO_VIEW, View, without_blur
+
+
+class MoCoV2(Method):
+    """Find the other view of an image among the views of thousands of images before it, kept in a queue."""
+
+    sync_batchnorm = False  # each process normalises by its own images: the keys are shuffled instead
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting (`--mlp --moco-t 0.2 --aug-plus --cos`)."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's hidden layer; the official code takes that of a ResNet-50's features."""
+        out_dim: int = 128
+        """Width of queries and keys."""
+        queue: int = 65536
+        """Keys of earlier images that a query is told apart from; a multiple of the batch size."""
+        momentum: float = 0.999
+        """Share of itself that the momentum encoder keeps in a step. Keys are only comparable if it moves slowly."""
+        temperature: float = 0.2
+        """Divides cosine similarities."""
+        views: tuple[View, ...] = (dataclasses.replace(MOCO_VIEW, count=2),)
+        optim: Optim = Optim(
+            "sgd", lr=0.03, weight_decay=Schedule(1e-4), every="epoch", grid="open", exclude=False
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "queue", "temperature")
+            core.check_momentum("momentum", self.momentum)
+            core.check_views(self, 2)
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
+        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
+        self.queue = nn.Queue(cfg.out_dim, cfg.queue)
+        self.keys: list[Tensor] = []  # of this step, one tensor per micro-batch
+        self.step = -1
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """Queue and momentum for few images, and CIFAR-10's setting for small ones.
+
+        The queue holds a twelfth of the images at most, as in the official notebook for CIFAR-10: an image must not
+        meet its own old keys as negatives. The momentum, temperature, views and decay are that notebook's.
+        """
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:
+            batches = max(1, min(cfg.queue, images // 12) // batch_size)
+            cfg = dataclasses.replace(cfg, queue=batches * batch_size, momentum=min(cfg.momentum, 0.99))
+        if image_size <= 64:
+            optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
+        return cfg
+
+    @classmethod
+    def check(cls, cfg: core.Config, batch_size: int) -> None:
+        assert isinstance(cfg, cls.Config)
+        if cfg.queue % batch_size:
+            near = max(1, round(cfg.queue / batch_size)) * batch_size
+            raise ValueError(
+                f"--queue {cfg.queue} is no multiple of --batch-size {batch_size}: a batch's keys replace the oldest "
+                f"ones as a whole. Give --queue {near}."
+            )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        view_q, view_k = batch.views
+        q = self.projector(self.backbone(view_q))  # (B, D)
+        k = self._keys_of(view_k, batch.progress)  # (B, D)
+        if batch.progress.step != self.step:
+            self.keys, self.step = [], batch.progress.step
+        self.keys.append(k)
+        return {"loss": losses.info_nce(q, k, self.queue.keys, self.cfg.temperature)}
+
+    @torch.no_grad()
+    def _keys_of(self, view: Tensor, at: Progress) -> Tensor:
+        """The momentum encoder's outputs, each computed among other images than its query's (shuffled BatchNorm).
+
+        Else a query could know its key by the statistics that both were normalised with (MoCo, section 3.3).
+        """
+        world, rank = distributed.world(), distributed.rank()
+        if world == 1:
+            alone: Tensor = self.momentum_encoder(view)
+            return alone
+        joined = distributed.gather(view)
+        order = permutation(len(joined), "shuffle", at.step).to(view.device)  # the same on all processes
+        shuffled = self.momentum_encoder(joined[order.chunk(world)[rank]])
+        back = order.argsort().chunk(world)[rank]
+        return distributed.gather(shuffled)[back]
+
+    def after_step(self, at: Progress) -> None:
+        self.queue.add(torch.cat([distributed.gather(k) for k in self.keys]))
+        self.keys = []
+        self.momentum_encoder.follow(self.backbone, self.projector, momentum=self.cfg.momentum)
+
+    def before_training(self) -> None:
+        self.momentum_encoder.copy(self.backbone, self.projector)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "teacher_distance": self.momentum_encoder.distance(self.backbone, self.projector),
+            "queue_age": self.queue.age(),
+            "queue_filled": self.queue.filled(),
+        }

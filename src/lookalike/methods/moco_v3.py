@@ -1,0 +1,89 @@
+"""MoCo v3 -- Chen, Xie and He, ICCV 2021. https://arxiv.org/abs/2104.02057"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone, ViT
+from ..core import Batch, Method, Progress
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import BYOL_VIEWS, View, cropped_from, without_blur
+
+
+class MoCoV3(Method):
+    """Find the other view of an image among those of the batch, as a slowly moving encoder sees them."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting for a ResNet-50 (300 epochs); `fit_to` has the one for ViTs."""
+
+        hidden_dim: int = 4096
+        """Width of the hidden layers of projector and predictor."""
+        out_dim: int = 256
+        """Width of queries and keys."""
+        momentum: Schedule = Schedule(0.99, 1.0, "cosine", grid="open")
+        """Share of itself that the momentum encoder keeps in a step."""
+        temperature: float = 1.0
+        """Divides cosine similarities."""
+        freeze_patches: bool = True
+        """Whether a ViT's patch embedding stays random: training is unstable otherwise (section 4.2)."""
+        views: tuple[View, ...] = cropped_from(0.2, BYOL_VIEWS)
+        optim: Optim = Optim(
+            "lars", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open"
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
+            core.check_momentum("momentum.start", self.momentum.start)
+            core.check_views(self, 2)
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        hidden, out = cfg.hidden_dim, cfg.out_dim
+        if isinstance(backbone, ViT):
+            backbone.start_as_moco_v3(freeze_patches=cfg.freeze_patches)
+            self.projector = nn.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
+            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False, last_norm="plain"))
+        else:
+            self.projector = nn.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
+            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False))
+        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """The paper's setting for a ViT where the backbone has patches, and views without blur for small images."""
+        assert isinstance(cfg, cls.Config)
+        if patch_size is not None:
+            adamw = Optim("adamw", lr=1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open")
+            cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
+        return cfg
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        views = torch.cat(batch.views)
+        q1, q2 = self.predictor(self.projector(self.backbone(views))).chunk(2)  # (B, D)
+        k1, k2 = self.momentum_encoder(views).chunk(2)
+        q1, q2, k1, k2 = (distributed.gather(x) for x in (q1, q2, k1, k2))  # (B over all processes, D)
+        t = self.cfg.temperature
+        return {"loss": losses.contrast(q1, k2, t) + losses.contrast(q2, k1, t)}
+
+    def after_step(self, at: Progress) -> None:
+        self.momentum_encoder.follow(self.backbone, self.projector, momentum=self.cfg.momentum(at))
+
+    def before_training(self) -> None:
+        self.momentum_encoder.copy(self.backbone, self.projector)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "teacher_distance": self.momentum_encoder.distance(self.backbone, self.projector),
+            "predictor_rank": self.predictor.rank(),
+        }

@@ -1,0 +1,73 @@
+"""SimSiam -- Chen and He, CVPR 2021. https://arxiv.org/abs/2011.10566"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method
+from ..optim import Group, Optim
+from ..schedules import Schedule
+from ..views import MOCO_VIEW, View, without_blur
+
+
+class SimSiam(Method):
+    """Predict the projection of the image's other view, and send no gradient through what is predicted."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The paper's ImageNet setting (100 epochs)."""
+
+        out_dim: int = 2048
+        """Width of the projector, its hidden layers included, and of the predictions."""
+        predictor_dim: int = 512
+        """Width of the predictor's hidden layer: a bottleneck."""
+        stop_gradient: bool = True
+        """Whether what is predicted gets no gradient; with one all images get one answer (section 4.1)."""
+        views: tuple[View, ...] = (dataclasses.replace(MOCO_VIEW, count=2),)
+        optim: Optim = Optim(
+            "sgd", lr=0.05, weight_decay=Schedule(1e-4), every="epoch", grid="open", exclude=False
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "out_dim", "predictor_dim")
+            core.check_views(self, 2)
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        d = cfg.out_dim
+        self.projector = nn.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
+        self.predictor = nn.Predictor(*nn.mlp(d, cfg.predictor_dim, d))
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """CIFAR-10's setting for small images (appendix D): no blur, lower learning rate, more decay."""
+        assert isinstance(cfg, cls.Config)
+        if image_size > 64:
+            return cfg
+        optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
+        return dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
+
+    def groups(self) -> list[Group]:
+        return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
+        (z1, z2), (p1, p2) = z.chunk(2), self.predictor(z).chunk(2)
+        loss = (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2
+        if not self.cfg.stop_gradient:  # the cosine is symmetric: the other half of its gradient
+            loss = (loss + (losses.simsiam(z2, p1) + losses.simsiam(z1, p2)) / 2) / 2
+        return {"loss": loss}
+
+    def figures(self) -> dict[str, float]:
+        return {"predictor_rank": self.predictor.rank()}
+
+    def cause(self) -> str:
+        return "" if self.cfg.stop_gradient else "No gradient is stopped. Leave --stop-gradient at True."

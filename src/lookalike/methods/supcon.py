@@ -1,0 +1,64 @@
+"""SupCon -- Khosla et al., NeurIPS 2020. https://arxiv.org/abs/2004.11362"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import MOCO_VIEW, SIMCLR_VIEW, View, without_blur
+
+
+class SupCon(Method):
+    """Pull all images of a class together and push those of other classes away: SimCLR that knows the labels."""
+
+    needs_labels = True
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """Google's ImageNet script for a ResNet-50 (350 epochs), with SimCLR's views in the place of AutoAugment."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's hidden layer."""
+        out_dim: int = 128
+        """Width of the projection that the loss compares."""
+        temperature: float = 0.1
+        """Divides cosine similarities. Lower attends to harder images."""
+        base_temperature: float = 0.1
+        """The loss is multiplied by temperature / base_temperature: 1 as in the paper. The PyTorch code has 0.07."""
+        views: tuple[View, ...] = (SIMCLR_VIEW,)
+        optim: Optim = Optim(
+            "lars_simclr", lr=0.4, weight_decay=Schedule(1e-3), warmup_epochs=12, grid="open"
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "temperature", "base_temperature")
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """CIFAR-10's setting of the official PyTorch code for small images: its views and its SGD."""
+        assert isinstance(cfg, cls.Config)
+        if image_size > 64:
+            return cfg
+        views = tuple(dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in cfg.views)
+        sgd = Optim("sgd", lr=0.125, weight_decay=Schedule(1e-4), warmup_epochs=10, every="epoch", exclude=False)
+        return dataclasses.replace(cfg, views=without_blur(views), optim=sgd)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)
+        z = torch.stack(z.chunk(len(batch.views)), 1)  # (B, V, D)
+        labels = None if batch.labels is None else distributed.gather(batch.labels)
+        return {"loss": losses.supcon(distributed.gather(z), labels, self.cfg.temperature, self.cfg.base_temperature)}
