@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import core, losses, nn
@@ -62,9 +61,9 @@ class BYOL(Method):
         return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        views = torch.cat(batch.views)
-        p1, p2 = self.predictor(self.projector(self.backbone(views))).chunk(2)  # (B, D)
-        t1, t2 = self.target(views).chunk(2)
+        # view by view, as the official code: each is normalised by its own statistics
+        p1, p2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
+        t1, t2 = (self.target(view) for view in batch.views)
         return {"loss": (losses.byol(p1, t2) + losses.byol(p2, t1)).mean()}
 
     def after_step(self, at: Progress) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import core, distributed, losses, nn
@@ -69,9 +68,9 @@ class MoCoV3(Method):
         return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        views = torch.cat(batch.views)
-        q1, q2 = self.predictor(self.projector(self.backbone(views))).chunk(2)  # (B, D)
-        k1, k2 = self.momentum_encoder(views).chunk(2)
+        # view by view, as the official code: each is normalised by its own statistics
+        q1, q2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
+        k1, k2 = (self.momentum_encoder(view) for view in batch.views)
         q1, q2, k1, k2 = (distributed.gather(x) for x in (q1, q2, k1, k2))  # (B over all processes, D)
         t = self.cfg.temperature
         return {"loss": losses.contrast(q1, k2, t) + losses.contrast(q2, k1, t)}

@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .. import core, losses, nn
@@ -59,8 +58,9 @@ class SimSiam(Method):
         return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
-        (z1, z2), (p1, p2) = z.chunk(2), self.predictor(z).chunk(2)
+        # view by view, as the official code: each is normalised by its own statistics
+        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2
         if not self.cfg.stop_gradient:  # the cosine is symmetric: the other half of its gradient
             loss = (loss + (losses.simsiam(z2, p1) + losses.simsiam(z1, p2)) / 2) / 2
