@@ -54,7 +54,11 @@ try:
     from lightly.data import LightlyDataset
     from lightly.loss import NegativeCosineSimilarity, NTXentLoss
     from lightly.models.modules import (
-        BYOLPredictionHead, BYOLProjectionHead, MoCoProjectionHead, SimCLRProjectionHead, SimSiamPredictionHead,
+        BYOLPredictionHead,
+        BYOLProjectionHead,
+        MoCoProjectionHead,
+        SimCLRProjectionHead,
+        SimSiamPredictionHead,
         SimSiamProjectionHead,
     )  # fmt: skip
     from lightly.models.utils import deactivate_requires_grad, get_weight_decay_parameters, update_momentum
@@ -98,7 +102,7 @@ Loss = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 def lightly_method(method: Method) -> tuple[nn.ModuleList, Loss]:
-    """The parts that learn, backbone first and perhaps a predictor last, and the loss, as lightly's examples have it."""
+    """The parts that learn (backbone first, a predictor last) and the loss, as lightly's examples have them."""
     cfg, backbone = method.cfg, copy.deepcopy(method.backbone)
     match cfg:
         case SimCLR.Config():

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
 
 from lookalike import backbones, load, training
 from lookalike.core import Batch, Config, Method, Progress
