@@ -1,0 +1,135 @@
+"""`nn`'s parts with a state: the teacher, the predictor, the queue; and a ViT as MoCo v3 starts it."""
+
+import math
+
+import pytest
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from lookalike import backbones
+from lookalike.evaluation.labelfree import effective_rank
+from lookalike.nn import Predictor, Queue, Teacher, mlp
+
+
+def parts(seed: int = 0) -> tuple[nn.Sequential, nn.Sequential]:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), DropPath(0.5), nn.Linear(8, 5)), mlp(5, 7, 3)
+
+
+def test_a_teacher_begins_as_its_student_and_gets_no_gradient() -> None:
+    body, head = parts()
+    teacher = Teacher(body, head)
+    x = torch.randn(4, 6)
+    body[2].drop_prob = 0.0
+    assert torch.equal(teacher(x), head(body(x)))
+    assert not teacher(x).requires_grad
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(p.requires_grad for p in (*body.parameters(), *head.parameters()))
+
+
+def test_a_teacher_follows_parameters_only_by_its_momentum() -> None:
+    body, head = parts()
+    teacher = Teacher(body, head)
+    begun = [p.clone() for p in teacher.parameters()]
+    with torch.no_grad():
+        for p in (*body.parameters(), *head.parameters()):
+            p.add_(torch.randn_like(p))
+    statistics = {n: b.clone() for n, b in teacher.named_buffers()}
+    body(torch.randn(8, 6))  # moves the student's statistics
+    teacher.follow(body, head, momentum=0.9)
+    for own, old, theirs in zip(teacher.parameters(), begun, (*body.parameters(), *head.parameters())):
+        assert torch.allclose(own, 0.9 * old + 0.1 * theirs, atol=1e-6)
+    assert all(torch.equal(b, statistics[n]) for n, b in teacher.named_buffers())
+    teacher.follow(body, head, momentum=1.0)
+    assert teacher.distance(body, head) > 0.01
+    teacher.follow(body, head, momentum=0.0)
+    assert teacher.distance(body, head) == 0
+    teacher.copy(body, head)
+    assert all(torch.equal(b, s) for b, s in zip(teacher[0].buffers(), body.buffers()))
+
+
+def test_a_teachers_distance_is_a_share_of_the_students_norm() -> None:
+    student = nn.Linear(3, 4)
+    teacher = Teacher(student)
+    with torch.no_grad():
+        for p in student.parameters():
+            p.mul_(2)
+    assert teacher.distance(student) == pytest.approx(0.5)
+
+
+def test_a_teacher_is_in_the_students_mode_and_never_skips_a_block() -> None:
+    body, head = parts()
+    both = nn.ModuleDict({"body": body, "teacher": Teacher(body, head), "frozen": Teacher(body, frozen=True)})
+    both.train()
+    assert [m.drop_prob for m in both.modules() if isinstance(m, DropPath)] == [0.5, 0.0, 0.0]
+    assert both["teacher"][0][1].training
+    assert not both["frozen"][0][1].training
+    before = both["teacher"][0][1].running_mean.clone()
+    both["teacher"](torch.randn(8, 6))
+    assert not torch.equal(both["teacher"][0][1].running_mean, before)
+    both.eval()
+    assert not both["teacher"][0][1].training
+
+
+def test_a_predictor_knows_the_rank_of_what_it_said() -> None:
+    predictor = Predictor(*mlp(6, 8, 6))
+    assert math.isnan(predictor.rank())
+    out = predictor(torch.randn(16, 6))
+    assert predictor.rank() == pytest.approx(effective_rank(out))
+    assert "predicted" not in predictor.state_dict()
+    nothing = Predictor()
+    nothing(torch.ones(16, 6))
+    assert nothing.rank() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_queue_knows_the_age_of_its_keys() -> None:
+    queue = Queue(3, 8)
+    assert (queue.age(), queue.filled()) == (0, 0)
+    queue.add(torch.randn(2, 3))
+    assert (queue.age(), queue.filled()) == (0.75, 0.25)  # two keys of now, six from before
+    for _ in range(3):
+        queue.add(torch.randn(2, 3))
+    assert (queue.age(), queue.filled()) == (1.5, 1)  # 3, 2, 1 and 0 calls ago
+    queue.add(torch.randn(2, 3))
+    assert queue.age() == 1.5
+
+
+def moco_v3_positions(h: int, w: int, width: int) -> list[list[float]]:
+    """`build_2d_sincos_position_embedding` of moco-v3's `vits.py`, number by number."""
+    table = []
+    for i in range(h):
+        for j in range(w):
+            omega = [1 / 10000 ** (k / (width // 4)) for k in range(width // 4)]
+            table.append([f(place * o) for place in (i, j) for f in (math.sin, math.cos) for o in omega])
+    return table
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_vit_starts_as_moco_v3s(freeze: bool) -> None:
+    torch.manual_seed(0)
+    vit = backbones.create("vit_tiny_patch16_224", image_size=64)
+    assert isinstance(vit, backbones.ViT)
+    vit.start_as_moco_v3(freeze_patches=freeze)
+    net = vit.net
+    expected = torch.tensor(moco_v3_positions(4, 4, 192))
+    assert torch.allclose(net.pos_embed[0, 1:], expected, atol=1e-6)
+    assert not net.pos_embed[0, 0].any()
+    assert not net.pos_embed.requires_grad
+    weight = net.patch_embed.proj.weight
+    bound = math.sqrt(6 / (3 * 16 * 16 + 192))
+    assert weight.requires_grad is not freeze
+    assert 0.99 * bound < float(weight.abs().max()) <= bound
+    qkv = net.blocks[0].attn.qkv.weight
+    bound = math.sqrt(6 / (192 + 192))  # of queries, keys and values each
+    assert 0.99 * bound < float(qkv.abs().max()) <= bound
+    assert float(net.cls_token.abs().max()) < 1e-5
+    assert torch.isfinite(vit(torch.randn(2, 3, 64, 64))).all()
+    assert torch.isfinite(vit(torch.randn(2, 3, 96, 96))).all()  # positions are interpolated
+
+
+def test_a_vit_without_a_place_for_the_positions_is_refused() -> None:
+    vit = backbones.create("vit_tiny_patch16_224", image_size=32)
+    vit.net.pos_embed = None
+    with pytest.raises(ValueError, match="no absolute positions"):
+        vit.start_as_moco_v3(freeze_patches=True)
