@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -406,3 +407,49 @@ def test_ctrl_c_in_a_process_of_its_own_exits_130_and_resumes(photos: Path, tmp_
     assert "Go on with: lookalike pretrain --resume" in text
     content = torch.load(Folder(out).last, weights_only=True)
     assert content["global_step"] >= 2
+
+
+TINY = ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--workers", "0"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["moco_v2", "--queue", "100", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 96"),
+        (["moco_v2", "--batch-size", "2", "--devices", "2"], "leaves 1 image at a time to each of 2.*--batch-size 4"),
+        (["byol", "--batch-size", "1"], "nothing can be learnt without others"),
+        (["byol", "--batch-size", "4", "--accumulate", "4"], "nothing can be learnt without others"),
+        (["supcon", "--batch-size", "8"], "SupCon learns from labels.*lies in no class folder.*/CLASS/"),
+        (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it is a share"),
+        (["simsiam", "--out-dim", "0"], "out_dim is 0; it must be above 0"),
+        (["byol", "--views.0.count", "2"], "BYOL compares 2 views of each image, and views make 3"),
+    ],
+)
+def test_what_a_method_cannot_be_given(
+    argv: list[str], words: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method, *options = argv
+    code = cli.main(["pretrain", method, str(photos), *TINY, "--out", str(tmp_path / "run"), *options])
+    captured = capsys.readouterr()
+    assert code in (1, 2)
+    assert re.search(words, captured.err, re.DOTALL), captured.err
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_of_one_image_and_one_class_alone(
+    classed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(classed, data)
+    (data / "rare").mkdir()
+    (data / "class0/0.jpg").rename(data / "rare/0.jpg")
+    common = [*TINY, "--batch-size", "8"]
+    assert cli.main(["pretrain", "supcon", str(data), *common, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "labels      5 classes of 1 to 10 images" in said
+    assert "1 of the classes have one image (rare): nothing but its own other view is like it" in said
+    only = tmp_path / "only"
+    shutil.copytree(classed / "class0", only / "class0")
+    assert cli.main(["pretrain", "supcon", str(only), *common, "--out", str(tmp_path / "other")]) == 1
+    assert "are of one class" in capsys.readouterr().err
