@@ -17,10 +17,13 @@ from lookalike import Collapsed, Diverged, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.health import Verdict, judge, ruined
+from lookalike.methods.byol import BYOL
+from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.simclr import SimCLR
+from lookalike.methods.simsiam import SimSiam
 from lookalike.nn import mlp
 from lookalike.optim import Optim
-from lookalike.runs import Folder, Result, Run
+from lookalike.runs import Folder, Result, Run, method_name
 from lookalike.schedules import Schedule
 from lookalike.views import SIMCLR_VIEW, View
 
@@ -133,6 +136,32 @@ def test_a_collapsed_run_is_stopped_if_asked(cifar10: Path, tmp_path: Path) -> N
         one_epoch(simclr(1e3, "sgd"), data, tmp_path / "run", epochs=3, on_collapse="stop")
     assert not Folder(tmp_path / "run").last.exists()
     assert Folder(tmp_path / "run").rows()[-1]["verdict"] == "collapsed"
+
+
+ADAMW = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        (BYOL.Config(hidden_dim=256, out_dim=64, momentum=Schedule(0.9), predictor=False, optim=ADAMW), "no predictor"),
+        (SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW), "No gradient is stopped"),
+        (MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW), "With a momentum of 0 the keys"),
+    ],
+    ids=["byol", "simsiam", "moco_v2"],
+)
+def test_a_methods_own_failure_is_called_by_name(
+    method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each without the part that its paper found to be needed."""
+    data = listed(cifar10, tmp_path, 2000).file
+    result = one_epoch(method, data, tmp_path / "run", epochs=3)
+    assert result.verdict == "collapsed"
+    assert remedy in result.metrics[-1]["remedy"]
+    assert f"Verdict: collapsed: {result.why}" in capsys.readouterr().out
+    figures = {"byol": {"teacher_distance", "predictor_rank"}, "simsiam": {"predictor_rank"},
+               "moco_v2": {"teacher_distance", "queue_age", "queue_filled"}}  # fmt: skip
+    assert figures[method_name(method)] <= result.metrics[-1].keys()
 
 
 def test_a_training_that_stands_still(cifar10: Path, tmp_path: Path) -> None:

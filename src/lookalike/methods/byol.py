@@ -79,4 +79,11 @@ class BYOL(Method):
         }
 
     def cause(self) -> str:
-        return "" if self.cfg.predictor else "There is no predictor. Leave --predictor at True."
+        if not self.cfg.predictor:
+            return "There is no predictor. Leave --predictor out."
+        if self.cfg.momentum.start < 0.9:
+            return (
+                f"With a momentum of {self.cfg.momentum.start:g} the target runs after the online network. "
+                "Give --momentum.start 0.9 to 0.999 (table 5a)."
+            )
+        return ""

@@ -124,3 +124,11 @@ class MoCoV2(Method):
             "queue_age": self.queue.age(),
             "queue_filled": self.queue.filled(),
         }
+
+    def cause(self) -> str:
+        if self.cfg.momentum >= 0.9:
+            return ""
+        return (
+            f"With a momentum of {self.cfg.momentum:g} the keys in the queue come from encoders that differ. "
+            "Give --momentum 0.99 to 0.999 (MoCo, section 4.1)."
+        )
