@@ -51,8 +51,9 @@ class BYOL(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """A faster target for few images, and no blur for small ones."""
+        """A faster target and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
+        cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
         if images < 500_000:
             start = min(cfg.momentum.start, 0.99)
             cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))

@@ -61,7 +61,7 @@ class MoCoV2(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """Queue and momentum for few images, and CIFAR-10's setting for small ones.
+        """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
 
         The queue holds a twelfth of the images at most, as in the official notebook for CIFAR-10: an image must not
         meet its own old keys as negatives. The momentum, temperature, views and decay are that notebook's.
@@ -73,7 +73,7 @@ class MoCoV2(Method):
         if image_size <= 64:
             optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
-        return cfg
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int) -> None:

@@ -58,11 +58,16 @@ class MoCoV3(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """The paper's setting for a ViT where the backbone has patches, and views without blur for small images."""
+        """The paper's setting for a ViT where the backbone has patches, longer steps for few images in other networks.
+
+        Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
+        """
         assert isinstance(cfg, cls.Config)
         if patch_size is not None:
             adamw = Optim("adamw", lr=1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open")
             cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
+        else:
+            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
         return cfg
