@@ -10,8 +10,10 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from lookalike import distributed
+from lookalike import backbones, distributed
+from lookalike.core import Progress
 from lookalike.distributed import SyncBatchNorm, convert
+from lookalike.methods.moco_v2 import MoCoV2
 
 WORLD = 2
 
@@ -72,6 +74,27 @@ def gathered_loss(join: Callable[[Tensor], Tensor], x: Tensor, part: slice) -> T
     return ((x @ every.T) * batch(8, 8)[part]).exp().mean()
 
 
+class Seeing(nn.Module):
+    """Keeps what it was given, and returns each image's first number, as BatchNorm would not: by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return x.flatten(1)[:, :2]
+
+
+def shuffled_keys(part: slice) -> dict[str, Tensor]:
+    """What MoCo v2's momentum encoder sees on this process at three steps, and the keys that come back."""
+    torch.manual_seed(0)
+    cfg = MoCoV2.Config(hidden_dim=4, out_dim=2, queue=8)
+    method = MoCoV2(cfg, backbones.create("test_resnet", image_size=32))
+    method.momentum_encoder = Seeing()
+    found = {}
+    for step in range(3):
+        found[f"keys {step}"] = method._keys_of(batch(8, 3, 4, 4)[part], Progress(step, 3, 3))
+        found[f"seen {step}"] = method.momentum_encoder.seen
+    return found
+
+
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
@@ -99,6 +122,10 @@ def process(rank: int, folder: str) -> None:
     found["agree"] = {
         "flags": torch.tensor(distributed.agree(rank == 1, False, rank == 0)),
     }
+    parts = [torch.full((2, 3), float(rank)), torch.tensor([rank]), torch.full((4,), 10.0 * rank)]
+    distributed.average(parts)
+    found["average"] = dict(zip("abc", parts))
+    found["shuffle"] = shuffled_keys(part)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -156,6 +183,27 @@ def test_mean_has_gradients(two: list[dict[str, dict[str, Tensor]]]) -> None:
     for process in two:
         assert_same(process["mean"]["mean"], mean.detach(), "mean")
     assert_same(torch.cat([process["mean"]["grad"] for process in two]) / WORLD, y.grad, "gradient")
+
+
+def test_moco_v2_computes_keys_among_other_images_than_queries(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    images = batch(8, 3, 4, 4)
+    orders = []
+    for step in range(3):
+        keys, seen = (torch.cat([p["shuffle"][f"{what} {step}"] for p in two]) for what in ("keys", "seen"))
+        assert torch.equal(keys, images.flatten(1)[:, :2])  # each query gets its own key back
+        order = [int((images == image).flatten(1).all(1).nonzero()) for image in seen]
+        assert sorted(order) == list(range(8))  # each image is seen once
+        assert set(order[:4]) != {0, 1, 2, 3}  # not by the process that it came from
+        orders.append(tuple(order))
+    assert len(set(orders)) == 3  # at each step in another order
+
+
+def test_average_leaves_whole_numbers(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    for rank, process in enumerate(two):
+        a, b, c = process["average"].values()
+        assert torch.equal(a, torch.full((2, 3), 0.5))
+        assert b.tolist() == [rank]
+        assert torch.equal(c, torch.full((4,), 5.0))
 
 
 def test_agree_is_any(two: list[dict[str, dict[str, Tensor]]]) -> None:

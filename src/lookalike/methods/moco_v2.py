@@ -63,13 +63,15 @@ class MoCoV2(Method):
     ) -> core.Config:
         """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
 
-        The queue holds a twelfth of the images at most, as in the official notebook for CIFAR-10: an image must not
-        meet its own old keys as negatives. The momentum, temperature, views and decay are that notebook's.
+        The queue holds whole batches, and a twelfth of the images at most, as in the official notebook for CIFAR-10: an
+        image must not meet its own old keys as negatives. Momentum, temperature, views and decay are that notebook's.
         """
         assert isinstance(cfg, cls.Config)
-        if images < 500_000:
-            batches = max(1, min(cfg.queue, images // 12) // batch_size)
-            cfg = dataclasses.replace(cfg, queue=batches * batch_size, momentum=min(cfg.momentum, 0.99))
+        few = images < 500_000
+        batches = max(1, min(cfg.queue, images // 12 if few else cfg.queue) // batch_size)
+        cfg = dataclasses.replace(
+            cfg, queue=batches * batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum
+        )
         if image_size <= 64:
             optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
