@@ -5,7 +5,8 @@
 DATA holds train/ and test/ with one sub-folder per class. Each seed draws its own --images of train/ (labels are used
 for judging only), trains on them with `lookalike.pretrain`, and judges the encoder before and after by k-NN and linear
 probe: those images are the bank, all of test/ is classified. A row of JSON per seed goes to --record; rows that are
-there already are not made again, and a training that was stopped goes on where it was.
+there already are not made again, and a training that was stopped goes on where it was. The peak of memory is the
+process's: one seed per call keeps it apart.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import narrow_resnet
+from networks import narrow_resnet, small_resnet
 from torch.utils.data import Dataset
 
 import lookalike
@@ -33,6 +34,10 @@ from lookalike.runs import Run, commit
 
 SAME = ("method", "backbone", "image_size", "images", "batch_size", "epochs", "cache")
 """Settings that make two rows of one seed the same measurement, beside the data and a stated optimizer."""
+
+
+OWN = {"narrow": narrow_resnet, "small": small_resnet}
+"""Networks of `networks.py`, beside timm's."""
 
 
 class Labelled(Dataset[tuple[torch.Tensor, int]]):
@@ -57,13 +62,14 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     places = permutation(count, seed, "images")[: args.images].tolist()
     train, test = Labelled(args.data / "train", places), Labelled(args.data / "test", None)
     torch.manual_seed(seed)
+    network = OWN.get(args.backbone)
     cfg = get_method(args.method).Config()
     if args.optim:
         cfg = dataclasses.replace(cfg, optim=Optim(**json.loads(args.optim)))
     settings = {**{k: vars(args)[k] for k in SAME}, "optim": args.optim, "data": str(args.data)}
     out = args.work / f"{args.method}-{seed}-{key_of(json.dumps(settings)) % 16**8:08x}"
     run = Run(
-        data=train, method=cfg, backbone=narrow_resnet() if args.backbone == "narrow" else args.backbone,
+        data=train, method=cfg, backbone=network() if network else args.backbone,
         image_size=args.image_size, batch_size=args.batch_size, epochs=args.epochs, cache=args.cache, seed=seed,
         out=str(out), resume=(out / "run.yaml").is_file(), save_every=max(1, args.epochs // 5),
     )  # fmt: skip
@@ -75,7 +81,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     result = lookalike.pretrain(run)
     seconds = time.perf_counter() - began
-    encoder = lookalike.load(out, backbone=narrow_resnet() if args.backbone == "narrow" else None)
+    encoder = lookalike.load(out, backbone=network() if network else None)
     after = evaluate(encoder, train, test, seed=seed)
     last = result.metrics[-1]
     return {
@@ -109,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--backbone", default="narrow")
+    parser.add_argument("--backbone", default="narrow", help="narrow, small (a fifth of its work), or a name of timm's")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=256)
