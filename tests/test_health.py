@@ -144,9 +144,18 @@ ADAMW = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), war
 @pytest.mark.parametrize(
     ("method", "remedy"),
     [
-        (BYOL.Config(hidden_dim=256, out_dim=64, momentum=Schedule(0.9), predictor=False, optim=ADAMW), "no predictor"),
-        (SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW), "No gradient is stopped"),
-        (MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW), "With a momentum of 0 the keys"),
+        (
+            BYOL.Config(hidden_dim=256, out_dim=64, momentum=Schedule(0.9), predictor=False, optim=ADAMW),
+            "There is no predictor. Leave --no-predictor out.",
+        ),
+        (
+            SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW),
+            "No gradient is stopped. Leave --no-stop-gradient out.",
+        ),
+        (
+            MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW),
+            "With a momentum of 0 the teacher runs after the student. Give --momentum 0.9",
+        ),
     ],
     ids=["byol", "simsiam", "moco_v2"],
 )

@@ -88,7 +88,7 @@ def test_recipes_are_the_papers() -> None:
     assert recipe(BYOL.Config()) == ("lars", 0.2, 1.5e-6, 0.9, 10, *cosine)
     assert recipe(SimSiam.Config()) == ("sgd", 0.05, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
     vit = MoCoV3.fit_to(MoCoV3.Config(), 1_281_167, 224, 4096, patch_size=16)
-    assert recipe(vit) == ("adamw", 1.5e-4, 0.1, 0.9, 40, *cosine)
+    assert recipe(vit) == ("adamw", 1.5e-4, 0.1, 0.9, 40, "step", "cosine", False, "linear")
     assert isinstance(vit, MoCoV3.Config)
     assert (vit.temperature, [v.scale for v in vit.views]) == (0.2, [(0.08, 1.0)] * 2)
     moco, byol = MoCoV2.Config(), BYOL.Config()
@@ -123,16 +123,37 @@ def test_simsiams_predictor_keeps_its_learning_rate() -> None:
     assert rates.lr < 0.02
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_teacher_starts_from_the_weights_that_the_backbone_was_given(name: str) -> None:
+@pytest.mark.parametrize("name", ["moco_v2", "moco_v3", "byol"])
+def test_a_teacher_starts_from_the_weights_that_the_student_was_given(name: str) -> None:
     method = make(name)
+    student = (method.backbone, method.get_submodule("projector"))
     with torch.no_grad():
-        for p in method.backbone.parameters():
-            p.add_(1)
+        for p in method.parameters():
+            p.add_(torch.rand_like(p))
+    (teacher,) = (part for part in method.children() if isinstance(part, Teacher))
+    assert teacher.distance(*student) > 0
     method.before_training()
-    for part in method.children():
-        if isinstance(part, Teacher):
-            assert all(torch.equal(a, b) for a, b in zip(part[0].parameters(), method.backbone.parameters()))
+    assert teacher.distance(*student) == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stated_optimizer_is_kept_whole_on_few_images(name: str) -> None:
+    """By its name on the command line, as an object in Python; a learning rate alone changes the fitted one."""
+    cfg = get_method(name).Config()  # type: ignore[call-arg]
+    base = Run(data="photos", method=cfg, backbone="test_resnet", image_size=32, epochs=50)
+    typed = dataclasses.replace(base, given=("optim.name",))
+    assert training.resolve(typed, 5000)[0].method.optim == dataclasses.replace(
+        cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, 5)
+    )
+    own = dataclasses.replace(cfg.optim, lr=0.06)
+    built = dataclasses.replace(base, method=dataclasses.replace(cfg, optim=own))
+    assert training.resolve(built, 5000)[0].method.optim == dataclasses.replace(
+        own, warmup_epochs=min(own.warmup_epochs, 5)
+    )
+    fitted = training.resolve(base, 5000)[0].method.optim
+    tuned = dataclasses.replace(base, method=built.method, given=("optim.lr",))
+    assert training.resolve(tuned, 5000)[0].method.optim == dataclasses.replace(fitted, lr=0.06)
+    assert fitted.factor(4096) * fitted.lr < 20
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
 from torch import nn
@@ -78,6 +79,8 @@ def test_a_predictor_knows_the_rank_of_what_it_said() -> None:
     out = predictor(torch.randn(16, 6))
     assert predictor.rank() == pytest.approx(effective_rank(out))
     assert "predicted" not in predictor.state_dict()
+    predictor(torch.full((16, 6), math.nan))
+    assert math.isnan(predictor.rank())  # not an error: such a step is dropped and counted
     nothing = Predictor()
     nothing(torch.ones(16, 6))
     assert nothing.rank() == pytest.approx(1, abs=1e-4)
@@ -126,6 +129,17 @@ def test_a_vit_starts_as_moco_v3s(freeze: bool) -> None:
     assert float(net.cls_token.abs().max()) < 1e-5
     assert torch.isfinite(vit(torch.randn(2, 3, 64, 64))).all()
     assert torch.isfinite(vit(torch.randn(2, 3, 96, 96))).all()  # positions are interpolated
+
+
+def test_a_users_own_vit_keeps_its_weights() -> None:
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    vit = backbones.create(net, image_size=32)
+    assert isinstance(vit, backbones.ViT)
+    vit.start_as_moco_v3(freeze_patches=True)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not net.patch_embed.proj.weight.requires_grad
+    assert net.pos_embed.requires_grad
 
 
 def test_a_vit_without_a_place_for_the_positions_is_refused() -> None:

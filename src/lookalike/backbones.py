@@ -206,25 +206,28 @@ class ViT(Backbone):
     def start_as_moco_v3(self, *, freeze_patches: bool) -> None:
         """Random weights as MoCo v3 begins with (its `vits.py`); positions are sines and cosines, and stay so.
 
+        A user's own module keeps its weights and positions.
+
         Args:
             freeze_patches: whether the patch embedding stays as random as it is.
 
         Raises:
             ValueError: the width is no multiple of 4, or there are no absolute positions.
         """
-        net = self.net
-        net.init_weights("moco")
-        proj = net.patch_embed.proj
-        nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1))
-        if proj.bias is not None:
-            nn.init.zeros_(proj.bias)
+        net, proj = self.net, self.net.patch_embed.proj
         proj.requires_grad_(not freeze_patches)
+        if self.name.startswith("<"):
+            return
         if net.pos_embed is None or self.patch_dim % 4:
             raise ValueError(
                 f"{self.name} has {self.patch_dim} numbers per token"
                 f"{'' if net.pos_embed is not None else ' and no absolute positions'}; sine-cosine positions need a "
                 "multiple of 4 and a place. Choose a plain ViT, such as vit_small_patch16_224."
             )
+        net.init_weights("moco")
+        nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1))
+        if proj.bias is not None:
+            nn.init.zeros_(proj.bias)
         net.pos_embed[0, : self._unplaced] = 0
         rows, columns = net.patch_embed.grid_size
         net.pos_embed[0, self._unplaced :] = _sine_cosine(rows, columns, self.patch_dim)

@@ -64,10 +64,18 @@ def check_positive(cfg: Config, *names: str) -> None:
             raise ValueError(f"{name} is {vars(cfg)[name]}; it must be above 0.")
 
 
-def check_momentum(name: str, value: float) -> None:
-    """Raises ValueError where a teacher's momentum is no share."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; it is a share from 0 (the student itself) to 1 (a teacher that stands).")
+def check_momentum(**values: float | None) -> None:
+    """Raises ValueError where a teacher's momentum is no share; names are those of the options."""
+    for name, value in values.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it is a share from 0 (the student itself) to 1 (a teacher at rest).")
+
+
+def too_fast(momentum: float, option: str) -> str:
+    """The cause to name where a teacher follows so fast that it is hardly another network; else nothing."""
+    if momentum >= 0.9:
+        return ""
+    return f"With a momentum of {momentum:g} the teacher runs after the student. Give {option} 0.9 to 0.999."
 
 
 def check_views(cfg: Config, expected: int) -> None:

@@ -241,7 +241,7 @@ class Monitor(Callback):
             optim = self.run.method.optim
             start = "before training" if self.run.init else "untrained"
             found = judge(self.first, row, lr=optim.lr, steps=step, start=start)
-            if found.word != "learning" and (cause := module.method.cause()):
+            if found.word in ("collapsed", "not learning") and (cause := module.method.cause()):
                 found = dataclasses.replace(found, remedy=cause)
             early = {
                 "not learning": row["epoch"] < optim.warmup_epochs + 1 and step < self._steps,

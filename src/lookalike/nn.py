@@ -133,10 +133,15 @@ class Predictor(nn.Sequential):
         return x
 
     def rank(self) -> float:
-        """Effective rank of the last predictions, from 1 (all on one line: collapsed) to min(B, D); NaN before any."""
+        """Effective rank of the last predictions, from 1 (all on one line: collapsed) to min(B, D).
+
+        NaN before any, and where they are not finite.
+        """
         from .evaluation.labelfree import effective_rank
 
-        return math.nan if self.predicted is None else effective_rank(self.predicted)
+        if self.predicted is None or not bool(self.predicted.isfinite().all()):
+            return math.nan
+        return effective_rank(self.predicted)
 
 
 class Queue(nn.Module):

@@ -462,13 +462,14 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
             "image at a time; nothing can be learnt without others to compare with. Give at least 2."
         )
-    if not run.method.method.sync_batchnorm and (own := run.batch_size // run.accumulate // world) < 2:
+    method = build(run)
+    own = run.batch_size // run.accumulate // world
+    if not method.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
         raise ValueError(
             f"--batch-size {run.batch_size} leaves {own} image at a time to each of {world} processes, and in "
             f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size {2 * world * run.accumulate} or "
             "more, or fewer --devices."
         )
-    method = build(run)
     optim.build(
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
@@ -577,7 +578,8 @@ def _classes(source: Source) -> list[str]:
     if source.labels is None or source.classes is None:
         return []
     counts = source.labels.bincount(minlength=len(source.classes))
-    lines = [f"labels      {len(counts)} classes of {int(counts.min())} to {int(counts.max())} images"]
+    names = f": {', '.join(source.classes)}" if len(source.classes) <= 10 else ""
+    lines = [f"labels      {len(counts)} classes of {int(counts.min())} to {int(counts.max())} images{names}"]
     if alone := [name for name, count in zip(source.classes, counts.tolist()) if count == 1]:
         few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         lines.append(
@@ -610,7 +612,12 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     fitted = cfg
     if run.fit:
         epochs = first_epochs or run.epochs
-        fitted = _keep_given(cfg, fit_to(cfg, images, size, run.batch_size, patch, epochs), given)
+        # a stated optimizer is kept whole: no other one's learning rate and decay suit it
+        whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
+        fitted = fit_to(cfg, images, size, run.batch_size, patch, epochs)
+        if whole:
+            fitted = dataclasses.replace(fitted, optim=_shortened(cfg.optim, epochs))
+        fitted = _keep_given(cfg, fitted, given)
     fitted.method.check(fitted, run.batch_size)
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
@@ -633,8 +640,12 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
 def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
     """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most."""
     cfg = cfg.method.fit_to(cfg, images, image_size, batch_size, patch)
-    warmup = min(cfg.optim.warmup_epochs, epochs / 10)
-    return dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_epochs=warmup))
+    return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs))
+
+
+def _shortened(cfg: optim.Optim, epochs: int) -> optim.Optim:
+    """The same optimizer with a warm-up of a tenth of the epochs at most."""
+    return dataclasses.replace(cfg, warmup_epochs=min(cfg.warmup_epochs, epochs / 10))
 
 
 def _stated(cfg: Config) -> list[str]:
@@ -851,7 +862,7 @@ def _say_start(
 ) -> None:
     method, cfg = module.method, run.method
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
-    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
     views = ", ".join(f"{v.count} x {v.size} px" for v in cfg.views)
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [

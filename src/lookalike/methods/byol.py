@@ -35,7 +35,7 @@ class BYOL(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_momentum("momentum.start", self.momentum.start)
+            core.check_momentum(**{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end})
             core.check_views(self, 2)
 
     cfg: Config
@@ -81,10 +81,5 @@ class BYOL(Method):
 
     def cause(self) -> str:
         if not self.cfg.predictor:
-            return "There is no predictor. Leave --predictor out."
-        if self.cfg.momentum.start < 0.9:
-            return (
-                f"With a momentum of {self.cfg.momentum.start:g} the target runs after the online network. "
-                "Give --momentum.start 0.9 to 0.999 (table 5a)."
-            )
-        return ""
+            return "There is no predictor. Leave --no-predictor out."
+        return core.too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -44,7 +44,7 @@ class MoCoV2(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim", "queue", "temperature")
-            core.check_momentum("momentum", self.momentum)
+            core.check_momentum(momentum=self.momentum)
             core.check_views(self, 2)
 
     cfg: Config
@@ -63,8 +63,8 @@ class MoCoV2(Method):
     ) -> core.Config:
         """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
 
-        The queue holds whole batches, and a twelfth of the images at most, as in the official notebook for CIFAR-10: an
-        image must not meet its own old keys as negatives. Momentum, temperature, views and decay are that notebook's.
+        The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official notebook
+        for CIFAR-10: an image must not meet its own old keys as negatives. So are momentum, temperature and decay.
         """
         assert isinstance(cfg, cls.Config)
         few = images < 500_000
@@ -91,9 +91,10 @@ class MoCoV2(Method):
         view_q, view_k = batch.views
         q = self.projector(self.backbone(view_q))  # (B, D)
         k = self._keys_of(view_k, batch.progress)  # (B, D)
-        if batch.progress.step != self.step:
-            self.keys, self.step = [], batch.progress.step
-        self.keys.append(k)
+        if self.training:
+            if batch.progress.step != self.step:  # else it is a further micro-batch of the step
+                self.keys, self.step = [], batch.progress.step
+            self.keys.append(k)
         return {"loss": losses.info_nce(q, k, self.queue.keys, self.cfg.temperature)}
 
     @torch.no_grad()
@@ -128,9 +129,4 @@ class MoCoV2(Method):
         }
 
     def cause(self) -> str:
-        if self.cfg.momentum >= 0.9:
-            return ""
-        return (
-            f"With a momentum of {self.cfg.momentum:g} the keys in the queue come from encoders that differ. "
-            "Give --momentum 0.99 to 0.999 (MoCo, section 4.1)."
-        )
+        return core.too_fast(self.cfg.momentum, "--momentum")

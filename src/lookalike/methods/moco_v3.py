@@ -37,7 +37,7 @@ class MoCoV3(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_momentum("momentum.start", self.momentum.start)
+            core.check_momentum(**{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end})
             core.check_views(self, 2)
 
     cfg: Config
@@ -64,7 +64,7 @@ class MoCoV3(Method):
         """
         assert isinstance(cfg, cls.Config)
         if patch_size is not None:
-            adamw = Optim("adamw", lr=1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open")
+            adamw = Optim("adamw", 1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
             cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
         else:
             cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
@@ -91,3 +91,6 @@ class MoCoV3(Method):
             "teacher_distance": self.momentum_encoder.distance(self.backbone, self.projector),
             "predictor_rank": self.predictor.rank(),
         }
+
+    def cause(self) -> str:
+        return core.too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -70,4 +70,4 @@ class SimSiam(Method):
         return {"predictor_rank": self.predictor.rank()}
 
     def cause(self) -> str:
-        return "" if self.cfg.stop_gradient else "No gradient is stopped. Leave --stop-gradient out."
+        return "" if self.cfg.stop_gradient else "No gradient is stopped. Leave --no-stop-gradient out."

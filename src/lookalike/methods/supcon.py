@@ -21,7 +21,11 @@ class SupCon(Method):
 
     @dataclass(frozen=True)
     class Config(core.Config):
-        """Google's ImageNet script for a ResNet-50 (350 epochs), with SimCLR's views in the place of AutoAugment."""
+        """Optimizer and temperature of Google's ImageNet script for a ResNet-50 (350 epochs).
+
+        The head is that of the official PyTorch code (two layers, features not normalised before it), views are
+        SimCLR's in the place of AutoAugment, the loss is the paper's, and biases are not decayed: the script differs.
+        """
 
         hidden_dim: int = 2048
         """Width of the projector's hidden layer."""
@@ -29,15 +33,19 @@ class SupCon(Method):
         """Width of the projection that the loss compares."""
         temperature: float = 0.1
         """Divides cosine similarities. Lower attends to harder images."""
-        base_temperature: float = 0.1
-        """The loss is multiplied by temperature / base_temperature: 1 as in the paper. The PyTorch code has 0.07."""
+        base_temperature: float | None = None
+        """The loss is multiplied by temperature / base_temperature (0.07 in the PyTorch code); without it by 1."""
         views: tuple[View, ...] = (SIMCLR_VIEW,)
         optim: Optim = Optim(
             "lars_simclr", lr=0.4, weight_decay=Schedule(1e-3), warmup_epochs=12, grid="open"
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature", "base_temperature")
+            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
+            if self.base_temperature is not None:
+                core.check_positive(self, "base_temperature")
+            if (count := sum(view.count for view in self.views)) < 2:
+                raise ValueError(f"SupCon compares 2 views of each image or more, and views make {count}.")
 
     cfg: Config
 
@@ -61,4 +69,5 @@ class SupCon(Method):
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)
         z = torch.stack(z.chunk(len(batch.views)), 1)  # (B, V, D)
         labels = None if batch.labels is None else distributed.gather(batch.labels)
-        return {"loss": losses.supcon(distributed.gather(z), labels, self.cfg.temperature, self.cfg.base_temperature)}
+        t = self.cfg.temperature
+        return {"loss": losses.supcon(distributed.gather(z), labels, t, self.cfg.base_temperature or t)}
