@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lookalike import cli
-from lookalike.methods import METHODS
+from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder
 
 
@@ -75,11 +75,13 @@ def name_of(method: str, backbone: str, accumulate: int) -> str:
 
 
 def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path, devices: int) -> list[str]:
+    fields = vars(get_method(method).Config())  # type: ignore[call-arg]
+    widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24}  # a queue of three batches, so that five go round
     return [
         "pretrain", method, str(data), "--out", str(out / name_of(method, backbone, accumulate)),
         "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone, "--image-size", "32",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
-        *(["--queue", "24"] if method == "moco_v2" else []),  # three batches, so that five go round
+        *(word for name, n in widths.items() if name in fields for word in (f"--{name.replace('_', '-')}", str(n))),
     ]  # fmt: skip
 
 

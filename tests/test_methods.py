@@ -26,10 +26,8 @@ from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
 from lookalike.nn import Teacher
-from lookalike.optim import Optim
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
-from lookalike.schedules import Schedule
 from lookalike.views import resized
 
 
@@ -296,13 +294,10 @@ def narrowed(cfg: Config, **widths: int) -> Config:
 def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> float:
     """How much training adds to the k-NN accuracy of the same seed's untrained encoder.
 
-    The method has its own views and loss, but narrow heads, for time, and AdamW: a learning rate for hours of training
-    learns little here.
+    The method is as a user gets it, fitted to the images, but with narrow heads, for time.
     """
     torch.manual_seed(0)
-    adamw = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=1)
     cfg = narrowed(get_method(name).Config(), hidden_dim=256, out_dim=64, predictor_dim=32)  # type: ignore[call-arg]
-    cfg = dataclasses.replace(cfg, optim=adamw)
     images = Labelled(data.bank) if cfg.method.needs_labels else data.file
     run = Run(data=images, method=cfg, backbone=narrow_resnet(), image_size=32, epochs=epochs,
               batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
@@ -316,8 +311,8 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
 
 @pytest.mark.parametrize("name", METHODS)
 def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
-    """Smallest of the gains measured with seeds 0, 1 and 2: 0.023 (BYOL), 0.024 (SimSiam), 0.027 (MoCo v3), 0.030
-    (MoCo v2), 0.060 (SupCon); a method's three lie within 0.011 of each other."""
+    """Measured: 0.028 (SimSiam), 0.038 (BYOL), 0.052 (MoCo v2), 0.054 (MoCo v3), 0.071 (SupCon), 0.081 (SimCLR). By
+    chance an accuracy from 2,000 images moves by 0.009, one of two encoders of equal worth by about 0.013 more."""
     assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs=10, batch_size=64) > 0.015
 
 
