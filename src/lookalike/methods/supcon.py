@@ -62,7 +62,10 @@ class SupCon(Method):
         if image_size > 64:
             return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
         views = tuple(dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in cfg.views)
-        sgd = Optim("sgd", lr=0.125, weight_decay=Schedule(1e-4), warmup_epochs=10, every="epoch", exclude=False)
+        sgd = Optim(
+            "sgd", lr=0.125, weight_decay=Schedule(1e-4), warmup_epochs=10, warmup_lr=0.01, final_factor=0.001,
+            every="epoch", exclude=False,
+        )  # fmt: skip
         return dataclasses.replace(cfg, views=without_blur(views), optim=sgd.for_images(images))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
