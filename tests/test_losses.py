@@ -1,6 +1,6 @@
 """Losses against slow transcriptions and their invariances; the parts in nn.py. Official numbers: test_reference.py."""
 
-from math import exp, log
+from math import cos, exp, log, sin
 
 import pytest
 import torch
@@ -144,6 +144,71 @@ def test_byol_and_simsiam_are_their_equations(seed: int, n: int) -> None:
     torch.testing.assert_close(losses.byol(p, t), torch.tensor(distances, dtype=torch.float64))
     cosines = [float(unit(x) @ unit(y)) for x, y in zip(p, t, strict=True)]
     assert losses.simsiam(p, t).item() == pytest.approx(-sum(cosines) / n, rel=1e-10, abs=1e-12)
+
+
+def slow_barlow_twins(a: Tensor, b: Tensor, lambd: float, eps: float) -> float:
+    """Equation 1 of Barlow Twins, element by element."""
+    n, d = a.shape
+
+    def standard(z: Tensor, i: int) -> list[float]:
+        column = z[:, i].tolist()
+        mean = sum(column) / n
+        variance = sum((x - mean) ** 2 for x in column) / n
+        return [(x - mean) / (variance + eps) ** 0.5 for x in column]
+
+    total = 0.0
+    for i in range(d):
+        for j in range(d):
+            c = sum(x * y for x, y in zip(standard(a, i), standard(b, j), strict=True)) / n
+            total += (c - 1) ** 2 if i == j else lambd * c**2
+    return total
+
+
+def slow_vicreg(a: Tensor, b: Tensor, eps: float) -> dict[str, float]:
+    """Equations 1 to 5 of VICReg, number by number, with the official code's halves and means."""
+    n, d = a.shape
+    variance = covariance = 0.0
+    for z in (a, b):
+        columns = [[x - sum(c) / n for x in c] for c in z.T.tolist()]
+        for i, x in enumerate(columns):
+            variance += max(0.0, 1 - (sum(v * v for v in x) / (n - 1) + eps) ** 0.5) / d / 2
+            for j, y in enumerate(columns):
+                covariance += (sum(u * v for u, v in zip(x, y, strict=True)) / (n - 1)) ** 2 / d * (i != j)
+    invariance = sum((x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / (n * d)
+    return {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(2, 6))
+def test_barlow_twins_and_vicreg_are_their_equations(seed: int, n: int) -> None:
+    a, b = pair_of_views(seed, n)
+    found = losses.barlow_twins(a, b, 0.0051, 1e-5)
+    assert found.item() == pytest.approx(slow_barlow_twins(a, b, 0.0051, 1e-5), rel=1e-9, abs=1e-12)
+    parts, wanted = losses.vicreg(a, b, 25, 24, 2, 1e-4), slow_vicreg(a, b, 1e-4)
+    for name, value in wanted.items():
+        assert parts[name].item() == pytest.approx(value, rel=1e-9, abs=1e-12), name
+    total = 25 * wanted["invariance"] + 24 * wanted["variance"] + 2 * wanted["covariance"]
+    assert parts["loss"].item() == pytest.approx(total, rel=1e-9)
+
+
+def test_lejepa_is_its_integral() -> None:
+    """The statistic against a sum over both halves of the axis, in steps a hundred times as small."""
+    y = torch.randn(1, 8, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step, t_max, slow = 3 / 1600, 3.0, 0.0
+    for i in range(-1600, 1601):
+        t = i * step
+        real = sum(cos(t * x) for x in y.flatten().tolist()) / 8 - exp(-t * t / 2)
+        imaginary = sum(sin(t * x) for x in y.flatten().tolist()) / 8
+        slow += 8 * step * (real**2 + imaginary**2) * exp(-t * t / 2) * (0.5 if abs(i) == 1600 else 1)
+    assert losses.epps_pulley(y, t_max, 17).item() == pytest.approx(slow, rel=1e-3)
+    assert losses.epps_pulley(y, t_max, 1601).item() == pytest.approx(slow, rel=1e-9)
+    z = torch.randn(3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    directions = torch.nn.functional.normalize(torch.randn(4, 5, dtype=torch.float64), dim=0)
+    parts = losses.lejepa(z, directions, 0.05, t_max, 17)
+    own = sum(losses.epps_pulley((view @ d)[None, :, None], t_max, 17).item() for view in z for d in directions.T) / 15
+    assert parts["sigreg"].item() == pytest.approx(own, rel=1e-9)
+    assert parts["invariance"].item() == pytest.approx(float(z.var(0, correction=0).mean()), rel=1e-9)
+    assert parts["loss"].item() == pytest.approx(0.05 * own + 0.95 * parts["invariance"].item(), rel=1e-9)
 
 
 def test_losses_with_targets_send_no_gradient_to_them() -> None:

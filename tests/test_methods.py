@@ -1,8 +1,11 @@
 """The contract that every method of the table keeps. A new method needs no new test here."""
 
 import dataclasses
+import functools
+import itertools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +22,14 @@ from lookalike.core import Batch, Config, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods import METHODS, get_method
+from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.moco_v3 import MoCoV3
 from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
+from lookalike.methods.vicreg import VICReg
 from lookalike.nn import Teacher
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
@@ -83,6 +88,9 @@ def test_recipes_are_the_papers() -> None:
     assert recipe(SupCon.Config()) == ("lars_simclr", 0.4, 1e-3, 0.9, 12, *cosine)
     assert recipe(MoCoV2.Config()) == ("sgd", 0.03, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
     assert recipe(MoCoV3.Config()) == ("lars", 0.3, 1e-6, 0.9, 10, *cosine)
+    assert recipe(BarlowTwins.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
+    assert (BarlowTwins.Config().optim.lr_bias, BarlowTwins.Config().lambd) == (0.0048, 0.0051)
+    assert recipe(VICReg.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
     assert recipe(BYOL.Config()) == ("lars", 0.2, 1.5e-6, 0.9, 10, *cosine)
     assert recipe(SimSiam.Config()) == ("sgd", 0.05, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
     vit = MoCoV3.fit_to(MoCoV3.Config(), 1_281_167, 224, 4096, patch_size=16)
@@ -201,19 +209,40 @@ def test_the_encoder_is_a_part_of_the_method_once(name: str) -> None:
     assert len(pointers) == len(set(pointers))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("stop", [5, 6, 7])
-@pytest.mark.parametrize("name", METHODS)
+Whole = Callable[[str, int], Run]
+
+
+@pytest.fixture(scope="module")
+def whole(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Uninterrupted trainings of two epochs of five steps, by method and accumulation."""
+
+    @functools.cache
+    def trained(name: str, accumulate: int) -> Run:
+        out = str(tmp_path_factory.mktemp("whole") / "run")
+        run = Run(data=classed, method=small(name), backbone="test_resnet", image_size=32, epochs=2, batch_size=8,
+                  accumulate=accumulate, workers=0, out=out)  # fmt: skip
+        training.pretrain(run)
+        return run
+
+    return trained
+
+
+RESUMES = [
+    (name, stop, accumulate)
+    for name, stop, accumulate in itertools.product(METHODS, (5, 6, 7), (1, 2))
+    if name in ("simclr", "moco_v2") or stop % 2 == accumulate % 2
+]
+"""Methods, steps to stop after, micro-batches per step. All of them for two methods; for the others, whose loop is the
+same and whose state is what differs, each step once."""
+
+
+@pytest.mark.parametrize(("name", "stop", "accumulate"), RESUMES)
 def test_resumes_bit_for_bit(
-    name: str, stop: int, accumulate: int, classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, stop: int, accumulate: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the last (5), the first (6) and a middle (7) batch of an epoch."""
-
-    def run(out: str, resume: bool = False) -> Run:
-        return Run(data=classed, method=small(name), backbone="test_resnet", image_size=32, epochs=2, batch_size=8,
-                   accumulate=accumulate, workers=0, out=str(tmp_path / out), resume=resume)  # fmt: skip
-
-    training.pretrain(run("whole"))
+    run = whole(name, accumulate)
+    stopped = dataclasses.replace(run, out=str(tmp_path / "stopped"))
     after_step = get_method(name).after_step
 
     def interrupted(self: Method, at: Progress) -> None:
@@ -224,13 +253,13 @@ def test_resumes_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(get_method(name), "after_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            training.pretrain(run("stopped"))
-    training.pretrain(run("stopped", resume=True))
-    a, b = (torch.load(Folder(tmp_path / n).last, weights_only=True) for n in ("whole", "stopped"))
+            training.pretrain(stopped)
+    training.pretrain(dataclasses.replace(stopped, resume=True))
+    a, b = (torch.load(Folder(out).last, weights_only=True) for out in (run.out, stopped.out))
     assert a["state_dict"].keys() == b["state_dict"].keys()
     for key, value in a["state_dict"].items():
         assert torch.equal(value, b["state_dict"][key]), key
-    rows = [[(r["step"], r["loss"]) for r in Folder(tmp_path / n).rows()] for n in ("whole", "stopped")]
+    rows = [[(r["step"], r["loss"]) for r in Folder(out).rows()] for out in (run.out, stopped.out)]
     assert rows[0] == rows[1]
 
 
@@ -311,9 +340,10 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
 
 @pytest.mark.parametrize("name", METHODS)
 def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
-    """Measured: 0.028 (SimSiam), 0.038 (BYOL), 0.052 (MoCo v2), 0.054 (MoCo v3), 0.071 (SupCon), 0.081 (SimCLR). By
-    chance an accuracy from 2,000 images moves by 0.009, one of two encoders of equal worth by about 0.013 more."""
-    assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs=10, batch_size=64) > 0.015
+    """Measured after 10 epochs: 0.028 (SimSiam), 0.038 (BYOL), 0.052 (MoCo v2), 0.054 (MoCo v3), 0.071 (SupCon), 0.081
+    (SimCLR). By chance an accuracy from 2,000 images moves by 0.009, the gain between two encoders of equal worth by
+    about 0.013."""
+    assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs=8, batch_size=64) > 0.015
 
 
 @pytest.mark.slow

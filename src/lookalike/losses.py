@@ -146,3 +146,112 @@ def simsiam(p: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, "
     """
     with torch.autocast(p.device.type, enabled=False):
         return -(_unit(p) * _unit(z.detach())).sum(1).mean()
+
+
+def barlow_twins(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], lambd: float, eps: float) -> Float[Tensor, ""]:
+    """Barlow Twins' loss: the views' cross-correlation matrix is to be the identity.
+
+    Args:
+        z1, z2: embeddings of the two views, row by row of the same images; standardised here, over the batch.
+        lambd: weight of the elements off the diagonal.
+        eps: added to the (biased) variances, as BatchNorm does.
+
+    Returns:
+        A sum over the D x D elements, not divided by D. Zbontar et al., ICML 2021, equation 1.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        a, b = (_standardised(z, eps) for z in (z1, z2))
+        c = a.T @ b / len(a)  # (D, D)
+        return (c.diagonal() - 1).square().sum() + lambd * _off_diagonal(c).square().sum()
+
+
+def _standardised(z: Tensor, eps: float) -> Tensor:
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    return (z - z.mean(0)) * (z.var(0, correction=0) + eps).rsqrt()
+
+
+def _off_diagonal(x: Tensor) -> Tensor:
+    """The D (D - 1) elements off the diagonal of a square matrix."""
+    d = len(x)
+    return x.flatten()[:-1].view(d - 1, d + 1)[:, 1:]
+
+
+def vicreg(
+    z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], sim_coeff: float, std_coeff: float, cov_coeff: float, eps: float
+) -> dict[str, Tensor]:
+    """VICReg's loss: views agree, each dimension varies over the batch, and no two vary together.
+
+    Args:
+        z1, z2: embeddings of the two views, row by row of the same images; two rows or more.
+        sim_coeff, std_coeff, cov_coeff: weights of invariance, variance and covariance.
+        eps: added to the variances, inside the root.
+
+    Returns:
+        "loss", the weighted sum, and its unweighted parts. Bardes et al., ICLR 2022, equations 1 to 6, as in the
+        official code: the two views' variance terms are halved, their covariance terms are not.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        a, b = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (z1, z2))
+        parts = {
+            "invariance": (a - b).square().mean(),
+            "variance": (_shortfall(a, eps) + _shortfall(b, eps)) / 2,
+            "covariance": _covariance(a) + _covariance(b),
+        }
+        weights = {"invariance": sim_coeff, "variance": std_coeff, "covariance": cov_coeff}
+        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+
+
+def _shortfall(z: Tensor, eps: float) -> Tensor:
+    """How far the standard deviations fall short of 1, on average over the dimensions."""
+    return (1 - (z.var(0) + eps).sqrt()).relu().mean()
+
+
+def _covariance(z: Tensor) -> Tensor:
+    """Squared covariances of different dimensions, summed, over D."""
+    centred = z - z.mean(0)
+    return _off_diagonal(centred.T @ centred / (len(z) - 1)).square().sum() / z.shape[1]
+
+
+def epps_pulley(y: Float[Tensor, "V B S"], t_max: float, points: int) -> Float[Tensor, "V S"]:
+    """How far samples are from a standard normal distribution: the Epps-Pulley statistic of each view and direction.
+
+    Args:
+        y: B samples of each of V views along each of S directions.
+        t_max: largest argument of the characteristic functions that are compared.
+        points: arguments from 0 to `t_max`, of the trapezoid rule; 2 or more.
+
+    Returns:
+        B times the weighted squared distance of the samples' characteristic function from the normal one's, both
+        halves of the axis. Balestriero and LeCun (LeJEPA), 2025, https://arxiv.org/abs/2511.08544, as in its code.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        t = torch.linspace(0, t_max, points, dtype=y.dtype, device=y.device)
+        normal = torch.exp(-t.square() / 2)
+        step = t_max / (points - 1)
+        weights = torch.full_like(t, 2 * step)
+        weights[0] = weights[-1] = step
+        angles = y[..., None] * t  # (V, B, S, points)
+        error = (angles.cos().mean(1) - normal).square() + angles.sin().mean(1).square()  # (V, S, points)
+        return len(y[0]) * (error @ (weights * normal))
+
+
+def lejepa(
+    z: Float[Tensor, "V B D"], directions: Float[Tensor, "D S"], lamb: float, t_max: float, points: int
+) -> dict[str, Tensor]:
+    """LeJEPA's loss: an image's views agree, and all images together look like a standard normal distribution.
+
+    Args:
+        z: embeddings of V views of each image.
+        directions: columns of length 1 along which normality is tested; drawn anew for each step.
+        lamb: weight of the test, in [0, 1]; the views' agreement has the rest.
+        t_max, points: of `epps_pulley`.
+
+    Returns:
+        "loss" and its unweighted parts "sigreg" and "invariance". Balestriero and LeCun, 2025.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        sigreg = epps_pulley(z @ directions.to(z.dtype), t_max, points).mean()
+        invariance = (z - z.mean(0)).square().mean()
+        return {"loss": lamb * sigreg + (1 - lamb) * invariance, "sigreg": sigreg, "invariance": invariance}

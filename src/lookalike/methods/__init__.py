@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..core import Method
+    from .barlow_twins import BarlowTwins as BarlowTwins
     from .byol import BYOL as BYOL
     from .moco_v2 import MoCoV2 as MoCoV2
     from .moco_v3 import MoCoV3 as MoCoV3
     from .simclr import SimCLR as SimCLR
     from .simsiam import SimSiam as SimSiam
     from .supcon import SupCon as SupCon
+    from .vicreg import VICReg as VICReg
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ METHODS: dict[str, Entry] = {
     "moco_v2": Entry("lookalike.methods.moco_v2", "MoCoV2", "negatives from a queue of earlier images (Chen 2020)"),
     "moco_v3": Entry("lookalike.methods.moco_v3", "MoCoV3", "a predictor and a momentum encoder, for ViTs (Chen 2021)"),
     "byol": Entry("lookalike.methods.byol", "BYOL", "predict a slowly moving copy; no negatives (Grill 2020)"),
+    "barlow_twins": Entry("lookalike.methods.barlow_twins", "BarlowTwins", "views agree, no redundancy (Zbontar 2021)"),
+    "vicreg": Entry("lookalike.methods.vicreg", "VICReg", "invariance, variance, covariance (Bardes 2022)"),
     "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
 }
 

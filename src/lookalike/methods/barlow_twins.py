@@ -1,0 +1,68 @@
+"""Barlow Twins -- Zbontar, Jing, Misra, LeCun and Deny, ICML 2021. https://arxiv.org/abs/2103.03230"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import BYOL_VIEWS, View, without_blur
+
+
+class BarlowTwins(Method):
+    """Make each number of an embedding agree between an image's two views, and no two numbers say the same."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting for a ResNet-50 (1,000 epochs)."""
+
+        hidden_dim: int = 8192
+        """Width of the projector's two hidden layers."""
+        out_dim: int = 8192
+        """Width of the embedding, D."""
+        lambd: float = 0.0051
+        """Weight of the correlations between different numbers; the paper says 0.005."""
+        views: tuple[View, ...] = BYOL_VIEWS
+        optim: Optim = Optim(
+            "lars", lr=0.2, lr_bias=0.0048, weight_decay=Schedule(1e-6), warmup_epochs=10, final_factor=0.001,
+            grid="open",
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim")
+            core.check_views(self, 2)
+            if self.lambd < 0:
+                raise ValueError(f"lambd is {self.lambd}; it must not be negative.")
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """A narrower embedding and longer steps for few images, and no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:  # 2048: solo-learn's setting for CIFAR-10
+            cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        # view by view, as the official code: each is normalised by its own statistics
+        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
+        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
+        return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5)}
+
+    def cause(self) -> str:
+        if self.cfg.lambd:
+            return ""
+        return "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051."

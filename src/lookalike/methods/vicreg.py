@@ -1,0 +1,71 @@
+"""VICReg -- Bardes, Ponce and LeCun, ICLR 2022. https://arxiv.org/abs/2105.04906"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import BYOL_VIEWS, View, without_blur
+
+
+class VICReg(Method):
+    """Bring two views of an image together while every number of an embedding varies, and no two vary together."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The paper's ImageNet setting for a ResNet-50 (1,000 epochs, appendix)."""
+
+        hidden_dim: int = 8192
+        """Width of the projector's two hidden layers."""
+        out_dim: int = 8192
+        """Width of the embedding, D."""
+        sim_coeff: float = 25.0
+        """Weight of the invariance term."""
+        std_coeff: float = 25.0
+        """Weight of the variance term, which keeps images apart."""
+        cov_coeff: float = 1.0
+        """Weight of the covariance term."""
+        views: tuple[View, ...] = BYOL_VIEWS
+        optim: Optim = Optim(
+            "lars", lr=0.2, weight_decay=Schedule(1e-6), warmup_epochs=10, final_factor=0.001, grid="open"
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim")
+            core.check_views(self, 2)
+            for name in ("sim_coeff", "std_coeff", "cov_coeff"):
+                if vars(self)[name] < 0:
+                    raise ValueError(f"{name} is {vars(self)[name]}; it must not be negative.")
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """A narrower embedding and longer steps for few images, and no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:  # 2048: solo-learn's setting for CIFAR-10
+            cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        # view by view, as the official code: each is normalised by its own statistics
+        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
+        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
+        cfg = self.cfg
+        return losses.vicreg(z1, z2, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, eps=1e-4)
+
+    def cause(self) -> str:
+        return "" if self.cfg.std_coeff else "Without the variance term one answer will do. Give --std-coeff 25."
