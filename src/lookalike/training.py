@@ -561,11 +561,7 @@ def _open(run: Run) -> Source:
         source = open_source(run.data, channels=run.channels, labelled=True)
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
-    if (
-        source.classes is not None
-        and source.labels is not None
-        and int(source.labels.min()) == int(source.labels.max())
-    ):
+    if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
         raise ValueError(
             f"{method.__name__} learns from labels, and all images of {run.data} are of one class. Give a folder with "
             "a sub-folder per class, or choose a method without labels."

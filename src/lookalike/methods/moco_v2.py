@@ -64,7 +64,8 @@ class MoCoV2(Method):
         """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
 
         The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official notebook
-        for CIFAR-10: an image must not meet its own old keys as negatives. So are momentum, temperature and decay.
+        for CIFAR-10: an image must not meet its own old keys as negatives. Momentum and temperature are that
+        notebook's, and the decay, where the optimizer stays (`Optim.for_images`).
         """
         assert isinstance(cfg, cls.Config)
         few = images < 500_000
