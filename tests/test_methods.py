@@ -39,13 +39,19 @@ from lookalike.views import resized
 def small(name: str) -> Config:
     """The method's defaults, on small views and with narrow heads."""
     cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
-    cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, queue=32)
-    return dataclasses.replace(cfg, views=resized(cfg.views, 32))
+    cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, queue=32, queue_starts=0, directions=16)
+    if "prototypes" in vars(cfg):
+        several = isinstance(vars(cfg)["prototypes"], tuple)
+        cfg = dataclasses.replace(cfg, prototypes=(6, 5, 4) if several else 6)  # type: ignore[call-arg]
+    return dataclasses.replace(narrowed(cfg, bank=40), views=resized(cfg.views, 32))
 
 
 def make(name: str) -> Method:
     torch.manual_seed(0)
-    return get_method(name)(small(name), backbones.create("test_resnet", image_size=32)).train()
+    method = get_method(name)(small(name), backbones.create("test_resnet", image_size=32)).train()
+    with torch.no_grad():
+        method.survey(batch(method, seed=seed) for seed in range(1, 3))
+    return method
 
 
 def batch(method: Method, rows: int = 8, seed: int = 0) -> Batch:
@@ -111,7 +117,7 @@ def test_recipes_are_the_papers() -> None:
 def test_a_fitted_queue_holds_whole_batches_of_a_part_of_the_images(images: int, batch_size: int, size: int) -> None:
     cfg = MoCoV2.fit_to(MoCoV2.Config(), images, size, batch_size)
     assert isinstance(cfg, MoCoV2.Config)
-    MoCoV2.check(cfg, batch_size)
+    MoCoV2.check(cfg, batch_size, images)
     assert cfg.queue == batch_size or cfg.queue <= min(65536, images // 12 if images < 500_000 else images)
     assert any(v.blur for v in cfg.views) is (size > 64)
 

@@ -15,9 +15,11 @@ import torch
 from lookalike import losses
 from lookalike.core import Progress
 from lookalike.evaluation.knn import knn
-from lookalike.nn import Queue
+from lookalike.kmeans import spherical_kmeans
+from lookalike.nn import Prototypes, Queue
 from lookalike.optim import LARS, Optim
 from lookalike.schedules import Schedule
+from lookalike.sinkhorn import sinkhorn
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -25,7 +27,6 @@ Case = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
 PENDING = {
-    "deepcluster_v2": "DeepCluster-v2",
     "dino_head": "DINO",
     "dino_head_bn": "DINO",
     "dino_loss": "DINO",
@@ -34,7 +35,6 @@ PENDING = {
     "ibot_loss": "iBOT",
     "koleo": "DINOv2",
     "mask_statistics": "iBOT and DINOv2",
-    "swav": "SwAV",
 }
 """Files that wait for a method: the change that adds it moves the file to CHECKS."""
 
@@ -161,15 +161,97 @@ def vicreg(case: Case) -> Arrays:
 def lejepa_sigreg(case: Case) -> Arrays:
     z, directions = tensors(case, "proj", "A")
     lamb, t_max, points = (case[f"hp/{name}"].item() for name in ("lamb", "t_max", "n_points"))
-    parts = losses.lejepa(z, directions, lamb, t_max, points)
+    parts = losses.lejepa(z, directions, len(z), lamb, t_max, points)
     parts["loss"].backward()
     statistic = losses.epps_pulley(z @ directions, t_max, points)
-    parts64 = losses.lejepa(z.detach().double(), directions.detach().double(), lamb, t_max, points)
+    parts64 = losses.lejepa(z.detach().double(), directions.detach().double(), len(z), lamb, t_max, points)
     return arrays(
         named("out", parts)
         | named("out64", parts64)
         | {"grad/proj": z.grad, "out/statistic_per_view_and_direction": statistic}
     )
+
+
+def swav(case: Case) -> Arrays:
+    epsilon, iterations = case["hp/epsilon"].item(), case["hp/sinkhorn_iterations"].item()
+    if "in/scores" in case:
+        scores = torch.from_numpy(case["in/scores"])
+        return arrays({f"{key}/q": sinkhorn(s, epsilon, iterations) for key, s in both_precisions(scores)})
+    n, temperature = case["hp/batch_size"].item(), case["hp/temperature"].item()
+    out: Arrays = {}
+    for key, z in both_precisions(torch.from_numpy(case["in/z"])):
+        prototypes = Prototypes(z.shape[1], len(case["in/prototypes_raw"])).to(z.dtype)
+        prototypes.weight.data = torch.from_numpy(case["in/prototypes_raw"]).to(z.dtype, copy=True)
+        prototypes.normalise()
+        z.requires_grad_()
+        unit = losses.unit(z)
+        scores = prototypes(unit)
+        scores.retain_grad()
+        crops = scores.unflatten(0, (-1, n))
+        shares, queues = [], []
+        for i in range(2):
+            rows = crops[i].detach()
+            if "in/queue" in case:
+                # the official queue shifts: its oldest rows, which are last, lie where ours is written to next
+                old = torch.from_numpy(case["in/queue"][i]).to(z.dtype)
+                queue = Queue(z.shape[1], len(old)).to(z.dtype)
+                queue.keys.copy_(old.roll(n, 0).T)
+                rows = torch.cat([prototypes(old), rows]).detach()
+                queue.add(unit.detach().unflatten(0, (-1, n))[i])
+                queues.append(queue.keys.T)
+            shares.append(sinkhorn(rows, epsilon, iterations)[-n:])
+        loss = losses.swav(crops, torch.stack(shares), temperature)
+        out |= arrays({f"{key}/loss": loss})
+        if key == "out64":
+            continue
+        loss.backward()
+        out |= arrays(
+            {
+                "out/scores": scores, "out/prototypes": prototypes.weight, "out/q0_last_batch": shares[0],
+                "out/q1_last_batch": shares[1], "grad/z": z.grad, "grad/scores": scores.grad,
+                "grad/prototypes": prototypes.weight.grad,
+            }
+        )  # fmt: skip
+        if queues:
+            out |= arrays({"out/queue_after": torch.stack(queues)})
+    return out
+
+
+def both_precisions(x: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    return [("out", x.clone()), ("out64", x.double())]
+
+
+def deepcluster_v2(case: Case) -> Arrays:
+    n, temperature = case["hp/batch_size"].item(), case["hp/temperature"].item()
+    index = torch.from_numpy(case["in/memory_index"])
+    out: Arrays = {}
+    for key, z in both_precisions(torch.from_numpy(case["in/z"])):
+        z.requires_grad_()
+        unit, total, grads = losses.unit(z), torch.zeros((), dtype=z.dtype), {}
+        batch = torch.from_numpy(case["in/batch_index"])
+        heads = [name.removeprefix("in/init_rows_") for name in sorted(case) if name.startswith("in/init_rows_")]
+        for h, head in enumerate(heads):
+            memory = torch.from_numpy(case["in/memory_embeddings"][h % 2]).to(z.dtype)
+            first = memory[torch.from_numpy(case[f"in/init_rows_{head}"])]
+            centroids, groups = spherical_kmeans(memory, first, case["hp/kmeans_iters"].item())
+            by_sample = torch.full((len(index),), -100)
+            by_sample[index] = groups
+            centroids.requires_grad_()
+            scores = (unit @ centroids.T).unflatten(0, (-1, n))
+            summed, count = losses.deepcluster_v2(scores, by_sample[batch], temperature)
+            total = total + summed / count / len(heads)
+            grads[f"grad/centroids_{head}"] = centroids
+            if key == "out":
+                out |= arrays({f"out/assignments_{head}": by_sample, f"out/centroids_{head}": centroids})
+        out |= arrays({f"{key}/loss": total})
+        if key == "out":
+            total.backward()
+            out |= arrays({"grad/z": z.grad} | {name: centroids.grad for name, centroids in grads.items()})
+    # the official bank lies in the order of visits, ours in that of the images: the one, from what ours does
+    visited, embeddings = index.clone(), torch.from_numpy(case["in/memory_embeddings"]).clone()
+    visited[:n] = batch
+    embeddings[:, :n] = losses.unit(torch.from_numpy(case["in/z"])).unflatten(0, (-1, n))[:2]
+    return out | arrays({"out/memory_index_after": visited, "out/memory_embeddings_after": embeddings})
 
 
 def simsiam(case: Case) -> Arrays:
@@ -317,6 +399,8 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
     "barlow_twins": lambda case, _: barlow_twins(case),
     "vicreg": lambda case, _: vicreg(case),
     "lejepa_sigreg": lambda case, _: lejepa_sigreg(case),
+    "swav": lambda case, _: swav(case),
+    "deepcluster_v2": lambda case, _: deepcluster_v2(case),
 }
 """By file: computes from a case's in/ and hp/ every out/, grad/ and out64/ array that it stores."""
 

@@ -358,7 +358,7 @@ def test_a_run_is_not_replaced_by_one_that_cannot_begin(
         (tmp_path / f"broken/{i}.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="could be read"):
         training.pretrain(tiny_run(tmp_path / "broken", out, epochs=1, overwrite=True))
-    monkeypatch.setattr("lookalike.data.resident._free_memory", lambda: 1000)
+    monkeypatch.setattr("lookalike.data.resident.free_memory", lambda: 1000)
     with pytest.raises(ValueError, match="--cache none"):
         training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, cache="ram"))
     assert_equal(state(out), before)
@@ -403,7 +403,7 @@ def test_a_run_inside_its_data_can_be_resumed(photos: Path, tmp_path: Path) -> N
 def test_a_cache_says_how_far_it_is(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "FILLING_SECONDS", 0)
+    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
     training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, cache="ram"))
     assert "cache       40 of 40 images decoded" in capsys.readouterr().out
 

@@ -4,6 +4,7 @@ A method knows no trainer, logger, data set or rank. `examples/bare_loop.py` tra
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +58,10 @@ class Config:
     optim: Optim
 
 
+IMAGES_PER_PROTOTYPE = 15
+"""On few images methods with prototypes get one for so many images; 50,000 images have about the papers' 3,000."""
+
+
 def check_positive(cfg: Config, *names: str) -> None:
     """Raises ValueError where one of these fields is not above zero."""
     for name in names:
@@ -76,6 +81,49 @@ def too_fast(momentum: float, option: str) -> str:
     if momentum >= 0.9:
         return ""
     return f"With a momentum of {momentum:g} the teacher runs after the student. Give {option} 0.9 to 0.999."
+
+
+def check_crops(cfg: Config) -> None:
+    """Raises ValueError where the recipes are not two global views, first, and then none or some that are no larger."""
+    name = type(cfg).__qualname__.split(".")[0]
+    sizes = [view.size for view in cfg.views for _ in range(view.count)]
+    if len(sizes) < 2:
+        raise ValueError(f"{name} compares 2 global views of each image or more, and views make {len(sizes)}.")
+    if max(sizes) > min(sizes[:2]):
+        raise ValueError(
+            f"{name} takes the first two views for the global ones ({sizes[0]} and {sizes[1]} pixels), and another has "
+            f"{max(sizes)}. Give local views a smaller size than global ones, and put them last."
+        )
+
+
+def check_queue(queue: int, batch_size: int) -> None:
+    """Raises ValueError where a queue does not hold whole batches."""
+    if queue % batch_size:
+        near = max(1, round(queue / batch_size)) * batch_size
+        raise ValueError(
+            f"--queue {queue} is no multiple of --batch-size {batch_size}: a batch takes the place of the oldest as a "
+            f"whole. Give --queue {near}."
+        )
+
+
+def few_for(out_dim: int, batch_size: int) -> str:
+    """The warning of methods that estimate correlations, where batches have fewer images than embeddings numbers."""
+    if batch_size >= out_dim:
+        return ""
+    return (
+        f"batches of {batch_size} for embeddings of {out_dim} numbers: their correlations are those of {batch_size} "
+        f"images, whose rank is {batch_size - 1} at most, and chance alone makes them {batch_size**-0.5:.2g} or so. "
+        "A larger --batch-size or a smaller --out-dim estimates them better."
+    )
+
+
+def check_prototypes(prototypes: int, images: int) -> None:
+    """Raises ValueError where there are more prototypes than images."""
+    if prototypes > images:
+        raise ValueError(
+            f"--prototypes {prototypes} for {images} images: groups of less than one image say nothing. Give "
+            f"--prototypes {max(1, images // IMAGES_PER_PROTOTYPE)} or so, or more images."
+        )
 
 
 def check_views(cfg: Config, expected: int) -> None:
@@ -133,11 +181,25 @@ class Method(nn.Module):
         return cfg
 
     @classmethod
-    def check(cls, cfg: _Config, batch_size: int) -> None:
-        """Raises ValueError, saying what to change, where the configuration does not fit the global batch size."""
+    def check(cls, cfg: _Config, batch_size: int, images: int) -> None:
+        """Raises ValueError, saying what to change, where the configuration does not fit the global batch or the data.
+
+        `images` is the number of images of the data set.
+        """
+
+    @classmethod
+    def warning(cls, cfg: _Config, batch_size: int) -> str:
+        """What a user should know before training with losses of `batch_size` images at a time, and why; or ""."""
+        return ""
 
     def before_training(self) -> None:
         """Runs once the backbone has the weights that the training starts from: the place to copy them to a teacher."""
+
+    def survey(self, batches: Iterable[Batch]) -> None:
+        """Runs before the first step, without gradients: the place to begin a memory bank.
+
+        `batches` shows the images once, as an epoch does. It is lazy: what is not looked at is not made.
+        """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the scalar "loss" and its named parts; changes no state but BatchNorm's statistics."""

@@ -1,17 +1,18 @@
 """Losses as pure functions. None of them communicates: a method gathers what a loss should see.
 
-Legend: B images (of all processes, where the method gathers), V views, D embedding, K keys of a queue. Reduced
+Legend: B images (of all processes, where the method gathers), V views, D embedding, K keys of a queue or prototypes,
+H heads. Reduced
 precision is widened to float32, float64 stays float64.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def _unit(x: Tensor) -> Tensor:
-    """Rows of length 1, in float32 or float64."""
+def unit(x: Tensor) -> Tensor:
+    """The same with length 1 along the last axis, in float32 or float64."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
@@ -33,7 +34,7 @@ def nt_xent(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], temperature: flo
     if z1.shape != z2.shape:
         raise ValueError(f"The views differ in shape: {tuple(z1.shape)} and {tuple(z2.shape)}. Give one row per image.")
     with torch.autocast(z1.device.type, enabled=False):
-        z = _unit(torch.cat([z1, z2]))  # (2B, D)
+        z = unit(torch.cat([z1, z2]))  # (2B, D)
         scores = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # (2B, 2B)
         partner = torch.arange(len(z), device=z.device).roll(len(z1))
         return F.cross_entropy(scores, partner)
@@ -63,7 +64,7 @@ def supcon(
     if classes.shape != (b,):
         raise ValueError(f"supcon got {b} images and labels of shape {tuple(classes.shape)}. Give one per image.")
     with torch.autocast(z.device.type, enabled=False):
-        return _supcon(_unit(z).flatten(0, 1), classes.repeat_interleave(v), temperature, base_temperature)
+        return _supcon(unit(z).flatten(0, 1), classes.repeat_interleave(v), temperature, base_temperature)
 
 
 def _supcon(rows: Tensor, classes: Tensor, temperature: float, base_temperature: float) -> Tensor:
@@ -87,7 +88,7 @@ def queue_scores(
         temperature: above 0.
     """
     with torch.autocast(q.device.type, enabled=False):
-        q, k = _unit(q), _unit(k.detach())
+        q, k = unit(q), unit(k.detach())
         own = (q * k).sum(1, keepdim=True)
         return torch.cat([own, q @ queue.detach().to(q.dtype)], 1) / temperature
 
@@ -116,7 +117,7 @@ def contrast(q: Float[Tensor, "B D"], k: Float[Tensor, "B D"], temperature: floa
         The mean over the queries, times twice the temperature. Chen et al., ICCV 2021, Algorithm 1.
     """
     with torch.autocast(q.device.type, enabled=False):
-        scores = _unit(q) @ _unit(k.detach()).T / temperature  # (B, B)
+        scores = unit(q) @ unit(k.detach()).T / temperature  # (B, B)
         return 2 * temperature * F.cross_entropy(scores, torch.arange(len(q), device=q.device))
 
 
@@ -131,7 +132,7 @@ def byol(p: Float[Tensor, "B D"], t: Float[Tensor, "B D"]) -> Float[Tensor, "B"]
         2 - 2 cos for each image, 0 to 4. Grill et al., NeurIPS 2020, equation 2; the method adds both directions.
     """
     with torch.autocast(p.device.type, enabled=False):
-        return 2 - 2 * (_unit(p) * _unit(t.detach())).sum(1)
+        return 2 - 2 * (unit(p) * unit(t.detach())).sum(1)
 
 
 def simsiam(p: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -145,7 +146,7 @@ def simsiam(p: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, "
         The mean over the images, -1 to 1. Chen and He, CVPR 2021, equation 1; the method averages both directions.
     """
     with torch.autocast(p.device.type, enabled=False):
-        return -(_unit(p) * _unit(z.detach())).sum(1).mean()
+        return -(unit(p) * unit(z.detach())).sum(1).mean()
 
 
 def barlow_twins(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], lambd: float, eps: float) -> Float[Tensor, ""]:
@@ -236,14 +237,57 @@ def epps_pulley(y: Float[Tensor, "V B S"], t_max: float, points: int) -> Float[T
         return len(y[0]) * (error @ (weights * normal))
 
 
+def swav(scores: Float[Tensor, "V B K"], assignments: Float[Tensor, "G B K"], temperature: float) -> Float[Tensor, ""]:
+    """SwAV's loss: each view must tell from its scores how the image's global views were shared out.
+
+    Args:
+        scores: cosines of each view's embeddings with the prototypes; the first G views are the global ones.
+        assignments: shares of the prototypes in each global view, rows that sum to 1; get no gradient.
+        temperature: divides the scores in the prediction; above 0.
+
+    Returns:
+        The cross-entropy, averaged over images and all pairs of a global view and another view. Caron et al., NeurIPS
+        2020, equations 1 and 2, and section 3.2 for more than two views.
+    """
+    v, b, _ = scores.shape
+    g = len(assignments)
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        log_p = (scores / temperature).log_softmax(-1)
+        pairs = -torch.einsum("gbk,vbk->gv", assignments.detach().to(log_p.dtype), log_p) / b
+        return (pairs.sum() - pairs.diagonal().sum()) / (g * (v - 1))  # a view does not predict itself
+
+
+def deepcluster_v2(
+    scores: Float[Tensor, "V B K"], assignments: Int[Tensor, "B"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """DeepCluster-v2's loss of one head, as a sum: each view must name the cluster that its image is in.
+
+    Args:
+        scores: cosines of each view's embeddings with the centroids.
+        assignments: each image's cluster, or -100 where it has none yet.
+        temperature: divides the scores; above 0.
+
+    Returns:
+        The cross-entropy summed over views and images, and the number of its terms. Caron et al., NeurIPS 2020,
+        appendix; the method divides, once it knows the number of all processes.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).flatten(0, 1)
+        targets = assignments.repeat(len(scores) // len(assignments))
+        total = F.cross_entropy(scores / temperature, targets, ignore_index=-100, reduction="sum")
+        return total, (targets >= 0).sum().to(total.dtype)
+
+
 def lejepa(
-    z: Float[Tensor, "V B D"], directions: Float[Tensor, "D S"], lamb: float, t_max: float, points: int
+    z: Float[Tensor, "V B D"], directions: Float[Tensor, "D S"], centre: int, lamb: float, t_max: float, points: int
 ) -> dict[str, Tensor]:
     """LeJEPA's loss: an image's views agree, and all images together look like a standard normal distribution.
 
     Args:
         z: embeddings of V views of each image.
         directions: columns of length 1 along which normality is tested; drawn anew for each step.
+        centre: the first so many views are the global ones, whose mean all views are to agree with.
         lamb: weight of the test, in [0, 1]; the views' agreement has the rest.
         t_max, points: of `epps_pulley`.
 
@@ -253,5 +297,5 @@ def lejepa(
     with torch.autocast(z.device.type, enabled=False):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         sigreg = epps_pulley(z @ directions.to(z.dtype), t_max, points).mean()
-        invariance = (z - z.mean(0)).square().mean()
+        invariance = (z - z[:centre].mean(0)).square().mean()
         return {"loss": lamb * sigreg + (1 - lamb) * invariance, "sigreg": sigreg, "invariance": invariance}

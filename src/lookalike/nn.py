@@ -4,12 +4,17 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+
+from . import distributed
+
+if TYPE_CHECKING:
+    from .core import Progress
 
 
 def mlp(
@@ -61,6 +66,13 @@ def by_size(module: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list
         joined = module(torch.cat([views[i] for i in same]))
         outputs |= zip(same, torch.split(joined, [len(views[i]) for i in same]))
     return [outputs[i] for i in range(len(views))]
+
+
+def embed(
+    backbone: Callable[[Tensor], Tensor], projector: Callable[[Tensor], Tensor], views: Sequence[Tensor]
+) -> Tensor:
+    """Embeddings (V, B, D) of V views of B images: the backbone once per size, the head once for all (multi-crop)."""
+    return torch.stack(projector(torch.cat(by_size(backbone, views))).chunk(len(views)))
 
 
 class Teacher(nn.Sequential):
@@ -142,6 +154,44 @@ class Predictor(nn.Sequential):
         if self.predicted is None or not bool(self.predicted.isfinite().all()):
             return math.nan
         return effective_rank(self.predicted)
+
+
+class Prototypes(nn.Linear):
+    """K directions that embeddings are scored against (SwAV): rows of length 1, if `normalise` follows each step."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim, count, bias=False)
+        self.normalise()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Cosines (..., K) of embeddings (..., D) of length 1, in their own precision whatever the autocast."""
+        with torch.autocast(z.device.type, enabled=False):
+            return F.linear(z, self.weight.to(z.dtype))
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Brings each prototype to length 1."""
+        self.weight.copy_(F.normalize(self.weight))
+
+
+class Collected:
+    """What a step's micro-batches leave for `Method.after_step`, when the step is taken; no part of the state."""
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, at: "Progress", *tensors: Tensor) -> None:
+        """Adds a micro-batch's tensors (B, ...). What an earlier step left, which was not taken, is forgotten."""
+        if at.step != self._step:
+            self._step, self._parts = at.step, []
+        self._parts.append(tensors)
+
+    def take(self) -> list[Tensor]:
+        """The tensors of all processes and micro-batches, joined (B over all, ...); they are not kept."""
+        joined = [torch.cat([distributed.gather(x) for x in same]) for same in zip(*self._parts)]
+        self._parts = []
+        return joined
 
 
 class Queue(nn.Module):

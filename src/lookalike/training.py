@@ -72,8 +72,8 @@ SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
 MANY = 10_000
 """So many images are decoded into a cache by several processes."""
-FILLING_SECONDS = 10
-"""Time between two lines while a cache fills."""
+COUNTING_SECONDS = 10
+"""Time between two lines while all images are looked at before the first step."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -188,6 +188,21 @@ class Pretraining(LightningModule):
         if micro == 0 and self._kept:
             torch._foreach_copy_(self._kept, self._statistics)
         self.micro_batch = batch.views
+
+    def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is None:  # a resumed run has what it saw
+            self.method.train()
+            torch.manual_seed(key_of(self.run.seed, "survey", distributed.rank()))
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                self.method.survey(self._epoch_before())
+
+    def _epoch_before(self) -> Iterator[Batch]:
+        """An epoch of batches for `Method.survey`."""
+        say = _counting(Folder(self.run.out), "survey", "images seen")
+        for i, images in enumerate(self.loader.survey(), 1):
+            if distributed.rank() == 0:
+                say(i * self.loader.order.rows * distributed.world(), len(self.loader.source))
+            yield self.on_after_batch_transfer(self.transfer_batch_to_device(images, self.device, 0), 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.method(batch)
@@ -456,7 +471,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         )
     before = read_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
-    loader = _loader(run, source, run.batch_size, rank, world, _filling(folder) if rank == 0 else None)
+    filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
+    loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
         raise ValueError(
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
@@ -614,7 +630,7 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
         if whole:
             fitted = dataclasses.replace(fitted, optim=_shortened(cfg.optim, epochs))
         fitted = _keep_given(cfg, fitted, given)
-    fitted.method.check(fitted, run.batch_size)
+    fitted.method.check(fitted, run.batch_size, images)
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     precision = run.precision
@@ -658,8 +674,11 @@ def _keep_given(before: Any, after: Any, given: Sequence[str], at: str = "") -> 
         names = [f.name for f in dataclasses.fields(after)]
         kept = {n: _keep_given(vars(before)[n], vars(after)[n], given, f"{at}.{n}".lstrip(".")) for n in names}
         return dataclasses.replace(after, **kept)
-    if isinstance(after, tuple) and isinstance(before, tuple) and len(after) == len(before):
-        return tuple(_keep_given(b, a, given, f"{at}.{i}") for i, (b, a) in enumerate(zip(before, after)))
+    if isinstance(after, tuple) and isinstance(before, tuple):
+        if len(after) == len(before):
+            return tuple(_keep_given(b, a, given, f"{at}.{i}") for i, (b, a) in enumerate(zip(before, after)))
+        if any(name.startswith(f"{at}.") for name in given):  # places mean nothing among others
+            return before
     return after
 
 
@@ -681,17 +700,17 @@ def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
         backbone.mean, backbone.std = tuple(mean), tuple(std)
 
 
-def _filling(folder: Folder) -> Callable[[int, int], None]:
-    """Says now and then how far a cache is filled."""
+def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
+    """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
     begun = shown = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown > FILLING_SECONDS:
+        if now - shown > COUNTING_SECONDS:
             shown = now
             left = timedelta(seconds=round((now - begun) / done * (total - done)))
-            folder.say(f"cache       {done} of {total} images decoded, {left} left")
+            folder.say(f"{label:<12}{done} of {total} {what}, {left} left")
 
     return progress
 
@@ -870,6 +889,7 @@ def _say_start(
         f"std {_numbers(method.backbone.std)}",
         *_left_out(run),
         *_classes(source),
+        *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"

@@ -136,6 +136,11 @@ BYOL_VIEWS = (
 """BYOL's asymmetric pair (appendix B, table 6): one view is always blurred, the other may be solarized."""
 
 
+_GLOBAL = dataclasses.replace(SIMCLR_VIEW, scale=(0.14, 1.0))
+SWAV_VIEWS = (_GLOBAL, dataclasses.replace(_GLOBAL, size=96, count=6, scale=(0.05, 0.14)))
+"""SwAV's multi-crop: two global and six local views (`multicropdataset.py` of facebookresearch/swav, its scripts)."""
+
+
 def without_blur(views: Sequence[View]) -> tuple[View, ...]:
     """The same views without blur, which small images are not given (SimCLR, appendix B.9; SimSiam, appendix D)."""
     return tuple(dataclasses.replace(view, blur=0.0) for view in views)

@@ -130,6 +130,18 @@ class Loader:
                 self._epoch, self._consumed = epoch + 1, 0
             yield images
 
+    def survey(self) -> Iterator[Images]:
+        """The micro-batches of an epoch before the first, numbered -1; afterwards `iter` goes on where it was."""
+        place = self.state_dict()
+        self.close()
+        self._epoch, self._consumed = -1, 0
+        try:
+            yield from self
+        finally:
+            if self.state_dict() != place:  # else the stream runs on into epoch 0
+                self.close()
+                self.load_state_dict(place)
+
     def _next(self) -> Images:
         try:
             if self._stream is None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import free_memory
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named, sync
 from .decoding import BrokenImage
@@ -272,9 +273,9 @@ def check_room(
         places = [("disk", shutil.disk_usage(there).free, need)]
         name, remedy = f"the disk of {kept.folder}", "Give another --cache-dir, use --cache none, or"
     elif device.type == "cuda":
-        places = [(device.type, torch.cuda.mem_get_info(device)[0], need), ("cpu", _free_memory(), need)]
+        places = [(device.type, torch.cuda.mem_get_info(device)[0], need), ("cpu", free_memory(), need)]
     else:  # each process of a machine keeps its own copy
-        places = [("cpu", _free_memory(), need * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
+        places = [("cpu", free_memory(), need * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
     for kind, free, wanted in places:
         if wanted > _SHARE[kind] * free:
             raise ValueError(
@@ -282,16 +283,3 @@ def check_room(
                 f"{free / 2**30:.2g} GiB free on {'the GPU' if kind == 'cuda' else name}. "
                 f"{remedy} a smaller --image-size."
             )
-
-
-def _free_memory() -> int:
-    """Bytes that new data may take: what the kernel calls available, or else all memory; at most the container's."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    if container.exists() and (limit := container.read_text().strip()) != "max":
-        free = min(free, int(limit))
-    return free

@@ -97,3 +97,52 @@ def lidar(x: Float[Tensor, "B V D"]) -> float:
     variances = torch.linalg.svdvals(whitened).square()
     share = variances / variances.sum().clamp(min=1e-300)
     return float(torch.special.entr(share).sum().exp())
+
+
+@torch.no_grad()
+def usage(shares: Float[Tensor, "B K"]) -> float:
+    """How many of K groups are the first choice of some image, as a share of the most there can be, min(B, K).
+
+    1 / min(B, K) where all images fall into one group; by chance 0.63 where B = K.
+    """
+    chosen = shares.argmax(1).bincount(minlength=shares.shape[1])
+    return float((chosen > 0).sum() / min(shares.shape))
+
+
+@torch.no_grad()
+def entropy(shares: Float[Tensor, "... K"]) -> float:
+    """Entropy of shares that sum to 1 along the last axis, as a share of log K, on average over the others.
+
+    1 where all K are alike, 0 where one has all.
+    """
+    k = shares.shape[-1]
+    return float(torch.special.entr(_exact(shares)).sum(-1).mean() / torch.tensor(k).log()) if k > 1 else 0.0
+
+
+@torch.no_grad()
+def correlation(x: Float[Tensor, "B D"]) -> float:
+    """Root mean square of the correlations over the images of two different numbers of an embedding; 0 to 1.
+
+    1 where all numbers say the same. Independent numbers have 1 / sqrt(B), for B images estimate no better. Numbers
+    that do not vary correlate with none.
+    """
+    x = _exact(x).double()
+    d = x.shape[1]
+    z = x - x.mean(0)
+    z = z / z.square().sum(0).sqrt().clamp(min=1e-12)
+    # the squares of Z'Z sum up to those of ZZ', which is small: images are fewer than numbers
+    total = (z @ z.T).square().sum() - z.square().sum(0).square().sum()
+    return float((total.clamp(min=0) / (d * (d - 1))).sqrt()) if d > 1 else 0.0
+
+
+@torch.no_grad()
+def deviation(x: Float[Tensor, "B D"]) -> float:
+    """Standard deviation of the least varying number of an embedding over the images."""
+    return float(_exact(x).std(0).min())
+
+
+def of_embeddings(x: Float[Tensor, "B D"]) -> dict[str, float]:
+    """What methods that shape the covariance of embeddings watch: `correlation` and `deviation`; {} if not finite."""
+    if not bool(x.isfinite().all()):
+        return {}
+    return {"embedding_correlation": correlation(x), "embedding_deviation": deviation(x)}

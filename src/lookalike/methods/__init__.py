@@ -8,11 +8,14 @@ if TYPE_CHECKING:
     from ..core import Method
     from .barlow_twins import BarlowTwins as BarlowTwins
     from .byol import BYOL as BYOL
+    from .deepcluster_v2 import DeepClusterV2 as DeepClusterV2
+    from .lejepa import LeJEPA as LeJEPA
     from .moco_v2 import MoCoV2 as MoCoV2
     from .moco_v3 import MoCoV3 as MoCoV3
     from .simclr import SimCLR as SimCLR
     from .simsiam import SimSiam as SimSiam
     from .supcon import SupCon as SupCon
+    from .swav import SwAV as SwAV
     from .vicreg import VICReg as VICReg
 
 
@@ -33,6 +36,11 @@ METHODS: dict[str, Entry] = {
     "byol": Entry("lookalike.methods.byol", "BYOL", "predict a slowly moving copy; no negatives (Grill 2020)"),
     "barlow_twins": Entry("lookalike.methods.barlow_twins", "BarlowTwins", "views agree, no redundancy (Zbontar 2021)"),
     "vicreg": Entry("lookalike.methods.vicreg", "VICReg", "invariance, variance, covariance (Bardes 2022)"),
+    "lejepa": Entry("lookalike.methods.lejepa", "LeJEPA", "views agree, images spread normally (Balestriero 2025)"),
+    "swav": Entry("lookalike.methods.swav", "SwAV", "predict the group of another view (Caron 2020)"),
+    "deepcluster_v2": Entry(
+        "lookalike.methods.deepcluster_v2", "DeepClusterV2", "predict the groups of k-means (2020)"
+    ),
     "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
 }
 

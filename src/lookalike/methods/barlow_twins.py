@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import core, distributed, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method
+from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -43,6 +44,8 @@ class BarlowTwins(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        self.seen: Tensor | None = None
+        """Embeddings (B, D) of the last batch's first view, for the figures."""
 
     @classmethod
     def fit_to(
@@ -56,11 +59,20 @@ class BarlowTwins(Method):
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
 
+    @classmethod
+    def warning(cls, cfg: core.Config, batch_size: int) -> str:
+        assert isinstance(cfg, cls.Config)
+        return core.few_for(cfg.out_dim, batch_size)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
+        self.seen = z1.detach()
         z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
         return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5)}
+
+    def figures(self) -> dict[str, float]:
+        return {} if self.seen is None else labelfree.of_embeddings(self.seen)
 
     def cause(self) -> str:
         if self.cfg.lambd:

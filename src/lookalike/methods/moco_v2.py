@@ -54,8 +54,7 @@ class MoCoV2(Method):
         self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
         self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
         self.queue = nn.Queue(cfg.out_dim, cfg.queue)
-        self.keys: list[Tensor] = []  # of this step, one tensor per micro-batch
-        self.step = -1
+        self.collected = nn.Collected()
 
     @classmethod
     def fit_to(
@@ -79,23 +78,16 @@ class MoCoV2(Method):
         return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
 
     @classmethod
-    def check(cls, cfg: core.Config, batch_size: int) -> None:
+    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        if cfg.queue % batch_size:
-            near = max(1, round(cfg.queue / batch_size)) * batch_size
-            raise ValueError(
-                f"--queue {cfg.queue} is no multiple of --batch-size {batch_size}: a batch's keys replace the oldest "
-                f"ones as a whole. Give --queue {near}."
-            )
+        core.check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         view_q, view_k = batch.views
         q = self.projector(self.backbone(view_q))  # (B, D)
         k = self._keys_of(view_k, batch.progress)  # (B, D)
         if self.training:
-            if batch.progress.step != self.step:  # else it is a further micro-batch of the step
-                self.keys, self.step = [], batch.progress.step
-            self.keys.append(k)
+            self.collected.add(batch.progress, k)
         return {"loss": losses.info_nce(q, k, self.queue.keys, self.cfg.temperature)}
 
     @torch.no_grad()
@@ -115,8 +107,7 @@ class MoCoV2(Method):
         return distributed.gather(shuffled)[back]
 
     def after_step(self, at: Progress) -> None:
-        self.queue.add(torch.cat([distributed.gather(k) for k in self.keys]))
-        self.keys = []
+        self.queue.add(*self.collected.take())
         self.momentum_encoder.follow(self.backbone, self.projector, momentum=self.cfg.momentum)
 
     def before_training(self) -> None:

@@ -1,0 +1,26 @@
+"""How much memory there is to take."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def free_memory() -> int:
+    """Bytes of main memory for new data: what the kernel calls available, or else all; at most the container's."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    if container.exists() and (limit := container.read_text().strip()) != "max":
+        free = min(free, int(limit))
+    return free
+
+
+def free_where_trained() -> int:
+    """Bytes for a training's state: the GPU's memory, or without one each process's part of the main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,0 +1,152 @@
+"""DeepCluster-v2 -- Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, NeurIPS 2020. https://arxiv.org/abs/2006.09882
+
+DeepCluster -- Caron, Bojanowski, Joulin and Douze, ECCV 2018. https://arxiv.org/abs/1807.05520
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, memory, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..kmeans import spherical_kmeans
+from ..optim import Optim
+from ..random import permutation
+from ..schedules import Schedule
+from ..views import SWAV_VIEWS, View, without_blur
+
+
+class DeepClusterV2(Method):
+    """Group all images by their embeddings once per epoch, and tell an image's group from its views."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting for a ResNet-50 (800 epochs, batches of 4,096 images)."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's hidden layer."""
+        out_dim: int = 128
+        """Width of the embedding."""
+        prototypes: tuple[int, ...] = (3000, 3000, 3000)
+        """Groups of each head: each is a k-means of its own."""
+        kmeans_iterations: int = 10
+        """Rounds of each k-means."""
+        bank: int = 1_281_167
+        """Rows of the memory bank: the images of the data set."""
+        temperature: float = 0.1
+        """Divides cosines in the prediction of a group."""
+        views: tuple[View, ...] = SWAV_VIEWS
+        """The first two views are the global ones, whose embeddings are kept and grouped."""
+        optim: Optim = Optim(
+            "larc", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, warmup_lr=0.3, final_factor=0.001,
+            grid="dino", exclude=False,
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
+            core.check_crops(self)
+            if not self.prototypes or min(self.prototypes) < 1:
+                raise ValueError(f"prototypes is {self.prototypes}; give each head's number of groups, at least one.")
+            if self.kmeans_iterations < 1:
+                raise ValueError(f"kmeans_iterations is {self.kmeans_iterations}; it must be at least 1.")
+
+    cfg: Config
+    bank: Tensor
+    """(2, N, D): each image's last embeddings of its two global views, of length 1; zeros where it was not seen."""
+    assignments: Tensor
+    """(H, N) int64: each image's group by each head, -100 where it was not seen."""
+    clustered: Tensor
+    """() int64: the epoch that the groups were made for."""
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        heads = torch.nn.ModuleList([nn.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
+        self.prototypes = cast("Sequence[nn.Prototypes]", heads.requires_grad_(False))  # they are centroids
+        self.register_buffer("bank", torch.zeros(2, cfg.bank, cfg.out_dim))
+        self.register_buffer("assignments", torch.full((len(cfg.prototypes), cfg.bank), -100))
+        self.register_buffer("clustered", torch.tensor(-1))
+        self.collected = nn.Collected()
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """A bank for these images; fewer prototypes and longer steps for few of them, no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:
+            most = max(2, images // core.IMAGES_PER_PROTOTYPE)
+            cfg = dataclasses.replace(cfg, prototypes=tuple(min(k, most) for k in cfg.prototypes))
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return dataclasses.replace(cfg, bank=images, optim=cfg.optim.for_images(images))
+
+    @classmethod
+    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
+        assert isinstance(cfg, cls.Config)
+        core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size)  # an epoch's images
+        if cfg.bank < images:
+            raise ValueError(f"--bank {cfg.bank} has no room for {images} images. Give --bank {images}.")
+        need, free = 2 * cfg.bank * cfg.out_dim * 4, memory.free_where_trained()
+        if need > free / 2:
+            raise ValueError(
+                f"The memory bank of {cfg.bank} images takes {need / 2**30:.3g} GiB, more than half of the "
+                f"{free / 2**30:.3g} GiB that are free, and training needs the rest. Give a smaller --out-dim, or "
+                "choose swav, which has no bank."
+            )
+
+    def survey(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self.collected.add(batch.progress, batch.index, *self._embed(batch.views[:2]))
+            self._remember(*self.collected.take())
+        self._cluster(0)
+
+    def _embed(self, views: list[Tensor]) -> Tensor:
+        return losses.unit(nn.embed(self.backbone, self.projector, views))  # (V, B, D)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z = self._embed(batch.views)
+        if self.training:
+            self.collected.add(batch.progress, batch.index, *z[:2].detach())
+        loss = z.new_zeros(())
+        for head, groups in zip(self.prototypes, self.assignments[:, batch.index]):
+            total, count = losses.deepcluster_v2(head(z), groups, self.cfg.temperature)
+            loss = loss + total / distributed.mean(count).clamp(min=1)
+        return {"loss": loss / len(self.prototypes)}
+
+    def after_step(self, at: Progress) -> None:
+        self._remember(*self.collected.take())
+        epoch = (at.step + 1) // at.steps_per_epoch
+        # not only at an epoch's last step: it may have been dropped
+        if epoch > self.clustered and at.step + 1 < at.steps:
+            self._cluster(epoch)
+
+    def _remember(self, index: Tensor, z1: Tensor, z2: Tensor) -> None:
+        self.bank[:, index] = torch.stack([z1, z2]).to(self.bank.dtype)
+
+    def _cluster(self, epoch: int) -> None:
+        """Groups all images that were seen, for each head, and makes the centroids its prototypes."""
+        seen = self.bank[0].any(1).nonzero().squeeze(1)
+        for h, head in enumerate(self.prototypes):
+            x = self.bank[h % 2, seen]
+            k = len(head.weight)
+            if len(x) < k:  # of many broken images others are seen twice
+                raise ValueError(f"{k} groups cannot be made of {len(x)} images. Give fewer --prototypes.")
+            first = permutation(len(x), "k-means", epoch, h)[:k].to(x.device)
+            centroids, groups = spherical_kmeans(x, x[first], self.cfg.kmeans_iterations)
+            head.weight.copy_(centroids)
+            self.assignments[h, seen] = groups
+        self.clustered.fill_(epoch)
+
+    def figures(self) -> dict[str, float]:
+        sizes = [g[g >= 0].bincount(minlength=len(p.weight)) for g, p in zip(self.assignments, self.prototypes)]
+        return {
+            "empty_clusters": max(float((size == 0).double().mean()) for size in sizes),
+            "assignment_entropy": min(labelfree.entropy(size / size.sum().clamp(min=1)) for size in sizes),
+        }

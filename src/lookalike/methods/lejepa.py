@@ -1,0 +1,93 @@
+"""LeJEPA -- Balestriero and LeCun, 2025. https://arxiv.org/abs/2511.08544"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..optim import Optim
+from ..random import key_of
+from ..schedules import Schedule
+from ..views import BYOL_VIEWS, View, without_blur
+
+_GLOBAL = dataclasses.replace(BYOL_VIEWS[0], count=2, scale=(0.3, 1.0), blur=0.5, solarize=0.2)
+
+
+class LeJEPA(Method):
+    """Bring an image's views together while all images together look like a round cloud: a normal distribution."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's advice for ImageNet and a ResNet."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's two hidden layers."""
+        out_dim: int = 128
+        """Width of the embedding."""
+        lamb: float = 0.05
+        """Weight of the test of normality, in [0, 1]; the agreement of the views has the rest."""
+        directions: int = 1024
+        """Lines, drawn anew in each step, along which normality is tested."""
+        points: int = 17
+        """Arguments at which the samples' characteristic function is compared with the normal one's."""
+        t_max: float = 3.0
+        """The largest of them."""
+        views: tuple[View, ...] = (_GLOBAL, dataclasses.replace(_GLOBAL, size=98, count=6, scale=(0.05, 0.3)))
+        """The first two views are the global ones, with whose mean all views are to agree."""
+        optim: Optim = Optim(
+            "adamw", lr=5e-4, scaling="none", weight_decay=Schedule(5e-4), warmup_epochs=1, warmup_lr=5e-6,
+            final_factor=0.001, grid="open", exclude=False,
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "directions", "t_max")
+            core.check_crops(self)
+            if not 0 <= self.lamb <= 1 or self.points < 2:
+                raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
+        self.seen: Tensor | None = None
+        """Embeddings (B, D) of the last batch's first view, for the figures."""
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """More decay for a ViT, longer steps for few images, and no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if patch_size is not None:
+            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2)))
+        else:
+            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return cfg
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        cfg = self.cfg
+        z = nn.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
+        self.seen = z[0].detach()
+        z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
+        return losses.lejepa(z, self._directions(batch.progress).to(z), 2, cfg.lamb, cfg.t_max, cfg.points)
+
+    def _directions(self, at: Progress) -> Tensor:
+        """Columns of length 1, the same on all processes."""
+        generator = torch.Generator().manual_seed(key_of("directions", at.step))
+        drawn = torch.randn(self.cfg.out_dim, self.cfg.directions, generator=generator)
+        return F.normalize(drawn, dim=0)
+
+    def figures(self) -> dict[str, float]:
+        return {} if self.seen is None else labelfree.of_embeddings(self.seen)
+
+    def cause(self) -> str:
+        return "" if self.cfg.lamb else "With lamb 0 nothing keeps images apart. Give --lamb 0.05."

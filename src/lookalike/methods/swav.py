@@ -1,0 +1,138 @@
+"""SwAV -- Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, NeurIPS 2020. https://arxiv.org/abs/2006.09882"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..optim import Optim
+from ..schedules import Schedule
+from ..sinkhorn import sinkhorn
+from ..views import SWAV_VIEWS, View, without_blur
+
+
+class SwAV(Method):
+    """Sort a view of an image into one of many groups, evenly filled, and tell the group from its other views."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting for a ResNet-50 and batches of 256 images (200 epochs)."""
+
+        hidden_dim: int = 2048
+        """Width of the projector's hidden layer."""
+        out_dim: int = 128
+        """Width of the embedding."""
+        prototypes: int = 3000
+        """Directions that embeddings are compared with: the groups."""
+        temperature: float = 0.1
+        """Divides cosines in the prediction of a group."""
+        epsilon: float = 0.05
+        """Divides cosines where views are shared out among the groups. Lower makes each view's group clearer."""
+        sinkhorn_iterations: int = 3
+        """How often the sharing is balanced, so that all groups get about as many views."""
+        queue: int = 3840
+        """Earlier embeddings that are shared out together with a small batch; a multiple of the batch size, or 0."""
+        queue_starts: int = 15
+        """The queue collects from this epoch on, and is used once it is full."""
+        freeze_epochs: float = 1.0
+        """Epochs in which the prototypes stay as they began."""
+        views: tuple[View, ...] = SWAV_VIEWS
+        """The first two views are the global ones."""
+        optim: Optim = Optim(
+            "larc", lr=0.6, weight_decay=Schedule(1e-6), final_factor=0.001, grid="dino", exclude=False
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
+            core.check_crops(self)
+            for name in ("sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs"):
+                if vars(self)[name] < 0:
+                    raise ValueError(f"{name} is {vars(self)[name]}; it must not be negative.")
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        self.prototypes = nn.Prototypes(cfg.out_dim, cfg.prototypes)
+        queues = [nn.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
+        self.queues = cast("Sequence[nn.Queue]", torch.nn.ModuleList(queues))  # of each global view
+        self.collected = nn.Collected()
+        self.seen: Tensor | None = None
+        """Scores (B, K) of the last batch's first view, for the figures."""
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """Fewer prototypes, a shorter queue and longer steps for few images, no blur for small ones.
+
+        Large batches get the official setting for 4,096 images: no queue, half the learning rate and a warm-up.
+        """
+        assert isinstance(cfg, cls.Config)
+        queue = cfg.queue
+        if images < 500_000:
+            queue = min(queue, images // 12)  # as in MoCo v2: an image should not meet its own old embedding
+            most = max(2, images // core.IMAGES_PER_PROTOTYPE)
+            cfg = dataclasses.replace(cfg, prototypes=min(cfg.prototypes, most))
+        if batch_size >= 2048:
+            optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
+            cfg, queue = dataclasses.replace(cfg, optim=optim), 0
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        whole = queue // batch_size * batch_size
+        return dataclasses.replace(cfg, queue=whole, optim=cfg.optim.for_images(images))
+
+    @classmethod
+    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
+        assert isinstance(cfg, cls.Config)
+        core.check_prototypes(cfg.prototypes, images)
+        if cfg.queue:
+            core.check_queue(cfg.queue, batch_size)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        z = losses.unit(nn.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
+        scores = self.prototypes(z)  # (V, B, K)
+        q = torch.stack([self._share_out(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
+        if self.training:
+            self.seen = scores[0].detach()
+            if self.queues and batch.progress.epoch >= self.cfg.queue_starts:
+                self.collected.add(batch.progress, *z[:2].detach())
+        return {"loss": losses.swav(scores, q, self.cfg.temperature)}
+
+    @torch.no_grad()
+    def _share_out(self, scores: Tensor, view: int) -> Tensor:
+        """Each image's shares (B, K) of the prototypes, by the scores (B, K) of one of its global views."""
+        images = len(scores)
+        if self.queues and self.queues[view].filled() == 1:
+            own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
+            scores = torch.cat([self.prototypes(own), scores])
+        return sinkhorn(scores, self.cfg.epsilon, self.cfg.sinkhorn_iterations)[-images:]
+
+    def before_step(self, at: Progress) -> None:
+        if at.epoch < self.cfg.freeze_epochs:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, at: Progress) -> None:
+        self.prototypes.normalise()
+        for queue, z in zip(self.queues, self.collected.take()):
+            queue.add(z)
+
+    def figures(self) -> dict[str, float]:
+        found = {"queue_filled": self.queues[0].filled()} if self.queues else {}
+        if self.seen is not None:
+            shares = (self.seen / self.cfg.temperature).softmax(1)
+            found |= {"prototype_usage": labelfree.usage(shares), "assignment_entropy": labelfree.entropy(shares)}
+        return found
+
+    def cause(self) -> str:
+        if not self.cfg.sinkhorn_iterations:
+            return "Nothing fills the groups evenly: all images fall into one prototype. Give --sinkhorn-iterations 3."
+        return ""
