@@ -61,6 +61,8 @@ def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> Non
 CASES = [
     *((method, "test_resnet", 1) for method in METHODS if method != "moco_v2"),
     ("simclr", "test_resnet", 2),
+    ("swav", "test_vit", 2),
+    ("deepcluster_v2", "test_vit", 2),
     ("moco_v3", "test_vit", 1),
     ("moco_v2", "test_vit", 1),
     ("moco_v2", "test_vit", 2),
@@ -76,11 +78,13 @@ def name_of(method: str, backbone: str, accumulate: int) -> str:
 
 def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path, devices: int) -> list[str]:
     fields = vars(get_method(method).Config())  # type: ignore[call-arg]
-    widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24}  # a queue of three batches, so that five go round
+    # a queue of three batches, so that five go round
+    widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24, "queue_starts": 0, "directions": 16}
     return [
         "pretrain", method, str(data), "--out", str(out / name_of(method, backbone, accumulate)),
         "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone, "--image-size", "32",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
+        *(["--prototypes", *("654" if method == "deepcluster_v2" else "6")] if "prototypes" in fields else []),
         *(word for name, n in widths.items() if name in fields for word in (f"--{name.replace('_', '-')}", str(n))),
     ]  # fmt: skip
 

@@ -146,6 +146,19 @@ def without_blur(views: Sequence[View]) -> tuple[View, ...]:
     return tuple(dataclasses.replace(view, blur=0.0) for view in views)
 
 
+def half_colour(views: Sequence[View]) -> tuple[View, ...]:
+    """The same views with half the strength of their colour jitter: SimCLR's for CIFAR-10 (appendix B.9)."""
+    names = ("brightness", "contrast", "saturation", "hue")
+    return tuple(dataclasses.replace(v, **{name: vars(v)[name] / 2 for name in names}) for v in views)
+
+
+def two_global(views: Sequence[View]) -> tuple[View, ...]:
+    """The first two single views: of a multi-crop, the global ones."""
+    if views[0].count > 1:
+        return (dataclasses.replace(views[0], count=2),)
+    return (views[0], dataclasses.replace(views[1], count=1))
+
+
 def cropped_from(share: float, views: Sequence[View]) -> tuple[View, ...]:
     """The same views with crops of at least this share of the image's area."""
     return tuple(dataclasses.replace(view, scale=(share, view.scale[1])) for view in views)

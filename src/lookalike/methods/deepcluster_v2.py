@@ -19,7 +19,7 @@ from ..kmeans import spherical_kmeans
 from ..optim import Optim
 from ..random import permutation
 from ..schedules import Schedule
-from ..views import SWAV_VIEWS, View, without_blur
+from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
 
 
 class DeepClusterV2(Method):
@@ -78,13 +78,16 @@ class DeepClusterV2(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """A bank for these images; fewer prototypes and longer steps for few of them, no blur for small ones."""
+        """A bank for these images; fewer prototypes and longer steps for few of them.
+
+        Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
+        """
         assert isinstance(cfg, cls.Config)
         if images < 500_000:
             most = max(2, images // core.IMAGES_PER_PROTOTYPE)
             cfg = dataclasses.replace(cfg, prototypes=tuple(min(k, most) for k in cfg.prototypes))
         if image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(cfg, bank=images, optim=cfg.optim.for_images(images))
 
     @classmethod

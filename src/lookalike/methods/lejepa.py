@@ -14,7 +14,7 @@ from ..evaluation import labelfree
 from ..optim import Optim
 from ..random import key_of
 from ..schedules import Schedule
-from ..views import BYOL_VIEWS, View, without_blur
+from ..views import BYOL_VIEWS, View, two_global, without_blur
 
 _GLOBAL = dataclasses.replace(BYOL_VIEWS[0], count=2, scale=(0.3, 1.0), blur=0.5, solarize=0.2)
 
@@ -63,14 +63,14 @@ class LeJEPA(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """More decay for a ViT, longer steps for few images, and no blur for small ones."""
+        """More decay for a ViT, longer steps for few images; two views without blur for small ones."""
         assert isinstance(cfg, cls.Config)
         if patch_size is not None:
             cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2)))
         else:
             cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
         if image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
-from ..views import SIMCLR_VIEW, View, without_blur
+from ..views import SIMCLR_VIEW, View, half_colour, without_blur
 
 
 class SimCLR(Method):
@@ -54,16 +54,7 @@ class SimCLR(Method):
         assert isinstance(cfg, cls.Config)
         if image_size > 64:
             return cfg
-        views = tuple(
-            dataclasses.replace(
-                v,
-                brightness=v.brightness / 2,
-                contrast=v.contrast / 2,
-                saturation=v.saturation / 2,
-                hue=v.hue / 2,
-            )
-            for v in without_blur(cfg.views)
-        )
+        views = half_colour(without_blur(cfg.views))
         optim = dataclasses.replace(cfg.optim, lr=1.0) if cfg.optim.name == "lars_simclr" else cfg.optim
         return dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
 
