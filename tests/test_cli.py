@@ -424,6 +424,18 @@ TINY = ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--w
         (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it is a share"),
         (["simsiam", "--out-dim", "0"], "out_dim is 0; it must be above 0"),
         (["byol", "--views.0.count", "2"], "BYOL compares 2 views of each image, and views make 3"),
+        (["swav", "--prototypes", "41", "--batch-size", "8"], "--prototypes 41 for 40 images.*Give --prototypes 2 or"),
+        (["swav", "--queue", "20", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 16"),
+        (["swav", "--views.1.size", "300"], r"first two views for the global ones \(224 and 224.*another has 300"),
+        (
+            ["swav", "--views.0.count", "1", "--views.1.count", "1", "--views.0.size", "96", "--views.1.size", "224"],
+            "takes the first two views",
+        ),
+        (["lejepa", "--lamb", "2"], "lamb is 2.0"),
+        (["deepcluster_v2", "--prototypes", "4", "33", "--batch-size", "32"], "--prototypes 33 for 32 images"),
+        (["deepcluster_v2", "--bank", "30", "--batch-size", "8"], "--bank 30 has no room for 40 images.*--bank 40"),
+        (["deepcluster_v2", "--bank", "1000000000", "--batch-size", "8"], "takes 954 GiB, more than half.*--out-dim"),
+        (["vicreg", "--std-coeff", "-1"], "std_coeff is -1.0; it must not be negative"),
     ],
 )
 def test_what_a_method_cannot_be_given(
@@ -436,6 +448,19 @@ def test_what_a_method_cannot_be_given(
     assert re.search(words, captured.err, re.DOTALL), captured.err
     assert "Traceback" not in captured.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_smaller_than_the_embedding_is_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Correlations of 16 numbers from micro-batches of 4 images."""
+    options = ["--batch-size", "8", "--hidden-dim", "16", "--out-dim"]
+    for out, words in (("16", "WARNING     batches of 4 for embeddings of 16 numbers.*rank is 3 at most"), ("4", "")):
+        argv = ["pretrain", "vicreg", str(photos), *TINY, *options, out, "--accumulate", "2"]
+        assert cli.main([*argv, "--out", str(tmp_path / out)]) == 0
+        said = capsys.readouterr().out
+        assert re.search(words, said)
+        assert ("numbers: their correlations" in said) is bool(words)
 
 
 def test_classes_of_one_image_and_one_class_alone(

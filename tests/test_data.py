@@ -627,6 +627,29 @@ def test_a_resumed_loader_goes_on_exactly(split: dict[str, int], seed: int, data
     assert before + take(first, 3 * length - stop) == uninterrupted  # a loop left early goes on, too
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("consumed", [0, 2])
+def test_a_survey_shows_an_epoch_of_its_own_and_changes_nothing(workers: int, consumed: int) -> None:
+    def indices(loader: Loader) -> list[list[int]]:
+        return [batch.index.tolist() for batch in loader]
+
+    loader, plain = (Loader(Numbers(10), 4, 0, accumulate=2, workers=workers) for _ in range(2))
+    for one in (loader, plain):
+        one.load_state_dict({"epoch": 0, "consumed": consumed})
+    seen = [(batch.index.tolist(), batch.keys.tolist()) for batch in loader.survey()]
+    assert len(seen) == 4
+    assert len({i for index, _ in seen for i in index}) == 8
+    assert loader.state_dict() == {"epoch": 0, "consumed": consumed}
+    assert indices(loader) == indices(plain)
+    assert indices(loader) == indices(plain)
+    half = loader.survey()
+    next(half)
+    half.close()
+    assert indices(loader) == indices(plain)
+    for one in (loader, plain):
+        one.close()
+
+
 def test_the_state_is_advanced_before_the_yield() -> None:
     loader = Loader(Numbers(10), 4, 0, accumulate=2)
     states = [loader.state_dict() for _ in loader]

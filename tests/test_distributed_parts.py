@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from lookalike import backbones, distributed
 from lookalike.core import Progress
 from lookalike.distributed import SyncBatchNorm, convert
+from lookalike.kmeans import spherical_kmeans
+from lookalike.losses import unit
 from lookalike.methods.moco_v2 import MoCoV2
+from lookalike.sinkhorn import sinkhorn
 
 WORLD = 2
 
@@ -126,6 +129,10 @@ def process(rank: int, folder: str) -> None:
     distributed.average(parts)
     found["average"] = dict(zip("abc", parts))
     found["shuffle"] = shuffled_keys(part)
+    uneven = slice(0, 3) if rank == 0 else slice(3, 8)
+    found["sinkhorn"] = {"q": sinkhorn(batch(8, 5)[uneven].tanh(), 0.1, 3)}
+    centroids, groups = spherical_kmeans(unit(batch(9, 3)), unit(batch(9, 3))[:4], 5)
+    found["k-means"] = {"centroids": centroids, "groups": groups}
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -196,6 +203,20 @@ def test_moco_v2_computes_keys_among_other_images_than_queries(two: list[dict[st
         assert set(order[:4]) != {0, 1, 2, 3}  # not by the process that it came from
         orders.append(tuple(order))
     assert len(set(orders)) == 3  # at each step in another order
+
+
+def test_sinkhorn_shares_out_the_samples_of_all_processes(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    """Three on the one, five on the other."""
+    assert_same(torch.cat([p["sinkhorn"]["q"] for p in two]), sinkhorn(batch(8, 5).tanh(), 0.1, 3), "shares")
+
+
+def test_kmeans_groups_the_rows_together(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    centroids, groups = spherical_kmeans(unit(batch(9, 3)), unit(batch(9, 3))[:4], 5)
+    assert len(groups.unique()) == 4
+    for process in two:
+        assert_same(process["k-means"]["centroids"], centroids, "centroids")
+        assert torch.equal(process["k-means"]["centroids"], two[0]["k-means"]["centroids"])
+        assert torch.equal(process["k-means"]["groups"], groups)
 
 
 def test_average_leaves_whole_numbers(two: list[dict[str, dict[str, Tensor]]]) -> None:

@@ -17,10 +17,14 @@ from lookalike import Collapsed, Diverged, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.health import Verdict, judge, ruined
+from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
+from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
+from lookalike.methods.swav import SwAV
+from lookalike.methods.vicreg import VICReg
 from lookalike.nn import mlp
 from lookalike.optim import Optim
 from lookalike.runs import Folder, Result, Run, method_name
@@ -29,7 +33,7 @@ from lookalike.views import SIMCLR_VIEW, View
 
 FIRST = {
     "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "recognition": 0.67, "loss": 4.6,
-    "head_spread": 1.0,
+    "head_spread": 1.0, "embedding_correlation": 0.5, "embedding_deviation": 0.3,
 }  # fmt: skip
 
 
@@ -43,6 +47,9 @@ FIRST = {
         ({"spread": 0.01, "loss": 4.7}, "collapsed", "far too long"),
         ({"spread": 0.01, "loss": 0.1}, "collapsed", "one answer for all images"),
         ({"head_spread": 0.02, "loss": 0.1}, "collapsed", "head's outputs"),
+        ({"embedding_correlation": 0.96, "recognition": 0.78}, "collapsed", "they correlate by 0.960"),
+        ({"embedding_correlation": 0.94, "recognition": 0.78}, "learning", "78.0%"),
+        ({"embedding_deviation": 0.04, "loss": 0.1}, "collapsed", "spread of the embeddings"),
         ({"spread": float("nan")}, "diverged", "not finite"),
         ({"recognition": 0.78, "head_spread": float("nan")}, "learning", "78.0%"),
         ({"loss": 1e5}, "diverged", "1e+05"),
@@ -62,6 +69,12 @@ def test_views_that_are_all_alike_leave_nothing_to_learn() -> None:
         judge(FIRST | {"recognition": 1.0}, FIRST | {"recognition": 1.0, "loss": 4.0}, lr=0.3, steps=500).word
         == "learning"
     )
+
+
+def test_embeddings_that_began_alike_are_not_called_collapsed() -> None:
+    """A ViT's first embeddings may say all the same."""
+    first, now = FIRST | {"embedding_correlation": 0.99}, {"recognition": 0.8, "embedding_correlation": 0.98}
+    assert judge(first, FIRST | now, lr=0.3, steps=50).word == "learning"
 
 
 def test_a_head_without_a_first_figure_is_not_judged() -> None:
@@ -156,8 +169,24 @@ ADAMW = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), war
             MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW),
             "With a momentum of 0 the teacher runs after the student. Give --momentum 0.9",
         ),
+        (
+            SwAV.Config(hidden_dim=256, out_dim=64, sinkhorn_iterations=0, optim=ADAMW),
+            "all images fall into one prototype. Give --sinkhorn-iterations 3.",
+        ),
+        (
+            VICReg.Config(hidden_dim=256, out_dim=64, std_coeff=0.0, optim=ADAMW),
+            "Without the variance term one answer will do. Give --std-coeff 25.",
+        ),
+        (
+            BarlowTwins.Config(hidden_dim=256, out_dim=64, lambd=0.0, optim=ADAMW),
+            "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051.",
+        ),
+        (
+            LeJEPA.Config(hidden_dim=256, out_dim=64, directions=64, lamb=0.0, optim=ADAMW),
+            "With lamb 0 nothing keeps images apart.",
+        ),
     ],
-    ids=["byol", "simsiam", "moco_v2"],
+    ids=["byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa"],
 )
 def test_a_methods_own_failure_is_called_by_name(
     method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -169,7 +198,11 @@ def test_a_methods_own_failure_is_called_by_name(
     assert remedy in result.metrics[-1]["remedy"]
     assert f"Verdict: collapsed: {result.why}" in capsys.readouterr().out
     figures = {"byol": {"teacher_distance", "predictor_rank"}, "simsiam": {"predictor_rank"},
-               "moco_v2": {"teacher_distance", "queue_age", "queue_filled"}}  # fmt: skip
+               "moco_v2": {"teacher_distance", "queue_age", "queue_filled"},
+               "swav": {"prototype_usage", "assignment_entropy", "queue_filled"},
+               "vicreg": {"embedding_correlation", "embedding_deviation", "variance", "covariance"},
+               "barlow_twins": {"embedding_correlation"},
+               "lejepa": {"embedding_correlation", "embedding_deviation", "sigreg"}}  # fmt: skip
     assert figures[method_name(method)] <= result.metrics[-1].keys()
 
 

@@ -204,11 +204,55 @@ def test_lejepa_is_its_integral() -> None:
     assert losses.epps_pulley(y, t_max, 1601).item() == pytest.approx(slow, rel=1e-9)
     z = torch.randn(3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     directions = torch.nn.functional.normalize(torch.randn(4, 5, dtype=torch.float64), dim=0)
-    parts = losses.lejepa(z, directions, 0.05, t_max, 17)
+    parts = losses.lejepa(z, directions, 3, 0.05, t_max, 17)
     own = sum(losses.epps_pulley((view @ d)[None, :, None], t_max, 17).item() for view in z for d in directions.T) / 15
     assert parts["sigreg"].item() == pytest.approx(own, rel=1e-9)
     assert parts["invariance"].item() == pytest.approx(float(z.var(0, correction=0).mean()), rel=1e-9)
     assert parts["loss"].item() == pytest.approx(0.05 * own + 0.95 * parts["invariance"].item(), rel=1e-9)
+    middle = (z[0] + z[1]) / 2  # of two global views
+    apart = sum(float((view - middle).square().mean()) for view in z) / 3
+    assert losses.lejepa(z, directions, 2, 0.05, t_max, 17)["invariance"].item() == pytest.approx(apart, rel=1e-9)
+
+
+def softmax(row: Tensor) -> list[float]:
+    total = sum(exp(x) for x in row.tolist())
+    return [exp(x) / total for x in row.tolist()]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts, st.integers(2, 5), temperatures)
+def test_swav_is_its_equations(seed: int, n: int, views: int, temperature: float) -> None:
+    """Equation 2 for each image, and each pair of a global view that is shared out and another view that tells it."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(views, n, 4, dtype=torch.float64, generator=generator).tanh()
+    shares = torch.rand(2, n, 4, dtype=torch.float64, generator=generator).softmax(-1)
+    terms = []
+    for i in range(2):
+        for v in range(views):
+            for image in range(n):
+                if v != i:
+                    p = softmax(scores[v, image] / temperature)
+                    terms.append(-sum(q * log(x) for q, x in zip(shares[i, image].tolist(), p)))
+    assert losses.swav(scores, shares, temperature).item() == pytest.approx(sum(terms) / len(terms), rel=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, counts, st.integers(2, 5), temperatures)
+def test_deepcluster_is_a_cross_entropy_of_the_images_that_have_a_group(
+    seed: int, n: int, views: int, temperature: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(views, n, 4, dtype=torch.float64, generator=generator).tanh()
+    groups = torch.randint(0, 5, (n,), generator=generator)
+    groups[groups == 4] = -100
+    terms = [
+        -log(softmax(scores[v, image] / temperature)[groups[image]])
+        for v in range(views)
+        for image in range(n)
+        if groups[image] >= 0
+    ]
+    total, count = losses.deepcluster_v2(scores, groups, temperature)
+    assert (total.item(), count.item()) == (pytest.approx(sum(terms), rel=1e-10, abs=1e-12), len(terms))
 
 
 def test_losses_with_targets_send_no_gradient_to_them() -> None:
@@ -232,6 +276,8 @@ def test_the_losses_stay_in_float32_under_autocast() -> None:
         lambda a, b, both: losses.contrast(a, b, 0.1),
         lambda a, b, both: losses.byol(a, b).mean(),
         lambda a, b, both: losses.simsiam(a, b),
+        lambda a, b, both: losses.swav(both, both.double().softmax(-1), 0.1),
+        lambda a, b, both: losses.deepcluster_v2(both, torch.arange(2), 0.1)[0],
     ):
         with torch.autocast("cpu", torch.bfloat16):
             found = loss(a, b, both)

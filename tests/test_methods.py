@@ -24,11 +24,14 @@ from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
+from lookalike.methods.deepcluster_v2 import DeepClusterV2
+from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.moco_v3 import MoCoV3
 from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
+from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
 from lookalike.nn import Teacher
 from lookalike.random import permutation
@@ -97,6 +100,26 @@ def test_recipes_are_the_papers() -> None:
     assert recipe(BarlowTwins.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
     assert (BarlowTwins.Config().optim.lr_bias, BarlowTwins.Config().lambd) == (0.0048, 0.0051)
     assert recipe(VICReg.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
+    assert recipe(SwAV.Config()) == ("larc", 0.6, 1e-6, 0.9, 0, "step", "cosine", False, "linear")
+    large = SwAV.fit_to(SwAV.Config(), 1_281_167, 224, 4096)
+    assert isinstance(large, SwAV.Config)
+    assert recipe(large) == recipe(DeepClusterV2.Config()) == ("larc", 0.3, 1e-6, 0.9, 10, *cosine[:2], False, "linear")
+    assert (large.queue, large.optim.warmup_lr, large.optim.final_factor) == (0, 0.3, 0.001)
+    swav, deep = SwAV.Config(), DeepClusterV2.Config()
+    assert (swav.prototypes, swav.queue, swav.queue_starts, swav.freeze_epochs) == (3000, 3840, 15, 1)
+    assert (swav.temperature, swav.epsilon, swav.sinkhorn_iterations, swav.out_dim) == (0.1, 0.05, 3, 128)
+    assert (deep.prototypes, deep.kmeans_iterations, deep.temperature) == ((3000, 3000, 3000), 10, 0.1)
+    assert [(v.size, v.count, v.scale) for v in swav.views] == [(224, 2, (0.14, 1.0)), (96, 6, (0.05, 0.14))]
+    assert deep.views == swav.views
+    assert recipe(LeJEPA.Config()) == ("adamw", 5e-4, 5e-4, 0.9, 1, "step", "cosine", False, "none")
+    vit = LeJEPA.fit_to(LeJEPA.Config(), 1_281_167, 224, 512, patch_size=16)
+    assert vit.optim.weight_decay.start == 5e-2
+    lejepa = LeJEPA.Config()
+    assert (lejepa.lamb, lejepa.directions, lejepa.points, lejepa.t_max) == (0.05, 1024, 17, 3)
+    assert [(v.size, v.count, v.scale) for v in lejepa.views] == [(224, 2, (0.3, 1.0)), (98, 6, (0.05, 0.3))]
+    assert {(v.brightness, v.saturation, v.hue, v.blur, v.solarize) for v in lejepa.views} == {
+        (0.4, 0.2, 0.1, 0.5, 0.2)
+    }
     assert recipe(BYOL.Config()) == ("lars", 0.2, 1.5e-6, 0.9, 10, *cosine)
     assert recipe(SimSiam.Config()) == ("sgd", 0.05, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
     vit = MoCoV3.fit_to(MoCoV3.Config(), 1_281_167, 224, 4096, patch_size=16)
@@ -120,6 +143,35 @@ def test_a_fitted_queue_holds_whole_batches_of_a_part_of_the_images(images: int,
     MoCoV2.check(cfg, batch_size, images)
     assert cfg.queue == batch_size or cfg.queue <= min(65536, images // 12 if images < 500_000 else images)
     assert any(v.blur for v in cfg.views) is (size > 64)
+
+
+@given(images=st.integers(2, 2_000_000), batch_size=st.integers(2, 5000), size=st.sampled_from([32, 64, 96, 224]))
+def test_fitted_prototypes_bank_queue_and_crops(images: int, batch_size: int, size: int) -> None:
+    batch_size = min(batch_size, images)
+    for method in (SwAV, DeepClusterV2):
+        start = method.Config()
+        start = dataclasses.replace(start, views=resized(start.views, size))
+        cfg = method.fit_to(start, images, size, batch_size)
+        method.check(cfg, batch_size, images)
+        assert [v.count for v in cfg.views] == ([2] if size <= 64 else [2, 6])
+        assert any(v.blur for v in cfg.views) is (size > 64)
+        most = 3000 if images >= 500_000 else max(2, images // 15)
+        if isinstance(cfg, SwAV.Config):
+            assert cfg.prototypes == min(3000, most)
+            assert cfg.queue % batch_size == 0
+            assert cfg.queue <= min(3840, images // 12 if images < 500_000 else images)
+        else:
+            assert isinstance(cfg, DeepClusterV2.Config)
+            assert cfg.prototypes == (min(3000, most),) * 3
+            assert cfg.bank == images
+
+
+def test_views_that_a_user_asked_for_are_kept_whole() -> None:
+    """`fit_to` would leave out the local ones of small images."""
+    base = Run(data="photos", method=SwAV.Config(), backbone="test_resnet", image_size=32, epochs=50)
+    assert [v.count for v in training.resolve(base, 5000)[0].method.views] == [2]
+    asked = dataclasses.replace(base, given=("views.1.count",))
+    assert [v.count for v in training.resolve(asked, 5000)[0].method.views] == [2, 6]
 
 
 def test_simsiams_predictor_keeps_its_learning_rate() -> None:

@@ -24,6 +24,9 @@ SHARE = 0.01
 COLLAPSED = 0.15
 """Features whose spread is below this share of the untrained encoder's have collapsed. In healthy trainings of three
 kinds of networks the lowest was 0.46, in collapsed ones the highest 0.11 (`docs/health.md`)."""
+SAME = 0.95
+"""Numbers of an embedding that correlate so much say all the same. In healthy trainings the highest was 0.85, of Barlow
+Twins without its second term the lowest 0.996 (`docs/health.md`)."""
 LEARNT = 0.1
 """An encoder learns once it has shed this share of the untrained encoder's mistakes in recognising images."""
 EXPLODED = 1000.0
@@ -35,6 +38,11 @@ RUINED = 3
 
 NAMES = ("spread", "effective_rank", "alignment", "uniformity", "recognition")
 """The figures of a look, as `metrics.jsonl` calls them."""
+
+SPREADS = {"spread": "features", "head_spread": "head's outputs", "embedding_deviation": "embeddings"}
+"""Figures that all but vanish in a collapse, where there are such, and whose spread over the images they are."""
+EMBEDDING = ("embedding_correlation", "embedding_deviation")
+"""Figures of methods that shape the embeddings' covariance, which are judged by their first ones, too."""
 
 Word = Literal["learning", "not learning", "collapsed", "diverged"]
 
@@ -93,7 +101,8 @@ def judge(
     """Says what has become of an encoder.
 
     Args:
-        first: figures of the untrained encoder, `loss` of the first steps, and `head_spread` if there is a head.
+        first: figures of the untrained encoder, `loss` of the first steps, and, of the first step, `head_spread` if
+            there is a head, and those of `EMBEDDING` that the method has.
         now: the same after `steps` optimizer steps.
         lr: the configured learning rate, for the advice.
         steps: optimizer steps that were made.
@@ -107,7 +116,13 @@ def judge(
         return Verdict("diverged", f"the loss went from {first_loss:.3g} to {loss:.3g}.", lower)
     known = f"the two views of an image are told from other images' with {now['recognition']:.1%}"
     was = f"{first['recognition']:.1%} {start}"
-    for name, what in (("spread", "features"), ("head_spread", "head's outputs")):
+    same = now.get("embedding_correlation", 0.0)
+    if same > max(SAME, first.get("embedding_correlation", 0.0)):
+        return Verdict(
+            "collapsed", f"the numbers of an embedding say the same: they correlate by {same:.3f}.",
+            f"See that the loss keeps them apart (a covariance term). {lower}",
+        )  # fmt: skip
+    for name, what in SPREADS.items():
         if name not in first or name not in now or not now[name] < COLLAPSED * first[name]:
             continue
         fell = f"the spread of the {what} over the images went from {first[name]:.2g} to {now[name]:.2g}"

@@ -21,7 +21,7 @@ from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
-from .health import RUINED, SETTLED, Health, Verdict, judge, ruined
+from .health import EMBEDDING, RUINED, SETTLED, Health, Verdict, judge, ruined
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -180,7 +180,8 @@ class Monitor(Callback):
         found = min(map(spread, self._heads.values())) if self._heads else math.nan
         heads = {"head_spread": found} if math.isfinite(found) and not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
-            self.first |= heads
+            own = module.method.figures() if self.health is not None else {}
+            self.first |= heads | {name: own[name] for name in EMBEDDING if name in own}
         if not self._has_row(step):
             return
         row: Row = {"step": step, "epoch": step // self._per_epoch}

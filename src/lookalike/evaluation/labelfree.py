@@ -124,7 +124,7 @@ def correlation(x: Float[Tensor, "B D"]) -> float:
     """Root mean square of the correlations over the images of two different numbers of an embedding; 0 to 1.
 
     1 where all numbers say the same. Independent numbers have 1 / sqrt(B), for B images estimate no better. Numbers
-    that do not vary correlate with none.
+    that do not vary correlate with none. NaN where a number is not finite.
     """
     x = _exact(x).double()
     d = x.shape[1]
@@ -137,12 +137,5 @@ def correlation(x: Float[Tensor, "B D"]) -> float:
 
 @torch.no_grad()
 def deviation(x: Float[Tensor, "B D"]) -> float:
-    """Standard deviation of the least varying number of an embedding over the images."""
-    return float(_exact(x).std(0).min())
-
-
-def of_embeddings(x: Float[Tensor, "B D"]) -> dict[str, float]:
-    """What methods that shape the covariance of embeddings watch: `correlation` and `deviation`; {} if not finite."""
-    if not bool(x.isfinite().all()):
-        return {}
-    return {"embedding_correlation": correlation(x), "embedding_deviation": deviation(x)}
+    """Standard deviation of an embedding's numbers over the images, on average over the numbers."""
+    return float(_exact(x).std(0).mean())

@@ -72,7 +72,7 @@ class BarlowTwins(Method):
         return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5)}
 
     def figures(self) -> dict[str, float]:
-        return {} if self.seen is None else labelfree.of_embeddings(self.seen)
+        return {} if self.seen is None else {"embedding_correlation": labelfree.correlation(self.seen)}
 
     def cause(self) -> str:
         if self.cfg.lambd:

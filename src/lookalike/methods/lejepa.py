@@ -87,7 +87,12 @@ class LeJEPA(Method):
         return F.normalize(drawn, dim=0)
 
     def figures(self) -> dict[str, float]:
-        return {} if self.seen is None else labelfree.of_embeddings(self.seen)
+        if self.seen is None:
+            return {}
+        return {
+            "embedding_correlation": labelfree.correlation(self.seen),
+            "embedding_deviation": labelfree.deviation(self.seen),
+        }
 
     def cause(self) -> str:
         return "" if self.cfg.lamb else "With lamb 0 nothing keeps images apart. Give --lamb 0.05."

@@ -138,4 +138,9 @@ class SwAV(Method):
     def cause(self) -> str:
         if not self.cfg.sinkhorn_iterations:
             return "Nothing fills the groups evenly: all images fall into one prototype. Give --sinkhorn-iterations 3."
+        if self.cfg.epsilon >= self.cfg.temperature:
+            return (
+                f"With --epsilon {self.cfg.epsilon:g} and --temperature {self.cfg.temperature:g} what is to be told is "
+                "vaguer than what tells it: one answer for all images will do. Give --epsilon 0.05."
+            )
         return ""

@@ -77,7 +77,12 @@ class VICReg(Method):
         return losses.vicreg(z1, z2, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, eps=1e-4)
 
     def figures(self) -> dict[str, float]:
-        return {} if self.seen is None else labelfree.of_embeddings(self.seen)
+        if self.seen is None:
+            return {}
+        return {
+            "embedding_correlation": labelfree.correlation(self.seen),
+            "embedding_deviation": labelfree.deviation(self.seen),
+        }
 
     def cause(self) -> str:
         return "" if self.cfg.std_coeff else "Without the variance term one answer will do. Give --std-coeff 25."

@@ -1,0 +1,195 @@
+"""What SwAV and DeepCluster-v2 keep from step to step, and LeJEPA's directions."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_methods import batch, make, small
+from torch import Tensor
+
+from lookalike import training
+from lookalike.core import Batch, Method, Progress
+from lookalike.losses import unit
+from lookalike.methods import get_method
+from lookalike.methods.deepcluster_v2 import DeepClusterV2
+from lookalike.methods.lejepa import LeJEPA
+from lookalike.methods.swav import SwAV
+from lookalike.nn import Collected, Prototypes
+from lookalike.runs import Folder, Run
+from lookalike.sinkhorn import sinkhorn
+
+
+def swav(**changes: Any) -> SwAV:
+    method = make("swav")
+    assert isinstance(method, SwAV)
+    return SwAV(dataclasses.replace(method.cfg, **changes), method.backbone).train()
+
+
+def at(step: int, per_epoch: int = 5, steps: int = 20) -> Progress:
+    return Progress(step, steps, per_epoch)
+
+
+def one(method: Method, step: int, seed: int) -> Batch:
+    return dataclasses.replace(batch(method, seed=seed), progress=at(step))
+
+
+def test_prototypes_are_directions_and_scores_are_exact() -> None:
+    torch.manual_seed(0)
+    prototypes = Prototypes(16, 5)
+    torch.testing.assert_close(prototypes.weight.norm(dim=1), torch.ones(5))
+    z = unit(torch.randn(4, 3, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = prototypes(z)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, torch.einsum("vbd,kd->vbk", z, prototypes.weight))
+
+
+def test_what_a_dropped_step_left_is_forgotten() -> None:
+    collected = Collected()
+    collected.add(at(0), torch.tensor([1, 2]), torch.tensor([0.1, 0.2]))
+    collected.add(at(1), torch.tensor([3, 4]), torch.tensor([0.3, 0.4]))
+    collected.add(at(1), torch.tensor([5, 6]), torch.tensor([0.5, 0.6]))
+    index, values = collected.take()
+    assert index.tolist() == [3, 4, 5, 6]
+    torch.testing.assert_close(values, torch.tensor([0.3, 0.4, 0.5, 0.6]))
+    assert collected.take() == []
+
+
+def test_swavs_prototypes_are_frozen_at_first_and_of_length_1_after_each_step() -> None:
+    method = swav(freeze_epochs=1.0)
+    for step, frozen in ((4, True), (5, False)):
+        method(one(method, step, step))["loss"].backward()
+        method.before_step(at(step))
+        assert (method.prototypes.weight.grad is None) is frozen
+    with torch.no_grad():
+        method.prototypes.weight.mul_(3)
+    method.after_step(at(5))
+    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(6))
+
+
+def test_swavs_queue_collects_from_its_epoch_on_and_helps_once_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = swav(queue=16, queue_starts=1)
+    shared: list[Tensor] = []
+
+    def watched(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+        shared.append(scores)
+        return sinkhorn(scores, epsilon, iterations)
+
+    monkeypatch.setattr("lookalike.methods.swav.sinkhorn", watched)
+    rows, filled = [], []
+    for step in range(3, 9):
+        shared.clear()
+        method(one(method, step, step))
+        method.after_step(at(step))
+        rows.append([len(scores) for scores in shared])
+        filled.append(method.queues[0].filled())
+    assert rows == [[8, 8]] * 4 + [[24, 24]] * 2  # of batches 5 and 6 first
+    assert filled == [0, 0, 0.5, 1, 1, 1]
+    for view, queue in enumerate(method.queues):  # they hold batches 7 and 8, of which 8 was scored last
+        torch.testing.assert_close(shared[view][-8:], method.prototypes(queue.keys.T[8:]).detach())
+
+
+def test_swav_without_a_queue_has_none() -> None:
+    method = swav(queue=0)
+    method(one(method, 9, 0))["loss"].backward()
+    method.after_step(at(9))
+    assert not [name for name in method.state_dict() if "queue" in name]
+    assert "queue_filled" not in method.figures()
+    assert 0 < method.figures()["prototype_usage"] <= 1
+
+
+def test_swav_names_targets_that_are_too_vague() -> None:
+    assert "--epsilon 0.2" in swav(epsilon=0.2, temperature=0.1).cause()
+    assert swav().cause() == ""
+
+
+def deepcluster() -> DeepClusterV2:
+    method = make("deepcluster_v2")
+    assert isinstance(method, DeepClusterV2)
+    return method
+
+
+def test_a_survey_fills_the_bank_and_groups_what_it_saw() -> None:
+    method = deepcluster()
+    seen = method.bank[0].any(1)
+    assert seen.nonzero().flatten().tolist() == list(range(8))  # the contract's batches are of images 0 to 7
+    torch.testing.assert_close(method.bank[:, seen].norm(dim=-1), torch.ones(2, 8))
+    assert bool((method.assignments[:, seen] >= 0).all())
+    assert bool((method.assignments[:, ~seen] == -100).all())
+    for h, head in enumerate(method.prototypes):
+        nearest = (method.bank[h % 2, seen] @ head.weight.T).argmax(1)
+        assert torch.equal(nearest, method.assignments[h, seen])
+    assert set(method.figures()) == {"empty_clusters", "assignment_entropy"}
+    assert 0 <= method.figures()["empty_clusters"] < 1
+
+
+def test_groups_are_made_anew_after_each_epoch_but_the_last() -> None:
+    method = deepcluster()
+    made = []
+    for step in range(20):
+        method(one(method, step, step))
+        if step not in (9, 10):  # two steps that were dropped, the last of an epoch and the first of the next
+            method.after_step(at(step))
+        made.append(int(method.clustered))
+    assert made == [0] * 4 + [1] * 7 + [2] * 3 + [3] * 6
+
+
+def test_images_without_a_group_do_not_count() -> None:
+    method = deepcluster()
+    views = batch(method)
+    whole = method(views)["loss"]
+    part = dataclasses.replace(views, index=torch.tensor([0, 1, 2, 3, 20, 21, 22, 23]))
+    assert method(part)["loss"].isfinite()
+    assert method(part)["loss"] != whole
+    unknown = dataclasses.replace(views, index=torch.arange(20, 28))
+    loss = method(unknown)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is not None and not p.grad.any() for p in method.parameters() if p.requires_grad)
+
+
+def test_too_few_images_for_the_groups_are_said() -> None:
+    method = DeepClusterV2(dataclasses.replace(small("deepcluster_v2"), prototypes=(9,)), deepcluster().backbone)
+    with pytest.raises(ValueError, match="9 groups cannot be made of 8 images"):
+        method.survey([batch(method)])
+
+
+def test_pretrain_shows_a_survey_each_image_once(
+    classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    survey = DeepClusterV2.survey
+
+    def watched(self: DeepClusterV2, batches: Any) -> None:
+        def noted() -> Any:
+            for views in batches:
+                seen.extend(views.index.tolist())
+                assert not torch.is_grad_enabled()
+                yield views
+
+        survey(self, noted())
+        assert self.training
+
+    monkeypatch.setattr(DeepClusterV2, "survey", watched)
+    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
+    run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_resnet", image_size=32, epochs=1,
+              batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
+    result = training.pretrain(run)
+    assert sorted(seen) == list(range(40))
+    assert {"empty_clusters", "assignment_entropy"} <= result.metrics[-1].keys()
+    seen.clear()
+    training.pretrain(dataclasses.replace(run, epochs=2, resume=True))
+    assert seen == []
+    assert Folder(run.out).log.read_text().count("survey      40 of 40 images seen") == 1
+
+
+def test_lejepas_directions_are_new_in_each_step_and_follow_from_it() -> None:
+    method = make("lejepa")
+    assert isinstance(method, LeJEPA)
+    first, again, second = (method._directions(at(step)) for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first.norm(dim=0), torch.ones(16))
+    assert get_method("lejepa").warning(method.cfg, 4) == ""
