@@ -8,12 +8,13 @@ first weights on the same --images of train/ (drawn per seed; labels are used fo
 widths, optimizer and schedules: `lookalike.pretrain` here; there a plain loop over lightly's dataset, transform, heads,
 loss and scheduler, as in the method's example of its documentation. One k-NN judges them before and after: those images
 are the bank, all of test/ is classified. A row of JSON per method, seed and library goes to --record; rows that are
-there already are not made again. lightly has no SupCon and no MoCo v3.
+there already are not made again. lightly has no SupCon, MoCo v3 and DeepCluster-v2.
 
 What stays different, each as the library has it: in SimCLR lightly passes the two views through the network one after
-the other (BatchNorm sees B images, ours 2B) and its projector's last BatchNorm has a shift; BYOL's heads end in a bias
-there; MoCo's queue begins with one image's random key less or more; views are made from PIL images in 8 bits (ours from
-float tensors), and it decodes in each epoch (ours once). Image orders and crops are drawn differently.
+the other (BatchNorm sees B images, ours 2B), as in SwAV and LeJEPA, and its projector's last BatchNorm has a shift;
+heads of BYOL, Barlow Twins and VICReg and SwAV's prototypes end in a bias there; MoCo's queue begins with one
+image's random key less or more; views are made from PIL images in 8 bits (ours from float tensors), and it decodes in
+each epoch (ours once). Image orders and crops are drawn differently.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from networks import small_resnet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -39,10 +41,14 @@ from lookalike.core import Method
 from lookalike.data import Source, Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods import get_method
+from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
+from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
+from lookalike.methods.swav import SwAV
+from lookalike.methods.vicreg import VICReg
 from lookalike.optim import Optim
 from lookalike.random import key_of, permutation
 from lookalike.runs import Run, commit, plain
@@ -52,15 +58,20 @@ from lookalike.views import View
 try:
     import lightly
     from lightly.data import LightlyDataset
-    from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+    from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
+    from lightly.loss.lejepa_loss import SIGReg, lejepa_invariance_loss
     from lightly.models.modules import (
+        BarlowTwinsProjectionHead,
         BYOLPredictionHead,
         BYOLProjectionHead,
         MoCoProjectionHead,
         SimCLRProjectionHead,
         SimSiamPredictionHead,
         SimSiamProjectionHead,
+        SwaVProjectionHead,
+        SwaVPrototypes,
     )  # fmt: skip
+    from lightly.models.modules.heads import VICRegProjectionHead
     from lightly.models.utils import deactivate_requires_grad, get_weight_decay_parameters, update_momentum
     from lightly.transforms.byol_transform import BYOLView1Transform
     from lightly.transforms.multi_view_transform import MultiViewTransform
@@ -71,8 +82,9 @@ except ImportError as error:
 OPTIM = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=1)
 
 
-WIDTHS = {"hidden_dim": 512, "out_dim": 128, "predictor_dim": 64}
-"""Of the heads, where a method has them: the papers' are for networks twenty times as wide."""
+CHANGES = {"hidden_dim": 512, "out_dim": 128, "predictor_dim": 64, "freeze_epochs": 0.0}
+"""Where a method has them: narrower heads (the papers' are for networks twenty times as wide), and prototypes learning
+from the first step, as in lightly's example."""
 
 
 def transform_of(view: View) -> BYOLView1Transform:
@@ -146,6 +158,47 @@ def lightly_method(method: Method) -> tuple[nn.ModuleList, Loss]:
                 return 0.5 * (cosine(predictor(z0), z1.detach()) + cosine(predictor(z1), z0.detach()))
 
             return nn.ModuleList([backbone, head, predictor]), simsiam
+        case SwAV.Config():
+            head = from_ours(SwaVProjectionHead(backbone.dim, cfg.hidden_dim, cfg.out_dim), method.projector)
+            prototypes = SwaVPrototypes(cfg.out_dim, cfg.prototypes)
+            prototypes.heads[0].load_state_dict(method.prototypes.state_dict(), strict=False)
+            nn.init.zeros_(prototypes.heads[0].bias)
+            criterion = SwaVLoss(cfg.temperature, cfg.sinkhorn_iterations, cfg.epsilon)
+
+            def swav(x0: Tensor, x1: Tensor, step: int, steps: int) -> Tensor:
+                prototypes.normalize()
+                scores = [prototypes(F.normalize(head(backbone(x)))) for x in (x0, x1)]
+                return criterion(scores, [])
+
+            return nn.ModuleList([backbone, head, prototypes]), swav
+        case BarlowTwins.Config():
+            head = from_ours(BarlowTwinsProjectionHead(backbone.dim, cfg.hidden_dim, cfg.out_dim), method.projector)
+            redundancy = BarlowTwinsLoss(cfg.lambd)
+
+            def barlow_twins(x0: Tensor, x1: Tensor, step: int, steps: int) -> Tensor:
+                return redundancy(head(backbone(x0)), head(backbone(x1)))
+
+            return nn.ModuleList([backbone, head]), barlow_twins
+        case VICReg.Config():
+            head = from_ours(VICRegProjectionHead(backbone.dim, cfg.hidden_dim, cfg.out_dim), method.projector)
+            terms = VICRegLoss(cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff)
+
+            def vicreg(x0: Tensor, x1: Tensor, step: int, steps: int) -> Tensor:
+                return terms(head(backbone(x0)), head(backbone(x1)))
+
+            return nn.ModuleList([backbone, head]), vicreg
+        case LeJEPA.Config():
+            head = copy.deepcopy(method.projector)  # it has none of its own
+            normal = SIGReg(knots=cfg.points, t_max=cfg.t_max, num_vectors=cfg.directions)
+
+            def lejepa(x0: Tensor, x1: Tensor, step: int, steps: int) -> Tensor:
+                both = torch.stack([head(backbone(x0)), head(backbone(x1))])
+                # its own loss wants local views
+                return cfg.lamb * normal(both) + (1 - cfg.lamb) * lejepa_invariance_loss(
+                    all_proj=both, global_proj=both
+                )
+
+            return nn.ModuleList([backbone, head]), lejepa
     raise SystemExit(f"lightly has no {type(method).__name__}.")
 
 
@@ -252,7 +305,7 @@ def settings_of(run: Run, images: int) -> dict[str, Any]:
 def configuration(name: str) -> Any:
     """The method's own configuration with narrower heads and the common optimizer."""
     cfg = get_method(name).Config(optim=OPTIM)
-    return dataclasses.replace(cfg, **{k: v for k, v in WIDTHS.items() if k in vars(cfg)})
+    return dataclasses.replace(cfg, **{k: v for k, v in CHANGES.items() if k in vars(cfg)})
 
 
 def main() -> None:
