@@ -1,7 +1,9 @@
 """Images for the tests: small ones made here, and the real ones of ../shared/data where they are at hand."""
 
 import os
+import shutil
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +69,11 @@ def cifar10() -> Path:
         pytest.skip(f"needs {archive.resolve()}")
     folder = CACHE / "cifar10-jpeg"
     if not folder.is_dir():
-        temporary = folder.with_suffix(".tmp")
+        temporary = folder.with_suffix(f".{os.getpid()}")  # several processes may be at it
         with tarfile.open(archive) as file:
             file.extractall(temporary, filter="data")
         inner = temporary if (temporary / "train").is_dir() else next(temporary.iterdir())
-        inner.rename(folder)
+        with suppress(OSError):  # another was faster
+            inner.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder

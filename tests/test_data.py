@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -1012,6 +1012,7 @@ def test_a_subset_keeps_names_keys_and_labels(tmp_path: Path) -> None:
     st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]), st.booleans(), st.sampled_from(["RGB", "L"]),
 )  # fmt: skip
 @settings(deadline=None, max_examples=150)
+@example(3, 3, 1, 30, "4:4:4", False, "RGB")
 def test_the_fast_decoder_gives_pillows_pixels(width, height, decode_size, quality, subsampling, progressive, mode):
     picture = Image.fromarray(ramp(height, width)[:, :, [0, 2, 1]]).rotate(30).convert(mode)
     file = encoded(picture, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
@@ -1019,9 +1020,10 @@ def test_the_fast_decoder_gives_pillows_pixels(width, height, decode_size, quali
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding_module, "simplejpeg", None)
         pillows = decode(file, 3, decode_size)
-    # what is long, or shrunk by more than 8, is left to Pillow
+    # what is long, shrunk by more than 8, or tiny and shrunk, is left to Pillow
     factor = decoding_module._factor(min(width, height), decode_size)
-    assert (fast is None) == (factor > 8 or (decode_size is not None and max(width, height) > 4 * min(width, height)))
+    long = decode_size is not None and max(width, height) > 4 * min(width, height)
+    assert (fast is None) == (factor > 8 or long or (factor > 1 and min(width, height) < 8))
     assert fast is None or torch.equal(fast, pillows)
     assert torch.equal(decode(file, 3, decode_size), pillows)
 

@@ -79,7 +79,7 @@ def name_of(method: str, backbone: str, accumulate: int) -> str:
 def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path, devices: int) -> list[str]:
     fields = vars(get_method(method).Config())  # type: ignore[call-arg]
     # a queue of three batches, so that five go round
-    widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24, "queue_starts": 0, "directions": 16}
+    widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24, "queue_starts": 0, "directions": 16, "bottleneck_dim": 16}
     return [
         "pretrain", method, str(data), "--out", str(out / name_of(method, backbone, accumulate)),
         "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone, "--image-size", "32",

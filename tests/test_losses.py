@@ -233,7 +233,7 @@ def test_swav_is_its_equations(seed: int, n: int, views: int, temperature: float
                 if v != i:
                     p = softmax(scores[v, image] / temperature)
                     terms.append(-sum(q * log(x) for q, x in zip(shares[i, image].tolist(), p)))
-    assert losses.swav(scores, shares, temperature).item() == pytest.approx(sum(terms) / len(terms), rel=1e-10)
+    assert losses.cross_view(scores, shares, temperature).item() == pytest.approx(sum(terms) / len(terms), rel=1e-10)
 
 
 @settings(max_examples=20, deadline=None)
@@ -276,7 +276,7 @@ def test_the_losses_stay_in_float32_under_autocast() -> None:
         lambda a, b, both: losses.contrast(a, b, 0.1),
         lambda a, b, both: losses.byol(a, b).mean(),
         lambda a, b, both: losses.simsiam(a, b),
-        lambda a, b, both: losses.swav(both, both.double().softmax(-1), 0.1),
+        lambda a, b, both: losses.cross_view(both, both.double().softmax(-1), 0.1),
         lambda a, b, both: losses.deepcluster_v2(both, torch.arange(2), 0.1)[0],
     ):
         with torch.autocast("cpu", torch.bfloat16):

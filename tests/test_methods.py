@@ -25,6 +25,7 @@ from lookalike.methods import METHODS, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
+from lookalike.methods.dino import DINO
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.moco_v3 import MoCoV3
@@ -42,7 +43,8 @@ from lookalike.views import resized
 def small(name: str) -> Config:
     """The method's defaults, on small views and with narrow heads."""
     cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
-    cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, queue=32, queue_starts=0, directions=16)
+    cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, bottleneck_dim=16, queue=32, queue_starts=0,
+                   directions=16)  # fmt: skip
     if "prototypes" in vars(cfg):
         several = isinstance(vars(cfg)["prototypes"], tuple)
         cfg = dataclasses.replace(cfg, prototypes=(6, 5, 4) if several else 6)  # type: ignore[call-arg]
@@ -111,6 +113,19 @@ def test_recipes_are_the_papers() -> None:
     assert (deep.prototypes, deep.kmeans_iterations, deep.temperature) == ((3000, 3000, 3000), 10, 0.1)
     assert [(v.size, v.count, v.scale) for v in swav.views] == [(224, 2, (0.14, 1.0)), (96, 6, (0.05, 0.14))]
     assert deep.views == swav.views
+    dino = DINO.Config()
+    assert recipe(dino) == ("adamw", 5e-4, 0.04, 0.9, 10, *cosine)
+    assert (dino.optim.weight_decay.end, dino.optim.clip, dino.optim.clip_mode) == (0.4, 3, "parameter")
+    assert (dino.optim.final_lr, dino.drop_path, dino.freeze_epochs) == (1e-6, 0.1, 1)
+    assert (dino.prototypes, dino.hidden_dim, dino.bottleneck_dim) == (65536, 2048, 256)
+    assert (dino.teacher_temp.start, dino.student_temp, dino.center_momentum) == (0.04, 0.1, 0.9)
+    assert (dino.momentum.start, dino.momentum.end) == (0.996, 1)
+    assert [(v.size, v.count, v.scale, v.blur, v.solarize) for v in dino.views] == [
+        (224, 1, (0.4, 1.0), 1.0, 0.0), (224, 1, (0.4, 1.0), 0.1, 0.2), (96, 8, (0.05, 0.4), 0.5, 0.0),
+    ]  # fmt: skip
+    assert {(v.brightness, v.contrast, v.saturation, v.hue, v.jitter, v.grayscale) for v in dino.views} == {
+        (0.4, 0.4, 0.2, 0.1, 0.8, 0.2)
+    }
     assert recipe(LeJEPA.Config()) == ("adamw", 5e-4, 5e-4, 0.9, 1, "step", "cosine", False, "none")
     vit = LeJEPA.fit_to(LeJEPA.Config(), 1_281_167, 224, 512, patch_size=16)
     assert vit.optim.weight_decay.start == 5e-2

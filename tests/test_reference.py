@@ -4,6 +4,7 @@ A check computes all arrays that a case stores; an array, case or file that no c
 sources and tolerances are in the folder's README. LOOKALIKE_REFERENCE names another folder of the same kind.
 """
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from lookalike import losses
+from lookalike import backbones, losses
 from lookalike.core import Progress
 from lookalike.evaluation.knn import knn
 from lookalike.kmeans import spherical_kmeans
-from lookalike.nn import Prototypes, Queue
+from lookalike.methods.dino import DINO
+from lookalike.nn import DINOHead, Prototypes, Queue
 from lookalike.optim import LARS, Optim
 from lookalike.schedules import Schedule
 from lookalike.sinkhorn import sinkhorn
@@ -27,9 +29,6 @@ Case = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
 PENDING = {
-    "dino_head": "DINO",
-    "dino_head_bn": "DINO",
-    "dino_loss": "DINO",
     "dinov2_dino_loss": "DINOv2",
     "dinov2_ibot_patch_loss": "DINOv2",
     "ibot_loss": "iBOT",
@@ -200,7 +199,7 @@ def swav(case: Case) -> Arrays:
                 queue.add(unit.detach().unflatten(0, (-1, n))[i])
                 queues.append(queue.keys.T)
             shares.append(sinkhorn(rows, epsilon, iterations)[-n:])
-        loss = losses.swav(crops, torch.stack(shares), temperature)
+        loss = losses.cross_view(crops, torch.stack(shares), temperature)
         out |= arrays({f"{key}/loss": loss})
         if key == "out64":
             continue
@@ -252,6 +251,65 @@ def deepcluster_v2(case: Case) -> Arrays:
     visited[:n] = batch
     embeddings[:, :n] = losses.unit(torch.from_numpy(case["in/z"])).unflatten(0, (-1, n))[:2]
     return out | arrays({"out/memory_index_after": visited, "out/memory_embeddings_after": embeddings})
+
+
+def dino_loss(case: Case) -> Arrays:
+    """Through the method's own targets and centre."""
+    epochs, at_epoch = case["hp/nepochs"].item(), case["hp/epoch"].item()
+    warm = case["hp/warmup_teacher_temp"].item(), case["hp/warmup_teacher_temp_epochs"].item()
+    temperature = Schedule(
+        case["hp/teacher_temp"].item(), None, "constant", warm[1], warm[0], every="epoch", grid="dino"
+    )
+    out: Arrays = {"out/teacher_temp_schedule": np.array(values(temperature, epochs, 1))}
+    at = Progress(at_epoch, epochs, 1)
+    out["out/teacher_temp_used"] = np.float64(temperature(at))
+    for key, student in both_precisions(torch.from_numpy(case["in/student"])):
+        student.requires_grad_()
+        k = student.shape[1]
+        cfg = DINO.Config(hidden_dim=4, bottleneck_dim=4, prototypes=k, teacher_temp=temperature,
+                          student_temp=case["hp/student_temp"].item(),
+                          center_momentum=case["hp/center_momentum"].item())  # fmt: skip
+        method = DINO(cfg, backbones.create("test_resnet", image_size=32)).to(student.dtype)
+        method.center.copy_(torch.from_numpy(case["in/center"][0]))
+        for step in ("", "_step2"):
+            t = torch.from_numpy(case[f"in/teacher{step}"]).to(student.dtype).unflatten(0, (2, -1))
+            s = student.unflatten(0, (-1, t.shape[1]))
+            loss = losses.cross_view(s, method.targets(t, at), cfg.student_temp)
+            method.collected.add(at, t.mean((0, 1))[None])
+            method.after_step(at)
+            out |= arrays({f"{key}/loss{step}": loss})
+            if key == "out":
+                out |= arrays({f"out/center_after{step}": method.center[None].clone()})
+                if not step:
+                    loss.backward()
+                    out |= arrays({"grad/student": student.grad})
+    return out
+
+
+def dino_head(case: Case) -> Arrays:
+    hp = {key.removeprefix("hp/"): value.item() for key, value in case.items() if key.startswith("hp/")}
+    state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in case.items() if k.startswith("state/")}
+    norm = "use_bn" in hp
+    widths = [hp[name] for name in ("in_dim", "hidden_dim", "bottleneck_dim", "out_dim")]
+    head = DINOHead(*widths, layers=hp["nlayers"], norm=norm, learn_scale=not norm)
+    head.load_state_dict(state)
+    (x,) = tensors(case, "x")
+    head.train()
+    y = head(x)
+    (y * torch.from_numpy(case["in/grad_output"])).sum().backward()
+    last = head.last_layer
+    out = {
+        "grad/x": x.grad,
+        "grad/last_layer_weight_v": last.weight_v.grad,
+        "grad/mlp0_weight": head.mlp[0].weight.grad,
+    }
+    if norm:
+        assert sum(p.requires_grad for p in head.parameters()) == hp["n_params_with_grad"]
+        after = {f"out/after/{n}": b.clone() for n, b in head.named_buffers() if "running" in n}
+        head.load_state_dict(state)
+        return arrays({**out, **after, "out/y_train": y, "out/y_eval": head.eval()(x)})
+    out |= {"out/y": y, "out/bottleneck": head.mlp(x), "grad/last_layer_weight_g": last.weight_g.grad}
+    return arrays({**out, "out64/y": copy.deepcopy(head).double()(x.detach().double())})
 
 
 def simsiam(case: Case) -> Arrays:
@@ -401,6 +459,9 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
     "lejepa_sigreg": lambda case, _: lejepa_sigreg(case),
     "swav": lambda case, _: swav(case),
     "deepcluster_v2": lambda case, _: deepcluster_v2(case),
+    "dino_loss": lambda case, _: dino_loss(case),
+    "dino_head": lambda case, _: dino_head(case),
+    "dino_head_bn": lambda case, _: dino_head(case),
 }
 """By file: computes from a case's in/ and hp/ every out/, grad/ and out64/ array that it stores."""
 

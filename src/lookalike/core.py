@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone
 from .optim import Group, Optim
+from .schedules import Schedule
 from .views import View
 
 
@@ -126,6 +127,27 @@ def check_prototypes(prototypes: int, images: int) -> None:
         )
 
 
+def check_temperature(teacher_temp: Schedule) -> None:
+    """Raises ValueError where a teacher's temperature is not above zero at any time."""
+    lowest = min(x for x in (teacher_temp.start, teacher_temp.end) if x is not None)
+    if teacher_temp.warmup_epochs:
+        lowest = min(lowest, teacher_temp.warmup_start)
+    if lowest <= 0 or teacher_temp.freeze_epochs:
+        raise ValueError(f"teacher_temp goes down to {min(lowest, 0.0):g}; it must be above 0 from the first step on.")
+
+
+def vague_or_greedy(teacher_temp: Schedule, student_temp: float, centering: bool) -> str:
+    """The cause to name where a teacher's targets are not centred, or no sharper than what tells them; else nothing."""
+    if not centering:
+        return "Without centring one prototype takes all images. Leave --no-centering out."
+    if teacher_temp.start < student_temp:
+        return ""
+    return (
+        f"With --teacher-temp.start {teacher_temp.start:g} and --student-temp {student_temp:g} targets are no sharper "
+        "than what tells them, and become the same for all images. Give --teacher-temp.start 0.04."
+    )
+
+
 def check_views(cfg: Config, expected: int) -> None:
     """Raises ValueError where the recipes do not make `expected` views of each image."""
     if (count := sum(view.count for view in cfg.views)) != expected:
@@ -149,6 +171,9 @@ class Method(nn.Module):
     """Whether `Batch.labels` must be there: the names of the class folders."""
     sync_batchnorm: ClassVar[bool] = True
     """Whether BatchNorm sees the joined batch of all processes."""
+
+    needs_mask_token: ClassVar[bool] = False
+    """Whether patches are masked: only plain ViTs can do that."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -179,6 +204,11 @@ class Method(nn.Module):
         `patch_size` is that of a plain vision transformer, None for all other backbones.
         """
         return cfg
+
+    @classmethod
+    def drop_path(cls, cfg: _Config) -> float:
+        """Probability that the student's last residual block is skipped, in [0, 1); less for the blocks before."""
+        return 0.0
 
     @classmethod
     def check(cls, cfg: _Config, batch_size: int, images: int) -> None:

@@ -237,24 +237,26 @@ def epps_pulley(y: Float[Tensor, "V B S"], t_max: float, points: int) -> Float[T
         return len(y[0]) * (error @ (weights * normal))
 
 
-def swav(scores: Float[Tensor, "V B K"], assignments: Float[Tensor, "G B K"], temperature: float) -> Float[Tensor, ""]:
-    """SwAV's loss: each view must tell from its scores how the image's global views were shared out.
+def cross_view(
+    scores: Float[Tensor, "V B K"], targets: Float[Tensor, "G B K"], temperature: float
+) -> Float[Tensor, ""]:
+    """The loss of SwAV and DINO: each view must tell from its scores what the image's other, global views amount to.
 
     Args:
-        scores: cosines of each view's embeddings with the prototypes; the first G views are the global ones.
-        assignments: shares of the prototypes in each global view, rows that sum to 1; get no gradient.
+        scores: of each view with the prototypes; the first G views are the global ones.
+        targets: shares of the prototypes in each global view, rows that sum to 1; get no gradient.
         temperature: divides the scores in the prediction; above 0.
 
     Returns:
-        The cross-entropy, averaged over images and all pairs of a global view and another view. Caron et al., NeurIPS
-        2020, equations 1 and 2, and section 3.2 for more than two views.
+        The cross-entropy, averaged over images and all pairs of a global view and another view. Caron et al. (SwAV),
+        NeurIPS 2020, equations 1 and 2; Caron et al. (DINO), ICCV 2021, equation 3.
     """
     v, b, _ = scores.shape
-    g = len(assignments)
+    g = len(targets)
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         log_p = (scores / temperature).log_softmax(-1)
-        pairs = -torch.einsum("gbk,vbk->gv", assignments.detach().to(log_p.dtype), log_p) / b
+        pairs = -torch.einsum("gbk,vbk->gv", targets.detach().to(log_p.dtype), log_p) / b
         return (pairs.sum() - pairs.diagonal().sum()) / (g * (v - 1))  # a view does not predict itself
 
 

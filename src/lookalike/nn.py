@@ -174,6 +174,56 @@ class Prototypes(nn.Linear):
         self.weight.copy_(F.normalize(self.weight))
 
 
+class NormedLinear(nn.Module):
+    """A linear layer without bias whose rows have the length g: torch's old weight normalisation, which can be copied.
+
+    Args:
+        learn_scale: whether g, which begins at 1, is learnt.
+    """
+
+    def __init__(self, dim: int, count: int, *, learn_scale: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(count, 1), requires_grad=learn_scale)
+        self.weight_v = nn.Parameter(torch.empty(count, dim).uniform_(-(dim**-0.5), dim**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., K)."""
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v))
+
+
+class DINOHead(nn.Module):
+    """Scores of features against K prototypes, through a bottleneck of length 1 (DINO, appendix C; iBOT, DINOv2).
+
+    Args:
+        dim, hidden_dim, bottleneck_dim, prototypes: widths of features, hidden layers, bottleneck and scores.
+        layers: linear layers up to the bottleneck, 2 or more.
+        norm: BatchNorm after each hidden layer, as for CNNs.
+        learn_scale: whether the prototypes' lengths are learnt (DINOv2); else they stay 1.
+    """
+
+    def __init__(
+        self, dim: int, hidden_dim: int, bottleneck_dim: int, prototypes: int, *, layers: int = 3, norm: bool = False,
+        learn_scale: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        parts: list[nn.Module] = []
+        for last, width in pairwise([dim] + [hidden_dim] * (layers - 1)):
+            parts += [nn.Linear(last, width), *([nn.BatchNorm1d(width)] if norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*parts, nn.Linear(hidden_dim, bottleneck_dim))
+        for part in self.mlp:
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=0.02)
+                nn.init.zeros_(part.bias)
+        self.last_layer = NormedLinear(bottleneck_dim, prototypes, learn_scale=learn_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, D) -> scores (B, K)."""
+        z = self.mlp(x)
+        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
+        scores: Tensor = self.last_layer(z)
+        return scores
+
+
 class Collected:
     """What a step's micro-batches leave for `Method.after_step`, when the step is taken; no part of the state."""
 

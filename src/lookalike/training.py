@@ -64,6 +64,7 @@ from .runs import (
     sync,
     write_run,
 )
+from .schedules import Schedule
 from .views import make_views, resized, sheet
 
 SAVE_SECONDS = 600
@@ -650,9 +651,17 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
 
 
 def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
-    """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most."""
+    """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most.
+
+    Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100.
+    """
     cfg = cfg.method.fit_to(cfg, images, image_size, batch_size, patch)
-    return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs))
+    schedules: dict[str, Any] = {
+        name: dataclasses.replace(value, warmup_epochs=min(value.warmup_epochs, 3 * epochs / 10))
+        for name, value in vars(cfg).items()
+        if isinstance(value, Schedule)
+    }
+    return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules)
 
 
 def _shortened(cfg: optim.Optim, epochs: int) -> optim.Optim:
@@ -687,10 +696,15 @@ def build(run: Run) -> Method:
     assert run.image_size is not None
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
-        backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+        method_class = run.method.method
+        backbone = backbones.create(
+            run.backbone, channels=run.channels, image_size=run.image_size,
+            drop_path=method_class.drop_path(run.method) if isinstance(run.backbone, str) else 0.0,
+            mask_token=method_class.needs_mask_token,
+        )  # fmt: skip
         for view in run.method.views:
             backbone.check_size(view.size)
-        method = run.method.method(run.method, backbone)
+        method = method_class(run.method, backbone)
     return method.to(memory_format=torch.channels_last)
 
 

@@ -141,6 +141,12 @@ SWAV_VIEWS = (_GLOBAL, dataclasses.replace(_GLOBAL, size=96, count=6, scale=(0.0
 """SwAV's multi-crop: two global and six local views (`multicropdataset.py` of facebookresearch/swav, its scripts)."""
 
 
+def dino_views(share: float, local: int) -> tuple[View, ...]:
+    """DINO's multi-crop: BYOL's pair as global views, and `local` small views of less than `share` of the area."""
+    first, second = cropped_from(share, BYOL_VIEWS)
+    return (first, second, dataclasses.replace(first, size=96, count=local, scale=(0.05, share), blur=0.5))
+
+
 def without_blur(views: Sequence[View]) -> tuple[View, ...]:
     """The same views without blur, which small images are not given (SimCLR, appendix B.9; SimSiam, appendix D)."""
     return tuple(dataclasses.replace(view, blur=0.0) for view in views)

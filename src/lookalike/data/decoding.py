@@ -192,6 +192,8 @@ def _from_jpeg(content: bytes, decode_size: int | None) -> Tensor | None:
         factor = _factor(min(height, width), decode_size)
         if factor > 8 or (decode_size and max(height, width) > MAX_ASPECT * min(height, width)):
             return None
+        if factor > 1 and min(height, width) < 8:  # 3/8 of 3 pixels are as many as 1/2, and it would take those
+            return None
         least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
         pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1], min_factor=1)
     except ValueError:  # damaged, or only odd

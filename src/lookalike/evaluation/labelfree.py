@@ -139,3 +139,17 @@ def correlation(x: Float[Tensor, "B D"]) -> float:
 def deviation(x: Float[Tensor, "B D"]) -> float:
     """Standard deviation of an embedding's numbers over the images, on average over the numbers."""
     return float(_exact(x).std(0).mean())
+
+
+@torch.no_grad()
+def of_targets(targets: Float[Tensor, "B K"], log_told: Float[Tensor, "B K"]) -> dict[str, float]:
+    """What self-distillation watches: the targets' `entropy` and `usage`, and how far a student is from telling them.
+
+    `log_told` are the logarithms of the student's shares; the distance is the Kullback-Leibler divergence in nats.
+    """
+    divergence = (targets * (targets.clamp(min=1e-12).log() - log_told)).sum(-1).mean()
+    return {
+        "teacher_entropy": entropy(targets),
+        "prototype_usage": usage(targets),
+        "teacher_student_kl": float(divergence),
+    }

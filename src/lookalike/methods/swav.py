@@ -108,7 +108,7 @@ class SwAV(Method):
             self.seen = scores[0].detach()
             if self.queues and batch.progress.epoch >= self.cfg.queue_starts:
                 self.collected.add(batch.progress, *z[:2].detach())
-        return {"loss": losses.swav(scores, q, self.cfg.temperature)}
+        return {"loss": losses.cross_view(scores, q, self.cfg.temperature)}
 
     @torch.no_grad()
     def _share_out(self, scores: Tensor, view: int) -> Tensor:

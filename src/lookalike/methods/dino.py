@@ -1,0 +1,137 @@
+"""DINO -- Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, ICCV 2021. https://arxiv.org/abs/2104.14294"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import View, dino_views, without_blur
+
+
+class DINO(Method):
+    """Predict, from any view, how a slowly moving copy sorts the image's global views among prototypes."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's ImageNet setting for a ViT-S/16 (100 epochs)."""
+
+        hidden_dim: int = 2048
+        """Width of the head's two hidden layers."""
+        bottleneck_dim: int = 256
+        """Width of the embedding that the prototypes are compared with."""
+        prototypes: int = 65536
+        """Width of the head's output, K."""
+        student_temp: float = 0.1
+        """Divides the student's scores."""
+        teacher_temp: Schedule = Schedule(0.04, every="epoch", grid="dino")
+        """Divides the teacher's scores: lower than the student's, so that targets are sharper."""
+        centering: bool = True
+        """Whether the mean of earlier scores is taken from the teacher's; without it one prototype takes all."""
+        center_momentum: float = 0.9
+        """Share of itself that the centre keeps in a step."""
+        momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="dino")
+        """Share of itself that the teacher keeps in a step."""
+        freeze_epochs: float = 1.0
+        """Epochs in which the head's last layer stays as it began."""
+        drop_path: float = 0.1
+        """Probability that the student's last block is skipped; less for the blocks before."""
+        views: tuple[View, ...] = dino_views(0.4, local=8)
+        """The first two views are the global ones."""
+        optim: Optim = Optim(
+            "adamw", lr=5e-4, weight_decay=Schedule(0.04, 0.4, "cosine", grid="dino"), warmup_epochs=10, final_lr=1e-6,
+            grid="dino", clip=3.0, clip_mode="parameter",
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            core.check_temperature(self.teacher_temp)
+            core.check_momentum(
+                **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
+                center_momentum=self.center_momentum,
+            )
+            core.check_crops(self)
+
+    cfg: Config
+    center: Tensor
+    """(K,), the moving mean of the teacher's scores."""
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        is_vit = backbone.patch_size is not None
+        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=not is_vit)
+        self.teacher = nn.Teacher(self.backbone, self.head)
+        self.register_buffer("center", torch.zeros(cfg.prototypes))
+        self.collected = nn.Collected()
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+
+    @property
+    def encoder(self) -> Backbone:
+        return self.teacher[0]  # type: ignore[return-value]
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        if images < 500_000:
+            most = 2 ** max(8, round(math.log2(images / 12)))  # 4096 for 50,000: solo-learn's setting for CIFAR-10
+            start = min(cfg.momentum.start, 0.99 if images < 20_000 else 0.996)
+            momentum = dataclasses.replace(cfg.momentum, start=start)
+            cfg = dataclasses.replace(cfg, prototypes=min(cfg.prototypes, most), momentum=momentum)
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        if patch_size is None:
+            cfg = dataclasses.replace(cfg, drop_path=0.0, optim=cfg.optim.for_images(images))
+        return cfg
+
+    @classmethod
+    def drop_path(cls, cfg: core.Config) -> float:
+        assert isinstance(cfg, cls.Config)
+        return cfg.drop_path
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        s = nn.embed(self.backbone, self.head, batch.views)  # (V, B, K)
+        t = torch.stack(nn.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
+        t = t.to(self.center.dtype)
+        p = self.targets(t, batch.progress)
+        if self.training:
+            self.collected.add(batch.progress, t.mean((0, 1))[None])
+            self.seen = p[0], (s[1].detach().to(t.dtype) / self.cfg.student_temp).log_softmax(-1)
+        return {"loss": losses.cross_view(s, p, self.cfg.student_temp)}
+
+    def targets(self, scores: Tensor, at: Progress) -> Tensor:
+        """The teacher's scores, centred and sharpened, as shares of the prototypes."""
+        center = self.center if self.cfg.centering else 0.0
+        return ((scores - center) / self.cfg.teacher_temp(at)).softmax(-1)
+
+    def before_step(self, at: Progress) -> None:
+        if at.epoch < self.cfg.freeze_epochs:
+            self.head.last_layer.weight_v.grad = None
+
+    def after_step(self, at: Progress) -> None:
+        (means,) = self.collected.take()  # of each micro-batch of each process
+        self.center.lerp_(means.mean(0), 1 - self.cfg.center_momentum)
+        self.teacher.follow(self.backbone, self.head, momentum=self.cfg.momentum(at))
+
+    def before_training(self) -> None:
+        self.teacher.copy(self.backbone, self.head)
+
+    def figures(self) -> dict[str, float]:
+        found = {
+            "teacher_distance": self.teacher.distance(self.backbone, self.head),
+            "center_norm": float(self.center.norm()),
+        }
+        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+
+    def cause(self) -> str:
+        return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)
