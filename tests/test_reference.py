@@ -18,7 +18,7 @@ from lookalike.core import Progress
 from lookalike.evaluation.knn import knn
 from lookalike.kmeans import spherical_kmeans
 from lookalike.methods.dino import DINO
-from lookalike.nn import DINOHead, Prototypes, Queue
+from lookalike.nn import Center, DINOHead, Prototypes, Queue
 from lookalike.optim import LARS, Optim
 from lookalike.schedules import Schedule
 from lookalike.sinkhorn import sinkhorn
@@ -31,8 +31,6 @@ Arrays = dict[str, np.ndarray]
 PENDING = {
     "dinov2_dino_loss": "DINOv2",
     "dinov2_ibot_patch_loss": "DINOv2",
-    "ibot_loss": "iBOT",
-    "koleo": "DINOv2",
     "mask_statistics": "iBOT and DINOv2",
 }
 """Files that wait for a method: the change that adds it moves the file to CHECKS."""
@@ -270,19 +268,70 @@ def dino_loss(case: Case) -> Arrays:
                           student_temp=case["hp/student_temp"].item(),
                           center_momentum=case["hp/center_momentum"].item())  # fmt: skip
         method = DINO(cfg, backbones.create("test_resnet", image_size=32)).to(student.dtype)
-        method.center.copy_(torch.from_numpy(case["in/center"][0]))
+        method.center.center.copy_(torch.from_numpy(case["in/center"][0]))
         for step in ("", "_step2"):
             t = torch.from_numpy(case[f"in/teacher{step}"]).to(student.dtype).unflatten(0, (2, -1))
             s = student.unflatten(0, (-1, t.shape[1]))
-            loss = losses.cross_view(s, method.targets(t, at), cfg.student_temp)
+            loss = losses.cross_view(s, method.center(t, temperature(at)), cfg.student_temp)
             method.collected.add(at, t.mean((0, 1))[None])
             method.after_step(at)
             out |= arrays({f"{key}/loss{step}": loss})
             if key == "out":
-                out |= arrays({f"out/center_after{step}": method.center[None].clone()})
+                out |= arrays({f"out/center_after{step}": method.center.center[None].clone()})
                 if not step:
                     loss.backward()
                     out |= arrays({"grad/student": student.grad})
+    return out
+
+
+def koleo(case: Case) -> Arrays:
+    (x,) = tensors(case, "x")
+    eps = case["hp/eps"].item()
+    loss = losses.koleo(x, eps)
+    loss.backward()
+    u = losses.unit(x.detach())
+    nearest = (u @ u.T).fill_diagonal_(-2).argmax(1)
+    loss64 = losses.koleo(x.detach().double(), eps)
+    return arrays({"out/loss": loss, "out/nearest": nearest, "grad/x": x.grad, "out64/loss": loss64})
+
+
+def ibot_loss(case: Case) -> Arrays:
+    hp = {key.removeprefix("hp/"): value.item() for key, value in case.items() if key.startswith("hp/")}
+    at, warm = Progress(hp["epoch"], hp["nepochs"], 1), hp["warmup_teacher_temp_epochs"]
+
+    def temperature(n: str) -> float:
+        first, last = hp[f"warmup_teacher_temp{n}"], hp[f"teacher_temp{n}"]
+        return Schedule(last, None, "constant", warm, first, every="epoch", grid="dino")(at)
+
+    tau, tau2 = temperature(""), temperature("2")
+    names = [n for n in ("student_cls", "student_patch", "student_local_cls") if f"in/{n}" in case]
+    hidden = torch.from_numpy(case["in/masks"]).flatten(0, 1).flatten(1)  # (2N, patches)
+    n = len(hidden) // 2
+    per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+    out: Arrays = {"out/teacher_temp_used": np.float64(tau), "out/teacher_temp2_used": np.float64(tau2)}
+    for key, dtype in (("out", torch.float32), ("out64", torch.float64)):
+        inputs = {name: torch.from_numpy(case[f"in/{name}"]).to(dtype, copy=True).requires_grad_() for name in names}
+        t, t_patch = (torch.from_numpy(case[f"in/teacher_{part}"]).to(dtype) for part in ("cls", "patch"))
+        centers = []
+        for name, momentum in (("center", "center_momentum"), ("center2", "center_momentum2")):
+            center = Center(case[f"in/{name}"].size, hp[momentum]).to(dtype)
+            center.center.copy_(torch.from_numpy(case[f"in/{name}"]).flatten())
+            centers.append(center)
+        crops = torch.cat([x for name, x in inputs.items() if name != "student_patch"]).unflatten(0, (-1, n))
+        image = losses.cross_view(crops, centers[0](t.unflatten(0, (2, n)), tau), hp["student_temp"])
+        patch = losses.masked_patches(
+            inputs["student_patch"][hidden], centers[1](t_patch[hidden], tau2), per_image, 2 * n, hp["student_temp"]
+        )
+        loss = hp["lambda1"] * image + hp["lambda2"] * patch
+        out |= arrays({f"{key}/loss": loss, f"{key}/loss_cls": image, f"{key}/loss_patch": patch})
+        if key == "out":
+            loss.backward()
+            centers[0].move(t.mean(0))
+            centers[1].move(t_patch.mean((0, 1)))
+            out |= arrays({f"grad/{name}": x.grad for name, x in inputs.items()})
+            out |= arrays(
+                {"out/center_after": centers[0].center[None], "out/center2_after": centers[1].center[None, None]}
+            )
     return out
 
 
@@ -459,6 +508,8 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
     "lejepa_sigreg": lambda case, _: lejepa_sigreg(case),
     "swav": lambda case, _: swav(case),
     "deepcluster_v2": lambda case, _: deepcluster_v2(case),
+    "ibot_loss": lambda case, _: ibot_loss(case),
+    "koleo": lambda case, _: koleo(case),
     "dino_loss": lambda case, _: dino_loss(case),
     "dino_head": lambda case, _: dino_head(case),
     "dino_head_bn": lambda case, _: dino_head(case),

@@ -4,6 +4,7 @@ A method knows no trainer, logger, data set or rank. `examples/bare_loop.py` tra
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -125,6 +126,19 @@ def check_prototypes(prototypes: int, images: int) -> None:
             f"--prototypes {prototypes} for {images} images: groups of less than one image say nothing. Give "
             f"--prototypes {max(1, images // IMAGES_PER_PROTOTYPE)} or so, or more images."
         )
+
+
+def few_prototypes(images: int, most: int) -> int:
+    """Prototypes of self-distillation for so many images: a power of 2, one for 12 images or so, `most` at most.
+
+    4,096 for 50,000 images is solo-learn's setting for CIFAR-10.
+    """
+    return most if images >= 500_000 else min(most, 2 ** max(10, round(math.log2(images / 12))))
+
+
+def fast_for_few(images: int, momentum: Schedule) -> Schedule:
+    """A teacher's momentum for so many images: 0.99 at first below 20,000, whose trainings have few steps."""
+    return momentum if images >= 20_000 else dataclasses.replace(momentum, start=min(momentum.start, 0.99))
 
 
 def check_temperature(teacher_temp: Schedule) -> None:

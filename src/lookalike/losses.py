@@ -260,6 +260,50 @@ def cross_view(
         return (pairs.sum() - pairs.diagonal().sum()) / (g * (v - 1))  # a view does not predict itself
 
 
+def masked_patches(
+    scores: Float[Tensor, "M K"], targets: Float[Tensor, "M K"], per_image: Float[Tensor, "M"], images: int,
+    temperature: float,
+) -> Float[Tensor, ""]:  # fmt: skip
+    """iBOT's loss: each hidden patch must be told as the teacher, which sees it, sorts it among the prototypes.
+
+    Args:
+        scores: the student's, of the M hidden patches of all images.
+        targets: shares of the prototypes, rows that sum to 1; get no gradient.
+        per_image: how many patches are hidden of the image that each belongs to.
+        images: number of images and global views, those without hidden patches included.
+        temperature: divides the scores; above 0.
+
+    Returns:
+        The cross-entropy, averaged over an image's hidden patches and then over all images. Zhou et al., ICLR 2022,
+        equation 2, which is a plain sum; divided as in the official codes of iBOT and DINOv2.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        entropies = -(targets.detach().to(scores.dtype) * (scores / temperature).log_softmax(-1)).sum(-1)  # (M,)
+        return torch.sum(entropies / per_image) / images
+
+
+def koleo(x: Float[Tensor, "B D"], eps: float) -> Float[Tensor, ""]:
+    """KoLeo's regularizer: no two images of a batch should have features of nearly one direction.
+
+    Args:
+        x: features, not yet normalised; of one image alone the result is 0.
+        eps: added to each coordinate of a difference, and to its length.
+
+    Returns:
+        Minus the mean logarithm of the distances to the nearest neighbours. Sablayrolles et al., ICLR 2019,
+        https://arxiv.org/abs/1806.03198, as in DINOv2's `koleo_loss.py`.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        z = unit(x)
+        if len(z) < 2:
+            return 0 * z.sum()
+        with torch.no_grad():
+            nearest = (z @ z.T).fill_diagonal_(-torch.inf).argmax(1)
+        distances = torch.linalg.vector_norm(z - z[nearest] + eps, dim=1)
+        return -torch.log(distances + eps).mean()
+
+
 def deepcluster_v2(
     scores: Float[Tensor, "V B K"], assignments: Int[Tensor, "B"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

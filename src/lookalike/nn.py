@@ -198,12 +198,13 @@ class DINOHead(nn.Module):
         dim, hidden_dim, bottleneck_dim, prototypes: widths of features, hidden layers, bottleneck and scores.
         layers: linear layers up to the bottleneck, 2 or more.
         norm: BatchNorm after each hidden layer, as for CNNs.
-        learn_scale: whether the prototypes' lengths are learnt (DINOv2); else they stay 1.
+        learn_scale: whether the prototypes' lengths are learnt (iBOT, DINOv2); else they stay 1.
+        patch_prototypes: as many others for patches (iBOT); None if these are compared with the same.
     """
 
     def __init__(
         self, dim: int, hidden_dim: int, bottleneck_dim: int, prototypes: int, *, layers: int = 3, norm: bool = False,
-        learn_scale: bool = False,
+        learn_scale: bool = False, patch_prototypes: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         parts: list[nn.Module] = []
@@ -215,13 +216,50 @@ class DINOHead(nn.Module):
                 nn.init.trunc_normal_(part.weight, std=0.02)
                 nn.init.zeros_(part.bias)
         self.last_layer = NormedLinear(bottleneck_dim, prototypes, learn_scale=learn_scale)
+        self.patch_layer: NormedLinear | None = None
+        if patch_prototypes is not None:
+            self.patch_layer = NormedLinear(bottleneck_dim, patch_prototypes, learn_scale=learn_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, D) -> scores (B, K)."""
-        z = self.mlp(x)
-        z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
-        scores: Tensor = self.last_layer(z)
+        """Features (..., D) -> scores (..., K)."""
+        scores: Tensor = self.last_layer(self._bottleneck(x))
         return scores
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Patch tokens (..., D) -> scores (..., K)."""
+        scores: Tensor = (self.patch_layer or self.last_layer)(self._bottleneck(x))
+        return scores
+
+    def freeze_last(self) -> None:
+        """Drops the gradients of the layers that hold prototypes."""
+        for layer in (self.last_layer, self.patch_layer):
+            if layer is not None:
+                layer.weight_v.grad = layer.weight_g.grad = None
+
+    def _bottleneck(self, x: Tensor) -> Tensor:
+        z = self.mlp(x)
+        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
+
+
+class Center(nn.Module):
+    """The moving mean of a teacher's scores, which is taken from them, so that no prototype takes all images."""
+
+    center: Tensor
+    """(K,)."""
+
+    def __init__(self, prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def forward(self, scores: Tensor, temperature: float) -> Tensor:
+        """Scores (..., K), centred and sharpened, as shares that sum to 1; in float32 or float64."""
+        return ((scores.to(self.center.dtype) - self.center) / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def move(self, mean: Tensor) -> None:
+        """Moves towards the mean (K,) of a step's scores."""
+        self.center.lerp_(mean.to(self.center.dtype), 1 - self.momentum)
 
 
 class Collected:

@@ -1,7 +1,6 @@
 """DINO -- Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, ICCV 2021. https://arxiv.org/abs/2104.14294"""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -60,15 +59,13 @@ class DINO(Method):
             core.check_crops(self)
 
     cfg: Config
-    center: Tensor
-    """(K,), the moving mean of the teacher's scores."""
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         is_vit = backbone.patch_size is not None
         self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=not is_vit)
         self.teacher = nn.Teacher(self.backbone, self.head)
-        self.register_buffer("center", torch.zeros(cfg.prototypes))
+        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
         """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
@@ -83,11 +80,8 @@ class DINO(Method):
     ) -> core.Config:
         """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if images < 500_000:
-            most = 2 ** max(8, round(math.log2(images / 12)))  # 4096 for 50,000: solo-learn's setting for CIFAR-10
-            start = min(cfg.momentum.start, 0.99 if images < 20_000 else 0.996)
-            momentum = dataclasses.replace(cfg.momentum, start=start)
-            cfg = dataclasses.replace(cfg, prototypes=min(cfg.prototypes, most), momentum=momentum)
+        prototypes, momentum = core.few_prototypes(images, cfg.prototypes), core.fast_for_few(images, cfg.momentum)
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         if patch_size is None:
@@ -102,25 +96,20 @@ class DINO(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s = nn.embed(self.backbone, self.head, batch.views)  # (V, B, K)
         t = torch.stack(nn.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
-        t = t.to(self.center.dtype)
-        p = self.targets(t, batch.progress)
+        p = self.center(t, self.cfg.teacher_temp(batch.progress))
         if self.training:
-            self.collected.add(batch.progress, t.mean((0, 1))[None])
-            self.seen = p[0], (s[1].detach().to(t.dtype) / self.cfg.student_temp).log_softmax(-1)
+            self.collected.add(batch.progress, t.to(p.dtype).mean((0, 1))[None])
+            self.seen = p[0], (s[1].detach().to(p.dtype) / self.cfg.student_temp).log_softmax(-1)
         return {"loss": losses.cross_view(s, p, self.cfg.student_temp)}
-
-    def targets(self, scores: Tensor, at: Progress) -> Tensor:
-        """The teacher's scores, centred and sharpened, as shares of the prototypes."""
-        center = self.center if self.cfg.centering else 0.0
-        return ((scores - center) / self.cfg.teacher_temp(at)).softmax(-1)
 
     def before_step(self, at: Progress) -> None:
         if at.epoch < self.cfg.freeze_epochs:
-            self.head.last_layer.weight_v.grad = None
+            self.head.freeze_last()
 
     def after_step(self, at: Progress) -> None:
         (means,) = self.collected.take()  # of each micro-batch of each process
-        self.center.lerp_(means.mean(0), 1 - self.cfg.center_momentum)
+        if self.cfg.centering:
+            self.center.move(means.mean(0))
         self.teacher.follow(self.backbone, self.head, momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
@@ -129,7 +118,7 @@ class DINO(Method):
     def figures(self) -> dict[str, float]:
         found = {
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
-            "center_norm": float(self.center.norm()),
+            "center_norm": float(self.center.center.norm()),
         }
         return found | (labelfree.of_targets(*self.seen) if self.seen else {})
 

@@ -1,0 +1,184 @@
+"""iBOT -- Zhou, Wei, Wang, Shen, Xie, Yuille and Kong, ICLR 2022. https://arxiv.org/abs/2111.07832"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import core, losses, masks, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..optim import Optim
+from ..random import keys_of, uniform
+from ..schedules import Schedule
+from ..views import View, dino_views, without_blur
+
+_WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid="dino")
+
+
+class IBOT(Method):
+    """DINO whose student also tells, for patches that are hidden from it, what the teacher sees there."""
+
+    needs_mask_token = True
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official setting for a ViT-S/16 on ImageNet (800 epochs)."""
+
+        hidden_dim: int = 2048
+        """Width of the head's two hidden layers."""
+        bottleneck_dim: int = 256
+        """Width of the embedding that the prototypes are compared with."""
+        prototypes: int = 8192
+        """Width of the head's output, K."""
+        shared_head: bool = True
+        """Whether patches are compared with the same prototypes as whole images, or with as many of their own."""
+        student_temp: float = 0.1
+        """Divides the student's scores."""
+        teacher_temp: Schedule = _WARM
+        """Divides the teacher's scores of whole images."""
+        patch_temp: Schedule = _WARM
+        """Divides the teacher's scores of patches."""
+        center_momentum: float = 0.9
+        """Share of themselves that the two centres keep in a step."""
+        momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="dino")
+        """Share of itself that the teacher keeps in a step."""
+        mask_ratios: tuple[float, ...] = (0.0, 0.3)
+        """Shares of a global view's patches that are hidden; each view draws one of them."""
+        mask_spreads: tuple[float, ...] = (0.0, 0.2)
+        """How much each of these shares varies to both sides, evenly."""
+        blocks: bool = True
+        """Whether rectangles are hidden, or single patches."""
+        patch_weight: float = 1.0
+        """Weight of the patches' loss beside the images'."""
+        freeze_epochs: float = 1.0
+        """Epochs in which the head's last layer stays as it began."""
+        drop_path: float = 0.1
+        """Probability that the student's last block is skipped; less for the blocks before."""
+        views: tuple[View, ...] = dino_views(0.25, local=10)
+        """The first two views are the global ones."""
+        optim: Optim = Optim(
+            "adamw", lr=5e-4, weight_decay=Schedule(0.04, 0.4, "cosine", grid="dino"), warmup_epochs=10, final_lr=1e-6,
+            grid="dino", clip=3.0, clip_mode="parameter",
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            core.check_temperature(self.teacher_temp)
+            core.check_temperature(self.patch_temp)
+            core.check_momentum(
+                **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
+                center_momentum=self.center_momentum,
+            )
+            core.check_crops(self)
+            pairs = list(zip(self.mask_ratios, self.mask_spreads))
+            if len(self.mask_ratios) != len(self.mask_spreads) or not all(0 <= s <= r <= 1 - s for r, s in pairs):
+                raise ValueError(
+                    f"mask_ratios {self.mask_ratios} and mask_spreads {self.mask_spreads} must be as many, and no "
+                    "share may leave 0 to 1."
+                )
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        k = cfg.prototypes
+        self.head = nn.DINOHead(
+            backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, k, learn_scale=True,
+            patch_prototypes=None if cfg.shared_head else k,
+        )  # fmt: skip
+        self.teacher = nn.Teacher(self.backbone, self.head)
+        self.center = nn.Center(k, cfg.center_momentum)
+        self.patch_center = nn.Center(k, cfg.center_momentum)
+        self.collected = nn.Collected()
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+
+    @property
+    def encoder(self) -> Backbone:
+        return self.teacher[0]  # type: ignore[return-value]
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        prototypes, momentum = core.few_prototypes(images, cfg.prototypes), core.fast_for_few(images, cfg.momentum)
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return cfg
+
+    @classmethod
+    def drop_path(cls, cfg: core.Config) -> float:
+        assert isinstance(cfg, cls.Config)
+        return cfg.drop_path
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        cfg, at, b = self.cfg, batch.progress, len(batch.index)
+        whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
+        hidden = self._masks(batch)  # (2B, N)
+        student = self.backbone.tokens(whole, hidden)
+        local = nn.by_size(self.backbone, batch.views[2:])
+        s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
+        s_patch = self.head.patches(student.patches[hidden])  # (M, K): hidden patches alone
+        t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
+        p = self.center(t, cfg.teacher_temp(at))
+        p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
+        if self.training:
+            self.collected.add(at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).mean((0, 1))[None])
+            self.seen = p[0], (s[1].detach().to(p.dtype) / cfg.student_temp).log_softmax(-1)
+        per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+        images = losses.cross_view(s, p, cfg.student_temp)
+        patches = losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
+        return {"loss": images + cfg.patch_weight * patches, "image_loss": images, "patch_loss": patches}
+
+    @torch.no_grad()
+    def _teacher(self, whole: Tensor) -> tuple[Tensor, Tensor]:
+        backbone, head = self.teacher
+        seen = backbone.tokens(whole)  # type: ignore[operator]
+        return torch.stack(head(seen.cls).chunk(2)), head.patches(seen.patches)  # type: ignore[operator]
+
+    def _masks(self, batch: Batch) -> Tensor:
+        """(2B, N) bool: the hidden patches of the two global views."""
+        patch = self.backbone.patch_size
+        assert patch is not None
+        rows, columns = (side // patch for side in batch.views[0].shape[-2:])
+        ratios, spreads = torch.tensor([self.cfg.mask_ratios, self.cfg.mask_spreads], device=batch.index.device)
+        made = []
+        for view in range(2):
+            keys = keys_of("masks", batch.progress.step, view, batch.index)
+            which = (uniform(keys, "which") * len(ratios)).long()
+            ratio = ratios[which] + spreads[which] * (2 * uniform(keys, "ratio") - 1)
+            counts = ratio * rows * columns
+            if self.cfg.blocks:
+                made.append(masks.block_masks(keys, counts, rows, columns, (min(rows, columns) // 3) ** 2, None))
+            else:
+                made.append(masks.random_masks(keys, counts, rows, columns))
+        return torch.cat(made).flatten(1)
+
+    def before_step(self, at: Progress) -> None:
+        if at.epoch < self.cfg.freeze_epochs:
+            self.head.freeze_last()
+
+    def after_step(self, at: Progress) -> None:
+        means, patch_means = self.collected.take()  # of each micro-batch of each process
+        self.center.move(means.mean(0))
+        self.patch_center.move(patch_means.mean(0))
+        self.teacher.follow(self.backbone, self.head, momentum=self.cfg.momentum(at))
+
+    def before_training(self) -> None:
+        self.teacher.copy(self.backbone, self.head)
+
+    def figures(self) -> dict[str, float]:
+        found = {
+            "teacher_distance": self.teacher.distance(self.backbone, self.head),
+            "center_norm": float(self.center.center.norm()),
+        }
+        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+
+    def cause(self) -> str:
+        return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, True)
