@@ -28,14 +28,11 @@ REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "
 Case = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
-PENDING = {
-    "dinov2_dino_loss": "DINOv2",
-    "dinov2_ibot_patch_loss": "DINOv2",
-    "mask_statistics": "iBOT and DINOv2",
-}
+PENDING: dict[str, str] = {}
 """Files that wait for a method: the change that adds it moves the file to CHECKS."""
 
 ELSEWHERE = {
+    "mask_statistics": "test_masks.py",
     "vit_dino_p16": "test_backbones.py",
     "vit_dinov2_reg0": "test_backbones.py",
     "vit_dinov2_reg4": "test_backbones.py",
@@ -47,7 +44,9 @@ TOLERANCE = {"out": 5e-6, "grad": 1e-5, "out64": 1e-10}
 TOLERANCE_OF = {
     ("knn_dino", "out/votes"): 1e-5,
     ("schedules", ""): 1e-12,
-    # its reference keeps a few constants in float32
+    # these references keep a few constants in float32
+    ("dinov2_ibot_patch_loss", "out64/loss_ce"): 1e-7,
+    ("dinov2_ibot_patch_loss", "out64/loss_dense_ce"): 1e-7,
     ("lejepa_sigreg", "out64/loss"): 1e-7,
     ("lejepa_sigreg", "out64/loss_sigreg"): 1e-7,
     ("lejepa_sigreg", "out64/loss_invariance"): 1e-7,
@@ -335,6 +334,71 @@ def ibot_loss(case: Case) -> Arrays:
     return out
 
 
+def moved(case: Case, rows: torch.Tensor) -> torch.Tensor:
+    """The centre after a step whose scores were `rows`, in the reference's shape."""
+    center = Center(rows.shape[-1], case["hp/center_momentum"].item())
+    center.center.copy_(torch.from_numpy(case["in/center"]).flatten())
+    center.move(rows.mean(0))
+    return center.center.view(case["in/center"].shape)
+
+
+def targets(case: Case, scores: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By both kinds of centring, of scores (rows, K); Sinkhorn always in float32."""
+    temperature = case["hp/teacher_temp"].item()
+    center = Center(scores.shape[-1], 0.9).to(scores.dtype)
+    center.center.copy_(torch.from_numpy(case["in/center"]).flatten())
+    return {
+        "sk": sinkhorn(scores, temperature, case["hp/sinkhorn_iterations"].item()), "ce": center(scores, temperature),
+    }  # fmt: skip
+
+
+def dinov2_dino_loss(case: Case) -> Arrays:
+    n, student_temp = case["in/student_global"].shape[0] // 2, case["hp/student_temp"].item()
+    n_local = case["hp/n_local"].item()
+    teacher = torch.from_numpy(case["in/teacher_global"])
+    out = arrays({"out/center_after": moved(case, teacher)})
+    for key, dtype in (("out", torch.float32), ("out64", torch.float64)):
+        for kind, p in targets(case, teacher.to(dtype)).items():
+            if (key, kind) == ("out64", "sk"):
+                continue
+            names = ("in/student_global", "in/student_local")
+            student, local = (torch.from_numpy(case[x]).to(dtype, copy=True).requires_grad_() for x in names)
+            crops, p = torch.cat([student, local]).unflatten(0, (-1, n)), p.unflatten(0, (2, n))
+            total = losses.cross_view(crops, p, student_temp)
+            # its parts: each global view against the other one, and all local ones against both
+            both = losses.cross_view(crops[:2], p, student_temp)
+            rest = (total * (2 + 2 * n_local) - 2 * both).detach()
+            found = {"total": total, "global_mean": both, "local_sum": rest}
+            out |= arrays({f"{key}/loss_{name}_{kind}": value for name, value in found.items()})
+            if key == "out":
+                total.backward()
+                out |= arrays({f"grad/student_global_{kind}": student.grad, f"grad/student_local_{kind}": local.grad})
+                out |= arrays({f"out/teacher_probs_reversed_{kind}": p.flip(0).flatten(0, 1)})
+    return out
+
+
+def dinov2_ibot_patch_loss(case: Case) -> Arrays:
+    hidden, student_temp = torch.from_numpy(case["in/masks"]), case["hp/student_temp"].item()
+    assert torch.equal(hidden.flatten().nonzero().flatten(), torch.from_numpy(case["in/mask_indices"]))
+    per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+    teacher = torch.from_numpy(case["in/teacher_patch"])
+    out = arrays({"out/masks_weight": 1 / per_image, "out/center_after": moved(case, teacher[hidden])})
+    out["out/n_masked_patches"] = np.array(len(per_image))
+    for key, dtype in (("out", torch.float32), ("out64", torch.float64)):
+        for kind, p in targets(case, teacher[hidden].to(dtype)).items():
+            if (key, kind) == ("out64", "sk"):
+                continue
+            student = torch.from_numpy(case["in/student_patch"]).to(dtype, copy=True).requires_grad_()
+            loss = losses.masked_patches(student[hidden], p, per_image, len(hidden), student_temp)
+            out |= arrays({f"{key}/loss_{kind}": loss})
+            if kind == "ce":
+                out |= arrays({f"{key}/loss_dense_ce": loss})
+            if key == "out":
+                loss.backward()
+                out |= arrays({f"grad/student_patch_{kind}": student.grad, f"out/teacher_probs_{kind}": p})
+    return out
+
+
 def dino_head(case: Case) -> Arrays:
     hp = {key.removeprefix("hp/"): value.item() for key, value in case.items() if key.startswith("hp/")}
     state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in case.items() if k.startswith("state/")}
@@ -509,6 +573,8 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
     "swav": lambda case, _: swav(case),
     "deepcluster_v2": lambda case, _: deepcluster_v2(case),
     "ibot_loss": lambda case, _: ibot_loss(case),
+    "dinov2_dino_loss": lambda case, _: dinov2_dino_loss(case),
+    "dinov2_ibot_patch_loss": lambda case, _: dinov2_ibot_patch_loss(case),
     "koleo": lambda case, _: koleo(case),
     "dino_loss": lambda case, _: dino_loss(case),
     "dino_head": lambda case, _: dino_head(case),

@@ -1,0 +1,206 @@
+"""DINOv2 -- Oquab, Darcet, Moutakanni et al., TMLR 2024. https://arxiv.org/abs/2304.07193"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import core, distributed, losses, masks, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..evaluation import labelfree
+from ..optim import Group, Optim
+from ..random import keys_of, uniform
+from ..schedules import Schedule
+from ..sinkhorn import sinkhorn
+from ..views import View, dino_views, without_blur
+
+
+class DINOv2(Method):
+    """DINO for whole images, iBOT for hidden patches, and a push that keeps the images of a batch apart (KoLeo)."""
+
+    needs_mask_token = True
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """The official code's default setting: a ViT-L/16 on ImageNet, 125,000 steps of 2,048 images."""
+
+        hidden_dim: int = 2048
+        """Width of the heads' two hidden layers."""
+        bottleneck_dim: int = 256
+        """Width of the embeddings that the prototypes are compared with."""
+        prototypes: int = 65536
+        """Width of a head's output, K."""
+        separate_heads: bool = False
+        """Whether patches have a head of their own (the large trainings of the paper) or share that of the images."""
+        student_temp: float = 0.1
+        """Divides the student's scores."""
+        teacher_temp: Schedule = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, grid="dino")
+        """Divides the teacher's scores."""
+        centering: Literal["softmax", "sinkhorn"] = "softmax"
+        """How no prototype takes all: by taking off the mean of earlier scores, or by balancing a batch's."""
+        center_momentum: float = 0.9
+        """Share of themselves that the two centres keep in a step."""
+        momentum: Schedule = Schedule(0.992, 1.0, "cosine", grid="dino")
+        """Share of itself that the teacher keeps in a step."""
+        mask_probability: float = 0.5
+        """Share of a batch's global views in which patches are hidden."""
+        mask_ratios: tuple[float, float] = (0.1, 0.5)
+        """The smallest and the largest share of a view's patches that are hidden; evenly spread over a batch."""
+        patch_weight: float = 1.0
+        """Weight of the patches' loss beside the images'."""
+        koleo_weight: float = 0.1
+        """Weight of the push, for each global view."""
+        freeze_epochs: float = 1.0
+        """Epochs in which the heads' last layers stay as they began."""
+        patch_lr: float = 0.2
+        """Factor on the learning rate of the patch embedding."""
+        drop_path: float = 0.3
+        """Probability that the student's last block is skipped; less for the blocks before."""
+        views: tuple[View, ...] = dino_views(0.32, local=8)
+        """The first two views are the global ones."""
+        optim: Optim = Optim(
+            "adamw", lr=4e-3, scaling="sqrt", base_batch=1024, layer_decay=0.9, warmup_epochs=10, final_lr=1e-6,
+            weight_decay=Schedule(0.04, 0.4, "cosine", grid="dino"), grid="dino", clip=3.0, clip_mode="module",
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            core.check_temperature(self.teacher_temp)
+            core.check_momentum(
+                **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
+                center_momentum=self.center_momentum,
+            )
+            core.check_crops(self)
+            low, high = self.mask_ratios
+            if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
+                raise ValueError(
+                    f"mask_ratios {self.mask_ratios} and mask_probability {self.mask_probability} are shares from 0 to "
+                    "1, the smaller ratio first."
+                )
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+
+        def head() -> nn.DINOHead:
+            return nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, learn_scale=True)
+
+        self.head = head()
+        self.patch_head = head() if cfg.separate_heads else None
+        self.teacher = nn.Teacher(*self._student())
+        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
+        self.patch_center = nn.Center(cfg.prototypes, cfg.center_momentum)
+        self.collected = nn.Collected()
+        self.seen: tuple[Tensor, Tensor] | None = None
+        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+
+    def _student(self) -> list[torch.nn.Module]:
+        return [part for part in (self.backbone, self.head, self.patch_head) if part is not None]
+
+    @property
+    def encoder(self) -> Backbone:
+        return self.teacher[0]  # type: ignore[return-value]
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
+        assert isinstance(cfg, cls.Config)
+        prototypes, momentum = core.few_prototypes(images, cfg.prototypes), core.fast_for_few(images, cfg.momentum)
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+        return cfg
+
+    @classmethod
+    def drop_path(cls, cfg: core.Config) -> float:
+        assert isinstance(cfg, cls.Config)
+        return cfg.drop_path
+
+    def groups(self) -> list[Group]:
+        patches = [p for name, p in self.backbone.named_parameters() if "patch_embed" in name]
+        return [Group(patches, lr_scale=self.cfg.patch_lr)]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        cfg, at, b = self.cfg, batch.progress, len(batch.index)
+        whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
+        hidden = self._masks(batch)  # (2B, N)
+        student = self.backbone.tokens(whole, hidden)
+        local = nn.by_size(self.backbone, batch.views[2:])
+        s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
+        s_patch = (self.patch_head or self.head)(student.patches[hidden])  # (M, K): hidden patches alone
+        t, t_patch = self._teacher(whole, hidden)  # (2, B, K), (M, K)
+        tau = cfg.teacher_temp(at)
+        if cfg.centering == "sinkhorn":  # both views together
+            p, p_patch = sinkhorn(t.flatten(0, 1), tau, 3).view(t.shape), sinkhorn(t_patch, tau, 3)
+        else:
+            p, p_patch = self.center(t, tau), self.patch_center(t_patch, tau)
+        if self.training:
+            # of the hidden patches as a sum and a number: processes hold more or fewer
+            self.collected.add(
+                at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).sum(0)[None], hidden.sum()[None]
+            )
+            self.seen = p[0], (s[1].detach().to(p.dtype) / cfg.student_temp).log_softmax(-1)
+        per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+        parts = {
+            "image_loss": losses.cross_view(s, p, cfg.student_temp),
+            "patch_loss": losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp),
+            "koleo": torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum(),
+        }
+        loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + cfg.koleo_weight * parts["koleo"]
+        return {"loss": loss, **parts}
+
+    @torch.no_grad()
+    def _teacher(self, whole: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        backbone, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[-1]
+        seen = backbone.tokens(whole)  # type: ignore[operator]
+        return torch.stack(head(seen.cls).chunk(2)), patch_head(seen.patches[hidden])
+
+    def _masks(self, batch: Batch) -> Tensor:
+        """(2B, N) bool: the hidden patches of the two global views, those of all processes drawn together."""
+        patch = self.backbone.patch_size
+        assert patch is not None
+        rows, columns = (side // patch for side in batch.views[0].shape[-2:])
+        index = distributed.gather(batch.index)
+        keys = torch.cat([keys_of("masks", batch.progress.step, view, index) for view in range(2)])
+        most = int(len(keys) * self.cfg.mask_probability)  # so many views are masked: the first of a shuffled order
+        low, high = self.cfg.mask_ratios
+        place = uniform(keys, "order").argsort().argsort()
+        share = low + (high - low) * (place + uniform(keys, "ratio")) / max(most, 1)
+        counts = torch.where(place < most, (share * rows * columns).long(), 0)
+        made = masks.block_masks(keys, counts, rows, columns, 4, rows * columns // 2).flatten(1)
+        own = len(batch.index)
+        first = distributed.rank() * own
+        return torch.cat([both[first : first + own] for both in made.chunk(2)])
+
+    def before_step(self, at: Progress) -> None:
+        if at.epoch < self.cfg.freeze_epochs:
+            for head in (self.head, self.patch_head):
+                if head is not None:
+                    head.freeze_last()
+
+    def after_step(self, at: Progress) -> None:
+        means, sums, counts = self.collected.take()  # of each micro-batch of each process
+        if self.cfg.centering == "softmax":
+            self.center.move(means.mean(0))
+            if int(counts.sum()):
+                self.patch_center.move(sums.sum(0) / counts.sum())
+        self.teacher.follow(*self._student(), momentum=self.cfg.momentum(at))
+
+    def before_training(self) -> None:
+        self.teacher.copy(*self._student())
+
+    def figures(self) -> dict[str, float]:
+        found = {
+            "teacher_distance": self.teacher.distance(*self._student()),
+            "center_norm": float(self.center.center.norm()),
+        }
+        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+
+    def cause(self) -> str:
+        return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, True)
