@@ -54,10 +54,8 @@ def test_masks_are_ibots(name: str) -> None:
         mask_spreads=tuple(case["hp/pred_ratio_var"].tolist()), blocks=bool(case["hp/is_block"]),
     )  # fmt: skip
     mask = ibot._masks(batch).view(-1, 14, 14)
-    varies = case["hp/pred_ratio_var"].max() > 0 and name != "ibot_rand_07"
-    assert mask.sum((1, 2)).float().mean().item() == pytest.approx(
-        case["out/counts"].mean(), rel=0.1 if varies else 0.01
-    )
+    within = 0.1 if name == "ibot_block_0_03" else 0.01  # half of its views have no mask
+    assert mask.sum((1, 2)).float().mean().item() == pytest.approx(case["out/counts"].mean(), rel=within)
     assert frequencies_agree(mask, case["out/position_frequency"])
 
 

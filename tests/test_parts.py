@@ -91,9 +91,11 @@ def test_a_queue_knows_the_age_of_its_keys() -> None:
     assert (queue.age(), queue.filled()) == (0, 0)
     queue.add(torch.randn(2, 3))
     assert (queue.age(), queue.filled()) == (0.75, 0.25)  # two keys of now, six from before
+    assert not queue.full()
     for _ in range(3):
         queue.add(torch.randn(2, 3))
     assert (queue.age(), queue.filled()) == (1.5, 1)  # 3, 2, 1 and 0 calls ago
+    assert queue.full()
     queue.add(torch.randn(2, 3))
     assert queue.age() == 1.5
 

@@ -4,15 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_methods import batch, make, small
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from lookalike import training
 from lookalike.core import Batch, Method, Progress
 from lookalike.losses import unit
-from lookalike.methods import get_method
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.swav import SwAV
@@ -121,7 +122,7 @@ def test_a_survey_fills_the_bank_and_groups_what_it_saw() -> None:
     for h, head in enumerate(method.prototypes):
         nearest = (method.bank[h % 2, seen] @ head.weight.T).argmax(1)
         assert torch.equal(nearest, method.assignments[h, seen])
-    assert set(method.figures()) == {"empty_clusters", "assignment_entropy"}
+    assert set(method.figures()) == {"empty_clusters", "cluster_entropy"}
     assert 0 <= method.figures()["empty_clusters"] < 1
 
 
@@ -178,7 +179,7 @@ def test_pretrain_shows_a_survey_each_image_once(
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)
     assert sorted(seen) == list(range(40))
-    assert {"empty_clusters", "assignment_entropy"} <= result.metrics[-1].keys()
+    assert {"empty_clusters", "cluster_entropy"} <= result.metrics[-1].keys()
     seen.clear()
     training.pretrain(dataclasses.replace(run, epochs=2, resume=True))
     assert seen == []
@@ -188,8 +189,56 @@ def test_pretrain_shows_a_survey_each_image_once(
 def test_lejepas_directions_are_new_in_each_step_and_follow_from_it() -> None:
     method = make("lejepa")
     assert isinstance(method, LeJEPA)
-    first, again, second = (method._directions(at(step)) for step in (3, 3, 4))
+    first, again, second = (method._directions(at(step), torch.device("cpu")) for step in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     torch.testing.assert_close(first.norm(dim=0), torch.ones(16))
-    assert get_method("lejepa").warning(method.cfg, 4) == ""
+    many = torch.cat([method._directions(at(step), torch.device("cpu")) for step in range(200)], 1)  # (32, 3200)
+    torch.testing.assert_close(many @ many.T / 3200, torch.eye(32) / 32, atol=0.005, rtol=0)  # to all sides alike
+
+
+def test_what_is_not_finite_does_not_enter_the_bank() -> None:
+    method = deepcluster()
+    before = method.bank.clone()
+    z = unit(torch.randn(2, 4, 32))
+    z[1, 2, 0] = torch.nan
+    method._remember(torch.tensor([0, 1, 2, 3]), *z)
+    assert torch.equal(method.bank[:, [0, 1, 3]], z[:, [0, 1, 3]])
+    assert torch.equal(method.bank[:, 2], before[:, 2])
+
+
+def test_deepcluster_wants_to_be_shown_the_images_first() -> None:
+    method = DeepClusterV2(small("deepcluster_v2"), deepcluster().backbone)
+    with pytest.raises(RuntimeError, match=r"Call survey\(batches\) once"):
+        method(batch(method))
+
+
+class Poisoned(Dataset[np.ndarray]):
+    """Images of which one makes float32 overflow."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return np.random.default_rng(i).random((16, 16, 3), np.float32)
+
+
+def test_a_survey_survives_what_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of the survey, and no other, has such a view."""
+    made, views_of = [], training.make_views
+
+    def poisoned(*args: Any, **options: Any) -> list[Tensor]:
+        views = views_of(*args, **options)
+        made.append(1)
+        if len(made) == 5:  # a picture of the views and the health figures' come first
+            views[0][0] = torch.nan
+        return views
+
+    monkeypatch.setattr(training, "make_views", poisoned)
+    run = Run(data=Poisoned(), method=small("deepcluster_v2"), backbone="test_resnet", image_size=32, epochs=1,
+              batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
+    result = training.pretrain(run)
+    assert len(made) > 5
+    assert result.metrics[-1]["skipped"] == 0
+    state = torch.load(Folder(run.out).last, weights_only=True)["state_dict"]
+    assert all(bool(value.isfinite().all()) for value in state.values())

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from lookalike import backbones, losses
-from lookalike.core import Progress
+from lookalike.core import Batch, Progress
 from lookalike.evaluation.knn import knn
-from lookalike.kmeans import spherical_kmeans
+from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.dino import DINO
 from lookalike.nn import Center, DINOHead, Prototypes, Queue
 from lookalike.optim import LARS, Optim
@@ -218,36 +218,51 @@ def both_precisions(x: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 
 
 def deepcluster_v2(case: Case) -> Arrays:
-    n, temperature = case["hp/batch_size"].item(), case["hp/temperature"].item()
-    index = torch.from_numpy(case["in/memory_index"])
+    """The method itself, with the case's bank and a network that gives the case's z; its k-means from the case's rows.
+
+    The official bank lies in the order of visits, ours in that of the images.
+    """
+    n, size = case["hp/batch_size"].item(), case["hp/n_prototypes"].tolist()
+    index, batch = (torch.from_numpy(case[f"in/{name}"]) for name in ("memory_index", "batch_index"))
     out: Arrays = {}
     for key, z in both_precisions(torch.from_numpy(case["in/z"])):
         z.requires_grad_()
-        unit, total, grads = losses.unit(z), torch.zeros((), dtype=z.dtype), {}
-        batch = torch.from_numpy(case["in/batch_index"])
-        heads = [name.removeprefix("in/init_rows_") for name in sorted(case) if name.startswith("in/init_rows_")]
-        for h, head in enumerate(heads):
-            memory = torch.from_numpy(case["in/memory_embeddings"][h % 2]).to(z.dtype)
-            first = memory[torch.from_numpy(case[f"in/init_rows_{head}"])]
-            centroids, groups = spherical_kmeans(memory, first, case["hp/kmeans_iters"].item())
-            by_sample = torch.full((len(index),), -100)
-            by_sample[index] = groups
-            centroids.requires_grad_()
-            scores = (unit @ centroids.T).unflatten(0, (-1, n))
-            summed, count = losses.deepcluster_v2(scores, by_sample[batch], temperature)
-            total = total + summed / count / len(heads)
-            grads[f"grad/centroids_{head}"] = centroids
-            if key == "out":
-                out |= arrays({f"out/assignments_{head}": by_sample, f"out/centroids_{head}": centroids})
-        out |= arrays({f"{key}/loss": total})
+        cfg = DeepClusterV2.Config(
+            hidden_dim=4, out_dim=z.shape[1], prototypes=tuple(size), bank=len(index),
+            kmeans_iterations=case["hp/kmeans_iters"].item(), temperature=case["hp/temperature"].item(),
+        )  # fmt: skip
+        method = DeepClusterV2(cfg, backbones.create("test_resnet", image_size=32)).to(z.dtype)
+        method._embed = lambda views, z=z: losses.unit(z).unflatten(0, (-1, n))  # type: ignore[method-assign]
+        method.bank[:, index] = torch.from_numpy(case["in/memory_embeddings"]).to(z.dtype)
+        places = [index[torch.from_numpy(case[f"in/init_rows_head{h}"])] for h in range(len(size))]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "lookalike.methods.deepcluster_v2.permutation", lambda n, *names, places=places: places[names[-1]]
+            )
+            method._cluster(0)
         if key == "out":
-            total.backward()
-            out |= arrays({"grad/z": z.grad} | {name: centroids.grad for name, centroids in grads.items()})
-    # the official bank lies in the order of visits, ours in that of the images: the one, from what ours does
-    visited, embeddings = index.clone(), torch.from_numpy(case["in/memory_embeddings"]).clone()
-    visited[:n] = batch
-    embeddings[:, :n] = losses.unit(torch.from_numpy(case["in/z"])).unflatten(0, (-1, n))[:2]
-    return out | arrays({"out/memory_index_after": visited, "out/memory_embeddings_after": embeddings})
+            for h, head in enumerate(method.prototypes):
+                head.requires_grad_()
+                out |= arrays(
+                    {f"out/assignments_head{h}": method.assignments[h], f"out/centroids_head{h}": head.weight}
+                )
+        at = Progress(0, 20, 10)
+        loss = method(Batch([torch.empty(n, 3, 1, 1)] * (len(z) // n), batch, at))["loss"]
+        out |= arrays({f"{key}/loss": loss})
+        if key == "out":
+            loss.backward()
+            out |= arrays({"grad/z": z.grad})
+            out |= arrays({f"grad/centroids_head{h}": head.weight.grad for h, head in enumerate(method.prototypes)})
+            method.after_step(at)
+            visited = index.clone()
+            visited[:n] = batch
+            embeddings = method.bank[:, visited]
+            # the official one has the batch's images twice now, and keeps their old embeddings where they were
+            twice = torch.isin(visited, batch)
+            twice[:n] = False
+            embeddings[:, twice] = torch.from_numpy(case["in/memory_embeddings"])[:, twice]
+            out |= arrays({"out/memory_index_after": visited, "out/memory_embeddings_after": embeddings})
+    return out
 
 
 def dino_loss(case: Case) -> Arrays:

@@ -98,6 +98,19 @@ def check_crops(cfg: Config) -> None:
         )
 
 
+def check_not_negative(cfg: Config, *names: str) -> None:
+    """Raises ValueError where one of these fields is below zero."""
+    for name in names:
+        if vars(cfg)[name] < 0:
+            raise ValueError(f"{name} is {vars(cfg)[name]}; it must not be negative.")
+
+
+def check_drop_path(drop_path: float) -> None:
+    """Raises ValueError where the probability to skip a block is none, or certainty."""
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path is {drop_path}; it is a probability from 0 to below 1.")
+
+
 def check_queue(queue: int, batch_size: int) -> None:
     """Raises ValueError where a queue does not hold whole batches."""
     if queue % batch_size:
@@ -230,6 +243,11 @@ class Method(nn.Module):
 
         `images` is the number of images of the data set.
         """
+
+    @classmethod
+    def bank_numbers(cls, cfg: _Config) -> int:
+        """How many numbers a memory bank holds, which must fit beside the training; 0 without one."""
+        return 0
 
     @classmethod
     def warning(cls, cfg: _Config, batch_size: int) -> str:

@@ -63,9 +63,11 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        summed = grad.clone(memory_format=torch.contiguous_format)
+        # in float32 at least: one process would add up before it rounds
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        summed = grad.to(wide, copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
-        return summed.chunk(world())[rank()]
+        return summed.chunk(world())[rank()].to(grad.dtype)
 
 
 class _Mean(torch.autograd.Function):

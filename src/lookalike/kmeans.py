@@ -34,8 +34,9 @@ def spherical_kmeans(
         own = x[rank::world]
         for _ in range(iterations):
             nearest = _nearest(own, centroids)
-            sums = torch.zeros_like(centroids).index_add_(0, nearest, own)
             counts = nearest.bincount(minlength=len(centroids))
+            # sorted, not added in place: that order is a GPU's own, and the sums would differ from run to run
+            sums = torch.segment_reduce(own[nearest.argsort(stable=True)], "sum", lengths=counts, axis=0)
             # of both the mean over the processes: their ratio is that of all rows
             sums, counts = distributed.mean(sums), distributed.mean(counts.to(sums.dtype))[:, None]
             centroids = F.normalize(torch.where(counts > 0, sums / counts, centroids))

@@ -1,8 +1,7 @@
 """Losses as pure functions. None of them communicates: a method gathers what a loss should see.
 
-Legend: B images (of all processes, where the method gathers), V views, D embedding, K keys of a queue or prototypes,
-H heads. Reduced
-precision is widened to float32, float64 stays float64.
+Legend: B images (of all processes, where the method gathers), V views, D embedding, K keys of a queue or
+prototypes. Reduced precision is widened to float32, float64 stays float64.
 """
 
 import torch
@@ -306,7 +305,7 @@ def koleo(x: Float[Tensor, "B D"], eps: float) -> Float[Tensor, ""]:
 
 def deepcluster_v2(
     scores: Float[Tensor, "V B K"], assignments: Int[Tensor, "B"], temperature: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+) -> Float[Tensor, ""]:
     """DeepCluster-v2's loss of one head, as a sum: each view must name the cluster that its image is in.
 
     Args:
@@ -315,25 +314,29 @@ def deepcluster_v2(
         temperature: divides the scores; above 0.
 
     Returns:
-        The cross-entropy summed over views and images, and the number of its terms. Caron et al., NeurIPS 2020,
-        appendix; the method divides, once it knows the number of all processes.
+        The cross-entropy summed over views and the images that have a cluster; the method divides by their number in
+        all processes. Caron et al., NeurIPS 2020, appendix.
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).flatten(0, 1)
         targets = assignments.repeat(len(scores) // len(assignments))
-        total = F.cross_entropy(scores / temperature, targets, ignore_index=-100, reduction="sum")
-        return total, (targets >= 0).sum().to(total.dtype)
+        return F.cross_entropy(scores / temperature, targets, ignore_index=-100, reduction="sum")
 
 
 def lejepa(
-    z: Float[Tensor, "V B D"], directions: Float[Tensor, "D S"], centre: int, lamb: float, t_max: float, points: int
+    z: Float[Tensor, "V B D"],
+    directions: Float[Tensor, "D S"],
+    global_views: int,
+    lamb: float,
+    t_max: float,
+    points: int,
 ) -> dict[str, Tensor]:
     """LeJEPA's loss: an image's views agree, and all images together look like a standard normal distribution.
 
     Args:
         z: embeddings of V views of each image.
         directions: columns of length 1 along which normality is tested; drawn anew for each step.
-        centre: the first so many views are the global ones, whose mean all views are to agree with.
+        global_views: the first so many views, whose mean all views are to agree with.
         lamb: weight of the test, in [0, 1]; the views' agreement has the rest.
         t_max, points: of `epps_pulley`.
 
@@ -343,5 +346,5 @@ def lejepa(
     with torch.autocast(z.device.type, enabled=False):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         sigreg = epps_pulley(z @ directions.to(z.dtype), t_max, points).mean()
-        invariance = (z - z[:centre].mean(0)).square().mean()
+        invariance = (z - z[:global_views].mean(0)).square().mean()
         return {"loss": lamb * sigreg + (1 - lamb) * invariance, "sigreg": sigreg, "invariance": invariance}

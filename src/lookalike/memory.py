@@ -19,8 +19,8 @@ def free_memory() -> int:
     return free
 
 
-def free_where_trained() -> int:
-    """Bytes for a training's state: the GPU's memory, or without one each process's part of the main memory."""
+def free_for_state(device: int, devices: int) -> int:
+    """Bytes that a process may fill: of its GPU, or without one its part of the main memory that `devices` share."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory() // devices

@@ -181,7 +181,10 @@ class Monitor(Callback):
         heads = {"head_spread": found} if math.isfinite(found) and not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
             own = module.method.figures() if self.health is not None else {}
-            self.first |= heads | {name: own[name] for name in EMBEDDING if name in own}
+            self.first |= heads
+            for name in EMBEDDING:
+                if name in own:
+                    self.first.setdefault(name, own[name])
         if not self._has_row(step):
             return
         row: Row = {"step": step, "epoch": step // self._per_epoch}

@@ -72,7 +72,8 @@ def embed(
     backbone: Callable[[Tensor], Tensor], projector: Callable[[Tensor], Tensor], views: Sequence[Tensor]
 ) -> Tensor:
     """Embeddings (V, B, D) of V views of B images: the backbone once per size, the head once for all (multi-crop)."""
-    return torch.stack(projector(torch.cat(by_size(backbone, views))).chunk(len(views)))
+    joined = projector(torch.cat(by_size(backbone, views)))  # (VB, D), view by view
+    return torch.unflatten(joined, 0, (len(views), -1))
 
 
 class Teacher(nn.Sequential):
@@ -314,6 +315,10 @@ class Queue(nn.Module):
         self.keys[:, columns] = F.normalize(keys.to(self.keys.dtype), dim=1).T
         self.added[columns] = self.added.max() + 1
         self.place.add_(len(keys)).remainder_(size)
+
+    def full(self) -> bool:
+        """Whether no random key of the beginning is left."""
+        return bool((self.added > 0).all())
 
     def age(self) -> float:
         """How many calls of `add` ago the keys were added, on average; random keys count as from before the first."""

@@ -6,6 +6,7 @@ processes and the order in which they ask. The mixing function is SplitMix64's f
 """
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -72,6 +73,12 @@ def uniform(keys: Tensor, draw: int | str | Tensor, low: float = 0.0, high: floa
     A tensor of names (int64) is broadcast against the keys. Rounding may reach `high`, but never 1 from [0, 1).
     """
     return low + (high - low) * (_shift(keys_of(keys, draw), 40).to(torch.float32) * 2.0**-24)
+
+
+def normal(keys: Tensor) -> Tensor:
+    """Draws float32 numbers from the standard normal distribution, one per key (Box and Muller, 1958)."""
+    length = (-2 * (1 - uniform(keys, "length")).log()).sqrt()
+    return length * (2 * math.pi * uniform(keys, "angle")).cos()
 
 
 def permutation(n: int, *parts: int | str) -> Tensor:

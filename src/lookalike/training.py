@@ -43,6 +43,7 @@ from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
 from .data import Images, Loader, Source, lost, open_source, statistics
 from .health import RUINED, Health, ruined
+from .memory import free_for_state
 from .monitor import Monitor, Probe
 from .random import key_of
 from .runs import (
@@ -71,6 +72,8 @@ SAVE_SECONDS = 600
 """`last.ckpt` is at most this old, however long an epoch is."""
 SETTLE_SECONDS = 30
 """Epochs shorter than this do not each write `last.ckpt`."""
+EPOCH_SHARES = {"freeze_epochs": 0.1, "queue_starts": 0.1}
+"""Fields of methods that count epochs, and what share of the training they may take at most."""
 MANY = 10_000
 """So many images are decoded into a cache by several processes."""
 COUNTING_SECONDS = 10
@@ -179,8 +182,7 @@ class Pretraining(LightningModule):
     def on_train_start(self) -> None:
         self.method.train()  # a loaded encoder arrives in eval mode, and Lightning keeps it so
         # only now: moving to a device or to float64 puts other tensors in the buffers' place
-        norms = [m for m in self.method.modules() if isinstance(m, _BatchNorm)]
-        self._statistics = [b for m in norms for b in m.buffers(recurse=False)]
+        self._statistics = _statistics(self.method)
         self._kept = [b.clone() for b in self._statistics]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -198,12 +200,17 @@ class Pretraining(LightningModule):
                 self.method.survey(self._epoch_before())
 
     def _epoch_before(self) -> Iterator[Batch]:
-        """An epoch of batches for `Method.survey`."""
+        """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
         say = _counting(Folder(self.run.out), "survey", "images seen")
+        statistics = _statistics(self.method)
+        kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
             if distributed.rank() == 0:
                 say(i * self.loader.order.rows * distributed.world(), len(self.loader.source))
             yield self.on_after_batch_transfer(self.transfer_batch_to_device(images, self.device, 0), 0)
+            good = all(bool(b.isfinite().all()) for b in statistics)
+            for a, b in zip(kept, statistics) if good else zip(statistics, kept):
+                a.copy_(b)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.method(batch)
@@ -269,6 +276,11 @@ class Pretraining(LightningModule):
         if checkpoint["global_step"] < self.steps:
             # a finished run that gets more epochs: its last batch is no longer the last
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+
+def _statistics(method: Method) -> list[Tensor]:
+    """BatchNorm's running statistics."""
+    return [b for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
 
 
 class TorchFile(CheckpointIO):
@@ -479,6 +491,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
             "image at a time; nothing can be learnt without others to compare with. Give at least 2."
         )
+    _check_bank(run, rank)
     method = build(run)
     own = run.batch_size // run.accumulate // world
     if not method.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
@@ -653,7 +666,8 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
 def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
     """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most.
 
-    Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100.
+    Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100. Fields
+    that count epochs are cut to `EPOCH_SHARES`.
     """
     cfg = cfg.method.fit_to(cfg, images, image_size, batch_size, patch)
     schedules: dict[str, Any] = {
@@ -661,7 +675,9 @@ def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: in
         for name, value in vars(cfg).items()
         if isinstance(value, Schedule)
     }
-    return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules)
+    limits = {name: epochs * share for name, share in EPOCH_SHARES.items() if name in vars(cfg)}
+    epoch_counts = {name: min(vars(cfg)[name], most) for name, most in limits.items()}
+    return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules, **epoch_counts)
 
 
 def _shortened(cfg: optim.Optim, epochs: int) -> optim.Optim:
@@ -712,6 +728,18 @@ def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
     if run.normalise == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
+
+
+def _check_bank(run: Run, rank: int) -> None:
+    """Refuses a memory bank that leaves no room to train."""
+    need = run.method.method.bank_numbers(run.method) * (8 if run.precision == "fp64" else 4)
+    free = free_for_state(rank % run.devices, run.devices) if need else 0
+    if need > free / 2:
+        raise ValueError(
+            f"The memory bank of {method_name(run.method)} takes {need / 2**30:.3g} GiB, more than half of the "
+            f"{free / 2**30:.3g} GiB that are free for it, and training needs the rest. Give a smaller --out-dim, or "
+            "choose a method without a bank, such as swav."
+        )
 
 
 def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:

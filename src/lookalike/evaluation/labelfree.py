@@ -142,11 +142,12 @@ def deviation(x: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
-def of_targets(targets: Float[Tensor, "B K"], log_told: Float[Tensor, "B K"]) -> dict[str, float]:
+def of_targets(targets: Float[Tensor, "B K"], scores: Float[Tensor, "B K"], temperature: float) -> dict[str, float]:
     """What self-distillation watches: the targets' `entropy` and `usage`, and how far a student is from telling them.
 
-    `log_told` are the logarithms of the student's shares; the distance is the Kullback-Leibler divergence in nats.
+    `scores` are the student's, divided by `temperature`; the distance is the Kullback-Leibler divergence in nats.
     """
+    log_told = (_exact(scores) / temperature).log_softmax(-1)
     divergence = (targets * (targets.clamp(min=1e-12).log() - log_told)).sum(-1).mean()
     return {
         "teacher_entropy": entropy(targets),

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from .barlow_twins import BarlowTwins as BarlowTwins
     from .byol import BYOL as BYOL
     from .deepcluster_v2 import DeepClusterV2 as DeepClusterV2
+    from .dino import DINO as DINO
+    from .dinov2 import DINOv2 as DINOv2
+    from .ibot import IBOT as IBOT
     from .lejepa import LeJEPA as LeJEPA
     from .moco_v2 import MoCoV2 as MoCoV2
     from .moco_v3 import MoCoV3 as MoCoV3
@@ -41,6 +44,9 @@ METHODS: dict[str, Entry] = {
     "deepcluster_v2": Entry(
         "lookalike.methods.deepcluster_v2", "DeepClusterV2", "predict the groups of k-means (2020)"
     ),
+    "dino": Entry("lookalike.methods.dino", "DINO", "self-distillation, centred and sharpened (Caron 2021)"),
+    "ibot": Entry("lookalike.methods.ibot", "IBOT", "DINO, and telling hidden patches, for ViTs (Zhou 2022)"),
+    "dinov2": Entry("lookalike.methods.dinov2", "DINOv2", "DINO, iBOT and KoLeo, for ViTs (Oquab 2024)"),
     "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
 }
 

@@ -36,8 +36,7 @@ class BarlowTwins(Method):
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim")
             core.check_views(self, 2)
-            if self.lambd < 0:
-                raise ValueError(f"lambd is {self.lambd}; it must not be negative.")
+            core.check_not_negative(self, "lambd")
 
     cfg: Config
 

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, memory, nn
+from .. import core, distributed, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
@@ -93,16 +93,14 @@ class DeepClusterV2(Method):
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size)  # an epoch's images
+        core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
         if cfg.bank < images:
             raise ValueError(f"--bank {cfg.bank} has no room for {images} images. Give --bank {images}.")
-        need, free = 2 * cfg.bank * cfg.out_dim * 4, memory.free_where_trained()
-        if need > free / 2:
-            raise ValueError(
-                f"The memory bank of {cfg.bank} images takes {need / 2**30:.3g} GiB, more than half of the "
-                f"{free / 2**30:.3g} GiB that are free, and training needs the rest. Give a smaller --out-dim, or "
-                "choose swav, which has no bank."
-            )
+
+    @classmethod
+    def bank_numbers(cls, cfg: core.Config) -> int:
+        assert isinstance(cfg, cls.Config)
+        return 2 * cfg.bank * cfg.out_dim
 
     def survey(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
@@ -114,14 +112,17 @@ class DeepClusterV2(Method):
         return losses.unit(nn.embed(self.backbone, self.projector, views))  # (V, B, D)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        if self.training and self.clustered < 0:
+            raise RuntimeError("DeepClusterV2 has no groups yet. Call survey(batches) once before the first step.")
         z = self._embed(batch.views)
         if self.training:
             self.collected.add(batch.progress, batch.index, *z[:2].detach())
-        loss = z.new_zeros(())
-        for head, groups in zip(self.prototypes, self.assignments[:, batch.index]):
-            total, count = losses.deepcluster_v2(head(z), groups, self.cfg.temperature)
-            loss = loss + total / distributed.mean(count).clamp(min=1)
-        return {"loss": loss / len(self.prototypes)}
+        groups = self.assignments[:, batch.index]  # (H, B)
+        t = self.cfg.temperature
+        total = torch.stack([losses.deepcluster_v2(head(z), g, t) for head, g in zip(self.prototypes, groups)]).mean()
+        # of all processes, which may hold more or fewer images without a group
+        known = distributed.mean((groups[0] >= 0).sum().to(total.dtype))
+        return {"loss": total / (known * len(z)).clamp(min=1)}
 
     def after_step(self, at: Progress) -> None:
         self._remember(*self.collected.take())
@@ -131,7 +132,9 @@ class DeepClusterV2(Method):
             self._cluster(epoch)
 
     def _remember(self, index: Tensor, z1: Tensor, z2: Tensor) -> None:
-        self.bank[:, index] = torch.stack([z1, z2]).to(self.bank.dtype)
+        z = torch.stack([z1, z2])  # (2, B, D)
+        finite = z.isfinite().all(2).all(0)
+        self.bank[:, index[finite]] = z[:, finite].to(self.bank.dtype)
 
     def _cluster(self, epoch: int) -> None:
         """Groups all images that were seen, for each head, and makes the centroids its prototypes."""
@@ -151,5 +154,5 @@ class DeepClusterV2(Method):
         sizes = [g[g >= 0].bincount(minlength=len(p.weight)) for g, p in zip(self.assignments, self.prototypes)]
         return {
             "empty_clusters": max(float((size == 0).double().mean()) for size in sizes),
-            "assignment_entropy": min(labelfree.entropy(size / size.sum().clamp(min=1)) for size in sizes),
+            "cluster_entropy": min(labelfree.entropy(size / size.sum().clamp(min=1)) for size in sizes),
         }

@@ -57,6 +57,8 @@ class DINO(Method):
                 center_momentum=self.center_momentum,
             )
             core.check_crops(self)
+            core.check_not_negative(self, "freeze_epochs")
+            core.check_drop_path(self.drop_path)
 
     cfg: Config
 
@@ -68,7 +70,7 @@ class DINO(Method):
         self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
-        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     @property
     def encoder(self) -> Backbone:
@@ -99,7 +101,7 @@ class DINO(Method):
         p = self.center(t, self.cfg.teacher_temp(batch.progress))
         if self.training:
             self.collected.add(batch.progress, t.to(p.dtype).mean((0, 1))[None])
-            self.seen = p[0], (s[1].detach().to(p.dtype) / self.cfg.student_temp).log_softmax(-1)
+            self.seen = p[0].clone(), s[1].detach().clone()
         return {"loss": losses.cross_view(s, p, self.cfg.student_temp)}
 
     def before_step(self, at: Progress) -> None:
@@ -120,7 +122,7 @@ class DINO(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

@@ -74,6 +74,8 @@ class DINOv2(Method):
                 center_momentum=self.center_momentum,
             )
             core.check_crops(self)
+            core.check_not_negative(self, "freeze_epochs")
+            core.check_drop_path(self.drop_path)
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
                 raise ValueError(
@@ -96,7 +98,7 @@ class DINOv2(Method):
         self.patch_center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
-        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     def _student(self) -> list[torch.nn.Module]:
         return [part for part in (self.backbone, self.head, self.patch_head) if part is not None]
@@ -145,7 +147,7 @@ class DINOv2(Method):
             self.collected.add(
                 at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).sum(0)[None], hidden.sum()[None]
             )
-            self.seen = p[0], (s[1].detach().to(p.dtype) / cfg.student_temp).log_softmax(-1)
+            self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         parts = {
             "image_loss": losses.cross_view(s, p, cfg.student_temp),
@@ -200,7 +202,7 @@ class DINOv2(Method):
             "teacher_distance": self.teacher.distance(*self._student()),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, True)

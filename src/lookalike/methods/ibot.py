@@ -73,6 +73,8 @@ class IBOT(Method):
                 center_momentum=self.center_momentum,
             )
             core.check_crops(self)
+            core.check_not_negative(self, "freeze_epochs")
+            core.check_drop_path(self.drop_path)
             pairs = list(zip(self.mask_ratios, self.mask_spreads))
             if len(self.mask_ratios) != len(self.mask_spreads) or not all(0 <= s <= r <= 1 - s for r, s in pairs):
                 raise ValueError(
@@ -94,7 +96,7 @@ class IBOT(Method):
         self.patch_center = nn.Center(k, cfg.center_momentum)
         self.collected = nn.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
-        """Targets and the student's log-shares (B, K) of the last batch, for the figures."""
+        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     @property
     def encoder(self) -> Backbone:
@@ -130,7 +132,7 @@ class IBOT(Method):
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
         if self.training:
             self.collected.add(at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).mean((0, 1))[None])
-            self.seen = p[0], (s[1].detach().to(p.dtype) / cfg.student_temp).log_softmax(-1)
+            self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         images = losses.cross_view(s, p, cfg.student_temp)
         patches = losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
@@ -178,7 +180,7 @@ class IBOT(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen) if self.seen else {})
+        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, True)

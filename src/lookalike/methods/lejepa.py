@@ -12,7 +12,7 @@ from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
 from ..optim import Optim
-from ..random import key_of
+from ..random import keys_of, normal
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, two_global, without_blur
 
@@ -78,12 +78,16 @@ class LeJEPA(Method):
         z = nn.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
         self.seen = z[0].detach()
         z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
-        return losses.lejepa(z, self._directions(batch.progress).to(z), 2, cfg.lamb, cfg.t_max, cfg.points)
+        directions = self._directions(batch.progress, z.device)
+        world = distributed.world()
+        if cfg.directions % world == 0:  # each process tests its part; the mean over them is the whole
+            directions = directions[:, distributed.rank() :: world]
+        return losses.lejepa(z, directions, 2, cfg.lamb, cfg.t_max, cfg.points)
 
-    def _directions(self, at: Progress) -> Tensor:
-        """Columns of length 1, the same on all processes."""
-        generator = torch.Generator().manual_seed(key_of("directions", at.step))
-        drawn = torch.randn(self.cfg.out_dim, self.cfg.directions, generator=generator)
+    def _directions(self, at: Progress, device: torch.device) -> Tensor:
+        """Columns of length 1 (D, S), the same on all processes."""
+        places = torch.arange(self.cfg.out_dim * self.cfg.directions, device=device)
+        drawn = normal(keys_of("directions", at.step, places)).view(self.cfg.out_dim, -1)
         return F.normalize(drawn, dim=0)
 
     def figures(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, losses, nn
@@ -39,7 +40,7 @@ class SwAV(Method):
         """How often the sharing is balanced, so that all groups get about as many views."""
         queue: int = 3840
         """Earlier embeddings that are shared out together with a small batch; a multiple of the batch size, or 0."""
-        queue_starts: int = 15
+        queue_starts: float = 15
         """The queue collects from this epoch on, and is used once it is full."""
         freeze_epochs: float = 1.0
         """Epochs in which the prototypes stay as they began."""
@@ -52,9 +53,7 @@ class SwAV(Method):
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
             core.check_crops(self)
-            for name in ("sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs"):
-                if vars(self)[name] < 0:
-                    raise ValueError(f"{name} is {vars(self)[name]}; it must not be negative.")
+            core.check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
 
     cfg: Config
 
@@ -64,6 +63,7 @@ class SwAV(Method):
         self.prototypes = nn.Prototypes(cfg.out_dim, cfg.prototypes)
         queues = [nn.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
         self.queues = cast("Sequence[nn.Queue]", torch.nn.ModuleList(queues))  # of each global view
+        self.queues_full = False  # known without asking the device, once it is so
         self.collected = nn.Collected()
         self.seen: Tensor | None = None
         """Scores (B, K) of the last batch's first view, for the figures."""
@@ -103,10 +103,12 @@ class SwAV(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = losses.unit(nn.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
         scores = self.prototypes(z)  # (V, B, K)
+        started = bool(self.queues) and batch.progress.epoch >= self.cfg.queue_starts
+        self.queues_full = self.queues_full or (started and self.queues[0].full())
         q = torch.stack([self._share_out(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
         if self.training:
-            self.seen = scores[0].detach()
-            if self.queues and batch.progress.epoch >= self.cfg.queue_starts:
+            self.seen = scores[0].detach().clone()  # a slice alone would keep all views
+            if started:
                 self.collected.add(batch.progress, *z[:2].detach())
         return {"loss": losses.cross_view(scores, q, self.cfg.temperature)}
 
@@ -114,9 +116,10 @@ class SwAV(Method):
     def _share_out(self, scores: Tensor, view: int) -> Tensor:
         """Each image's shares (B, K) of the prototypes, by the scores (B, K) of one of its global views."""
         images = len(scores)
-        if self.queues and self.queues[view].filled() == 1:
+        if self.queues_full:
             own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
-            scores = torch.cat([self.prototypes(own), scores])
+            # not by calling the module, whose outputs are watched: these are earlier embeddings'
+            scores = torch.cat([F.linear(own, self.prototypes.weight), scores])
         return sinkhorn(scores, self.cfg.epsilon, self.cfg.sinkhorn_iterations)[-images:]
 
     def before_step(self, at: Progress) -> None:

@@ -39,9 +39,7 @@ class VICReg(Method):
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim")
             core.check_views(self, 2)
-            for name in ("sim_coeff", "std_coeff", "cov_coeff"):
-                if vars(self)[name] < 0:
-                    raise ValueError(f"{name} is {vars(self)[name]}; it must not be negative.")
+            core.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
 
     cfg: Config
 
