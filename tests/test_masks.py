@@ -12,9 +12,11 @@ from torch import Tensor
 from lookalike import backbones
 from lookalike.core import Batch, Progress
 from lookalike.masks import block_masks, random_masks
+from lookalike.methods.dino import DINO
 from lookalike.methods.dinov2 import DINOv2
 from lookalike.methods.ibot import IBOT
 from lookalike.random import keys_of
+from lookalike.schedules import Schedule
 from lookalike.views import resized
 
 STATISTICS = read("mask_statistics")
@@ -100,3 +102,18 @@ def test_a_mask_depends_on_its_image_alone() -> None:
     some = ibot._masks(dataclasses.replace(batch, index=batch.index[2:4]))
     assert torch.equal(some, both[[2, 3, 10, 11]])
     assert not torch.equal(both, ibot._masks(dataclasses.replace(batch, progress=Progress(1, 10, 10))))
+
+
+def test_settings_that_cannot_be() -> None:
+    for cls, options, words in (
+        (IBOT, {"mask_ratios": (0.9,), "mask_spreads": (0.2,)}, "no share may leave 0 to 1"),
+        (IBOT, {"mask_ratios": (0.3, 0.1)}, "must be as many"),
+        (DINOv2, {"mask_ratios": (0.5, 0.1)}, "the smaller ratio first"),
+        (DINOv2, {"drop_path": 1.0}, "it is a probability"),
+        (DINO, {"teacher_temp": Schedule(0.0)}, "teacher_temp goes down to 0"),
+        (DINO, {"freeze_epochs": -1.0}, "must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cls.Config(**options)
+    with pytest.raises(ValueError, match="cannot mask patches"):
+        backbones.create("test_resnet", image_size=32, mask_token=True)

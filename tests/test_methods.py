@@ -22,7 +22,7 @@ from lookalike import backbones, load, optim, training
 from lookalike.core import Batch, Config, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
-from lookalike.methods import METHODS, get_method
+from lookalike.methods import COMING, METHODS, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
@@ -39,6 +39,9 @@ from lookalike.nn import Center, Predictor, Queue, Teacher
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
 from lookalike.views import resized
+
+
+ALL = METHODS | COMING
 
 
 def small(name: str) -> Config:
@@ -74,13 +77,13 @@ def batch(method: Method, rows: int = 8, seed: int = 0) -> Batch:
     return Batch(views, torch.arange(rows), Progress(3, 20, 5), labels)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_table_tells_the_truth(name: str) -> None:
     method = get_method(name)
     assert method.Config.method is method
     assert method.__doc__
     assert dataclasses.fields(method.Config)
-    assert get_method(name).__module__ == METHODS[name].module
+    assert get_method(name).__module__ == ALL[name].module
 
 
 def test_a_method_without_its_own_config_is_refused() -> None:
@@ -88,7 +91,7 @@ def test_a_method_without_its_own_config_is_refused() -> None:
         type("Copy", (SimCLR,), {})
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_imagenet_is_what_the_defaults_are_for(name: str) -> None:
     """`fit_to` leaves them alone at 1.28 million images of 224 pixels."""
     cfg = get_method(name).Config()  # type: ignore[call-arg]
@@ -223,7 +226,7 @@ def test_a_teacher_starts_from_the_weights_that_the_student_was_given(name: str)
     assert teacher.distance(*student) == 0
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_stated_optimizer_is_kept_whole_on_few_images(name: str) -> None:
     """By its name on the command line, as an object in Python; a learning rate alone changes the fitted one."""
     cfg = get_method(name).Config()  # type: ignore[call-arg]
@@ -243,7 +246,7 @@ def test_a_stated_optimizer_is_kept_whole_on_few_images(name: str) -> None:
     assert fitted.factor(4096) * fitted.lr < 20
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     method = make(name)
     method(batch(method))["loss"].backward()
@@ -252,7 +255,7 @@ def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_forward_changes_nothing_but_batchnorm_statistics(name: str) -> None:
     method = make(name)
     statistics = {
@@ -265,7 +268,7 @@ def test_forward_changes_nothing_but_batchnorm_statistics(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_loss_and_gradients_in_reduced_precision(name: str, dtype: torch.dtype) -> None:
     """The loss itself is computed in float32, and state stays in it; both are near those of float32."""
     method, exact = make(name), make(name)
@@ -285,7 +288,7 @@ def test_loss_and_gradients_in_reduced_precision(name: str, dtype: torch.dtype) 
     assert all(torch.isfinite(v).all() for v in method.state_dict().values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_encoder_is_a_part_of_the_method_once(name: str) -> None:
     method = make(name)
     assert isinstance(method.encoder, nn.Module)
@@ -313,7 +316,7 @@ def whole(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 RESUMES = [
     (name, stop, accumulate)
-    for name, stop, accumulate in itertools.product(METHODS, (5, 6, 7), (1, 2))
+    for name, stop, accumulate in itertools.product(ALL, (5, 6, 7), (1, 2))
     if name in ("simclr", "moco_v2") or stop % 2 == accumulate % 2
 ]
 """Methods, steps to stop after, micro-batches per step. All of them for two methods; for the others, whose loop is the
