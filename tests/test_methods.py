@@ -40,7 +40,6 @@ from lookalike.random import permutation
 from lookalike.runs import Folder, Run
 from lookalike.views import resized
 
-
 ALL = METHODS | COMING
 
 

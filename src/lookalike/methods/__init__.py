@@ -37,6 +37,7 @@ METHODS: dict[str, Entry] = {
     "moco_v2": Entry("lookalike.methods.moco_v2", "MoCoV2", "negatives from a queue of earlier images (Chen 2020)"),
     "moco_v3": Entry("lookalike.methods.moco_v3", "MoCoV3", "a predictor and a momentum encoder, for ViTs (Chen 2021)"),
     "byol": Entry("lookalike.methods.byol", "BYOL", "predict a slowly moving copy; no negatives (Grill 2020)"),
+    "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
     "barlow_twins": Entry("lookalike.methods.barlow_twins", "BarlowTwins", "views agree, no redundancy (Zbontar 2021)"),
     "vicreg": Entry("lookalike.methods.vicreg", "VICReg", "invariance, variance, covariance (Bardes 2022)"),
     "lejepa": Entry("lookalike.methods.lejepa", "LeJEPA", "views agree, images spread normally (Balestriero 2025)"),
@@ -44,7 +45,6 @@ METHODS: dict[str, Entry] = {
     "deepcluster_v2": Entry(
         "lookalike.methods.deepcluster_v2", "DeepClusterV2", "predict the groups of k-means (2020)"
     ),
-    "simsiam": Entry("lookalike.methods.simsiam", "SimSiam", "predict the other view, gradient stopped (Chen 2021)"),
 }
 
 COMING: dict[str, Entry] = {
