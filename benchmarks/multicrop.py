@@ -5,7 +5,8 @@
 DATA holds train/ and test/ with one sub-folder per class. What a step costs with two global views, and with two global
 and six local ones (3/7 of the size), is measured in turns first, views included; the multi-crop training then gets as
 many epochs fewer as its steps take longer, so that both have the same work whatever else the machine does. One k-NN
-judges both: the images of train/ are the bank, all of test/ is classified. A row of JSON per seed goes to --record.
+judges both: the images of train/ are the bank, all of test/ is classified. A row of JSON per seed goes to --record; rows
+that are there already are not made again.
 """
 
 import argparse
@@ -107,6 +108,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         lookalike.pretrain(run)
         after = judge(lookalike.load(run.out, backbone=small_resnet()))
         row[name] = {"epochs": epochs, "knn": after, "untrained": before}
+    row["work"] = round(row["multi-crop"]["epochs"] * steps["multi-crop"] / (args.epochs * steps["two views"]), 3)
     return row
 
 
@@ -121,7 +123,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/multicrop"), help="folder of the trainings")
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "multicrop.jsonl")
     args = parser.parse_args()
+    done = [json.loads(line) for line in args.record.read_text().splitlines()] if args.record.exists() else []
     for seed in args.seeds:
+        settings = {"data": args.data.name, "seed": seed, "image_size": args.image_size, "batch_size": args.batch_size}
+        if any(settings.items() <= r.items() and r["two views"]["epochs"] == args.epochs for r in done):
+            print(f"seed {seed}: in {args.record} already")
+            continue
         row = one_seed(args, seed)
         print(json.dumps(row), flush=True)
         args.record.parent.mkdir(parents=True, exist_ok=True)
