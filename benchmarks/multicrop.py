@@ -5,8 +5,8 @@
 DATA holds train/ and test/ with one sub-folder per class. What a step costs with two global views, and with two global
 and six local ones (3/7 of the size), is measured in turns first, views included; the multi-crop training then gets as
 many epochs fewer as its steps take longer, so that both have the same work whatever else the machine does. One k-NN
-judges both: the images of train/ are the bank, all of test/ is classified. A row of JSON per seed goes to --record; rows
-that are there already are not made again.
+judges both: the images of train/ are the bank, all of test/ is classified. A row of JSON per seed goes to --record;
+those that are there already are not made again.
 """
 
 import argparse

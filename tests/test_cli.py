@@ -436,6 +436,9 @@ TINY = ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--w
         (["deepcluster_v2", "--bank", "30", "--batch-size", "8"], "--bank 30 has no room for 40 images.*--bank 40"),
         (["deepcluster_v2", "--bank", "1000000000", "--batch-size", "8"], "takes 954 GiB, more than half.*--out-dim"),
         (["deepcluster_v2", "--batch-size", "50"], "batch of 50 cannot be taken from 40 images"),
+        (["dino", "--drop-path", "1"], "drop_path is 1.0; it is a probability"),
+        (["dino", "--teacher-temp.start", "0"], "teacher_temp goes down to 0"),
+        (["dino", "--views.2.size", "300"], "another has 300"),
         (["vicreg", "--std-coeff", "-1"], "std_coeff is -1.0; it must not be negative"),
     ],
 )

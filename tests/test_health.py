@@ -19,6 +19,7 @@ from lookalike.core import Batch, Method
 from lookalike.health import Verdict, judge, ruined
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
+from lookalike.methods.dino import DINO
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.simclr import SimCLR
@@ -185,8 +186,18 @@ ADAMW = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), war
             LeJEPA.Config(hidden_dim=256, out_dim=64, directions=64, lamb=0.0, optim=ADAMW),
             "With lamb 0 nothing keeps images apart.",
         ),
+        (
+            DINO.Config(
+                hidden_dim=256, bottleneck_dim=64, teacher_temp=Schedule(0.5), momentum=Schedule(0.9), optim=ADAMW
+            ),
+            "With --teacher-temp.start 0.5 and --student-temp 0.1 targets are no sharper",
+        ),
+        (
+            DINO.Config(hidden_dim=256, bottleneck_dim=64, centering=False, momentum=Schedule(0.9), optim=ADAMW),
+            "Without centring one prototype takes all images. Leave --no-centering out.",
+        ),
     ],
-    ids=["byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa"],
+    ids=["byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa", "dino uniform", "dino one-hot"],
 )
 def test_a_methods_own_failure_is_called_by_name(
     method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -202,6 +213,7 @@ def test_a_methods_own_failure_is_called_by_name(
                "swav": {"prototype_usage", "assignment_entropy", "queue_filled"},
                "vicreg": {"embedding_correlation", "embedding_deviation", "variance", "covariance"},
                "barlow_twins": {"embedding_correlation"},
+               "dino": {"teacher_distance", "center_norm", "teacher_entropy", "prototype_usage", "teacher_student_kl"},
                "lejepa": {"embedding_correlation", "embedding_deviation", "sigreg"}}  # fmt: skip
     assert figures[method_name(method)] <= result.metrics[-1].keys()
 

@@ -45,10 +45,10 @@ METHODS: dict[str, Entry] = {
     "deepcluster_v2": Entry(
         "lookalike.methods.deepcluster_v2", "DeepClusterV2", "predict the groups of k-means (2020)"
     ),
+    "dino": Entry("lookalike.methods.dino", "DINO", "self-distillation, centred and sharpened (Caron 2021)"),
 }
 
 COMING: dict[str, Entry] = {
-    "dino": Entry("lookalike.methods.dino", "DINO", "self-distillation, centred and sharpened (Caron 2021)"),
     "ibot": Entry("lookalike.methods.ibot", "IBOT", "DINO, and telling hidden patches, for ViTs (Zhou 2022)"),
     "dinov2": Entry("lookalike.methods.dinov2", "DINOv2", "DINO, iBOT and KoLeo, for ViTs (Oquab 2024)"),
 }
