@@ -428,8 +428,8 @@ TINY = ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--w
         (["swav", "--queue", "20", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 16"),
         (["swav", "--views.1.size", "300"], r"first two views for the global ones \(224 and 224.*another has 300"),
         (
-            ["swav", "--views.0.count", "1", "--views.1.count", "1", "--views.0.size", "96", "--views.1.size", "224"],
-            "takes the first two views",
+            ["swav", "--views.0.size", "96", "--views.1.size", "224"],
+            r"takes the first two views for the global ones \(96 and 96 pixels\), and another has 224",
         ),
         (["lejepa", "--lamb", "2"], "lamb is 2.0"),
         (["deepcluster_v2", "--prototypes", "4", "33", "--batch-size", "32"], "--prototypes 33 for 32 images"),

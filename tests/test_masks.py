@@ -17,7 +17,7 @@ from lookalike.methods.dinov2 import DINOv2
 from lookalike.methods.ibot import IBOT
 from lookalike.random import keys_of
 from lookalike.schedules import Schedule
-from lookalike.views import resized
+from lookalike.views import View, resized
 
 STATISTICS = read("mask_statistics")
 TARGETS = [(name, t) for name in ("grid14", "grid16") for t in STATISTICS[name]["hp/targets"].tolist()]
@@ -107,9 +107,13 @@ def test_a_mask_depends_on_its_image_alone() -> None:
 def test_settings_that_cannot_be() -> None:
     for cls, options, words in (
         (IBOT, {"mask_ratios": (0.9,), "mask_spreads": (0.2,)}, "no share may leave 0 to 1"),
-        (IBOT, {"mask_ratios": (0.3, 0.1)}, "must be as many"),
+        (IBOT, {"mask_ratios": (0.3, 0.1, 0.1)}, "must be as many"),
+        (IBOT, {"mask_ratios": (), "mask_spreads": ()}, "one at least"),
+        (IBOT, {"patch_temp": Schedule(0.0)}, "patch_temp goes down to 0"),
+        (DINOv2, {"koleo_weight": -1.0}, "koleo_weight is -1.0; it must not be negative"),
         (DINOv2, {"mask_ratios": (0.5, 0.1)}, "the smaller ratio first"),
         (DINOv2, {"drop_path": 1.0}, "it is a probability"),
+        (IBOT, {"views": (View(size=64), View(size=48))}, "they have 64 and 48 pixels. Give them one size"),
         (DINO, {"teacher_temp": Schedule(0.0)}, "teacher_temp goes down to 0"),
         (DINO, {"freeze_epochs": -1.0}, "must not be negative"),
     ):

@@ -85,16 +85,24 @@ def too_fast(momentum: float, option: str) -> str:
     return f"With a momentum of {momentum:g} the teacher runs after the student. Give {option} 0.9 to 0.999."
 
 
-def check_crops(cfg: Config) -> None:
-    """Raises ValueError where the recipes are not two global views, first, and then none or some that are no larger."""
+def check_crops(cfg: Config, *, joined: bool = False) -> None:
+    """Raises ValueError where the recipes are not two global views, first, and then none or some that are no larger.
+
+    `joined` says that the global views must have one size.
+    """
     name = type(cfg).__qualname__.split(".")[0]
     sizes = [view.size for view in cfg.views for _ in range(view.count)]
     if len(sizes) < 2:
         raise ValueError(f"{name} compares 2 global views of each image or more, and views make {len(sizes)}.")
-    if max(sizes) > min(sizes[:2]):
+    if joined and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{name} passes the first two views, the global ones, through the network together, and they have "
+            f"{sizes[0]} and {sizes[1]} pixels. Give them one size."
+        )
+    if max(sizes[2:], default=0) > min(sizes[:2]):
         raise ValueError(
             f"{name} takes the first two views for the global ones ({sizes[0]} and {sizes[1]} pixels), and another has "
-            f"{max(sizes)}. Give local views a smaller size than global ones, and put them last."
+            f"{max(sizes[2:])}. Give local views a smaller size than global ones, and put them last."
         )
 
 
@@ -142,9 +150,10 @@ def check_prototypes(prototypes: int, images: int) -> None:
 
 
 def few_prototypes(images: int, most: int) -> int:
-    """Prototypes of self-distillation for so many images: a power of 2, one for 12 images or so, `most` at most.
+    """Prototypes of self-distillation for so many images.
 
-    4,096 for 50,000 images is solo-learn's setting for CIFAR-10.
+    Below 500,000 images a power of 2, one for 12 images or so, 1,024 at least and `most` at most; else `most`. 4,096
+    for 50,000 images is solo-learn's setting for CIFAR-10.
     """
     return most if images >= 500_000 else min(most, 2 ** max(10, round(math.log2(images / 12))))
 
@@ -154,13 +163,14 @@ def fast_for_few(images: int, momentum: Schedule) -> Schedule:
     return momentum if images >= 20_000 else dataclasses.replace(momentum, start=min(momentum.start, 0.99))
 
 
-def check_temperature(teacher_temp: Schedule) -> None:
-    """Raises ValueError where a teacher's temperature is not above zero at any time."""
-    lowest = min(x for x in (teacher_temp.start, teacher_temp.end) if x is not None)
-    if teacher_temp.warmup_epochs:
-        lowest = min(lowest, teacher_temp.warmup_start)
-    if lowest <= 0 or teacher_temp.freeze_epochs:
-        raise ValueError(f"teacher_temp goes down to {min(lowest, 0.0):g}; it must be above 0 from the first step on.")
+def check_temperature(**schedules: Schedule) -> None:
+    """Raises ValueError where a temperature is not above zero at any time; names are those of the options."""
+    for name, schedule in schedules.items():
+        lowest = min(x for x in (schedule.start, schedule.end) if x is not None)
+        if schedule.warmup_epochs:
+            lowest = min(lowest, schedule.warmup_start)
+        if lowest <= 0 or schedule.freeze_epochs:
+            raise ValueError(f"{name} goes down to {min(lowest, 0.0):g}; it must be above 0 from the first step on.")
 
 
 def vague_or_greedy(teacher_temp: Schedule, student_temp: float, centering: bool) -> str:

@@ -294,7 +294,7 @@ def koleo(x: Float[Tensor, "B D"], eps: float) -> Float[Tensor, ""]:
         https://arxiv.org/abs/1806.03198, as in DINOv2's `koleo_loss.py`.
     """
     with torch.autocast(x.device.type, enabled=False):
-        z = unit(x)
+        z = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=eps)
         if len(z) < 2:
             return 0 * z.sum()
         with torch.no_grad():

@@ -223,8 +223,8 @@ def _layer_scales(backbone: "Backbone", decay: float) -> dict[nn.Parameter, floa
     """Learning-rate factors of the backbone's parameters: the method's heads stand one layer above its last block.
 
     Layers are timm's own, or else the network's parts in order. What comes after timm's last block (norms, pooling)
-    stands with the heads, and parameters that no layer holds (tokens, positions) count as the first, as in DINOv2's
-    `param_groups.py`.
+    stands with the heads, and so do register tokens; other parameters that no layer holds (tokens, positions) count as
+    the first, as in DINOv2's `param_groups.py`.
     """
     net = backbone.net
     of_timm = getattr(net, "group_matcher", None)
@@ -243,7 +243,9 @@ def _layer_scales(backbone: "Backbone", decay: float) -> dict[nn.Parameter, floa
         blocks = {name: i for name, i in ids.items() if any(rule.match(name) for rule in numbered)}
         heads = max((blocks or ids).values()) + 1
         after = {name for name, i in ids.items() if blocks and i >= heads - 1} - blocks.keys()
-        layer = {p: heads if name in after else ids[name] for name, p in net.named_parameters() if "." in name}
+        after.add("reg_token")  # DINOv2's rule does not know register tokens
+        held = {name: p for name, p in net.named_parameters() if "." in name or name in after}
+        layer = {p: heads if name in after else ids[name] for name, p in held.items()}
     return {p: decay ** (heads - layer.get(p, 0)) for p in backbone.parameters()}
 
 

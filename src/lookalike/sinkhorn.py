@@ -11,7 +11,7 @@ from . import distributed
 def sinkhorn(scores: Float[Tensor, "B K"], epsilon: float, iterations: int) -> Float[Tensor, "B K"]:
     """Shares each sample out among K prototypes, by its scores, so that all prototypes get about as much.
 
-    The samples of all processes are shared out together; a process may hold more of them than another, but not none.
+    The samples of all processes are shared out together; a process may hold more of them than another.
     Logarithms are scaled in the place of numbers, so that nothing overflows, and no prototype is lost to underflow.
 
     Args:

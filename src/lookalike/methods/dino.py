@@ -51,7 +51,7 @@ class DINO(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(self.teacher_temp)
+            core.check_temperature(teacher_temp=self.teacher_temp)
             core.check_momentum(
                 **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
                 center_momentum=self.center_momentum,

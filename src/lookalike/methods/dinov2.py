@@ -25,7 +25,11 @@ class DINOv2(Method):
 
     @dataclass(frozen=True)
     class Config(core.Config):
-        """The official code's default setting: a ViT-L/16 on ImageNet, 125,000 steps of 2,048 images."""
+        """The official code's default setting: a ViT-L/16 on ImageNet, 125,000 steps of 2,048 images.
+
+        Blocks are skipped more the later they are, where the official code skips all alike; layer scale is the
+        backbone's (timm's names with `dinov2` have it).
+        """
 
         hidden_dim: int = 2048
         """Width of the heads' two hidden layers."""
@@ -68,13 +72,13 @@ class DINOv2(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(self.teacher_temp)
+            core.check_temperature(teacher_temp=self.teacher_temp)
             core.check_momentum(
                 **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
                 center_momentum=self.center_momentum,
             )
-            core.check_crops(self)
-            core.check_not_negative(self, "freeze_epochs")
+            core.check_crops(self, joined=True)
+            core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr")
             core.check_drop_path(self.drop_path)
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
@@ -145,7 +149,7 @@ class DINOv2(Method):
         if self.training:
             # of the hidden patches as a sum and a number: processes hold more or fewer
             self.collected.add(
-                at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).sum(0)[None], hidden.sum()[None]
+                at, t.to(p.dtype).mean((0, 1))[None], t_patch.sum(0, dtype=p.dtype)[None], hidden.sum()[None]
             )
             self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]

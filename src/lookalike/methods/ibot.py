@@ -34,7 +34,8 @@ class IBOT(Method):
         prototypes: int = 8192
         """Width of the head's output, K."""
         shared_head: bool = True
-        """Whether patches are compared with the same prototypes as whole images, or with as many of their own."""
+        """Whether patches are compared with the same prototypes as whole images, or, by student and teacher alike, with
+        as many of their own."""
         student_temp: float = 0.1
         """Divides the student's scores."""
         teacher_temp: Schedule = _WARM
@@ -66,20 +67,20 @@ class IBOT(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(self.teacher_temp)
-            core.check_temperature(self.patch_temp)
+            core.check_temperature(teacher_temp=self.teacher_temp, patch_temp=self.patch_temp)
             core.check_momentum(
                 **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
                 center_momentum=self.center_momentum,
             )
-            core.check_crops(self)
-            core.check_not_negative(self, "freeze_epochs")
+            core.check_crops(self, joined=True)
+            core.check_not_negative(self, "freeze_epochs", "patch_weight")
             core.check_drop_path(self.drop_path)
             pairs = list(zip(self.mask_ratios, self.mask_spreads))
-            if len(self.mask_ratios) != len(self.mask_spreads) or not all(0 <= s <= r <= 1 - s for r, s in pairs):
+            as_many = len(self.mask_ratios) == len(self.mask_spreads) > 0
+            if not as_many or not all(0 <= s <= r <= 1 - s for r, s in pairs):
                 raise ValueError(
-                    f"mask_ratios {self.mask_ratios} and mask_spreads {self.mask_spreads} must be as many, and no "
-                    "share may leave 0 to 1."
+                    f"mask_ratios {self.mask_ratios} and mask_spreads {self.mask_spreads} must be as many, one at "
+                    "least, and no share may leave 0 to 1."
                 )
 
     cfg: Config
@@ -131,7 +132,7 @@ class IBOT(Method):
         p = self.center(t, cfg.teacher_temp(at))
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
         if self.training:
-            self.collected.add(at, t.to(p.dtype).mean((0, 1))[None], t_patch.to(p.dtype).mean((0, 1))[None])
+            self.collected.add(at, t.to(p.dtype).mean((0, 1))[None], t_patch.mean((0, 1), dtype=p.dtype)[None])
             self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         images = losses.cross_view(s, p, cfg.student_temp)
@@ -150,17 +151,12 @@ class IBOT(Method):
         assert patch is not None
         rows, columns = (side // patch for side in batch.views[0].shape[-2:])
         ratios, spreads = torch.tensor([self.cfg.mask_ratios, self.cfg.mask_spreads], device=batch.index.device)
-        made = []
-        for view in range(2):
-            keys = keys_of("masks", batch.progress.step, view, batch.index)
-            which = (uniform(keys, "which") * len(ratios)).long()
-            ratio = ratios[which] + spreads[which] * (2 * uniform(keys, "ratio") - 1)
-            counts = ratio * rows * columns
-            if self.cfg.blocks:
-                made.append(masks.block_masks(keys, counts, rows, columns, (min(rows, columns) // 3) ** 2, None))
-            else:
-                made.append(masks.random_masks(keys, counts, rows, columns))
-        return torch.cat(made).flatten(1)
+        keys = torch.cat([keys_of("masks", batch.progress.step, view, batch.index) for view in range(2)])
+        which = (uniform(keys, "which") * len(ratios)).long()
+        counts = (ratios[which] + spreads[which] * (2 * uniform(keys, "ratio") - 1)) * rows * columns
+        if self.cfg.blocks:
+            return masks.block_masks(keys, counts, rows, columns, (min(rows, columns) // 3) ** 2, None).flatten(1)
+        return masks.random_masks(keys, counts, rows, columns).flatten(1)
 
     def before_step(self, at: Progress) -> None:
         if at.epoch < self.cfg.freeze_epochs:
