@@ -7,7 +7,7 @@ import torch
 
 from lookalike import backbones, optim
 from lookalike.core import Batch, Progress
-from lookalike.data import Loader, open_source
+from lookalike.data import Images, Loader, open_source
 from lookalike.methods import SimCLR
 from lookalike.views import make_views, resized
 
@@ -20,22 +20,29 @@ def main(
     source = open_source(folder)
     loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
 
-    cfg = SimCLR.fit_to(SimCLR.Config(), images=len(source), image_size=image_size)
+    cfg = SimCLR.fit_to(SimCLR.Config(), len(source), image_size, batch_size)
     short = dataclasses.replace(cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, epochs / 10))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size), optim=short)
     encoder = backbones.create(backbone, image_size=image_size)
     method = SimCLR(cfg, encoder).to(device).train()
+    SimCLR.check(cfg, batch_size, len(source))
     rates = optim.build(method, cfg.optim, batch_size, fused=True)
-
     steps = epochs * loader.steps_per_epoch
+
+    def batch_of(images: Images, at: Progress) -> Batch:
+        images = images.to(device)
+        with torch.no_grad():
+            views = make_views(images, cfg.views, images.keys, mean=encoder.mean, std=encoder.std)
+        return Batch(views, images.index, at)
+
+    method.before_training()  # teachers copy the student
+    with torch.no_grad():  # memory banks look at all images; this method does not
+        method.survey(batch_of(images, Progress(0, steps, loader.steps_per_epoch)) for images in loader.survey())
     step = 0
     for epoch in range(epochs):
         for images in loader:
-            images = images.to(device)
             at = Progress(step, steps, loader.steps_per_epoch)
-            with torch.no_grad():
-                views = make_views(images, cfg.views, images.keys, mean=encoder.mean, std=encoder.std)
-            loss = method(Batch(views, images.index, at))["loss"]
+            loss = method(batch_of(images, at))["loss"]
             rates.optimizer.zero_grad()
             loss.backward()
             method.before_step(at)
@@ -46,7 +53,7 @@ def main(
             step += 1
         print(f"epoch {epoch + 1}  loss {loss.item():.4f}")
     torch.save(method.encoder.state_dict(), "encoder.pt")
-    return float(loss)
+    return loss.item()
 
 
 if __name__ == "__main__":

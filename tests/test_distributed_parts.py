@@ -11,12 +11,15 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from lookalike import backbones, distributed
-from lookalike.core import Progress
+from lookalike.core import Batch, Progress
 from lookalike.distributed import SyncBatchNorm, convert
 from lookalike.kmeans import spherical_kmeans
 from lookalike.losses import unit
+from lookalike.methods.dinov2 import DINOv2
+from lookalike.methods.ibot import IBOT
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.sinkhorn import sinkhorn
+from lookalike.views import View
 
 WORLD = 2
 
@@ -98,6 +101,40 @@ def shuffled_keys(part: slice) -> dict[str, Tensor]:
     return found
 
 
+DISTILLED: dict[str, tuple[type[IBOT] | type[DINOv2], dict[str, object]]] = {
+    "ibot": (IBOT, {}),
+    "ibot, blocks of single patches": (IBOT, {"blocks": False, "shared_head": False}),
+    "dinov2": (DINOv2, {"separate_heads": True}),
+    "dinov2, sinkhorn": (DINOv2, {"centering": "sinkhorn"}),
+    "dinov2, one image with hidden patches": (DINOv2, {"mask_probability": 0.1, "mask_ratios": (0.5, 0.5)}),
+}
+"""Methods that the command line does not offer yet, and settings."""
+
+
+def distilled(name: str, part: slice) -> dict[str, Tensor]:
+    """The losses of three steps of plain SGD on the rows `part` of the joined batch, and the state after them."""
+    cls, changes = DISTILLED[name]
+    torch.manual_seed(0)
+    views = (View(size=64, count=2), View(size=32))
+    cfg = cls.Config(hidden_dim=8, bottleneck_dim=8, prototypes=6, drop_path=0.0, views=views, **changes)
+    method = cls(cfg, backbones.create("test_vit", image_size=64, mask_token=True)).double().train()
+    found = {}
+    for step in range(3):
+        at = Progress(step, 30, 10)
+        seen = [batch(8, 3, s, s)[part] * factor for s, factor in ((64, 1.0), (64, -0.5), (32, 1.0))]
+        loss = method(Batch(seen, torch.arange(8)[part], at))["loss"]
+        loss.backward()
+        learnt = [p for p in method.parameters() if p.grad is not None]
+        gradients = [p.grad for p in learnt if p.grad is not None]
+        distributed.average(gradients)
+        with torch.no_grad():
+            torch._foreach_add_(learnt, gradients, alpha=-0.1)
+        method.zero_grad()
+        method.after_step(at)
+        found[f"loss {step}"] = distributed.mean(loss.detach())
+    return found | {f"state {key}": value for key, value in method.state_dict().items()}
+
+
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
@@ -133,6 +170,8 @@ def process(rank: int, folder: str) -> None:
     found["sinkhorn"] = {"q": sinkhorn(batch(8, 5)[uneven].tanh(), 0.1, 3)}
     centroids, groups = spherical_kmeans(unit(batch(9, 3)), unit(batch(9, 3))[:4], 5)
     found["k-means"] = {"centroids": centroids, "groups": groups}
+    for name in DISTILLED:
+        found[name] = distilled(name, part)
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -217,6 +256,15 @@ def test_kmeans_groups_the_rows_together(two: list[dict[str, dict[str, Tensor]]]
         assert_same(process["k-means"]["centroids"], centroids, "centroids")
         assert torch.equal(process["k-means"]["centroids"], two[0]["k-means"]["centroids"])
         assert torch.equal(process["k-means"]["groups"], groups)
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_self_distillation_is_that_of_the_joined_batch(name: str, two: list[dict[str, dict[str, Tensor]]]) -> None:
+    expected = distilled(name, slice(0, 8))
+    for key, wanted in expected.items():
+        for process in two:
+            assert_same(process[name][key], wanted, key)
+            assert torch.equal(process[name][key], two[0][name][key]), f"{key} differs between the processes"
 
 
 def test_average_leaves_whole_numbers(two: list[dict[str, dict[str, Tensor]]]) -> None:
