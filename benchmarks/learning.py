@@ -57,6 +57,16 @@ class Labelled(Dataset[tuple[torch.Tensor, int]]):
         return self.source.read(i, None), int(self.targets[i])
 
 
+def changed(part: Any, path: list[str], value: Any) -> Any:
+    """A configuration, or a tuple in it, with the value at a path such as views, 0, count."""
+    if not path:
+        return tuple(value) if isinstance(value, list) else value
+    name, rest = path[0], path[1:]
+    if isinstance(part, tuple):
+        return tuple(changed(p, rest, value) if i == int(name) else p for i, p in enumerate(part))
+    return dataclasses.replace(part, **{name: changed(vars(part)[name], rest, value)})
+
+
 def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     count = len(open_source(args.data / "train"))
     places = permutation(count, seed, "images")[: args.images].tolist()
@@ -66,12 +76,20 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     cfg = get_method(args.method).Config()
     if args.optim:
         cfg = dataclasses.replace(cfg, optim=Optim(**json.loads(args.optim)))
-    settings = {**{k: vars(args)[k] for k in SAME}, "optim": args.optim, "data": str(args.data)}
+    changes = json.loads(args.changes or "{}")
+    for name, value in changes.items():
+        cfg = changed(cfg, name.split("."), value)
+    settings = {
+        **{k: vars(args)[k] for k in SAME},
+        "optim": args.optim,
+        "changes": args.changes,
+        "data": str(args.data),
+    }
     out = args.work / f"{args.method}-{seed}-{key_of(json.dumps(settings)) % 16**8:08x}"
     run = Run(
         data=train, method=cfg, backbone=network() if network else args.backbone,
         image_size=args.image_size, batch_size=args.batch_size, epochs=args.epochs, cache=args.cache, seed=seed,
-        out=str(out), resume=(out / "run.yaml").is_file(), save_every=max(1, args.epochs // 5),
+        out=str(out), resume=(out / "run.yaml").is_file(), save_every=max(1, args.epochs // 5), given=tuple(changes),
     )  # fmt: skip
     resolved, _ = training.resolve(run, len(train))
     untrained = training.build(resolved).encoder
@@ -94,6 +112,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         "test_images": len(test),
         **{k: vars(args)[k] for k in ("backbone", "image_size", "batch_size", "epochs", "cache")},
         "optim_given": args.optim,
+        **({"changes": args.changes} if args.changes else {}),
         "optim": dataclasses.asdict(resolved.method.optim),
         "untrained": {e.protocol: round(e.top1, 4) for e in before},
         "trained": {e.protocol: round(e.top1, 4) for e in after},
@@ -123,13 +142,16 @@ def main() -> None:
     parser.add_argument("--cache", default="ram", choices=["none", "ram", "device"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--optim", help="JSON of an Optim in place of the method's own")
+    parser.add_argument(
+        "--changes", help='JSON of fields that keep other values: {"temperature": 0.1, "views.0.hue": 0.2}'
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/learning"), help="folder of the trainings")
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "learning.jsonl")
     args = parser.parse_args()
     done = [json.loads(line) for line in args.record.read_text().splitlines()] if args.record.exists() else []
     for seed in args.seeds:
         wanted = {"seed": seed, "data": args.data.name, "optim_given": args.optim, **{k: vars(args)[k] for k in SAME}}
-        if any(wanted.items() <= row.items() for row in done):
+        if any(wanted.items() <= row.items() and row.get("changes") == args.changes for row in done):
             print(f"seed {seed}: in {args.record} already")
             continue
         row = one_seed(args, seed)

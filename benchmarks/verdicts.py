@@ -26,7 +26,13 @@ from lookalike import core, nn
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
+from lookalike.health import SPREADS
+from lookalike.methods.barlow_twins import BarlowTwins
+from lookalike.methods.dino import DINO
+from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.simclr import SimCLR
+from lookalike.methods.swav import SwAV
+from lookalike.methods.vicreg import VICReg
 from lookalike.optim import Optim
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run, commit
@@ -55,6 +61,10 @@ class Invariance(Method):
         return {"loss": 2 - 2 * F.cosine_similarity(a, b).mean()}
 
 
+NARROW: dict[str, Any] = {"hidden_dim": 256, "out_dim": 64}
+"""Heads of the methods that are judged by their embeddings, too."""
+
+
 def simclr(name: str, lr: float) -> SimCLR.Config:
     return SimCLR.Config(hidden_dim=512, optim=constant(name, lr))
 
@@ -75,7 +85,34 @@ TRAININGS: dict[str, tuple[str, core.Config]] = {
     "test_vit, AdamW 1": ("test_vit", simclr("adamw", 1.0)),
     "test_vit, invariance alone": ("test_vit", Invariance.Config(optim=constant("adamw", 1e-3))),
     "test_convnext2, AdamW 1e-3": ("test_convnext2", simclr("adamw", 1e-3)),
-}
+    **{
+        f"narrow ResNet, {name}": ("narrow", method)
+        for name, method in {
+            "Barlow Twins": BarlowTwins.Config(**NARROW),
+            "Barlow Twins, D 2048": BarlowTwins.Config(),
+            "Barlow Twins, AdamW 2e-3": BarlowTwins.Config(**NARROW, optim=constant("adamw", 2e-3)),
+            "Barlow Twins, lambda 0": BarlowTwins.Config(**NARROW, lambd=0.0),
+            "Barlow Twins, lambda 0, AdamW 2e-3": BarlowTwins.Config(
+                **NARROW, lambd=0.0, optim=constant("adamw", 2e-3)
+            ),
+            "VICReg": VICReg.Config(**NARROW),
+            "VICReg without variance": VICReg.Config(**NARROW, std_coeff=0.0),
+            "LeJEPA": LeJEPA.Config(**NARROW),
+            "LeJEPA, lambda 0": LeJEPA.Config(**NARROW, lamb=0.0),
+            "SwAV": SwAV.Config(**NARROW),
+            "SwAV without Sinkhorn": SwAV.Config(**NARROW, sinkhorn_iterations=0),
+            "DINO": DINO.Config(hidden_dim=256, bottleneck_dim=64),
+            "DINO without centring": DINO.Config(
+                hidden_dim=256, bottleneck_dim=64, centering=False, momentum=Schedule(0.9),
+                optim=constant("adamw", 2e-3),
+            ),
+            "DINO without sharpening": DINO.Config(
+                hidden_dim=256, bottleneck_dim=64, teacher_temp=Schedule(0.5), momentum=Schedule(0.9),
+                optim=constant("adamw", 2e-3),
+            ),
+        }.items()
+    },
+}  # fmt: skip
 
 
 def looks(out: Path) -> list[dict[str, Any]]:
@@ -87,8 +124,10 @@ def looks(out: Path) -> list[dict[str, Any]]:
         if "verdict" not in row or row.get("spread") is None:
             continue
         shares = {
-            f"{name}_share": round(row[name] / first[name], 4) for name in ("spread", "head_spread") if name in row
+            f"{name}_share": round(row[name] / first[name], 4) for name in SPREADS if name in row and name in first
         }
+        if "embedding_correlation" in row:
+            shares["embedding_correlation"] = round(row["embedding_correlation"], 4)
         figures = {name: round(row[name], 4) for name in ("recognition", "effective_rank", "loss")}
         result.append({"step": row["step"], **shares, **figures, "untrained": round(first["recognition"], 4),
                        "verdict": row["verdict"], "why": row["why"]})  # fmt: skip
@@ -102,6 +141,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="the trainings whose names hold this")
     parser.add_argument("--work", type=Path, default=Path("runs/verdicts"), help="folder of the trainings")
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "verdicts.jsonl")
     args = parser.parse_args()
@@ -112,6 +152,8 @@ def main() -> None:
     places = permutation(len(source), args.seed, "verdicts")[: args.images].tolist()
     listed.write_text("\n".join(str((args.data / source.name(i)).absolute()) for i in places))
     for number, (name, (backbone, method)) in enumerate(TRAININGS.items()):
+        if args.only not in name:
+            continue
         torch.manual_seed(args.seed)
         out = args.work / str(number)
         run = Run(

@@ -189,6 +189,7 @@ def test_fitted_prototypes_bank_queue_and_crops(images: int, batch_size: int, si
             assert isinstance(cfg, DeepClusterV2.Config)
             assert cfg.prototypes == (min(3000, most),) * 3
             assert cfg.bank == images
+            assert cfg.optim.warmup_lr <= cfg.optim.lr * cfg.optim.factor(batch_size) * (1 + 1e-9)
 
 
 def test_views_that_a_user_asked_for_are_kept_whole() -> None:

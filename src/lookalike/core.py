@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .optim import Group, Optim
+from .optim import FEW, Group, Optim
 from .schedules import Schedule
 from .views import View
 
@@ -60,8 +60,11 @@ class Config:
     optim: Optim
 
 
+LIKE_IMAGENET = 500_000
+"""So many images, or more, keep what the papers state for ImageNet's: widths, queues, prototypes, momentum."""
+
 IMAGES_PER_PROTOTYPE = 15
-"""On few images methods with prototypes get one for so many images; 50,000 images have about the papers' 3,000."""
+"""On fewer images methods with groups get one for so many of them; 50,000 images have about the papers' 3,000."""
 
 
 def check_positive(cfg: Config, *names: str) -> None:
@@ -71,11 +74,17 @@ def check_positive(cfg: Config, *names: str) -> None:
             raise ValueError(f"{name} is {vars(cfg)[name]}; it must be above 0.")
 
 
-def check_momentum(**values: float | None) -> None:
-    """Raises ValueError where a teacher's momentum is no share; names are those of the options."""
+def check_momentum(**values: float | Schedule) -> None:
+    """Raises ValueError where a momentum is no share at any time; names are those of the options."""
     for name, value in values.items():
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it is a share from 0 (the student itself) to 1 (a teacher at rest).")
+        ends = (
+            {f"{name}.start": value.start, f"{name}.end": value.end} if isinstance(value, Schedule) else {name: value}
+        )
+        for end, share in ends.items():
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(
+                    f"{end} is {share}; it is a share from 0 (the student itself) to 1 (a teacher at rest)."
+                )
 
 
 def too_fast(momentum: float, option: str) -> str:
@@ -129,7 +138,7 @@ def check_queue(queue: int, batch_size: int) -> None:
         )
 
 
-def few_for(out_dim: int, batch_size: int) -> str:
+def too_few_for(out_dim: int, batch_size: int) -> str:
     """The warning of methods that estimate correlations, where batches have fewer images than embeddings numbers."""
     if batch_size >= out_dim:
         return ""
@@ -149,18 +158,23 @@ def check_prototypes(prototypes: int, images: int) -> None:
         )
 
 
-def few_prototypes(images: int, most: int) -> int:
-    """Prototypes of self-distillation for so many images.
+def groups_for(images: int, most: int) -> int:
+    """Groups of clustering for so many images: one for 15, two at least; `most` at most, and for data like ImageNet."""
+    return most if images >= LIKE_IMAGENET else min(most, max(2, images // IMAGES_PER_PROTOTYPE))
 
-    Below 500,000 images a power of 2, one for 12 images or so, 1,024 at least and `most` at most; else `most`. 4,096
-    for 50,000 images is solo-learn's setting for CIFAR-10.
+
+def prototypes_for(images: int, most: int) -> int:
+    """Prototypes of self-distillation for so many images, `most` at most.
+
+    A power of 2, one for 12 images or so, 1,024 at least; for data like ImageNet `most`. 4,096 for 50,000 images is
+    solo-learn's setting for CIFAR-10.
     """
-    return most if images >= 500_000 else min(most, 2 ** max(10, round(math.log2(images / 12))))
+    return most if images >= LIKE_IMAGENET else min(most, 2 ** max(10, round(math.log2(images / 12))))
 
 
-def fast_for_few(images: int, momentum: Schedule) -> Schedule:
-    """A teacher's momentum for so many images: 0.99 at first below 20,000, whose trainings have few steps."""
-    return momentum if images >= 20_000 else dataclasses.replace(momentum, start=min(momentum.start, 0.99))
+def momentum_for(images: int, momentum: Schedule) -> Schedule:
+    """A teacher's momentum for so many images: 0.99 at first for few, whose trainings have few steps."""
+    return momentum if images >= FEW else dataclasses.replace(momentum, start=min(momentum.start, 0.99))
 
 
 def check_temperature(**schedules: Schedule) -> None:
@@ -173,7 +187,7 @@ def check_temperature(**schedules: Schedule) -> None:
             raise ValueError(f"{name} goes down to {min(lowest, 0.0):g}; it must be above 0 from the first step on.")
 
 
-def vague_or_greedy(teacher_temp: Schedule, student_temp: float, centering: bool) -> str:
+def unbalanced(teacher_temp: Schedule, student_temp: float, centering: bool) -> str:
     """The cause to name where a teacher's targets are not centred, or no sharper than what tells them; else nothing."""
     if not centering:
         return "Without centring one prototype takes all images. Leave --no-centering out."

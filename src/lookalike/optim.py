@@ -83,8 +83,8 @@ class Optim:
             raise ValueError("A constant learning rate has no final_lr or final_factor. Set shape to linear or cosine.")
 
     def for_images(self, images: int) -> "Optim":
-        """For fewer than 20,000 images `FEW_IMAGES`, else itself."""
-        return FEW_IMAGES if images < 20_000 else self
+        """For fewer images than `FEW` `FEW_IMAGES`, else itself."""
+        return FEW_IMAGES if images < FEW else self
 
     def factor(self, batch_size: int) -> float:
         """What learning rates are multiplied by for a global batch of `batch_size` images."""
@@ -96,6 +96,9 @@ class Optim:
         end = None if self.shape == "constant" else self.final_lr + self.final_factor * lr
         return Schedule(lr, end, self.shape, self.warmup_epochs, self.warmup_lr, every=self.every, grid=self.grid)
 
+
+FEW = 20_000
+"""Fewer images than so many make trainings of few steps, for which the papers' optimizers and teachers are too slow."""
 
 FEW_IMAGES = Optim("lars", lr=2.0, scaling="none", weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
 """For few images, whose trainings are short: the papers' optimizers, tuned for 100,000 steps and more, hardly leave

@@ -52,7 +52,7 @@ class BarlowTwins(Method):
     ) -> core.Config:
         """A narrower embedding and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if images < 500_000:  # 2048: solo-learn's setting for CIFAR-10
+        if images < core.LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
             cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
@@ -61,7 +61,7 @@ class BarlowTwins(Method):
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:
         assert isinstance(cfg, cls.Config)
-        return core.few_for(cfg.out_dim, batch_size)
+        return core.too_few_for(cfg.out_dim, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics

@@ -35,7 +35,7 @@ class BYOL(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_momentum(**{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end})
+            core.check_momentum(momentum=self.momentum)
             core.check_views(self, 2)
 
     cfg: Config
@@ -54,7 +54,7 @@ class BYOL(Method):
         """A faster target and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
         cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
-        if images < 500_000:
+        if images < core.LIKE_IMAGENET:
             start = min(cfg.momentum.start, 0.99)
             cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
         if image_size <= 64:

@@ -83,12 +83,13 @@ class DeepClusterV2(Method):
         Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        if images < 500_000:
-            most = max(2, images // core.IMAGES_PER_PROTOTYPE)
-            cfg = dataclasses.replace(cfg, prototypes=tuple(min(k, most) for k in cfg.prototypes))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
-        return dataclasses.replace(cfg, bank=images, optim=cfg.optim.for_images(images))
+        # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches ever get
+        rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(batch_size))
+        optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
+        prototypes = tuple(core.groups_for(images, k) for k in cfg.prototypes)
+        return dataclasses.replace(cfg, prototypes=prototypes, bank=images, optim=optim.for_images(images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

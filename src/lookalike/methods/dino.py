@@ -10,7 +10,7 @@ from .. import core, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import Optim
+from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
 
@@ -52,10 +52,7 @@ class DINO(Method):
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
             core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(
-                **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
-                center_momentum=self.center_momentum,
-            )
+            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
             core.check_crops(self)
             core.check_not_negative(self, "freeze_epochs")
             core.check_drop_path(self.drop_path)
@@ -85,9 +82,9 @@ class DINO(Method):
         Small images get two views without blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes, momentum = core.few_prototypes(images, cfg.prototypes), core.fast_for_few(images, cfg.momentum)
+        prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
-        if images < 20_000:
+        if images < FEW:
             cfg = dataclasses.replace(cfg, teacher_temp=dataclasses.replace(cfg.teacher_temp, start=0.02))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
@@ -130,4 +127,4 @@ class DINO(Method):
         return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)
+        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

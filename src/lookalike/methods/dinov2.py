@@ -73,10 +73,7 @@ class DINOv2(Method):
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
             core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(
-                **{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end},
-                center_momentum=self.center_momentum,
-            )
+            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
             core.check_crops(self, joined=True)
             core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr")
             core.check_drop_path(self.drop_path)
@@ -117,7 +114,7 @@ class DINOv2(Method):
     ) -> core.Config:
         """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        prototypes, momentum = core.few_prototypes(images, cfg.prototypes), core.fast_for_few(images, cfg.momentum)
+        prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
@@ -209,4 +206,4 @@ class DINOv2(Method):
         return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.vague_or_greedy(self.cfg.teacher_temp, self.cfg.student_temp, True)
+        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

@@ -67,7 +67,7 @@ class MoCoV2(Method):
         notebook's, and the decay, where the optimizer stays (`Optim.for_images`).
         """
         assert isinstance(cfg, cls.Config)
-        few = images < 500_000
+        few = images < core.LIKE_IMAGENET
         batches = max(1, min(cfg.queue, images // 12 if few else cfg.queue) // batch_size)
         cfg = dataclasses.replace(
             cfg, queue=batches * batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum

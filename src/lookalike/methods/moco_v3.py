@@ -37,7 +37,7 @@ class MoCoV3(Method):
 
         def __post_init__(self) -> None:
             core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_momentum(**{"momentum.start": self.momentum.start, "momentum.end": self.momentum.end})
+            core.check_momentum(momentum=self.momentum)
             core.check_views(self, 2)
 
     cfg: Config

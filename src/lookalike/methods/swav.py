@@ -13,7 +13,7 @@ from .. import core, distributed, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import Optim
+from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
@@ -79,19 +79,19 @@ class SwAV(Method):
         """
         assert isinstance(cfg, cls.Config)
         queue = cfg.queue
-        if images < 500_000:
+        if images < core.LIKE_IMAGENET:
             queue = min(queue, images // 12)  # as in MoCo v2: an image should not meet its own old embedding
-            most = max(2, images // core.IMAGES_PER_PROTOTYPE)
-            cfg = dataclasses.replace(cfg, prototypes=min(cfg.prototypes, most))
         if batch_size >= 2048:
             optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
             cfg, queue = dataclasses.replace(cfg, optim=optim), 0
-        if images < 20_000:
+        if images < FEW:
             cfg = dataclasses.replace(cfg, temperature=0.2)
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
-        whole = queue // batch_size * batch_size
-        return dataclasses.replace(cfg, queue=whole, optim=cfg.optim.for_images(images))
+        return dataclasses.replace(
+            cfg, prototypes=core.groups_for(images, cfg.prototypes), queue=queue // batch_size * batch_size,
+            optim=cfg.optim.for_images(images),
+        )  # fmt: skip
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
@@ -105,7 +105,7 @@ class SwAV(Method):
         scores = self.prototypes(z)  # (V, B, K)
         started = bool(self.queues) and batch.progress.epoch >= self.cfg.queue_starts
         self.queues_full = self.queues_full or (started and self.queues[0].full())
-        q = torch.stack([self._share_out(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
+        q = torch.stack([self._codes(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
         if self.training:
             self.seen = scores[0].detach().clone()  # a slice alone would keep all views
             if started:
@@ -113,8 +113,8 @@ class SwAV(Method):
         return {"loss": losses.cross_view(scores, q, self.cfg.temperature)}
 
     @torch.no_grad()
-    def _share_out(self, scores: Tensor, view: int) -> Tensor:
-        """Each image's shares (B, K) of the prototypes, by the scores (B, K) of one of its global views."""
+    def _codes(self, scores: Tensor, view: int) -> Tensor:
+        """The paper's codes: each image's shares (B, K) of the prototypes, by the scores (B, K) of one global view."""
         images = len(scores)
         if self.queues_full:
             own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
