@@ -413,7 +413,8 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int) -> fl
     The method is as a user gets it, fitted to the images, but with narrow heads, for time.
     """
     torch.manual_seed(0)
-    cfg = narrowed(get_method(name).Config(), hidden_dim=256, out_dim=64, predictor_dim=32, bottleneck_dim=64)  # type: ignore[call-arg]
+    wide = 512 if name == "barlow_twins" else 64  # it lives by the width of its embedding (paper, figure 4)
+    cfg = narrowed(get_method(name).Config(), hidden_dim=256, out_dim=wide, predictor_dim=32, bottleneck_dim=64)  # type: ignore[call-arg]
     images = Labelled(data.bank) if cfg.method.needs_labels else data.file
     run = Run(data=images, method=cfg, backbone=narrow_resnet(), image_size=32, epochs=epochs,
               batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
