@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
 
 from lookalike import backbones, encoders
@@ -149,6 +149,7 @@ def test_dino_numbers() -> None:
         tokens = made.tokens(x)
         assert off(tokens.cls, data[f"out/cls_{size}"]) < 5e-6
         assert off(torch.cat([tokens.cls[:, None], tokens.patches], 1), data[f"out/tokens_last_{size}"]) < 5e-6
+        assert off(made.attention(x), data[f"out/attn_last_{size}"]) < 5e-6
         if size == "native":
             (made(x) ** 2).sum().backward()
             assert off(x.grad, data["grad/x_native"]) < 1e-5
@@ -157,6 +158,40 @@ def test_dino_numbers() -> None:
     made.net.blocks = made.net.blocks[:-1]
     tokens = made.tokens(torch.from_numpy(data["in/x_native"]))
     assert off(torch.cat([tokens.cls[:, None], tokens.patches], 1), data["out/tokens_second_last_native"]) < 5e-6
+
+
+def test_the_attention_with_registers_and_normalised_keys() -> None:
+    """Rows sum to 1, and the last block's values mixed by it are what the block itself makes of them."""
+    torch.manual_seed(0)
+    net = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=3, qk_norm=True, num_classes=0
+    )
+    made, x = create(net, image_size=32).eval(), torch.randn(2, 3, 32, 48)
+    found = made.attention(x)
+    assert found.shape == (2, 2, 1 + 3 + 24, 1 + 3 + 24)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, 28))
+    attn, seen = net.blocks[-1].attn, {}
+    attn.qkv.register_forward_hook(lambda module, args, y: seen.update(qkv=y))
+    attn.proj.register_forward_hook(lambda module, args, y: seen.update(mixed=args[0]))
+    made(x)
+    values = seen["qkv"].view(2, 28, 3, 2, 16)[:, :, 2].transpose(1, 2)
+    torch.testing.assert_close((found @ values).transpose(1, 2).flatten(2), seen["mixed"])
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        ("test_resnet", "test_resnet has no class token"),
+        ("test_vit3", "test_vit3 has no class token"),
+        (VisionTransformer(img_size=64, embed_dim=32, depth=1, num_heads=2, num_classes=0,
+                           block_fn=ParallelScalingBlock), "holds 0 of timm's Attention layers"),
+    ],
+    ids=["CNN", "no class token", "parallel block"],
+)  # fmt: skip
+def test_attention_that_cannot_be_shown(network: str | nn.Module, why: str) -> None:
+    made = create(network, image_size=64)
+    with pytest.raises(ValueError, match=f"{why}.*Choose a plain ViT"):
+        made.attention(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(("name", "size"), FAMILIES)

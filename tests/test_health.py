@@ -51,6 +51,8 @@ FIRST = {
         ({"embedding_correlation": 0.96, "recognition": 0.78}, "collapsed", "they correlate by 0.960"),
         ({"embedding_correlation": 0.94, "recognition": 0.78}, "learning", "78.0%"),
         ({"embedding_deviation": 0.04, "loss": 0.1}, "collapsed", "spread of the embeddings"),
+        ({"target_information": 0.01, "loss": 6.9}, "collapsed", "targets are the same for all images"),
+        ({"target_information": 0.05, "recognition": 0.78}, "learning", "78.0%"),
         ({"spread": float("nan")}, "diverged", "not finite"),
         ({"recognition": 0.78, "head_spread": float("nan")}, "learning", "78.0%"),
         ({"loss": 1e5}, "diverged", "1e+05"),
@@ -124,6 +126,18 @@ def test_a_healthy_training_learns_and_is_never_called_collapsed(backbone: str, 
     assert "collapsed" not in verdicts
     assert result.verdict == "learning"
     assert "untrained" in result.why
+
+
+def test_a_healthy_self_distillation_is_never_called_collapsed(cifar10: Path, tmp_path: Path) -> None:
+    """Its scores come to have much in common, which the centre takes off: the head's spread falls to 0.15 and less."""
+    data = listed(cifar10, tmp_path, 1500).file
+    method = DINO.Config(hidden_dim=256, bottleneck_dim=64)
+    result = one_epoch(method, data, tmp_path / "run", epochs=3, batch_size=32)
+    judged = [row for row in result.metrics if "verdict" in row]
+    assert judged
+    assert all(row["verdict"] != "collapsed" for row in judged)
+    assert all(row["target_information"] > 0.1 for row in judged)
+    assert "head_spread" not in judged[-1]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +227,8 @@ def test_a_methods_own_failure_is_called_by_name(
                "swav": {"prototype_usage", "assignment_entropy", "queue_filled"},
                "vicreg": {"embedding_correlation", "embedding_deviation", "variance", "covariance"},
                "barlow_twins": {"embedding_correlation"},
-               "dino": {"teacher_distance", "center_norm", "teacher_entropy", "prototype_usage", "teacher_student_kl"},
+               "dino": {"teacher_distance", "center_norm", "teacher_entropy", "target_information",
+                        "prototype_usage", "teacher_student_kl"},
                "lejepa": {"embedding_correlation", "embedding_deviation", "sigreg"}}  # fmt: skip
     assert figures[method_name(method)] <= result.metrics[-1].keys()
 

@@ -15,6 +15,7 @@ from lookalike.evaluation.labelfree import (
     alignment,
     effective_rank,
     lidar,
+    of_targets,
     recognition,
     retrieval,
     spread,
@@ -120,3 +121,19 @@ def test_reduced_precision_is_widened(dtype: torch.dtype) -> None:
     x = features(40, 8, 0)
     for figure in (spread, effective_rank, uniformity):
         assert figure(x.to(dtype)) == pytest.approx(figure(x), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (torch.eye(4), 1.0),
+        (torch.eye(4).repeat(2, 1), 1.0),  # two images a prototype: all prototypes are told apart
+        (torch.eye(8)[:4], 1.0),  # more prototypes than images
+        (torch.eye(4)[:1].repeat(4, 1), 0.0),
+        (torch.full((4, 6), 1 / 6), 0.0),
+        (torch.eye(4)[[0, 0, 1, 1]], 0.5),
+    ],
+)
+def test_what_targets_say_about_their_images(targets: Tensor, told: float) -> None:
+    found = of_targets(targets, torch.zeros_like(targets), 0.1)
+    assert found["target_information"] == pytest.approx(told, abs=1e-6)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .encoders import load as load
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
+    from .pictures import show as show
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "embed": "evaluation",
     "evaluate": "evaluation", "load": "encoders", "pretrain": "training",
+    "show": "pictures",
 }  # fmt: skip
 
-__all__ = ["Collapsed", "Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain"]
+__all__ = ["Collapsed", "Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain", "show"]
 
 
 def __getattr__(name: str) -> object:

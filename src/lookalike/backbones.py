@@ -119,6 +119,19 @@ class Backbone(nn.Module):
             )
         return Tokens(feature, sequence[:, :registers], sequence[:, registers:])
 
+    def attention(self, x: Tensor) -> Tensor:
+        """The last block's self-attention of images (B, C, H, W): (B, heads, 1 + R + N, 1 + R + N), rows sum to 1.
+
+        The first row is the class token's; the last N columns are the patches.
+
+        Raises:
+            ValueError: the backbone is no plain ViT with a class token, or its blocks do not attend as the paper's.
+        """
+        raise ValueError(
+            f"{self.name} has no class token that attends to patches. Choose a plain ViT, such as "
+            "vit_small_patch16_224."
+        )
+
     def check_size(self, size: int) -> None:
         """Raises ValueError, naming a size that works, if images of `size` pixels a side cannot be taken."""
         try:
@@ -201,6 +214,28 @@ class ViT(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         feature: Tensor = self.net.forward_head(self._sequence(x, None))
         return feature
+
+    def attention(self, x: Tensor) -> Tensor:
+        from timm.layers import Attention
+
+        if self.net.cls_token is None:
+            return super().attention(x)
+        found = [part for part in self.net.blocks[-1].modules() if isinstance(part, Attention)]
+        if len(found) != 1:
+            raise ValueError(
+                f"The last block of {self.name} holds {len(found)} of timm's Attention layers, and must hold one for "
+                "its attention to be shown. Choose a plain ViT, such as vit_small_patch16_224."
+            )
+        attn, seen = found[0], list[Tensor]()
+        hook = attn.qkv.register_forward_hook(lambda module, args, y: seen.append(y))
+        try:
+            self._sequence(x, None)
+        finally:
+            hook.remove()
+        b, tokens, _ = seen[0].shape
+        q, k, _ = seen[0].view(b, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, tokens, d)
+        logits: Tensor = attn.scale * attn.q_norm(q) @ attn.k_norm(k).mT
+        return logits.softmax(-1)
 
     @torch.no_grad()
     def start_as_moco_v3(self, *, freeze_patches: bool) -> None:

@@ -31,6 +31,7 @@ lookalike: self-supervised learning of image representations
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
+  lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
@@ -115,6 +116,29 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Show:
+    """Draw what an encoder sees: its attention, its patches as colours, the nearest neighbours of some images."""
+
+    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder (scanned recursively) or a text file of paths."""
+    what: tuple[Literal["attention", "pca", "neighbours"], ...] = ()
+    """The pictures. Without it all that the encoder has: attention takes a plain ViT with a class token."""
+    out: str = "show"
+    """Folder of the pictures."""
+    count: int = 8
+    """Images per picture, drawn by the seed."""
+    image_size: int | None = None
+    """Pixels that the encoder sees: larger ones make finer maps. Without it those it was trained or published at."""
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace pictures that are there."""
+
+
+@dataclass(frozen=True)
 class Check:
     """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
 
@@ -166,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         "pretrain": pretrain,
         "evaluate": evaluate,
         "embed": embed,
+        "show": show,
         "views": views,
         "check": check,
         "list": show_list,
@@ -407,6 +432,21 @@ def embed(argv: list[str]) -> None:
         print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
     if path.suffix == ".npz":
         print(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
+
+
+def show(argv: list[str]) -> None:
+    options = _parse(Show, argv, "show")
+    from .pictures import show as draw
+
+    _imported()
+
+    files = draw(
+        options.encoder, options.data, out=options.out, what=options.what, count=options.count,
+        image_size=options.image_size, workers=_workers(options.workers), seed=options.seed,
+        overwrite=options.overwrite, say=print,
+    )  # fmt: skip
+    print(f"Wrote {', '.join(map(str, files))}")
+    print(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
 
 
 def check(argv: list[str]) -> None:

@@ -223,6 +223,8 @@ class Method(nn.Module):
     sync_batchnorm: ClassVar[bool] = True
     """Whether BatchNorm sees the joined batch of all processes."""
 
+    watches_heads: ClassVar[bool] = True
+    """Whether heads that make the same of all images mean a collapse; not where what is common is taken off later."""
     needs_mask_token: ClassVar[bool] = False
     """Whether patches are masked: only plain ViTs can do that."""
 

@@ -39,10 +39,13 @@ RUINED = 3
 NAMES = ("spread", "effective_rank", "alignment", "uniformity", "recognition")
 """The figures of a look, as `metrics.jsonl` calls them."""
 
+TOLD = 0.02
+"""A teacher's targets that say less about their image, as a share of the most there is, are the same for all images. In
+healthy trainings the lowest was 0.095, in collapsed ones the highest 0.001 after 24 steps (`docs/health.md`)."""
 SPREADS = {"spread": "features", "head_spread": "head's outputs", "embedding_deviation": "embeddings"}
 """Figures that all but vanish in a collapse, where there are such, and whose spread over the images they are."""
-EMBEDDING = ("embedding_correlation", "embedding_deviation")
-"""Figures of methods that shape the embeddings' covariance, which are judged by their first ones, too."""
+OWN = ("embedding_correlation", "embedding_deviation")
+"""Figures of methods' own that are judged by their first ones, too."""
 
 Word = Literal["learning", "not learning", "collapsed", "diverged"]
 
@@ -102,7 +105,7 @@ def judge(
 
     Args:
         first: figures of the untrained encoder, `loss` of the first steps, and, of the first step, `head_spread` if
-            there is a head, and those of `EMBEDDING` that the method has.
+            there is a head, and those of `OWN` that the method has.
         now: the same after `steps` optimizer steps.
         lr: the configured learning rate, for the advice.
         steps: optimizer steps that were made.
@@ -122,6 +125,12 @@ def judge(
             "collapsed", f"the numbers of an embedding say the same: they correlate by {same:.3f}.",
             f"See that the loss keeps them apart (a covariance term). {lower}",
         )  # fmt: skip
+    if now.get("target_information", 1.0) < TOLD:
+        return Verdict(
+            "collapsed",
+            f"the teacher's targets are the same for all images (information {now['target_information']:.2g} of 1).",
+            f"See that they are centred, and sharper than what tells them. {lower}",
+        )
     for name, what in SPREADS.items():
         if name not in first or name not in now or not now[name] < COLLAPSED * first[name]:
             continue

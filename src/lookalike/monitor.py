@@ -21,7 +21,7 @@ from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
-from .health import EMBEDDING, RUINED, SETTLED, Health, Verdict, judge, ruined
+from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -123,7 +123,7 @@ class Monitor(Callback):
                 encoder = module.method.encoder
                 self.first = self.health(encoder) if self.run.init or done else self.health.untrained(encoder)
             for name, part in module.method.named_children():
-                if not isinstance(part, Backbone):
+                if module.method.watches_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
         if not self.quiet and sys.stdout.isatty():
             words = TextColumn(
@@ -182,7 +182,7 @@ class Monitor(Callback):
         if "head_spread" not in self.first and step <= LOG_EVERY:
             own = module.method.figures() if self.health is not None else {}
             self.first |= heads
-            for name in EMBEDDING:
+            for name in OWN:
                 if name in own:
                     self.first.setdefault(name, own[name])
         if not self._has_row(step):

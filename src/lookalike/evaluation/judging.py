@@ -73,7 +73,7 @@ def evaluate(
     if path is not None and path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
     _check(batch_size, image_size)
-    model = _open(encoder)
+    model = opened(encoder)
     first = open_source(train, channels=model.channels, labelled=True)
     second = open_source(test, channels=model.channels, labelled=True, classes=first.classes)
     assert first.classes is not None
@@ -198,7 +198,7 @@ def embed(
     if out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".csv"):
         raise ValueError(f"{out} must end in .npz, .parquet or .csv.")  # before the work, not after it
     _check(batch_size, image_size)
-    model = _open(encoder)
+    model = opened(encoder)
     source = open_source(data, channels=model.channels)
     found = _features(model, source, "images", image_size, batch_size, workers, say)
     if out is not None:
@@ -226,7 +226,7 @@ def label_free(
     Raises:
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
     """
-    model = _open(encoder)
+    model = opened(encoder)
     source = open_source(data, channels=model.channels)
     count = min(images, len(source))
     if count < 2:
@@ -263,7 +263,8 @@ def _sha256(encoder: str | os.PathLike[str] | Backbone, model: Backbone) -> str:
     return encoders.file_sha256(Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder))
 
 
-def _open(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
+def opened(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
+    """An encoder, loaded unless it is, on the GPU where there is one."""
     model = encoder if isinstance(encoder, nn.Module) else encoders.load(encoder)
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -3,6 +3,8 @@
 B images, V views, D features. All work in float32, or in float64 where the features are, on the features' device.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -146,11 +148,16 @@ def of_targets(targets: Float[Tensor, "B K"], scores: Float[Tensor, "B K"], temp
     """What self-distillation watches: the targets' `entropy` and `usage`, and how far a student is from telling them.
 
     `scores` are the student's, divided by `temperature`; the distance is the Kullback-Leibler divergence in nats.
+    `target_information` is what a target says about its image: the entropy of all images' mean target less that of
+    each, as a share of the most there is, log min(B, K). It is 0 in both collapses, where all images have one target,
+    vague or sharp.
     """
     log_told = (_exact(scores) / temperature).log_softmax(-1)
+    told = entropy(targets.mean(0)) - entropy(targets)
     divergence = (targets * (targets.clamp(min=1e-12).log() - log_told)).sum(-1).mean()
     return {
         "teacher_entropy": entropy(targets),
+        "target_information": told * math.log(targets.shape[1]) / math.log(max(2, min(targets.shape))),
         "prototype_usage": usage(targets),
         "teacher_student_kl": float(divergence),
     }

@@ -18,6 +18,8 @@ from ..views import View, cropped_from, dino_views, two_global, without_blur
 class DINO(Method):
     """Predict, from any view, how a slowly moving copy sorts the image's global views among prototypes."""
 
+    watches_heads = False  # scores have much in common, which the centre takes off
+
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's ImageNet setting for a ViT-S/16 (100 epochs)."""

@@ -21,6 +21,7 @@ from ..views import View, dino_views, without_blur
 class DINOv2(Method):
     """DINO for whole images, iBOT for hidden patches, and a push that keeps the images of a batch apart (KoLeo)."""
 
+    watches_heads = False  # scores have much in common, which the centre takes off
     needs_mask_token = True
 
     @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid=
 class IBOT(Method):
     """DINO whose student also tells, for patches that are hidden from it, what the teacher sees there."""
 
+    watches_heads = False  # scores have much in common, which the centre takes off
     needs_mask_token = True
 
     @dataclass(frozen=True)

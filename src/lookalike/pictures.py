@@ -1,0 +1,284 @@
+"""What an encoder sees: where it looks, how its patches group, which images are alike to it. For eyes, no measure."""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backbones import Backbone
+from .data import BrokenImage, Source, open_source
+from .evaluation.features import crop, evaluating, features
+from .evaluation.judging import Data, opened
+from .random import permutation
+from .runs import atomic
+from .views import sheet
+
+What = Literal["attention", "pca", "neighbours"]
+
+CELL = 128
+"""Pixels that an image of a sheet has at least: smaller ones are enlarged by a whole number."""
+NEIGHBOURS = 8
+"""Nearest images beside each one of the sheet."""
+AT_ONCE = 32
+"""Images that the encoder sees together."""
+
+
+def show(
+    encoder: str | os.PathLike[str] | Backbone,
+    images: Data,
+    *,
+    out: str | os.PathLike[str],
+    what: Sequence[What] = (),
+    count: int = 8,
+    image_size: int | None = None,
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Draws what an encoder sees in some images, into `attention.png`, `pca.png` and `neighbours.png`.
+
+    Images are cut as the evaluation protocols cut them. Beside `neighbours.png` lies `neighbours.csv`, which has the
+    names and cosines.
+
+    Args:
+        encoder: what `lookalike.load` takes, or a loaded encoder.
+        images: a folder, a list of paths or a Dataset; labels are not looked at. Neighbours are looked for in all.
+        out: folder of the pictures; made if needed.
+        what: the pictures; all that the encoder has if empty (attention takes a plain ViT with a class token, PCA patch
+            tokens).
+        count: images per picture, drawn by `seed`.
+        image_size: pixels that the encoder sees; without it what it was trained or published at. Larger ones make finer
+            maps.
+        workers: processes that decode, for the neighbours.
+        overwrite: replaces pictures that are there.
+        say: is called with lines about the progress.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: what cannot be shown, read or written, and what to do.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
+    if unknown := set(what) - set(get_args(What)):
+        raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
+    model = opened(encoder)
+    size = image_size or model.image_size
+    model.check_size(size)
+    source = open_source(images, channels=model.channels)
+    places = permutation(len(source), seed, "show").tolist()
+    names, x = _some(source, places, count, size)
+    drawn: dict[What, Tensor] = {}
+    with evaluating(model), torch.inference_mode():
+        batches = [_normalised(part, model) for part in torch.split(x, AT_ONCE)]
+        if _wanted("attention", what, model.attention, batches[0][:1], say):
+            drawn["attention"] = torch.cat([attention_maps(model, batch).cpu() for batch in batches])
+        if _wanted("pca", what, model.tokens, batches[0][:1], say):
+            drawn["pca"] = torch.cat([model.tokens(batch).patches.float().cpu() for batch in batches])
+    folder = Path(out)
+    wanted = [*drawn, *(["neighbours"] if not what or "neighbours" in what else [])]
+    files = {name: folder / f"{name}.png" for name in wanted}
+    for file in files.values():
+        if file.exists() and not overwrite:
+            raise FileExistsError(f"{file} exists. Give another --out, or --overwrite.")
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = _rgb(x)
+    if "attention" in drawn:
+        maps = drawn["attention"]
+        per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
+        _write(files["attention"], [seen, *per_head], size)
+        say(f"attention: {len(x)} images; in each row the image, the mean of {maps.shape[1]} heads, then each head")
+    if "pca" in drawn:
+        first, colours = patch_colours(_grid(drawn["pca"], size, model))
+        _write(files["pca"], [seen, heat(first), colours], size)
+        say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
+    if "neighbours" in files:
+        _neighbours(files["neighbours"], model, source, names, size, workers, say)
+    return [*files.values(), *([folder / "neighbours.csv"] if "neighbours" in files else [])]
+
+
+def attention_maps(model: Backbone, x: Tensor) -> Tensor:
+    """Shares of the class token's attention that each patch gets in the last block.
+
+    (B, C, H, W), normalised -> (B, heads, rows, columns); what goes to the class token and registers is left out.
+    """
+    patch = model.patch_size
+    assert patch is not None
+    rows, columns = (side // patch for side in x.shape[-2:])
+    to_patches = model.attention(x)[:, :, 0, -rows * columns :]
+    return to_patches.view(*to_patches.shape[:2], rows, columns).float()
+
+
+def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Patch tokens of several images as colours that mean the same in all of them (Oquab et al., DINOv2, figure 1).
+
+    The first principal component of all patches parts foreground from background, at Otsu's threshold; the side that is
+    rarer along the borders of images is the foreground. The three components of the foreground's patches are red, green
+    and blue.
+
+    Args:
+        tokens: (M, rows, columns, P), of M images.
+
+    Returns:
+        The first component, from 0 to 1, larger in the foreground (M, rows, columns), and the colours, black in the
+        background (M, 3, rows, columns).
+    """
+    x = tokens.double()
+    first = _components(x.flatten(0, 2), 1).view(x.shape[:3])
+    inner = torch.zeros_like(first, dtype=torch.bool)
+    inner[:, 1:-1, 1:-1] = True
+    if inner.any() and first[~inner].mean() > first[inner].mean():
+        first = -first
+    first = (first - first.min()) / (first.max() - first.min()).clamp(min=1e-12)
+    foreground = first > otsu(first.flatten())
+    colours = torch.zeros(*first.shape, 3, dtype=x.dtype)
+    if int(foreground.sum()) > 3:
+        colours[foreground] = _stretched(_components(x[foreground], 3))
+    return first.float(), colours.movedim(-1, 1).float()
+
+
+def otsu(values: Tensor, bins: int = 256) -> float:
+    """The threshold that leaves values (N,) in [0, 1] with the least variance on its two sides (Otsu, 1979)."""
+    counts = torch.histc(values.double(), bins, 0, 1)
+    centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins
+    below, total = counts.cumsum(0), counts.sum()
+    mass = (counts * centres).cumsum(0)
+    between = (mass[-1] * below - mass * total) ** 2 / (below * (total - below)).clamp(min=1e-12)
+    best = (between >= between.max() * (1 - 1e-9)).nonzero()  # an empty stretch between two groups: take its middle
+    return float((best[0] + best[-1] + 2) / 2 / bins)
+
+
+def heat(values: Tensor) -> Tensor:
+    """Values (..., H, W) in [0, 1] as colours from black over violet and orange to pale yellow: (..., 3, H, W)."""
+    ramp = torch.tensor(
+        [[0.0, 0.0, 0.02], [0.34, 0.06, 0.43], [0.73, 0.21, 0.33], [0.98, 0.55, 0.04], [0.99, 1.0, 0.64]]
+    )
+    at = values.clamp(0, 1) * (len(ramp) - 1)
+    low = at.floor().long().clamp(max=len(ramp) - 2)
+    return torch.lerp(ramp[low], ramp[low + 1], (at - low)[..., None]).movedim(-1, -3)
+
+
+def nearest(found: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of N features (N, D) the k of highest cosine to each of some rows (Q,), themselves left out.
+
+    Returns cosines and places, nearest first, both (Q, min(k, N - 1)).
+    """
+    unit = F.normalize(found)
+    cosine = unit[queries] @ unit.T
+    cosine[torch.arange(len(queries)), queries] = -torch.inf
+    best = cosine.topk(min(k, len(found) - 1))
+    return best.values, best.indices
+
+
+def _wanted(
+    name: What, what: Sequence[What], method: Callable[[Tensor], object], x: Tensor, say: Callable[[str], None]
+) -> bool:
+    """Whether a picture is to be drawn: one that was not asked for by name is left out where the encoder lacks it."""
+    if what and name not in what:
+        return False
+    try:
+        method(x)
+    except ValueError as error:
+        if name in what:
+            raise
+        say(f"{name}: left out. {error}")
+        return False
+    return True
+
+
+def _some(source: Source, places: list[int], count: int, size: int) -> tuple[list[str], Tensor]:
+    """Names and test crops (M, C, size, size), in [0, 1], of the first images that can be read."""
+    names: list[str] = []
+    crops: list[Tensor] = []
+    for place in places:
+        if len(crops) == count:
+            break
+        try:
+            image = crop(source.read(place, None), size)
+        except BrokenImage:
+            continue
+        names.append(source.name(place))
+        crops.append(image.float() / 255 if image.dtype == torch.uint8 else image)
+    if not crops:
+        raise ValueError(f"None of the {len(source)} images could be read; `lookalike check` says why.")
+    return names, torch.stack(crops)
+
+
+def _normalised(x: Tensor, model: Backbone) -> Tensor:
+    p = next(model.parameters())
+    mean, std = (torch.tensor(n).view(-1, 1, 1) for n in (model.mean, model.std))
+    normalised: Tensor = ((x - mean) / std).to(p.device, p.dtype)
+    return normalised
+
+
+def _grid(patches: Tensor, size: int, model: Backbone) -> Tensor:
+    """(M, N, P) -> (M, rows, columns, P)."""
+    side = size // model.patch_size if model.patch_size else round(patches.shape[1] ** 0.5)
+    return patches.view(len(patches), side, -1, patches.shape[2])
+
+
+def _components(x: Tensor, count: int) -> Tensor:
+    """Coordinates (N, count) of samples (N, P) along their principal components; the largest loading is positive."""
+    x = x - x.mean(0)
+    _, directions = torch.linalg.eigh(x.mT @ x)
+    top = directions[:, -count:].flip(1)
+    largest = top.gather(0, top.abs().argmax(0, keepdim=True))
+    found: Tensor = x @ (top * largest.sign())
+    return F.pad(found, (0, count - found.shape[1]))
+
+
+def _stretched(x: Tensor) -> Tensor:
+    """Each column from its 1st to its 99th percentile brought to [0, 1]."""
+    low, high = torch.quantile(x, torch.tensor([0.01, 0.99], dtype=x.dtype), 0)
+    stretched: Tensor = (x - low) / (high - low).clamp(min=1e-12)
+    return stretched.clamp(0, 1)
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Each map (M, H, W) as a share of its largest value."""
+    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def _rgb(x: Tensor) -> Tensor:
+    """Images (M, C, H, W) in [0, 1] with 3 channels: the first 3, or the first as grey."""
+    return x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
+
+
+def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:
+    """A sheet with a row per image; all columns (M, 3, h, w) are enlarged to the same cell."""
+    cell = size * max(1, round(CELL / size))
+    with atomic(path) as temporary:
+        sheet([F.interpolate(c, (cell, cell)) for c in columns], None, None, len(columns[0])).save(temporary)
+
+
+def _neighbours(
+    path: Path, model: Backbone, source: Source, names: list[str], size: int, workers: int, say: Callable[[str], None]
+) -> None:
+    made = features(
+        model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
+        progress=lambda done, total: say(f"neighbours: {done} of {total} images") if done % 5120 == 0 else None,
+    )  # fmt: skip
+    if len(made.names) < 2:
+        raise ValueError("One image alone has no neighbours. Give a folder of more.")
+    rows = {name: row for row, name in enumerate(made.names)}
+    queries = torch.tensor([rows[name] for name in names])
+    cosines, places = nearest(made.features, queries, NEIGHBOURS)
+    shown = [queries[:, None], places]
+    columns = [_rgb(_some(source, made.index[c].tolist(), len(c), size)[1]) for c in torch.cat(shown, 1).unbind(1)]
+    _write(path, columns, size)
+    with (
+        atomic(path.with_suffix(".csv")) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["image", "rank", "neighbour", "cosine"])
+        for name, values, found in zip(names, cosines.tolist(), places.tolist()):
+            writer.writerows([name, n, made.names[p], f"{v:.4f}"] for n, (v, p) in enumerate(zip(values, found), 1))
+    say(f"neighbours: {len(names)} images, each followed by the {places.shape[1]} nearest of {len(made.names)}")
