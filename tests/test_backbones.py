@@ -86,9 +86,14 @@ def test_init_takes_official_checkpoints_whole(tmp_path: Path) -> None:
         fresh = copy.deepcopy(made)
         for p in fresh.net.parameters():
             nn.init.uniform_(p)
+        if fresh.mask_token is not None:
+            nn.init.uniform_(fresh.mask_token)
         count = len(fresh.export_state())
         line = encoders.start_from(fresh, str(tmp_path / "teacher.pth"))
-        assert line.endswith(f"teacher.pth: {count} of {count} tensors")
+        token = ", and the mask token" if "backbone.mask_token" in state else ""
+        assert line.endswith(f"teacher.pth: {count} of {count} tensors{token}")
+        if token:
+            assert torch.equal(fresh.mask_token, state["backbone.mask_token"])
         for name, value in made.export_state().items():
             assert torch.equal(value, fresh.export_state()[name]), name
 

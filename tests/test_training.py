@@ -25,8 +25,9 @@ from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
 from lookalike.health import Health
+from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
-from lookalike.monitor import Monitor
+from lookalike.monitor import Monitor, Probe
 from lookalike.optim import Optim
 from lookalike.runs import Diverged, Folder, Run, read_run
 from lookalike.schedules import Schedule
@@ -668,6 +669,89 @@ def test_init_starts_from_weights(photos: Path, tmp_path: Path, capsys: pytest.C
             assert torch.equal(a[name], b[name])
 
 
+def kept_at_step(out: Path, step: int) -> dict[str, Tensor]:
+    content = torch.load(Folder(out).checkpoints / f"epoch={step}.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in content.items() if "running" not in name and "num_batches" not in name}
+
+
+def test_the_encoder_stays_as_init_gave_it_while_the_head_learns(photos: Path, tmp_path: Path) -> None:
+    training.pretrain(tiny_run(photos, tmp_path / "first", epochs=1))
+    first = load_file(Folder(tmp_path / "first").weights)
+    second = tiny_run(photos, tmp_path / "second", init=str(tmp_path / "first"), frozen_epochs=2.0)
+    training.pretrain(second)
+    for epoch in (1, 2, 3):
+        now = kept_at_step(tmp_path / "second", epoch)
+        same = [
+            torch.equal(v, first[k.removeprefix("method.backbone.net.")]) for k, v in now.items() if "backbone" in k
+        ]
+        assert len(same) >= 4
+        assert all(same) if epoch < 3 else not any(same)
+    a, b = (kept_at_step(tmp_path / "second", epoch) for epoch in (1, 2))
+    assert not torch.equal(a["method.projector.0.weight"], b["method.projector.0.weight"])
+    assert "the encoder stays as it is for 2 epochs" in Folder(tmp_path / "second").log.read_text()
+    # stopped in the frozen time, and resumed
+    out = tmp_path / "stopped"
+    part = tiny_run(photos, out, init=str(tmp_path / "first"), frozen_epochs=2.0)
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+            trainer.should_stop = trainer.global_step == 7
+
+    training.pretrain(part, callbacks=[Stop()])
+    training.pretrain(tiny_run(photos, out, init=str(tmp_path / "first"), frozen_epochs=2.0, resume=True))
+    assert_same_run(out, tmp_path / "second")
+
+
+def test_a_tenth_of_the_epochs_is_frozen_with_init_alone(photos: Path, tmp_path: Path) -> None:
+    for init, stated, settled in ((None, None, None), ("x", None, 2.0), ("x", 0.0, 0.0), ("x", 0.5, 0.5)):
+        run = tiny_run(photos, tmp_path / "run", epochs=20, init=init, frozen_epochs=stated)
+        assert training.resolve(run, 40)[0].frozen_epochs == settled
+    with pytest.raises(ValueError, match=r"frozen_epochs is 1\.0 without init"):
+        tiny_run(photos, tmp_path / "run", frozen_epochs=1.0)
+    with pytest.raises(ValueError, match="frozen_epochs is -1"):
+        tiny_run(photos, tmp_path / "run", init="x", frozen_epochs=-1)
+
+
+def test_forgetting_is_said(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-NN before and after: a wild learning rate spoils what the weights knew."""
+    told = iter([0.9, 0.4])
+    monkeypatch.setattr(Probe, "__call__", lambda self, encoder: next(told))
+    training.pretrain(tiny_run(labelled, tmp_path / "first", epochs=1))
+    probe = (str(labelled / "train"), str(labelled / "test"))
+    training.pretrain(
+        tiny_run(labelled, tmp_path / "second", epochs=1, init=str(tmp_path / "first"), probe=probe, save_every=9)
+    )
+    said = Folder(tmp_path / "second").log.read_text()
+    assert "k-NN before training: 90.0%" in said
+    assert "k-NN top-1: 90.0% before training, 40.0% now" in said
+    assert "WARNING: the encoder is worse at this than before training: it forgets what --init knew." in said
+
+
+@pytest.mark.parametrize("method", ["simclr", "dinov2"])
+def test_activations_computed_twice_change_nothing(method: str, photos: Path, tmp_path: Path) -> None:
+    views = (View(size=32, scale=(0.4, 1.0)), View(size=32, scale=(0.4, 1.0)))
+    sizes: dict[str, Any] = {"hidden_dim": 16, "views": views}
+    if method == "dinov2":
+        sizes |= {"bottleneck_dim": 8, "prototypes": 16, "drop_path": 0.5}
+    cfg = get_method(method).Config(**sizes)
+    for name, asked in (("a", False), ("b", True)):
+        run = tiny_run(
+            photos, tmp_path / name, method=cfg, backbone="test_vit", epochs=1, fit=False, checkpoint_activations=asked
+        )
+        training.pretrain(run)
+    for a, b in zip(losses(tmp_path / "a"), losses(tmp_path / "b"), strict=True):
+        assert a == b
+    assert_equal(state(tmp_path / "a")["state_dict"], state(tmp_path / "b")["state_dict"])
+
+
+def test_activations_are_computed_again_in_the_student_alone(photos: Path, tmp_path: Path) -> None:
+    cfg = get_method("dino").Config(prototypes=16)
+    run = tiny_run(photos, tmp_path, method=cfg, backbone="test_vit", image_size=32, checkpoint_activations=True)
+    method = training.build(training.resolve(run, 40)[0])
+    assert method.backbone.net.grad_checkpointing
+    assert not method.teacher[0].net.grad_checkpointing
+
+
 def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     training.pretrain(tiny_run(photos, first, epochs=1, normalise="data"))
@@ -691,6 +775,8 @@ def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: 
         ({"precision": "fp16"}, "needs a GPU"),
         ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),
         ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),
+        ({"checkpoint_activations": True}, "has BatchNorm, which computing twice"),
+        ({"checkpoint_activations": True, "backbone": "torchvision/alexnet", "image_size": 64}, "cannot compute its"),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_folder(

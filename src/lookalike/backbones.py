@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -119,6 +120,22 @@ class Backbone(nn.Module):
             )
         return Tokens(feature, sequence[:, :registers], sequence[:, registers:])
 
+    def checkpoint_activations(self) -> None:
+        """From now on each block's input alone is kept for the backward pass, which computes the rest once more.
+
+        Raises:
+            ValueError: the network cannot, or its BatchNorm would count each batch twice.
+        """
+        advice = "Choose a ViT or ConvNeXt of timm's, or a smaller batch in more micro-batches (--accumulate)."
+        if any(isinstance(part, _BatchNorm) for part in self.modules()):
+            raise ValueError(f"{self.name} has BatchNorm, which computing twice would feed each batch twice. {advice}")
+        if not self._recompute():
+            raise ValueError(f"{self.name} cannot compute its activations once more. {advice}")
+
+    def _recompute(self) -> bool:
+        """Asks the network for it; False if it cannot."""
+        return False
+
     def attention(self, x: Tensor) -> Tensor:
         """The last block's self-attention of images (B, C, H, W): (B, heads, 1 + R + N, 1 + R + N), rows sum to 1.
 
@@ -214,6 +231,10 @@ class ViT(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         feature: Tensor = self.net.forward_head(self._sequence(x, None))
         return feature
+
+    def _recompute(self) -> bool:
+        self.net.set_grad_checkpointing(True)
+        return True
 
     def attention(self, x: Tensor) -> Tensor:
         from timm.layers import Attention
@@ -361,6 +382,13 @@ class _Timm(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         return _pooled(self.net(x))
+
+    def _recompute(self) -> bool:
+        try:
+            self.net.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError):  # not all networks have it, and some assert that they do not
+            return False
+        return True
 
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)

@@ -259,6 +259,11 @@ class Method(nn.Module):
         return cfg
 
     @classmethod
+    def views(cls, cfg: _Config, at: Progress) -> tuple[View, ...]:
+        """The views of a step: those of the configuration, unless a method changes them on its way."""
+        return cfg.views
+
+    @classmethod
     def drop_path(cls, cfg: _Config) -> float:
         """Probability that the student's last residual block is skipped, in [0, 1); less for the blocks before."""
         return 0.0

@@ -161,6 +161,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         raise FileNotFoundError(f"No weights at {weights}. Give a run, a weights file, timm/NAME or torchvision/NAME.")
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
+    token, place = state.pop("mask_token", None), backbone.mask_token
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if len(fitting) < len(own) / 2:
         raise ValueError(
@@ -168,8 +169,12 @@ def start_from(backbone: Backbone, weights: str) -> str:
             "Give the --backbone that the weights are of."
         )
     backbone.load_exported(own | fitting)
+    if place is not None and token is not None and token.numel() == place.numel():
+        with torch.no_grad():
+            place.copy_(token.view_as(place))
     missing = [name for name in own if name not in fitting]
-    left = f"; random as before: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
+    left = "" if place is None or token is None else ", and the mask token"
+    left += f"; random as before: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
     return f"{weights}: {len(fitting)} of {len(own)} tensors{left}"
 
 

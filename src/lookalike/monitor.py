@@ -325,4 +325,11 @@ class Monitor(Callback):
             text += f"\nVerdict: {self.verdict}"
         if len(self.knn) > 1:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
+            assert self.probe is not None
+            chance = math.sqrt(self.knn[0] * (1 - self.knn[0]) / len(self.probe.test))
+            if self.run.init and self.knn[-1] < self.knn[0] - 2 * chance:
+                text += (
+                    "\nWARNING: the encoder is worse at this than before training: it forgets what --init knew. Try a "
+                    f"lower --optim.lr (it was {self.run.method.optim.lr:g}), or more --frozen-epochs."
+                )
         return text

@@ -81,6 +81,8 @@ class Options:
     """Replace the run in `--out`."""
     init: str | None = None
     """Start the encoder from weights: a run, a weights file, timm/NAME or torchvision/NAME."""
+    frozen_epochs: float | None = None
+    """Epochs in which the encoder stays as `--init` gave it, and only heads learn. Without it a tenth of the epochs."""
     probe: tuple[str, str] | None = None
     """Labelled folders TRAIN TEST for a k-NN that is shown during training."""
     save_every: int = 10
@@ -89,6 +91,9 @@ class Options:
     """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """A logger beside `metrics.jsonl`."""
+    checkpoint_activations: bool = False
+    """Keep the input of each block alone and compute the rest once more for the backward pass: a fraction of the memory
+    for a third more time. Not for networks with BatchNorm."""
     compile: bool = False
     """Compile backbone and heads with torch.compile."""
     fit: bool = True
@@ -104,6 +109,13 @@ class Options:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken is {self.max_broken}; it is a share between 0 and 1.")
+        if self.frozen_epochs is not None and self.frozen_epochs < 0:
+            raise ValueError(f"frozen_epochs is {self.frozen_epochs}; it must be at least 0.")
+        if self.frozen_epochs and self.init is None:
+            raise ValueError(
+                f"frozen_epochs is {self.frozen_epochs} without init: the encoder would stay as random as it is. Give "
+                "--init the weights to start from."
+            )
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: one goes on with the run, one replaces it.")
 

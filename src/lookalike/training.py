@@ -66,7 +66,7 @@ from .runs import (
     write_run,
 )
 from .schedules import Schedule
-from .views import make_views, resized, sheet
+from .views import View, make_views, resized, sheet
 
 SAVE_SECONDS = 600
 """`last.ckpt` is at most this old, however long an epoch is."""
@@ -152,6 +152,8 @@ class Pretraining(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
         fused = self.run.precision != "fp16"
+        # and torch's fused SGD fails on parameters that take their first step later than others
+        fused = fused and not (self.run.frozen_epochs and self.run.method.optim.name == "sgd")
         self.rates = optim.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
         return self.rates.optimizer
 
@@ -166,7 +168,12 @@ class Pretraining(LightningModule):
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         with torch.profiler.record_function("lookalike.views"), torch.no_grad():
             views = make_views(
-                batch, self.run.method.views, batch.keys, mean=backbone.mean, std=backbone.std, memory_format=layout
+                batch,
+                self.method.views(self.run.method, self.at),
+                batch.keys,
+                mean=backbone.mean,
+                std=backbone.std,
+                memory_format=layout,
             )
             views = [v.to(self.dtype, memory_format=layout) for v in views]
         return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
@@ -226,6 +233,9 @@ class Pretraining(LightningModule):
             for p in self.method.parameters():
                 p.grad = None  # optimizers pass over parameters without a gradient
             return
+        if self.at.epoch < (self.run.frozen_epochs or 0):
+            for p in self.method.backbone.parameters():
+                p.grad = None
         self.method.before_step(self.at)
         optim.clip(self.method, self.run.method.optim)
 
@@ -658,7 +668,8 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
         workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
     settled = dataclasses.replace(
         run, method=fitted, image_size=size, precision=precision, workers=workers, fit=False,
-        decode_size=run.decode_size or 2 * size,
+        decode_size=run.decode_size or 2 * max(v.size for v in _all_views(fitted, run.epochs)),
+        frozen_epochs=run.epochs / 10 if run.init and run.frozen_epochs is None else run.frozen_epochs,
     )  # fmt: skip
     return settled, changes
 
@@ -718,10 +729,19 @@ def build(run: Run) -> Method:
             drop_path=method_class.drop_path(run.method) if isinstance(run.backbone, str) else 0.0,
             mask_token=method_class.needs_mask_token,
         )  # fmt: skip
-        for view in run.method.views:
-            backbone.check_size(view.size)
+        for size in sorted({view.size for view in _all_views(run.method, run.epochs)}):
+            backbone.check_size(size)
         method = method_class(run.method, backbone)
+        if run.checkpoint_activations:  # after the teacher was copied, which keeps none
+            backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
+
+
+def _all_views(cfg: Config, epochs: int) -> tuple[View, ...]:
+    """The views of a training's first step and of its last, which may be others."""
+    many = 10**6  # steps of an epoch: the last one is its very end
+    ends = (Progress(step, many * epochs, many) for step in (0, many * epochs - 1))
+    return tuple(view for at in ends for view in cfg.method.views(cfg, at))
 
 
 def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
@@ -921,6 +941,8 @@ def _say_start(
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
     views = ", ".join(f"{v.count} x {v.size} px" for v in cfg.views)
+    if (last := _all_views(cfg, run.epochs)[len(cfg.views) :]) != cfg.views:
+        views += f" (at the end {', '.join(f'{v.count} x {v.size} px' for v in last)})"
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version('lookalike')}  {command_line()}",
@@ -934,6 +956,7 @@ def _say_start(
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
+        *([f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs"] if run.frozen_epochs else []),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
