@@ -104,6 +104,7 @@ def shuffled_keys(part: slice) -> dict[str, Tensor]:
 DISTILLED: dict[str, tuple[type[IBOT] | type[DINOv2], dict[str, object]]] = {
     "ibot": (IBOT, {}),
     "ibot, blocks of single patches": (IBOT, {"blocks": False, "shared_head": False}),
+    "ibot, BatchNorm in the head": (IBOT, {"norm": True}),
     "dinov2": (DINOv2, {"separate_heads": True}),
     "dinov2, sinkhorn": (DINOv2, {"centering": "sinkhorn"}),
     "dinov2, one image with hidden patches": (DINOv2, {"mask_probability": 0.1, "mask_ratios": (0.5, 0.5)}),
@@ -118,6 +119,8 @@ def distilled(name: str, part: slice) -> dict[str, Tensor]:
     views = (View(size=64, count=2), View(size=32))
     cfg = cls.Config(hidden_dim=8, bottleneck_dim=8, prototypes=6, drop_path=0.0, views=views, **changes)
     method = cls(cfg, backbones.create("test_vit", image_size=64, mask_token=True)).double().train()
+    if distributed.world() > 1:
+        distributed.convert(method)
     found = {}
     for step in range(3):
         at = Progress(step, 30, 10)
@@ -187,7 +190,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Te
 def assert_same(found: Tensor, expected: Tensor, what: str) -> None:
     assert found.shape == expected.shape, what
     error = (found - expected).abs().max()
-    assert error <= 1e-9 * expected.abs().max() + 1e-15, f"{what}: off by {error:.1e}"
+    assert error <= 1e-9 * expected.abs().max() + 1e-13, f"{what}: off by {error:.1e}"
 
 
 @pytest.mark.parametrize("name", norms())

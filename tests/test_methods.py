@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -190,6 +190,54 @@ def test_fitted_prototypes_bank_queue_and_crops(images: int, batch_size: int, si
             assert cfg.prototypes == (min(3000, most),) * 3
             assert cfg.bank == images
             assert cfg.optim.warmup_lr <= cfg.optim.lr * cfg.optim.factor(batch_size) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("images", "prototypes", "momentum", "norm", "lr", "sharp"),
+    [
+        (1_000, 1024, 0.99, True, 4e-3, 0.02),
+        (10_000, 1024, 0.99, True, 4e-3, 0.02),
+        (50_000, 4096, None, True, 5e-4, None),
+        (1_300_000, None, None, False, 5e-4, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["dino", "ibot", "dinov2"])
+def test_self_distillation_is_fitted_to_the_number_of_images(
+    name: str, images: int, prototypes: int | None, momentum: float | None, norm: bool, lr: float, sharp: float | None
+) -> None:
+    paper: Any = get_method(name).Config()  # type: ignore[call-arg]
+    run = Run(data="", method=paper, backbone="vit_tiny_patch16_224", epochs=200)
+    cfg: Any = training.resolve(run, images)[0].method
+    assert cfg.prototypes == (prototypes or paper.prototypes)
+    assert cfg.momentum.start == (momentum or paper.momentum.start)
+    assert sum(v.count for v in cfg.views) > 2  # at 224 pixels the paper's views
+    if name == "dinov2":
+        assert cfg.optim.lr == 4e-3
+    else:
+        assert cfg.norm is norm
+        assert cfg.optim.lr == lr
+        assert cfg.teacher_temp.start == (sharp or paper.teacher_temp.start)
+    cfg = cfg.method.fit_to(dataclasses.replace(paper, views=resized(paper.views, 32, 4)), images, 32, 256, 4)
+    assert [v.count for v in cfg.views] == [1, 1]
+    assert not any(v.blur for v in cfg.views)
+
+
+def test_batchnorm_in_ibots_head_sees_all_patches_whatever_is_hidden() -> None:
+    torch.manual_seed(0)
+    for ratios in ((0.0,), (0.3,)):
+        cfg: Any = dataclasses.replace(small("ibot"), norm=True, mask_ratios=ratios, mask_spreads=(0.0,))
+        run = Run(data="", method=cfg, backbone="test_vit", image_size=32)
+        method = training.build(run).train()
+        found = method(batch(method))
+        assert bool(found["loss"].isfinite())
+        found["loss"].backward()
+        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in method.parameters())
+        # student and teacher are alike at first: of patches that are not hidden both say the same
+        x = torch.randn(4, 3, 32, 32)
+        tokens = method.backbone.tokens(x).patches
+        head, teacher = method.get_submodule("head"), method.get_submodule("teacher.1")
+        torch.testing.assert_close(head.patches(tokens), teacher.patches(tokens))  # type: ignore[operator]
+        assert head.patches(tokens).shape == (4, 4, 6)  # type: ignore[operator]
 
 
 def test_views_that_a_user_asked_for_are_kept_whole() -> None:

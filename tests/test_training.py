@@ -31,7 +31,7 @@ from lookalike.monitor import Monitor, Probe
 from lookalike.optim import Optim
 from lookalike.runs import Diverged, Folder, Run, read_run
 from lookalike.schedules import Schedule
-from lookalike.views import View
+from lookalike.views import View, dino_views, larger
 
 
 class TinyNet(nn.Module):
@@ -827,3 +827,57 @@ def test_a_callback_of_the_users_own_may_stop_the_training(photos: Path, tmp_pat
     result = training.pretrain(tiny_run(photos, tmp_path / "run"), callbacks=[Stop()])
     assert state(result.folder)["global_step"] == 3
     assert Folder(result.folder).weights.is_file()
+
+
+def large_run(photos: Path, out: Path, **changes: Any) -> Run:
+    cfg = get_method("dinov2").Config(
+        hidden_dim=16,
+        bottleneck_dim=8,
+        prototypes=16,
+        large_epochs=1.5,
+        large_size=48,
+        views=dino_views(0.32, local=1)[:2],
+    )
+    return tiny_run(photos, out, method=cfg, backbone="test_vit", image_size=32, epochs=3, **changes)
+
+
+def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DINOv2's stage of high resolution: global views grow, positions are interpolated, and it resumes inside."""
+    out, seen = tmp_path / "whole", []
+    make = training.make_views
+
+    def watched(images: Any, views: tuple[View, ...], *args: Any, **options: Any) -> list[Tensor]:
+        made = make(images, views, *args, **options)
+        seen.append([v.shape[-1] for v in made])
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_views", watched)
+        training.pretrain(large_run(photos, out))
+    assert seen[-15:-8] == [[32, 32]] * 7  # half of the second epoch has 7.5 steps before it
+    assert seen[-7:] == [[48, 48]] * 7
+    assert read_run(Folder(out).run)["decode_size"] == 96
+    assert "1 x 32 px, 1 x 32 px (at the end 1 x 48 px, 1 x 48 px)" in Folder(out).log.read_text()
+    assert json.loads(Folder(out).card.read_text())["image_size"] == 32
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+            trainer.should_stop = trainer.global_step == 12
+
+    training.pretrain(large_run(photos, tmp_path / "stopped"), callbacks=[Stop()])
+    training.pretrain(large_run(photos, tmp_path / "stopped", resume=True))
+    assert_same_run(tmp_path / "stopped", out)
+
+
+def test_larger_views_must_fit_the_patches(photos: Path, tmp_path: Path) -> None:
+    cfg = get_method("dinov2").Config(prototypes=16, large_epochs=1.0)
+    with pytest.raises(ValueError, match="cuts images into patches of 16 pixels and cannot take 518 x 518"):
+        training.pretrain(tiny_run(photos, tmp_path / "run", method=cfg, backbone="test_vit", image_size=32))
+    with pytest.raises(ValueError, match="large_epochs is -1"):
+        get_method("dinov2").Config(large_epochs=-1.0)
+
+
+def test_larger_views_keep_their_blur_in_proportion() -> None:
+    first, second, local = larger(dino_views(0.32, local=8), 448)
+    assert (first.size, first.kernel, first.sigma) == (448, 45, (0.2, 4.0))
+    assert (second.size, local) == (448, dino_views(0.32, local=8)[2])

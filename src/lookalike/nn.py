@@ -238,7 +238,8 @@ class DINOHead(nn.Module):
                 layer.weight_v.grad = layer.weight_g.grad = None
 
     def _bottleneck(self, x: Tensor) -> Tensor:
-        z = self.mlp(x)
+        z = self.mlp(x.reshape(-1, x.shape[-1]))  # BatchNorm takes (N, D)
+        z = z.view(*x.shape[:-1], z.shape[-1])
         return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
 
 

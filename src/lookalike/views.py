@@ -165,6 +165,19 @@ def two_global(views: Sequence[View]) -> tuple[View, ...]:
     return (views[0], dataclasses.replace(views[1], count=1))
 
 
+def larger(views: Sequence[View], size: int) -> tuple[View, ...]:
+    """The same views with the first two, the global ones, at `size` pixels, and their blur in proportion."""
+    factor = size / views[0].size
+    global_views = views[:1] if views[0].count > 1 else views[:2]
+    grown = [
+        dataclasses.replace(
+            view, size=size, kernel=_odd(view.kernel * factor), sigma=(view.sigma[0] * factor, view.sigma[1] * factor)
+        )
+        for view in global_views
+    ]
+    return (*grown, *views[len(grown) :])
+
+
 def cropped_from(share: float, views: Sequence[View]) -> tuple[View, ...]:
     """The same views with crops of at least this share of the image's area."""
     return tuple(dataclasses.replace(view, scale=(share, view.scale[1])) for view in views)
@@ -181,10 +194,15 @@ def resized(views: Sequence[View], image_size: int, patch: int | None = None) ->
         dataclasses.replace(
             view,
             size=max(1, round(view.size * factor / step)) * step,
-            kernel=2 * max(0, round((view.kernel * factor - 1) / 2)) + 1,
+            kernel=_odd(view.kernel * factor),
         )
         for view in views
     )
+
+
+def _odd(x: float) -> int:
+    """The nearest odd number, at least 1."""
+    return 2 * max(0, round((x - 1) / 2)) + 1
 
 
 # How many uniform numbers each parameter takes. A name's numbers never change when others come or go.

@@ -30,6 +30,8 @@ class DINO(Method):
         """Width of the embedding that the prototypes are compared with."""
         prototypes: int = 65536
         """Width of the head's output, K."""
+        norm: bool = False
+        """BatchNorm after each hidden layer of the head, as for CNNs."""
         student_temp: float = 0.1
         """Divides the student's scores."""
         teacher_temp: Schedule = Schedule(0.04, every="epoch", grid="dino")
@@ -63,8 +65,7 @@ class DINO(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        is_vit = backbone.patch_size is not None
-        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=not is_vit)
+        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=cfg.norm)
         self.teacher = nn.Teacher(self.backbone, self.head)
         self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
@@ -79,15 +80,18 @@ class DINO(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """Fewer prototypes, a teacher that is sharper and follows faster for few images (`docs/results.md`).
+        """For few images fewer prototypes, a sharper teacher that follows faster, higher rates (`docs/results.md`).
 
-        Small images get two views without blur: local views of 14 pixels show nothing.
+        BatchNorm in the head unless a ViT learns from images as many as ImageNet's. Small images get two views without
+        blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        norm = cfg.norm or patch_size is None or images < core.LIKE_IMAGENET
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
         if images < FEW:
-            cfg = dataclasses.replace(cfg, teacher_temp=dataclasses.replace(cfg.teacher_temp, start=0.02))
+            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02)
+            cfg = dataclasses.replace(cfg, teacher_temp=sharper, optim=dataclasses.replace(cfg.optim, lr=4e-3))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         if patch_size is None:

@@ -15,7 +15,7 @@ from ..optim import Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
-from ..views import View, dino_views, without_blur
+from ..views import View, dino_views, larger, two_global, without_blur
 
 
 class DINOv2(Method):
@@ -64,6 +64,10 @@ class DINOv2(Method):
         """Factor on the learning rate of the patch embedding."""
         drop_path: float = 0.3
         """Probability that the student's last block is skipped; less for the blocks before."""
+        large_epochs: float = 0.0
+        """Last epochs, in which global views are larger: the paper's short stage of high resolution."""
+        large_size: int = 518
+        """Pixels of the global views in those epochs; local views stay."""
         views: tuple[View, ...] = dino_views(0.32, local=8)
         """The first two views are the global ones."""
         optim: Optim = Optim(
@@ -76,7 +80,7 @@ class DINOv2(Method):
             core.check_temperature(teacher_temp=self.teacher_temp)
             core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
             core.check_crops(self, joined=True)
-            core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr")
+            core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr", "large_epochs")
             core.check_drop_path(self.drop_path)
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
@@ -118,8 +122,15 @@ class DINOv2(Method):
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
+
+    @classmethod
+    def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
+        assert isinstance(cfg, cls.Config)
+        if at.epoch < at.steps / at.steps_per_epoch - cfg.large_epochs:
+            return cfg.views
+        return larger(cfg.views, cfg.large_size)
 
     @classmethod
     def drop_path(cls, cfg: core.Config) -> float:

@@ -10,10 +10,10 @@ from .. import core, losses, masks, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import Optim
+from ..optim import FEW, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
-from ..views import View, dino_views, without_blur
+from ..views import View, cropped_from, dino_views, two_global, without_blur
 
 _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid="dino")
 
@@ -37,6 +37,8 @@ class IBOT(Method):
         shared_head: bool = True
         """Whether patches are compared with the same prototypes as whole images, or, by student and teacher alike, with
         as many of their own."""
+        norm: bool = False
+        """BatchNorm after each hidden layer of the head, as for CNNs."""
         student_temp: float = 0.1
         """Divides the student's scores."""
         teacher_temp: Schedule = _WARM
@@ -87,7 +89,7 @@ class IBOT(Method):
         super().__init__(cfg, backbone)
         k = cfg.prototypes
         self.head = nn.DINOHead(
-            backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, k, learn_scale=True,
+            backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, k, norm=cfg.norm, learn_scale=True,
             patch_prototypes=None if cfg.shared_head else k,
         )  # fmt: skip
         self.teacher = nn.Teacher(self.backbone, self.head)
@@ -105,12 +107,20 @@ class IBOT(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
+        """For few images fewer prototypes, a sharper teacher that follows faster, higher rates (`docs/results.md`).
+
+        BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
+        """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        norm = cfg.norm or images < core.LIKE_IMAGENET
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
+        if images < FEW:
+            sharper = Schedule(0.02, every="epoch", grid="dino")
+            optim = dataclasses.replace(cfg.optim, lr=4e-3)
+            cfg = dataclasses.replace(cfg, teacher_temp=sharper, patch_temp=sharper, optim=optim)
         if image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         return cfg
 
     @classmethod
@@ -125,7 +135,8 @@ class IBOT(Method):
         student = self.backbone.tokens(whole, hidden)
         local = nn.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
-        s_patch = self.head.patches(student.patches[hidden])  # (M, K): hidden patches alone
+        told = self.head.patches  # of hidden patches alone, unless BatchNorm sees all, as in the teacher: (M, K)
+        s_patch = told(student.patches)[hidden] if cfg.norm else told(student.patches[hidden])
         t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
         p = self.center(t, cfg.teacher_temp(at))
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
