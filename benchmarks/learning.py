@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import narrow_resnet, small_resnet
+from networks import narrow_resnet, small_resnet, vit_patch4, vit_patch8
 from torch.utils.data import Dataset
 
 import lookalike
@@ -36,7 +36,7 @@ SAME = ("method", "backbone", "image_size", "images", "batch_size", "epochs", "c
 """Settings that make two rows of one seed the same measurement, beside the data and a stated optimizer."""
 
 
-OWN = {"narrow": narrow_resnet, "small": small_resnet}
+OWN = {"narrow": narrow_resnet, "small": small_resnet, "vit_patch4": vit_patch4, "vit_patch8": vit_patch8}
 """Networks of `networks.py`, beside timm's."""
 
 
@@ -134,7 +134,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--backbone", default="narrow", help="narrow, small (a fifth of its work), or a name of timm's")
+    parser.add_argument(
+        "--backbone",
+        default="narrow",
+        help="narrow, small (a fifth of its work), vit_patch4 (32 pixels), vit_patch8 (64), or a name of timm's",
+    )
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=256)

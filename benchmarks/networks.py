@@ -13,6 +13,24 @@ def small_resnet() -> nn.Module:
     return _blocks((16, 32, 64, 128), stride=2)
 
 
+def vit_patch4() -> nn.Module:
+    """A vision transformer for 32 pixels: 64 patches, 3 blocks of 2 heads, 64 wide."""
+    return _vit(32, 4, 64, 2)
+
+
+def vit_patch8() -> nn.Module:
+    """A vision transformer for 64 pixels: 64 patches, 3 blocks of 3 heads, 96 wide."""
+    return _vit(64, 8, 96, 3)
+
+
+def _vit(size: int, patch: int, dim: int, heads: int) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=size, patch_size=patch, embed_dim=dim, depth=3, num_heads=heads, num_classes=0, drop_path_rate=0.0
+    )
+
+
 def _blocks(channels: tuple[int, int, int, int], stride: int) -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 

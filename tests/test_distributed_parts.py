@@ -109,7 +109,7 @@ DISTILLED: dict[str, tuple[type[IBOT] | type[DINOv2], dict[str, object]]] = {
     "dinov2, sinkhorn": (DINOv2, {"centering": "sinkhorn"}),
     "dinov2, one image with hidden patches": (DINOv2, {"mask_probability": 0.1, "mask_ratios": (0.5, 0.5)}),
 }
-"""Methods that the command line does not offer yet, and settings."""
+"""Methods with patches to hide, and settings."""
 
 
 def distilled(name: str, part: slice) -> dict[str, Tensor]:

@@ -46,13 +46,9 @@ METHODS: dict[str, Entry] = {
         "lookalike.methods.deepcluster_v2", "DeepClusterV2", "predict the groups of k-means (2020)"
     ),
     "dino": Entry("lookalike.methods.dino", "DINO", "self-distillation, centred and sharpened (Caron 2021)"),
-}
-
-COMING: dict[str, Entry] = {
     "ibot": Entry("lookalike.methods.ibot", "IBOT", "DINO, and telling hidden patches, for ViTs (Zhou 2022)"),
     "dinov2": Entry("lookalike.methods.dinov2", "DINOv2", "DINO, iBOT and KoLeo, for ViTs (Oquab 2024)"),
 }
-"""Exact, but not yet shown to learn on few images: found by name, and not offered by the command line."""
 
 
 def get_method(name: str) -> "type[Method]":
@@ -61,21 +57,21 @@ def get_method(name: str) -> "type[Method]":
     Raises:
         ValueError: no method has this name; the nearest names are in the message.
     """
-    if name not in METHODS | COMING:
+    if name not in METHODS:
         from ..runs import nearest
 
         raise ValueError(f"No method is called '{name}'. {nearest(name, list(METHODS))}")
-    entry = (METHODS | COMING)[name]
+    entry = METHODS[name]
     method: type[Method] = importlib.import_module(entry.module).__dict__[entry.cls]
     return method
 
 
 def __getattr__(name: str) -> object:
     """`lookalike.methods.SimCLR` without importing every method."""
-    for key, entry in (METHODS | COMING).items():
+    for key, entry in METHODS.items():
         if entry.cls == name:
             return get_method(key)
     raise AttributeError(f"module 'lookalike.methods' has no attribute '{name}'")
 
 
-__all__ = ["COMING", "METHODS", "Entry", "get_method"]
+__all__ = ["METHODS", "Entry", "get_method"]

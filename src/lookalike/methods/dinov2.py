@@ -11,7 +11,7 @@ from .. import core, distributed, losses, masks, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import Group, Optim
+from ..optim import FEW, Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
@@ -117,10 +117,15 @@ class DINOv2(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """Fewer prototypes and a teacher that follows faster for few images, no blur for small ones."""
+        """For few images fewer prototypes and a sharper teacher that follows faster (`docs/results.md`).
+
+        Small images get two views without blur.
+        """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        if images < FEW:
+            cfg = dataclasses.replace(cfg, teacher_temp=Schedule(0.02, every="epoch", grid="dino"))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
