@@ -126,14 +126,14 @@ def test_reduced_precision_is_widened(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("targets", "told"),
     [
-        (torch.eye(4), 1.0),
         (torch.eye(4).repeat(2, 1), 1.0),  # two images a prototype: all prototypes are told apart
-        (torch.eye(8)[:4], 1.0),  # more prototypes than images
-        (torch.eye(4)[:1].repeat(4, 1), 0.0),
-        (torch.full((4, 6), 1 / 6), 0.0),
-        (torch.eye(4)[[0, 0, 1, 1]], 0.5),
+        (torch.eye(16)[:8], 1.0),  # more prototypes than images
+        (torch.eye(4)[:1].repeat(8, 1), 0.0),
+        (torch.full((8, 6), 1 / 6), 0.0),
+        (torch.eye(4)[[0, 0, 1, 1] * 2], 0.5),
     ],
 )
 def test_what_targets_say_about_their_images(targets: Tensor, told: float) -> None:
+    assert "target_information" not in of_targets(targets[:7], torch.zeros_like(targets[:7]), 0.1)
     found = of_targets(targets, torch.zeros_like(targets), 0.1)
     assert found["target_information"] == pytest.approx(told, abs=1e-6)

@@ -190,6 +190,17 @@ def test_one_image_has_no_neighbours(vit: Path, photos: Path, tmp_path: Path) ->
     (tmp_path / "images" / "a.jpg").write_bytes(next(photos.rglob("*.jpg")).read_bytes())
     with pytest.raises(ValueError, match="One image alone has no neighbours"):
         pictures.show(vit, tmp_path / "images", out=tmp_path / "out", what=["neighbours"])
+    said: list[str] = []
+    files = pictures.show(vit, tmp_path / "images", out=tmp_path / "out", say=said.append)
+    assert [f.name for f in files] == ["attention.png", "pca.png"]
+    assert "neighbours: left out. One image alone has no neighbours" in said[-1]
+
+
+def test_a_table_that_is_there_is_not_replaced(vit: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "neighbours.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"neighbours\.csv exists"):
+        pictures.show(vit, photos, out=tmp_path)
+    assert (tmp_path / "neighbours.csv").read_text() == "mine"
 
 
 def test_images_of_one_channel(photos: Path, tmp_path: Path) -> None:

@@ -681,6 +681,10 @@ def test_the_encoder_stays_as_init_gave_it_while_the_head_learns(photos: Path, t
     training.pretrain(second)
     for epoch in (1, 2, 3):
         now = kept_at_step(tmp_path / "second", epoch)
+        if epoch < 3:
+            whole = torch.load(Folder(tmp_path / "second").checkpoints / f"epoch={epoch}.ckpt", weights_only=True)
+            backbone = {k.removeprefix("method.backbone.net."): v for k, v in whole["state_dict"].items()}
+            assert all(torch.equal(v, backbone[k]) for k, v in first.items())  # BatchNorm's statistics, too
         same = [
             torch.equal(v, first[k.removeprefix("method.backbone.net.")]) for k, v in now.items() if "backbone" in k
         ]
@@ -698,7 +702,8 @@ def test_the_encoder_stays_as_init_gave_it_while_the_head_learns(photos: Path, t
             trainer.should_stop = trainer.global_step == 7
 
     training.pretrain(part, callbacks=[Stop()])
-    training.pretrain(tiny_run(photos, out, init=str(tmp_path / "first"), frozen_epochs=2.0, resume=True))
+    # the frozen time is that of the run as it was begun
+    training.pretrain(tiny_run(photos, out, init=str(tmp_path / "first"), resume=True))
     assert_same_run(out, tmp_path / "second")
 
 
@@ -708,6 +713,8 @@ def test_a_tenth_of_the_epochs_is_frozen_with_init_alone(photos: Path, tmp_path:
         assert training.resolve(run, 40)[0].frozen_epochs == settled
     with pytest.raises(ValueError, match=r"frozen_epochs is 1\.0 without init"):
         tiny_run(photos, tmp_path / "run", frozen_epochs=1.0)
+    with pytest.raises(ValueError, match="frozen_epochs is 3 of 3 epochs: the encoder would never learn"):
+        tiny_run(photos, tmp_path / "run", init="x", frozen_epochs=3.0)
     with pytest.raises(ValueError, match="frozen_epochs is -1"):
         tiny_run(photos, tmp_path / "run", init="x", frozen_epochs=-1)
 
@@ -830,6 +837,7 @@ def test_a_callback_of_the_users_own_may_stop_the_training(photos: Path, tmp_pat
 
 
 def large_run(photos: Path, out: Path, **changes: Any) -> Run:
+    """DINOv2 on test_vit at 32 pixels, the last epoch and a half at 48."""
     cfg = get_method("dinov2").Config(
         hidden_dim=16,
         bottleneck_dim=8,
@@ -838,7 +846,8 @@ def large_run(photos: Path, out: Path, **changes: Any) -> Run:
         large_size=48,
         views=dino_views(0.32, local=1)[:2],
     )
-    return tiny_run(photos, out, method=cfg, backbone="test_vit", image_size=32, epochs=3, **changes)
+    options: dict[str, Any] = {"method": cfg, "backbone": "test_vit", "image_size": 32, "epochs": 3} | changes
+    return tiny_run(photos, out, **options)
 
 
 def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -856,7 +865,7 @@ def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, mon
         training.pretrain(large_run(photos, out))
     assert seen[-15:-8] == [[32, 32]] * 7  # half of the second epoch has 7.5 steps before it
     assert seen[-7:] == [[48, 48]] * 7
-    assert read_run(Folder(out).run)["decode_size"] == 96
+    assert read_run(Folder(out).run).decode_size == 96
     assert "1 x 32 px, 1 x 32 px (at the end 1 x 48 px, 1 x 48 px)" in Folder(out).log.read_text()
     assert json.loads(Folder(out).card.read_text())["image_size"] == 32
 
@@ -871,7 +880,12 @@ def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, mon
 
 def test_larger_views_must_fit_the_patches(photos: Path, tmp_path: Path) -> None:
     cfg = get_method("dinov2").Config(prototypes=16, large_epochs=1.0)
-    with pytest.raises(ValueError, match="cuts images into patches of 16 pixels and cannot take 518 x 518"):
+    assert training.resolve(large_run(photos, tmp_path, method=cfg), 40)[0].method.large_size == 512
+    cfg = dataclasses.replace(cfg, large_size=24)
+    with pytest.raises(ValueError, match="--large-size 24 is no larger than the global views of 32 pixels"):
+        training.resolve(large_run(photos, tmp_path, method=cfg), 40)
+    cfg = dataclasses.replace(cfg, large_size=50)
+    with pytest.raises(ValueError, match="cuts images into patches of 16 pixels and cannot take 50 x 50"):
         training.pretrain(tiny_run(photos, tmp_path / "run", method=cfg, backbone="test_vit", image_size=32))
     with pytest.raises(ValueError, match="large_epochs is -1"):
         get_method("dinov2").Config(large_epochs=-1.0)

@@ -248,7 +248,8 @@ class Monitor(Callback):
             if found.word in ("collapsed", "not learning") and (cause := module.method.cause()):
                 found = dataclasses.replace(found, remedy=cause)
             early = {
-                "not learning": row["epoch"] < optim.warmup_epochs + 1 and step < self._steps,
+                "not learning": row["epoch"] < max(optim.warmup_epochs, self.run.frozen_epochs or 0) + 1
+                and step < self._steps,
                 "collapsed": step < SETTLED,
             }
             self.verdict = None if early.get(found.word, False) else found
@@ -326,7 +327,8 @@ class Monitor(Callback):
         if len(self.knn) > 1:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
             assert self.probe is not None
-            chance = math.sqrt(self.knn[0] * (1 - self.knn[0]) / len(self.probe.test))
+            mean = (self.knn[0] + self.knn[-1]) / 2
+            chance = math.sqrt(2 * mean * (1 - mean) / len(self.probe.test))  # of a difference of two accuracies
             if self.run.init and self.knn[-1] < self.knn[0] - 2 * chance:
                 text += (
                     "\nWARNING: the encoder is worse at this than before training: it forgets what --init knew. Try a "

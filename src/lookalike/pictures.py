@@ -85,7 +85,8 @@ def show(
     folder = Path(out)
     wanted = [*drawn, *(["neighbours"] if not what or "neighbours" in what else [])]
     files = {name: folder / f"{name}.png" for name in wanted}
-    for file in files.values():
+    table = folder / "neighbours.csv"
+    for file in [*files.values(), *([table] if "neighbours" in files else [])]:
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists. Give another --out, or --overwrite.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +101,14 @@ def show(
         _write(files["pca"], [seen, heat(first), colours], size)
         say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
     if "neighbours" in files:
-        _neighbours(files["neighbours"], model, source, names, size, workers, say)
-    return [*files.values(), *([folder / "neighbours.csv"] if "neighbours" in files else [])]
+        try:
+            _neighbours(files["neighbours"], model, source, names, size, workers, say)
+        except ValueError as error:
+            if "neighbours" in what:
+                raise
+            say(f"neighbours: left out. {error}")
+            del files["neighbours"]
+    return [*files.values(), *([table] if "neighbours" in files else [])]
 
 
 def attention_maps(model: Backbone, x: Tensor) -> Tensor:

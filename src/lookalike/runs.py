@@ -116,6 +116,11 @@ class Options:
                 f"frozen_epochs is {self.frozen_epochs} without init: the encoder would stay as random as it is. Give "
                 "--init the weights to start from."
             )
+        if self.frozen_epochs and self.frozen_epochs >= self.epochs:
+            raise ValueError(
+                f"frozen_epochs is {self.frozen_epochs:g} of {self.epochs} epochs: the encoder would never learn. Give "
+                f"--frozen-epochs {self.epochs / 10:g} or so."
+            )
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: one goes on with the run, one replaces it.")
 

@@ -134,6 +134,8 @@ class Pretraining(LightningModule):
         self._statistics: list[Tensor] = []
         self._kept: list[Tensor] = []
         """BatchNorm's statistics as they were before the step."""
+        self._still: list[tuple[Tensor, Tensor]] = []
+        """Of these the encoder's, and as they were."""
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in method.modules())
         self.micro_batch: list[Tensor] = []
         """The last micro-batch's views."""
@@ -191,6 +193,8 @@ class Pretraining(LightningModule):
         # only now: moving to a device or to float64 puts other tensors in the buffers' place
         self._statistics = _statistics(self.method)
         self._kept = [b.clone() for b in self._statistics]
+        encoder = {id(b) for part in (self.method.backbone, self.method.encoder) for b in _statistics(part)}
+        self._still = [(b, kept) for b, kept in zip(self._statistics, self._kept) if id(b) in encoder]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro = batch_idx % self.run.accumulate
@@ -233,8 +237,8 @@ class Pretraining(LightningModule):
             for p in self.method.parameters():
                 p.grad = None  # optimizers pass over parameters without a gradient
             return
-        if self.at.epoch < (self.run.frozen_epochs or 0):
-            for p in self.method.backbone.parameters():
+        if self._is_frozen(self.at):
+            for p in self.method.backbone.net.parameters():  # a mask token is no part of most weights
                 p.grad = None
         self.method.before_step(self.at)
         optim.clip(self.method, self.run.method.optim)
@@ -250,9 +254,16 @@ class Pretraining(LightningModule):
             self.skipped_in_a_row += 1
         else:
             self.skipped_in_a_row = 0
+            if self._is_frozen(at):
+                for buffer, kept in self._still:
+                    buffer.copy_(kept)
             if not self.method.sync_batchnorm:
                 distributed.average(self._statistics)
             self.method.after_step(at)
+
+    def _is_frozen(self, at: Progress) -> bool:
+        """Whether the encoder stays as `--init` gave it."""
+        return at.epoch < (self.run.frozen_epochs or 0)
 
     def give_up(self) -> None:
         """Saves the last batch's views and raises Diverged."""
@@ -288,7 +299,7 @@ class Pretraining(LightningModule):
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
 
-def _statistics(method: Method) -> list[Tensor]:
+def _statistics(method: nn.Module) -> list[Tensor]:
     """BatchNorm's running statistics."""
     return [b for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
 
@@ -493,7 +504,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
     before = read_yaml(folder.run) if run.resume else {}
+    settled = run.frozen_epochs
     run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
+    if run.resume and settled is None:  # as it was begun, not a tenth of today's epochs
+        run = dataclasses.replace(run, frozen_epochs=cast("float | None", before.get("frozen_epochs")))
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
@@ -956,7 +970,11 @@ def _say_start(
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
-        *([f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs"] if run.frozen_epochs else []),
+        *(
+            [f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs{_random(origin)}"]
+            if run.frozen_epochs
+            else []
+        ),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
@@ -971,6 +989,13 @@ def _say_start(
         )
     for line in lines:
         folder.say(line)
+
+
+def _random(origin: str) -> str:
+    """Says what freezing means for what `--init` did not hold."""
+    if "; random as before" not in origin:
+        return ""
+    return ", what is random of it, too: --frozen-epochs 0 lets it learn from the start"
 
 
 def _left_out(run: Run) -> list[str]:

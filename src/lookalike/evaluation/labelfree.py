@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+LEAST = 8
+"""Images whose targets may tell them apart; of one or two alone they cannot."""
+
 
 def _exact(x: Tensor) -> Tensor:
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
@@ -150,14 +153,15 @@ def of_targets(targets: Float[Tensor, "B K"], scores: Float[Tensor, "B K"], temp
     `scores` are the student's, divided by `temperature`; the distance is the Kullback-Leibler divergence in nats.
     `target_information` is what a target says about its image: the entropy of all images' mean target less that of
     each, as a share of the most there is, log min(B, K). It is 0 in both collapses, where all images have one target,
-    vague or sharp.
+    vague or sharp. Fewer than `LEAST` images do not tell it.
     """
     log_told = (_exact(scores) / temperature).log_softmax(-1)
     told = entropy(targets.mean(0)) - entropy(targets)
     divergence = (targets * (targets.clamp(min=1e-12).log() - log_told)).sum(-1).mean()
+    most = math.log(max(2, min(targets.shape))) / math.log(max(2, targets.shape[1]))
     return {
+        **({"target_information": told / most} if len(targets) >= LEAST else {}),
         "teacher_entropy": entropy(targets),
-        "target_information": told * math.log(targets.shape[1]) / math.log(max(2, min(targets.shape))),
         "prototype_usage": usage(targets),
         "teacher_student_kl": float(divergence),
     }

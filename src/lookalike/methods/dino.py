@@ -30,8 +30,8 @@ class DINO(Method):
         """Width of the embedding that the prototypes are compared with."""
         prototypes: int = 65536
         """Width of the head's output, K."""
-        norm: bool = False
-        """BatchNorm after each hidden layer of the head, as for CNNs."""
+        norm: bool | None = None
+        """BatchNorm after each hidden layer of the head; None is for CNNs alone."""
         student_temp: float = 0.1
         """Divides the student's scores."""
         teacher_temp: Schedule = Schedule(0.04, every="epoch", grid="dino")
@@ -65,7 +65,8 @@ class DINO(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=cfg.norm)
+        norm = backbone.patch_size is None if cfg.norm is None else cfg.norm
+        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
         self.teacher = nn.Teacher(self.backbone, self.head)
         self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
@@ -87,10 +88,10 @@ class DINO(Method):
         """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        norm = cfg.norm or patch_size is None or images < core.LIKE_IMAGENET
+        norm = True if cfg.norm is None and images < core.LIKE_IMAGENET else cfg.norm
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
         if images < FEW:
-            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02)
+            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
             cfg = dataclasses.replace(cfg, teacher_temp=sharper, optim=dataclasses.replace(cfg.optim, lr=4e-3))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))

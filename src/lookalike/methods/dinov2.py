@@ -123,12 +123,25 @@ class DINOv2(Method):
         """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        patch = patch_size or 1
+        large = max(1, round(cfg.large_size / patch)) * patch
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, large_size=large)
         if images < FEW:
-            cfg = dataclasses.replace(cfg, teacher_temp=Schedule(0.02, every="epoch", grid="dino"))
+            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
+            cfg = dataclasses.replace(cfg, teacher_temp=sharper)
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
+
+    @classmethod
+    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
+        """The stage of high resolution has larger views than those before."""
+        assert isinstance(cfg, cls.Config)
+        if cfg.large_epochs and cfg.large_size <= cfg.views[0].size:
+            raise ValueError(
+                f"--large-size {cfg.large_size} is no larger than the global views of {cfg.views[0].size} pixels. Give "
+                "more, or --large-epochs 0."
+            )
 
     @classmethod
     def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:

@@ -116,7 +116,7 @@ class IBOT(Method):
         norm = cfg.norm or images < core.LIKE_IMAGENET
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
         if images < FEW:
-            sharper = Schedule(0.02, every="epoch", grid="dino")
+            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
             optim = dataclasses.replace(cfg.optim, lr=4e-3)
             cfg = dataclasses.replace(cfg, teacher_temp=sharper, patch_temp=sharper, optim=optim)
         if image_size <= 64:
