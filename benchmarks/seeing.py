@@ -4,7 +4,7 @@
 
 CLOTHES holds train/ and test/ (labels are not used). A ViT of 8-pixel patches (`networks.vit_patch8`) is trained on
 train/; FOLDER/untrained and FOLDER/trained get the pictures of `lookalike.show` for the same test images, seen at twice
-the size of the training.
+the size of the training, and FOLDER itself both side by side.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from networks import vit_patch8
+from PIL import Image
 
 import lookalike
 from lookalike import training
@@ -19,6 +20,15 @@ from lookalike.core import Config
 from lookalike.data import open_source
 from lookalike.methods import get_method
 from lookalike.runs import Run
+
+
+def beside(left: Path, right: Path, out: Path) -> None:
+    """Two sheets of the same images as one picture, at two thirds of their size."""
+    a, b = Image.open(left), Image.open(right)
+    both = Image.new("RGB", (a.width + 12 + b.width, a.height), "white")
+    both.paste(a, (0, 0))
+    both.paste(b, (a.width + 12, 0))
+    both.resize((both.width * 2 // 3, both.height * 2 // 3)).save(out, optimize=True)
 
 
 def main() -> None:
@@ -43,6 +53,8 @@ def main() -> None:
     lookalike.pretrain(run)
     trained = lookalike.load(args.out / "run", backbone=vit_patch8())
     lookalike.show(trained, args.data / "test", out=args.out / "trained", image_size=2 * args.image_size)
+    for name in ("attention", "pca", "neighbours"):
+        beside(args.out / "untrained" / f"{name}.png", args.out / "trained" / f"{name}.png", args.out / f"{name}.png")
 
 
 if __name__ == "__main__":
