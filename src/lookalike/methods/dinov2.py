@@ -123,9 +123,9 @@ class DINOv2(Method):
         """
         assert isinstance(cfg, cls.Config)
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        patch = patch_size or 1
-        large = max(1, round(cfg.large_size / patch)) * patch
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, large_size=large)
+        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+        if cfg.large_epochs and patch_size:
+            cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / patch_size)) * patch_size)
         if images < FEW:
             sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
             cfg = dataclasses.replace(cfg, teacher_temp=sharper)
