@@ -32,6 +32,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from networks import small_resnet
+from rows import append
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -377,9 +378,7 @@ def main() -> None:
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             }
             print(json.dumps(row), flush=True)
-            args.record.parent.mkdir(parents=True, exist_ok=True)
-            with open(args.record, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(args.record, row)
 
 
 if __name__ == "__main__":

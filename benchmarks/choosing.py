@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from networks import small_resnet
+from rows import append
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -237,9 +238,7 @@ def add(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     print(json.dumps({k: row[k] for k in ("name", "seed", "epoch", "knn", "scores")}), flush=True)
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.record, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    append(args.record, row)
 
 
 # ---------------------------------------------------------------- what the rows say

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from networks import narrow_resnet, small_resnet, vit_patch4, vit_patch8
+from rows import append
 from torch.utils.data import Dataset
 
 import lookalike
@@ -160,9 +161,7 @@ def main() -> None:
             continue
         row = one_seed(args, seed)
         print(json.dumps(row, indent=2))
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.record, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(args.record, row)
 
 
 if __name__ == "__main__":

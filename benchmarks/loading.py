@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from photographs import as_files
+from rows import append
 
 from lookalike.data import Loader, open_source
 from lookalike.runs import commit
@@ -127,9 +128,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }  # fmt: skip
         print(json.dumps(row), flush=True)
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.record, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(args.record, row)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from networks import small_resnet
+from rows import append
 
 import lookalike
 from lookalike import optim, training
@@ -131,9 +132,7 @@ def main() -> None:
             continue
         row = one_seed(args, seed)
         print(json.dumps(row), flush=True)
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.record, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(args.record, row)
 
 
 if __name__ == "__main__":

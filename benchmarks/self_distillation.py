@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rows import append
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -169,9 +170,7 @@ def main() -> None:
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             }  # fmt: skip
             print(json.dumps(row))
-            args.record.parent.mkdir(parents=True, exist_ok=True)
-            with open(args.record, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(args.record, row)
 
 
 if __name__ == "__main__":

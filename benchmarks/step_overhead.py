@@ -26,6 +26,7 @@ import numpy as np
 import timm
 import torch
 from lightning.pytorch import Callback
+from rows import append
 
 from lookalike import monitor, optim, training
 from lookalike.core import Batch
@@ -146,9 +147,7 @@ def main() -> None:
         "machine": device,
     }
     print(json.dumps(figures, indent=2))
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.record, "a") as file:
-        file.write(json.dumps(figures) + "\n")
+    append(args.record, figures)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torchvision
+from rows import append
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -237,9 +238,7 @@ def main() -> None:
         "lookalike": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }  # fmt: skip
     print(json.dumps(row))
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.record, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    append(args.record, row)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ for --epochs (31 steps of 64 images each) without warm-up, on one thread. Rows o
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from networks import small_resnet
+from rows import append
 from torch import Tensor
 
 import lookalike
@@ -172,9 +172,7 @@ def main() -> None:
             "looks": looks(out), "end": end, "torch": torch.__version__,
             "lookalike": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }  # fmt: skip
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.record, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(args.record, row)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from photographs import photographs
 from PIL import Image
+from rows import append
 from torchvision.transforms import v2
 
 from lookalike import views
@@ -160,9 +160,7 @@ def main() -> None:
         for name, (middle, least, most) in row["views_per_s"].items():  # type: ignore[attr-defined]
             print(f"  {name:<30} {middle:>9.0f} ({least:.0f}, {most:.0f})")
         print("  ours to the fastest other: {} ({}, {})".format(*row["ratio_to_fastest"]), flush=True)  # type: ignore[misc]
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.record, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(args.record, row)
 
 
 if __name__ == "__main__":
