@@ -7,7 +7,8 @@ One small vision transformer (192 wide, 6 blocks, patches of 8), 2 global views 
 batch 32, 4,096 prototypes, AdamW, fp32, one thread. Views are random and made once: data and augmentation are no part
 of it. Each measurement is a process of its own, so that its peak of memory is its own; libraries take turns in each
 round. A row of JSON per method and library goes to --record, with the median and the range of milliseconds per image
-and the peak resident memory beside that of the process before its first step.
+and the peak resident memory beside that of the process before its first step. Ours is measured with and without
+`checkpoint_activations`.
 
 lightly's side is the loop of its examples: heads, losses, masks and the momentum update are its own; DINO runs each
 view by itself there, iBOT and DINOv2 those of one size together. The optimizer is the same. Images and patches share a
@@ -41,6 +42,7 @@ from lookalike.views import View
 
 BATCH, K, GLOBAL, LOCAL, LOCALS = 32, 4096, 64, 32, 4
 Step = Callable[[int], None]
+CHECKPOINTED = "lookalike, activations checkpointed"
 
 
 def vit() -> VisionTransformer:
@@ -55,11 +57,13 @@ def views() -> list[Tensor]:
     return [torch.randn(BATCH, 3, size, size) for size in (GLOBAL, GLOBAL, *[LOCAL] * LOCALS)]
 
 
-def ours(name: str) -> Step:
+def ours(name: str, *, twice: bool) -> Step:
     recipes = (View(size=GLOBAL, count=2), View(size=LOCAL, count=LOCALS))
     cls: type[Method] = get_method(name)
     cfg = dataclasses.replace(cls.Config(), prototypes=K, views=recipes)
     method = cls(cfg, backbones.create(vit(), image_size=GLOBAL, mask_token=cls.needs_mask_token)).train()
+    if twice:
+        method.backbone.checkpoint_activations()
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-4)
     seen = views()
 
@@ -129,7 +133,7 @@ def lightlys(name: str) -> Step:
 def measure(name: str, library: str, steps: int) -> dict[str, float]:
     """Milliseconds per image of each step, and the peak of memory in MiB above that before the first."""
     torch.set_num_threads(1)
-    step = (ours if library == "lookalike" else lightlys)(name)
+    step = lightlys(name) if library == "lightly" else ours(name, twice=library == CHECKPOINTED)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step(0)
     step(1)
@@ -154,7 +158,7 @@ def main() -> None:
         print(json.dumps(measure(*args.one, args.steps)))
         return
     for name in args.methods:
-        found: dict[str, list[dict[str, float]]] = {"lookalike": [], "lightly": []}
+        found: dict[str, list[dict[str, float]]] = {"lookalike": [], CHECKPOINTED: [], "lightly": []}
         for _ in range(args.rounds):
             for library, rows in found.items():
                 command = [sys.executable, __file__, "--steps", str(args.steps), "--one", name, library]

@@ -126,8 +126,9 @@ def looks(out: Path) -> list[dict[str, Any]]:
         shares = {
             f"{name}_share": round(row[name] / first[name], 4) for name in SPREADS if name in row and name in first
         }
-        if "embedding_correlation" in row:
-            shares["embedding_correlation"] = round(row["embedding_correlation"], 4)
+        for name in ("embedding_correlation", "target_information"):
+            if name in row:
+                shares[name] = round(row[name], 4)
         figures = {name: round(row[name], 4) for name in ("recognition", "effective_rank", "loss")}
         result.append({"step": row["step"], **shares, **figures, "untrained": round(first["recognition"], 4),
                        "verdict": row["verdict"], "why": row["why"]})  # fmt: skip

@@ -125,8 +125,10 @@ def test_two_processes_equal_one(case: tuple[str, str, int], both: tuple[Path, P
     for name, value in one.items():
         if value.is_floating_point():
             assert value.dtype == torch.float64
-            # AdamW makes much of the rounding in gradients that are 0: of biases before BatchNorm, which are tiny
-            assert float((value - two[name]).abs().max()) <= 1e-9 * max(float(value.abs().max()), 0.1), name
+            # a bias before BatchNorm has no gradient but rounding, of which AdamW makes much
+            without_gradient = "head.mlp" in name or "teacher.1.mlp" in name
+            floor = 0.1 if without_gradient and name.endswith("bias") else 1e-3
+            assert float((value - two[name]).abs().max()) <= 1e-9 * max(float(value.abs().max()), floor), name
         else:
             assert torch.equal(value, two[name]), name
     a, b = (folder.rows() for folder in folders)

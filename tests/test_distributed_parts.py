@@ -187,10 +187,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Te
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def assert_same(found: Tensor, expected: Tensor, what: str) -> None:
+def assert_same(found: Tensor, expected: Tensor, what: str, floor: float = 1e-15) -> None:
     assert found.shape == expected.shape, what
     error = (found - expected).abs().max()
-    assert error <= 1e-9 * expected.abs().max() + 1e-13, f"{what}: off by {error:.1e}"
+    assert error <= 1e-9 * expected.abs().max() + floor, f"{what}: off by {error:.1e}"
 
 
 @pytest.mark.parametrize("name", norms())
@@ -266,7 +266,8 @@ def test_self_distillation_is_that_of_the_joined_batch(name: str, two: list[dict
     expected = distilled(name, slice(0, 8))
     for key, wanted in expected.items():
         for process in two:
-            assert_same(process[name][key], wanted, key)
+            # what comes before BatchNorm has parts without a gradient, which hold rounding alone
+            assert_same(process[name][key], wanted, key, 1e-13 if "BatchNorm" in name else 1e-15)
             assert torch.equal(process[name][key], two[0][name][key]), f"{key} differs between the processes"
 
 

@@ -177,6 +177,13 @@ def momentum_for(images: int, momentum: Schedule) -> Schedule:
     return momentum if images >= FEW else dataclasses.replace(momentum, start=min(momentum.start, 0.99))
 
 
+def teacher_temp_for(images: int, temperature: Schedule) -> Schedule:
+    """A teacher's temperature for so many images: 0.02 throughout for few, whose targets stay vague otherwise."""
+    if images >= FEW:
+        return temperature
+    return dataclasses.replace(temperature, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
+
+
 def check_temperature(**schedules: Schedule) -> None:
     """Raises ValueError where a temperature is not above zero at any time; names are those of the options."""
     for name, schedule in schedules.items():

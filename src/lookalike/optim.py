@@ -3,6 +3,7 @@
 This module alone applies schedules, scales by the batch size and leaves one-axis parameters out.
 """
 
+import dataclasses
 import difflib
 import math
 import re
@@ -86,6 +87,10 @@ class Optim:
         """For fewer images than `FEW` `FEW_IMAGES`, else itself."""
         return FEW_IMAGES if images < FEW else self
 
+    def hastened(self, images: int) -> "Optim":
+        """For fewer images than `FEW` with a learning rate of `FEW_LR`, else itself: AdamW's, for transformers."""
+        return dataclasses.replace(self, lr=FEW_LR) if images < FEW else self
+
     def factor(self, batch_size: int) -> float:
         """What learning rates are multiplied by for a global batch of `batch_size` images."""
         ratio = batch_size / self.base_batch
@@ -103,6 +108,9 @@ FEW = 20_000
 FEW_IMAGES = Optim("lars", lr=2.0, scaling="none", weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
 """For few images, whose trainings are short: the papers' optimizers, tuned for 100,000 steps and more, hardly leave
 their start in some hundred. Measured on 1,500 and 3,000 CIFAR-10 images, batches of 64 and 128: `docs/results.md`."""
+
+FEW_LR = 4e-3
+"""AdamW's learning rate per 256 images for few images and transformers: `docs/results.md`."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -73,8 +73,7 @@ def show(
     size = image_size or model.image_size
     model.check_size(size)
     source = open_source(images, channels=model.channels)
-    places = permutation(len(source), seed, "show").tolist()
-    names, x = _some(source, places, count, size)
+    names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
     drawn: dict[What, Tensor] = {}
     with evaluating(model), torch.inference_mode():
         batches = [_normalised(part, model) for part in torch.split(x, AT_ONCE)]
@@ -200,7 +199,7 @@ def _wanted(
     return True
 
 
-def _some(source: Source, places: list[int], count: int, size: int) -> tuple[list[str], Tensor]:
+def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple[list[str], Tensor]:
     """Names and test crops (M, C, size, size), in [0, 1], of the first images that can be read."""
     names: list[str] = []
     crops: list[Tensor] = []

@@ -504,10 +504,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
     before = read_yaml(folder.run) if run.resume else {}
-    settled = run.frozen_epochs
-    run, changes = resolve(run, len(source), cast("int | None", before.get("epochs")))
-    if run.resume and settled is None:  # as it was begun, not a tenth of today's epochs
-        run = dataclasses.replace(run, frozen_epochs=cast("float | None", before.get("frozen_epochs")))
+    run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
@@ -649,10 +646,10 @@ def launched_rank(run: Run) -> int:
     return int(told.get("SLURM_PROCID", 0))
 
 
-def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run, list[str]]:
+def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) -> tuple[Run, list[str]]:
     """Settles all that depends on the data and the machine, so that `run.yaml` says what was done.
 
-    `first_epochs` are those that a resumed run began with: it was fitted to them.
+    `begun` is the `run.yaml` of a run that is resumed: it was fitted to its epochs then.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
     cfg, patch = run.method, backbones.patch_size(run.backbone)
@@ -661,7 +658,7 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     size = max(v.size for v in cfg.views)
     fitted = cfg
     if run.fit:
-        epochs = first_epochs or run.epochs
+        epochs = cast("int", (begun or {}).get("epochs", run.epochs))
         # a stated optimizer is kept whole: no other one's learning rate and decay suit it
         whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
         fitted = fit_to(cfg, images, size, run.batch_size, patch, epochs)
@@ -680,10 +677,15 @@ def resolve(run: Run, images: int, first_epochs: int | None = None) -> tuple[Run
     if workers is None:
         filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
         workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
+    frozen = run.frozen_epochs
+    if frozen is None and begun:  # None for one of before this option
+        frozen = cast("float | None", begun.get("frozen_epochs"))
+    elif frozen is None and run.init:
+        frozen = run.epochs / 10
     settled = dataclasses.replace(
         run, method=fitted, image_size=size, precision=precision, workers=workers, fit=False,
         decode_size=run.decode_size or 2 * max(v.size for v in _all_views(fitted, run.epochs)),
-        frozen_epochs=run.epochs / 10 if run.init and run.frozen_epochs is None else run.frozen_epochs,
+        frozen_epochs=frozen,
     )  # fmt: skip
     return settled, changes
 
@@ -970,11 +972,7 @@ def _say_start(
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
-        *(
-            [f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs{_random(origin)}"]
-            if run.frozen_epochs
-            else []
-        ),
+        *_frozen(run),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
@@ -991,11 +989,14 @@ def _say_start(
         folder.say(line)
 
 
-def _random(origin: str) -> str:
-    """Says what freezing means for what `--init` did not hold."""
-    if "; random as before" not in origin:
-        return ""
-    return ", what is random of it, too: --frozen-epochs 0 lets it learn from the start"
+def _frozen(run: Run) -> list[str]:
+    """Says how long the encoder stays as it is, and what of it."""
+    if not run.frozen_epochs:
+        return []
+    return [
+        f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs, what is random of it, too "
+        "(--frozen-epochs 0 lets it learn from the start)"
+    ]
 
 
 def _left_out(run: Run) -> list[str]:

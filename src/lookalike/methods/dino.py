@@ -10,7 +10,7 @@ from .. import core, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import FEW, Optim
+from ..optim import Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
 
@@ -90,9 +90,8 @@ class DINO(Method):
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         norm = True if cfg.norm is None and images < core.LIKE_IMAGENET else cfg.norm
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        if images < FEW:
-            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
-            cfg = dataclasses.replace(cfg, teacher_temp=sharper, optim=dataclasses.replace(cfg.optim, lr=4e-3))
+        temp = core.teacher_temp_for(images, cfg.teacher_temp)
+        cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=cfg.optim.hastened(images))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         if patch_size is None:

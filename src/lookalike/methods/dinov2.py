@@ -11,7 +11,7 @@ from .. import core, distributed, losses, masks, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import FEW, Group, Optim
+from ..optim import Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
@@ -126,9 +126,7 @@ class DINOv2(Method):
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if cfg.large_epochs and patch_size:
             cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / patch_size)) * patch_size)
-        if images < FEW:
-            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
-            cfg = dataclasses.replace(cfg, teacher_temp=sharper)
+        cfg = dataclasses.replace(cfg, teacher_temp=core.teacher_temp_for(images, cfg.teacher_temp))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg

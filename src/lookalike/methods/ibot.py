@@ -10,7 +10,7 @@ from .. import core, losses, masks, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
-from ..optim import FEW, Optim
+from ..optim import Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
@@ -115,10 +115,8 @@ class IBOT(Method):
         prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
         norm = cfg.norm or images < core.LIKE_IMAGENET
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        if images < FEW:
-            sharper = dataclasses.replace(cfg.teacher_temp, start=0.02, warmup_epochs=0.0, warmup_start=0.02)
-            optim = dataclasses.replace(cfg.optim, lr=4e-3)
-            cfg = dataclasses.replace(cfg, teacher_temp=sharper, patch_temp=sharper, optim=optim)
+        temps = [core.teacher_temp_for(images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+        cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1], optim=cfg.optim.hastened(images))
         if image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         return cfg
@@ -135,8 +133,9 @@ class IBOT(Method):
         student = self.backbone.tokens(whole, hidden)
         local = nn.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
-        told = self.head.patches  # of hidden patches alone, unless BatchNorm sees all, as in the teacher: (M, K)
-        s_patch = told(student.patches)[hidden] if cfg.norm else told(student.patches[hidden])
+        # hidden patches alone, unless BatchNorm is to see all, as in the teacher
+        score = self.head.patches
+        s_patch = score(student.patches)[hidden] if cfg.norm else score(student.patches[hidden])  # (M, K)
         t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
         p = self.center(t, cfg.teacher_temp(at))
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
