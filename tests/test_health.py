@@ -34,7 +34,7 @@ from lookalike.views import SIMCLR_VIEW, View
 
 FIRST = {
     "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "recognition": 0.67, "loss": 4.6,
-    "head_spread": 1.0, "embedding_correlation": 0.5, "embedding_deviation": 0.3,
+    "head_spread": 1.0, "embedding_correlation": 0.5, "embedding_deviation": 0.3, "target_information": 0.3,
 }  # fmt: skip
 
 
@@ -78,6 +78,15 @@ def test_embeddings_that_began_alike_are_not_called_collapsed() -> None:
     """A ViT's first embeddings may say all the same."""
     first, now = FIRST | {"embedding_correlation": 0.99}, {"recognition": 0.8, "embedding_correlation": 0.98}
     assert judge(first, FIRST | now, lr=0.3, steps=50).word == "learning"
+
+
+@pytest.mark.parametrize(
+    ("at_first", "now", "word"), [(1e-6, 1e-8, "learning"), (0.007, 0.005, "learning"), (0.007, 1e-4, "collapsed")]
+)
+def test_targets_that_began_alike_are_not_called_collapsed(at_first: float, now: float, word: str) -> None:
+    """A ViT with DINOv2's layer scale of 1e-5 makes nearly the same of all images before it has learnt."""
+    later = FIRST | {"recognition": 0.8, "target_information": now}
+    assert judge(FIRST | {"target_information": at_first}, later, lr=0.3, steps=50).word == word
 
 
 def test_a_head_without_a_first_figure_is_not_judged() -> None:

@@ -42,9 +42,12 @@ NAMES = ("spread", "effective_rank", "alignment", "uniformity", "recognition")
 TOLD = 0.01
 """A teacher's targets that say less about their image, as a share of the most there is, are the same for all images. In
 healthy trainings the lowest was 0.033, in collapsed ones the highest 0.001 after 24 steps (`docs/health.md`)."""
+FAINT = 1e-3
+"""Targets that said less at first are not judged by it: networks whose blocks begin near zero (DINOv2's layer scale of
+1e-5) make nearly the same of all images."""
 SPREADS = {"spread": "features", "head_spread": "head's outputs", "embedding_deviation": "embeddings"}
 """Figures that all but vanish in a collapse, where there are such, and whose spread over the images they are."""
-OWN = ("embedding_correlation", "embedding_deviation")
+OWN = ("embedding_correlation", "embedding_deviation", "target_information")
 """Figures of methods' own that are judged by their first ones, too."""
 
 Word = Literal["learning", "not learning", "collapsed", "diverged"]
@@ -125,10 +128,11 @@ def judge(
             "collapsed", f"the numbers of an embedding say the same: they correlate by {same:.3f}.",
             f"See that the loss keeps them apart (a covariance term). {lower}",
         )  # fmt: skip
-    if now.get("target_information", 1.0) < TOLD:
+    told, was_told = now.get("target_information", 1.0), first.get("target_information", 0.0)
+    if was_told >= FAINT and told < min(TOLD, COLLAPSED * was_told):
         return Verdict(
             "collapsed",
-            f"the teacher's targets are the same for all images (information {now['target_information']:.2g} of 1).",
+            f"the teacher's targets are the same for all images: what they tell fell from {was_told:.2g} to {told:.2g}.",
             f"See that they are centred, and sharper than what tells them. {lower}",
         )
     for name, what in SPREADS.items():
