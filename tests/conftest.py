@@ -15,6 +15,13 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each file is one process's, for its fixtures; the long learning runs are dealt out one by one, at the end."""
+    for item in items:
+        if item.path.name != "test_learning.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """The tests' networks are tiny: on a busy machine threads would wait for each other longer than they compute."""
