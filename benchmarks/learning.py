@@ -28,7 +28,7 @@ import lookalike
 from lookalike import training
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import evaluate, with_statistics
-from lookalike.methods import METHODS, get_method
+from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.optim import Optim
 from lookalike.random import key_of, permutation
 from lookalike.runs import Run, commit
@@ -133,7 +133,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("method", choices=SELF_SUPERVISED)
     parser.add_argument("data", type=Path)
     parser.add_argument(
         "--backbone",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookalike import cli
+from lookalike import backbones, cli, encoders
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder
 
@@ -77,14 +77,28 @@ def name_of(method: str, backbone: str, accumulate: int) -> str:
     return f"{method}-{backbone}-{accumulate}"
 
 
+def teacher(root: Path) -> Path:
+    """The folder of a small pretrained network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        encoders.save(Folder(root), backbones.create("test_vit", image_size=32), method="none", epochs=0,
+                      dtype=torch.uint8)  # fmt: skip
+    return root
+
+
 def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path, devices: int) -> list[str]:
     fields = vars(get_method(method).Config())  # type: ignore[call-arg]
     # a queue of three batches, so that five go round
     widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24, "queue_starts": 0, "directions": 16, "bottleneck_dim": 16}
     if "drop_path" in fields:
         widths["drop_path"] = 0  # its draws are each process's own
+    if method == "distill":
+        verb = ["distill", str(data), "--teacher", str(teacher(out.parent / "teacher")), "--vicreg", "1"]
+        verb += ["--cosine", "1", "--relational", "1"]
+    else:
+        verb = ["pretrain", method, str(data)]
     return [
-        "pretrain", method, str(data), "--out", str(out / name_of(method, backbone, accumulate)),
+        *verb, "--out", str(out / name_of(method, backbone, accumulate)),
         "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone, "--image-size", "32",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
         *(["--prototypes", *("654" if method == "deepcluster_v2" else "6")] if "prototypes" in fields else []),

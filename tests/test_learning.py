@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from test_methods import gain, listed
 
-from lookalike.methods import METHODS, get_method
+from lookalike.methods import SELF_SUPERVISED, get_method
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
 def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None:
     """Measured after 10 epochs: 0.028 (SimSiam), 0.038 (BYOL), 0.052 (MoCo v2), 0.054 (MoCo v3), 0.071 (SupCon), 0.081
     (SimCLR). By chance an accuracy from 2,000 images moves by 0.009, the gain between two encoders of equal worth by
@@ -22,7 +22,7 @@ def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
 def test_learns_more_from_more_images(name: str, cifar10: Path, tmp_path: Path) -> None:
     """Measured for SimCLR: 0.148, from 0.237 to 0.385."""
     is_vit = get_method(name).needs_mask_token  # small ViTs gain half as much in as many images, by more steps

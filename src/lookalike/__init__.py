@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .distilling import distill as distill
     from .encoders import load as load
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "embed": "evaluation",
-    "evaluate": "evaluation", "load": "encoders", "pretrain": "training",
-    "show": "pictures",
+    "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
+    "embed": "evaluation", "evaluate": "evaluation", "load": "encoders", "pretrain": "training", "show": "pictures",
 }  # fmt: skip
 
-__all__ = ["Collapsed", "Diverged", "Result", "Run", "embed", "evaluate", "load", "pretrain", "show"]
+__all__ = ["Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "load", "pretrain", "show"]
 
 
 def __getattr__(name: str) -> object:

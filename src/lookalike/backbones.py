@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,7 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
+        self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
     def patch_size(self) -> int | None:
@@ -113,7 +114,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the backbone has no patches or cannot mask them, or the mask has another shape.
         """
-        feature, sequence, registers = self._parts(x, mask)
+        feature, sequence, registers = (self._compiled_parts or self._parts)(x, mask)
         if sequence is None:
             raise ValueError(
                 f"{self.name} gives one feature per image, no patch tokens. Choose a ViT or CNN of timm's."
@@ -155,6 +156,16 @@ class Backbone(nn.Module):
             self._try(size)
         except Exception as error:
             raise _wrong_size(self.name, size, error, self._try, {*_SIZES, self.image_size}) from error
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """As for every module; what `tokens` computes is compiled, too."""
+        super().compile(*args, **options)
+        self._compiled_parts = torch.compile(self._parts, *args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As for every module, whose compiled call is not copied."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_compiled_parts": None}
 
     def export_state(self) -> dict[str, Tensor]:
         """The network's parameters and buffers under their library's names, contiguous, without the mask token.
@@ -585,22 +596,83 @@ def timm_names(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Ten
 def published(name: str) -> Backbone:
     """A backbone with the weights that its library publishes, at the image size and by the rules that they came with.
 
+    Raises:
+        ValueError, FileNotFoundError: see `create`.
+    """
+    return create(name, weights=True, image_size=published_size(name), interpolation=_interpolation(name))
+
+
+def published_size(name: str) -> int:
+    """Pixels of the images that a library's published weights of this name are for.
+
     DINOv2's ViTs come at the 224 pixels of their official evaluation, not at the 518 of their last training steps.
 
     Raises:
-        ValueError, FileNotFoundError: see `create`.
+        ValueError: an unknown name.
     """
     known = _known(name)
     if known.startswith("torchvision/"):
         import torchvision
 
-        crop = torchvision.models.get_model_weights(known.removeprefix("torchvision/")).DEFAULT.transforms().crop_size
-        return create(name, weights=True, image_size=int(crop[0]))
+        weights = torchvision.models.get_model_weights(known.removeprefix("torchvision/")).DEFAULT
+        return int(weights.transforms().crop_size[0])
     import timm
 
     cfg = timm.get_pretrained_cfg(known)
-    size = 224 if cfg is None or "dinov2" in known else int(cfg.input_size[-1])
-    return create(name, weights=True, image_size=size, interpolation="official" if "dino" in known else "timm")
+    return 224 if cfg is None or "dinov2" in known else int(cfg.input_size[-1])
+
+
+def _interpolation(name: str) -> Interpolation:
+    return "official" if "dino" in name else "timm"
+
+
+def from_weights(state: Mapping[str, Tensor], name: str) -> Backbone:
+    """The backbone of a name with a file's weights, under timm's names or those of DINO, iBOT and DINOv2.
+
+    It has the image size, mean and standard deviation of the weights that are published under the name. A classifier
+    is left out.
+
+    Raises:
+        ValueError: an unknown name, or tensors that are missing, too many, or of another shape.
+    """
+    known = _known(name)
+    first = next((v for v in state.values() if v.ndim == 4), None)
+    made = create(
+        known, channels=3 if first is None else first.shape[1], image_size=published_size(known), stem="standard",
+        interpolation=_interpolation(known),
+    )  # fmt: skip
+    if not known.startswith("torchvision/"):
+        import timm
+
+        cfg = timm.get_pretrained_cfg(known)
+        if cfg is not None:
+            made.mean, made.std = (_per_channel(tuple(x), made.channels) for x in (cfg.mean, cfg.std))
+    heads = ("head.", "head_dist.", "fc.", "classifier.")
+    own = made.net.state_dict()
+    load_official(made, {k: v for k, v in state.items() if k in own or not k.startswith(heads)})
+    return made
+
+
+def recognised(state: Mapping[str, Tensor]) -> str | None:
+    """The timm name of the ViT that the tensors of an official DINO, iBOT or DINOv2 checkpoint are of, or None."""
+    proj = state.get("patch_embed.proj.weight")
+    if proj is None or proj.ndim != 4 or "cls_token" not in state:
+        return None
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    size = {(384, 12): "small", (768, 12): "base", (1024, 24): "large", (1536, 40): "giant"}.get((len(proj), depth))
+    patch = proj.shape[2]
+    if "blocks.0.ls1.gamma" in state:
+        registers = "_reg4" if "register_tokens" in state else ""
+        name = f"vit_{size}_patch{patch}{registers}_dinov2.lvd142m"
+    else:
+        name = f"vit_{size}_patch{patch}_224.dino"
+    try:
+        return _known(name)
+    except ValueError:  # iBOT's ViT-L/16 has no weights of DINO at timm, but its architecture
+        try:
+            return _known(name.partition(".")[0])
+        except ValueError:
+            return None
 
 
 def patch_size(backbone: str | nn.Module) -> int | None:
@@ -709,7 +781,7 @@ def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
 def _not_fetched(name: str, source: str, cache: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"The weights of {name} could not be fetched from {source}. Check the network, or do the same on a machine "
-        f"that has one and copy its {cache} here; or train from random weights."
+        f"that has one and copy its {cache} here. A file fetched by hand can be given in place of the name."
     )
 
 

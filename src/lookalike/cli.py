@@ -16,8 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 import tyro
 from tyro.conf import Positional
 
-from .methods import METHODS, get_method
-from .runs import Folder, Options, Run, check_writable, dotted, from_mapping, nearest, plain, read_yaml
+from .methods import METHODS, SELF_SUPERVISED, get_method
+from .runs import (
+    Folder,
+    Options,
+    Run,
+    check_writable,
+    dotted,
+    from_mapping,
+    method_name,
+    nearest,
+    plain,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from .core import Method
@@ -29,6 +40,7 @@ lookalike: self-supervised learning of image representations
 
   lookalike demo                               no data needed: train on digits and judge, in a minute or two
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
+  lookalike distill DATA --teacher T [options] train a small encoder to say what a pretrained one says
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
@@ -36,7 +48,8 @@ lookalike: self-supervised learning of image representations
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
 
-ENCODER is a run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME.
+ENCODER is a run's folder, an encoder.safetensors, an official weights file of DINO or DINOv2, timm/NAME,
+torchvision/NAME or torchhub/NAME.
 DATA is a folder (scanned recursively, no labels needed) or a text file of paths.
 `lookalike VERB --help` shows a verb's options; --debug shows where an error came from."""
 
@@ -51,6 +64,15 @@ methods
 `lookalike pretrain METHOD --help` shows the method's own options beside these:
 """
 
+
+DISTILL = """\
+lookalike distill DATA --teacher TEACHER --backbone STUDENT [options]
+lookalike distill --from run.yaml [options]      the file gives DATA and every default; options override it
+lookalike distill --resume --out RUN             go on with a run that was stopped
+
+TEACHER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME, such as
+timm/vit_base_patch14_dinov2.lvd142m. With --probe TRAIN TEST (labelled folders) both are judged at the end.
+"""
 
 VIEWS = """\
 lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
@@ -188,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs = {
         "demo": demo,
         "pretrain": pretrain,
+        "distill": distill,
         "evaluate": evaluate,
         "embed": embed,
         "show": show,
@@ -267,7 +290,7 @@ def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
 def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
     """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
     file, argv = _take(argv, "--from")
-    if file is None and verb == "pretrain" and "--resume" in argv:
+    if file is None and verb in ("pretrain", "distill") and "--resume" in argv:
         out, _ = _take(argv, "--out")
         folder = Folder(out or Options.out)
         folder.check(resume=True, overwrite=False)
@@ -275,6 +298,9 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     content = dict(read_yaml(file)) if file is not None else {}
     named = content.pop("method", None)
     first = argv[0] if argv and not argv[0].startswith("-") else None
+    if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
+        raise UsageError(f"{first} learns from a teacher: lookalike {METHODS[first].verb} DATA --teacher TEACHER.")
+    known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:
             raise UsageError(f"{file} is a run of {named}, and {first} was asked for. Leave one of them out.")
@@ -282,9 +308,9 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     elif named is None or (first is not None and len(argv) > 1 and not argv[1].startswith("-")):
         if first is None:
             raise UsageError(
-                f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(METHODS)}."
+                f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(known)}."
             )
-        first_words = f"No method is called '{first}'. {nearest(first, list(METHODS))}"
+        first_words = f"No method is called '{first}'. {nearest(first, list(known))}"
         is_data = " The method comes before the data." if os.path.exists(first) else ""
         raise UsageError(first_words + is_data)
     elif named not in METHODS:
@@ -324,7 +350,8 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         pair = rest[rest.index("--probe") + 1 :][:2]
         if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
             raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
-    parsed: Any = _parse(command, rest, f"{verb} {name}", description=line)
+    prog = verb if verb == name else f"{verb} {name}"
+    parsed: Any = _parse(command, rest, prog, description=line)
     given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     fields = dotted(plain(cfg))
     stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in given)]
@@ -341,11 +368,24 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
 
 def pretrain(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
-        lines = "\n".join(f"  {name:<14} {entry.line}" for name, entry in METHODS.items())
+        lines = "\n".join(f"  {name:<14} {METHODS[name].line}" for name in SELF_SUPERVISED)
         print(PRETRAIN.format(methods=lines))
         _parse(Options, ["--help"], "pretrain METHOD DATA", description="")
-    run = _parse_run("pretrain", argv)
-    from .training import pretrain as train
+    _train(_parse_run("pretrain", argv))
+
+
+def distill(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(DISTILL)
+        argv = ["--help"]
+    _train(_parse_run("distill", ["distill", *argv]))
+
+
+def _train(run: Run) -> None:
+    if METHODS[method_name(run.method)].verb == "distill":
+        from .distilling import distill as train
+    else:
+        from .training import pretrain as train
 
     _imported()
 
@@ -475,9 +515,9 @@ def check(argv: list[str]) -> None:
 def show_list(argv: list[str]) -> None:
     options = _parse(List, argv, "list")
     if options.what == "methods":
-        for name, entry in METHODS.items():
+        for name in SELF_SUPERVISED:
             if options.pattern in name:
-                print(f"{name:<14} {entry.line}")
+                print(f"{name:<14} {METHODS[name].line}")
         return
     from .backbones import names
 

@@ -5,9 +5,9 @@ A method knows no trainer, logger, data set or rank. `examples/bare_loop.py` tra
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -215,6 +215,17 @@ def check_views(cfg: Config, expected: int) -> None:
         )
 
 
+class Memory(Protocol):
+    """What a method said of images, kept for the epochs and runs to come."""
+
+    def recall(self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        """The rows (B, W) of images, by their places in the data set (B,), in one of their repeated views.
+
+        `ask` is called with the rows (n,) of this batch that are not known yet, if there are any; its answer (n, W) is
+        kept.
+        """
+
+
 _Config = Config  # inside `Method` the name Config means the subclass's own
 
 
@@ -249,6 +260,8 @@ class Method(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.backbone = backbone
+        self.memory: Memory | None = None
+        """Set before training, where the views repeat and `memory_name` says so."""
 
     @property
     def encoder(self) -> Backbone:
@@ -271,6 +284,16 @@ class Method(nn.Module):
         return cfg.views
 
     @classmethod
+    def sizes(cls, cfg: _Config, views: tuple[View, ...]) -> set[int]:
+        """Pixels of the images that the backbone gets, where the training makes these views."""
+        return {view.size for view in views}
+
+    @classmethod
+    def repeats(cls, cfg: _Config) -> int:
+        """After how many epochs an image's views come again; 0 where they never do."""
+        return 0
+
+    @classmethod
     def drop_path(cls, cfg: _Config) -> float:
         """Probability that the student's last residual block is skipped, in [0, 1); less for the blocks before."""
         return 0.0
@@ -291,6 +314,14 @@ class Method(nn.Module):
     def warning(cls, cfg: _Config, batch_size: int) -> str:
         """What a user should know before training with losses of `batch_size` images at a time, and why; or ""."""
         return ""
+
+    def memory_name(self) -> str:
+        """What the answers in `memory` depend on beside images and views; "" where none is wanted."""
+        return ""
+
+    def words(self) -> list[str]:
+        """Lines about the method for the start of a run."""
+        return []
 
     def before_training(self) -> None:
         """Runs once the backbone has the weights that the training starts from: the place to copy them to a teacher."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .runs import FORMAT, Folder, atomic, write_json
+from .runs import FORMAT, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,34 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
     write_json(folder.card, content | {"sha256": file_sha256(folder.weights)})
 
 
-def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> Backbone:
+HUB = {
+    **{
+        f"dinov2_vit{s}14{r}": (
+            f"vit_{size}_patch14{'_reg4' if r else ''}_dinov2.lvd142m",
+            f"dinov2/dinov2_vit{s}14/dinov2_vit{s}14{'_reg4' if r else ''}_pretrain.pth",
+        )
+        for s, size in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant"))
+        for r in ("", "_reg")
+    },
+    "dino_vits16": ("vit_small_patch16_224.dino", "dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"),
+    "dino_vits8": ("vit_small_patch8_224.dino", "dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth"),
+    "dino_vitb16": ("vit_base_patch16_224.dino", "dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"),
+    "dino_vitb8": ("vit_base_patch8_224.dino", "dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"),
+    "dino_resnet50": ("resnet50", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
+}
+"""Names of torch hub: timm's name of the architecture, and the file at `HUB_URL`. No code is fetched."""
+HUB_URL = "https://dl.fbaipublicfiles.com/"
+
+
+def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = None) -> Backbone:
     """Loads an encoder, in eval mode: a module from normalised images (B, C, H, W) to features (B, D).
 
     Args:
-        encoder: a run's folder, an `encoder.safetensors`, `timm/NAME` or `torchvision/NAME` with their published
-            weights, at the image size that they were published for. A path that exists wins.
-        backbone: the architecture, where the encoder was trained from a user's own module.
+        encoder: a run's folder, an `encoder.safetensors`, an official checkpoint file of DINO, iBOT or DINOv2, or
+            `timm/NAME`, `torchvision/NAME` or `torchhub/NAME` (of `HUB`) with their published weights, at the image
+            size that they were published for. A path that exists wins.
+        backbone: the architecture, where the encoder was trained from a user's own module; or its name, where a file
+            of weights does not say it.
 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is no encoder; the message says what was expected.
@@ -99,22 +120,88 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | None = None) -> 
     name = os.fspath(encoder)
     if name.startswith(("timm/", "torchvision/")):
         return backbones.published(name).eval()
+    if name.startswith("torchhub/"):
+        return _from_hub(name.removeprefix("torchhub/")).eval()
     raise FileNotFoundError(
-        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."
+        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, an official weights file, timm/NAME, "
+        "torchvision/NAME or torchhub/NAME."
     )
 
 
-def _from_file(path: Path, backbone: nn.Module | None) -> Backbone:
-    state, card = _safetensors(path)
+def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> int:
+    """Pixels that an encoder was made for; nothing is fetched to know it. Arguments and errors are those of `load`."""
+    path = Path(encoder)
+    path = Folder(path).weights if path.is_dir() else path
+    if path.is_file():
+        state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+        if card is not None and "image_size" in card:
+            return int(card["image_size"])
+        return backbones.published_size(_architecture(path, state, backbone))
+    name = os.fspath(encoder)
+    if name.startswith("torchhub/"):
+        return backbones.published_size(_hub_entry(name.removeprefix("torchhub/"))[0])
+    if name.startswith(("timm/", "torchvision/")):
+        return backbones.published_size(name)
+    return load(encoder).image_size  # which says what is wrong
+
+
+def own(module: nn.Module, like: Backbone, size: int) -> Backbone:
+    """A user's pretrained module as an encoder of images like those of another, of `size` pixels.
+
+    A `Backbone` stays as it is.
+    """
+    if isinstance(module, Backbone):
+        return module
+    made = backbones.create(module, channels=like.channels, image_size=size)
+    made.mean, made.std = like.mean, like.std
+    return made
+
+
+def _hub_entry(name: str) -> tuple[str, str]:
+    if name not in HUB:
+        raise ValueError(f"Nothing of torch hub is known as {name!r}. {nearest(name, list(HUB))}")
+    return HUB[name]
+
+
+def _from_hub(name: str) -> Backbone:
+    architecture, file = _hub_entry(name)
+    place = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state = torch.hub.load_state_dict_from_url(HUB_URL + file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"The weights of torchhub/{name} could not be fetched. Check the network, or fetch {HUB_URL}{file} on a "
+            f"machine that has one and put it here as {place / Path(file).name}."
+        ) from error
+    return backbones.from_weights(state, architecture)
+
+
+def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) -> str:
+    """The name of the backbone whose tensors a file holds."""
+    if (name := named or backbones.recognised(state)) is None:
+        raise ValueError(
+            f"{path} does not say which backbone its {len(state)} tensors are of, and it is none of the ViTs of DINO "
+            "and DINOv2. Name it: lookalike.load(path, backbone=NAME), or --teacher-backbone NAME."
+        )
+    return name
+
+
+def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
+    state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    if card is None and isinstance(backbone, nn.Module):
+        raise ValueError(f"{path} was not written by lookalike, and cannot be put into your own module: load it there.")
     if card is None:
-        raise ValueError(f"{path} was not written by lookalike: it does not say what it holds. Use it with --init.")
+        assert backbone is None or isinstance(backbone, str)
+        return backbones.from_weights(state, _architecture(path, state, backbone))
+    if "backbone" not in card:
+        raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
     if card["format"] != FORMAT:
         raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
-    if card["backbone"].startswith("<") and backbone is None:
+    if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module).")
     made = backbones.create(
-        card["backbone"] if backbone is None else backbone, channels=card["channels"], image_size=card["image_size"],
-        stem=card["stem"], interpolation=card["interpolation"],
+        backbone if isinstance(backbone, nn.Module) else card["backbone"], channels=card["channels"],
+        image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
     made.load_exported(state)

@@ -120,6 +120,29 @@ def contrast(q: Float[Tensor, "B D"], k: Float[Tensor, "B D"], temperature: floa
         return 2 * temperature * F.cross_entropy(scores, torch.arange(len(q), device=q.device))
 
 
+def relational(
+    s: Float[Tensor, "B D"],
+    t: Float[Tensor, "B D"],
+    queue: Float[Tensor, "D K"],
+    student_temp: float,
+    teacher_temp: float,
+) -> Float[Tensor, ""]:
+    """SEED's loss: an image is to be as near to those of a queue, and to itself, as a teacher finds it.
+
+    Args:
+        s: the student's features, not yet normalised.
+        t: the teacher's, row by row of the same images; get no gradient.
+        queue: the teacher's of earlier images, as columns of length 1; gets no gradient.
+        student_temp, teacher_temp: divide the cosines, of s and of t, with the queue and with t itself; above 0.
+
+    Returns:
+        The cross-entropy, averaged over the images. Fang et al., ICLR 2021, equations 1 to 4.
+    """
+    told = queue_scores(t, t, queue, teacher_temp).softmax(1)
+    with torch.autocast(s.device.type, enabled=False):
+        return -(told.detach() * queue_scores(s, t, queue, student_temp).log_softmax(1)).sum(1).mean()
+
+
 def byol(p: Float[Tensor, "B D"], t: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
     """BYOL's loss for one direction: the squared distance of a normalised prediction to a normalised target.
 
@@ -160,12 +183,13 @@ def barlow_twins(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], lambd: floa
         A sum over the D x D elements, not divided by D. Zbontar et al., ICML 2021, equation 1.
     """
     with torch.autocast(z1.device.type, enabled=False):
-        a, b = (_standardised(z, eps) for z in (z1, z2))
+        a, b = (standardised(z, eps) for z in (z1, z2))
         c = a.T @ b / len(a)  # (D, D)
         return (c.diagonal() - 1).square().sum() + lambd * _off_diagonal(c).square().sum()
 
 
-def _standardised(z: Tensor, eps: float) -> Tensor:
+def standardised(z: Float[Tensor, "B D"], eps: float) -> Float[Tensor, "B D"]:
+    """Each number with mean 0 and variance 1 over the batch; `eps` is added to the (biased) variances."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return (z - z.mean(0)) * (z.var(0, correction=0) + eps).rsqrt()
 

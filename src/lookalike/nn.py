@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -84,7 +85,8 @@ class Teacher(nn.Sequential):
 
     Args:
         student: the parts in the order in which they run, such as a backbone and a projector.
-        frozen: whether it never changes, as a pretrained teacher.
+        frozen: whether it never changes, as a pretrained teacher. Then its state is a digest of its weights, not the
+            weights: a checkpoint stays small, and is refused where the teacher is another.
     """
 
     def __init__(self, *student: nn.Module, frozen: bool = False) -> None:
@@ -96,6 +98,12 @@ class Teacher(nn.Sequential):
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
+        if frozen:
+            from .encoders import sha256
+
+            self.register_buffer("sha256", torch.frombuffer(bytearray.fromhex(sha256(self)), dtype=torch.int64))
+            self.register_state_dict_post_hook(_digest_alone)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_same_digest)  # type: ignore[no-untyped-call]
         self.train(self.training)
 
     @torch.no_grad()
@@ -109,6 +117,11 @@ class Teacher(nn.Sequential):
         """As for every module, but a frozen teacher stays in eval mode."""
         super().train(mode and not self.frozen)
         return self
+
+    def digest(self) -> str:
+        """SHA-256 of a frozen teacher's weights, as it was made."""
+        assert isinstance(self.sha256, Tensor)
+        return self.sha256.cpu().numpy().tobytes().hex()
 
     def copy(self, *student: nn.Module) -> None:
         """Takes over the student's parameters and BatchNorm statistics as they are."""
@@ -126,6 +139,46 @@ class Teacher(nn.Sequential):
         theirs = _parameters(*student)
         apart = [own - other for own, other in zip(_parameters(self), theirs)]
         return float(get_total_norm(apart) / get_total_norm(theirs))
+
+
+def _digest_alone(teacher: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    for name in [name for name in state if name.startswith(prefix) and name != f"{prefix}sha256"]:
+        del state[name]
+
+
+def _same_digest(teacher: Teacher, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    """Puts the teacher's own weights into a state that holds their digest."""
+    digest = state.get(f"{prefix}sha256")
+    if digest is not None and digest.cpu().numpy().tobytes().hex() != teacher.digest():
+        raise ValueError(
+            "The training began with another teacher: its weights have another digest. Put the teacher back, or start "
+            "a new run."
+        )
+    for name, part in teacher.named_children():
+        state |= part.state_dict(prefix=f"{prefix}{name}.")
+
+
+class Beside:
+    """Work that a GPU does beside the work that follows, until it is joined; a CPU simply does it first."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
+        if device.type != "cuda":
+            yield
+            return
+        self._stream = self._stream or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # all memory of the last step that lies in this stream's pool was used up by then
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self, device: torch.device) -> None:
+        """What is done on the device from here on waits for the work."""
+        if self._stream is not None:
+            torch.cuda.current_stream(device).wait_stream(self._stream)
 
 
 def _parameters(*parts: nn.Module) -> list[Tensor]:

@@ -134,6 +134,9 @@ class Run(Options):
     method: "Config"
     """The method's configuration, for instance `SimCLR.Config(temperature=0.2)`."""
     backbone: "str | nn.Module" = Options.backbone  # type: ignore[assignment]
+    teacher: "nn.Module | None" = None
+    """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
+    teacher that the method names. It gets images normalised as the student does."""
     given: tuple[str, ...] = ()
     """Dotted names of the method's fields that the user stated: fitting leaves them alone."""
 
@@ -396,11 +399,12 @@ def flat(run: Run) -> dict[str, object]:
         if f.name in ("resume", "overwrite"):
             continue  # they say what to do with the folder once, not what the run is
         value = getattr(run, f.name)
-        content[f.name] = plain(value) if f.name != "backbone" or isinstance(value, str) else _module_name(value)
+        content[f.name] = plain(value) if f.name != "backbone" or isinstance(value, str) else module_name(value)
     return content | typing.cast(dict[str, object], plain(run.method))
 
 
-def _module_name(module: object) -> str:
+def module_name(module: object) -> str:
+    """What stands in files for a module of the user's."""
     return f"<{type(module).__module__}.{type(module).__qualname__}>"
 
 
@@ -596,6 +600,7 @@ class Folder:
         self.card = self.path / "encoder.json"
         self.views = self.path / "views.png"
         self.evaluation = self.path / "evaluation.json"
+        self.distillation = self.path / "distillation.json"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"
 
@@ -671,7 +676,8 @@ class Folder:
     def _clear(self) -> None:
         """Removes the files of a run, and nothing that somebody else put there."""
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
-        own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.log, self.path / "report.html"]
+        own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
+        own.append(self.path / "report.html")
         for path in [
             *own,
             *events,

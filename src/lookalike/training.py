@@ -41,10 +41,11 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
-from .data import Images, Loader, Source, lost, open_source, statistics
+from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
 from .health import RUINED, Health, ruined
 from .memory import free_for_state
 from .monitor import Monitor, Probe
+from .nn import Teacher
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -60,6 +61,7 @@ from .runs import (
     flat,
     from_mapping,
     method_name,
+    module_name,
     plain,
     read_yaml,
     sync,
@@ -535,6 +537,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
     method.before_training()
+    method.memory = _memory(run, source, method)
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     signals = Signals()
     saver = Checkpoints(folder, run, signals)
@@ -560,7 +563,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             distributed.convert(method)
         if run.compile:
             for part in method.children():
-                part.compile()
+                for each in part if isinstance(part, Teacher) else (part,):
+                    each.compile()
         with _quiet_lightning(), signals.put_back():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
     except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
@@ -653,6 +657,8 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     Returns the run, and one line per field of the method that was adapted to the data.
     """
     cfg, patch = run.method, backbones.patch_size(run.backbone)
+    if run.teacher is not None:
+        cfg = _taught_by(cfg, run.teacher)
     given = (*run.given, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
@@ -688,6 +694,13 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         frozen_epochs=frozen,
     )  # fmt: skip
     return settled, changes
+
+
+def _taught_by(cfg: Config, teacher: nn.Module) -> Config:
+    """Names a module of the user's as the teacher."""
+    if "teacher" not in vars(cfg):
+        raise ValueError(f"Run has a teacher, and {method_name(cfg)} takes none. Give method=Distill.Config(...).")
+    return dataclasses.replace(cfg, teacher=module_name(teacher))  # type: ignore[call-arg]
 
 
 def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
@@ -745,9 +758,10 @@ def build(run: Run) -> Method:
             drop_path=method_class.drop_path(run.method) if isinstance(run.backbone, str) else 0.0,
             mask_token=method_class.needs_mask_token,
         )  # fmt: skip
-        for size in sorted({view.size for view in _all_views(run.method, run.epochs)}):
+        for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
-        method = method_class(run.method, backbone)
+        own = () if run.teacher is None else (run.teacher,)
+        method = method_class(run.method, backbone, *own)
         if run.checkpoint_activations:  # after the teacher was copied, which keeps none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
@@ -778,6 +792,21 @@ def _check_bank(run: Run, rank: int) -> None:
         )
 
 
+def _memory(run: Run, source: Source, method: Method) -> Answers | None:
+    """Where the answers of a teacher are kept, whose views repeat."""
+    turns, name = method.repeats(run.method), method.memory_name()
+    if not turns or not name:
+        return None
+    if run.nodes > 1:
+        raise ValueError(
+            "--cache-teacher is a file that the processes of one machine share. Leave it out with --nodes."
+        )
+    half = run.precision in ("bf16", "fp16")
+    name = f"{name} {source.version()} {run.channels} {run.seed} {run.decode_size} {run.precision}"
+    folder = Path(run.cache_dir) if run.cache_dir else cache_folder()
+    return Answers(folder, name, len(source), turns, torch.float16 if half else torch.float32)
+
+
 def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
     """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
     begun = shown = time.monotonic()
@@ -800,7 +829,7 @@ def _loader(
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
-        cache_dir=Path(run.cache_dir) if run.cache_dir else None,
+        cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.method.repeats(run.method),
         device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
         progress=progress,
     )  # fmt: skip
@@ -956,8 +985,10 @@ def _say_start(
     method, cfg = module.method, run.method
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
-    views = ", ".join(f"{v.count} x {v.size} px" for v in cfg.views)
-    if (last := _all_views(cfg, run.epochs)[len(cfg.views) :]) != cfg.views:
+    both = _all_views(cfg, run.epochs)
+    first, last = both[: len(cfg.views)], both[len(cfg.views) :]
+    views = ", ".join(f"{v.count} x {v.size} px" for v in first)
+    if last != first:
         views += f" (at the end {', '.join(f'{v.count} x {v.size} px' for v in last)})"
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
@@ -967,6 +998,7 @@ def _say_start(
         f"weights     {f'step {found.step} of {found.path}' if found else origin}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
+        *method.words(),
         *_left_out(run),
         *_classes(source),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),

@@ -178,6 +178,11 @@ def larger(views: Sequence[View], size: int) -> tuple[View, ...]:
     return (*grown, *views[len(grown) :])
 
 
+def at_least(view: View, size: int) -> View:
+    """The same view, at `size` pixels where it has fewer, with its blur in proportion."""
+    return larger((view,), size)[0] if size > view.size else view
+
+
 def cropped_from(share: float, views: Sequence[View]) -> tuple[View, ...]:
     """The same views with crops of at least this share of the image's area."""
     return tuple(dataclasses.replace(view, scale=(share, view.scale[1])) for view in views)

@@ -1,17 +1,21 @@
 """From files to batches of decoded images: sources, decoding, order, loading, and what stands in for a broken image."""
 
+from .answers import Answers
 from .decoding import BrokenImage, decode
 from .images import Images
 from .loading import Loader
 from .reading import lost
+from .resident import cache_folder
 from .sources import Source, Subset, open_source, statistics
 
 __all__ = [
+    "Answers",
     "BrokenImage",
     "Images",
     "Loader",
     "Source",
     "Subset",
+    "cache_folder",
     "decode",
     "lost",
     "open_source",

@@ -31,6 +31,7 @@ class Loader:
         decode_size: see `decode`.
         device: where the batches will go. They are yielded on the CPU, pinned for a GPU; with `cache="device"` their
             buffers are on the device already.
+        repeats: epochs after which an image's views come again; 0 for never.
         max_broken: more than this share of unreadable images, among those looked at, is an error.
         progress: called with the images decoded so far and their number while a cache fills.
 
@@ -54,6 +55,7 @@ class Loader:
         cache: Literal["none", "ram", "device", "disk"] = "none",
         cache_dir: Path | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008
+        repeats: int = 0,
         max_broken: float = 0.1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class Loader:
         self.cache = cache
         self._place = place
         self.device = device
+        self.repeats = repeats
         self.max_broken = max_broken
         self.progress = progress
         self.broken: dict[str, str] = {}
@@ -97,6 +100,11 @@ class Loader:
     def epoch(self) -> int:
         """The epoch that the next micro-batch belongs to."""
         return self._epoch
+
+    @property
+    def _turn(self) -> int:
+        """The number that an image's views are drawn with."""
+        return self._epoch % self.repeats if self.repeats else self._epoch
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and how many of its micro-batches were yielded; the latest one counts while it is in use."""
@@ -158,7 +166,7 @@ class Loader:
             sizes=sizes,
             channels=self.source.channels,
             index=index,
-            keys=keys_of(key_of(self.order.seed, "views"), self._epoch, self._keys[index]),
+            keys=keys_of(key_of(self.order.seed, "views"), self._turn, self._keys[index]),
             labels=None if self.source.labels is None else self.source.labels[index],
             broken=read.broken,
         )

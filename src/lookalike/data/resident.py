@@ -173,6 +173,11 @@ def _decode_all(
     return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
 
 
+def cache_folder() -> Path:
+    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+
+
 class Kept:
     """The file that holds a source's decoded images, where a run made it before; it is made where it is missing.
 
@@ -184,7 +189,7 @@ class Kept:
     def __init__(self, source: Source, decode_size: int | None, folder: Path | None) -> None:
         self.source = source
         self.decode_size = decode_size
-        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+        self.folder = folder or cache_folder()
         name = key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1)
         self.pixels, self.index, self.lock = (self.folder / f"{name:016x}.{kind}" for kind in ("pixels", "npz", "lock"))
         if not self.there():

@@ -55,7 +55,8 @@ class Source(ABC):
             ValueError: the images are no files.
         """
         raise ValueError(
-            "--cache disk knows images again by their files, and these are items of a Dataset. Use ram or none."
+            "What is kept on a disk is known again by the files of the images, and these are items of a Dataset. Use "
+            "--cache ram or none, and no --cache-teacher."
         )
 
     def kind(self, i: int) -> str:

@@ -120,6 +120,13 @@ def _normalise(features: Tensor) -> Tensor:
     return features / length.clamp_min(1e-12)
 
 
+@torch.no_grad()
+def nearest(queries: Tensor, bank: Tensor, k: int, block: int = 8192) -> tuple[Tensor, Tensor]:
+    """The k rows of `bank` (N, D) nearest by cosine to each of `queries` (M, D): cosines and places, (M, min(k, N))."""
+    found = [_nearest(_normalise(part), bank, k, block) for part in torch.split(queries, block)]
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([places for _, places in found])
+
+
 def _nearest(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
     """The k rows of `bank` nearest to each query, nearest first: similarities and places, both (B, min(k, N))."""
     best = queries.new_empty(len(queries), 0)

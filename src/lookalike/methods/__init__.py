@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .deepcluster_v2 import DeepClusterV2 as DeepClusterV2
     from .dino import DINO as DINO
     from .dinov2 import DINOv2 as DINOv2
+    from .distill import Distill as Distill
     from .ibot import IBOT as IBOT
     from .lejepa import LeJEPA as LeJEPA
     from .moco_v2 import MoCoV2 as MoCoV2
@@ -29,6 +30,8 @@ class Entry:
     module: str
     cls: str
     line: str
+    verb: str = "pretrain"
+    """The command that trains it."""
 
 
 METHODS: dict[str, Entry] = {
@@ -48,7 +51,11 @@ METHODS: dict[str, Entry] = {
     "dino": Entry("lookalike.methods.dino", "DINO", "self-distillation, centred and sharpened (Caron 2021)"),
     "ibot": Entry("lookalike.methods.ibot", "IBOT", "DINO, and telling hidden patches, for ViTs (Zhou 2022)"),
     "dinov2": Entry("lookalike.methods.dinov2", "DINOv2", "DINO, iBOT and KoLeo, for ViTs (Oquab 2024)"),
+    "distill": Entry("lookalike.methods.distill", "Distill", "learn from a frozen, pretrained teacher", "distill"),
 }
+
+SELF_SUPERVISED = tuple(name for name, entry in METHODS.items() if entry.verb == "pretrain")
+"""Those that `pretrain` takes: they learn from images alone."""
 
 
 def get_method(name: str) -> "type[Method]":
@@ -74,4 +81,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'lookalike.methods' has no attribute '{name}'")
 
 
-__all__ = ["METHODS", "Entry", "get_method"]
+__all__ = ["METHODS", "SELF_SUPERVISED", "Entry", "get_method"]

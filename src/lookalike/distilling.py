@@ -1,0 +1,109 @@
+"""Distillation: `distill(run)` trains a student and puts it beside its teacher."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from . import training
+from .data import Subset, open_source
+from .evaluation.features import features
+from .evaluation.side_by_side import SideBySide, mean_cosine, overlap, sides
+from .methods.distill import Distill
+from .random import permutation
+from .runs import Folder, Result, Run, read_run, write_json
+
+IMAGES = 1000
+"""That the agreement is measured on, at most."""
+
+
+def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
+    """Trains a student on what a frozen teacher says, writes the run's folder, and compares the two.
+
+    Args:
+        run: as for `lookalike.pretrain`; its method is a `Distill.Config`, `backbone` is the student's. Where `probe`
+            names labelled folders, both are judged on them.
+        callbacks: as for `lookalike.pretrain`.
+
+    Raises:
+        ValueError: the method is another; everything that `lookalike.pretrain` raises.
+    """
+    if not isinstance(run.method, Distill.Config):
+        raise ValueError(
+            f"lookalike.distill trains with a Distill.Config, and the run has {type(run.method).__qualname__}. Use "
+            "lookalike.pretrain."
+        )
+    result = training.pretrain(run, callbacks)
+    if training.launched_rank(run) == 0:
+        compare(run)
+    return result
+
+
+def compare(run: Run) -> SideBySide:
+    """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
+    folder = Folder(run.out)
+    folder.say("Teacher and student side by side ...")
+    method, settled = restored(run)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method.to(device).eval()
+    size, teacher = method.cfg.views[0].size, method.teacher_net
+    teacher_size = method.cfg.teacher_size or size
+    train, test = run.probe or (None, None)
+    measured = sides(
+        (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
+        batch_size=64, workers=settled.workers or 0, seed=run.seed,
+    )  # fmt: skip
+    data = run.data if test is None else test
+    source = open_source(data, channels=settled.channels)
+    drawn = Subset(source, permutation(len(source), run.seed, "agreement")[:IMAGES].tolist())
+    by_teacher, by_student = (
+        features(
+            each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,
+            workers=settled.workers or 0,
+        ).features
+        for each, pixels in ((_Says(method, "teacher"), teacher_size), (_Says(method, "student"), size))
+    )  # fmt: skip
+    found = SideBySide(
+        teacher=measured[0],
+        student=measured[1],
+        kept={p: measured[1].accuracy[p] / max(top1, 1e-9) for p, top1 in measured[0].accuracy.items()},
+        cosine=mean_cosine(by_teacher, by_student),
+        overlap=overlap(by_teacher, by_student),
+        images=len(by_teacher),
+        of=str(data) if isinstance(data, str) else type(data).__name__,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    )
+    write_json(folder.distillation, found.content())
+    for line in found.lines():
+        folder.say(line)
+    folder.say(f"Wrote {folder.distillation}")
+    return found
+
+
+def restored(run: Run) -> tuple[Distill, Run]:
+    """The method of a run's last checkpoint, with the student's heads, and the run as it was settled."""
+    folder = Folder(run.out)
+    settled = read_run(folder.run, Distill)
+    settled = dataclasses.replace(settled, data=run.data, backbone=run.backbone, teacher=run.teacher)
+    method = training.build(settled)
+    assert isinstance(method, Distill)
+    content = torch.load(folder.last, map_location="cpu", weights_only=True)
+    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
+    method.load_state_dict(state)
+    method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
+    method.before_training()
+    return method, settled
+
+
+class _Says(nn.Module):
+    """What the teacher, or the student behind its head, says of images that are normalised as the student's."""
+
+    def __init__(self, method: Distill, who: str) -> None:
+        super().__init__()
+        self.method = method
+        self.who = who
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.method.teacher_says(x) if self.who == "teacher" else self.method.student_says(x)

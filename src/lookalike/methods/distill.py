@@ -1,0 +1,340 @@
+"""Distillation of a frozen teacher into a small student, on images without labels.
+
+Both see the same view, as in Beyer et al., CVPR 2022, https://arxiv.org/abs/2106.05237. The objectives are distances of
+features; the similarities of SEED (Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731); and the loss of VICReg
+(Bardes et al., ICLR 2022, https://arxiv.org/abs/2105.04906) between student and teacher.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import core, distributed, encoders, losses, nn
+from ..backbones import Backbone
+from ..core import Batch, Method, Progress
+from ..optim import Optim
+from ..schedules import Schedule
+from ..views import MOCO_VIEW, View, at_least
+
+Feature = Literal["class", "patches"]
+OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
+"""The fields that weigh them."""
+
+
+class Distill(Method):
+    """Say of a view what a frozen, pretrained teacher says of it."""
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """DINOv2's ViT-B/14 teaches; the views are MoCo v2's without blur."""
+
+        teacher: str = "timm/vit_base_patch14_dinov2.lvd142m"
+        """A run's folder, a weights file (ours, or an official one of DINO or DINOv2), timm/NAME, torchvision/NAME or
+        torchhub/NAME."""
+        teacher_backbone: str = ""
+        """The teacher's architecture, where it is a file that does not say it."""
+        teacher_size: int | None = None
+        """Pixels that the teacher sees. Fitting takes those that it was made for; without it the student's."""
+        teacher_feature: Feature = "class"
+        """What the teacher says of a view as a whole: its class token (of a CNN the pooled feature), or the mean of its
+        patches."""
+        student_feature: Feature = "class"
+        """What of the student is to meet it."""
+        hidden_dim: int = 0
+        """Width of the hidden layer of the student's heads. With 0 they are linear, and none where widths agree."""
+        mse: float = 1.0
+        """Weight of the squared distance of normalised features, which is twice that of `cosine`."""
+        cosine: float = 0.0
+        """Weight of 1 - cosine."""
+        vicreg: float = 0.0
+        """Weight of VICReg's loss; the teacher's features are standardised over the batch for it."""
+        relational: float = 0.0
+        """Weight of telling how near an image is to those of a queue, in the eyes of the teacher."""
+        class_weight: float = 1.0
+        """Weight of the features of views as a whole."""
+        patch_weight: float = 0.5
+        """Weight of patches, which meet the teacher's by `mse` and `cosine`."""
+        sim_coeff: float = 25.0
+        """Of `vicreg`: weight of the distance to the teacher."""
+        std_coeff: float = 25.0
+        """Of `vicreg`: weight of the variance."""
+        cov_coeff: float = 1.0
+        """Of `vicreg`: weight of the covariance."""
+        queue: int = 65536
+        """Of `relational`: earlier features of the teacher to compare with; a multiple of the batch size."""
+        student_temp: float = 0.2
+        """Of `relational`: divides the student's cosines."""
+        teacher_temp: float = 0.01
+        """Of `relational`: divides the teacher's cosines."""
+        cache_teacher: bool = False
+        """Give each image the same views in each epoch, and ask the teacher once: its answers are kept in `--cache-dir`
+        for this run, and for later ones with the same teacher, images and views."""
+        cached_views: int = 1
+        """With `cache_teacher`: epochs after which an image's views come again."""
+        views: tuple[View, ...] = (dataclasses.replace(MOCO_VIEW, blur=0.0),)
+        """The first recipe makes the global views, which the teacher sees, too; others are the student's alone."""
+        optim: Optim = Optim("adamw", lr=1e-3, weight_decay=Schedule(0.05), warmup_epochs=10)
+
+        def __post_init__(self) -> None:
+            core.check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views")
+            core.check_not_negative(self, *OBJECTIVES, "class_weight", "patch_weight", "hidden_dim")
+            core.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
+            if self.teacher_size is not None:
+                core.check_positive(self, "teacher_size")
+            if not (self.class_weight and any(vars(self)[name] for name in OBJECTIVES)) and not self.tells_patches:
+                raise ValueError(
+                    f"Nothing is to be learnt: no weight of {', '.join(OBJECTIVES)} is above 0 where class_weight is, "
+                    "and none of mse and cosine where patch_weight is."
+                )
+            sizes = [view.size for view in self.views]
+            if not sizes or max(sizes) > sizes[0]:
+                raise ValueError(
+                    f"Distill takes the first recipe of its views for the global ones, and views have {sizes} pixels. "
+                    "Put the largest first."
+                )
+
+        @property
+        def tells_patches(self) -> bool:
+            return bool(self.patch_weight and (self.mse or self.cosine))
+
+    cfg: Config
+    mix: Tensor
+    """(channels of the teacher, channels of the student): what makes the teacher's images of the student's."""
+    shift: Tensor
+    """(channels of the teacher,), which is added."""
+
+    def __init__(self, cfg: Config, backbone: Backbone, teacher: torch.nn.Module | None = None) -> None:
+        """`teacher` is a module of your own, in the place of the one that `cfg` names."""
+        super().__init__(cfg, backbone)
+        size = cfg.teacher_size or cfg.views[0].size
+        if teacher is None:
+            source = encoders.load(cfg.teacher, cfg.teacher_backbone or None)
+        else:
+            source = encoders.own(teacher, backbone, size)
+        source.check_size(size)
+        for side, net, feature in (
+            ("teacher", source, cfg.teacher_feature),
+            ("student", backbone, cfg.student_feature),
+        ):
+            if not net.patch_dim and (cfg.tells_patches or feature == "patches"):
+                raise ValueError(
+                    f"The {side}, {net.name}, gives one feature per image and no patches. Give --patch-weight 0 and "
+                    f"--{side}-feature class."
+                )
+        self.teacher = nn.Teacher(source, frozen=True)
+        self.beside = nn.Beside()
+        mix, shift = self._conversion()
+        self.register_buffer("mix", mix, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.alike = False
+        """Whether the teacher takes images as the student does; `before_training` sees."""
+        self.width, own = (
+            net.dim if feature == "class" else net.patch_dim
+            for net, feature in ((source, cfg.teacher_feature), (backbone, cfg.student_feature))
+        )
+        self.head = _head(own, cfg.hidden_dim, self.width)
+        self.patch_head = _head(backbone.patch_dim, cfg.hidden_dim, source.patch_dim) if cfg.tells_patches else None
+        self.queue = nn.Queue(self.width, cfg.queue) if cfg.relational else None
+        self.collected = nn.Collected()
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """The teacher sees the pixels that it was made for, and few images get a short queue."""
+        assert isinstance(cfg, cls.Config)
+        if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
+            made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
+            cfg = dataclasses.replace(cfg, teacher_size=made_for)
+        if cfg.relational:
+            batches = max(1, min(cfg.queue, images // 4) // batch_size)  # an image must not meet its own old features
+            cfg = dataclasses.replace(cfg, queue=batches * batch_size)
+        return cfg
+
+    @classmethod
+    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
+        assert isinstance(cfg, cls.Config)
+        if cfg.relational:
+            core.check_queue(cfg.queue, batch_size)
+
+    @classmethod
+    def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
+        """Global views have the pixels of teacher or student, whoever sees more, and are shrunk for the other."""
+        assert isinstance(cfg, cls.Config)
+        return (at_least(cfg.views[0], cfg.teacher_size or 0), *cfg.views[1:])
+
+    @classmethod
+    def sizes(cls, cfg: core.Config, views: tuple[View, ...]) -> set[int]:
+        return {view.size for view in cfg.views}
+
+    @classmethod
+    def repeats(cls, cfg: core.Config) -> int:
+        assert isinstance(cfg, cls.Config)
+        return cfg.cached_views if cfg.cache_teacher else 0
+
+    def memory_name(self) -> str:
+        cfg = self.cfg
+        view = at_least(cfg.views[0], cfg.teacher_size or 0)
+        return f"{self.teacher.digest()} {cfg.teacher_size} {cfg.teacher_feature} {cfg.tells_patches} {view}"
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        cfg, b, g = self.cfg, len(batch.index), self.cfg.views[0].count
+        with self.beside(batch.index.device):
+            t, t_patches = self._told(batch)  # (G, B, D), (GB, N, P) or None
+        whole = torch.cat([_resized(view, cfg.views[0].size) for view in batch.views[:g]])
+        seen, patches = _seen(self.backbone, whole, cfg.student_feature, cfg.tells_patches)
+        local = nn.by_size(lambda x: _seen(self.backbone, x, cfg.student_feature, False)[0], batch.views[g:])
+        s = torch.unflatten(self.head(torch.cat([seen, *local])), 0, (-1, b))  # (V, B, D)
+        self.beside.join(s.device)
+        # a global view is told as the teacher sees this very view, a local one as it sees each of the global ones
+        pairs = [(v, k) for v in range(len(s)) for k in range(g) if v >= g or v == k]
+        parts, weights = {}, {}
+        for name in OBJECTIVES:
+            if vars(cfg)[name] and cfg.class_weight:
+                parts[name] = torch.stack([self._distance(name, s[v], t[k]) for v, k in pairs]).mean()
+                weights[name] = cfg.class_weight * vars(cfg)[name]
+        if self.patch_head is not None and patches is not None and t_patches is not None:
+            told = _aligned(t_patches, patches.shape[1])
+            parts["patches"] = losses.byol(self.patch_head(patches.flatten(0, 1)), told.flatten(0, 1)).mean()
+            weights["patches"] = cfg.patch_weight * (cfg.mse + cfg.cosine / 2)
+        if self.training and self.queue is not None:
+            self.collected.add(batch.progress, t[0])
+        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+
+    def _distance(self, objective: str, s: Tensor, t: Tensor) -> Tensor:
+        cfg = self.cfg
+        if objective == "mse":
+            return losses.byol(s, t).mean()
+        if objective == "cosine":
+            return 1 + losses.simsiam(s, t)
+        if objective == "relational":
+            assert self.queue is not None
+            return losses.relational(s, t, self.queue.keys, cfg.student_temp, cfg.teacher_temp)
+        told = losses.standardised(distributed.gather(t), 1e-5)
+        return losses.vicreg(distributed.gather(s), told, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, 1e-4)["loss"]
+
+    def _told(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What the teacher says of the global views: features (G, B, D) and patches (GB, N, P), view by view."""
+        g, at = self.cfg.views[0].count, batch.progress
+        views = batch.views[:g]
+        if self.memory is None:
+            said = self._ask(views).clone()  # out of inference mode, where nothing can be kept for a backward pass
+        else:
+            turn = at.step // at.steps_per_epoch % self.cfg.cached_views
+            said = self.memory.recall(batch.index, turn, lambda rows: self._ask([view[rows] for view in views]))
+        said = torch.unflatten(said, 1, (g, -1)).transpose(0, 1)  # (G, B, D + NP)
+        feature, patches = torch.split(said, [self.width, said.shape[2] - self.width], 2)
+        if not self.cfg.tells_patches:
+            return feature, None
+        return feature, torch.unflatten(patches.flatten(0, 1), 1, (-1, self.teacher_net.patch_dim))
+
+    @torch.inference_mode()
+    def _ask(self, views: list[Tensor]) -> Tensor:
+        """The teacher's answers (B, G (D + NP)) to G views (B, C, H, W): of each its feature, and then its patches."""
+        x = _resized(torch.cat(views), self.cfg.teacher_size or self.cfg.views[0].size)
+        feature, patches = _seen(self.teacher_net, self._converted(x), self.cfg.teacher_feature, self.cfg.tells_patches)
+        said = feature if patches is None else torch.cat([feature, patches.flatten(1)], 1)
+        return torch.unflatten(said, 0, (len(views), -1)).transpose(0, 1).flatten(1)
+
+    def teacher_says(self, x: Tensor) -> Tensor:
+        """The features (B, D) of images that are normalised as the student's, at the teacher's size."""
+        return _seen(self.teacher_net, self._converted(x), self.cfg.teacher_feature, False)[0]
+
+    def student_says(self, x: Tensor) -> Tensor:
+        """The student's features (B, D), where they are to meet the teacher's: behind its head."""
+        said: Tensor = self.head(_seen(self.backbone, x, self.cfg.student_feature, False)[0])
+        return said
+
+    def _converted(self, x: Tensor) -> Tensor:
+        """Images with the teacher's channels, mean and deviation in the place of the student's."""
+        if self.alike:
+            return x
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, self.mix[:, :, None, None], self.shift)
+
+    @property
+    def teacher_net(self) -> Backbone:
+        return self.teacher[0]  # type: ignore[return-value]
+
+    def _conversion(self) -> tuple[Tensor, Tensor]:
+        """What turns the student's images into the teacher's, which has its own channels, mean and deviation."""
+        student, teacher = self.backbone, self.teacher_net
+        mean, std, own_mean, own_std = (
+            torch.tensor(x, dtype=torch.float64) for x in (student.mean, student.std, teacher.mean, teacher.std)
+        )
+        mix = _channels(student.channels, teacher.channels)
+        scale, shift = mix * std / own_std[:, None], (mix @ mean - own_mean) / own_std
+        return scale.float(), shift.float()
+
+    def after_step(self, at: Progress) -> None:
+        if self.queue is not None:
+            self.queue.add(*self.collected.take())
+
+    def before_training(self) -> None:
+        """Now the student's mean and deviation are settled."""
+        mix, shift = self._conversion()
+        self.mix.copy_(mix)
+        self.shift.copy_(shift)
+        self.alike = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix))) and not bool(shift.any())
+
+    def words(self) -> list[str]:
+        net, size = self.teacher_net, self.cfg.teacher_size or self.cfg.views[0].size
+        kept = f", asked once for each of {self.cfg.cached_views} views" if self.cfg.cache_teacher else ""
+        return [f"teacher     {self.cfg.teacher}: {net.name}, sees {size} px{kept}"]
+
+
+def _head(dim: int, hidden_dim: int, out_dim: int) -> torch.nn.Module:
+    if hidden_dim:
+        return nn.mlp(dim, hidden_dim, out_dim)
+    return torch.nn.Identity() if dim == out_dim else torch.nn.Linear(dim, out_dim)
+
+
+def _seen(net: Backbone, x: Tensor, feature: Feature, patches: bool) -> tuple[Tensor, Tensor | None]:
+    """The feature (B, D) of images as wholes and, where they are asked for, their patches (B, N, P)."""
+    if feature == "class" and not patches:
+        return net(x), None
+    tokens = net.tokens(x)
+    whole = tokens.cls if feature == "class" else tokens.patches.mean(1)
+    return whole, tokens.patches if patches else None
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    """Images (B, C, S, S) at another size."""
+    return x if x.shape[-1] == size else F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+
+def _aligned(patches: Tensor, count: int) -> Tensor:
+    """Patches (B, N, P) of a square grid, resampled to a square of `count`.
+
+    Raises:
+        ValueError: one of the two numbers is no square.
+    """
+    if patches.shape[1] == count:
+        return patches
+    old, new = math.isqrt(patches.shape[1]), math.isqrt(count)
+    if old**2 != patches.shape[1] or new**2 != count:
+        raise ValueError(
+            f"{patches.shape[1]} patches of the teacher cannot be aligned with {count} of the student: they are no "
+            "squares. Give --patch-weight 0."
+        )
+    grid = torch.unflatten(patches.mT, 2, (old, old)).float()
+    return _resized(grid, new).flatten(2).mT.to(patches.dtype)
+
+
+def _channels(of_student: int, of_teacher: int) -> Tensor:
+    """The matrix (of_teacher, of_student) from the channels of one to those of the other: grey and colour."""
+    if of_student == of_teacher:
+        return torch.eye(of_student, dtype=torch.float64)
+    if of_student == 1:
+        return torch.ones(of_teacher, 1, dtype=torch.float64)
+    if of_teacher == 1 and of_student == 3:
+        return torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # as Pillow converts
+    raise ValueError(
+        f"The teacher takes images of {of_teacher} channels and the student those of {of_student}. Give --channels "
+        f"{of_teacher}, or a teacher of {of_student}."
+    )
