@@ -15,6 +15,7 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Each file is one process's, for its fixtures; the long learning runs are dealt out one by one, at the end."""
     for item in items:

@@ -1,5 +1,6 @@
 """The commands through `cli.main`: what they print, write and return; a few in a process of their own."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 import lookalike
 from lookalike import cli
+from lookalike.evaluation import judging
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.runs import Folder
 
@@ -239,7 +241,10 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         cli.main(["pretrain", "simclr", str(tmp_path / "no"), "--debug"])
 
 
-def test_evaluate_writes_the_contract(run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_the_contract(
+    run: Path, labelled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, least_steps=20))  # for time
     argv = ["evaluate", str(run), str(labelled / "train"), str(labelled / "test"), "--workers", "0"]
     text = printed(capsys, argv, 0)
     assert "knn" in text

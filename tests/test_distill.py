@@ -281,7 +281,7 @@ def losses_of(out: Path) -> list[float]:
 def test_the_command_ends_with_both_side_by_side(
     labelled: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, steps=20))
+    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, least_steps=20))
     probe = [str(labelled / "train"), str(labelled / "test")]
     assert distil("--probe", *probe, data=labelled / "train", teacher=taught, out=tmp_path / "run") == 0
     said = capsys.readouterr().out

@@ -16,31 +16,6 @@ from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder
 
 
-def train(method: str, photos: Path, out: Path, devices: int, *more: str) -> dict[str, torch.Tensor]:
-    command = [
-        sys.executable, "-m", "lookalike", "pretrain", method, str(photos), "--out", str(out),
-        "--devices", str(devices),
-        "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--precision", "fp64",
-        "--workers", "0", *more,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    content = torch.load(Folder(out).last, weights_only=True)
-    assert content["global_step"] == 5
-    state: dict[str, torch.Tensor] = content["state_dict"]
-    return state
-
-
-def test_the_online_knn_runs_on_one_of_two_processes(photos: Path, labelled: Path, tmp_path: Path) -> None:
-    """From the untrained encoder on, whose statistics are estimated while the other process waits in a step."""
-    more = ["--probe", str(labelled / "train"), str(labelled / "test")]
-    plain, probed = (
-        train("simclr", photos, tmp_path / name, 2, *(more if name == "probed" else [])) for name in ("plain", "probed")
-    )
-    assert all(torch.equal(value, probed[name]) for name, value in plain.items())
-    assert ["knn_top1" in row for row in Folder(tmp_path / "probed").rows()] == [True, True]
-
-
 def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [
@@ -99,7 +74,8 @@ def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path
         verb = ["pretrain", method, str(data)]
     return [
         *verb, "--out", str(out / name_of(method, backbone, accumulate)),
-        "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone, "--image-size", "32",
+        "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone,
+        "--image-size", "32" if backbone == "test_vit" else "16",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
         *(["--prototypes", *("654" if method == "deepcluster_v2" else "6")] if "prototypes" in fields else []),
         *(word for name, n in widths.items() if name in fields for word in (f"--{name.replace('_', '-')}", str(n))),
@@ -107,14 +83,17 @@ def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path
 
 
 @pytest.fixture(scope="module")
-def both(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def both(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of all cases trained in one process, and in two."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     torch.set_num_threads(1)
     for case in CASES:
         assert cli.main(arguments(*case, classed, one, 1)) == 0
     commands = two / "commands.json"
-    commands.write_text(json.dumps([arguments(*case, classed, two, 2) for case in [*CASES, OWN_NORM]]))
+    asked = [arguments(*case, classed, two, 2) for case in [*CASES, OWN_NORM]]
+    probed = arguments("simclr", "test_resnet", 1, classed, two / "probed", 2)
+    asked.append([*probed, "--probe", str(labelled / "train"), str(labelled / "test")])
+    commands.write_text(json.dumps(asked))
     script = [str(Path(__file__).with_name("two_processes.py")), str(commands)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=600)
@@ -149,3 +128,12 @@ def test_two_processes_equal_one(case: tuple[str, str, int], both: tuple[Path, P
     a, b = (folder.rows() for folder in folders)
     assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], rel=1e-9)
     assert folders[1].log.read_text().count("Next: lookalike evaluate") == 1  # rank 0 alone speaks
+
+
+def test_the_online_knn_runs_on_one_of_two_processes(both: tuple[Path, Path]) -> None:
+    """From the untrained encoder on, whose statistics are estimated while the other process waits in a step."""
+    plain, probed = (Folder(root / name_of("simclr", "test_resnet", 1)) for root in (both[1], both[1] / "probed"))
+    a, b = (torch.load(folder.last, weights_only=True)["state_dict"] for folder in (plain, probed))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert ["knn_top1" in row for row in probed.rows()] == [True, True]
