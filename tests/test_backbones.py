@@ -591,9 +591,7 @@ def test_published_weights_come_at_their_own_size(
     monkeypatch.setattr(backbones, "create", offline)
     asked, options = backbones.published(name)
     assert asked == name
-    assert options == {"weights": True, "image_size": size} | (
-        {} if name.startswith("torchvision/") else {"interpolation": interpolation}
-    )
+    assert options == {"weights": True, "image_size": size, "interpolation": interpolation}
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -647,3 +645,84 @@ def test_torch_compile_takes_it_whole() -> None:
         for size in (64, 32):
             x = torch.randn(2, 3, size, size)
             torch.testing.assert_close(compiled(x), made(x))
+
+
+def test_torch_compile_reaches_tokens() -> None:
+    """And copies, as health makes them, are not compiled."""
+    made = create("test_vit", image_size=64, mask_token=True).eval()
+    x, mask = torch.randn(2, 3, 64, 64), torch.rand(2, 16) < 0.5
+    plain, hidden = made.tokens(x), made.tokens(x, mask)
+    traced = []
+    made.compile(backend=lambda graph, inputs: traced.append(graph) or graph.forward, fullgraph=True)
+    torch.testing.assert_close(made.tokens(x), plain)
+    torch.testing.assert_close(made.tokens(x, mask), hidden)
+    assert len(traced) == 2
+    torch.testing.assert_close(copy.deepcopy(made).tokens(x), plain)
+    torch.testing.assert_close(made(x), plain.cls)
+    assert len(traced) == 3
+
+
+OFFICIAL_NAMES = [
+    *(
+        f"vit_{size}_patch14{reg}_dinov2.lvd142m"
+        for size in ("small", "base", "large", "giant")
+        for reg in ("", "_reg4")
+    ),
+    *(f"vit_{size}_patch{patch}_224.dino" for size in ("small", "base") for patch in (8, 16)),
+]
+
+
+def official_state(name: str, device: str = "meta") -> dict[str, torch.Tensor]:
+    """Random tensors under the names, and of the shapes, of the official file of DINO or DINOv2."""
+    import timm
+
+    with torch.device(device):
+        state = timm.create_model(name, num_classes=0).state_dict()
+    if "reg_token" in state:
+        state["register_tokens"] = state.pop("reg_token")
+        state["pos_embed"] = torch.cat([torch.zeros_like(state["cls_token"]), state["pos_embed"]], 1)
+    if "dinov2" in name:
+        state["mask_token"] = torch.zeros(1, state["cls_token"].shape[-1], device=device)
+    names = {".mlp.fc1.": ".mlp.w12.", ".mlp.fc2.": ".mlp.w3."} if "giant" in name else {}
+    for old, new in names.items():
+        state = {key.replace(old, new): value for key, value in state.items()}
+    return state
+
+
+@pytest.mark.parametrize("name", OFFICIAL_NAMES)
+def test_official_files_are_recognised(name: str) -> None:
+    assert backbones.recognised(official_state(name)) == name
+
+
+def test_other_files_are_not_recognised() -> None:
+    assert backbones.recognised({"layer1.0.conv1.weight": torch.zeros(1)}) is None
+    state = official_state("vit_small_patch16_224.dino")
+    assert backbones.recognised({k: v for k, v in state.items() if not k.startswith("blocks.11.")}) is None
+
+
+def test_official_files_are_encoders(tmp_path: Path) -> None:
+    """A file of DINOv2's names and shapes, at its 518 pixels, is loaded for 224, without a word about what it is."""
+    state = official_state("vit_small_patch14_reg4_dinov2.lvd142m", "cpu")
+    torch.save(state, tmp_path / "dinov2_vits14_reg4_pretrain.pth")
+    found = encoders.load(tmp_path / "dinov2_vits14_reg4_pretrain.pth")
+    assert (found.name, found.image_size) == ("vit_small_patch14_reg4_dinov2.lvd142m", 224)
+    assert encoders.image_size(tmp_path / "dinov2_vits14_reg4_pretrain.pth") == 224
+    assert (found.mean, found.std) == (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
+    assert found.net.num_reg_tokens == 4
+    assert torch.equal(found.net.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"])
+    # a timm file with its classifier, by its name
+    from timm import create_model
+
+    net = create_model("test_vit", num_classes=10)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "timm.pth")
+    named = encoders.load(tmp_path / "timm.pth", backbone="test_vit")
+    assert torch.equal(named.net.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight)
+    assert named.image_size == create_model("test_vit").default_cfg["input_size"][-1]
+    assert named.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"missing.*unexpected"):
+        encoders.load(tmp_path / "timm.pth", backbone="test_resnet")
+    with pytest.raises(ValueError, match="--teacher-backbone"):
+        encoders.load(tmp_path / "timm.pth")
+    with pytest.raises(ValueError, match="dinov2_vitb14"):
+        encoders.load("torchhub/dinov2_vitb15")
+    assert encoders.image_size("torchhub/dino_resnet50") == 224

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_backbones import official
 from torch import Tensor, nn
 
 import lookalike
@@ -161,6 +162,19 @@ def test_the_teacher_sees_its_own_size_channels_and_normalisation() -> None:
     mean, std = torch.tensor(teacher.mean)[:, None, None], torch.tensor(teacher.std)[:, None, None]
     wanted = teacher((x.expand(-1, 3, -1, -1) - mean) / std)
     assert torch.allclose(method.teacher_says((x - 0.4) / 0.2), wanted, atol=1e-5)
+
+
+def test_official_weights_teach() -> None:
+    """What DINOv2's own code says of these weights and images is what the student is told."""
+    teacher, data = official("vit_dinov2_reg4")
+    x = torch.from_numpy(data["in/x_native"])
+    size = x.shape[-1]
+    cfg = config(size, teacher_size=size)
+    method = made(cfg, backbones.create("test_resnet", channels=x.shape[1], image_size=size), teacher)
+    told, patches = method._told(Batch([x], torch.arange(len(x)), Progress(0, 20, 5)))
+    assert float((told[0] - torch.from_numpy(data["out/x_norm_clstoken_native"])).abs().max()) < 5e-6
+    assert patches is not None
+    assert float((patches - torch.from_numpy(data["out/x_norm_patchtokens_native"])).abs().max()) < 5e-6
 
 
 def test_colour_becomes_grey_as_pillow_does_it() -> None:
@@ -378,7 +392,7 @@ def test_a_module_of_ones_own_teaches(photos: Path, tmp_path: Path) -> None:
     ("fields", "words"),
     [
         ({"mse": 0.0}, "Nothing is to be learnt"),
-        ({"class_weight": 0.0, "patch_weight": 0.0}, "Nothing is to be learnt"),
+        ({"class_weight": 0.0}, "class_weight is 0.0"),
         ({"relational": -1.0}, "relational is -1.0"),
         ({"teacher_temp": 0.0}, "teacher_temp"),
         ({"teacher_size": 0}, "teacher_size"),

@@ -623,7 +623,8 @@ def published_size(name: str) -> int:
 
 
 def _interpolation(name: str) -> Interpolation:
-    return "official" if "dino" in name else "timm"
+    """Whose rule the position embedding of published weights is resized by; networks without one do not ask."""
+    return "official" if "dino" in name or name.startswith("torchvision/") else "timm"
 
 
 def from_weights(state: Mapping[str, Tensor], name: str) -> Backbone:

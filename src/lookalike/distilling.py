@@ -63,7 +63,7 @@ def compare(run: Run) -> SideBySide:
             each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,
             workers=settled.workers or 0,
         ).features
-        for each, pixels in ((_Says(method, "teacher"), teacher_size), (_Says(method, "student"), size))
+        for each, pixels in ((Says(method, "teacher"), teacher_size), (Says(method, "student"), size))
     )  # fmt: skip
     found = SideBySide(
         teacher=measured[0],
@@ -97,7 +97,7 @@ def restored(run: Run) -> tuple[Distill, Run]:
     return method, settled
 
 
-class _Says(nn.Module):
+class Says(nn.Module):
     """What the teacher, or the student behind its head, says of images that are normalised as the student's."""
 
     def __init__(self, method: Distill, who: str) -> None:

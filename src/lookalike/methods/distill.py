@@ -81,16 +81,13 @@ class Distill(Method):
         optim: Optim = Optim("adamw", lr=1e-3, weight_decay=Schedule(0.05), warmup_epochs=10)
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views")
-            core.check_not_negative(self, *OBJECTIVES, "class_weight", "patch_weight", "hidden_dim")
+            core.check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views", "class_weight")
+            core.check_not_negative(self, *OBJECTIVES, "patch_weight", "hidden_dim")
             core.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
             if self.teacher_size is not None:
                 core.check_positive(self, "teacher_size")
-            if not (self.class_weight and any(vars(self)[name] for name in OBJECTIVES)) and not self.tells_patches:
-                raise ValueError(
-                    f"Nothing is to be learnt: no weight of {', '.join(OBJECTIVES)} is above 0 where class_weight is, "
-                    "and none of mse and cosine where patch_weight is."
-                )
+            if not any(vars(self)[name] for name in OBJECTIVES):
+                raise ValueError(f"Nothing is to be learnt: give one of {', '.join(OBJECTIVES)} a weight above 0.")
             sizes = [view.size for view in self.views]
             if not sizes or max(sizes) > sizes[0]:
                 raise ValueError(
@@ -195,7 +192,7 @@ class Distill(Method):
         pairs = [(v, k) for v in range(len(s)) for k in range(g) if v >= g or v == k]
         parts, weights = {}, {}
         for name in OBJECTIVES:
-            if vars(cfg)[name] and cfg.class_weight:
+            if vars(cfg)[name]:
                 parts[name] = torch.stack([self._distance(name, s[v], t[k]) for v, k in pairs]).mean()
                 weights[name] = cfg.class_weight * vars(cfg)[name]
         if self.patch_head is not None and patches is not None and t_patches is not None:
