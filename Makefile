@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/lookalike demo $(ARGS)
 
 test: $(VENV)/.ready
-	$(RUN) pytest -m 'not slow' -n logical --dist loadgroup
+	$(RUN) pytest -m 'not slow' -n logical --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.ready
 	$(RUN) pytest -m slow

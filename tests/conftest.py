@@ -15,12 +15,13 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+LONG = ("distributed", "health", "methods", "reliability", "learning", "distributed_parts", "augment", "training")
+"""Files that take longest. They go first, so that no process has one for itself in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file is one process's, for its fixtures; the long learning runs are dealt out one by one, at the end."""
-    for item in items:
-        if item.path.name != "test_learning.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
