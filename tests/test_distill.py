@@ -1,8 +1,10 @@
 """Distillation: what the student is told, where the answers are kept, and what is refused."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lookalike.core import Batch, Progress
 from lookalike.data import Answers
 from lookalike.evaluation import judging, side_by_side
 from lookalike.methods import Distill
+from lookalike.methods.distill import _aligned, _check_squares
 from lookalike.nn import Teacher
 from lookalike.runs import Folder, Run
 from lookalike.views import View, resized
@@ -90,11 +93,12 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     cfg = config(mse=0.5, cosine=2.0, vicreg=0.1, relational=0.3, class_weight=0.7, patch_weight=0.4, queue=12)
     method = made(cfg, student, teacher)
     seen = batch(32)
-    parts = {name: float(v) for name, v in method(seen).items()}
-    s, t = method.head(student(seen.views[0])), teacher(seen.views[0])
+    parts = {name: float(v.detach()) for name, v in method(seen).items()}
+    with torch.no_grad():
+        s, t = method.head(student(seen.views[0])), teacher(seen.views[0])
+        p = method.patch_head(student.tokens(seen.views[0]).patches)  # type: ignore[misc]
+        patches = F.cosine_similarity(p, teacher.tokens(seen.views[0]).patches, dim=-1)
     cosine = F.cosine_similarity(s, t)
-    p = method.patch_head(student.tokens(seen.views[0]).patches)  # type: ignore[misc]
-    patches = F.cosine_similarity(p, teacher.tokens(seen.views[0]).patches, dim=-1)
     told = (t - t.mean(0)) / (t.var(0, correction=0) + 1e-5).sqrt()
     assert parts["mse"] == pytest.approx(float((2 - 2 * cosine).mean()), rel=1e-5)
     assert parts["cosine"] == pytest.approx(float((1 - cosine).mean()), rel=1e-5)
@@ -132,18 +136,20 @@ def test_means_of_patches_stand_in_for_class_tokens() -> None:
 def test_patches_of_other_grids_are_aligned() -> None:
     """A teacher of 7 x 7 patches, a student of 4 x 4: a linear field keeps its slope, up to the border."""
     rows = torch.arange(7.0)[:, None].expand(7, 7).reshape(1, 49, 1)
-    from lookalike.methods.distill import _aligned
-
     found = _aligned(rows, 16).view(4, 4)
     assert found.shape == (4, 4)
     assert torch.allclose(found[:, 0], found[:, 3])
     assert float(found.mean()) == pytest.approx(3.0, abs=1e-5)
     assert torch.equal(_aligned(rows, 49), rows)
-    with pytest.raises(ValueError, match="--patch-weight 0"):
-        _aligned(rows, 15)
-    student = backbones.create("test_resnet", image_size=32)
-    parts = made(config(), student, vit(size=56, patch=8))(batch(32))
-    assert float(parts["patches"]) > 0
+    # a teacher of 7 x 7 patches, a student of 4 x 4: the mean over the places stays, whatever the grid
+    student, teacher = vit(dim=24, seed=1), vit(size=56, patch=8)
+    method = made(config(teacher_size=56), student, teacher)
+    seen = batch(56)
+    small = F.interpolate(seen.views[0], (32, 32), mode="bilinear", antialias=True)
+    told = teacher.tokens(seen.views[0]).patches.mT.unflatten(2, (7, 7))
+    told = F.interpolate(told, (4, 4), mode="bilinear", antialias=True).flatten(2).mT
+    cosine = F.cosine_similarity(student.tokens(small).patches, told, dim=-1)
+    assert float(method(seen)["patches"]) == pytest.approx(float((2 - 2 * cosine).mean()), rel=1e-4)
 
 
 def test_the_teacher_sees_its_own_size_channels_and_normalisation() -> None:
@@ -175,6 +181,29 @@ def test_official_weights_teach() -> None:
     assert float((told[0] - torch.from_numpy(data["out/x_norm_clstoken_native"])).abs().max()) < 5e-6
     assert patches is not None
     assert float((patches - torch.from_numpy(data["out/x_norm_patchtokens_native"])).abs().max()) < 5e-6
+
+
+def test_a_module_of_ones_own_sees_images_as_the_student_does() -> None:
+    """Whatever the student's mean and deviation become before the training begins."""
+    net, student = nn.Conv2d(3, 8, 8, stride=8), vit()
+    method = Distill(config(), student, net)
+    student.mean, student.std = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
+    method.before_training()
+    x = torch.randn(2, 3, 32, 32)
+    assert method.alike
+    assert torch.equal(method.teacher_says(x), net(x).mean((2, 3)))
+    assert method.teacher_net.mean == student.mean
+    # an encoder, which has its own, gets its own
+    other = Distill(config(), student, vit(seed=1))
+    other.before_training()
+    assert other.teacher_net.mean == backbones.IMAGENET_MEAN
+    assert not other.alike
+
+
+def test_an_encoder_of_ones_own_teaches_at_its_size() -> None:
+    run = Run(data="", method=Distill.Config(), teacher=vit(size=48), backbone="test_resnet", image_size=32)
+    assert training.resolve(run, 1000)[0].method.teacher_size == 48  # type: ignore[attr-defined]
+    assert training.resolve(dataclasses.replace(run, fit=False), 1000)[0].method.teacher_size is None  # type: ignore[attr-defined]
 
 
 def test_colour_becomes_grey_as_pillow_does_it() -> None:
@@ -215,24 +244,82 @@ def test_answers_are_asked_for_once_and_found_again(tmp_path: Path) -> None:
         asked.append(rows.tolist())
         return rows[:, None] * torch.ones(1, 5) + 0.1
 
-    answers = Answers(tmp_path, "teacher views", 10, 2, torch.float32)
+    answers = Answers(tmp_path, "teacher views", 10, 2, 5, torch.float32)
     first = answers.recall(torch.tensor([7, 3, 5]), 0, ask)
     assert torch.equal(first, torch.tensor([[0.1], [1.1], [2.1]]).expand(3, 5))
     assert torch.equal(answers.recall(torch.tensor([5, 7]), 0, ask), first[[2, 0]])
     answers.recall(torch.tensor([5, 7]), 1, ask)  # the other view of an image
-    again = Answers(tmp_path, "teacher views", 10, 2, torch.float32)
+    again = Answers(tmp_path, "teacher views", 10, 2, 5, torch.float32)
     assert torch.equal(again.recall(torch.tensor([3]), 0, ask), first[[1]])
     assert asked == [[0, 1, 2], [0, 1]]
     # of a batch in which some are known the others are asked for
     again.recall(torch.tensor([3, 9, 7]), 0, ask)
     assert asked[2:] == [[1]]
+    # what one process writes another one sees
+    assert torch.equal(answers.recall(torch.tensor([9]), 0, ask), torch.full((1, 5), 1.1))
+    assert len(asked) == 3
+
+
+def test_answers_of_half_precision_and_what_is_not_finite(tmp_path: Path) -> None:
+    """A row that float16 cannot hold is not kept, and not spoilt."""
+    values = torch.tensor([[0.1, 2.0], [1e6, 1.0]])
+    answers = Answers(tmp_path, "x", 2, 1, 2, torch.float16)
+    for _ in range(2):
+        found = answers.recall(torch.arange(2), 0, lambda rows: values[rows])
+        assert found.dtype == torch.float32
+        assert torch.equal(found, torch.stack([values[0].half().float(), values[1]]))
+    assert np.fromfile(answers.sums, np.int64).astype(bool).tolist() == [True, False]
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(tmp_path, "x", 4, 1, 3, torch.float32)
+
+    def full(handle: int, content: bytes, start: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=r"answers could not be written .*Make room there"):
+        answers.recall(torch.arange(4), 0, lambda rows: torch.ones(len(rows), 3))
+
+
+def test_several_global_views_are_kept_in_their_order(tmp_path: Path) -> None:
+    """Of a batch in which some images are known: the same targets as without a memory."""
+    cfg = config(cache_teacher=True)
+    cfg = dataclasses.replace(cfg, views=(dataclasses.replace(cfg.views[0], count=2),))
+    method = made(cfg, vit(dim=16, seed=1), vit())
+    seen = batch(32, 32)
+    features, patches = method._told(seen)
+    method.memory = Answers(tmp_path, method.memory_name(), 6, 1, method.memory_width(), torch.float32)
+    some = torch.tensor([4, 1])
+    method._told(Batch([view[some] for view in seen.views], some, seen.progress))
+    again, again_patches = method._told(seen)
+    assert features.shape == (2, 6, 24)
+    torch.testing.assert_close(again, features, atol=1e-6, rtol=0)
+    torch.testing.assert_close(again_patches, patches, atol=1e-6, rtol=0)
+
+
+def test_the_name_of_a_memory_tells_teachers_apart() -> None:
+    """Also those with the same weights: of other code, or that take images in another way."""
+
+    def name(teacher: nn.Module, **fields: object) -> str:
+        return made(config(cache_teacher=True, patch_weight=0.0, **fields), vit(), teacher).memory_name()
+
+    net, other = vit(), vit()
+    for block in other.net.blocks:  # type: ignore[union-attr]
+        block.attn.num_heads, block.attn.head_dim, block.attn.scale = 3, 8, 8**-0.5
+    shifted = vit()
+    shifted.mean = (0.5, 0.5, 0.5)
+    names = {name(net), name(other), name(shifted), name(vit(seed=1)), name(net, teacher_feature="patches")}
+    assert len(names) == 5
+    assert name(vit()) == name(net)
+    assert made(config(), vit(), net).memory_name() == ""
 
 
 def test_a_damaged_answer_is_asked_for_again(tmp_path: Path) -> None:
     def ask(rows: Tensor) -> Tensor:
         return torch.full((len(rows), 4), 2.0)
 
-    Answers(tmp_path, "x", 3, 1, torch.float32).recall(torch.arange(3), 0, ask)
+    Answers(tmp_path, "x", 3, 1, 4, torch.float32).recall(torch.arange(3), 0, ask)
     (values,) = tmp_path.glob("*.answers")
     content = bytearray(values.read_bytes())
     content[20] ^= 1  # of the second image
@@ -243,30 +330,32 @@ def test_a_damaged_answer_is_asked_for_again(tmp_path: Path) -> None:
         asked.extend(rows.tolist())
         return ask(rows)
 
-    found = Answers(tmp_path, "x", 3, 1, torch.float32).recall(torch.arange(3), 0, note)
+    found = Answers(tmp_path, "x", 3, 1, 4, torch.float32).recall(torch.arange(3), 0, note)
     assert asked == [1]
     assert torch.equal(found, torch.full((3, 4), 2.0))
     values.write_bytes(bytes(content[:-4]))
     with pytest.raises(ValueError, match="not whole"):
-        Answers(tmp_path, "x", 3, 1, torch.float32).recall(torch.arange(3), 0, ask)
+        Answers(tmp_path, "x", 3, 1, 4, torch.float32)
 
 
 def test_answers_of_other_images_or_views_are_refused(tmp_path: Path) -> None:
     """Another name is another file; a file that was put in its place is seen through."""
-    mine = Answers(tmp_path, "mine", 4, 1, torch.float32)
-    theirs = Answers(tmp_path, "theirs", 4, 1, torch.float32)
+    mine = Answers(tmp_path, "mine", 4, 1, 3, torch.float32)
+    theirs = Answers(tmp_path, "theirs", 4, 1, 3, torch.float32)
     assert mine.card != theirs.card
     theirs.recall(torch.arange(4), 0, lambda rows: torch.ones(len(rows), 3))
     for a, b in ((theirs.card, mine.card), (theirs.values, mine.values), (theirs.sums, mine.sums)):
         shutil.copy(a, b)
     with pytest.raises(ValueError, match="belongs to another teacher, other images or other views"):
         mine.recall(torch.arange(4), 0, lambda rows: torch.ones(len(rows), 3))
+    with pytest.raises(ValueError, match="belongs to another teacher, other images or other views"):
+        Answers(tmp_path, "mine", 4, 1, 3, torch.float32)
 
 
 def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 50, 50))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="--patch-weight 0"):
-        Answers(tmp_path, "x", 4, 1, torch.float32).recall(torch.arange(4), 0, lambda rows: torch.ones(len(rows), 3))
+        Answers(tmp_path, "x", 4, 1, 3, torch.float32)
     assert not [*tmp_path.glob("*.answers")]
 
 
@@ -289,7 +378,9 @@ def distil(*more: str, data: Path, teacher: str | Path, out: Path) -> int:
 
 
 def losses_of(out: Path) -> list[float]:
-    return [row["loss"] for row in Folder(out).rows() if "loss" in row]
+    found = [row["loss"] for row in Folder(out).rows() if "loss" in row]
+    assert found
+    return found
 
 
 def test_the_command_ends_with_both_side_by_side(
@@ -412,6 +503,12 @@ def test_teachers_that_cannot_teach(photos: Path, taught: Path, tmp_path: Path) 
         made(config(), backbones.create(flat, image_size=32), vit())
     with pytest.raises(ValueError, match="nearest sizes that work"):
         made(config(teacher_size=33), vit(), vit())
+    with pytest.raises(ValueError, match=r"The teacher: .*--teacher-size"):
+        made(config(teacher_size=33), vit(), vit())
+    with pytest.raises(ValueError, match="no plain ViT"):
+        made(config(student_feature="patches"), backbones.create("test_resnet", image_size=32), vit())
+    with pytest.raises(ValueError, match=r"15 patches .*--patch-weight 0"):
+        _check_squares(15, 16)
     with pytest.raises(ValueError, match="5 channels and the student those of 3"):
         made(config(), vit(), backbones.create("test_resnet", channels=5, image_size=32))
     with pytest.raises(ValueError, match="--queue 8"):
@@ -444,6 +541,37 @@ def test_the_command_refuses_with_one_message(
     assert "missing" in unfit
     assert "layer.weight" in unfit
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_says_what_it_is_or_is_named_teaches(photos: Path, tmp_path: Path) -> None:
+    """timm's own file of a network whose first tensor by name is no first layer, with its classifier."""
+    import timm
+    from safetensors.torch import save_file
+
+    for name in ("test_convnext", "test_efficientnet"):
+        net = timm.create_model(name, num_classes=7)
+        save_file(net.state_dict(), tmp_path / f"{name}.safetensors")
+        found = encoders.load(tmp_path / f"{name}.safetensors", backbone=name)
+        own = net.state_dict()
+        assert all(torch.equal(value, own[key]) for key, value in found.net.state_dict().items())
+    assert distil("--teacher-backbone", "test_convnext", "--patch-weight", "0", "--teacher-size", "32", "--epochs", "1",
+                  data=photos, teacher=tmp_path / "test_convnext.safetensors", out=tmp_path / "run") == 0  # fmt: skip
+    ckpt = Folder(tmp_path / "run").last
+    with pytest.raises(ValueError, match="Give the run's folder"):
+        encoders.load(ckpt)
+    with pytest.raises(ValueError, match="Give the run's folder"):
+        encoders.image_size(ckpt)
+    with pytest.raises(FileNotFoundError, match=r"Run\(teacher=module\)"):
+        encoders.load("<a.Module>")
+
+
+def test_the_sheet_says_how_to_go_on(
+    photos: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "views.png"
+    argv = ["views", "distill", str(photos), "--teacher", str(taught), "--image-size", "32", "--out", str(out)]
+    assert cli.main(argv) == 0
+    assert f"Next: lookalike distill {photos} --teacher {taught}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["torchhub/dinov2_vits14", "torchhub/dino_vits16"])

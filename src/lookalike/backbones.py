@@ -167,6 +167,11 @@ class Backbone(nn.Module):
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state | {"_compiled_parts": None}
 
+    def patches_at(self, size: int) -> int:
+        """How many patches an image of `size` pixels a side has; 0 where the backbone gives none."""
+        _, sequence, registers = self._try(size)
+        return 0 if sequence is None else sequence.shape[1] - registers
+
     def export_state(self) -> dict[str, Tensor]:
         """The network's parameters and buffers under their library's names, contiguous, without the mask token.
 
@@ -627,22 +632,28 @@ def _interpolation(name: str) -> Interpolation:
     return "official" if "dino" in name or name.startswith("torchvision/") else "timm"
 
 
-def from_weights(state: Mapping[str, Tensor], name: str) -> Backbone:
+def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> Backbone:
     """The backbone of a name with a file's weights, under timm's names or those of DINO, iBOT and DINOv2.
 
-    It has the image size, mean and standard deviation of the weights that are published under the name. A classifier
-    is left out.
+    It has the image size of the weights that are published under the name, and their mean and standard deviation, or,
+    where the file is an `official` checkpoint, those of DINO, iBOT and DINOv2. A classifier is left out.
 
     Raises:
         ValueError: an unknown name, or tensors that are missing, too many, or of another shape.
     """
     known = _known(name)
-    first = next((v for v in state.values() if v.ndim == 4), None)
+    with torch.device("meta"):
+        plain = (
+            _torchvision_net(known, 3, False)
+            if known.startswith("torchvision/")
+            else _timm_net(known, 3, None, False, 0)
+        )
+    first = state.get(next(path for path, part in plain.named_modules() if isinstance(part, nn.Conv2d)) + ".weight")
     made = create(
         known, channels=3 if first is None else first.shape[1], image_size=published_size(known), stem="standard",
-        interpolation=_interpolation(known),
+        interpolation="official" if official else _interpolation(known),
     )  # fmt: skip
-    if not known.startswith("torchvision/"):
+    if not official and not known.startswith("torchvision/"):
         import timm
 
         cfg = timm.get_pretrained_cfg(known)
@@ -657,13 +668,15 @@ def from_weights(state: Mapping[str, Tensor], name: str) -> Backbone:
 def recognised(state: Mapping[str, Tensor]) -> str | None:
     """The timm name of the ViT that the tensors of an official DINO, iBOT or DINOv2 checkpoint are of, or None."""
     proj = state.get("patch_embed.proj.weight")
-    if proj is None or proj.ndim != 4 or "cls_token" not in state:
+    if (
+        proj is None or proj.ndim != 4 or "cls_token" not in state or "head.weight" in state
+    ):  # theirs have no classifier
         return None
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     size = {(384, 12): "small", (768, 12): "base", (1024, 24): "large", (1536, 40): "giant"}.get((len(proj), depth))
     patch = proj.shape[2]
     if "blocks.0.ls1.gamma" in state:
-        registers = "_reg4" if "register_tokens" in state else ""
+        registers = "_reg4" if state.keys() & {"register_tokens", "reg_token"} else ""  # timm's files are taken, too
         name = f"vit_{size}_patch{patch}{registers}_dinov2.lvd142m"
     else:
         name = f"vit_{size}_patch{patch}_224.dino"

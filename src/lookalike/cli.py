@@ -409,8 +409,9 @@ def views(argv: list[str]) -> None:
     _imported()
 
     draw_views(run, path)
-    options = " ".join(a for a in rest if a != "--overwrite")
-    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike pretrain {options}")
+    verb = METHODS[method_name(run.method)].verb
+    options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
+    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
 
 
 # ---------------------------------------------------------------- the other verbs

@@ -316,8 +316,12 @@ class Method(nn.Module):
         return ""
 
     def memory_name(self) -> str:
-        """What the answers in `memory` depend on beside images and views; "" where none is wanted."""
+        """What the rows in `memory` depend on beside the images; "" where none is wanted."""
         return ""
+
+    def memory_width(self) -> int:
+        """Numbers in a row of `memory`."""
+        return 0
 
     def words(self) -> list[str]:
         """Lines about the method for the start of a run."""

@@ -122,6 +122,8 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
         return backbones.published(name).eval()
     if name.startswith("torchhub/"):
         return _from_hub(name.removeprefix("torchhub/")).eval()
+    if name.startswith("<"):
+        raise FileNotFoundError(f"{name} is a module of somebody's own: pass it from Python, Run(teacher=module).")
     raise FileNotFoundError(
         f"No encoder at {name}. Give a run's folder, an encoder.safetensors, an official weights file, timm/NAME, "
         "torchvision/NAME or torchhub/NAME."
@@ -133,10 +135,8 @@ def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> 
     path = Path(encoder)
     path = Folder(path).weights if path.is_dir() else path
     if path.is_file():
-        state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
-        if card is not None and "image_size" in card:
-            return int(card["image_size"])
-        return backbones.published_size(_architecture(path, state, backbone))
+        state, card = _read(path)
+        return int(card["image_size"]) if card else backbones.published_size(_architecture(path, state, backbone)[0])
     name = os.fspath(encoder)
     if name.startswith("torchhub/"):
         return backbones.published_size(_hub_entry(name.removeprefix("torchhub/"))[0])
@@ -173,32 +173,43 @@ def _from_hub(name: str) -> Backbone:
             f"The weights of torchhub/{name} could not be fetched. Check the network, or fetch {HUB_URL}{file} on a "
             f"machine that has one and put it here as {place / Path(file).name}."
         ) from error
-    return backbones.from_weights(state, architecture)
+    return backbones.from_weights(state, architecture, official=True)
 
 
-def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) -> str:
-    """The name of the backbone whose tensors a file holds."""
-    if (name := named or backbones.recognised(state)) is None:
+def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) -> tuple[str, bool]:
+    """The name of the backbone whose tensors a file holds, and whether it is a checkpoint of DINO, iBOT or DINOv2."""
+    found = backbones.recognised(state)
+    if (name := named or found) is None:
         raise ValueError(
             f"{path} does not say which backbone its {len(state)} tensors are of, and it is none of the ViTs of DINO "
             "and DINOv2. Name it: lookalike.load(path, backbone=NAME), or --teacher-backbone NAME."
         )
-    return name
+    return name, found is not None
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of an encoder's file, and the card of one of ours."""
+    state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    if card is not None and "backbone" not in card:
+        raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
+    return state, card
 
 
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
-    state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    state, card = _read(path)
     if card is None and isinstance(backbone, nn.Module):
         raise ValueError(f"{path} was not written by lookalike, and cannot be put into your own module: load it there.")
     if card is None:
         assert backbone is None or isinstance(backbone, str)
-        return backbones.from_weights(state, _architecture(path, state, backbone))
-    if "backbone" not in card:
-        raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
+        name, official = _architecture(path, state, backbone)
+        return backbones.from_weights(state, name, official=official)
     if card["format"] != FORMAT:
         raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
-        raise ValueError(f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module).")
+        raise ValueError(
+            f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module). To "
+            "teach, Run(teacher=load(path, backbone=module))."
+        )
     made = backbones.create(
         backbone if isinstance(backbone, nn.Module) else card["backbone"], channels=card["channels"],
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
@@ -244,8 +255,14 @@ def start_from(backbone: Backbone, weights: str) -> str:
         )  # fmt: skip
         backbone.mean, backbone.std = source.mean, source.std
         state = source.export_state()
+    elif weights.startswith("torchhub/"):
+        source = _from_hub(weights.removeprefix("torchhub/"))
+        backbone.mean, backbone.std = source.mean, source.std
+        state = source.export_state()
     else:
-        raise FileNotFoundError(f"No weights at {weights}. Give a run, a weights file, timm/NAME or torchvision/NAME.")
+        raise FileNotFoundError(
+            f"No weights at {weights}. Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+        )
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token

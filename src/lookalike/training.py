@@ -658,7 +658,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     """
     cfg, patch = run.method, backbones.patch_size(run.backbone)
     if run.teacher is not None:
-        cfg = _taught_by(cfg, run.teacher)
+        cfg = _taught_by(run)
     given = (*run.given, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
@@ -696,11 +696,17 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     return settled, changes
 
 
-def _taught_by(cfg: Config, teacher: nn.Module) -> Config:
-    """Names a module of the user's as the teacher."""
-    if "teacher" not in vars(cfg):
-        raise ValueError(f"Run has a teacher, and {method_name(cfg)} takes none. Give method=Distill.Config(...).")
-    return dataclasses.replace(cfg, teacher=module_name(teacher))  # type: ignore[call-arg]
+def _taught_by(run: Run) -> Config:
+    """The method's configuration with a module of the user's as the teacher, at the size that it was made for."""
+    assert run.teacher is not None
+    if "teacher" not in vars(run.method):
+        raise ValueError(
+            f"Run has a teacher, and {method_name(run.method)} takes none. Give method=Distill.Config(...)."
+        )
+    cfg: Config = dataclasses.replace(run.method, teacher=module_name(run.teacher))  # type: ignore[call-arg]
+    if run.fit and isinstance(run.teacher, backbones.Backbone) and vars(cfg)["teacher_size"] is None:
+        cfg = dataclasses.replace(cfg, teacher_size=run.teacher.image_size)  # type: ignore[call-arg]
+    return cfg
 
 
 def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
@@ -804,7 +810,8 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
     half = run.precision in ("bf16", "fp16")
     name = f"{name} {source.version()} {run.channels} {run.seed} {run.decode_size} {run.precision}"
     folder = Path(run.cache_dir) if run.cache_dir else cache_folder()
-    return Answers(folder, name, len(source), turns, torch.float16 if half else torch.float32)
+    dtype = torch.float16 if half else torch.float32
+    return Answers(folder, name, len(source), turns, method.memory_width(), dtype)
 
 
 def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
@@ -839,7 +846,9 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
     """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
     batch = next(iter(_loader(first, source, min(images, len(source)))))
-    views = make_views(batch, run.method.views, batch.keys, mean=backbone.mean, std=backbone.std)
+    views = make_views(
+        batch, run.method.method.views(run.method, Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std
+    )
     return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes)
 
 

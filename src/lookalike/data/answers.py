@@ -1,5 +1,6 @@
 """What a frozen network said of images, in a file that grows as they are asked for and that later runs find again."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,10 @@ from ..runs import atomic, check_writable, locked, named
 
 _FORMAT: Final = 1
 _SHARE: Final = 0.9  # of the free disk
-_DTYPES: Final = {torch.float32: np.float32, torch.float16: np.float16}
+_DTYPES: Final[dict[torch.dtype, np.dtype[np.floating]]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+}
 
 
 class Answers:
@@ -30,92 +34,120 @@ class Answers:
         name: all that the rows depend on: another name means another file.
         images: how many there are.
         turns: different rows that an image has.
+        width: numbers in a row.
         dtype: float32, or float16 for half the room.
+
+    Raises:
+        ValueError: they would not fit on the disk, or the file of this name is another one's, or is not whole.
+        OSError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, name: str, images: int, turns: int, dtype: torch.dtype) -> None:
-        self.head = {"format": _FORMAT, "name": name, "images": images, "turns": turns}
+    def __init__(self, folder: Path, name: str, images: int, turns: int, width: int, dtype: torch.dtype) -> None:
+        self.head = {"format": _FORMAT, "name": name, "images": images, "turns": turns, "width": width,
+                     "dtype": _DTYPES[dtype].name}  # fmt: skip
         self.images = images
-        self.turns = turns
+        self.shape = images * turns, width
         self.dtype = dtype
         stem = f"{key_of(name, images, turns) & (2**64 - 1):016x}"
         self.card, self.values, self.sums, self.lock = (
             folder / f"{stem}.{kind}" for kind in ("answers.json", "answers", "sums", "lock")
         )
-        if not self.card.is_file():
+        self._row = width * _DTYPES[dtype].itemsize
+        """Bytes of a row."""
+        if self.card.is_file():
+            self._check()
+        else:
             check_writable(self.card)
+            self._check_room()
         self._rows: np.ndarray | None = None
         self._sums: np.ndarray | None = None
+        self._sound = np.zeros(self.shape[0], np.bool_)
+        """Rows that this process has seen to be whole."""
 
     def recall(self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor]) -> Tensor:
-        """The rows (B, W) of images, by their places (B,), on the device of `index`.
+        """The rows (B, W) of images, by their places (B,), in float32, on the device of `index`.
 
         `ask` is called with the rows (n,) of this batch that are not there, if there are any; its answer (n, W) is kept
-        and returned as it is read back, so that it is the same in this epoch and the next.
+        and returned as it is read back, so that it is the same in this epoch and the next. What is not finite in the
+        file's precision is returned and not kept.
         """
         places = turn * self.images + index.cpu().numpy()
-        if self._rows is None:
-            self._open(None)
-        missing = np.array([row for row, place in enumerate(places) if not self._known(place)], np.int64)
+        rows, sums = self._opened()
+        missing = np.array([row for row, place in enumerate(places) if not self._known(rows, sums, place)], np.int64)
+        found = torch.from_numpy(rows[places]).to(index.device).float()
         if len(missing):
-            fresh = ask(torch.from_numpy(missing).to(index.device)).to(self.dtype).cpu().numpy()
-            self._open(fresh.shape[1])
-            assert self._rows is not None
-            assert self._sums is not None
+            there = torch.from_numpy(missing).to(index.device)
+            asked = ask(there)
+            fresh = asked.to(self.dtype).cpu().numpy()
+            finite = np.isfinite(fresh).all(1)
+            for place, row in zip(places[missing][finite], fresh[finite]):
+                self._keep(int(place), row)
+            good = torch.from_numpy(finite).to(index.device)[:, None]
+            found[there] = torch.where(good, asked.to(self.dtype).float(), asked.float())
+        return found
+
+    def _known(self, rows: np.ndarray, sums: np.ndarray, place: int) -> bool:
+        if not self._sound[place]:
+            self._sound[place] = bool(sums[place]) and int(sums[place]) == _sum(rows[place])
+        return bool(self._sound[place])
+
+    def _keep(self, place: int, row: np.ndarray) -> None:
+        # not through the map: a full disk would end the process there, and is an error here
+        for path, start, content in (
+            (self.values, place * self._row, row.tobytes()),
+            (self.sums, 8 * place, np.int64(_sum(row)).tobytes()),
+        ):
+            with named(path):
+                handle = os.open(path, os.O_WRONLY)
+                try:
+                    written = os.pwrite(handle, content, start)
+                finally:
+                    os.close(handle)
+                if written != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._sound[place] = True
+
+    def _opened(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and checksums; the files are made where they are not there."""
+        if self._rows is None or self._sums is None:
+            if not self.card.is_file():
+                with locked(self.lock, wait=True):
+                    if not self.card.is_file():
+                        self._make()
+            self._check()
             with named(self.values):
-                self._rows[places[missing]] = fresh
-                self._sums[places[missing]] = [_sum(row) for row in fresh]
-        assert self._rows is not None
-        return torch.from_numpy(self._rows[places]).to(index.device, torch.float32)
+                self._rows = np.memmap(self.values, _DTYPES[self.dtype], "r", shape=self.shape)
+                self._sums = np.memmap(self.sums, np.int64, "r", shape=self.shape[:1])
+        return self._rows, self._sums
 
-    def _known(self, place: int) -> bool:
-        if self._rows is None or self._sums is None or not self._sums[place]:
-            return False
-        return int(self._sums[place]) == _sum(self._rows[place])
-
-    def _open(self, width: int | None) -> None:
-        """Opens the files; makes them, for rows of `width` numbers, where they are not there."""
-        if self._rows is not None:
-            return
-        if not self.card.is_file():
-            if width is None:
-                return
-            with locked(self.lock, wait=True):
-                if not self.card.is_file():
-                    self._make(width)
+    def _check(self) -> None:
         head = json.loads(self.card.read_text())
-        if {name: head.get(name) for name in self.head} != self.head:
+        if head != self.head:
             raise ValueError(
                 f"{self.card} belongs to another teacher, other images or other views: it is for {head.get('name')}, "
                 f"and {self.head['name']} was expected. Remove it, or give another --cache-dir."
             )
-        shape = (self.images * self.turns, int(head["width"]))
-        dtype = np.dtype(head["dtype"])
-        for path, size in ((self.values, dtype.itemsize * shape[0] * shape[1]), (self.sums, 8 * shape[0])):
+        for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             if not path.is_file() or path.stat().st_size != size:
                 raise ValueError(f"{path} is not whole, as {self.card} describes it. Remove both, to have them anew.")
-        with named(self.values):
-            self._rows = np.memmap(self.values, dtype, "r+", shape=shape)
-            self._sums = np.memmap(self.sums, np.int64, "r+", shape=shape[:1])
-        self.dtype = torch.float16 if dtype == np.float16 else torch.float32
 
-    def _make(self, width: int) -> None:
-        rows = self.images * self.turns
-        dtype = np.dtype(_DTYPES[self.dtype])
-        need = rows * (width * dtype.itemsize + 8)
-        self.card.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.card.parent).free
+    def _check_room(self) -> None:
+        there = next(p for p in self.card.absolute().parents if p.exists())
+        need, free = self.shape[0] * (self._row + 8), shutil.disk_usage(there).free
         if need > _SHARE * free:
             raise ValueError(
                 f"The teacher's answers take {need / 2**30:.3g} GiB, and {self.card.parent} has {free / 2**30:.3g} GiB "
                 "free. Leave patches out (--patch-weight 0), give another --cache-dir, or leave --cache-teacher out."
             )
-        for path, size in ((self.values, rows * width * dtype.itemsize), (self.sums, 8 * rows)):
+
+    def _make(self) -> None:
+        self.card.parent.mkdir(parents=True, exist_ok=True)
+        for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             with named(path), open(path, "wb") as file:
                 file.truncate(size)  # takes no room until it is written to
                 os.fsync(file.fileno())
         with atomic(self.card) as temporary:
-            temporary.write_text(json.dumps({**self.head, "width": width, "dtype": dtype.name}))
+            temporary.write_text(json.dumps(self.head))
 
 
 def _sum(row: np.ndarray) -> int:

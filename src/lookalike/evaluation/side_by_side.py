@@ -120,8 +120,7 @@ def sides(
 
 def gflops(encoder: Backbone, size: int) -> float:
     """10^9 operations of a forward pass of one image of `size` pixels, as torch's counter sees them."""
-    p = next(encoder.parameters())
-    x = torch.zeros(1, encoder.channels, size, size, device=p.device, dtype=p.dtype)
+    x = _image(encoder, 1, size)
     # attention as plain products, which the counter knows on every device
     with evaluating(encoder), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.forward(x)
@@ -131,10 +130,7 @@ def gflops(encoder: Backbone, size: int) -> float:
 def throughput(encoders: Sequence[Backbone], sizes: Sequence[int], batch_size: int = 64) -> list[float]:
     """Images per second of inference of each encoder, run in turns so that a busy machine is busy for all."""
     seconds: list[list[float]] = [[] for _ in encoders]
-    images = []
-    for encoder, size in zip(encoders, sizes):
-        p = next(encoder.parameters())
-        images.append(torch.randn(batch_size, encoder.channels, size, size, device=p.device, dtype=p.dtype))
+    images = [_image(encoder, batch_size, size) for encoder, size in zip(encoders, sizes)]
     with torch.inference_mode():
         for trial in range(TRIALS + 1):
             for encoder, x, times in zip(encoders, images, seconds):
@@ -150,6 +146,12 @@ def throughput(encoders: Sequence[Backbone], sizes: Sequence[int], batch_size: i
     return [batch_size / median(times) for times in seconds]
 
 
+def _image(encoder: Backbone, count: int, size: int) -> Tensor:
+    """Images of noise, where the encoder is and as it takes them."""
+    like = next(encoder.parameters(), torch.zeros(()))
+    return torch.randn(count, encoder.channels, size, size, device=like.device, dtype=like.dtype)
+
+
 @torch.no_grad()
 def mean_cosine(a: Tensor, b: Tensor) -> float:
     """Of the rows of two matrices (N, D)."""
@@ -161,8 +163,10 @@ def overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
     """Share of the k nearest rows, by cosine, that rows have in common in two matrices (N, D) and (N, E); 0 to 1.
 
     Huh et al., ICML 2024, https://arxiv.org/abs/2405.07987 (mutual nearest neighbours). With fewer than k + 1 rows all
-    others are neighbours.
+    others are neighbours; one row alone has none, and 1 is returned.
     """
+    if len(a) < 2:
+        return 1.0
     k = min(k, len(a) - 1)
     both = [_others(x, k) for x in (a, b)]  # (N, k) each
     return float((both[0][:, :, None] == both[1][:, None]).any(2).double().mean())

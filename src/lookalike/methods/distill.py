@@ -18,6 +18,7 @@ from .. import core, distributed, encoders, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
+from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
 
@@ -113,7 +114,15 @@ class Distill(Method):
             source = encoders.load(cfg.teacher, cfg.teacher_backbone or None)
         else:
             source = encoders.own(teacher, backbone, size)
-        source.check_size(size)
+        try:
+            source.check_size(size)
+        except ValueError as error:
+            raise ValueError(f"The teacher: {error} Give --teacher-size.") from error
+        if cfg.student_feature == "patches" and backbone.patch_size is None:
+            raise ValueError(
+                f"{backbone.name} is no plain ViT: what it computes after its patches would stay random. Leave "
+                "--student-feature at class, which is a CNN's pooled feature."
+            )
         for side, net, feature in (
             ("teacher", source, cfg.teacher_feature),
             ("student", backbone, cfg.student_feature),
@@ -123,18 +132,24 @@ class Distill(Method):
                     f"The {side}, {net.name}, gives one feature per image and no patches. Give --patch-weight 0 and "
                     f"--{side}-feature class."
                 )
+        self.patches = source.patches_at(size) if cfg.tells_patches else 0
+        """Of the teacher, in a view."""
+        if cfg.tells_patches:
+            _check_squares(self.patches, backbone.patches_at(cfg.views[0].size))
         self.teacher = nn.Teacher(source, frozen=True)
+        self.own = teacher is not None and not isinstance(teacher, Backbone)
+        """Whether the teacher takes images as the student does, whatever its mean and deviation become."""
         self.beside = nn.Beside()
         mix, shift = self._conversion()
         self.register_buffer("mix", mix, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         self.alike = False
         """Whether the teacher takes images as the student does; `before_training` sees."""
-        self.width, own = (
+        self.width, width = (
             net.dim if feature == "class" else net.patch_dim
             for net, feature in ((source, cfg.teacher_feature), (backbone, cfg.student_feature))
         )
-        self.head = _head(own, cfg.hidden_dim, self.width)
+        self.head = _head(width, cfg.hidden_dim, self.width)
         self.patch_head = _head(backbone.patch_dim, cfg.hidden_dim, source.patch_dim) if cfg.tells_patches else None
         self.queue = nn.Queue(self.width, cfg.queue) if cfg.relational else None
         self.collected = nn.Collected()
@@ -149,7 +164,7 @@ class Distill(Method):
             made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
             cfg = dataclasses.replace(cfg, teacher_size=made_for)
         if cfg.relational:
-            batches = max(1, min(cfg.queue, images // 4) // batch_size)  # an image must not meet its own old features
+            batches = max(1, min(cfg.queue, images // 4) // batch_size)  # few images meet their own of the epoch before
             cfg = dataclasses.replace(cfg, queue=batches * batch_size)
         return cfg
 
@@ -175,9 +190,21 @@ class Distill(Method):
         return cfg.cached_views if cfg.cache_teacher else 0
 
     def memory_name(self) -> str:
-        cfg = self.cfg
-        view = at_least(cfg.views[0], cfg.teacher_size or 0)
-        return f"{self.teacher.digest()} {cfg.teacher_size} {cfg.teacher_feature} {cfg.tells_patches} {view}"
+        if not self.repeats(self.cfg):
+            return ""
+        cfg, net = self.cfg, self.teacher_net
+        view, size = at_least(cfg.views[0], cfg.teacher_size or 0), cfg.teacher_size or cfg.views[0].size
+        # what weights and names do not tell, such as a module's own code, its answer does
+        image = torch.linspace(-9, 9, net.channels * size**2).sin().view(1, net.channels, size, size)
+        with torch.no_grad():
+            answer = _seen(net, image, cfg.teacher_feature, False)[0].mul(100).round().long().flatten().tolist()
+        return (
+            f"{self.teacher.digest()} {key_of(*answer)} {net.name} {net.mean} {net.std} {size} {cfg.teacher_feature} "
+            f"{self.patches} {view}"
+        )
+
+    def memory_width(self) -> int:
+        return self.cfg.views[0].count * (self.width + self.patches * self.teacher_net.patch_dim)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, b, g = self.cfg, len(batch.index), self.cfg.views[0].count
@@ -200,7 +227,7 @@ class Distill(Method):
             parts["patches"] = losses.byol(self.patch_head(patches.flatten(0, 1)), told.flatten(0, 1)).mean()
             weights["patches"] = cfg.patch_weight * (cfg.mse + cfg.cosine / 2)
         if self.training and self.queue is not None:
-            self.collected.add(batch.progress, t[0])
+            self.collected.add(batch.progress, t[0].clone())  # a part of all that was said, which need not stay
         return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
 
     def _distance(self, objective: str, s: Tensor, t: Tensor) -> Tensor:
@@ -252,7 +279,7 @@ class Distill(Method):
         if self.alike:
             return x
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x, self.mix[:, :, None, None], self.shift)
+            return torch.einsum("oc,bchw->bohw", self.mix.to(x.dtype), x) + self.shift[:, None, None]
 
     @property
     def teacher_net(self) -> Backbone:
@@ -274,6 +301,8 @@ class Distill(Method):
 
     def before_training(self) -> None:
         """Now the student's mean and deviation are settled."""
+        if self.own:
+            self.teacher_net.mean, self.teacher_net.std = self.backbone.mean, self.backbone.std
         mix, shift = self._conversion()
         self.mix.copy_(mix)
         self.shift.copy_(shift)
@@ -306,21 +335,21 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 
 def _aligned(patches: Tensor, count: int) -> Tensor:
-    """Patches (B, N, P) of a square grid, resampled to a square of `count`.
-
-    Raises:
-        ValueError: one of the two numbers is no square.
-    """
+    """Patches (B, N, P) of a square grid, resampled to a square of `count`."""
     if patches.shape[1] == count:
         return patches
     old, new = math.isqrt(patches.shape[1]), math.isqrt(count)
-    if old**2 != patches.shape[1] or new**2 != count:
-        raise ValueError(
-            f"{patches.shape[1]} patches of the teacher cannot be aligned with {count} of the student: they are no "
-            "squares. Give --patch-weight 0."
-        )
-    grid = torch.unflatten(patches.mT, 2, (old, old)).float()
+    grid = torch.unflatten(patches.mT, 2, (old, old)).to(torch.promote_types(patches.dtype, torch.float32))
     return _resized(grid, new).flatten(2).mT.to(patches.dtype)
+
+
+def _check_squares(told: int, seen: int) -> None:
+    """Raises ValueError where patches of teacher and student cannot be laid over each other."""
+    if told != seen and (math.isqrt(told) ** 2 != told or math.isqrt(seen) ** 2 != seen):
+        raise ValueError(
+            f"{told} patches of the teacher cannot be aligned with {seen} of the student: they are no squares. Give "
+            "--patch-weight 0."
+        )
 
 
 def _channels(of_student: int, of_teacher: int) -> Tensor:
