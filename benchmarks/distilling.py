@@ -4,10 +4,11 @@
 
 DATA holds train/ and test/ with one sub-folder per class; 32 pixels. The teacher, the narrow ResNet of `networks.py`,
 is trained once per seed by --teacher-method on --images of train/, drawn by the seed; no label is used. Each student,
-the small ResNet (a fifth of the work), sees the same images for --epochs: from random weights by one of `SETTINGS`, or
-by a method of `lookalike pretrain` alone. All are judged by k-NN and linear probe: those images are the bank, all of
-test/ is classified. `rank` is the effective rank of the features of 2,000 test images. A row of JSON per student goes
-to --record; rows that are there already are not made again, and a training that was stopped goes on where it was.
+the small ResNet (a fifth of the work), sees the same images for --epochs: from random weights by one of `SETTINGS`
+("kept": the teacher is asked once for each image, or for each of 5 views), or by a method of `lookalike pretrain`
+alone. All are judged by k-NN and linear probe: those images are the bank, all of test/ is classified. `rank` is the
+effective rank of the features of 2,000 test images. A row of JSON per student goes to --record; rows that are there
+already are not made again, and a training that was stopped goes on where it was.
 """
 
 import argparse
@@ -47,8 +48,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relational": {"mse": 0.0, "relational": 1.0, **PLAIN},
     "mse + vicreg": {"vicreg": 0.02, **PLAIN},
     "mse + relational": {"relational": 1.0, **PLAIN},
+    "mse, kept": {"cache_teacher": True},
+    "mse, kept 5": {"cache_teacher": True, "cached_views": 5},
 }
-"""Objectives, as fields of `Distill.Config`. With " x4" behind its name a student also sees four local views."""
+"""Fields of `Distill.Config`. With " x4" behind its name a student also sees four local views."""
 
 
 def config(setting: str) -> Distill.Config:
@@ -69,10 +72,16 @@ def judged(encoder: Backbone, train: Labelled, test: Labelled, seed: int) -> dic
 
 
 def trained(run: Run) -> float:
-    """Seconds of the training, which goes on where it was."""
-    begun = time.perf_counter()
-    training.pretrain(dataclasses.replace(run, resume=(Path(run.out) / "run.yaml").is_file()))
-    return time.perf_counter() - begun
+    """Seconds of the steps of a training, which goes on where it was and is not made twice."""
+    folder = Folder(run.out)
+    if not any(row["epoch"] == run.epochs for row in folder.rows()):
+        training.pretrain(dataclasses.replace(run, resume=folder.run.is_file()))
+    seconds, before = 0.0, 0
+    for row in folder.rows():
+        if "images_per_s" in row:
+            seconds += (row["step"] - before) * run.batch_size / row["images_per_s"]
+            before = row["step"]
+    return seconds
 
 
 def main() -> None:
@@ -102,11 +111,21 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     }
     places = permutation(len(open_source(args.data / "train")), seed, "images")[: args.images].tolist()
     train, test = Labelled(args.data / "train", places), Labelled(args.data / "test", None)
-    options: dict[str, Any] = {"data": train, "image_size": SIZE, "batch_size": args.batch_size, "cache": "ram",
-                               "seed": seed, "save_every": 10**6}  # fmt: skip
+    file = args.work / f"images-{seed}.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{(args.data / 'train' / train.source.name(i)).absolute()}\n" for i in range(len(train))))
+    options: dict[str, Any] = {
+        "image_size": SIZE,
+        "batch_size": args.batch_size,
+        "cache": "ram",
+        "cache_dir": str(args.work / "cache"),
+        "seed": seed,
+        "save_every": 10**6,
+    }
     torch.manual_seed(seed)
     teacher = Run(
-        method=get_method(args.teacher_method).Config(), backbone=narrow_resnet(), epochs=args.teacher_epochs,
+        data=train, method=get_method(args.teacher_method).Config(), backbone=narrow_resnet(),
+        epochs=args.teacher_epochs,
         out=str(args.work / f"teacher-{args.teacher_method}-{seed}"), **options,
     )  # fmt: skip
     seconds = trained(teacher)
@@ -147,8 +166,10 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         alone = setting in SELF_SUPERVISED
         method = get_method(setting).Config() if alone else config(setting)
         out = args.work / f"{setting.replace(' ', '_').replace(',', '')}-{seed}"
-        run = Run(method=method, backbone=student, teacher=None if alone else teaching, epochs=args.epochs,
-                  out=str(out), **options)  # fmt: skip
+        run = Run(
+            data=train if method.method.needs_labels else str(file), method=method, backbone=student,
+            teacher=None if alone else teaching, epochs=args.epochs, out=str(out), **options,
+        )  # fmt: skip
         untrained = training.build(training.resolve(run, len(train))[0]).backbone
         untrained = with_statistics(untrained, train.source, image_size=SIZE, mean=untrained.mean, std=untrained.std)
         before = {f"untrained_{name}": value for name, value in judged(untrained, train, test, seed).items()}
