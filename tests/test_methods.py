@@ -245,8 +245,8 @@ def test_batchnorm_in_ibots_head_sees_all_patches_whatever_is_hidden() -> None:
         x = torch.randn(4, 3, 32, 32)
         tokens = method.backbone.tokens(x).patches
         head, teacher = method.get_submodule("head"), method.get_submodule("teacher.1")
-        torch.testing.assert_close(head.patches(tokens), teacher.patches(tokens))  # type: ignore[operator]
-        assert head.patches(tokens).shape == (4, 4, 6)  # type: ignore[operator]
+        torch.testing.assert_close(head(tokens, patches=True), teacher(tokens, patches=True))
+        assert head(tokens, patches=True).shape == (4, 4, 6)
 
 
 def test_views_that_a_user_asked_for_are_kept_whole() -> None:

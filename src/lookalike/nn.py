@@ -274,14 +274,10 @@ class DINOHead(nn.Module):
         if patch_prototypes is not None:
             self.patch_layer = NormedLinear(bottleneck_dim, patch_prototypes, learn_scale=learn_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (..., D) -> scores (..., K)."""
-        scores: Tensor = self.last_layer(self._bottleneck(x))
-        return scores
-
-    def patches(self, x: Tensor) -> Tensor:
-        """Patch tokens (..., D) -> scores (..., K)."""
-        scores: Tensor = (self.patch_layer or self.last_layer)(self._bottleneck(x))
+    def forward(self, x: Tensor, *, patches: bool = False) -> Tensor:
+        """Features (..., D), or tokens of patches, -> scores (..., K)."""
+        layer = self.patch_layer if patches and self.patch_layer is not None else self.last_layer
+        scores: Tensor = layer(self._bottleneck(x))
         return scores
 
     def freeze_last(self) -> None:

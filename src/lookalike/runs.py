@@ -92,8 +92,8 @@ class Options:
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """A logger beside `metrics.jsonl`."""
     checkpoint_activations: bool = False
-    """Keep the input of each block alone and compute the rest once more for the backward pass: a fraction of the memory
-    for a third more time. Not for networks with BatchNorm."""
+    """Keep the input of each block alone and compute the rest once more for the backward pass: less memory for another
+    forward pass. Not for networks with BatchNorm."""
     compile: bool = False
     """Compile backbone and heads with torch.compile."""
     fit: bool = True

@@ -134,8 +134,10 @@ class IBOT(Method):
         local = nn.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
         # hidden patches alone, unless BatchNorm is to see all, as in the teacher
-        score = self.head.patches
-        s_patch = score(student.patches)[hidden] if cfg.norm else score(student.patches[hidden])  # (M, K)
+        if cfg.norm:
+            s_patch = self.head(student.patches, patches=True)[hidden]  # (M, K)
+        else:
+            s_patch = self.head(student.patches[hidden], patches=True)
         t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
         p = self.center(t, cfg.teacher_temp(at))
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
@@ -151,7 +153,7 @@ class IBOT(Method):
     def _teacher(self, whole: Tensor) -> tuple[Tensor, Tensor]:
         backbone, head = self.teacher
         seen = backbone.tokens(whole)  # type: ignore[operator]
-        return torch.stack(head(seen.cls).chunk(2)), head.patches(seen.patches)  # type: ignore[operator]
+        return torch.stack(head(seen.cls).chunk(2)), head(seen.patches, patches=True)
 
     def _masks(self, batch: Batch) -> Tensor:
         """(2B, N) bool: the hidden patches of the two global views."""
