@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from learning import Labelled
-from networks import narrow_resnet, small_resnet
+from networks import maps, narrow_resnet, small_resnet
 from rows import append
 
 import lookalike
@@ -124,12 +124,12 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     }
     torch.manual_seed(seed)
     teacher = Run(
-        data=train, method=get_method(args.teacher_method).Config(), backbone=narrow_resnet(),
+        data=train, method=get_method(args.teacher_method).Config(), backbone=maps(narrow_resnet()),
         epochs=args.teacher_epochs,
         out=str(args.work / f"teacher-{args.teacher_method}-{seed}"), **options,
     )  # fmt: skip
     seconds = trained(teacher)
-    teaching = lookalike.load(teacher.out, backbone=narrow_resnet())
+    teaching = lookalike.load(teacher.out, backbone=maps(narrow_resnet()))
 
     def done(setting: str) -> bool:
         rows = [json.loads(line) for line in args.record.read_text().splitlines()] if args.record.exists() else []
@@ -162,7 +162,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             print(f"seed {seed}, {setting}: in {args.record} already")
             continue
         torch.manual_seed(seed)
-        student = small_resnet()
+        student = maps(small_resnet())
         alone = setting in SELF_SUPERVISED
         method = get_method(setting).Config() if alone else config(setting)
         out = args.work / f"{setting.replace(' ', '_').replace(',', '')}-{seed}"
@@ -175,7 +175,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         before = {f"untrained_{name}": value for name, value in judged(untrained, train, test, seed).items()}
         seconds = trained(run)
         if alone:
-            write(setting, lookalike.load(out, backbone=small_resnet()), seconds, before)
+            write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, before)
             continue
         net, _ = restored(run)
         net.eval()
