@@ -157,11 +157,12 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     if not done("teacher"):
         write("teacher", teaching, seconds, {})
     few = Subset(test.source, permutation(len(test), 0, "rank")[:2000].tolist())
+    before: dict[str, Any] = {}
     for setting in args.settings:
         if done(setting):
             print(f"seed {seed}, {setting}: in {args.record} already")
             continue
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # so that all students begin with the same weights
         student = maps(small_resnet())
         alone = setting in SELF_SUPERVISED
         method = get_method(setting).Config() if alone else config(setting)
@@ -170,9 +171,10 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             data=train if method.method.needs_labels else str(file), method=method, backbone=student,
             teacher=None if alone else teaching, epochs=args.epochs, out=str(out), **options,
         )  # fmt: skip
-        untrained = training.build(training.resolve(run, len(train))[0]).backbone
-        untrained = with_statistics(untrained, train.source, image_size=SIZE, mean=untrained.mean, std=untrained.std)
-        before = {f"untrained_{name}": value for name, value in judged(untrained, train, test, seed).items()}
+        if not before:
+            fresh = training.build(training.resolve(run, len(train))[0]).backbone
+            fresh = with_statistics(fresh, train.source, image_size=SIZE, mean=fresh.mean, std=fresh.std)
+            before = {f"untrained_{name}": value for name, value in judged(fresh, train, test, seed).items()}
         seconds = trained(run)
         if alone:
             write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, before)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import core, distributed, encoders, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..optim import Optim
+from ..optim import FEW, FEW_LR, Optim
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
@@ -25,6 +25,8 @@ from ..views import MOCO_VIEW, View, at_least
 Feature = Literal["class", "patches"]
 OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
 """The fields that weigh them."""
+CNN_LR = 1.6e-2
+"""AdamW's learning rate per 256 images for CNNs that learn from few images: `docs/results.md`."""
 
 
 class Distill(Method):
@@ -158,7 +160,7 @@ class Distill(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """The teacher sees the pixels that it was made for, and few images get a short queue."""
+        """The teacher sees the pixels that it was made for; few images get a short queue and long steps."""
         assert isinstance(cfg, cls.Config)
         if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
             made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
@@ -166,6 +168,8 @@ class Distill(Method):
         if cfg.relational:
             batches = max(1, min(cfg.queue, images // 4) // batch_size)  # few images meet their own of the epoch before
             cfg = dataclasses.replace(cfg, queue=batches * batch_size)
+        if images < FEW:
+            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=FEW_LR if patch_size else CNN_LR))
         return cfg
 
     @classmethod
