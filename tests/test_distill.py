@@ -234,6 +234,17 @@ def test_the_teacher_does_not_change_and_is_no_part_of_the_state() -> None:
         other.load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("images", "patch", "lr", "queue"),
+    [(5_000, None, 1.6e-2, 1024), (5_000, 16, 4e-3, 1024), (50_000, None, 1e-3, 12288), (1_300_000, 16, 1e-3, 65536)],
+)
+def test_what_few_images_are_given(images: int, patch: int | None, lr: float, queue: int) -> None:
+    cfg = dataclasses.replace(Distill.Config(teacher="timm/vit_base_patch14_dinov2.lvd142m"), relational=1.0)
+    fitted = Distill.fit_to(cfg, images, 96, 256, patch)
+    assert isinstance(fitted, Distill.Config)
+    assert (fitted.optim.lr, fitted.queue, fitted.teacher_size) == (lr, queue, 224)
+
+
 # ---------------------------------------------------------------- what is kept of the teacher
 
 
