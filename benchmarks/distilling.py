@@ -1,6 +1,6 @@
 """What each objective makes of a small student, beside its teacher and beside the same network trained from scratch.
 
-    python benchmarks/distilling.py DATA [--settings mse vicreg simclr ... --images 5000 --epochs 20 --seeds 0]
+    python benchmarks/distilling.py DATA [--settings mse cosine simclr ... --images 5000 --epochs 20 --seeds 0]
 
 DATA holds train/ and test/ with one sub-folder per class; 32 pixels. The teacher, the narrow ResNet of `networks.py`,
 is trained once per seed by --teacher-method on --images of train/, drawn by the seed; no label is used. Each student,
@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mse": {},
     "mse, no patches": PLAIN,
     "cosine": {"mse": 0.0, "cosine": 1.0, **PLAIN},
-    "vicreg": {"mse": 0.0, "vicreg": 1.0, **PLAIN},
+    "to the teacher by vicreg": {"mse": 0.0, "vicreg": 1.0, **PLAIN},
     "relational": {"mse": 0.0, "relational": 1.0, **PLAIN},
     "mse + vicreg": {"vicreg": 0.02, **PLAIN},
     "mse + relational": {"relational": 1.0, **PLAIN},
