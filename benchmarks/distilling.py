@@ -135,7 +135,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         rows = [json.loads(line) for line in args.record.read_text().splitlines()] if args.record.exists() else []
         return any((same | {"setting": setting}).items() <= row.items() for row in rows)
 
-    def write(setting: str, encoder: Backbone, seconds: float, more: dict[str, Any]) -> None:
+    def write(setting: str, encoder: Backbone, seconds: float, epochs: int, more: dict[str, Any]) -> None:
         row = {
             **same,
             "setting": setting,
@@ -144,7 +144,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             "parameters": sum(p.numel() for p in encoder.net.parameters()),
             "gflops": round(gflops(encoder, SIZE), 4),
             "seconds": round(seconds, 1),
-            "images_per_s": round(len(train) * args.epochs / seconds, 1),
+            "images_per_s": round(len(train) * epochs / seconds, 1),
             "threads": torch.get_num_threads(),
             "date": time.strftime("%Y-%m-%d"),
             "torch": torch.__version__,
@@ -155,7 +155,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         append(args.record, row)
 
     if not done("teacher"):
-        write("teacher", teaching, seconds, {})
+        write("teacher", teaching, seconds, args.teacher_epochs, {})
     few = Subset(test.source, permutation(len(test), 0, "rank")[:2000].tolist())
     before: dict[str, Any] = {}
     for setting in args.settings:
@@ -177,7 +177,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             before = {f"untrained_{name}": value for name, value in judged(fresh, train, test, seed).items()}
         seconds = trained(run)
         if alone:
-            write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, before)
+            write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, args.epochs, before)
             continue
         net, _ = restored(run)
         net.eval()
@@ -186,7 +186,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             for each in (Says(net, "teacher"), Says(net, "student"))
         ]
         more = {"cosine": round(mean_cosine(*said), 4), "overlap": round(overlap(*said), 4)}
-        write(setting, net.backbone, seconds, before | more)
+        write(setting, net.backbone, seconds, args.epochs, before | more)
         assert Folder(out).last.is_file()
 
 
