@@ -178,49 +178,56 @@ def test_a_collapsed_run_is_stopped_if_asked(cifar10: Path, tmp_path: Path) -> N
 ADAMW = Optim("adamw", lr=2e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=0)
 
 
+FAILURES: list[tuple[core.Config, str]] = [
+    (
+        BYOL.Config(hidden_dim=256, out_dim=64, momentum=Schedule(0.9), predictor=False, optim=ADAMW),
+        "There is no predictor. Leave --no-predictor out.",
+    ),
+    (
+        SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW),
+        "No gradient is stopped. Leave --no-stop-gradient out.",
+    ),
+    (
+        MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW),
+        "With a momentum of 0 the teacher runs after the student. Give --momentum 0.9",
+    ),
+    (
+        SwAV.Config(hidden_dim=256, out_dim=64, sinkhorn_iterations=0, optim=ADAMW),
+        "all images fall into one prototype. Give --sinkhorn-iterations 3.",
+    ),
+    (
+        VICReg.Config(hidden_dim=256, out_dim=64, std_coeff=0.0, optim=ADAMW),
+        "Without the variance term one answer will do. Give --std-coeff 25.",
+    ),
+    (
+        BarlowTwins.Config(hidden_dim=256, out_dim=64, lambd=0.0, optim=ADAMW),
+        "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051.",
+    ),
+    (
+        LeJEPA.Config(hidden_dim=256, out_dim=64, directions=64, lamb=0.0, optim=ADAMW),
+        "With lamb 0 nothing keeps images apart.",
+    ),
+    (
+        DINO.Config(hidden_dim=256, bottleneck_dim=64, teacher_temp=Schedule(0.5), momentum=Schedule(0.9), optim=ADAMW),
+        "With --teacher-temp.start 0.5 and --student-temp 0.1 targets are no sharper",
+    ),
+    (
+        DINO.Config(hidden_dim=256, bottleneck_dim=64, centering=False, momentum=Schedule(0.9), optim=ADAMW),
+        "Without centring one prototype takes all images. Leave --no-centering out.",
+    ),
+]
+"""Methods without the part that their papers found to be needed, and the words that say so."""
+NAMES = ("byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa", "dino uniform", "dino one-hot")
+SLOW = ("simsiam", "swav", "barlow_twins", "lejepa")
+"""Those that `make test-slow` trains: each takes half a minute."""
+
+
 @pytest.mark.parametrize(
     ("method", "remedy"),
     [
-        (
-            BYOL.Config(hidden_dim=256, out_dim=64, momentum=Schedule(0.9), predictor=False, optim=ADAMW),
-            "There is no predictor. Leave --no-predictor out.",
-        ),
-        (
-            SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW),
-            "No gradient is stopped. Leave --no-stop-gradient out.",
-        ),
-        (
-            MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW),
-            "With a momentum of 0 the teacher runs after the student. Give --momentum 0.9",
-        ),
-        (
-            SwAV.Config(hidden_dim=256, out_dim=64, sinkhorn_iterations=0, optim=ADAMW),
-            "all images fall into one prototype. Give --sinkhorn-iterations 3.",
-        ),
-        (
-            VICReg.Config(hidden_dim=256, out_dim=64, std_coeff=0.0, optim=ADAMW),
-            "Without the variance term one answer will do. Give --std-coeff 25.",
-        ),
-        (
-            BarlowTwins.Config(hidden_dim=256, out_dim=64, lambd=0.0, optim=ADAMW),
-            "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051.",
-        ),
-        (
-            LeJEPA.Config(hidden_dim=256, out_dim=64, directions=64, lamb=0.0, optim=ADAMW),
-            "With lamb 0 nothing keeps images apart.",
-        ),
-        (
-            DINO.Config(
-                hidden_dim=256, bottleneck_dim=64, teacher_temp=Schedule(0.5), momentum=Schedule(0.9), optim=ADAMW
-            ),
-            "With --teacher-temp.start 0.5 and --student-temp 0.1 targets are no sharper",
-        ),
-        (
-            DINO.Config(hidden_dim=256, bottleneck_dim=64, centering=False, momentum=Schedule(0.9), optim=ADAMW),
-            "Without centring one prototype takes all images. Leave --no-centering out.",
-        ),
+        pytest.param(*failure, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, failure in zip(NAMES, FAILURES, strict=True)
     ],
-    ids=["byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa", "dino uniform", "dino one-hot"],
 )
 def test_a_methods_own_failure_is_called_by_name(
     method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

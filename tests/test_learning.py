@@ -7,8 +7,8 @@ from test_methods import gain, listed
 
 from lookalike.methods import SELF_SUPERVISED, get_method
 
-QUICK = ("simclr", "supcon", "moco_v2")
-"""Those that `make test` trains; all others are `make test-slow`'s."""
+QUICK = ("simclr",)
+"""Those that `make test` trains; all others are `make test-slow`'s, and learn in tests/test_health.py in part."""
 
 
 @pytest.mark.parametrize(

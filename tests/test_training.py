@@ -255,8 +255,8 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
     context.set_forkserver_preload(["lookalike.training", "lookalike.methods.simclr"])
     survived = 0
     # flushes and renames of the first files and of each checkpoint; the first, a middle and the last step of an epoch
-    moments = [(call, None, 1) for call in (1, 4, 8, 10, 11, 12, 13, 15, 19, 24, 31)]
-    moments += [(None, step, accumulate) for step in (1, 7, 10) for accumulate in (1, 2)]
+    moments = [(call, None, 1) for call in (1, 4, 8, 11, 13, 19, 31)]
+    moments += [(None, step, accumulate) for step, accumulate in ((1, 1), (7, 2), (10, 1), (10, 2))]
     for call, step, accumulate in moments:
         out = tmp_path / f"{call}-{step}-{accumulate}"
         process = context.Process(target=_killed, args=(photos, out, call, step, accumulate))
@@ -270,7 +270,7 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
         training.pretrain(tiny_run(photos, out, resume=resume, accumulate=accumulate))
         assert_same_run(out, finished(accumulate))
         assert not list(out.rglob(".*tmp*"))
-    assert survived >= 15
+    assert survived >= 9
 
 
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
