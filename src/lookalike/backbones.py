@@ -668,9 +668,8 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
 def recognised(state: Mapping[str, Tensor]) -> str | None:
     """The timm name of the ViT that the tensors of an official DINO, iBOT or DINOv2 checkpoint are of, or None."""
     proj = state.get("patch_embed.proj.weight")
-    if (
-        proj is None or proj.ndim != 4 or "cls_token" not in state or "head.weight" in state
-    ):  # theirs have no classifier
+    # theirs have a class token and no classifier
+    if proj is None or proj.ndim != 4 or "cls_token" not in state or "head.weight" in state:
         return None
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     size = {(384, 12): "small", (768, 12): "base", (1024, 24): "large", (1536, 40): "giant"}.get((len(proj), depth))

@@ -49,7 +49,7 @@ def compare(run: Run) -> SideBySide:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
-    teacher_size = method.cfg.teacher_size or size
+    teacher_size = method.cfg.teacher_pixels
     train, test = run.probe or (None, None)
     measured = sides(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,

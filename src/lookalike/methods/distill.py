@@ -99,6 +99,10 @@ class Distill(Method):
                 )
 
         @property
+        def teacher_pixels(self) -> int:
+            return self.teacher_size or self.views[0].size
+
+        @property
         def tells_patches(self) -> bool:
             return bool(self.patch_weight and (self.mse or self.cosine))
 
@@ -111,7 +115,7 @@ class Distill(Method):
     def __init__(self, cfg: Config, backbone: Backbone, teacher: torch.nn.Module | None = None) -> None:
         """`teacher` is a module of your own, in the place of the one that `cfg` names."""
         super().__init__(cfg, backbone)
-        size = cfg.teacher_size or cfg.views[0].size
+        size = cfg.teacher_pixels
         if teacher is None:
             source = encoders.load(cfg.teacher, cfg.teacher_backbone or None)
         else:
@@ -182,7 +186,7 @@ class Distill(Method):
     def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
         """Global views have the pixels of teacher or student, whoever sees more, and are shrunk for the other."""
         assert isinstance(cfg, cls.Config)
-        return (at_least(cfg.views[0], cfg.teacher_size or 0), *cfg.views[1:])
+        return (at_least(cfg.views[0], cfg.teacher_pixels), *cfg.views[1:])
 
     @classmethod
     def sizes(cls, cfg: core.Config, views: tuple[View, ...]) -> set[int]:
@@ -197,7 +201,7 @@ class Distill(Method):
         if not self.repeats(self.cfg):
             return ""
         cfg, net = self.cfg, self.teacher_net
-        view, size = at_least(cfg.views[0], cfg.teacher_size or 0), cfg.teacher_size or cfg.views[0].size
+        view, size = at_least(cfg.views[0], cfg.teacher_pixels), cfg.teacher_pixels
         # what weights and names do not tell, such as a module's own code, its answer does
         image = torch.linspace(-9, 9, net.channels * size**2).sin().view(1, net.channels, size, size)
         with torch.no_grad():
@@ -264,7 +268,7 @@ class Distill(Method):
     @torch.inference_mode()
     def _ask(self, views: list[Tensor]) -> Tensor:
         """The teacher's answers (B, G (D + NP)) to G views (B, C, H, W): of each its feature, and then its patches."""
-        x = _resized(torch.cat(views), self.cfg.teacher_size or self.cfg.views[0].size)
+        x = _resized(torch.cat(views), self.cfg.teacher_pixels)
         feature, patches = _seen(self.teacher_net, self._converted(x), self.cfg.teacher_feature, self.cfg.tells_patches)
         said = feature if patches is None else torch.cat([feature, patches.flatten(1)], 1)
         return torch.unflatten(said, 0, (len(views), -1)).transpose(0, 1).flatten(1)
@@ -313,7 +317,7 @@ class Distill(Method):
         self.alike = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix))) and not bool(shift.any())
 
     def words(self) -> list[str]:
-        net, size = self.teacher_net, self.cfg.teacher_size or self.cfg.views[0].size
+        net, size = self.teacher_net, self.cfg.teacher_pixels
         kept = f", asked once for each of {self.cfg.cached_views} views" if self.cfg.cache_teacher else ""
         return [f"teacher     {self.cfg.teacher}: {net.name}, sees {size} px{kept}"]
 
