@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from .encoders import load as load
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
+    from .finetuning import finetune as finetune
     from .pictures import show as show
+    from .predicting import predict as predict
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
-    "embed": "evaluation", "evaluate": "evaluation", "load": "encoders", "pretrain": "training", "show": "pictures",
+    "embed": "evaluation", "evaluate": "evaluation", "finetune": "finetuning", "load": "encoders",
+    "predict": "predicting", "pretrain": "training", "show": "pictures",
 }  # fmt: skip
 
-__all__ = ["Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "load", "pretrain", "show"]
+__all__ = [
+    "Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "finetune", "load", "predict", "pretrain",
+    "show",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -563,6 +563,25 @@ def create(
     return made
 
 
+def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_token: bool = False) -> Backbone:
+    """A copy of a backbone with its weights, for images of `image_size` pixels, to be trained further.
+
+    A user's own module keeps the drop path that it has. The other arguments, and errors, are those of `create`.
+    """
+    own = backbone.name.startswith("<")
+    made = create(
+        copy.deepcopy(backbone.net) if own else backbone.name, channels=backbone.channels, image_size=image_size,
+        drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
+        stem=None if own else backbone.stem,
+    )  # fmt: skip
+    made.mean, made.std = backbone.mean, backbone.std
+    if own:
+        made.name = backbone.name
+    else:
+        made.load_exported(backbone.export_state())
+    return made
+
+
 def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
     """Loads a backbone's weights from an official DINO, iBOT or DINOv2 checkpoint; returns the number of tensors.
 
@@ -690,6 +709,8 @@ def recognised(state: Mapping[str, Tensor]) -> str | None:
 
 def patch_size(backbone: str | nn.Module) -> int | None:
     """Pixels of a side of a plain ViT's patches; None for other backbones. Nothing is computed to know it."""
+    if isinstance(backbone, Backbone):
+        return backbone.patch_size
     if isinstance(backbone, nn.Module):
         return _patch_size(backbone)
     name = _known(backbone)

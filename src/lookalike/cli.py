@@ -9,6 +9,9 @@ import re
 import signal
 import sys
 import threading
+import typing
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
@@ -41,6 +44,8 @@ lookalike: self-supervised learning of image representations
   lookalike demo                               no data needed: train on digits and judge, in a minute or two
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike distill DATA --teacher T [options] train a small encoder to say what a pretrained one says
+  lookalike finetune ENCODER TRAIN TEST        turn it into a classifier, and judge that
+  lookalike predict RUN DATA --out FILE        the classes of images by such a classifier, to .csv or .parquet
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
@@ -73,6 +78,28 @@ lookalike distill --resume --out RUN             go on with a run that was stopp
 TEACHER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME, such as
 timm/vit_base_patch14_dinov2.lvd142m. With --probe TRAIN TEST (labelled folders) both are judged at the end.
 """
+
+FINETUNE = """\
+lookalike finetune ENCODER TRAIN TEST [options]
+lookalike finetune --from run.yaml [options]     the file gives ENCODER, TRAIN, TEST and every default
+lookalike finetune --resume --out RUN            go on with a run that was stopped
+
+ENCODER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; a copy of it is trained. TRAIN
+and TEST are folders with one sub-folder per class. TEST is judged once, after the last epoch.
+--frozen trains a linear probe with crops and flips; --unfreeze-after N lets the head learn alone for N epochs.
+"""
+
+NOT_OF_FINETUNE = {
+    "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
+    "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
+}
+"""What the encoder, TRAIN and TEST say."""
+
+NOT_OF_PRETRAIN = {
+    "distill": "learns from a teacher: lookalike distill DATA --teacher TEACHER",
+    "finetune": "learns classes from labels: lookalike finetune ENCODER TRAIN TEST",
+}
+"""How methods are called that learn from more than images."""
 
 VIEWS = """\
 lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
@@ -116,6 +143,25 @@ class Evaluate:
     seed: int = 0
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Tell the classes of images by a classifier that `finetune` trained."""
+
+    classifier: Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of a finetune run, or its classifier.safetensors."""
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder (scanned recursively, labels are not looked at) or a text file of paths."""
+    out: str = "predictions.csv"
+    """.csv or .parquet (needs the extra 'tables'): file, label, probability, and the next four."""
+    image_size: int | None = None
+    """Pixels of the centre crop. Without it the size that the classifier was trained at."""
+    batch_size: int = 256
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +257,8 @@ def main(argv: list[str] | None = None) -> int:
         "demo": demo,
         "pretrain": pretrain,
         "distill": distill,
+        "finetune": finetune,
+        "predict": predict,
         "evaluate": evaluate,
         "embed": embed,
         "show": show,
@@ -290,7 +338,7 @@ def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
 def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
     """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
     file, argv = _take(argv, "--from")
-    if file is None and verb in ("pretrain", "distill") and "--resume" in argv:
+    if file is None and verb in ("pretrain", "distill", "finetune") and "--resume" in argv:
         out, _ = _take(argv, "--out")
         folder = Folder(out or Options.out)
         folder.check(resume=True, overwrite=False)
@@ -299,7 +347,7 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     named = content.pop("method", None)
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
-        raise UsageError(f"{first} learns from a teacher: lookalike {METHODS[first].verb} DATA --teacher TEACHER.")
+        raise UsageError(f"{first} {NOT_OF_PRETRAIN[METHODS[first].verb]}.")
     known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:
@@ -329,19 +377,27 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
 
 def _parse_run(verb: str, argv: list[str]) -> Run:
     name, method, base, rest = _method_and_defaults(verb, argv)
-    needs_data = base is None or not base.data
     cfg = base.method if base is not None else method.Config()  # type: ignore[call-arg]
+    classifies = METHODS[name].verb == "finetune" and verb != "views"
+    places = {"data": "" if base is None else cast(str, base.data)}
+    if classifies:
+        places = {"encoder": (base and base.init) or "", "train": places["data"], "test": vars(cfg)["test"]}
+    hidden = NOT_OF_FINETUNE if classifies else {}
     options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)}) if base else Options()
     command = dataclasses.make_dataclass(
         "Command",
         [
-            (
-                "data",
-                Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-                tyro.MISSING if needs_data else cast(Run, base).data,
+            *(
+                (place, Annotated[Positional[str], tyro.conf.arg(metavar=place.upper())], default or tyro.MISSING)
+                for place, default in places.items()
             ),
-            ("options", Annotated[Options, tyro.conf.arg(name="")], options),
-            ("method", Annotated[type(cfg), tyro.conf.arg(name="")], cfg),
+            *(
+                (part, Annotated[type(shown), tyro.conf.arg(name="")], shown)
+                for part, shown in (
+                    ("options", _without(options, hidden.get("options", ()))),
+                    ("method", _without(cfg, hidden.get("method", ()))),
+                )
+            ),
         ],
         frozen=True,
     )
@@ -363,7 +419,24 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         chosen["image_size"] = None
     if (sized or "image_size" in given) and "decode_size" not in given and "--resume" not in rest:
         chosen["decode_size"] = None
-    return Run(**chosen, data=parsed.data, method=parsed.method, given=tuple(dict.fromkeys([*kept, *stated])))
+    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
+    if classifies:
+        chosen["init"], own["test"] = parsed.encoder, parsed.test
+    return Run(
+        **chosen, data=parsed.train if classifies else parsed.data, method=type(cfg)(**own),
+        given=tuple(dict.fromkeys([*kept, *stated])),
+    )  # fmt: skip
+
+
+def _without(content: T, names: Sequence[str]) -> T:
+    """The same dataclass, of a type whose help leaves these fields out."""
+    if not names:
+        return content
+    cls = cast(Any, type(content))
+    hints = typing.get_type_hints(cls)
+    fields = [(name, Annotated[hints[name], tyro.conf.Suppress], dataclasses.field(default=None)) for name in names]
+    shown = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True, kw_only=True)
+    return cast(T, shown(**vars(content)))
 
 
 def pretrain(argv: list[str]) -> None:
@@ -381,15 +454,48 @@ def distill(argv: list[str]) -> None:
     _train(_parse_run("distill", ["distill", *argv]))
 
 
+def finetune(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(FINETUNE)
+        argv = ["--help"]
+    _train(_parse_run("finetune", ["finetune", *argv]))
+
+
 def _train(run: Run) -> None:
-    if METHODS[method_name(run.method)].verb == "distill":
+    verb = METHODS[method_name(run.method)].verb
+    train: Callable[[Run], object]
+    if verb == "distill":
         from .distilling import distill as train
+    elif verb == "finetune":
+        from .finetuning import train_and_judge as train
     else:
         from .training import pretrain as train
 
     _imported()
 
     train(run)
+
+
+def predict(argv: list[str]) -> None:
+    options = _parse(Predict, argv, "predict")
+    path = Path(options.out)
+    if path.exists() and not options.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    from .predicting import predict as tell
+
+    _imported()
+
+    found = tell(
+        options.classifier, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
+        workers=_workers(options.workers), say=print,
+    )  # fmt: skip
+    counts = Counter(found.labels).most_common(5)
+    print(f"Wrote {path}: {len(found.names)} images; {', '.join(f'{count} {label}' for label, count in counts)}")
+    if found.broken:
+        name, reason = found.broken[0]
+        print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+    print(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
 
 
 def views(argv: list[str]) -> None:
@@ -411,6 +517,8 @@ def views(argv: list[str]) -> None:
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
     options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
+    if verb == "finetune":
+        options = f"ENCODER {options} TEST"
     print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
 
 
