@@ -240,7 +240,7 @@ def _lines(entry: "Judgement", found: Features, run: Run, test: Data) -> list[st
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
     lines = [
-        f"finetune    top-1 {entry.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top-5 {entry.top5:.2%}  "
+        f"{entry.protocol:<11} top-1 {entry.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top-5 {entry.top5:.2%}  "
         f"{entry.classes} classes, {entry.train_images} train and {entry.test_images} test images"
     ]
     worst = sorted((top1, name) for name, top1 in zip(entry.class_names, entry.per_class) if top1 is not None)[:SHOWN]
@@ -302,8 +302,9 @@ def entry_of(
     per_class = [float(right[labels == k].double().mean()) if bool((labels == k).any()) else None for k in range(count)]
     pairs, times = torch.unique(labels * count + predicted, return_counts=True)
     top1 = share_below(ranks, 1)
+    protocol = "linear-augmented" if settings["frozen"] else "finetune"
     return Judgement(
-        protocol="finetune", top1=top1, top5=share_below(ranks, 5), interval=interval(top1, len(labels), run.seed),
+        protocol=protocol, top1=top1, top5=share_below(ranks, 5), interval=interval(top1, len(labels), run.seed),
         settings=settings, train_images=train_images, test_images=len(labels), classes=count,
         encoder_sha256=encoder_sha256, data_fingerprint=data_fingerprint, seed=run.seed, seconds=seconds,
         date=datetime.now(UTC).isoformat(timespec="seconds"), history=history, class_names=list(class_names),

@@ -70,14 +70,18 @@ def few_labels(
         raise ValueError(f"share is {share} and draws {draws}; give a share above 0, up to 1, and at least 1 draw.")
     x, test = (F.normalize(f.double(), dim=1).numpy() for f in (train_features, test_features))
     y, truth = train_labels.numpy(), test_labels.numpy()
-    members = [torch.from_numpy(np.flatnonzero(y == c)) for c in np.unique(y)]
     accuracies = []
     for draw in range(draws):
-        kept = [
-            group[permutation(len(group), seed, "few", draw, c)[: max(1, round(share * len(group)))]]
-            for c, group in enumerate(members)
-        ]
-        rows = torch.cat(kept).numpy()
+        rows = drawn(train_labels, share, seed, draw).numpy()
         model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(x[rows], y[rows])
         accuracies.append(float((model.predict(test) == truth).mean()))
     return FewLabels(len(rows), tuple(accuracies))
+
+
+def drawn(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
+    """The places of a share of each class's images, one at least: labels (N,) -> (L,) int64, class after class."""
+    kept = []
+    for number, name in enumerate(sorted(set(labels.tolist()))):
+        group = (labels == name).nonzero()[:, 0]
+        kept.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
+    return torch.cat(kept)
