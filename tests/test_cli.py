@@ -60,7 +60,7 @@ def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torchvision/alexnet" in printed(capsys, ["list", "backbones"], 0).splitlines()
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "embed", "views", "list"])
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "predict", "evaluate", "embed", "views", "list"])
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"lookalike {verb}" in printed(capsys, [verb, "--help"], 0)
 

@@ -86,6 +86,7 @@ lookalike finetune --resume --out RUN            go on with a run that was stopp
 
 ENCODER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; a copy of it is trained. TRAIN
 and TEST are folders with one sub-folder per class. TEST is judged once, after the last epoch.
+Without --image-size images have the pixels that the encoder was made for.
 --frozen trains a linear probe with crops and flips; --unfreeze-after N lets the head learn alone for N epochs.
 """
 
@@ -94,6 +95,14 @@ NOT_OF_FINETUNE = {
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
 """What the encoder, TRAIN and TEST say."""
+
+PLACES = {
+    "data": "A folder (scanned recursively) or a text file of paths.",
+    "encoder": "A run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
+    "train": "Folder with one sub-folder of images per class.",
+    "test": "Folder with the same classes and other images: judged once, at the end.",
+}
+"""What the commands of trainings take in their first places."""
 
 NOT_OF_PRETRAIN = {
     "distill": "learns from a teacher: lookalike distill DATA --teacher TEACHER",
@@ -388,7 +397,11 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         "Command",
         [
             *(
-                (place, Annotated[Positional[str], tyro.conf.arg(metavar=place.upper())], default or tyro.MISSING)
+                (
+                    place,
+                    Annotated[Positional[str], tyro.conf.arg(metavar=place.upper(), help=PLACES[place])],
+                    default or tyro.MISSING,
+                )
                 for place, default in places.items()
             ),
             *(
