@@ -601,6 +601,7 @@ class Folder:
         self.views = self.path / "views.png"
         self.evaluation = self.path / "evaluation.json"
         self.distillation = self.path / "distillation.json"
+        self.features = self.path / "features"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"
 
@@ -684,6 +685,7 @@ class Folder:
             *self.checkpoints.glob("*.ckpt"),
             *self.checkpoints.glob("*.corrupt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
+            *self.features.glob("*.safetensors"),
             self.run,
         ]:
             path.unlink(missing_ok=True)
