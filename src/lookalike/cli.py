@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Protocol = Literal["knn", "linear", "logistic", "semi", "retrieval", "label-free"]
+"""Names of `evaluation.PROTOCOLS`, which help must not import."""
+
 OVERVIEW = """\
 lookalike: self-supervised learning of image representations
 
@@ -137,19 +140,40 @@ class Demo:
 class Evaluate:
     """Judge an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json."""
 
-    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")] = ""
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
-    train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")]
+    train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")] = ""
     """Folder with one sub-folder of images per class."""
-    test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")]
+    test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")] = ""
     """Folder with the same classes and other images."""
-    protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
+    protocols: tuple[Protocol, ...] = ("knn", "linear")
+    """knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its learning rate chosen on a
+    held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few of the labels, drawn ten times.
+    retrieval: recall and mAP of test images that look for training images of their class. label-free: scores that need
+    no labels; of them retrieval ranks encoders most as k-NN does, the others do not."""
+    also: tuple[tuple[str, str], ...] = ()
+    """Further pairs TRAIN TEST, with classes of their own."""
+    features: tuple[str, ...] = ()
+    """Files of `lookalike embed` in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, of which
+    a fifth is the test."""
     image_size: int | None = None
     """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
+    pool: Literal["pooled", "average", "class+average", "last4"] = "pooled"
+    """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of the
+    patches, both, or the class tokens of a ViT's last four blocks."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
     seed: int = 0
+    seeds: int = 1
+    """How often what is trained is trained, from --seed on; with several the interval covers them."""
+    shares: tuple[float, ...] = (0.01, 0.1)
+    """Of each class's labels, for the protocol semi."""
+    labels: str | None = None
+    """Text file of the images of TRAIN that keep their labels for the protocol semi, in the place of --shares: a name
+    per line, such as the published lists of ImageNet."""
+    keep: bool = True
+    """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
 
@@ -180,11 +204,13 @@ class Embed:
     encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """A folder (scanned recursively) or a text file of paths."""
+    """A folder (scanned recursively) or a text file of paths. Labels are written where all lie in class folders."""
     out: str = "embeddings.npz"
     """.npz, .parquet (needs the extra 'tables') or .csv"""
     image_size: int | None = None
     """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
+    pool: Literal["pooled", "average", "class+average", "last4"] = "pooled"
+    """What stands for an image, as for `evaluate`."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
@@ -549,28 +575,48 @@ def demo(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
     options = _parse(Evaluate, argv, "evaluate")
+    _check_question(options)
     target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
     if target is not None:
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
     from .evaluation import evaluate as judge
+    from .evaluation import evaluate_features
 
     _imported()
 
-    entries = judge(
-        options.encoder, options.train, options.test, protocols=options.protocols, image_size=options.image_size,
-        batch_size=options.batch_size, workers=_workers(options.workers), seed=options.seed, out=options.out,
-        say=print,
-    )  # fmt: skip
+    if options.features:
+        entries = evaluate_features(
+            *options.features, protocols=options.protocols, seed=options.seed, seeds=options.seeds,
+            shares=options.shares, labels=options.labels, out=options.out, say=print,
+        )  # fmt: skip
+    else:
+        entries = judge(
+            options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
+            image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
+            workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
+            labels=options.labels, keep=options.keep, out=options.out, say=print,
+        )  # fmt: skip
+    shown = ""
     for e in entries:
-        print(
-            f"{e.protocol:<8} top-1 {e.top1:.2%} (95 % interval {e.interval[0]:.2%} to {e.interval[1]:.2%})  "
-            f"top-5 {e.top5:.2%}  {e.classes} classes, {e.train_images} train and {e.test_images} test images, "
-            f"{e.seconds:.1f} s"
-        )
+        if options.also and e.test != shown:
+            print(f"{e.test}:")
+            shown = e.test
+        print(e.line())
     print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    print(f"Next: lookalike embed {options.encoder} DATA --out embeddings.npz")
+    print(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
+
+
+def _check_question(options: Evaluate) -> None:
+    given = [part for part in (options.encoder, options.train, options.test) if part]
+    if options.features:
+        if given or options.also:
+            raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
+        if len(options.features) > 2:
+            raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
+    elif len(given) < 3:
+        raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
 
 
 def embed(argv: list[str]) -> None:
@@ -584,8 +630,8 @@ def embed(argv: list[str]) -> None:
     _imported()
 
     found = write(
-        options.encoder, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
-        workers=_workers(options.workers), say=print,
+        options.encoder, options.data, out=path, image_size=options.image_size, pool=options.pool,
+        batch_size=options.batch_size, workers=_workers(options.workers), say=print,
     )  # fmt: skip
     count, width = found.features.shape
     print(f"Wrote {path}: {count} images x {width} numbers, with file names.")
@@ -617,8 +663,8 @@ def check(argv: list[str]) -> None:
         raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
     if options.out is not None:
         check_writable(Path(options.out))
+    from .data import open_maybe_labelled
     from .data.checking import check as look
-    from .data.checking import open_maybe_labelled
     from .runs import write_json
 
     _imported()

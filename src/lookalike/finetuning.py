@@ -3,27 +3,25 @@
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from . import backbones, classifiers, encoders, training
 from .backbones import Backbone
 from .classifiers import Classifier
 from .data import Source, open_source
-from .evaluation import Entry, Features, features, fingerprint, interval, record
-from .evaluation.knn import rank, share_below
+from .evaluation import About, Entry, Features, features, fingerprint, measures, record
+from .evaluation.protocols import entry
 from .methods.finetune import FineTune
+from .predicting import counting
 from .runs import Folder, Options, Result, Run, plain, read_run
 
 Data = str | os.PathLike[str] | Dataset[object] | Source
 
-BINS = 15
-"""Of confidence, for the calibration."""
 SHOWN = 3
 """Classes that are named as the worst."""
 JUDGED_AT_ONCE = 256
@@ -195,14 +193,13 @@ def classifier_of(run: Run) -> tuple[Classifier, Run]:
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settled
 
 
-def scores_of(classifier: Classifier, source: Source, workers: int, image_size: int | None = None) -> Features:
+def scores_of(classifier: Classifier, source: Source, workers: int, say: Callable[[str], None]) -> Features:
     """Scores (M, K), whose softmax are probabilities, of the centre crops of all images that can be read."""
     net = classifier.encoder
-    size = image_size or net.image_size
-    net.check_size(size)
     return features(
-        classifier, source, image_size=size, mean=net.mean, std=net.std, batch_size=JUDGED_AT_ONCE, workers=workers
-    )
+        classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=JUDGED_AT_ONCE,
+        workers=workers, progress=counting(say),
+    )  # fmt: skip
 
 
 def _judge(run: Run, test: Data | None, begun: float) -> None:
@@ -215,18 +212,22 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     judged = test if test is not None else cfg.test
     second = _open_test(judged, settled.channels, cfg.classes)
     first = open_source(settled.data, channels=settled.channels, labelled=True, classes=cfg.classes)
-    found = scores_of(classifier, second, settled.workers or 0)
+    found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    entry = entry_of(
-        found.features, found.labels, cfg.classes, settled, train_images=len(first),
-        encoder_sha256=encoders.file_sha256(folder.weights), data_fingerprint=fingerprint(first, second),
-        seconds=round(time.perf_counter() - begun, 3), history=history_of(folder),
+    about = About(
+        {}, encoders.file_sha256(folder.weights), fingerprint(first, second), _named(settled.data), _named(judged)
+    )
+    made = entry(
+        "linear-augmented" if cfg.frozen else "finetune",
+        [measures(found.features.double().softmax(1), found.labels)], found.labels, train_images=len(first),
+        classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
+        seconds=time.perf_counter() - begun, about=about,
     )  # fmt: skip
-    record(folder.evaluation, [entry])
+    record(folder.evaluation, [made])
     for name, reason in found.broken:
         folder.note(f"broken test image {name}: {reason}")
-    for line in _lines(entry, found, settled, judged):
+    for line in _lines(made, found, settled, judged):
         folder.say(line)
     folder.say(
         f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
@@ -234,18 +235,18 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     )
 
 
-def _lines(entry: "Judgement", found: Features, run: Run, test: Data) -> list[str]:
+def _named(data: Data) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
+
+
+def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     """What is said of a judgement."""
-    low, high = entry.interval
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
-    lines = [
-        f"{entry.protocol:<11} top-1 {entry.top1:.2%} (95 % interval {low:.2%} to {high:.2%})  top-5 {entry.top5:.2%}  "
-        f"{entry.classes} classes, {entry.train_images} train and {entry.test_images} test images"
-    ]
-    worst = sorted((top1, name) for name, top1 in zip(entry.class_names, entry.per_class) if top1 is not None)[:SHOWN]
+    lines = [made.line()]
+    worst = sorted((top1, name) for name, top1 in zip(made.class_names, made.per_class) if top1 is not None)[:SHOWN]
     lines.append("            the lowest: " + ", ".join(f"{name} {top1:.1%}" for top1, name in worst))
-    if low <= most:
+    if made.interval[0] <= most:
         lines.append(
             f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "
             "longer, on more images, or from another encoder."
@@ -268,51 +269,6 @@ def history_of(folder: Folder) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if v is not None} for row in rows if None not in row.values()]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement(Entry):
-    """An entry with the fields that a classifier has. (Stands here until `Entry` has them.)"""
-
-    class_names: list[str]
-    per_class: list[float | None]
-    confusion: list[list[int]]
-    calibration: dict[str, object] | None
-
-
-def entry_of(
-    scores: Tensor,
-    labels: Tensor,
-    class_names: Sequence[str],
-    run: Run,
-    *,
-    train_images: int,
-    encoder_sha256: str,
-    data_fingerprint: str,
-    seconds: float,
-    history: list[dict[str, float]],
-) -> Judgement:
-    """The entry of scores (M, C), whose softmax are probabilities, of images with labels (M,).
-
-    The other arguments stand in the entry under their names; `run` is a settled one.
-    """
-    settings = settings_of(run)
-    shares = scores.double().softmax(1)
-    ranks = rank(shares, labels)
-    right, count = ranks == 0, len(class_names)
-    predicted = shares.argmax(1)
-    per_class = [float(right[labels == k].double().mean()) if bool((labels == k).any()) else None for k in range(count)]
-    pairs, times = torch.unique(labels * count + predicted, return_counts=True)
-    top1 = share_below(ranks, 1)
-    protocol = "linear-augmented" if settings["frozen"] else "finetune"
-    return Judgement(
-        protocol=protocol, top1=top1, top5=share_below(ranks, 5), interval=interval(top1, len(labels), run.seed),
-        settings=settings, train_images=train_images, test_images=len(labels), classes=count,
-        encoder_sha256=encoder_sha256, data_fingerprint=data_fingerprint, seed=run.seed, seconds=seconds,
-        date=datetime.now(UTC).isoformat(timespec="seconds"), history=history, class_names=list(class_names),
-        per_class=per_class, confusion=[[p // count, p % count, n] for p, n in zip(pairs.tolist(), times.tolist())],
-        calibration=_calibration(shares.amax(1), right),
-    )  # fmt: skip
-
-
 def settings_of(run: Run) -> dict[str, object]:
     """What a settled run states for the record: the recipe, without names of files and classes."""
     recipe = plain(run.method)
@@ -325,13 +281,3 @@ def settings_of(run: Run) -> dict[str, object]:
         "batch_size": run.batch_size,
         **{name: value for name, value in recipe.items() if name not in left_out},
     }
-
-
-def _calibration(confidence: Tensor, right: Tensor) -> dict[str, object]:
-    """Expected calibration error and its bins, of confidences (M,) in [0, 1] and whether they were right (M,)."""
-    place = (confidence * BINS).ceil().long().clamp(1, BINS)
-    bins = []
-    for n in sorted(set(place.tolist())):
-        own = place == n
-        bins.append([float(confidence[own].mean()), float(right[own].double().mean()), int(own.sum())])
-    return {"ece": sum(abs(c - a) * n for c, a, n in bins) / len(confidence), "bins": bins}

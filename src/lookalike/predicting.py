@@ -103,7 +103,7 @@ def predict(
     source = open_source(data, channels=net.channels)
     found = features(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,
-        progress=_counting(say) if say is not None else None,
+        progress=counting(say) if say is not None else None,
     )  # fmt: skip
     made = Predictions(found.names, found.features.softmax(1), model.classes, found.broken)
     if out is not None:
@@ -117,7 +117,8 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path} ends in {suffix!r}; predictions are written as {' or '.join(SUFFIXES)}.")
 
 
-def _counting(say: Callable[[str], None]) -> Callable[[int, int], None]:
+def counting(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Says now and then how many images are done, and at the end."""
     begun = shown = time.perf_counter()
 
     def progress(done: int, total: int) -> None:

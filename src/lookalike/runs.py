@@ -609,6 +609,7 @@ class Folder:
         self.classifier = self.path / "classifier.safetensors"
         self.classes = self.path / "classes.json"
         self.distillation = self.path / "distillation.json"
+        self.features = self.path / "features"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"
 
@@ -692,6 +693,7 @@ class Folder:
             *self.checkpoints.glob("*.ckpt"),
             *self.checkpoints.glob("*.corrupt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
+            *self.features.glob("*.safetensors"),
             self.run,
         ]:
             path.unlink(missing_ok=True)

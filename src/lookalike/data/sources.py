@@ -115,6 +115,15 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
+def open_maybe_labelled(data: str | os.PathLike[str] | Dataset[object], channels: int = 3) -> Source:
+    """The images of DATA, with labels where all images of a folder lie in class folders, or a Dataset has `targets`."""
+    known = hasattr(data, "targets") if isinstance(data, Dataset) else os.path.isdir(data)
+    if known:
+        with suppress(ValueError):
+            return open_source(data, channels=channels, labelled=True)
+    return open_source(data, channels=channels)
+
+
 class _Files(Source):
     """Image files, by their paths relative to a folder, with / between the parts."""
 

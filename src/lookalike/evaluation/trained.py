@@ -36,7 +36,7 @@ class Trained:
     train_images: int
     """Labelled images that it was trained on."""
     settings: dict[str, object]
-    """The recipe, as it was fitted to the images; with `share` and `how` where a share of the labels was used."""
+    """The recipe, as it was fitted to the images; with `how`, and `share`, where some of the labels were used."""
     history: list[dict[str, float]]
     """`step`, `loss` and `train_top1`, now and then."""
 
@@ -50,6 +50,7 @@ def trained_scores(
     epochs: int,
     share: float | None = None,
     draw: int = 0,
+    rows: Tensor | None = None,
     seed: int = 0,
     batch_size: int = Options.batch_size,
     workers: int = 0,
@@ -66,11 +67,12 @@ def trained_scores(
         epochs: over the labelled images.
         share: of each class's training images that keep their labels, in (0, 1]; without it all do.
         draw: which draw of them, by `seed`: those of `evaluation.semi.drawn`.
+        rows: places (L,) of the training images that keep their labels, in the place of a share.
         seed: decides all that is random.
         batch_size: images per step; all, where they are fewer.
         workers: processes that decode.
         image_size: pixels of the images; without it those that the encoder was made for.
-        say: called with a line per epoch, and with warnings.
+        say: called with a line per epoch, with warnings, and while the test images are looked at.
 
     Raises:
         ValueError: images without labels, or an encoder, classes or sizes that cannot be used.
@@ -79,11 +81,11 @@ def trained_scores(
 
     if train.labels is None or train.classes is None or test.classes != train.classes:
         raise ValueError(f"TRAIN has the classes {train.classes} and TEST {test.classes}. Open both with one list.")
-    if share is not None and not 0 < share <= 1:
-        raise ValueError(f"share is {share}; it is a share above 0, up to 1.")
-    labelled: Source = train
+    if share is not None and (rows is not None or not 0 < share <= 1):
+        raise ValueError(f"share is {share}; it is above 0, up to 1, and takes no rows beside it.")
     if share is not None:
-        labelled = Subset(train, drawn(train.labels, share, seed, draw).tolist())
+        rows = drawn(train.labels, share, seed, draw)
+    labelled = train if rows is None else Subset(train, rows.tolist())
     size = image_size or encoder.image_size
     decoded = len(labelled) * encoder.channels * (2 * size) ** 2
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder, redirect_stdout(_Lines(say)):
@@ -100,11 +102,11 @@ def trained_scores(
         training.pretrain(run)
         classifier, settled = finetuning.classifier_of(run)
         history = finetuning.history_of(Folder(folder))
-    found = finetuning.scores_of(classifier, test, workers)
+    found = finetuning.scores_of(classifier, test, workers, say)
     assert found.labels is not None
     settings = finetuning.settings_of(settled)
-    if share is not None:
-        settings |= {"share": share, "how": "finetune"}
+    if rows is not None:
+        settings |= {"how": "finetune"} | ({} if share is None else {"share": share})
     return Trained(found.features, found.labels, found.broken, len(labelled), settings, history)
 
 
