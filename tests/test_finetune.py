@@ -95,6 +95,19 @@ def test_the_probes_recipe() -> None:
     assert dataclasses.replace(view, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0) == lookalike.views.View()
 
 
+@pytest.mark.parametrize(
+    ("images", "patch", "lr", "layer_decay", "drop_path"),
+    [(5_000, None, 4e-3, 0.9, 0.0), (5_000, 16, 2e-3, 0.65, 0.1), (50_000, None, 5e-4, 0.9, 0.0)],
+)
+def test_what_few_images_and_cnns_are_given(
+    images: int, patch: int | None, lr: float, layer_decay: float, drop_path: float
+) -> None:
+    cfg = FineTune.fit_to(FineTune.Config(), images, 224, 256, patch)
+    assert isinstance(cfg, FineTune.Config)
+    assert (cfg.optim.lr, cfg.optim.layer_decay, cfg.drop_path) == (lr, layer_decay, drop_path)
+    assert cfg.optim.name == "adamw"
+
+
 def test_the_rates_of_layers_are_maes() -> None:
     """`lr_decay.py` of facebookresearch/mae: tokens and patches are layer 0, block i is i + 1, all else the last."""
     net = backbones.create("test_vit", image_size=32)

@@ -16,7 +16,7 @@ from .. import core, mixing
 from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
 from ..evaluation.features import evaluating
-from ..optim import Optim
+from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..views import View
 
@@ -24,6 +24,12 @@ PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
 CNN_LAYER_DECAY = 0.9
 """CNNs have more layers than a ViT has blocks: with a ViT's factor the first ones of a ResNet-50 would stand still."""
+
+
+FEW_LR = 2e-3
+"""Per 256 images for ViTs and few images: the steps of MAE's own batches of 1,024, without which few hardly move."""
+FEW_CNN_LR = 4e-3
+"""The same for CNNs; `docs/finetuning.md` has what was measured."""
 
 
 class FineTune(Method):
@@ -100,17 +106,23 @@ class FineTune(Method):
     def fit_to(
         cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
     ) -> core.Config:
-        """The linear probe's recipe where the encoder is frozen; for CNNs no drop path, and a decay for more layers."""
+        """The linear probe's recipe where the encoder is frozen; for few images longer steps.
+
+        For CNNs no drop path, and a decay for more layers.
+        """
         assert isinstance(cfg, cls.Config)
         if cfg.frozen:
             views = tuple(dataclasses.replace(view, erase=0.0) for view in cfg.views)
             return dataclasses.replace(
                 cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
             )
+        optim = cfg.optim
+        if images < FEW:
+            optim = dataclasses.replace(optim, lr=FEW_LR if patch_size else FEW_CNN_LR)
         if patch_size is None:
-            optim = dataclasses.replace(cfg.optim, layer_decay=CNN_LAYER_DECAY)
-            return dataclasses.replace(cfg, drop_path=0.0, optim=optim)
-        return cfg
+            optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
+            cfg = dataclasses.replace(cfg, drop_path=0.0)
+        return dataclasses.replace(cfg, optim=optim)
 
     @classmethod
     def drop_path(cls, cfg: core.Config) -> float:
