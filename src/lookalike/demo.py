@@ -22,6 +22,7 @@ from .backbones import Backbone
 from .data import Source, open_source
 from .evaluation import About, Features, Few, features, fingerprint, judge, record, with_statistics
 from .evaluation.judging import made_at
+from .evaluation.neighbours import nearest
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of
@@ -158,7 +159,7 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     for name, model in (("raw pixels", pixels), ("untrained encoder", untrained), ("trained encoder", trained)):
         a, b = (_features(model, source) for source in (bank, other))
         scores.append(_score(name, a, b, seed, folder if model is trained else None, bank, other, images))
-        near.append(_nearest(a, b))
+        near.append(nearest(b.features, a.features, 6)[1])
     lines = table(scores)
     labels = len(bank.classes or ())
     folder.say(
@@ -217,12 +218,6 @@ def _score(
         record(folder.evaluation, [knn, linear, few])
     assert few.deviation is not None
     return Score(name, knn.top1, linear.top1, few.top1, few.deviation)
-
-
-def _nearest(a: Features, b: Features, k: int = 6) -> Tensor:
-    """(M, k): the places of each test image's nearest images in the bank, nearest first."""
-    x, y = (nn.functional.normalize(f.features, dim=1) for f in (a, b))
-    return (y @ x.T).topk(k).indices
 
 
 def picture(bank: Source, test: Source, by_pixels: Tensor, by_encoder: Tensor, lines: list[str]) -> Image.Image:

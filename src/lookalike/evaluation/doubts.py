@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .features import Features
-from .knn import nearest
+from .neighbours import others
 
 IMAGES = 2000
 """That are looked at, at most, of each side."""
@@ -93,8 +93,7 @@ def _own_neighbours(side: Features) -> float:
     k = min(NEIGHBOURS, len(x) - 1)
     if k < 1:
         return 0.0
-    _, places = nearest(x, x, k + 1)
+    _, places = others(x, torch.arange(len(x)), k)
     voted: Tensor = y[places]
-    other = places != torch.arange(len(x))[:, None]
-    votes = torch.zeros(len(x), int(y.max()) + 1).scatter_add_(1, voted, other.float())
+    votes = torch.zeros(len(x), int(y.max()) + 1).scatter_add_(1, voted, torch.ones(voted.shape))
     return float((votes.argmax(1) == y).double().mean())
