@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
     from .pictures import show as show
+    from .plotting import plot as plot
+    from .reporting.writing import report as report
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -20,10 +22,24 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
-    "embed": "evaluation", "evaluate": "evaluation", "load": "encoders", "pretrain": "training", "show": "pictures",
+    "embed": "evaluation", "evaluate": "evaluation", "load": "encoders", "plot": "plotting", "pretrain": "training",
+    "report": "reporting.writing", "show": "pictures",
 }  # fmt: skip
 
-__all__ = ["Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "load", "pretrain", "show"]
+__all__ = [
+    "Collapsed",
+    "Diverged",
+    "Result",
+    "Run",
+    "distill",
+    "embed",
+    "evaluate",
+    "load",
+    "plot",
+    "pretrain",
+    "report",
+    "show",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -602,6 +602,7 @@ class Folder:
         self.evaluation = self.path / "evaluation.json"
         self.distillation = self.path / "distillation.json"
         self.log = self.path / "log.txt"
+        self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
 
     @contextmanager
@@ -677,7 +678,7 @@ class Folder:
         """Removes the files of a run, and nothing that somebody else put there."""
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
-        own.append(self.path / "report.html")
+        own.append(self.report)
         for path in [
             *own,
             *events,

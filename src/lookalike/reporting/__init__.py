@@ -1,5 +1,1 @@
-"""The page about runs: `report` for any runs at any time, `write` at the end of a training."""
-
-from .writing import report, write
-
-__all__ = ["report", "write"]
+"""The page about runs. `writing` has `report`, for any runs at any time, and `write`, for the end of a training."""

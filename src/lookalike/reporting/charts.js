@@ -62,7 +62,7 @@ class Curves {
       const s = run.curves.series[key];
       if (!s || this.hidden.has(i)) return;
       const x = this.byEpoch ? s.x.map((v) => v / run.curves.perEpoch) : s.x;
-      found.push({ name: run.name, i, x, y: s.y });
+      found.push({ name: run.name, i: run.colour ?? i, dashed: run.dashed ?? i >= SERIES, x, y: s.y });
     });
     return found;
   }
@@ -91,7 +91,7 @@ class Curves {
     root.append(svg('text', { x: width - right, y: height - 3, 'text-anchor': 'end' }, this.byEpoch ? 'epoch' : 'optimizer step'));
     for (const line of lines) {
       const d = line.x.map((x, i) => `${i ? 'L' : 'M'}${px(x).toFixed(1)} ${py(line.y[i]).toFixed(1)}`).join('');
-      root.append(svg('path', { d, fill: 'none', stroke: series(line.i), 'stroke-width': 1.8, 'stroke-linejoin': 'round', 'stroke-dasharray': line.i >= SERIES ? '5 3' : null }));
+      root.append(svg('path', { d, fill: 'none', stroke: series(line.i), 'stroke-width': 1.8, 'stroke-linejoin': 'round', 'stroke-dasharray': line.dashed ? '5 3' : null }));
       if (line.x.length <= 30) line.x.forEach((x, i) => root.append(svg('circle', { cx: px(x), cy: py(line.y[i]), r: 2.4, fill: series(line.i) })));
     }
     chart.over = svg('g', {});
@@ -143,17 +143,18 @@ function confusionMatrix(names, triples) {
   let cells = null, geometry = null;
   responsive(box, (width) => {
     const longest = Math.max(...names.map((name) => name.length));
-    const left = Math.min(120, width * 0.3, 12 + longest * 6.4), cell = Math.min(40, (width - left - 4) / n), labels = cell >= 9;
-    const top = labels ? Math.min(100, 14 + longest * 5) : 4, size = cell * n;
-    const short = (name, most) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+    const most = width < 420 ? 10 : 14, letters = Math.min(longest, most);
+    const left = 12 + letters * 6.2, right = 4 + letters * 2.8, cell = Math.min(40, (width - left - right) / n), labels = cell >= 9;
+    const top = labels ? 16 + letters * 5.4 : 4, size = cell * n;
+    const short = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
     const root = svg('svg', { viewBox: `0 0 ${width} ${top + size + 4}`, height: top + size + 4, role: 'img', 'aria-label': 'Confusion matrix' });
     root.append(svg('rect', { x: left, y: top, width: size, height: size, fill: 'var(--tint)' }));
     for (const [t, p, c] of triples) {
       root.append(svg('rect', { x: left + p * cell + 0.5, y: top + t * cell + 0.5, width: Math.max(0.5, cell - 1), height: Math.max(0.5, cell - 1), fill: t === p ? 'var(--accent)' : 'var(--bad)', 'fill-opacity': (0.12 + 0.88 * c / total[t]).toFixed(3) }));
     }
     if (labels) names.forEach((name, i) => {
-      root.append(svg('text', { x: left - 6, y: top + (i + 0.5) * cell + 4, 'text-anchor': 'end' }, short(name, 18)));
-      root.append(svg('text', { transform: `translate(${left + (i + 0.5) * cell + 4} ${top - 6}) rotate(-60)` }, short(name, 18)));
+      root.append(svg('text', { x: left - 6, y: top + (i + 0.5) * cell + 4, 'text-anchor': 'end' }, short(name)));
+      root.append(svg('text', { transform: `translate(${left + (i + 0.5) * cell + 4} ${top - 6}) rotate(-60)` }, short(name)));
     });
     cells = svg('rect', { fill: 'none', stroke: 'var(--text)', 'stroke-width': 1.5, width: cell, height: cell, visibility: 'hidden' });
     root.append(cells);
@@ -217,7 +218,8 @@ function scatter(points, xTitle, yTitle, xWords) {
     for (const t of ticks(x0, x1, Math.max(2, width / 130))) root.append(svg('text', { x: px(t), y: height - bottom + 16, 'text-anchor': 'middle' }, xWords(t)));
     root.append(svg('text', { x: width - right, y: height - 4, 'text-anchor': 'end' }, xTitle), svg('text', { x: 4, y: 11 }, yTitle));
     const taken = [];
-    points.forEach((p, i) => {
+    points.forEach((p, n) => {
+      const i = p.colour ?? n;
       const x = px(p.x), y = py(p.y);
       if (p.low !== null && p.low !== undefined) root.append(svg('line', { x1: x, x2: x, y1: py(p.low), y2: py(p.high), stroke: series(i), 'stroke-width': 1.5, opacity: 0.7 }));
       root.append(svg('circle', { cx: x, cy: y, r: 5.5, fill: series(i) }));

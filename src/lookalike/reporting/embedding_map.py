@@ -84,7 +84,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
         flat = TSNE(
             perplexity=perplexity, init="pca", random_state=seed, max_iter=QUICK if count <= 1000 else LONG
         ).fit_transform(reduced)
-        how = f"t-SNE, perplexity {perplexity:.3g}, after PCA to {reduced.shape[1]} numbers"
+        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {reduced.shape[1]} numbers"
     flat = np.asarray(flat, np.float64)
     flat = flat - (flat.max(0) + flat.min(0)) / 2
     return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)
@@ -111,7 +111,8 @@ def clusters(features: Tensor, count: int, seed: int = 0) -> NDArray[np.uint16]:
     order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
     rank = np.empty(len(order), np.uint16)
     rank[order] = np.arange(len(order))
-    return rank[found]
+    ranked: NDArray[np.uint16] = rank[found]
+    return ranked
 
 
 def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, object]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ MATRIX_CLASSES = 40
 PAIRS = 100
 """Confusions that are listed at most."""
 
+ASIDE = ("Views", "Started from", "Device", "Machine", "Versions", "Commit", "Seed")
+"""Facts that are folded away."""
+
 _SAID = re.compile(r"(data|model|weights|views|steps|optimizer|device) {2,}(\S.*)")
 Content = dict[str, Any]
 
@@ -29,6 +34,18 @@ Content = dict[str, Any]
 def name_of(path: Path) -> str:
     """What a run's folder is called."""
     return path.name or path.resolve().name
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Names of runs, no two alike: the folder's, or its path where others are called so."""
+    short = [name_of(path) for path in folders]
+    return [str(path) if short.count(name) > 1 else name for path, name in zip(folders, short)]
+
+
+def read_entries(path: Path) -> list[Content]:
+    """The entries of a run's `evaluation.json`, as they stand there; none where it cannot be read."""
+    entries = _json(Folder(path).evaluation, [])
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def is_run(path: Path) -> bool:
@@ -68,10 +85,10 @@ def paper(method: str) -> str:
     if method not in METHODS:
         return ""
     text = importlib.import_module(METHODS[method].module).__doc__ or ""
-    return " ".join(text.split("\n\n")[0].split())
+    return " ".join(text.split("\n\n")[0].split()).replace(" -- ", " – ")
 
 
-def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) -> list[dict[str, str]]:
+def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) -> list[Content]:
     """What was trained on what, as labels and values."""
     said = _said(folder)
     made = options.get("made") or {}
@@ -103,7 +120,7 @@ def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) 
         "Seed": options.get("seed"),
         "Started": str(made.get("date") or "").replace("T", " "),
     }
-    return [{"label": k, "value": str(v)} for k, v in found.items() if v not in (None, "")]
+    return [{"label": k, "value": str(v), "main": k not in ASIDE} for k, v in found.items() if v not in (None, "")]
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, str] | None:
@@ -153,7 +170,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
     inner = points[1:-1]
     bounds = [len(inner) * i // stretches for i in range(stretches + 1)]
     kept = [points[0]]
-    for start, end in zip(bounds, bounds[1:]):
+    for start, end in itertools.pairwise(bounds):
         part = inner[start:end]
         kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     return [*kept, points[-1]]
@@ -194,7 +211,8 @@ def confused(triples: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int]
     for true, _, count in triples:
         total[true] = total.get(true, 0) + count
     return sorted(
-        ((true, said, count, total[true]) for true, said, count in triples if true != said), key=lambda p: (-p[2], p[:2])
+        ((true, said, count, total[true]) for true, said, count in triples if true != said),
+        key=lambda p: (-p[2], p[:2]),
     )
 
 
@@ -299,12 +317,5 @@ def _is_finite(value: object) -> bool:
 
 
 def _quoted(path: object) -> str:
-    import shlex
-
     text = str(path)
     return text if text in ("TRAIN", "TEST", "DATA") else shlex.quote(text)
-
-
-def entries_by_question(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The questions that evaluations of the runs answer, in the order of their first appearance."""
-    return list(dict.fromkeys(e["question"] for run in runs for e in run["evaluations"]))

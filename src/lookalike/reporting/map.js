@@ -200,7 +200,7 @@ class EmbeddingMap {
         this.images.paint(c, i, x * k - size / 2, y * k - size / 2, size);
       }
     }
-    this.hint.textContent = zoom < 1.05 && !this.touched ? 'Scroll or pinch to zoom, drag to move' : '';
+    this.hint.textContent = zoom < 1.05 && !this.touched ? matchMedia('(pointer: coarse)').matches ? 'Pinch to zoom, drag to move' : 'Scroll to zoom, drag to move' : '';
     this.paintOver();
     this.took = performance.now() - began;
   }
@@ -378,8 +378,8 @@ function neighbourSheet(map) {
   let turn = 0;
   const show = () => {
     const picked = Array.from({ length: shown }, (_, n) => (Math.floor((n + 0.5) * map.count / shown) + 37 * turn) % map.count);
-    rows.replaceChildren(...picked.map((i) => el('div', {}, images.thumbnail(i, 64), el('div', { class: 'thumbs' }, map.nearest(i).map((n) =>
-      images.thumbnail(n, 52, { class: !images.labels ? '' : images.labels[n] === images.labels[i] ? 'same' : 'other' }))))));
+    rows.replaceChildren(...picked.map((i) => el('div', {}, images.thumbnail(i, 60, { class: 'first' }), map.nearest(i).map((n) =>
+      images.thumbnail(n, 60, { class: !images.labels ? '' : images.labels[n] === images.labels[i] ? 'same' : 'other' })))));
     turn++;
   };
   show();

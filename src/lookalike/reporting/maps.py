@@ -5,13 +5,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
 from .. import encoders, pictures
+from ..backbones import Backbone
 from ..data import Source, Subset, open_source
 from ..data.checking import open_maybe_labelled
 from ..evaluation.features import features
@@ -23,6 +24,8 @@ from .gathering import Content
 
 DRAWN = 4
 """Images whose attention and patches are drawn."""
+DRAWABLE: tuple[pictures.What, ...] = ("attention", "pca")
+"""Pictures that are drawn for a page where the run's folder has none."""
 FINEST = 5
 """Patches a side below which their colours show nothing."""
 NARROWEST, WIDEST = 300, 1600
@@ -129,7 +132,7 @@ def picture(path: Path) -> str:
 
 def found_pictures(folder: Path) -> dict[str, Path]:
     """The pictures that lie in a run's folder, or in `show` within it, by name."""
-    found = {}
+    found: dict[str, Path] = {}
     for name in PICTURES:
         for path in (folder / "show" / f"{name}.png", folder / f"{name}.png"):
             if path.is_file():
@@ -137,17 +140,14 @@ def found_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def run_pictures(folder: Path, data: str | os.PathLike[str] | Dataset[object] | None, say: Say) -> list[Any]:
+def run_pictures(folder: Path, data: str | os.PathLike[str] | Dataset[object] | None, say: Say) -> list[Content]:
     """The pictures of a run: those in its folder, and attention and patches of a few of `data`, drawn now."""
     found = {name: picture(path) for name, path in found_pictures(folder).items()}
     if data is not None and Folder(folder).weights.is_file():
-        with tempfile.TemporaryDirectory(prefix="lookalike-report-") as temporary:
-            for name in (n for n in ("attention", "pca") if n not in found and _worth(n, folder)):
-                try:
-                    drawn = pictures.show(folder, data, out=temporary, what=[name], count=DRAWN)  # type: ignore[list-item]
-                    found[name] = picture(drawn[0])
-                except (ValueError, OSError) as error:  # an encoder without attention, images that are gone
-                    say(f"{name}: left out. {error}")
+        try:
+            found |= _drawn(folder, data, [name for name in DRAWABLE if name not in found])
+        except (ValueError, OSError) as error:  # an encoder that cannot be loaded, images that are gone
+            say(f"attention and patches: left out. {error}")
     return [
         {"name": name, "title": title, "note": note, "url": found[name]}
         for name, (title, note) in PICTURES.items()
@@ -155,16 +155,21 @@ def run_pictures(folder: Path, data: str | os.PathLike[str] | Dataset[object] | 
     ]
 
 
-def _worth(name: str, folder: Path) -> bool:
-    """Whether an encoder has the picture: attention takes a plain ViT, colours enough patches."""
-    import torch
-
+def _drawn(folder: Path, data: str | os.PathLike[str] | Dataset[object], names: list[pictures.What]) -> dict[str, str]:
     model = encoders.load(folder)
-    if name == "attention":
-        try:
-            model.attention(torch.zeros(1, model.channels, model.image_size, model.image_size))
-        except ValueError:
-            return False
-        return True
-    patches = model.tokens(torch.zeros(1, model.channels, model.image_size, model.image_size)).patches.shape[1]
-    return patches >= FINEST**2
+    worth = [name for name in names if _is_worth(name, model)]
+    with tempfile.TemporaryDirectory(prefix="lookalike-report-") as temporary:
+        return {name: picture(pictures.show(model, data, out=temporary, what=[name], count=DRAWN)[0]) for name in worth}
+
+
+@torch.inference_mode()
+def _is_worth(name: pictures.What, model: Backbone) -> bool:
+    """Whether an encoder has the picture: attention takes a plain ViT, colours enough patches."""
+    blank = torch.zeros(1, model.channels, model.image_size, model.image_size)
+    if name == "pca":
+        return model.tokens(blank).patches.shape[1] >= FINEST**2
+    try:
+        model.attention(blank)
+    except ValueError:
+        return False
+    return True

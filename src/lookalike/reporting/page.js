@@ -26,10 +26,14 @@ function verdictCard(run) {
     v.remedy ? el('p', { class: 'small' }, el('b', {}, 'What to try: '), v.remedy) : null));
 }
 
-const facts = (run) => el('dl', { class: 'facts' }, run.facts.map(({ label, value }) => [el('dt', {}, label), el('dd', {}, value)]));
+const factList = (found) => el('dl', { class: 'facts' }, found.map(({ label, value }) => [el('dt', {}, label), el('dd', {}, value)]));
+const facts = (run) => [factList(run.facts.filter((f) => f.main)), run.facts.some((f) => !f.main) ? el('details', {}, el('summary', {}, 'Views, machine and versions'), factList(run.facts.filter((f) => !f.main))) : null];
+
+// The text of a citation, its address as a link: nothing is loaded until somebody follows it.
+const cited = (text) => text.split(/(https:\/\/\S+)/).map((part) => (part.startsWith('https://') ? el('a', { href: part, rel: 'noopener noreferrer' }, part) : part));
 
 function tiles(run) {
-  const found = run.evaluations.slice(-3).map((e) => [e.title, percent(e.top1), e.settings]);
+  const found = run.evaluations.slice(-3).map((e) => [e.title, percent(e.top1), e.protocol === 'semi' ? `${e.settings.split(',')[0]}; ${interval(e)}` : interval(e)]);
   const curve = run.curves.series.knn_top1;
   if (curve && !found.length) found.push(['k-NN in training', percent(curve.y[curve.y.length - 1]), `${percent(curve.y[0])} at first`]);
   const known = run.curves.series.recognition;
@@ -41,24 +45,27 @@ function tiles(run) {
 }
 
 main.append(el('header', { class: 'top' }, el('h1', {}, report.title),
-  one && runs[0].paper ? el('p', { class: 'note lead' }, runs[0].paper) : null,
+  one && runs[0].paper ? el('p', { class: 'note lead' }, cited(runs[0].paper)) : null,
   el('p', { class: 'small' }, `Written by lookalike ${report.version}, ${report.date}.`)));
 
 const overview = el('div', { id: 'overview' });
-links.push(['overview', 'Overview', overview]);
 main.append(overview);
 if (one) {
   const run = runs[0];
   fill(overview, {}, [verdictCard(run), tiles(run), el('div', { class: 'card' }, facts(run))]);
-} else if (runs.length) {
-  const fact = (run, label) => (run.facts.find((f) => f.label === label) || {}).value || '–';
-  overview.append(el('div', { class: 'card' }, table(['Run', 'Method', 'Backbone', 'Epochs', 'Speed', 'Verdict'], runs.map((run) => {
-    const [kind, sign] = MARKS[run.verdict && run.verdict.word] || ['', '–'];
-    return [run.name, run.method || '–', fact(run, 'Backbone').split('; ')[0], fact(run, 'Epochs'), fact(run, 'Speed').replace(' (median)', ''), el('td', { class: 'nowrap' }, el('span', { css: { color: kind ? `var(--${kind})` : '' } }, `${sign} ${run.verdict ? run.verdict.word : ''}`))];
-  }))));
-  for (const run of runs) overview.append(el('details', {}, el('summary', {}, `All about ${run.name}`), verdictCard(run), el('div', { class: 'card' }, run.paper ? el('p', { class: 'small' }, run.paper) : null, facts(run))));
+} else if (runs.length && !report.comparisons.length) {
+  fill(overview, {}, [runTable()]);
 }
+if (overview.hasChildNodes()) links.push(['overview', 'Overview', overview]);
 for (const run of runs) for (const problem of run.problems) overview.append(el('p', { class: 'small' }, `${one ? '' : `${run.name}: `}${problem}`));
+
+function runTable() {
+  const fact = (run, label) => (run.facts.find((f) => f.label === label) || {}).value || '–';
+  return [el('div', { class: 'card' }, table(['Run', 'Method', 'Backbone', 'Epochs', 'Speed', 'Verdict'], runs.map((run) => {
+    const [kind, sign] = MARKS[run.verdict && run.verdict.word] || ['', '–'];
+    return [run.name, run.method || '–', fact(run, 'Backbone').split(/,? \(|, /)[0], fact(run, 'Epochs'), fact(run, 'Speed').replace(' (median)', ''), el('td', { class: 'date' }, el('span', { css: { color: kind ? `var(--${kind})` : '' } }, `${sign} ${run.verdict ? run.verdict.word : ''}`))];
+  }))), runs.map((run) => el('details', {}, el('summary', {}, `All about ${run.name}`), verdictCard(run), el('div', { class: 'card' }, run.paper ? el('p', { class: 'small' }, cited(run.paper)) : null, facts(run))))];
+}
 
 // ---------------------------------------------------------------- comparison
 
@@ -76,19 +83,20 @@ for (const found of report.comparisons) {
   const result = ([p, t]) => (r) => ((r.results || {})[p] || {})[t];
   const rows = ranking.map((r, i) => [
     String(i + 1), el('b', {}, r.method),
-    el('td', {}, percent(r.score), r.low !== null && r.low !== undefined ? el('div', { class: 'small' }, `${percent(r.low)} to ${percent(r.high)}`) : null, range(r.score, r.low ?? null, r.high ?? null)),
+    el('td', {}, percent(r.score), r.low !== null && r.low !== undefined ? el('div', { class: 'small date' }, `${percent(r.low)} to ${percent(r.high)}`) : null, range(r.score, r.low ?? null, r.high ?? null)),
     ...protocols.map((q) => { const v = result(q)(r); return el('td', { class: v && v.mean === best((o) => (result(q)(o) || {}).mean) ? 'n best' : 'n' }, v ? percent(v.mean) : '–', v && v.deviation ? el('div', { class: 'small' }, `± ${percent(v.deviation)}`) : null); }),
     duration(r.seconds), number(r.images_per_s, 3), r.peak_memory_gib ? `${number(r.peak_memory_gib, 3)} GiB` : '–', number(r.gflops_per_image, 3), r.stable === false ? el('td', { css: { color: 'var(--bad)' } }, 'no') : 'yes', r.remark || '',
   ]);
   const failed = trainings.filter((t) => t.status === 'failed'), waiting = trainings.filter((t) => t.status === 'waiting');
-  const points = ranking.filter((r) => r.seconds !== null && r.score !== null).map((r) => ({ name: r.method, x: r.seconds / 60, y: r.score, low: r.low, high: r.high }));
+  const points = ranking.filter((r) => r.seconds !== null && r.score !== null).map((r) => ({ name: r.method, x: r.seconds / 60, y: r.score, low: r.low, high: r.high, colour: (runs.find((run) => run.name.startsWith(`${r.method}-seed`)) || {}).colour }));
   const energy = trainings.filter((t) => t.energy_kj);
   section(`comparison-${links.length}`, 'Ranking', `Equal for all: ${equal}. The score is what the ranking sorts by; the range beside it is what chance alone may explain.`,
-    found.recommendation ? el('div', { class: 'card big recommendation' }, el('h3', {}, 'Recommendation for this data'), found.recommendation) : null,
+    found.recommendation ? el('div', { class: 'card big recommendation' }, el('h3', {}, 'Recommendation for this data'), el('p', {}, found.recommendation)) : null,
     rows.length ? el('div', { class: 'card more' }, table(['', 'Method', 'Score', ...protocols.map(([p, t]) => (manyTests ? `${PROTOCOL[p] || p}, ${lastPart(t)}` : PROTOCOL[p] || p)), 'Time', 'Images/s', 'Memory', 'GFLOP/image', 'Stable', 'Remark'], rows, protocols.map((_, i) => i + 3).concat([3, 4, 5, 6].map((i) => i + protocols.length)))) : null,
     points.length > 1 ? el('div', { class: 'card more' }, el('h3', {}, 'Accuracy against time'), el('div', { class: 'small' }, 'Up and to the left is better: more accuracy in less training time. Lines are the range of the score.'), scatter(points, 'training time in minutes', 'score', (t) => number(t, 3))) : null,
     energy.length ? el('p', { class: 'small more' }, `Energy: ${energy.map((t) => `${t.method} (seed ${t.seed}) ${number(t.energy_kj, 3)} kJ`).join(', ')}.`) : null,
     failed.length ? el('div', { class: 'card more' }, el('h3', {}, 'What failed'), table(['Method', 'Seed', 'Why'], failed.map((t) => [t.method, String(t.seed), t.error || 'no reason was written']))) : null,
+    runs.length ? el('details', { class: 'more' }, el('summary', {}, `All ${several(runs.length, 'training')}, with verdicts and settings`), runTable()) : null,
     waiting.length ? el('p', { class: 'small more' }, `Not trained yet: ${waiting.map((t) => `${t.method} (seed ${t.seed})`).join(', ')}. The same command goes on.`) : null);
 }
 
@@ -106,7 +114,7 @@ if (keys.length) {
       if (curves.hidden.has(i)) curves.hidden.delete(i); else curves.hidden.add(i);
       pressed(key, !curves.hidden.has(i));
       curves.redraw();
-    } }, el('span', { class: 'swatch', css: { background: series(i), borderRadius: i >= SERIES ? '0' : '50%' } }), el('span', {}, run.name));
+    } }, el('span', { class: 'swatch', css: { background: series(run.colour ?? i), borderRadius: run.dashed ?? i >= SERIES ? '0' : '50%' } }), el('span', {}, run.name));
     return key;
   }));
   const [shown, folded] = [keys.filter((k) => report.curves[k].main), keys.filter((k) => !report.curves[k].main)];
@@ -118,11 +126,18 @@ if (keys.length) {
 
 // ---------------------------------------------------------------- evaluations
 
-const interval = (e) => (e.deviation !== null && e.deviation !== undefined ? `± ${percent(e.deviation)} over ${several(e.draws, 'run')}` : e.interval ? `${percent(e.interval[0])} to ${percent(e.interval[1])}` : '');
+function interval(e) {
+  if (hasDeviation(e)) return `± ${percent(e.deviation)} over ${several(e.draws, 'run')}`;
+  return e.interval ? `${percent(e.interval[0])} to ${percent(e.interval[1])}` : '';
+}
+function ends(e) {
+  return hasDeviation(e) ? [Math.max(0, e.top1 - e.deviation), Math.min(1, e.top1 + e.deviation)] : e.interval || [null, null];
+}
+function hasDeviation(e) { return e.deviation !== null && e.deviation !== undefined; }
 const judged = runs.flatMap((run) => run.evaluations.map((e) => ({ run, e })));
 
 function details(name, e) {
-  const made = [];
+  const made = [], right = [];
   if (e.per_class && e.per_class.length) {
     const items = e.per_class.map((v, i) => [e.names[i] || `class ${i}`, v]).filter(([, v]) => v !== null).sort((a, b) => a[1] - b[1]);
     const rows = (list) => bars(list.map(([n, v]) => [n, v, percent(v)]));
@@ -130,10 +145,10 @@ function details(name, e) {
     const all = items.length > 24 ? el('button', { type: 'button', class: 'more', onclick: () => { box.replaceChildren(rows(items)); all.remove(); } }, `Show all ${items.length} classes`) : null;
     made.push(el('div', { class: 'card' }, el('h3', {}, 'Class by class'), el('div', { class: 'small' }, 'Share of each class’s test images that are named rightly, worst first.'), el('div', { class: 'more' }, box), all));
   }
-  if (e.confusion.length) made.push(el('div', { class: 'card' }, el('h3', {}, 'What is taken for what'), el('div', { class: 'small' }, 'Rows are true classes, columns what was answered. Blue is right, orange is wrong.'), confusionMatrix(e.names, e.confusion)));
-  if (e.pairs.length && (e.names.length > 40 || !e.confusion.length || e.names.length > 12)) made.push(el('div', { class: 'card' }, el('h3', {}, 'Most often confused'), table(['True', 'Taken for', 'Images'], e.pairs.slice(0, 25).map(([t, p, c, n]) => [e.names[t] || String(t), e.names[p] || String(p), `${c} of ${n} (${percent(c / n)})`]))));
-  if (e.calibration && e.calibration.bins) made.push(el('div', { class: 'card' }, el('h3', {}, `Calibration: error ${percent(e.calibration.ece)}`), el('div', { class: 'small' }, 'How far stated confidence and real accuracy lie apart on average (ECE); 0 % is best. Bars above the dashed line are too modest, below it too sure.'), calibration(e.calibration)));
-  return made.length ? el('div', { class: 'two more' }, made) : null;
+  if (e.confusion.length) right.push(el('div', { class: 'card' }, el('h3', {}, 'What is taken for what'), el('div', { class: 'small' }, 'Rows are true classes, columns what was answered. Blue is right, orange is wrong.'), confusionMatrix(e.names, e.confusion)));
+  if (e.pairs.length && (e.names.length > 40 || !e.confusion.length || e.names.length > 12)) right.push(el('div', { class: 'card' }, el('h3', {}, 'Most often confused'), table(['True', 'Taken for', 'Images'], e.pairs.slice(0, 25).map(([t, p, c, n]) => [e.names[t] || String(t), e.names[p] || String(p), `${c} of ${n} (${percent(c / n)})`]))));
+  if (e.calibration && e.calibration.bins) made.push(el('div', { class: 'card' }, el('h3', {}, `Calibration: error ${percent(e.calibration.ece)}`), el('div', { class: 'small' }, 'How far stated confidence and real accuracy lie apart on average (ECE); 0 % is best. Bars above the dashed line are too modest, below it too sure.'), calibration(e.calibration)));
+  return made.length + right.length ? el('div', { class: 'two more' }, [made, right].map((column) => (column.length ? el('div', { class: 'column' }, column) : null))) : null;
 }
 
 if (judged.length) {
@@ -142,8 +157,9 @@ if (judged.length) {
   if (one) {
     overall = table(['Protocol', 'Top-1', 'Top-5', 'Images', ''], runs[0].evaluations.map((e) => [
       el('td', {}, el('b', {}, e.title), el('div', { class: 'small' }, e.note), el('div', { class: 'small' }, e.settings)),
-      el('td', {}, el('b', {}, percent(e.top1)), el('div', { class: 'small' }, interval(e)), range(e.top1, e.interval ? e.interval[0] : null, e.interval ? e.interval[1] : null)),
-      percent(e.top5), el('td', { class: 'small' }, `${several(e.train_images, 'labelled image')}, ${e.test_images.toLocaleString('en-US')} to test, ${e.classes} classes`), el('td', { class: 'small' }, String(e.date || '').slice(0, 10))]), [2]);
+      el('td', {}, el('b', {}, percent(e.top1)), el('div', { class: 'small' }, interval(e)), range(e.top1, ...ends(e))),
+      el('td', { class: 'n', 'data-title': 'Top-5' }, percent(e.top5)), el('td', { class: 'small' }, `${several(e.train_images, 'labelled image')}, ${e.test_images.toLocaleString('en-US')} to test, ${e.classes} classes`), el('td', { class: 'small date' }, String(e.date || '').slice(0, 10))]), [2]);
+    overall.firstChild.classList.add('stack');
   } else {
     const questions = [...new Map(judged.map(({ e }) => [e.question, e]))];
     const with_ = runs.filter((r) => r.evaluations.length);
@@ -157,7 +173,7 @@ if (judged.length) {
   const slot = el('div', {});
   const chooser = el('select', { 'aria-label': 'Evaluation in detail', id: 'detail', onchange: () => open(Number(chooser.value)) }, detailed.map(({ run, e }, i) => el('option', { value: i }, `${one ? '' : `${run.name}: `}${e.title}${e.settings ? ` (${e.settings})` : ''}`)));
   const open = (i) => { const { run, e } = detailed[i]; const made = details(run.name, e); slot.replaceChildren(...(made ? [made] : [])); };
-  section('evaluation', 'How good it is', 'Accuracy on labelled images that the encoder was not trained on. Top-1: the first answer is right. Top-5: one of the first five is. Ranges hold the true value with 95 % confidence.',
+  section('evaluation', 'How good it is', 'Accuracy on labelled images that the encoder was not trained on. Top‑1: the first answer is right. Top‑5: one of the first five is. Ranges hold the true value with 95 % confidence.',
     el('div', { class: 'card' }, overall), detailed.length ? [el('div', { class: 'tools more' }, el('span', { class: 'small' }, 'In detail'), chooser), slot] : null);
   if (detailed.length) open(0);
 }
@@ -205,10 +221,12 @@ if (drawn.maps.length) {
 
 // ---------------------------------------------------------------- pictures
 
-if (runs.some((r) => r.pictures.length)) {
-  section('pictures', 'What it sees', null, runs.filter((r) => r.pictures.length).map((run, i) => {
+// of a comparison's trainings the best one's
+const shown = runs.filter((r) => r.shown);
+if (shown.some((r) => r.pictures.length)) {
+  section('pictures', 'What it sees', null, shown.filter((r) => r.pictures.length).map((run, i) => {
     const figures = run.pictures.map((p) => el('figure', { class: 'card' }, el('figcaption', {}, el('h3', {}, p.title), el('span', { class: 'small' }, p.note)), el('img', { src: p.url, alt: `${p.title}: ${p.note}` })));
-    return one ? figures : el('details', { open: i === 0 }, el('summary', {}, run.name), figures);
+    return shown.length === 1 ? [one ? null : el('p', { class: 'note' }, `Of ${run.name}.`), figures] : el('details', { open: i === 0 }, el('summary', {}, run.name), figures);
   }));
 }
 
@@ -218,11 +236,11 @@ function code(title, text) {
   const button = el('button', { type: 'button', onclick: () => copy(text, button) }, 'Copy');
   return el('div', { class: 'code card' }, el('div', { class: 'head' }, el('h3', {}, title), button), el('pre', {}, text));
 }
-if (runs.length) {
+if (shown.length) {
   section('use', 'How to use it', 'The encoder turns an image into a vector; similar images get similar vectors.',
-    runs.slice(0, one ? 1 : undefined).map((run, i) => {
+    shown.map((run, i) => {
       const both = [code('In Python', run.use.python), code('On the command line', run.use.shell)];
-      return one ? both : el('details', { open: i === 0 }, el('summary', {}, run.name), both);
+      return shown.length === 1 ? both : el('details', { open: i === 0 }, el('summary', {}, run.name), both);
     }));
 }
 main.append(el('footer', { class: 'small' }, 'This page holds all that it shows and loads nothing from a network.'));

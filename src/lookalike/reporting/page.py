@@ -19,7 +19,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<noscript><p>This page draws itself with its own JavaScript, which is switched off. It loads nothing from elsewhere.</p></noscript>
+<noscript><p>This page draws itself with a script of its own, and scripts are switched off.</p></noscript>
 {content}
 <script>{script}</script>
 </body>
@@ -43,7 +43,9 @@ def rendered(title: str, content: dict[str, Any]) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
         "form-action 'none'"
     )
-    parts = [f'<script type="application/json" id="{name}">{embedded(value)}</script>' for name, value in content.items()]
+    parts = [
+        f'<script type="application/json" id="{name}">{embedded(value)}</script>' for name, value in content.items()
+    ]
     return _PAGE.format(
         policy=policy, title=html.escape(title), style=_file("page.css"), content="\n".join(parts), script=script
     )

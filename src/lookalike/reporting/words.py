@@ -23,7 +23,8 @@ CURVES: Mapping[str, Curve] = {
         "k-NN accuracy", "%", "Test images whose nearest labelled images name their class rightly.", "percent"
     ),
     "recognition": Curve(
-        "Recognition", "%", "How often a view is nearer to its image's other view than to another image. Chance is 50 %.",
+        "Recognition", "%",
+        "How often a view is nearer to its image's other view than to another image. Chance is 50 %.",
         "percent",
     ),
     "spread": Curve("Spread", "", "How far the features of different images lie apart. Near 0 they have collapsed."),
@@ -71,9 +72,11 @@ def settings_in_short(settings: Mapping[str, object]) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             continue
         if name == "share":
-            parts.append(f"{float(value):.3g} of the labels" if float(value) > 1 else f"{float(value):.0%} of the labels")
+            parts.append(f"{100 * float(value):g} % of the labels")
         elif name == "image_size":
             parts.append(f"{value} px")
+        elif name == "epochs":
+            parts.append(f"{value} epochs")
         elif name in ("how", "features"):
             parts.append(str(value))
         else:

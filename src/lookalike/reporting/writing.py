@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..runs import Folder, atomic, check_writable
-from .gathering import Content, comparison, curve_words, is_run, name_of, run_content
+from .gathering import Content, comparison, curve_words, is_run, name_of, run_content, run_names
 from .maps import Gallery, run_pictures
 from .page import rendered
 
@@ -103,7 +103,7 @@ def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
     """The file that a page about these folders goes to."""
     if out is not None:
         return Path(out)
-    return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    return Folder(folders[0]).report if len(folders) == 1 else Path("report.html")
 
 
 def gathered(
@@ -117,26 +117,35 @@ def gathered(
     comparisons: list[Content] = []
     shown: list[Path] = []
     mapped: list[Path] = []
+    trained_of: dict[Path, tuple[str, int]] = {}
     for folder in folders:
         if (folder / "compare.json").is_file():
             found = comparison(folder)
             trained = _trainings(folder, found)
             comparisons.append({"name": name_of(folder), "folder": str(folder), **found})
             shown += trained.values()
+            trained_of |= {path: key for key, path in trained.items()}
             best = [found["ranking"][0]["method"]] if found.get("ranking") else []
             mapped += [path for (method, _), path in trained.items() if method in best][:1]
         else:
             shown.append(folder)
             mapped.append(folder)
-    names = _names(shown)
+    names = run_names(shown)
+    methods = list(dict.fromkeys(method for method, _ in trained_of.values()))
     runs = [run_content(path, name) for path, name in zip(shown, names)]
     gallery = Gallery(max(1, points // max(1, len(mapped))), workers, say)
     notes = []
     for path, name, run in zip(shown, names, runs):
-        run["pictures"] = []
+        run["pictures"], run["shown"] = [], path in mapped or not comparisons
+        if path in trained_of:  # one colour per method, later seeds dashed
+            method, seed = trained_of[path]
+            run["colour"], run["dashed"] = (
+                methods.index(method),
+                seed != min(s for m, s in trained_of.values() if m == method),
+            )
         data = images if images is not None else _own_images(path)
         try:
-            run["pictures"] = run_pictures(path, data if path in mapped else None, say)
+            run["pictures"] = run_pictures(path, data if path in mapped else None, say) if run["shown"] else []
         except (OSError, ValueError) as error:
             run["problems"].append(f"Pictures: {error}")
         if path not in mapped or not Folder(path).weights.is_file():
@@ -191,9 +200,3 @@ def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
                 trained[(str(training["method"]), int(training["seed"]))] = path
                 break
     return trained
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Names of runs, no two alike: the folder's, or its path where others are called so."""
-    short = [name_of(path) for path in folders]
-    return [str(path) if short.count(name) > 1 else name for path, name in zip(folders, short)]
