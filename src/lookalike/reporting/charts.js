@@ -9,6 +9,16 @@ function ticks(low, high, count) {
   return found;
 }
 
+function tickWords(t, gap, kind) {
+  const scale = kind === 'percent' ? 100 : 1, size = gap * scale;
+  if (t === 0) return kind === 'percent' ? '0\u00a0%' : '0';
+  if (kind !== 'percent' && (gap < 1e-4 || Math.abs(t) >= 1e6)) return number(t, 3);
+  let decimals = 0;
+  while (decimals < 6 && Math.abs(size * 10 ** decimals - Math.round(size * 10 ** decimals)) > 1e-6) decimals++;
+  const text = (t * scale).toLocaleString('en-US', { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  return kind === 'percent' ? `${text}\u00a0%` : text;
+}
+
 function bounds(values) {
   let low = Infinity, high = -Infinity;
   for (const v of values) { if (v < low) low = v; if (v > high) high = v; }
@@ -83,7 +93,7 @@ class Curves {
     const steps = ticks(y0, y1, 4), gap = steps.length > 1 ? steps[1] - steps[0] : 1;
     for (const t of steps) {
       root.append(svg('line', { class: 'axis', x1: left, x2: width - right, y1: py(t), y2: py(t) }));
-      root.append(svg('text', { x: left - 6, y: py(t) + 4, 'text-anchor': 'end' }, kind === 'percent' ? `${+(100 * t).toFixed(gap < 0.01 ? 2 : gap < 0.1 ? 1 : 0)} %` : number(t, 3)));
+      root.append(svg('text', { x: left - 6, y: py(t) + 4, 'text-anchor': 'end' }, tickWords(t, gap, kind)));
     }
     for (const t of ticks(x0, x1, Math.max(3, width / 85))) {
       root.append(svg('text', { x: px(t), y: height - bottom + 15, 'text-anchor': 'middle' }, number(t, 4)));
@@ -211,9 +221,10 @@ function scatter(points, xTitle, yTitle, xWords) {
     const [y0, y1] = bounds(points.flatMap((p) => [p.y, p.low, p.high].filter((v) => v !== null && v !== undefined)));
     const px = (x) => left + (x - x0) / (x1 - x0) * (width - left - right), py = (y) => height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom);
     const root = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${yTitle} against ${xTitle}` });
-    for (const t of ticks(y0, y1, 5)) {
+    const steps = ticks(y0, y1, 5), gap = steps.length > 1 ? steps[1] - steps[0] : 0.1;
+    for (const t of steps) {
       root.append(svg('line', { class: 'axis', x1: left, x2: width - right, y1: py(t), y2: py(t) }));
-      root.append(svg('text', { x: left - 6, y: py(t) + 4, 'text-anchor': 'end' }, percent(t)));
+      root.append(svg('text', { x: left - 6, y: py(t) + 4, 'text-anchor': 'end' }, tickWords(t, gap, 'percent')));
     }
     for (const t of ticks(x0, x1, Math.max(2, width / 130))) root.append(svg('text', { x: px(t), y: height - bottom + 16, 'text-anchor': 'middle' }, xWords(t)));
     root.append(svg('text', { x: width - right, y: height - 4, 'text-anchor': 'end' }, xTitle), svg('text', { x: 4, y: 11 }, yTitle));

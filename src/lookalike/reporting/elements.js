@@ -16,6 +16,9 @@ function fill(node, attributes, children) {
   return node;
 }
 
+// Replaces what is in a node.
+const put = (node, ...children) => { node.replaceChildren(); return fill(node, {}, children); };
+
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) =>
   fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
@@ -55,7 +58,7 @@ function colour(name) {
   return getComputedStyle(probe).color;
 }
 
-const SERIES = 8;
+const SERIES = 10;
 const series = (i) => `var(--s${i % SERIES})`;
 const themed = [];  // functions to call when light and dark change
 

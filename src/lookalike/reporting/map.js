@@ -31,6 +31,7 @@ class Images {
 }
 
 const SHAPES = 4;
+const MOST_PICTURES = 160;  // on the map at a time, in place of dots
 
 class EmbeddingMap {
   constructor(content, images) {
@@ -148,16 +149,19 @@ class EmbeddingMap {
     context.fill();
   }
 
+  // What a dot of each shape covers: pixels beside its corner, and how much of each.
   marker(r) {
     if (this.markers && this.markers.r === r) return this.markers;
-    const side = Math.ceil(2.8 * r) + 2;
-    const made = this.groupNames.map((_, g) => {
-      const canvas = el('canvas', { width: side, height: side }), c = canvas.getContext('2d');
-      c.fillStyle = colour(`--s${g % SERIES}`);
-      this.shape(c, g, side / 2, side / 2, r);
-      return canvas;
+    const side = Math.ceil(2.8 * r) + 2, canvas = el('canvas', { width: side, height: side }), c = canvas.getContext('2d', { willReadFrequently: true });
+    const shapes = Array.from({ length: Math.min(SHAPES, Math.ceil(this.groupNames.length / SERIES)) }, (_, kind) => {
+      c.clearRect(0, 0, side, side);
+      this.shape(c, kind * SERIES, side / 2, side / 2, r);
+      const pixels = c.getImageData(0, 0, side, side).data, dx = [], dy = [], cover = [];
+      for (let p = 0; p < side * side; p++) if (pixels[4 * p + 3] > 8) { dx.push(p % side); dy.push(Math.floor(p / side)); cover.push(pixels[4 * p + 3]); }
+      return { dx: Int32Array.from(dx), dy: Int32Array.from(dy), cover: Int32Array.from(cover) };
     });
-    this.markers = { r, side, made };
+    const colours = Array.from({ length: SERIES }, (_, i) => colour(`--s${i}`).match(/\d+/g).slice(0, 3).map(Number));
+    this.markers = { r, side, shapes, colours, ground: colour('--card').match(/\d+/g).slice(0, 3).map(Number) };
     return this.markers;
   }
 
@@ -170,26 +174,33 @@ class EmbeddingMap {
   paint() {
     const began = performance.now(), c = this.canvas.getContext('2d'), k = this.ratio, W = this.canvas.width, H = this.canvas.height;
     c.setTransform(1, 0, 0, 1, 0, 0);
-    c.clearRect(0, 0, W, H);
     const zoom = this.scale / this.home;
     const base = this.count > 8000 ? 1.7 : this.count > 2000 ? 2.3 : this.count > 400 ? 3.2 : 4.5;
     const r = Math.round(2 * k * Math.min(7, base * Math.sqrt(Math.max(1, zoom)) ** 0.9)) / 2;
-    const { side, made } = this.marker(r), s = this.scale * k, ox = W / 2 - this.x * s, oy = H / 2 - this.y * s, half = side / 2;
-    const seen = [];
-    c.globalAlpha = this.count > 2000 ? 0.8 : 0.9;
-    const chosen = this.chosen, dim = chosen !== null;
-    const hiding = this.hidden.size > 0;
+    const { side, shapes, colours, ground } = this.marker(r), s = this.scale * k, ox = W / 2 - this.x * s, oy = H / 2 - this.y * s, half = side / 2;
+    const seen = [], chosen = this.chosen, hiding = this.hidden.size > 0;
+    // Dots are blended by hand: a call of the canvas for each would take many times as long.
+    if (!this.image || this.image.width !== W || this.image.height !== H) this.image = c.createImageData(W, H);
+    const data = this.image.data, opaque = this.count > 2000 ? 205 : 232;
+    new Uint32Array(data.buffer).fill(0xff000000 | (ground[2] << 16) | (ground[1] << 8) | ground[0]);
     for (let i = 0; i < this.count; i++) {
-      const x = this.xy[2 * i] * s + ox, y = this.xy[2 * i + 1] * s + oy;
-      if (x < -half || y < -half || x > W + half || y > H + half) continue;
+      const x = (this.xy[2 * i] * s + ox - half) | 0, y = (this.xy[2 * i + 1] * s + oy - half) | 0;
+      if (x < 0 || y < 0 || x + side > W || y + side > H) continue;
       const g = this.groups[i];
       if (hiding && this.hidden.has(g)) continue;
-      if (seen.length <= 160) seen.push(i);
-      if (dim) c.globalAlpha = chosen.has(i) ? 1 : 0.13;
-      c.drawImage(made[g], (x - half) | 0, (y - half) | 0);
+      if (seen.length <= MOST_PICTURES) seen.push(i);
+      const { dx, dy, cover } = shapes[Math.floor(g / SERIES) % SHAPES], [red, green, blue] = colours[g % SERIES];
+      const strength = chosen === null ? opaque : chosen.has(i) ? 256 : 34;
+      for (let n = 0; n < cover.length; n++) {
+        const p = 4 * ((y + dy[n]) * W + x + dx[n]), a = (cover[n] * strength) >> 8;
+        data[p] += ((red - data[p]) * a) >> 8;
+        data[p + 1] += ((green - data[p + 1]) * a) >> 8;
+        data[p + 2] += ((blue - data[p + 2]) * a) >> 8;
+      }
     }
-    c.globalAlpha = 1;
-    const few = zoom > 2.5 && seen.length <= 160;
+    c.putImageData(this.image, 0, 0);
+    const dim = chosen !== null;
+    const few = zoom > 2.5 && seen.length <= MOST_PICTURES;
     if (few) {
       const size = Math.min(this.images.sheets.tile, 40) * k;
       for (const i of seen) {
@@ -230,7 +241,7 @@ class EmbeddingMap {
   nearest(i) { const k = this.content.nearCount; return Array.from(this.near.subarray(i * k, (i + 1) * k)); }
 
   welcome() {
-    this.panel.replaceChildren(el('p', { class: 'small' }, 'Point at a dot, or tap it: the image and the eight images most like it to the encoder appear here. Each dot is one image. Zoomed in far enough, dots become pictures.'),
+    put(this.panel, el('p', { class: 'small' }, 'Point at a dot, or tap it: the image and the eight images most like it to the encoder appear here. Each dot is one image. Zoomed in far enough, dots become pictures.'),
       el('p', { class: 'small' }, 'With the lasso (or the shift key held) draw around a group to see what is in it.'));
   }
 
@@ -240,7 +251,7 @@ class EmbeddingMap {
     if (i < 0) { this.welcome(); this.paintOver(); return; }
     const images = this.images, label = images.label(i), near = this.nearest(i);
     const same = label === null ? null : near.filter((n) => images.labels[n] === images.labels[i]).length;
-    this.panel.replaceChildren(
+    put(this.panel, 
       el('div', { class: 'who' }, images.thumbnail(i, 96), el('div', {},
         label !== null ? el('b', {}, label) : null,
         el('div', { class: 'small' }, images.names[i]),
@@ -345,7 +356,7 @@ class EmbeddingMap {
     for (const i of found) counts.set(this.groups[i], (counts.get(this.groups[i]) || 0) + 1);
     const items = [...counts].sort((a, b) => b[1] - a[1]);
     const most = 120, copied = el('button', { type: 'button', onclick: () => copy(found.map((i) => this.images.names[i]).join('\n'), copied) }, 'Copy names');
-    this.panel.replaceChildren(
+    put(this.panel, 
       el('b', { id: 'chosen' }, `${several(found.length, 'image')} chosen`),
       el('div', { class: 'tools' }, copied, el('button', { type: 'button', onclick: () => { this.setChosen(null); this.welcome(); } }, 'Clear')),
       bars(items.slice(0, 12).map(([g, n]) => [this.groupNames[g], n / found.length, String(n)])),
@@ -367,7 +378,7 @@ class EmbeddingMap {
       } }, swatch, el('span', {}, `${name} (${this.sizes[g]})`));
       return key;
     });
-    this.keys.replaceChildren(el('div', { class: 'keys' }, keys,
+    put(this.keys, el('div', { class: 'keys' }, keys,
       keys.length > 2 ? [el('button', { type: 'button', onclick: () => all(false) }, 'All'), el('button', { type: 'button', onclick: () => all(true) }, 'None')] : null));
   }
 }
