@@ -109,7 +109,9 @@ def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str
         reach = [[max(0.0, top1 - low)], [max(0.0, high - top1)]]
         for x, value, alpha, error in ((i - 0.2, top1, 1.0, reach), (i + 0.2, top5, 0.45, None)):
             axes.bar(x, value, 0.38, color=colour, alpha=alpha, yerr=error, capsize=3)
-            axes.annotate(f"{value:.1f}", (x, 2), ha="center", fontsize="small", color="white" if alpha == 1 else "black")
+            axes.annotate(
+                f"{value:.1f}", (x, 2), ha="center", fontsize="small", color="white" if alpha == 1 else "black"
+            )
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.8, max(len(names) - 0.2, 1.8))
     axes.set(title="Linear probe: top-1 (left, 95 % interval) and top-5", ylabel="accuracy in %", ylim=(0, 100))
