@@ -71,7 +71,6 @@ class EmbeddingMap {
     this.canvas.addEventListener('pointerdown', (e) => this.down(e));
     this.canvas.addEventListener('pointermove', (e) => this.moved(e));
     for (const name of ['pointerup', 'pointercancel']) this.canvas.addEventListener(name, (e) => this.up(e));
-    this.canvas.addEventListener('pointerleave', () => { if (!this.pinned && !this.pointers.size && !this.chosen) this.look(-1); });
     this.canvas.addEventListener('wheel', (e) => { e.preventDefault(); this.zoomAt(e.offsetX, e.offsetY, Math.exp(-e.deltaY * (e.deltaMode ? 0.05 : 0.0016))); }, { passive: false });
     this.canvas.addEventListener('keydown', (e) => this.key(e));
     new ResizeObserver(() => this.resize()).observe(this.stage);
@@ -241,7 +240,7 @@ class EmbeddingMap {
   nearest(i) { const k = this.content.nearCount; return Array.from(this.near.subarray(i * k, (i + 1) * k)); }
 
   welcome() {
-    put(this.panel, el('p', { class: 'small' }, 'Point at a dot, or tap it: the image and the eight images most like it to the encoder appear here. Each dot is one image. Zoomed in far enough, dots become pictures.'),
+    put(this.panel, el('p', { class: 'small' }, 'Point at a dot: the image and those most like it to the encoder appear here. A click or tap keeps it, Escape or a click beside it lets go. Zoomed in far enough, dots become pictures.'),
       el('p', { class: 'small' }, 'With the lasso (or the shift key held) draw around a group to see what is in it.'));
   }
 
@@ -279,7 +278,10 @@ class EmbeddingMap {
   moved(e) {
     const at = this.local(e), before = this.pointers.get(e.pointerId);
     if (!before) {
-      if (e.pointerType === 'mouse' && !this.pinned && !this.chosen) this.look(this.at(at[0], at[1], 14));
+      if (e.pointerType === 'mouse' && !this.pinned && !this.chosen) {
+        const found = this.at(at[0], at[1], 14);
+        if (found >= 0) this.look(found);  // between dots the last one stays: the way to the panel leads past them
+      }
       return;
     }
     if (Math.hypot(at[0] - this.began[0], at[1] - this.began[1]) > 4) this.dragged = true;
