@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .evaluation import evaluate as evaluate
     from .finetuning import finetune as finetune
     from .pictures import show as show
+    from .plotting import plot as plot
     from .predicting import predict as predict
+    from .reporting.writing import report as report
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
-    "embed": "evaluation", "evaluate": "evaluation", "finetune": "finetuning", "load": "encoders",
-    "predict": "predicting", "pretrain": "training", "show": "pictures",
+    "embed": "evaluation", "evaluate": "evaluation", "finetune": "finetuning", "load": "encoders", "plot": "plotting",
+    "predict": "predicting", "pretrain": "training", "report": "reporting.writing", "show": "pictures",
 }  # fmt: skip
 
 __all__ = [
-    "Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "finetune", "load", "predict", "pretrain",
-    "show",
+    "Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "finetune", "load", "plot", "predict",
+    "pretrain", "report", "show",
 ]  # fmt: skip
 
 

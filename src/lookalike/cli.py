@@ -52,6 +52,8 @@ lookalike: self-supervised learning of image representations
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
+  lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
+  lookalike plot RUN... --out FILE.png         the curves of pretraining and of the linear probe as a picture
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
@@ -69,6 +71,8 @@ lookalike pretrain --resume --out RUN            go on with a run that was stopp
 methods
 {methods}
 
+At the end report.html is written into the run's folder; --no-report leaves it out.
+
 `lookalike pretrain METHOD --help` shows the method's own options beside these:
 """
 
@@ -80,6 +84,7 @@ lookalike distill --resume --out RUN             go on with a run that was stopp
 
 TEACHER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME, such as
 timm/vit_base_patch14_dinov2.lvd142m. With --probe TRAIN TEST (labelled folders) both are judged at the end.
+Then report.html is written into the run's folder; --no-report leaves it out.
 """
 
 FINETUNE = """\
@@ -134,6 +139,8 @@ class Demo:
     seed: int = 0
     overwrite: bool = False
     """Replace an earlier demo in these folders."""
+    report: bool = True
+    """Write report.html at the end."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +249,37 @@ class Show:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one HTML page about runs: verdict, curves, evaluations, a map of the embedding; it needs no network."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, or of a comparison."""
+    images: str | None = None
+    """Images of the map, with labels where each class has a folder. Without it the test images of the run's probe, or
+    its data."""
+    out: str | None = None
+    """The file. Without it report.html, in the run's folder where there is one run."""
+    points: int = 5000
+    """Images on all maps together, drawn at random; 20,000 stay smooth."""
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    overwrite: bool = False
+    """Replace the file if it exists. (The page in a run's own folder is always replaced.)"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the curves of runs as one picture: pretraining, and the linear probe where there was one."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs; each is one series."""
+    out: str
+    """.png, .pdf or .svg"""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+@dataclass(frozen=True)
 class Check:
     """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
 
@@ -297,6 +335,8 @@ def main(argv: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "embed": embed,
         "show": show,
+        "report": report,
+        "plot": plot,
         "views": views,
         "check": check,
         "list": show_list,
@@ -368,6 +408,11 @@ def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
         if argument.startswith(f"{option}="):
             return argument.split("=", 1)[1], argv[:i] + argv[i + 1 :]
     return None, argv
+
+
+def _take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
+    """Takes `--no-...` out of the arguments; False where it was there."""
+    return flag not in argv, [a for a in argv if a != flag]
 
 
 def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
@@ -483,24 +528,27 @@ def pretrain(argv: list[str]) -> None:
         lines = "\n".join(f"  {name:<14} {METHODS[name].line}" for name in SELF_SUPERVISED)
         print(PRETRAIN.format(methods=lines))
         _parse(Options, ["--help"], "pretrain METHOD DATA", description="")
-    _train(_parse_run("pretrain", argv))
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("pretrain", argv), with_report)
 
 
 def distill(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(DISTILL)
         argv = ["--help"]
-    _train(_parse_run("distill", ["distill", *argv]))
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("distill", ["distill", *argv]), with_report)
 
 
 def finetune(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(FINETUNE)
         argv = ["--help"]
-    _train(_parse_run("finetune", ["finetune", *argv]))
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("finetune", ["finetune", *argv]), with_report)
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, with_report: bool) -> None:
     verb = METHODS[method_name(run.method)].verb
     train: Callable[[Run], object]
     if verb == "distill":
@@ -510,9 +558,19 @@ def _train(run: Run) -> None:
     else:
         from .training import pretrain as train
 
+    from .training import launched_rank
+
     _imported()
 
     train(run)
+    if with_report and launched_rank(run) == 0:
+        _write_report(run.out, _workers(run.workers))
+
+
+def _write_report(folder: str, workers: int) -> None:
+    from .reporting.writing import write
+
+    write(folder, workers=workers, say=Folder(folder).say)
 
 
 def predict(argv: list[str]) -> None:
@@ -571,6 +629,8 @@ def demo(argv: list[str]) -> None:
     _imported()
 
     show(options.out, epochs=options.epochs, seed=options.seed, overwrite=options.overwrite)
+    if options.report:
+        _write_report(options.out, 0)
 
 
 def evaluate(argv: list[str]) -> None:
@@ -655,6 +715,35 @@ def show(argv: list[str]) -> None:
     )  # fmt: skip
     print(f"Wrote {', '.join(map(str, files))}")
     print(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
+
+
+def report(argv: list[str]) -> None:
+    options = _parse(Report, argv, "report")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike report RUN... [options].")
+    from .reporting.writing import report as write
+
+    _imported()
+
+    path = write(
+        options.runs, images=options.images, out=options.out, points=options.points, overwrite=options.overwrite,
+        workers=_workers(options.workers), say=print,
+    )  # fmt: skip
+    print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
+
+
+def plot(argv: list[str]) -> None:
+    options = _parse(Plot, argv, "plot")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
+    from .plotting import plot as draw
+
+    _imported()
+
+    path = draw(options.runs, out=options.out, overwrite=options.overwrite)
+    print(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
+    print(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
 
 
 def check(argv: list[str]) -> None:

@@ -611,6 +611,7 @@ class Folder:
         self.distillation = self.path / "distillation.json"
         self.features = self.path / "features"
         self.log = self.path / "log.txt"
+        self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
 
     @contextmanager
@@ -686,7 +687,7 @@ class Folder:
         """Removes the files of a run, and nothing that somebody else put there."""
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
-        own += [self.classifier, self.classes, self.path / "report.html"]
+        own += [self.classifier, self.classes, self.report]
         for path in [
             *own,
             *events,
