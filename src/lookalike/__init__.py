@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparing import compare as compare
+    from .comparison import Comparison as Comparison
     from .distilling import distill as distill
     from .encoders import load as load
     from .evaluation import embed as embed
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
-    "embed": "evaluation", "evaluate": "evaluation", "load": "encoders", "pretrain": "training", "show": "pictures",
+    "Collapsed": "runs", "Comparison": "comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
+    "compare": "comparing", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
+    "load": "encoders", "pretrain": "training", "show": "pictures",
 }  # fmt: skip
 
-__all__ = ["Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "load", "pretrain", "show"]
+__all__ = [
+    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "load",
+    "pretrain", "show",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

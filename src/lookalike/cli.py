@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress, UseAppendAction
 
+from .comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .runs import (
     Folder,
@@ -42,6 +43,7 @@ lookalike: self-supervised learning of image representations
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike distill DATA --teacher T [options] train a small encoder to say what a pretrained one says
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
+  lookalike compare DATA METHOD... [options]   train methods at equal cost, judge all, and rank them
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
@@ -72,6 +74,14 @@ lookalike distill --resume --out RUN             go on with a run that was stopp
 
 TEACHER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME, such as
 timm/vit_base_patch14_dinov2.lvd142m. With --probe TRAIN TEST (labelled folders) both are judged at the end.
+"""
+
+COMPARE = """\
+lookalike compare DATA METHOD... --train T --test T [--budget 10min | --epochs N] [--seeds 3] --out DIR
+
+Trains each METHOD with the same network, images and budget, judges all encoders and the untrained one on labelled
+folders, and ranks them. The same command goes on where it was stopped. METHOD is a name of `lookalike list methods`, or
+distill with --teacher TEACHER. Several tests: --train T1 --test T1 --train T2 --test T2, or one --train for all.
 """
 
 VIEWS = """\
@@ -116,6 +126,23 @@ class Evaluate:
     seed: int = 0
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Comparison):
+    """Train methods at equal cost, judge all, and rank them."""
+
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
+    methods: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="METHOD...")]
+    """Names of `lookalike list methods`, and distill where there is a teacher."""
+    train: UseAppendAction[tuple[str, ...]]
+    """Labelled folder to judge with: one, or one for each --test, in their order."""
+    test: UseAppendAction[tuple[str, ...]]
+    """Labelled folder whose images are classified, with the classes of its --train."""
+    probe: Suppress[tuple[str, str] | None] = None
+    nodes: Suppress[int] = 1
+    strategy: Suppress[Literal["ddp"]] = "ddp"
 
 
 @dataclass(frozen=True)
@@ -212,6 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         "pretrain": pretrain,
         "distill": distill,
         "evaluate": evaluate,
+        "compare": compare,
         "embed": embed,
         "show": show,
         "views": views,
@@ -450,6 +478,27 @@ def evaluate(argv: list[str]) -> None:
         )
     print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
     print(f"Next: lookalike embed {options.encoder} DATA --out embeddings.npz")
+
+
+def compare(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(COMPARE)
+        argv = ["--help"]
+    asked = _parse(Compare, argv, "compare")
+    given = {a.split("=")[0] for a in argv}
+    if {"--budget", "--epochs"} <= given:
+        raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
+    from .comparing import FILE
+    from .comparing import compare as rank
+
+    _imported()
+
+    found = rank(asked)
+    folder, best = found.folder, found.ranking[0].method
+    first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
+    # the page: `lookalike report` of `folder` is written here
+    print(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
+    print(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
 
 
 def embed(argv: list[str]) -> None:
