@@ -100,6 +100,7 @@ class _Work:
         self.asked = asked
         self.path = path
         self.callbacks = callbacks
+        self.made = made()
         self.source = open_source(asked.data, channels=asked.channels)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
@@ -159,7 +160,7 @@ class _Work:
             "image_size": self.size,
             "batch_size": asked.batch_size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            **made(),
+            **self.made,
             "question": self.question,
             "untrained": _means(self.untrained_results),
             "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},

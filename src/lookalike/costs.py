@@ -84,10 +84,16 @@ def spent(checkpoint: Path) -> Spent:
     """What the training of a checkpoint took until it was written.
 
     Raises:
-        FileNotFoundError, KeyError: there is none, or no `Costs` kept account.
+        FileNotFoundError: there is none.
+        ValueError: no `Costs` kept account.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    own = content["callbacks"][Costs.__qualname__]
+    own = content["callbacks"].get(Costs.__qualname__)
+    if own is None:
+        raise ValueError(
+            f"{checkpoint} does not say what the training took: it went on outside of the comparison. Remove "
+            f"{checkpoint.parents[1]}, and give the command again."
+        )
     return Spent(
         steps=int(content["global_step"]),
         seconds=own["seconds"],
