@@ -252,7 +252,9 @@ def test_the_untrained_network_is_the_measure() -> None:
     assert "weak does not clearly beat it" in words
     assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
     only = rows[6:]
-    assert "No method clearly beats it" in advice.recommendation(rank(only), only, before)
+    assert "No method clearly beats it: give a larger budget" in advice.recommendation(rank(only), only, before)
+    easy = [trained("a", s, 1.0) for s in range(3)]
+    assert "this test is too easy" in advice.recommendation(rank(easy), easy, [judged(1.0)] * 3)
 
 
 def test_another_protocol_may_have_another_first() -> None:
@@ -264,6 +266,19 @@ def test_another_protocol_may_have_another_first() -> None:
     assert lines[0].split()[:5] == ["method", "knn", "%", "linear", "%"]
     assert lines[1].split()[:4] == ["1", "a", "50.0", "60.0"]
     assert lines[3].split()[:3] == ["untrained", "10.0", "10.0"]
+
+
+def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
+    few, more = (
+        SimpleNamespace(protocol="semi", settings={"share": share}, top1=share, top5=1.0, interval=(0.0, 1.0))
+        for share in (0.01, 0.1)
+    )
+    found: dict[str, dict[str, Accuracy]] = {}
+    comparing._add(found, "a", cast(Any, [few]))
+    assert found == {"semi": {"a": Accuracy(0.01, 1.0, (0.0, 1.0))}}
+    found = {}
+    comparing._add(found, "a", cast(Any, [few, more]))
+    assert list(found) == ["semi 1%", "semi 10%"]
 
 
 def test_a_training_is_read_back_as_it_was_written() -> None:
@@ -492,11 +507,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert Folder(out / "simclr-seed0").last.stat().st_mtime_ns == written
     assert "[3/6] supcon, seed 0" in said
     assert "weights     step 2 of" in said
-    assert [row[0] for row in numbers(out)] == [row[0] for row in numbers(compared)]
-    assert numbers(out) == [
-        (*row[:3], row[3] and row[3].replace(str(compared), str(out)), *row[4:])  # type: ignore[attr-defined]
-        for row in numbers(compared)
-    ]
+    assert numbers(out) == numbers(compared)
     assert Folder(out / "supcon-seed0").rows()[-1]["loss"] == Folder(compared / "supcon-seed0").rows()[-1]["loss"]
 
 

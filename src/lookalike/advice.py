@@ -58,7 +58,8 @@ def _beside_untrained(ranking: Sequence[Rank], untrained: Sequence[Results], bes
     score = mean(map(score_of, untrained))
     said = [f"The untrained network comes to {score:.1%} ({low:.1%} to {high:.1%})."]
     if not (beaten := [r for r in ranking if r.low > high]):
-        return [*said, "No method clearly beats it: give a larger budget before you choose by this table."]
+        remedy = "this test is too easy to tell them apart" if high >= 1 else "give a larger budget"
+        return [*said, f"No method clearly beats it: {remedy}, so do not choose by this table."]
     if weak := [r.method for r in ranking if r not in beaten]:
         said.append(f"{_listed(weak)} {'does' if len(weak) == 1 else 'do'} not clearly beat it.")
     quick = max(beaten, key=lambda r: (r.score - score) / max(r.seconds, 1e-9))

@@ -1,7 +1,6 @@
 """Comparing methods at equal cost: `compare(Comparison(...))` trains each, judges all, and orders them."""
 
 import dataclasses
-import gc
 import io
 import json
 import shutil
@@ -274,7 +273,6 @@ class _Work:
         run = self._run(t.method, t.seed, epochs, folder.path)
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
         print(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs", flush=True)
-        gc.collect()
         result = training.pretrain(run, [*self.callbacks, Costs()])
         cost = spent(folder.last)
         self._set(
