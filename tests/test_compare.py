@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,9 @@ from lookalike import advice, backbones, cli, comparing, costs, encoders, traini
 from lookalike import core as contract
 from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_of
 from lookalike.core import Batch, Method
-from lookalike.evaluation import judging
+from lookalike.evaluation import evaluate, judging
+from lookalike.evaluation.linear import DINOV2
+from lookalike.methods import DINO, IBOT, SimCLR
 from lookalike.optim import Optim
 from lookalike.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.runs import Diverged, Folder, Run
@@ -53,7 +56,7 @@ def test_whole_epochs_that_fit() -> None:
 def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 5 s at first and 2 s later; 3 s of preparation, and 7 s in which a cache was filled."""
     now = [100.0]
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     module = SimpleNamespace(
         steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2),
         loader=SimpleNamespace(waited=7.0),
@@ -81,7 +84,7 @@ def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monke
 def test_costs_are_carried_on_by_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     joules = [1000.0]
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(costs, "energy", lambda: joules[0])
     monkeypatch.setattr(costs, "peak_bytes", lambda: 5)
     monkeypatch.setattr(costs, "reset_peak", lambda: True)
@@ -349,7 +352,7 @@ SHORT = ("--epochs", "1", "--seeds", "2", "--protocols", "knn")
 
 @pytest.fixture(autouse=True)
 def _short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, least_steps=20))
+    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +381,22 @@ def run(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> tuple
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     return said.out, said.err
+
+
+def test_all_methods_of_a_seed_begin_with_the_same_network_which_is_the_untrained_one() -> None:
+    source = cast(Any, SimpleNamespace())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "with_statistics", lambda encoder, *parts, **options: encoder)
+        for backbone in ("test_byobnet", "test_vit"):
+            run = Run(
+                data="", method=SimCLR.Config(), backbone=backbone, image_size=32, batch_size=8, workers=0, seed=3
+            )
+            kept = comparing.untrained(run, source).net.state_dict()
+            methods: list[type[Method]] = [SimCLR, DINO, *([IBOT] if backbone == "test_vit" else [])]
+            for method in methods:
+                settled, _ = training.resolve(dataclasses.replace(run, method=method.Config()), 40)  # type: ignore[call-arg]
+                begun = training.build(settled).backbone.net.state_dict()
+                assert all(torch.equal(value, begun[name]) for name, value in kept.items())
 
 
 def test_what_a_comparison_leaves_behind(compared: Path, labelled: Path) -> None:
@@ -474,12 +493,11 @@ def test_a_comparison_that_was_stopped_goes_on(
     """Between training and judging, then in the middle of a training: in the end the numbers of one never stopped."""
     out = tmp_path / "out"
     argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
-    judge = comparing.evaluate
 
     def stopped(encoder: Any, *parts: Any, **options: Any) -> Any:
         if isinstance(encoder, Path):
             raise KeyboardInterrupt
-        return judge(encoder, *parts, **options)
+        return evaluate(encoder, *parts, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(comparing, "evaluate", stopped)
@@ -515,7 +533,7 @@ def test_a_budget_of_time(
     classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    more = ("--budget", "1s", "--seeds", "2", "--protocols", "knn", "--cache", "ram")
+    more = ("--budget", "0.3s", "--seeds", "2", "--protocols", "knn", "--cache", "ram")
     argv = command(classed, "moco_v2", labelled=labelled, out=out, more=more)
     monkeypatch.setattr(costs, "TIMED_STEPS", 2)
     with monkeypatch.context() as patch:
@@ -524,17 +542,17 @@ def test_a_budget_of_time(
     assert "Measuring the speed of moco_v2" in said
     epochs = content_of(out)["trainings"][0]["epochs"]
     assert epochs >= 1
-    assert f"{epochs} epochs in 1s" in said
+    assert f"{epochs} epochs in 0.3s" in said
     assert not (out / comparing.SPEED).exists()
     said, _ = run(capsys, argv, 0)
     assert "Measuring" not in said  # all trainings of a method have the same epochs
     content = content_of(out)
-    assert content["budget"] == {"minutes": 1 / 60}
+    assert content["budget"] == {"minutes": 0.3 / 60}
     assert [row["epochs"] for row in content["trainings"]] == [epochs, epochs]
     assert all(row["seconds"] > 0 for row in content["trainings"])
     monkeypatch.setattr(costs, "WARM_STEPS", 1)
-    more = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
-    said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=more), 0)
+    tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=tiny), 0)
     assert "WARNING: one epoch of moco_v2 takes longer than the budget of 0.001s" in said
     assert content_of(out)["trainings"][0]["epochs"] == 1
     assert "one epoch takes" in content_of(out)["ranking"][0]["remark"]

@@ -127,6 +127,8 @@ class _Work:
     def _begin(self) -> None:
         """Takes up what `compare.json` holds, or starts it."""
         file = self.path / FILE
+        for stale in self.path.glob(".*.tmp*"):
+            stale.unlink()
         if file.is_file():
             old = _read(file)
             if not self.asked.overwrite:
@@ -440,4 +442,6 @@ def _remove(path: Path) -> None:
 
 
 def _message(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """Our own words as they are, anything unexpected with its kind."""
+    expected = isinstance(error, ValueError | RuntimeError | OSError | ModuleNotFoundError)
+    return str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
