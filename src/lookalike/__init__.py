@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparing import compare as compare
+    from .comparison import Comparison as Comparison
     from .distilling import distill as distill
     from .encoders import load as load
     from .evaluation import embed as embed
@@ -23,14 +25,15 @@ if TYPE_CHECKING:
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Collapsed": "runs", "Diverged": "runs", "Result": "runs", "Run": "runs", "distill": "distilling",
-    "embed": "evaluation", "evaluate": "evaluation", "finetune": "finetuning", "load": "encoders", "plot": "plotting",
-    "predict": "predicting", "pretrain": "training", "report": "reporting.writing", "show": "pictures",
+    "Collapsed": "runs", "Comparison": "comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
+    "compare": "comparing", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
+    "finetune": "finetuning", "load": "encoders", "plot": "plotting", "predict": "predicting", "pretrain": "training",
+    "report": "reporting.writing", "show": "pictures",
 }  # fmt: skip
 
 __all__ = [
-    "Collapsed", "Diverged", "Result", "Run", "distill", "embed", "evaluate", "finetune", "load", "plot", "predict",
-    "pretrain", "report", "show",
+    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "finetune",
+    "load", "plot", "predict", "pretrain", "report", "show",
 ]  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress, UseAppendAction
 
+from .comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .runs import (
     Folder,
@@ -50,6 +51,7 @@ lookalike: self-supervised learning of image representations
   lookalike finetune ENCODER TRAIN TEST        turn it into a classifier, and judge that
   lookalike predict RUN DATA --out FILE        the classes of images by such a classifier, to .csv or .parquet
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
+  lookalike compare DATA METHOD... [options]   train methods at equal cost, judge all, and rank them
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
   lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
@@ -96,6 +98,7 @@ ENCODER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchh
 and TEST are folders with one sub-folder per class. TEST is judged once, after the last epoch.
 Without --image-size images have the pixels that the encoder was made for.
 --frozen trains a linear probe with crops and flips; --unfreeze-after N lets the head learn alone for N epochs.
+Then report.html is written into the run's folder; --no-report leaves it out.
 """
 
 NOT_OF_FINETUNE = {
@@ -117,6 +120,15 @@ NOT_OF_PRETRAIN = {
     "finetune": "learns classes from labels: lookalike finetune ENCODER TRAIN TEST",
 }
 """How methods are called that learn from more than images."""
+
+COMPARE = """\
+lookalike compare DATA METHOD... --train T --test T [--budget 10min | --epochs N] [--seeds 3] --out DIR
+
+Trains each METHOD with the same network, images and budget, judges all encoders and the untrained one on labelled
+folders, and ranks them. The same command goes on where it was stopped. METHOD is a name of `lookalike list methods`, or
+distill with --teacher TEACHER. Several tests: --train T1 --test T1 --train T2 --test T2, or one --train for all.
+Then report.html is written into the folder; --no-report leaves it out.
+"""
 
 VIEWS = """\
 lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
@@ -183,6 +195,23 @@ class Evaluate:
     """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Comparison):
+    """Train methods at equal cost, judge all, and rank them."""
+
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
+    methods: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="METHOD...")]
+    """Names of `lookalike list methods`, and distill where there is a teacher."""
+    train: UseAppendAction[tuple[str, ...]]
+    """Labelled folder to judge with: one, or one for each --test, in their order."""
+    test: UseAppendAction[tuple[str, ...]]
+    """Labelled folder whose images are classified, with the classes of its --train."""
+    probe: Suppress[tuple[str, str] | None] = None
+    nodes: Suppress[int] = 1
+    strategy: Suppress[Literal["ddp"]] = "ddp"
 
 
 @dataclass(frozen=True)
@@ -333,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
         "finetune": finetune,
         "predict": predict,
         "evaluate": evaluate,
+        "compare": compare,
         "embed": embed,
         "show": show,
         "report": report,
@@ -677,6 +707,29 @@ def _check_question(options: Evaluate) -> None:
             raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
     elif len(given) < 3:
         raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+
+
+def compare(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(COMPARE)
+        argv = ["--help"]
+    with_report, argv = _take_flag(argv, "--no-report")
+    asked = _parse(Compare, argv, "compare")
+    given = {a.split("=")[0] for a in argv}
+    if {"--budget", "--epochs"} <= given:
+        raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
+    from .comparing import FILE
+    from .comparing import compare as rank
+
+    _imported()
+
+    found = rank(asked)
+    folder, best = found.folder, found.ranking[0].method
+    first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
+    if with_report:
+        _write_report(str(folder), _workers(asked.workers))
+    print(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
+    print(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
 
 
 def embed(argv: list[str]) -> None:

@@ -416,16 +416,20 @@ def module_name(module: object) -> str:
 
 def write_run(run: Run, path: Path) -> None:
     """Writes `run.yaml`, with the versions, the commit and the machine that made it."""
-    made = {
+    content = {"format": FORMAT} | flat(run) | {"made": made()}
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+
+
+def made() -> dict[str, object]:
+    """When, by which versions and commit, and on which machine something is made."""
+    return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {p: metadata.version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
         | {"python": platform.python_version()},
         "commit": commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
-    content = {"format": FORMAT} | flat(run) | {"made": made}
-    with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
 
 
 def commit() -> str | None:

@@ -501,7 +501,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
-    source = _open(run)
+    source = open_images(run)
     if len(source) < 2:
         raise ValueError(
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
@@ -533,7 +533,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
     if found is None:
-        _normalise(method.backbone, run, source)
+        normalise(method.backbone, run, source)
     else:
         method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = _start(method.backbone, run) if found is None else ""
@@ -608,7 +608,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     return Result(folder.path, folder.rows())
 
 
-def _open(run: Run) -> Source:
+def open_images(run: Run) -> Source:
     """The images of a run, with labels where the method learns from them."""
     method = run.method.method
     if not method.needs_labels:
@@ -788,7 +788,8 @@ def _all_views(cfg: Config, epochs: int) -> tuple[View, ...]:
     return tuple(view for at in ends for view in cfg.method.views(cfg, at))
 
 
-def _normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
+def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
+    """Gives a backbone without weights the images' own mean and deviation, where the run asks for them."""
     if run.normalise == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
@@ -872,7 +873,7 @@ def draw_views(run: Run, path: Path) -> None:
     source = open_source(run.data, channels=run.channels)
     run, _ = resolve(run, len(source))
     backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
-    _normalise(backbone, run, source)
+    normalise(backbone, run, source)
     with atomic(path) as temporary:
         view_sheet(run, source, backbone).save(temporary)
 

@@ -1,5 +1,6 @@
 """`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def report(
     Args:
         runs: folders of runs, or of comparisons (with `compare.json`), which bring their trainings along.
         images: what maps and pictures show; a folder with a sub-folder per class has labels. Without it each run's
-            own: the test images of its probe, or else its data. What cannot be read is left out, and the page says so.
+            own: the test images that it was probed or judged on, or else its data. What cannot be read is left out, and the page says so.
         out: the file. Without it `report.html`, in the run's folder where there is one run (the page of before is
             replaced), else in the current directory.
         points: images on the maps of all runs together, drawn at random, the same for all.
@@ -173,7 +174,8 @@ def gathered(
 
 
 def _own_images(path: Path) -> str | None:
-    """What a run's own map shows: the test images of its probe, or its data; None where these are no files."""
+    """What a run's own map shows: the test images that it was probed or judged on, or its data; None if these are no
+    files."""
     from ..runs import read_yaml
 
     folder = Folder(path)
@@ -184,10 +186,20 @@ def _own_images(path: Path) -> str | None:
     except ValueError:
         return None
     probe, data = options.get("probe"), options.get("data")
-    for found in (probe[1] if isinstance(probe, list) and len(probe) == 2 else None, data):
+    probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
+    for found in (probed, *_judged_on(folder), data):
         if isinstance(found, str) and found and not found.startswith("<"):
             return found
     return None
+
+
+def _judged_on(folder: Folder) -> list[str]:
+    """The test images of its judgements that are still there, the newest first."""
+    try:
+        tests = [entry.get("test") for entry in reversed(json.loads(folder.evaluation.read_text(encoding="utf-8")))]
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [test for test in tests if isinstance(test, str) and os.path.isdir(test)]
 
 
 def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:

@@ -1,0 +1,447 @@
+"""Comparing methods at equal cost: `compare(Comparison(...))` trains each, judges all, and orders them."""
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from . import backbones, encoders, training
+from .advice import recommendation, table
+from .backbones import Backbone
+from .comparison import Comparison, changes, epochs_that_fit
+from .core import Config
+from .costs import Costs, Measured, Speed, gflops_per_image, spent
+from .data import Source, open_source
+from .data.order import Order
+from .evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
+from .methods import get_method
+from .methods.distill import Distill
+from .random import key_of
+from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
+from .runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
+
+FILE = "compare.json"
+SPEED = ".speed"
+"""Folder of a training that is begun to be timed, and removed."""
+MANY_EPOCHS = 10**6
+"""Of such a training: it ends by itself."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison came to."""
+
+    folder: Path
+    ranking: list[Rank]
+    """The methods that could be trained and judged, the best first."""
+    trainings: list[Training]
+    recommendation: str
+
+
+def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
+    """Trains methods at equal cost, judges them and the untrained network alike, and orders them.
+
+    Everything lies in the folder `asked.out`: `compare.json`, and a run's folder for each training. What is finished
+    there is not done again; a training that was stopped goes on. A method that fails is reported, the rest goes on.
+
+    Args:
+        asked: methods, images, tests, budget and options.
+        callbacks: as for `lookalike.pretrain`, of every training.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ValueError: the folder holds the answer to another question; images, labels or protocols that cannot be used.
+        FileNotFoundError: no such images; or `resume`, and nothing is there to go on with.
+        RuntimeError: no method could be trained and judged; `compare.json` says why.
+    """
+    if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
+        raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
+    folder = Folder(asked.out)
+    _check(folder, asked)
+    with folder.held():
+        work = _Work(asked, folder.path, callbacks)
+        try:
+            work.do()
+        except (KeyboardInterrupt, SystemExit):
+            print(f"Stopped. {folder.path} holds what was done; the same command goes on with it.", flush=True)
+            raise
+    found = work.answer()
+    print("\n" + "\n".join(table(found.ranking, work.untrained_results, found.trainings)))
+    print(f"\n{found.recommendation}", flush=True)
+    if not found.ranking:
+        raise RuntimeError(f"No method could be trained and judged. {folder.path / FILE} says why.")
+    return found
+
+
+def _check(folder: Folder, asked: Comparison) -> None:
+    """Refuses a folder that this comparison must not write to; changes nothing."""
+    there = (folder.path / FILE).is_file()
+    if folder.run.is_file():
+        raise FileExistsError(f"{folder.path} holds a run. Give --out another folder.")
+    if asked.resume and not there:
+        raise FileNotFoundError(f"{folder.path} holds no {FILE} to go on with. Leave --resume out to start.")
+    if not there:
+        folder.check(resume=False, overwrite=False)  # an empty one, which can be written to
+
+
+class _Work:
+    """What is asked, what is done so far, and how to go on."""
+
+    def __init__(self, asked: Comparison, path: Path, callbacks: Sequence[Callback]) -> None:
+        self.asked = asked
+        self.path = path
+        self.callbacks = callbacks
+        self.made = made()
+        self.source = open_source(asked.data, channels=asked.channels)
+        if len(self.source) < 2:
+            raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
+        Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
+        largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
+        self.size = asked.image_size or max(largest)
+        self.question = asked.question() | {
+            "image_size": self.size,
+            "images": training.image_set(self.source),
+            "labels": [_labels(train, test, asked.channels) for train, test in asked.pairs],
+        }
+        self.ready: dict[str, tuple[Run, float | None]] = {}
+        """The resolved run and the operations per image of each method that can be trained."""
+        self.untrained: dict[int, dict[str, dict[str, Accuracy]]] = {}
+        """Results of the untrained network, by seed."""
+        self.trainings = [
+            Training(method=method, seed=seed, folder=f"{method}-seed{seed}")
+            for seed in asked.all_seeds
+            for method in asked.methods
+        ]
+        self._begin()
+
+    # ---- the file
+
+    def _begin(self) -> None:
+        """Takes up what `compare.json` holds, or starts it."""
+        file = self.path / FILE
+        for stale in self.path.glob(".*.tmp*"):
+            stale.unlink()
+        if file.is_file():
+            old = _read(file)
+            if not self.asked.overwrite:
+                if lines := changes(old["question"], json.loads(json.dumps(self.question))):
+                    raise ValueError(
+                        f"{self.path} holds a comparison that asked something else:\n  "
+                        + "\n  ".join(lines)
+                        + "\nGive another --out, or --overwrite to replace it."
+                    )
+                self.trainings = [training_of(row) for row in old["trainings"]]
+                self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
+                return
+            self.write()
+            for row in old["trainings"]:
+                _remove(self.path / str(row["folder"]))
+        self.write()
+
+    def write(self) -> None:
+        """Writes `compare.json`, with the ranking so far."""
+        asked, seconds = self.asked, self.asked.budget_seconds
+        found = self.answer()
+        content = {
+            "format": FORMAT,
+            "data": asked.data,
+            "train": list(asked.train),
+            "tests": list(asked.test),
+            "budget": self.question["budget"] if seconds is None else {"minutes": seconds / 60},
+            "seeds": asked.all_seeds,
+            "backbone": asked.backbone,
+            "image_size": self.size,
+            "batch_size": asked.batch_size,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            **self.made,
+            "question": self.question,
+            "untrained": _means(self.untrained_results),
+            "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
+            "trainings": [dataclasses.asdict(t) for t in self.trainings],
+            "ranking": [dataclasses.asdict(r) for r in found.ranking],
+            "recommendation": found.recommendation,
+        }
+        write_json(self.path / FILE, content)
+
+    def answer(self) -> Compared:
+        """The ranking so far."""
+        ranking = rank(self.trainings, self.asked.budget_seconds)
+        said = ""
+        if ranking or all(t.status == "failed" for t in self.trainings):
+            said = recommendation(ranking, self.trainings, self.untrained_results)
+        return Compared(self.path, ranking, self.trainings, said)
+
+    @property
+    def untrained_results(self) -> list[Results]:
+        return list(self.untrained.values())
+
+    def _set(self, place: int, **values: Any) -> Training:
+        """Changes what is known of a training, and writes it down."""
+        self.trainings[place] = dataclasses.replace(self.trainings[place], **values)
+        self.write()
+        return self.trainings[place]
+
+    # ---- the work
+
+    def do(self) -> None:
+        """Does all that is left to be done."""
+        left = [i for i, t in enumerate(self.trainings) if t.status != "done" and not t.final]
+        for method in dict.fromkeys(self.trainings[i].method for i in left):
+            self._try_out(method)
+        if self.ready:  # also a look at the labelled images, before hours of training
+            self._judge_untrained()
+        for i in left:
+            t = self.trainings[i]
+            if t.method not in self.ready:
+                continue
+            try:
+                self._train(i)
+                self._judge(i)
+            except Exception as error:
+                ended = isinstance(error, Collapsed | Diverged)
+                words = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if ended else {}
+                self._set(i, status="failed", final=ended, error=_message(error), **words)
+                print(f"{t.method}, seed {t.seed}, failed: {_message(error)}", flush=True)
+
+    def _try_out(self, method: str) -> None:
+        """Finds out whether a method can be trained at all, and how many operations it takes."""
+        try:
+            run = self._run(method, self.asked.seed, self.asked.epochs, self.path / SPEED)
+            source = training.open_images(run)
+            run, _ = training.resolve(run, len(source))
+            built = training.build(run)
+            built.before_training()
+        except Exception as error:
+            print(f"{method} cannot be trained: {_message(error)}", flush=True)
+            for i, t in enumerate(self.trainings):
+                if t.method == method and t.status != "done" and not t.final:
+                    self.trainings[i] = dataclasses.replace(t, status="failed", error=_message(error))
+            self.write()
+            return
+        flops = None
+        try:
+            flops = gflops_per_image(built.to("cuda" if torch.cuda.is_available() else "cpu"), run)
+        except Exception as error:  # a figure beside others: the training may do well
+            print(f"The operations of {method} could not be counted: {_message(error)}", flush=True)
+        self.ready[method] = run, flops
+
+    def _config(self, method: str) -> Config:
+        cls = get_method(method)
+        if cls is Distill:
+            assert self.asked.teacher is not None
+            return Distill.Config(teacher=self.asked.teacher)
+        return cls.Config()  # type: ignore[call-arg]
+
+    def _run(self, method: str, seed: int, epochs: int, out: Path) -> Run:
+        """A training, as it stands in its `run.yaml` before it is fitted to the images."""
+        options = {f.name: vars(self.asked)[f.name] for f in dataclasses.fields(Options)} | {
+            "seed": seed, "epochs": epochs, "out": str(out), "image_size": self.size, "resume": False,
+            "overwrite": False,
+        }  # fmt: skip
+        return Run(**options, data=self.asked.data, method=self._config(method))
+
+    def _judge_untrained(self) -> None:
+        """Judges the network before any training, its BatchNorm with the statistics of the images."""
+        settled, _ = next(iter(self.ready.values()))
+        for seed in self.asked.all_seeds:
+            for train, test in self.asked.pairs:
+                found = self.untrained.setdefault(seed, {})
+                if any(test in tests for tests in found.values()):
+                    continue
+                print(f"The untrained network, seed {seed}, on {test}", flush=True)
+                model = untrained(dataclasses.replace(settled, seed=seed), self.source)
+                _add(found, test, self._evaluate(model, train, test, seed))
+                self.write()
+
+    def _train(self, place: int) -> None:
+        """Trains, or goes on with it, until the training is over."""
+        t, asked = self.trainings[place], self.asked
+        if t.seconds is not None:
+            return
+        folder = Folder(self.path / t.folder)
+        number = f"[{place + 1}/{len(self.trainings)}]"
+        begun, epochs = t.epochs is not None, t.epochs or self._epochs(t.method)
+        gflops = self.ready[t.method][1]
+        self._set(place, status="waiting", error=None, epochs=epochs, gflops_per_image=gflops)
+        there = folder.run.is_file()
+        run = self._run(t.method, t.seed, epochs, folder.path)
+        run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
+        print(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs", flush=True)
+        result = training.pretrain(run, [*self.callbacks, Costs()])
+        cost = spent(folder.last)
+        self._set(
+            place,
+            steps=cost.steps,
+            seconds=round(cost.seconds, 3),
+            images_per_s=round(cost.steps * asked.batch_size / cost.seconds, 2),
+            peak_memory_gib=None if cost.peak_gib is None else round(cost.peak_gib, 4),
+            energy_kj=cost.energy_kj,
+            verdict=result.verdict,
+            why=result.why,
+        )
+        budget = asked.budget_seconds
+        if budget is not None and abs(cost.seconds / budget - 1) > OFF_BUDGET:
+            print(
+                f"WARNING: it took {cost.seconds:.0f} s, {cost.seconds / budget:.0%} of the budget of {asked.budget}.",
+                flush=True,
+            )
+
+    def _epochs(self, method: str) -> int:
+        """The epochs of each training of a method: those that fit into the budget by its speed, measured once."""
+        budget = self.asked.budget_seconds
+        if budget is None:
+            return self.asked.epochs
+        if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
+            return known[0]
+        print(f"Measuring the speed of {method} ...", flush=True)
+        folder, speed = self.path / SPEED, Speed(budget)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        run = dataclasses.replace(
+            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
+        )
+        try:
+            with redirect_stdout(io.StringIO()):
+                training.pretrain(run, [speed])
+        except Measured:
+            pass
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        epoch = speed.step * speed.steps_per_epoch
+        epochs = epochs_that_fit(budget, speed.start, epoch)
+        print(
+            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: {epochs} epochs in "
+            f"{self.asked.budget}",
+            flush=True,
+        )
+        if speed.start + epoch > budget:
+            print(
+                f"WARNING: one epoch of {method} takes longer than the budget of {self.asked.budget}. It gets this one "
+                "epoch, so that its schedule is whole; the ranking says so. Give a larger --budget, or fewer images.",
+                flush=True,
+            )
+        return epochs
+
+    def _judge(self, place: int) -> None:
+        """Judges a finished training on the tests that it has not met, and closes it."""
+        t = self.trainings[place]
+        for train, test in self.asked.pairs:
+            if any(test in tests for tests in t.results.values()):
+                continue
+            found = {protocol: dict(tests) for protocol, tests in t.results.items()}
+            _add(found, test, self._evaluate(self.path / t.folder, train, test, t.seed))
+            t = self._set(place, results=found)
+        t = self._set(place, status="done")
+        accuracies = ", ".join(
+            f"{protocol} {a.top1:.1%}" + (f" ({test})" if len(tests) > 1 else "")
+            for protocol, tests in t.results.items()
+            for test, a in tests.items()
+        )
+        print(f"{t.method}, seed {t.seed}: {accuracies}; {t.seconds:.1f} s, {t.images_per_s} images/s", flush=True)
+
+    def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
+        settled, _ = next(iter(self.ready.values()))
+        return evaluate(
+            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=print
+        )
+
+
+def untrained(run: Run, source: Source) -> Backbone:
+    """The encoder that a resolved run would start from, fit to be judged.
+
+    Args:
+        run: a resolved run of any method that begins with the backbone alone.
+        source: its images. They give BatchNorm its statistics, unless the encoder starts from weights, which have own.
+    """
+    assert run.image_size is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(run.seed, "weights"))
+        encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    training.normalise(encoder, run, source)
+    if run.init:
+        encoders.start_from(encoder, run.init)
+        return encoder.eval()
+    return with_statistics(encoder, source, image_size=run.image_size, mean=encoder.mean, std=encoder.std)
+
+
+def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[Entry]) -> None:
+    """Adds judgements on a test; where a protocol has several they are told apart by their share of the labels."""
+    names = [e.protocol for e in entries]
+    for e in entries:
+        share = e.settings.get("share")
+        several = names.count(e.protocol) > 1 and isinstance(share, float)
+        name = f"{e.protocol} {share:.0%}" if several else e.protocol
+        results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)
+
+
+def _labels(train: str, test: str, channels: int) -> str:
+    """Names two labelled folders by their content, and refuses them where they have no labels or other classes."""
+    first = open_source(train, channels=channels, labelled=True)
+    return fingerprint(first, open_source(test, channels=channels, labelled=True, classes=first.classes))
+
+
+def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    return {p: {test: dataclasses.asdict(a) for test, a in tests.items()} for p, tests in results.items()}
+
+
+def _results_of(content: dict[str, Any]) -> dict[str, dict[str, Accuracy]]:
+    return {
+        p: {test: Accuracy(a["top1"], a["top5"], tuple(a["interval"])) for test, a in tests.items()}
+        for p, tests in content.items()
+    }
+
+
+def _means(of_seeds: Sequence[Results]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The untrained network's results: means over the seeds, and each seed's top-1."""
+    if not of_seeds:
+        return {}
+
+    def joined(found: Sequence[Accuracy]) -> dict[str, Any]:
+        def over(values: Sequence[float]) -> float:
+            return sum(values) / len(values)
+
+        return {
+            "top1": over([a.top1 for a in found]),
+            "top5": over([a.top5 for a in found]),
+            "interval": [over([a.interval[side] for a in found]) for side in (0, 1)],
+            "accuracies": [a.top1 for a in found],
+        }
+
+    whole = [r for r in of_seeds if r.keys() == of_seeds[0].keys()]
+    return {
+        p: {test: joined([r[p][test] for r in whole if test in r[p]]) for test in tests}
+        for p, tests in of_seeds[0].items()
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}). Move it away, or give another --out.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} is no comparison of format {FORMAT}. Move it away, or give another --out.")
+    return content
+
+
+def _remove(path: Path) -> None:
+    """Removes the run of a comparison that is replaced, and nothing that somebody else put there."""
+    if path.is_dir():
+        folder = Folder(path)
+        folder.abandon()
+        folder.lock.unlink(missing_ok=True)
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def _message(error: Exception) -> str:
+    """Our own words as they are, anything unexpected with its kind."""
+    expected = isinstance(error, ValueError | RuntimeError | OSError | ModuleNotFoundError)
+    return str(error) if expected and str(error) else f"{type(error).__name__}: {error}"

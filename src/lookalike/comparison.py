@@ -1,0 +1,145 @@
+"""What a comparison of methods asks: `Comparison`, and its budget. Imports nothing heavy."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from .methods import METHODS
+from .runs import Options, dotted, nearest, plain
+
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+"""Units of a budget of time."""
+UNASKED = frozenset(
+    {
+        "out",
+        "resume",
+        "overwrite",
+        "epochs",
+        "seed",
+        "workers",
+        "cache_dir",
+        "max_broken",
+        "save_every",
+        "logger",
+        "devices",
+        "nodes",
+        "strategy",
+        "probe",
+    }
+)
+"""Options that are no part of the question: they say where and how it is answered, are refused, or stand in `budget`
+and `seeds`."""
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds of a budget such as 90s, 10min, 1.5h.
+
+    Raises:
+        ValueError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", budget)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(
+            f"budget is {budget!r}; expected a time above 0 with its unit: s, min or h, without a space. Give 90s, "
+            "10min or 2h."
+        )
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def epochs_that_fit(seconds: float, start: float, epoch: float) -> int:
+    """Whole epochs of `epoch` seconds that fit into a budget, once `start` seconds of it are gone; 1 at least."""
+    return max(1, int((seconds - start) / epoch + 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Options):
+    """Which methods are to be compared: on which images, at which cost, judged by what."""
+
+    data: str
+    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
+    methods: tuple[str, ...]
+    """Names of `lookalike list methods`, and distill where there is a teacher."""
+    train: tuple[str, ...]
+    """Labelled folders to judge with: one, or one for each of `test`, in their order."""
+    test: tuple[str, ...]
+    """Labelled folders whose images are classified, with the classes of their `train`."""
+    budget: str | None = None
+    """Time that each training may take, such as 90s, 10min or 2h: each method gets the whole epochs that fit, one at
+    least. Without it all get `epochs`, which a budget leaves out of account."""
+    seeds: int = 3
+    """Trainings of each method, with the seeds `seed`, `seed` + 1, ..."""
+    protocols: tuple[str, ...] = ("knn", "linear", "semi")
+    """How encoders are judged: protocols of `lookalike evaluate`. The first one decides the order."""
+    teacher: str | None = None
+    """For distill: what teaches, a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."""
+    out: str = "runs/compare"
+    """Folder of the comparison, with a run's folder for each training. The same question goes on where it was stopped;
+    another one is an error unless `--overwrite`."""
+    seed: int = Options.seed
+    """The first seed."""
+    resume: bool = Options.resume
+    """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
+    overwrite: bool = Options.overwrite
+    """Replace the comparison in `out`, and its trainings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.methods:
+            if name not in METHODS:
+                raise ValueError(f"No method is called '{name}'. {nearest(name, list(METHODS))}")
+        for option in ("methods", "test", "protocols"):
+            values: tuple[str, ...] = vars(self)[option]
+            if not values:
+                raise ValueError(f"{option} names nothing. Give at least one.")
+            if twice := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"{option} names {twice[0]} twice. Leave one of them out.")
+        if len(self.train) not in (1, len(self.test)):
+            raise ValueError(
+                f"train names {len(self.train)} folders and test {len(self.test)}. Give one --train for all tests, or "
+                "one for each, in their order."
+            )
+        taught = [name for name in self.methods if METHODS[name].verb == "distill"]
+        if taught and self.teacher is None:
+            raise ValueError(f"{taught[0]} learns from a teacher. Give --teacher, or leave {taught[0]} out.")
+        if self.teacher is not None and not taught:
+            raise ValueError(f"teacher is {self.teacher}, and no method learns from it. Add distill to the methods.")
+        if self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}; it must be at least 1.")
+        if self.devices * self.nodes != 1:
+            raise ValueError(
+                f"devices is {self.devices} and nodes {self.nodes}: a comparison trains on one device, one training "
+                "after the other. Leave them out, and choose the GPU with CUDA_VISIBLE_DEVICES."
+            )
+        if self.probe is not None:
+            raise ValueError("probe would take time from the budget. Leave it out: test judges every encoder.")
+        if self.budget is not None:
+            seconds_of(self.budget)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The labelled folders (train, test) of each judgement."""
+        train = self.train if len(self.train) == len(self.test) else self.train * len(self.test)
+        return tuple(zip(train, self.test))
+
+    @property
+    def budget_seconds(self) -> float | None:
+        return None if self.budget is None else seconds_of(self.budget)
+
+    @property
+    def all_seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.seeds))
+
+    def question(self) -> dict[str, object]:
+        """All that a finished training depends on, for `compare.json`: another question is another comparison."""
+        own = {f.name: plain(vars(self)[f.name]) for f in dataclasses.fields(self) if f.name not in UNASKED}
+        seconds = self.budget_seconds
+        own["budget"] = {"epochs": self.epochs} if seconds is None else {"minutes": seconds / 60}
+        own["seeds"] = self.all_seeds
+        return own
+
+
+def changes(old: dict[str, object], new: dict[str, object]) -> list[str]:
+    """What differs between two questions, a line each."""
+    a, b = dotted(old), dotted(new)
+    names = dict.fromkeys([*a, *b])
+    return [f"{name}: {a.get(name)} there, {b.get(name)} now" for name in names if a.get(name) != b.get(name)]

@@ -1,0 +1,656 @@
+"""Comparing methods: the budget, the order and its words as known answers, and the command, stopped and gone on."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+import lookalike
+from lookalike import advice, backbones, cli, comparing, costs, encoders, training
+from lookalike import core as contract
+from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_of
+from lookalike.core import Batch, Method
+from lookalike.evaluation import evaluate, judging
+from lookalike.evaluation.linear import DINOV2
+from lookalike.methods import DINO, IBOT, SimCLR
+from lookalike.optim import Optim
+from lookalike.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
+from lookalike.runs import Diverged, Folder, Run
+from lookalike.views import View
+
+# ---------------------------------------------------------------- the budget
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10min", 600), ("2h", 7200), ("1.5h", 5400), ("0.5s", 0.5)]
+)
+def test_budgets_are_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "10 min", "10m", "min", "-1s", "0s", "0.0h", "1h30min", "1e3s", "", "10MIN"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="Give 90s, 10min or 2h"):
+        seconds_of(text)
+
+
+def test_whole_epochs_that_fit() -> None:
+    assert epochs_that_fit(600, 0, 60) == 10
+    assert epochs_that_fit(600, 0, 61) == 9
+    assert epochs_that_fit(600, 60, 60) == 9  # a survey of the images counts
+    assert epochs_that_fit(0.3, 0, 0.1) == 3  # not 2, by rounding
+    assert epochs_that_fit(600, 0, 601) == 1  # at least one, for a whole schedule
+    assert epochs_that_fit(600, 700, 60) == 1
+
+
+def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 5 s at first and 2 s later; 3 s of preparation, and 7 s in which a cache was filled."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    module = SimpleNamespace(
+        steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2),
+        loader=SimpleNamespace(waited=7.0),
+    )  # fmt: skip
+    trainer, pl = cast(Trainer, None), cast(LightningModule, module)
+    speed = costs.Speed(budget=600)
+    speed.on_fit_start(trainer, pl)
+    now[0] += 10
+
+    def steps() -> None:
+        for micro in range(100):
+            speed.on_train_batch_start(trainer, pl, None, micro)
+            now[0] += 2.5 if micro < 2 * costs.WARM_STEPS else 1.0
+            module.done_steps += micro % 2
+            speed.on_train_batch_end(trainer, pl, None, None, micro)
+
+    with pytest.raises(costs.Measured):
+        steps()
+    assert module.done_steps == costs.WARM_STEPS + costs.TIMED_STEPS  # 10 s are timed
+    assert speed.step == pytest.approx(2.0)
+    assert speed.start == pytest.approx(3.0)
+    assert speed.steps_per_epoch == 50
+
+
+def test_costs_are_carried_on_by_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    joules = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(costs, "energy", lambda: joules[0])
+    monkeypatch.setattr(costs, "peak_bytes", lambda: 5)
+    monkeypatch.setattr(costs, "reset_peak", lambda: True)
+    run = SimpleNamespace(run=SimpleNamespace(cache="none"))
+    trainer, pl = cast(Trainer, None), cast(LightningModule, run)
+    first, second = costs.Costs(), costs.Costs()
+    first.on_fit_start(trainer, pl)
+    now[0], joules[0] = 10.0, 1500.0
+    second.load_state_dict(first.state_dict() | {"peak": 9})
+    now[0], joules[0] = 50.0, 9000.0  # nobody trains
+    second.on_fit_start(trainer, pl)
+    now[0], joules[0] = 53.0, 9100.0
+    assert second.state_dict() == {"seconds": 13.0, "peak": 9, "joules": 600.0}
+    monkeypatch.setattr(costs, "energy", lambda: None)
+    assert second.state_dict()["joules"] is None
+
+
+def test_peak_memory_is_forgotten_and_found() -> None:
+    if torch.cuda.is_available() or not costs.reset_peak():
+        pytest.skip("the peak of this process cannot be told from earlier ones")
+    before = costs.peak_bytes()
+    block = torch.ones(25_000_000)
+    after = costs.peak_bytes()
+    assert before is not None
+    assert after is not None
+    assert 90e6 < after - before < 250e6
+    del block
+    assert costs.reset_peak()
+    assert (costs.peak_bytes() or 0) < after - 50e6
+
+
+def test_operations_of_a_step_are_counted() -> None:
+    """A 1x1 convolution of 3 to 8 channels over 16 x 16 places, then a layer of 8 to 5, for two views of each image.
+
+    Backwards each layer costs once more for its weights, and once more for what it was given, the images excepted.
+    """
+
+    class Two(Method):
+        """Two layers."""
+
+        @dataclasses.dataclass(frozen=True)
+        class Config(contract.Config):
+            views: tuple[View, ...] = (View(size=16, count=2),)
+            optim: Optim = Optim("sgd", lr=0.1)
+
+        def __init__(self, cfg: Config, backbone: backbones.Backbone) -> None:
+            super().__init__(cfg, backbone)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            return {"loss": torch.stack([self.head(self.backbone(v)).square().mean() for v in batch.views]).sum()}
+
+    net = backbones.create(nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=16)
+    method = Two(Two.Config(), net).train()
+    state = torch.get_rng_state()
+    found = costs.gflops_per_image(method, Run(data="", method=Two.Config(), batch_size=4))
+    conv, layer = 2 * 256 * 3 * 8, 2 * 8 * 5
+    assert found == pytest.approx(2 * (2 * conv + 3 * layer) / 1e9)
+    assert method.training
+    assert all(p.grad is None for p in method.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# ---------------------------------------------------------------- the order
+
+
+def judged(*top1: float, half: float = 0.02, protocols: tuple[str, ...] = ("knn",)) -> dict[str, dict[str, Accuracy]]:
+    """Results on tests a, b, ... by each protocol, with intervals of the test images."""
+    return {
+        p: {"abcdef"[i]: Accuracy(x, 1.0, (x - half, x + half)) for i, x in enumerate(top1)} for p in protocols
+    }  # fmt: skip
+
+
+def trained(method: str, seed: int, *top1: float, seconds: float = 60.0, verdict: str = "learning") -> Training:
+    return Training(
+        method=method, seed=seed, folder=f"{method}-seed{seed}", status="done", epochs=10, steps=100, seconds=seconds,
+        images_per_s=500.0, peak_memory_gib=1.0 + seed, gflops_per_image=0.1, verdict=verdict, results=judged(*top1),
+    )  # fmt: skip
+
+
+def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
+    found = rank(
+        [
+            *(trained("byol", seed, x, 0.2) for seed, x in enumerate((0.30, 0.32, 0.34))),
+            *(trained("simclr", seed, x, 0.4) for seed, x in enumerate((0.50, 0.51, 0.52))),
+        ]
+    )
+    assert [r.method for r in found] == ["simclr", "byol"]
+    best = found[0]
+    assert best.score == pytest.approx((0.51 + 0.4) / 2)
+    assert best.deviation == pytest.approx(0.005)  # of the means over the tests
+    assert best.high - best.score == pytest.approx(2 * 0.005 / 3**0.5)
+    assert best.results["knn"]["a"].mean == pytest.approx(0.51)
+    assert best.results["knn"]["a"].deviation == pytest.approx(0.01)
+    assert best.results["knn"]["b"].deviation == pytest.approx(0.0)
+    assert (best.seeds, best.peak_memory_gib, best.stable, best.remark) == (3, 3.0, True, "")
+    assert rank([]) == []
+
+
+def test_one_seed_has_the_range_of_its_test_images() -> None:
+    assert score_range([judged(0.5)]) == pytest.approx((0.48, 0.52))
+    assert score_range([judged(0.5, 0.7)]) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
+    assert score_range([judged(0.99), judged(1.0)])[1] == 1.0  # a share
+    (one,) = rank([trained("simclr", 0, 0.5)])
+    assert (one.deviation, one.results["knn"]["a"].deviation) == (None, None)
+
+
+def test_methods_whose_ranges_meet_are_named() -> None:
+    """Three seeds a point apart: a range of 1.15 points to each side."""
+    rows = [trained("a", s, x) for s, x in enumerate((0.50, 0.51, 0.52))]
+    rows += [trained("near", s, x - 0.022) for s, x in enumerate((0.50, 0.51, 0.52))]
+    rows += [trained("far", s, x - 0.024) for s, x in enumerate((0.50, 0.51, 0.52))]
+    found = rank(rows)
+    assert [r.method for r in not_told_apart(found)] == ["near"]
+    assert [r.remark for r in found] == ["", "not told apart from the best", ""]
+    words = advice.recommendation(found, rows, [])
+    assert "Best on these images: a, 51.0% by knn (49.8% to 52.2%)" in words
+    assert "near cannot be told apart from it" in words
+    assert "3 seeds do not tell small differences apart (the widest range here is 2.3 points)" in words
+
+
+def test_equal_scores_are_ordered_by_time() -> None:
+    found = rank([trained("slow", 0, 0.5, seconds=9), trained("quick", 0, 0.5, seconds=8)])
+    assert [r.method for r in found] == ["quick", "slow"]
+
+
+def test_what_went_wrong_is_told() -> None:
+    rows = [
+        trained("a", 0, 0.5),
+        trained("a", 1, 0.1, verdict="collapsed"),
+        Training(method="b", seed=0, folder="b-seed0", status="failed", error="It cannot be.", verdict="diverged"),
+        trained("b", 1, 0.4, verdict="not learning"),
+        Training(method="c", seed=0, folder="c-seed0", status="failed", error="No labels."),
+        Training(method="c", seed=1, folder="c-seed1", status="failed", error="No labels."),
+        trained("d", 0, 0.2),
+        Training(method="d", seed=1, folder="d-seed1"),
+    ]
+    found = {r.method: r for r in rank(rows)}
+    assert found.keys() == {"a", "b", "d"}
+    assert "1 of 2 collapsed" in found["a"].remark
+    assert "1 of 2 diverged; 1 of 2 not learning" in found["b"].remark
+    assert [found[m].stable for m in "abd"] == [False, False, True]
+    words = advice.recommendation(list(found.values()), rows, [])
+    assert "Unstable: b (1 of 2 diverged, 1 of 2 not learning) and a (1 of 2 collapsed)." in words
+    assert "c failed: No labels." in words
+    assert "One seed says nothing of how much another would change" in words  # b and d have one
+    assert advice.recommendation([], rows[4:6], []) == "No method could be trained and judged. c failed: No labels."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "remark"),
+    [(110, 5, ""), (79, 5, "took 79% of the budget"), (125, 5, "took 125% of the budget"),
+     (300, 1, "one epoch takes 300% of the budget")],
+)  # fmt: skip
+def test_a_budget_that_was_not_met_is_told(seconds: float, epochs: int, remark: str) -> None:
+    row = dataclasses.replace(trained("a", 0, 0.5, seconds=seconds), epochs=epochs)
+    assert rank([row], budget_seconds=100)[0].remark == remark
+    assert rank([row])[0].remark == ""
+
+
+def test_the_untrained_network_is_the_measure() -> None:
+    rows = [trained("good", s, 0.40 + s / 100, seconds=100) for s in range(3)]
+    rows += [trained("quick", s, 0.30 + s / 100, seconds=10) for s in range(3)]
+    rows += [trained("weak", s, 0.20 + s / 100) for s in range(3)]
+    before = [judged(x) for x in (0.20, 0.21, 0.22)]
+    words = advice.recommendation(rank(rows), rows, before)
+    assert "The untrained network comes to 21.0% (19.8% to 22.2%)" in words
+    assert "weak does not clearly beat it" in words
+    assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
+    only = rows[6:]
+    assert "No method clearly beats it: give a larger budget" in advice.recommendation(rank(only), only, before)
+    easy = [trained("a", s, 1.0) for s in range(3)]
+    assert "this test is too easy" in advice.recommendation(rank(easy), easy, [judged(1.0)] * 3)
+
+
+def test_another_protocol_may_have_another_first() -> None:
+    rows = [dataclasses.replace(trained(m, 0, 0.5), results=judged(x) | {"linear": judged(y)["knn"]})
+            for m, x, y in (("a", 0.5, 0.6), ("b", 0.4, 0.7))]  # fmt: skip
+    found = rank(rows)
+    assert "By linear b is first." in advice.recommendation(found, rows, [])
+    lines = advice.table(found, [judged(0.1, protocols=("knn", "linear"))], rows)
+    assert lines[0].split()[:5] == ["method", "knn", "%", "linear", "%"]
+    assert lines[1].split()[:4] == ["1", "a", "50.0", "60.0"]
+    assert lines[3].split()[:3] == ["untrained", "10.0", "10.0"]
+
+
+def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
+    few, more = (
+        SimpleNamespace(protocol="semi", settings={"share": share}, top1=share, top5=1.0, interval=(0.0, 1.0))
+        for share in (0.01, 0.1)
+    )
+    found: dict[str, dict[str, Accuracy]] = {}
+    comparing._add(found, "a", cast(Any, [few]))
+    assert found == {"semi": {"a": Accuracy(0.01, 1.0, (0.0, 1.0))}}
+    found = {}
+    comparing._add(found, "a", cast(Any, [few, more]))
+    assert list(found) == ["semi 1%", "semi 10%"]
+
+
+def test_a_training_is_read_back_as_it_was_written() -> None:
+    row = trained("a", 0, 0.5, 0.6)
+    assert training_of(json.loads(json.dumps(dataclasses.asdict(row)))) == row
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+ASKED: dict[str, Any] = {"data": "photos", "methods": ("simclr",), "train": ("a",), "test": ("b",)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"methods": ("simcl",)}, "Did you mean simclr"),
+        ({"methods": ()}, "methods names nothing"),
+        ({"methods": ("byol", "simclr", "byol")}, "methods names byol twice"),
+        ({"methods": ("distill",)}, "Give --teacher"),
+        ({"teacher": "runs/big"}, "Add distill"),
+        ({"train": ("a", "b")}, "train names 2 folders and test 1"),
+        ({"train": ()}, "train names 0 folders"),
+        ({"test": ("b", "b")}, "test names b twice"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"budget": "soon"}, "budget is 'soon'"),
+        ({"devices": 2}, "one device"),
+        ({"probe": ("a", "b")}, "probe would take time"),
+        ({"protocols": ()}, "protocols names nothing"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_questions_that_cannot_be(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Comparison(**ASKED | fields)
+
+
+def test_pairs_and_what_changes_the_question() -> None:
+    asked = Comparison(**ASKED | {"test": ("b", "c")})
+    assert asked.pairs == (("a", "b"), ("a", "c"))
+    assert Comparison(**ASKED | {"train": ("a", "d"), "test": ("b", "c")}).pairs == (("a", "b"), ("d", "c"))
+    same = dataclasses.replace(asked, workers=3, out="elsewhere", save_every=1)
+    assert changes(asked.question(), same.question()) == []
+    other = dataclasses.replace(asked, epochs=7, batch_size=64)
+    assert changes(asked.question(), other.question()) == [
+        "batch_size: 256 there, 64 now", "budget.epochs: 100 there, 7 now"
+    ]  # fmt: skip
+    timed = dataclasses.replace(asked, budget="2h", epochs=7)
+    assert timed.question()["budget"] == {"minutes": 120}
+    assert timed.question() == dataclasses.replace(timed, epochs=8, budget="120min").question() | {
+        "budget": {"minutes": 120}
+    }
+
+
+# ---------------------------------------------------------------- the command
+
+
+def command(data: Path, *methods: str, labelled: Path, out: Path, more: tuple[str, ...] = ()) -> list[str]:
+    return [
+        "compare", str(data), *methods, "--train", str(labelled / "train"), "--test", str(labelled / "test"),
+        "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--workers", "0", "--out", str(out),
+        *more,
+    ]  # fmt: skip
+
+
+SHORT = ("--epochs", "1", "--seeds", "2", "--protocols", "knn")
+
+
+@pytest.fixture(autouse=True)
+def _short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
+
+
+@pytest.fixture(scope="module")
+def compared(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison of two methods that can be trained and one that cannot."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    assert cli.main(command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)) == 0
+    return out
+
+
+def content_of(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "compare.json").read_text())
+    return content
+
+
+def numbers(out: Path) -> list[tuple[object, ...]]:
+    """All of a comparison that does not depend on the clock."""
+    rows = content_of(out)["trainings"]
+    names = ("method", "seed", "status", "error", "epochs", "steps", "gflops_per_image", "verdict", "why", "results")
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def run(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> tuple[str, str]:
+    capsys.readouterr()
+    assert cli.main(argv) == code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return said.out, said.err
+
+
+def test_all_methods_of_a_seed_begin_with_the_same_network_which_is_the_untrained_one() -> None:
+    source = cast(Any, SimpleNamespace())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "with_statistics", lambda encoder, *parts, **options: encoder)
+        for backbone in ("test_byobnet", "test_vit"):
+            run = Run(
+                data="", method=SimCLR.Config(), backbone=backbone, image_size=32, batch_size=8, workers=0, seed=3
+            )
+            kept = comparing.untrained(run, source).net.state_dict()
+            methods: list[type[Method]] = [SimCLR, DINO, *([IBOT] if backbone == "test_vit" else [])]
+            for method in methods:
+                settled, _ = training.resolve(dataclasses.replace(run, method=method.Config()), 40)  # type: ignore[call-arg]
+                begun = training.build(settled).backbone.net.state_dict()
+                assert all(torch.equal(value, begun[name]) for name, value in kept.items())
+
+
+def test_what_a_comparison_leaves_behind(compared: Path, labelled: Path) -> None:
+    content = content_of(compared)
+    assert content["format"] == 1
+    assert content["budget"] == {"epochs": 1}
+    assert (content["seeds"], content["image_size"], content["batch_size"]) == ([0, 1], 32, 8)
+    assert content["versions"].keys() >= {"lookalike", "torch"}
+    test = str(labelled / "test")
+    assert content["untrained"]["knn"][test].keys() >= {"top1", "top5", "interval"}
+    rows = {(t["method"], t["seed"]): t for t in content["trainings"]}
+    assert list(rows) == [(m, s) for s in (0, 1) for m in ("simclr", "ibot", "supcon")]  # all methods once, then again
+    for (method, seed), row in rows.items():
+        if method == "ibot":
+            assert row["status"] == "failed"
+            assert "cannot mask patches" in row["error"]
+            continue
+        assert (row["status"], row["epochs"], row["steps"], row["error"]) == ("done", 1, 5, None)
+        assert row["images_per_s"] == pytest.approx(40 / row["seconds"], rel=0.01)
+        assert row["gflops_per_image"] > 0
+        if not torch.cuda.is_available():
+            assert row["energy_kj"] is None
+        own = json.loads(Folder(compared / row["folder"]).evaluation.read_text())
+        assert row["results"]["knn"][test]["top1"] == own[0]["top1"]
+        assert lookalike.load(compared / row["folder"]).dim > 0
+        kept = lookalike.runs.read_run(Folder(compared / row["folder"]).run)
+        assert (kept.seed, kept.image_size, kept.batch_size, kept.backbone) == (seed, 32, 8, "test_byobnet")
+    assert {r["method"] for r in content["ranking"]} == {"simclr", "supcon"}
+    assert content["ranking"][0]["results"]["knn"][test].keys() == {"mean", "deviation"}
+    assert content["recommendation"].startswith("Best on these images: ")
+    assert not (compared / comparing.SPEED).exists()
+
+
+def test_the_same_question_does_nothing_twice(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = shutil.copytree(compared, tmp_path / "out")
+    before = numbers(out)
+
+    def refused(*parts: object, **options: object) -> None:
+        raise AssertionError("trained or judged again")
+
+    monkeypatch.setattr(training, "pretrain", refused)
+    monkeypatch.setattr(comparing, "evaluate", refused)
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
+    said, _ = run(capsys, argv, 0)
+    assert "ibot failed: test_byobnet cannot mask patches" in said
+    assert "untrained" in said
+    assert f"Wrote {out / 'compare.json'}" in said
+    assert "Next: lookalike embed" in said
+    assert numbers(out) == before
+    run(capsys, [*argv, "--resume"], 0)
+    _, error = run(capsys, [*argv, "--epochs", "2", "--batch-size", "10"], 1)
+    assert "budget.epochs: 1 there, 2 now" in error
+    assert "batch_size: 8 there, 10 now" in error
+    assert "--overwrite" in error
+    _, error = run(capsys, [*argv[:3], *argv[4:]], 1)
+    assert "methods" in error
+    assert numbers(out) == before
+
+
+def test_overwrite_replaces_it(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    (out / "supcon-seed0" / "mine.txt").write_text("not the comparison's")
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 0)
+    assert [row[:5] for row in numbers(out)] == [("simclr", 0, "done", None, 2)]
+    assert {p.name for p in out.iterdir()} - {".lock"} == {"compare.json", "simclr-seed0", "supcon-seed0"}
+    assert [p.name for p in (out / "supcon-seed0").iterdir()] == ["mine.txt"]
+    assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
+
+
+class Interrupting(Callback):
+    """Ctrl-C in the middle of a training."""
+
+    def __init__(self, name: str, step: int) -> None:
+        self.name = name
+        self.step = step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if Path(trainer.default_root_dir).name == self.name and trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_comparison_that_was_stopped_goes_on(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Between training and judging, then in the middle of a training: in the end the numbers of one never stopped."""
+    out = tmp_path / "out"
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
+
+    def stopped(encoder: Any, *parts: Any, **options: Any) -> Any:
+        if isinstance(encoder, Path):
+            raise KeyboardInterrupt
+        return evaluate(encoder, *parts, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "evaluate", stopped)
+        said, _ = run(capsys, argv, 130)
+    assert "the same command goes on with it" in said
+    first = content_of(out)["trainings"][0]
+    assert (first["status"], first["results"]) == ("waiting", {})
+    assert first["seconds"] > 0
+    written = Folder(out / "simclr-seed0").last.stat().st_mtime_ns
+
+    asked = Comparison(
+        data=str(classed), methods=("simclr", "ibot", "supcon"), train=(str(labelled / "train"),),
+        test=(str(labelled / "test"),), backbone="test_byobnet", image_size=32, batch_size=8, workers=0, epochs=1,
+        seeds=2, protocols=("knn",), out=str(out),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        lookalike.compare(asked, [Interrupting("supcon-seed0", 2)])
+    rows = content_of(out)["trainings"]
+    assert [row["status"] for row in rows] == ["done", "failed", "waiting", "waiting", "failed", "waiting"]
+    assert rows[2]["epochs"] == 1
+    assert rows[2]["seconds"] is None
+    assert content_of(out)["ranking"][0]["method"] == "simclr"  # what is known so far
+
+    said, _ = run(capsys, argv, 0)
+    assert Folder(out / "simclr-seed0").last.stat().st_mtime_ns == written
+    assert "[3/6] supcon, seed 0" in said
+    assert "weights     step 2 of" in said
+    assert numbers(out) == numbers(compared)
+    assert Folder(out / "supcon-seed0").rows()[-1]["loss"] == Folder(compared / "supcon-seed0").rows()[-1]["loss"]
+
+
+def test_a_budget_of_time(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    more = ("--budget", "0.3s", "--seeds", "2", "--protocols", "knn", "--cache", "ram")
+    argv = command(classed, "moco_v2", labelled=labelled, out=out, more=more)
+    monkeypatch.setattr(costs, "TIMED_STEPS", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "spent", interrupted)
+        said, _ = run(capsys, argv, 130)
+    assert "Measuring the speed of moco_v2" in said
+    epochs = content_of(out)["trainings"][0]["epochs"]
+    assert epochs >= 1
+    assert f"{epochs} epochs in 0.3s" in said
+    assert not (out / comparing.SPEED).exists()
+    said, _ = run(capsys, argv, 0)
+    assert "Measuring" not in said  # all trainings of a method have the same epochs
+    content = content_of(out)
+    assert content["budget"] == {"minutes": 0.3 / 60}
+    assert [row["epochs"] for row in content["trainings"]] == [epochs, epochs]
+    assert all(row["seconds"] > 0 for row in content["trainings"])
+    monkeypatch.setattr(costs, "WARM_STEPS", 1)
+    tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=tiny), 0)
+    assert "WARNING: one epoch of moco_v2 takes longer than the budget of 0.001s" in said
+    assert content_of(out)["trainings"][0]["epochs"] == 1
+    assert "one epoch takes" in content_of(out)["ranking"][0]["remark"]
+
+
+def interrupted(*parts: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_several_tests_and_a_teacher(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher"
+    encoders.save(Folder(teacher), backbones.create("test_vit", image_size=32), method="none", epochs=0,
+                  dtype=torch.uint8)  # fmt: skip
+    out = tmp_path / "out"
+    more = ("--train", str(classed), "--test", str(labelled / "train"), "--teacher", str(teacher), "--epochs", "1",
+            "--seeds", "1", "--protocols", "knn", "linear")  # fmt: skip
+    said, _ = run(capsys, command(classed, "distill", labelled=labelled, out=out, more=more), 0)
+    content = content_of(out)
+    assert content["train"] == [str(labelled / "train"), str(classed)]
+    tests = [str(labelled / "test"), str(labelled / "train")]
+    assert content["tests"] == tests
+    (row,) = content["ranking"]
+    assert {p: list(found) for p, found in row["results"].items()} == {"knn": tests, "linear": tests}
+    assert row["score"] == pytest.approx(sum(row["results"]["knn"][t]["mean"] for t in tests) / 2)
+    assert list(content["untrained"]["linear"]) == tests
+    assert f"knn on {tests[1]}: distill" in said
+    assert "the mean over 2 tests" in content["recommendation"]
+    assert f"teacher: {teacher}" in Folder(out / "distill-seed0").run.read_text()
+
+
+def test_what_cannot_be_is_found_before_anything_is_trained(
+    photos: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    said, error = run(capsys, command(photos, "supcon", "ibot", labelled=labelled, out=out, more=SHORT), 1)
+    assert "supcon cannot be trained: SupCon learns from labels" in said
+    assert "No method could be trained and judged" in error
+    content = content_of(out)
+    assert [row["status"] for row in content["trainings"]] == ["failed"] * 4
+    assert content["ranking"] == []
+    assert content["recommendation"].startswith("No method could be trained and judged. supcon failed: SupCon learns")
+    assert {p.name for p in out.iterdir()} - {".lock"} == {"compare.json"}
+
+
+def test_a_method_that_diverges_does_not_stop_the_others(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, tried, pretrain = tmp_path / "out", [], training.pretrain
+
+    def failing(run: Run, callbacks: Any = ()) -> Any:
+        tried.append(Path(run.out).name)
+        if run.out.endswith("byol-seed0"):
+            raise Diverged("The gradients were not finite.")
+        if run.out.endswith("simsiam-seed0"):
+            raise OSError("The disk is full.")
+        return pretrain(run, callbacks)
+
+    monkeypatch.setattr(training, "pretrain", failing)
+    more = ("--epochs", "1", "--seeds", "1", "--protocols", "knn")
+    argv = command(classed, "byol", "simsiam", "moco_v2", labelled=labelled, out=out, more=more)
+    said, _ = run(capsys, argv, 0)
+    assert tried == ["byol-seed0", "simsiam-seed0", "moco_v2-seed0"]
+    assert "byol failed: The gradients were not finite." in said
+    rows = content_of(out)["trainings"]
+    assert [(row["status"], row["verdict"]) for row in rows[:2]] == [("failed", "diverged"), ("failed", None)]
+    tried.clear()
+    run(capsys, argv, 0)
+    assert tried == ["simsiam-seed0"]  # a divergence would come again, a full disk need not
+
+
+def test_the_command_refuses_with_one_message(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    usual = command(classed, "simclr", labelled=labelled, out=out, more=SHORT)
+    for change, code, words in (
+        (["--budget", "2h"], 2, "exclude each other"),
+        (["--seeds", "0"], 2, "seeds is 0"),
+        (["--protocols", "nn"], 1, "no protocol 'nn'"),
+        (["--resume"], 1, "nothing to go on|to go on with"),
+        (["--batch-size", "4000"], 1, "4000"),
+        (["--test", str(classed / "class0")], 1, ""),
+    ):
+        _, error = run(capsys, [*usual, *change], code)
+        assert any(word in error for word in words.split("|")), error
+    assert "Did you mean simclr" in run(capsys, command(classed, "simcrl", labelled=labelled, out=out), 2)[1]
+    nowhere = run(capsys, command(tmp_path / "none", "simclr", labelled=labelled, out=out, more=SHORT), 1)[1]
+    assert "does not exist" in nowhere
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert "not empty" in run(capsys, usual, 1)[1]
+    Folder(out).run.write_text("method: simclr")
+    assert "holds a run" in run(capsys, usual, 1)[1]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "compare.json").write_text("{")
+    broken = command(classed, "simclr", labelled=labelled, out=tmp_path / "broken", more=SHORT)
+    assert "is not JSON" in run(capsys, broken, 1)[1]
+    assert "lookalike compare DATA METHOD" in run(capsys, ["compare", "--help"], 0)[0]
