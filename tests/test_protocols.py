@@ -579,3 +579,26 @@ def test_a_network_without_class_tokens_has_none_to_pool(labelled: Path) -> None
     model = backbones.create("test_byobnet", image_size=32)
     with pytest.raises(ValueError, match="has no class token"):
         evaluate(model, labelled / "train", labelled / "test", pool="last4")
+
+
+def test_protocols_that_train_on_images(run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, test = str(labelled / "train"), str(labelled / "test")
+    before = (run / "encoder.safetensors").read_bytes()
+    argv = ["evaluate", str(run), train, test, "--protocols", "linear-augmented", "semi-finetune", "finetune"]
+    assert cli.main([*argv, "--epochs", "2", "--shares", "0.25", "--seeds", "2", "--workers", "0"]) == 0
+    rows = json.loads((run / "evaluation.json").read_text())
+    assert [(row["protocol"], row["train_images"]) for row in rows] == [
+        ("linear-augmented", 32), ("semi", 8), ("finetune", 32)
+    ]  # fmt: skip
+    for row in rows:
+        assert row["settings"]["epochs"] == 2
+        assert len(row["accuracies"]) == row["settings"]["seeds"] == 2
+        assert row["top1"] == pytest.approx(np.mean(row["accuracies"]))
+        assert sum(n for *_, n in row["confusion"]) == 32  # two trainings of 16 test images
+        assert row["history"][-1]["step"] > 0
+    assert rows[0]["settings"]["frozen"] is True
+    assert (rows[1]["settings"]["how"], rows[1]["settings"]["share"]) == ("finetune", 0.25)
+    assert (run / "encoder.safetensors").read_bytes() == before
+    said = capsys.readouterr().out
+    assert "semi 0.25, fine-tuned" in said
+    assert "epoch 2/2" in said

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Protocol = Literal["knn", "linear", "logistic", "semi", "retrieval", "label-free"]
+Protocol = Literal[
+    "knn", "linear", "logistic", "semi", "retrieval", "label-free", "linear-augmented", "semi-finetune", "finetune"
+]
 """Names of `evaluation.PROTOCOLS`, which help must not import."""
 
 OVERVIEW = """\
@@ -169,7 +171,9 @@ class Evaluate:
     """knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its learning rate chosen on a
     held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few of the labels, drawn ten times.
     retrieval: recall and mAP of test images that look for training images of their class. label-free: scores that need
-    no labels; of them retrieval ranks encoders most as k-NN does, the others do not."""
+    no labels; of them retrieval ranks encoders most as k-NN does, the others do not. These train on the images, for
+    hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and flips.
+    semi-finetune, finetune: all of the network, with few and with all labels."""
     also: tuple[tuple[str, str], ...] = ()
     """Further pairs TRAIN TEST, with classes of their own."""
     features: tuple[str, ...] = ()
@@ -187,10 +191,12 @@ class Evaluate:
     seeds: int = 1
     """How often what is trained is trained, from --seed on; with several the interval covers them."""
     shares: tuple[float, ...] = (0.01, 0.1)
-    """Of each class's labels, for the protocol semi."""
+    """Of each class's labels, for the protocols semi and semi-finetune."""
     labels: str | None = None
-    """Text file of the images of TRAIN that keep their labels for the protocol semi, in the place of --shares: a name
-    per line, such as the published lists of ImageNet."""
+    """Text file of the images of TRAIN that keep their labels for these, in the place of --shares: a name per line,
+    such as the published lists of ImageNet."""
+    epochs: int = 100
+    """Of the protocols that train on the images."""
     keep: bool = True
     """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
@@ -686,7 +692,7 @@ def evaluate(argv: list[str]) -> None:
             options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
             image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
             workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
-            labels=options.labels, keep=options.keep, out=options.out, say=print,
+            labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=print,
         )  # fmt: skip
     shown = ""
     for e in entries:

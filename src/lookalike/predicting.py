@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from . import classifiers
 from .classifiers import Classifier
 from .data import open_source
-from .evaluation import features
+from .evaluation.features import features
 from .runs import atomic
 
 SHOWN = 5

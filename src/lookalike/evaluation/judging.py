@@ -25,14 +25,22 @@ from .features import Features, device_of, evaluating, features, fingerprint, lo
 from .keeping import Kept
 from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
-from .measures import interval
-from .protocols import FROZEN, About, Few, judge, now
+from .measures import interval, measures
+from .protocols import FROZEN, About, Few, entry, judge, now
 from .records import Entry, record
 from .semi import SHARES, listed
 
 LABEL_FREE = {"label-free": "scores that need no labels; of them `retrieval` ranks encoders most as k-NN does"}
-PROTOCOLS = {**FROZEN, **LABEL_FREE}
+TRAINED = {
+    "linear-augmented": "a linear classifier on the frozen encoder, by SGD on crops and flips",
+    "semi-finetune": "the whole network, fine-tuned on 1 % and 10 % of the labels",
+    "finetune": "the whole network, fine-tuned on all labels",
+}
+"""Protocols that train on the images themselves; see `trained_scores`."""
+PROTOCOLS = {**FROZEN, **LABEL_FREE, **TRAINED}
 """What `evaluate` knows, and a line about each."""
+EPOCHS = 100
+"""Of the protocols that train, over the labelled images: DINO's linear probe, MAE's ViT-B."""
 VIEWED = 1000
 """Images that are scored without labels, at most."""
 
@@ -61,6 +69,7 @@ def evaluate(
     seeds: int = 1,
     shares: Sequence[float] = SHARES,
     labels: str | os.PathLike[str] | None = None,
+    epochs: int = EPOCHS,
     keep: bool = True,
     out: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = _silent,
@@ -78,9 +87,10 @@ def evaluate(
         batch_size: images per forward pass; it does not change the result.
         workers: processes that decode.
         seed: of all that is drawn: initial weights, order and held-out part, few labels, and the intervals.
-        seeds: how often the linear probe is trained, from `seed` on.
-        shares: of each class's labels, for `semi`.
-        labels: text file of the images of `train` that keep their labels for `semi`, in the place of shares.
+        seeds: how often what is trained is trained (`linear`, and the protocols of `TRAINED`), from `seed` on.
+        shares: of each class's labels, for `semi` and `semi-finetune`.
+        labels: text file of the images of `train` that keep their labels for these, in the place of shares.
+        epochs: of the protocols of `TRAINED`.
         keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
         say: called with lines for the user.
@@ -112,7 +122,12 @@ def evaluate(
                 for line in missing_classes(*found):
                     say(f"WARNING: {line}")
             say(f"{protocol}: judging")
-            if protocol in LABEL_FREE:
+            if protocol in TRAINED:
+                rows = None if labels is None else listed(labels, [first.name(i) for i in range(len(first))])
+                made = []
+                for portion in _portions(protocol, shares, rows):
+                    made.append(_trained(protocol, model, first, second, portion, reader, about, seed, seeds, epochs))
+            elif protocol in LABEL_FREE:
                 made = [_label_free(model, test if not number else also[number - 1][1], reader, seed, about, second)]
             else:
                 assert found is not None
@@ -353,6 +368,40 @@ def opened(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
     """An encoder, loaded unless it is, on the GPU where there is one."""
     model = encoder if isinstance(encoder, nn.Module) else encoders.load(encoder)
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _portions(protocol: str, shares: Sequence[float], rows: Tensor | None) -> list[float | Tensor | None]:
+    """Which labels each training has: a share of each class's, stated rows, or all."""
+    if protocol != "semi-finetune":
+        return [None]
+    return [*shares] if rows is None else [rows]
+
+
+def _trained(
+    protocol: str, model: Backbone, train: Source, test: Source, few: float | Tensor | None, reader: "Reader",
+    about: About, seed: int, seeds: int, epochs: int,
+) -> Entry:  # fmt: skip
+    """Trains `seeds` classifiers on images, from the same encoder, and judges them."""
+    from .trained import trained_scores  # which imports this package
+
+    began = time.perf_counter()
+    made = [
+        trained_scores(
+            model, train, test, frozen=protocol == "linear-augmented", epochs=epochs,
+            share=few if isinstance(few, float) else None, rows=few if isinstance(few, Tensor) else None, draw=n,
+            seed=seed + n, batch_size=reader.batch_size, workers=reader.workers, image_size=reader.size,
+            say=reader.say,
+        )
+        for n in range(seeds)
+    ]  # fmt: skip
+    first = made[0]
+    return entry(
+        "semi" if protocol == "semi-finetune" else protocol,
+        [measures(each.scores.double().softmax(1), each.labels) for each in made], first.labels,
+        train_images=first.train_images, classes=train.classes or (),
+        settings=first.settings | ({"seeds": seeds} if seeds > 1 else {}), history=first.history, seed=seed,
+        seconds=time.perf_counter() - began, about=dataclasses.replace(about, made={}),
+    )  # fmt: skip
 
 
 def _check_protocols(asked: Sequence[str], known: Sequence[str] | dict[str, str]) -> None:

@@ -64,6 +64,7 @@ class Entry:
         if self.protocol == "semi":
             share = self.settings.get("share")
             name += f" {share:.3g}" if isinstance(share, float) else " list"
+            name += ", fine-tuned" if self.settings.get("how") == "finetune" else ""
         first = "recall@1" if self.protocol in ("retrieval", "label-free") else "top-1"
         spread = f" ± {self.deviation:.2%}" if self.deviation is not None else ""
         figures = [f"{first} {self.top1:.2%}{spread} (95 % interval {low:.2%} to {high:.2%})"]
