@@ -22,7 +22,7 @@ from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_o
 from lookalike.core import Batch, Method
 from lookalike.evaluation import evaluate, judging
 from lookalike.evaluation.linear import DINOV2
-from lookalike.methods import DINO, IBOT, SimCLR
+from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
 from lookalike.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.runs import Diverged, Folder, Run
@@ -327,6 +327,12 @@ ASKED: dict[str, Any] = {"data": "photos", "methods": ("simclr",), "train": ("a"
 def test_questions_that_cannot_be(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Comparison(**ASKED | fields)
+
+
+def test_what_learns_from_labels_alone_is_no_method_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "classify", Entry("lookalike.methods.simclr", "SimCLR", "labels", "finetune"))
+    with pytest.raises(ValueError, match="classify learns no representation"):
+        Comparison(**ASKED | {"methods": ("classify",)})
 
 
 def test_pairs_and_what_changes_the_question() -> None:
