@@ -514,8 +514,8 @@ def test_compiled_code_that_cannot_be_kept_is_made_all_the_same():
     """Numba's cache on a full disk."""
     pytest.importorskip("numba")
     code = (
-        "import torch; from lookalike import views; from lookalike import fused\n"
-        "for kernel in fused._KERNELS:\n"
+        "import torch; from lookalike import compiling, fused, views\n"
+        "for kernel in compiling._KERNELS:\n"
         "    def full(*_): raise OSError(28, 'No space left on device')\n"
         "    kernel._cache.load_overload = lambda *_: None\n"
         "    kernel._cache.save_overload = full\n"

@@ -16,7 +16,7 @@ import torch
 
 import lookalike
 from lookalike import cli
-from lookalike.evaluation import judging
+from lookalike.evaluation import protocols
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.runs import Folder
 
@@ -60,7 +60,7 @@ def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torchvision/alexnet" in printed(capsys, ["list", "backbones"], 0).splitlines()
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "embed", "views", "list"])
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "predict", "evaluate", "embed", "views", "list"])
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"lookalike {verb}" in printed(capsys, [verb, "--help"], 0)
 
@@ -244,7 +244,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_evaluate_writes_the_contract(
     run: Path, labelled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, least_steps=20))  # for time
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
     argv = ["evaluate", str(run), str(labelled / "train"), str(labelled / "test"), "--workers", "0"]
     text = printed(capsys, argv, 0)
     assert "knn" in text

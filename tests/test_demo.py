@@ -46,7 +46,7 @@ def test_the_images_of_training_and_test_are_of_other_digits(tmp_path: Path, mon
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(demo, "PLACINGS", 1)
-    monkeypatch.setattr("lookalike.evaluation.judging.DINOV2", Settings(least_steps=40, epochs=1))
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", Settings(least_steps=40, epochs=1))
     out = tmp_path / "demo"
     assert cli.main(["demo", "--out", str(out), "--epochs", "1"]) == 0
     printed = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert Image.open(out / "result.png").size[0] > 600
     assert Image.open(out / "views.png").size[1] > 200
     entries = json.loads((out / "evaluation.json").read_text())
-    assert [e["protocol"] for e in entries] == ["knn", "linear"]
+    assert [e["protocol"] for e in entries] == ["knn", "linear", "semi"]
     assert f"{entries[0]['top1']:.1%}" in printed
     assert load(out).channels == 1
     # the next command that it names gives the same figure

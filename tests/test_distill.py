@@ -20,7 +20,7 @@ from lookalike import backbones, cli, encoders, losses, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Progress
 from lookalike.data import Answers
-from lookalike.evaluation import judging, side_by_side
+from lookalike.evaluation import protocols, side_by_side
 from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
 from lookalike.nn import Teacher
@@ -397,7 +397,7 @@ def losses_of(out: Path) -> list[float]:
 def test_the_command_ends_with_both_side_by_side(
     labelled: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(judging.DINOV2, least_steps=20))
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))
     probe = [str(labelled / "train"), str(labelled / "test")]
     assert distil("--probe", *probe, data=labelled / "train", teacher=taught, out=tmp_path / "run") == 0
     said = capsys.readouterr().out

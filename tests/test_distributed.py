@@ -52,11 +52,11 @@ def name_of(method: str, backbone: str, accumulate: int) -> str:
     return f"{method}-{backbone}-{accumulate}"
 
 
-def teacher(root: Path) -> Path:
+def teacher(root: Path, backbone: str = "test_vit") -> Path:
     """The folder of a small pretrained network."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        encoders.save(Folder(root), backbones.create("test_vit", image_size=32), method="none", epochs=0,
+        encoders.save(Folder(root), backbones.create(backbone, image_size=32), method="none", epochs=0,
                       dtype=torch.uint8)  # fmt: skip
     return root
 
@@ -67,14 +67,19 @@ def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path
     widths = {"hidden_dim": 64, "out_dim": 32, "queue": 24, "queue_starts": 0, "directions": 16, "bottleneck_dim": 16}
     if "drop_path" in fields:
         widths["drop_path"] = 0  # its draws are each process's own
-    if method == "distill":
+    if method == "finetune":
+        # the head learns alone for two of the five steps; what is mixed is each process's own
+        verb = ["finetune", str(teacher(out.parent / "encoder", backbone)), str(data), str(data)]
+        verb += ["--unfreeze-after", "0.4", "--mixup", "0", "--cutmix", "0"]
+    elif method == "distill":
         verb = ["distill", str(data), "--teacher", str(teacher(out.parent / "teacher")), "--vicreg", "1"]
         verb += ["--cosine", "1", "--relational", "1"]
     else:
         verb = ["pretrain", method, str(data)]
     return [
         *verb, "--out", str(out / name_of(method, backbone, accumulate)),
-        "--devices", str(devices), "--accumulate", str(accumulate), "--backbone", backbone,
+        "--devices", str(devices), "--accumulate", str(accumulate),
+        *(["--backbone", backbone] if method != "finetune" else []),  # the encoder's own
         "--image-size", "32" if backbone == "test_vit" else "16",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
         *(["--prototypes", *("654" if method == "deepcluster_v2" else "6")] if "prototypes" in fields else []),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lookalike import backbones
 from lookalike.data import BrokenImage, open_source
 from lookalike.evaluation import (
+    About,
     Entry,
     Features,
     Settings,
@@ -625,7 +626,7 @@ def test_an_unknown_suffix_names_the_three(tmp_path):
 def test_judge_fills_an_entry():
     train, test = example(n=60), example(n=40, seed=1)
     made = {"image_size": 32}
-    entry = judge("knn", train, test, None, 3, None, made=made, encoder_sha256="abc", data_fingerprint="def")
+    (entry,) = judge("knn", train, test, None, 3, None, about=About(made, "abc", "def", "train/", "test/"))
     expected = knn(train.features, train.labels, test.features, test.labels)
     assert (entry.protocol, entry.top1, entry.top5) == ("knn", expected.top1, expected.top5)
     assert entry.interval == interval(expected.top1, 40, 3)
@@ -640,9 +641,9 @@ def test_judge_fills_an_entry():
 
 
 def test_judge_linear_tells_how_the_rate_was_chosen(monkeypatch):
-    monkeypatch.setattr("lookalike.evaluation.judging.DINOV2", QUICK)
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", QUICK)
     train, test = example(n=60), example(n=40, seed=1)
-    entry = judge("linear", train, test, 3, 0, None)
+    (entry,) = judge("linear", train, test, 3, 0, None)
     expected = linear(train.features, train.labels, test.features, test.labels, settings=QUICK)
     assert (entry.top1, entry.top5, entry.classes) == (expected.top1, expected.top5, 3)
     assert entry.settings == dataclasses.asdict(QUICK)
@@ -659,7 +660,7 @@ def test_judge_refuses_what_it_cannot_judge():
 
 
 def test_every_protocol_and_image_size_has_its_own_entry(tmp_path, labelled, monkeypatch):
-    monkeypatch.setattr("lookalike.evaluation.judging.DINOV2", QUICK)
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", QUICK)
     encoder = backbones.create("test_resnet", image_size=32)
     out = tmp_path / "evaluation.json"
     for size in (None, 64, 32):
@@ -719,6 +720,15 @@ def test_the_same_judgement_replaces_its_entry_and_others_stay(tmp_path):
         "seconds": 1.0,
         "date": "2026-02-02T00:00:00+00:00",
         "history": [],
+        "train": "",
+        "test": "",
+        "class_names": [],
+        "per_class": [],
+        "confusion": [],
+        "calibration": None,
+        "accuracies": [],
+        "deviation": None,
+        "measures": {},
     }
     assert [child.name for child in tmp_path.iterdir()] == ["evaluation.json"]
 

@@ -81,7 +81,7 @@ def test_an_encoder_is_scored_without_labels(photos: Path) -> None:
     torch.manual_seed(0)
     encoder = backbones.create("test_resnet", image_size=32)
     found = label_free(encoder, photos)
-    assert found.keys() == {"retrieval", "alignment", "uniformity", "spread", "effective_rank"}
+    assert found.keys() == {"retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank"}
     assert 0 <= found["retrieval"] <= 1
     assert found == label_free(encoder, photos)
     assert found != label_free(encoder, photos, seed=1)

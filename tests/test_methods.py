@@ -46,6 +46,8 @@ def small(name: str) -> Config:
     cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
     cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, bottleneck_dim=16, queue=32, queue_starts=0,
                    directions=16)  # fmt: skip
+    if name == "finetune":  # the classes of `batch` and `classed`; a class's name is what its folder is called
+        cfg = dataclasses.replace(cfg, classes=tuple(f"class{k}" for k in range(4)))  # type: ignore[call-arg]
     if name == "distill":  # all that it can do
         cfg = dataclasses.replace(cfg, cosine=1.0, vicreg=0.1, relational=1.0)
     if "prototypes" in vars(cfg):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lookalike import cli, encoders, pictures
 from lookalike.backbones import create
-from lookalike.pictures import CELL, attention_maps, heat, nearest, otsu, patch_colours
+from lookalike.pictures import CELL, attention_maps, heat, otsu, patch_colours
 from lookalike.runs import Folder
 
 
@@ -85,14 +85,6 @@ def test_neighbours_are_the_nearest_by_cosine(vit: Path, photos: Path, tmp_path:
         assert float(row["cosine"]) == pytest.approx(cosines[b], abs=1e-4)
         cosines[a] = -2.0
         assert sorted(cosines, reverse=True).index(cosines[b]) == int(row["rank"]) - 1
-
-
-def test_an_image_is_not_its_own_neighbour_even_beside_a_copy() -> None:
-    x = torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 1]])
-    cosines, places = nearest(x, torch.tensor([0, 3]), 8)
-    assert places.tolist()[0] == [2, 3, 1]
-    assert places.shape == (2, 3)
-    torch.testing.assert_close(cosines[0], torch.tensor([1.0, 0.5**0.5, 0.0]))
 
 
 def test_attention_maps_are_the_class_tokens_row() -> None:

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from .encoders import load as load
     from .evaluation import embed as embed
     from .evaluation import evaluate as evaluate
+    from .finetuning import finetune as finetune
     from .pictures import show as show
+    from .plotting import plot as plot
+    from .predicting import predict as predict
+    from .reporting.writing import report as report
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -23,12 +27,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Collapsed": "runs", "Comparison": "comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
     "compare": "comparing", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
-    "load": "encoders", "pretrain": "training", "show": "pictures",
+    "finetune": "finetuning", "load": "encoders", "plot": "plotting", "predict": "predicting", "pretrain": "training",
+    "report": "reporting.writing", "show": "pictures",
 }  # fmt: skip
 
 __all__ = [
-    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "load",
-    "pretrain", "show",
+    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "finetune",
+    "load", "plot", "predict", "pretrain", "report", "show",
 ]  # fmt: skip
 
 

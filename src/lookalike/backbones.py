@@ -150,6 +150,14 @@ class Backbone(nn.Module):
             "vit_small_patch16_224."
         )
 
+    def class_tokens(self, x: Tensor, blocks: int) -> Tensor:
+        """The class tokens of the last blocks, each after the last norm, side by side: (B, C, H, W) -> (B, blocks x P).
+
+        Raises:
+            ValueError: the backbone is no plain ViT with a class token, or has fewer blocks.
+        """
+        raise ValueError(f"{self.name} has no class token. Choose a plain ViT, such as vit_small_patch16_224.")
+
     def check_size(self, size: int) -> None:
         """Raises ValueError, naming a size that works, if images of `size` pixels a side cannot be taken."""
         try:
@@ -273,6 +281,20 @@ class ViT(Backbone):
         q, k, _ = seen[0].view(b, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, tokens, d)
         logits: Tensor = attn.scale * attn.q_norm(q) @ attn.k_norm(k).mT
         return logits.softmax(-1)
+
+    def class_tokens(self, x: Tensor, blocks: int) -> Tensor:
+        if self.net.cls_token is None:
+            return super().class_tokens(x, blocks)
+        if blocks > len(self.net.blocks):
+            raise ValueError(f"{self.name} has {len(self.net.blocks)} blocks; {blocks} were asked for.")
+        seen = list[Tensor]()
+        hooks = [b.register_forward_hook(lambda module, args, y: seen.append(y)) for b in self.net.blocks[-blocks:]]
+        try:
+            self._sequence(x, None)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([self.net.norm(y)[:, 0] for y in seen], 1)
 
     @torch.no_grad()
     def start_as_moco_v3(self, *, freeze_patches: bool) -> None:
@@ -563,6 +585,25 @@ def create(
     return made
 
 
+def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_token: bool = False) -> Backbone:
+    """A copy of a backbone with its weights, for images of `image_size` pixels, to be trained further.
+
+    A user's own module keeps the drop path that it has. The other arguments, and errors, are those of `create`.
+    """
+    own = backbone.name.startswith("<")
+    made = create(
+        copy.deepcopy(backbone.net) if own else backbone.name, channels=backbone.channels, image_size=image_size,
+        drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
+        stem=None if own else backbone.stem,
+    )  # fmt: skip
+    made.mean, made.std = backbone.mean, backbone.std
+    if own:
+        made.name = backbone.name
+    else:
+        made.load_exported(backbone.export_state())
+    return made
+
+
 def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
     """Loads a backbone's weights from an official DINO, iBOT or DINOv2 checkpoint; returns the number of tensors.
 
@@ -690,6 +731,8 @@ def recognised(state: Mapping[str, Tensor]) -> str | None:
 
 def patch_size(backbone: str | nn.Module) -> int | None:
     """Pixels of a side of a plain ViT's patches; None for other backbones. Nothing is computed to know it."""
+    if isinstance(backbone, Backbone):
+        return backbone.patch_size
     if isinstance(backbone, nn.Module):
         return _patch_size(backbone)
     name = _known(backbone)

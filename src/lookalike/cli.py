@@ -9,6 +9,9 @@ import re
 import signal
 import sys
 import threading
+import typing
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
@@ -36,16 +39,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Protocol = Literal["knn", "linear", "logistic", "semi", "retrieval", "label-free"]
+"""Names of `evaluation.PROTOCOLS`, which help must not import."""
+
 OVERVIEW = """\
 lookalike: self-supervised learning of image representations
 
   lookalike demo                               no data needed: train on digits and judge, in a minute or two
   lookalike pretrain METHOD DATA [options]     train an encoder on a folder of unlabelled images
   lookalike distill DATA --teacher T [options] train a small encoder to say what a pretrained one says
+  lookalike finetune ENCODER TRAIN TEST        turn it into a classifier, and judge that
+  lookalike predict RUN DATA --out FILE        the classes of images by such a classifier, to .csv or .parquet
   lookalike evaluate ENCODER TRAIN TEST        judge it on labelled folders: k-NN and linear probe
   lookalike compare DATA METHOD... [options]   train methods at equal cost, judge all, and rank them
   lookalike embed ENCODER DATA --out FILE      one feature vector per image, to .npz, .parquet or .csv
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
+  lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
+  lookalike plot RUN... --out FILE.png         the curves of pretraining and of the linear probe as a picture
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
@@ -63,6 +73,8 @@ lookalike pretrain --resume --out RUN            go on with a run that was stopp
 methods
 {methods}
 
+At the end report.html is written into the run's folder; --no-report leaves it out.
+
 `lookalike pretrain METHOD --help` shows the method's own options beside these:
 """
 
@@ -74,7 +86,40 @@ lookalike distill --resume --out RUN             go on with a run that was stopp
 
 TEACHER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME, such as
 timm/vit_base_patch14_dinov2.lvd142m. With --probe TRAIN TEST (labelled folders) both are judged at the end.
+Then report.html is written into the run's folder; --no-report leaves it out.
 """
+
+FINETUNE = """\
+lookalike finetune ENCODER TRAIN TEST [options]
+lookalike finetune --from run.yaml [options]     the file gives ENCODER, TRAIN, TEST and every default
+lookalike finetune --resume --out RUN            go on with a run that was stopped
+
+ENCODER is a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; a copy of it is trained. TRAIN
+and TEST are folders with one sub-folder per class. TEST is judged once, after the last epoch.
+Without --image-size images have the pixels that the encoder was made for.
+--frozen trains a linear probe with crops and flips; --unfreeze-after N lets the head learn alone for N epochs.
+Then report.html is written into the run's folder; --no-report leaves it out.
+"""
+
+NOT_OF_FINETUNE = {
+    "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
+    "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
+}
+"""What the encoder, TRAIN and TEST say."""
+
+PLACES = {
+    "data": "A folder (scanned recursively) or a text file of paths.",
+    "encoder": "A run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
+    "train": "Folder with one sub-folder of images per class.",
+    "test": "Folder with the same classes and other images: judged once, at the end.",
+}
+"""What the commands of trainings take in their first places."""
+
+NOT_OF_PRETRAIN = {
+    "distill": "learns from a teacher: lookalike distill DATA --teacher TEACHER",
+    "finetune": "learns classes from labels: lookalike finetune ENCODER TRAIN TEST",
+}
+"""How methods are called that learn from more than images."""
 
 COMPARE = """\
 lookalike compare DATA METHOD... --train T --test T [--budget 10min | --epochs N] [--seeds 3] --out DIR
@@ -82,6 +127,7 @@ lookalike compare DATA METHOD... --train T --test T [--budget 10min | --epochs N
 Trains each METHOD with the same network, images and budget, judges all encoders and the untrained one on labelled
 folders, and ranks them. The same command goes on where it was stopped. METHOD is a name of `lookalike list methods`, or
 distill with --teacher TEACHER. Several tests: --train T1 --test T1 --train T2 --test T2, or one --train for all.
+Then report.html is written into the folder; --no-report leaves it out.
 """
 
 VIEWS = """\
@@ -105,25 +151,48 @@ class Demo:
     seed: int = 0
     overwrite: bool = False
     """Replace an earlier demo in these folders."""
+    report: bool = True
+    """Write report.html at the end."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Judge an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json."""
 
-    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")] = ""
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
-    train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")]
+    train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")] = ""
     """Folder with one sub-folder of images per class."""
-    test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")]
+    test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")] = ""
     """Folder with the same classes and other images."""
-    protocols: tuple[Literal["knn", "linear"], ...] = ("knn", "linear")
+    protocols: tuple[Protocol, ...] = ("knn", "linear")
+    """knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its learning rate chosen on a
+    held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few of the labels, drawn ten times.
+    retrieval: recall and mAP of test images that look for training images of their class. label-free: scores that need
+    no labels; of them retrieval ranks encoders most as k-NN does, the others do not."""
+    also: tuple[tuple[str, str], ...] = ()
+    """Further pairs TRAIN TEST, with classes of their own."""
+    features: tuple[str, ...] = ()
+    """Files of `lookalike embed` in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, of which
+    a fifth is the test."""
     image_size: int | None = None
     """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
+    pool: Literal["pooled", "average", "class+average", "last4"] = "pooled"
+    """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of the
+    patches, both, or the class tokens of a ViT's last four blocks."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
     seed: int = 0
+    seeds: int = 1
+    """How often what is trained is trained, from --seed on; with several the interval covers them."""
+    shares: tuple[float, ...] = (0.01, 0.1)
+    """Of each class's labels, for the protocol semi."""
+    labels: str | None = None
+    """Text file of the images of TRAIN that keep their labels for the protocol semi, in the place of --shares: a name
+    per line, such as the published lists of ImageNet."""
+    keep: bool = True
+    """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
 
@@ -146,17 +215,38 @@ class Compare(Comparison):
 
 
 @dataclass(frozen=True)
+class Predict:
+    """Tell the classes of images by a classifier that `finetune` trained."""
+
+    classifier: Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of a finetune run, or its classifier.safetensors."""
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder (scanned recursively, labels are not looked at) or a text file of paths."""
+    out: str = "predictions.csv"
+    """.csv or .parquet (needs the extra 'tables'): file, label, probability, and the next four."""
+    image_size: int | None = None
+    """Pixels of the centre crop. Without it the size that the classifier was trained at."""
+    batch_size: int = 256
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+@dataclass(frozen=True)
 class Embed:
     """Write one feature vector per image, with the file's name."""
 
     encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
     """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """A folder (scanned recursively) or a text file of paths."""
+    """A folder (scanned recursively) or a text file of paths. Labels are written where all lie in class folders."""
     out: str = "embeddings.npz"
     """.npz, .parquet (needs the extra 'tables') or .csv"""
     image_size: int | None = None
     """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
+    pool: Literal["pooled", "average", "class+average", "last4"] = "pooled"
+    """What stands for an image, as for `evaluate`."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
@@ -185,6 +275,37 @@ class Show:
     seed: int = 0
     overwrite: bool = False
     """Replace pictures that are there."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML page about runs: verdict, curves, evaluations, a map of the embedding; it needs no network."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, or of a comparison."""
+    images: str | None = None
+    """Images of the map, with labels where each class has a folder. Without it the test images of the run's probe, or
+    its data."""
+    out: str | None = None
+    """The file. Without it report.html, in the run's folder where there is one run."""
+    points: int = 5000
+    """Images on all maps together, drawn at random; 20,000 stay smooth."""
+    workers: int | None = None
+    """Processes that decode images. Without it one per free core, 8 at most."""
+    overwrite: bool = False
+    """Replace the file if it exists. (The page in a run's own folder is always replaced.)"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the curves of runs as one picture: pretraining, and the linear probe where there was one."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs; each is one series."""
+    out: str
+    """.png, .pdf or .svg"""
+    overwrite: bool = False
+    """Replace the file if it exists."""
 
 
 @dataclass(frozen=True)
@@ -238,10 +359,14 @@ def main(argv: list[str] | None = None) -> int:
         "demo": demo,
         "pretrain": pretrain,
         "distill": distill,
+        "finetune": finetune,
+        "predict": predict,
         "evaluate": evaluate,
         "compare": compare,
         "embed": embed,
         "show": show,
+        "report": report,
+        "plot": plot,
         "views": views,
         "check": check,
         "list": show_list,
@@ -315,10 +440,15 @@ def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, argv
 
 
+def _take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
+    """Takes `--no-...` out of the arguments; False where it was there."""
+    return flag not in argv, [a for a in argv if a != flag]
+
+
 def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
     """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
     file, argv = _take(argv, "--from")
-    if file is None and verb in ("pretrain", "distill") and "--resume" in argv:
+    if file is None and verb in ("pretrain", "distill", "finetune") and "--resume" in argv:
         out, _ = _take(argv, "--out")
         folder = Folder(out or Options.out)
         folder.check(resume=True, overwrite=False)
@@ -327,7 +457,7 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     named = content.pop("method", None)
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
-        raise UsageError(f"{first} learns from a teacher: lookalike {METHODS[first].verb} DATA --teacher TEACHER.")
+        raise UsageError(f"{first} {NOT_OF_PRETRAIN[METHODS[first].verb]}.")
     known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:
@@ -357,19 +487,31 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
 
 def _parse_run(verb: str, argv: list[str]) -> Run:
     name, method, base, rest = _method_and_defaults(verb, argv)
-    needs_data = base is None or not base.data
     cfg = base.method if base is not None else method.Config()  # type: ignore[call-arg]
+    classifies = METHODS[name].verb == "finetune" and verb != "views"
+    places = {"data": "" if base is None else cast(str, base.data)}
+    if classifies:
+        places = {"encoder": (base and base.init) or "", "train": places["data"], "test": vars(cfg)["test"]}
+    hidden = NOT_OF_FINETUNE if classifies else {}
     options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)}) if base else Options()
     command = dataclasses.make_dataclass(
         "Command",
         [
-            (
-                "data",
-                Annotated[Positional[str], tyro.conf.arg(metavar="DATA")],
-                tyro.MISSING if needs_data else cast(Run, base).data,
+            *(
+                (
+                    place,
+                    Annotated[Positional[str], tyro.conf.arg(metavar=place.upper(), help=PLACES[place])],
+                    default or tyro.MISSING,
+                )
+                for place, default in places.items()
             ),
-            ("options", Annotated[Options, tyro.conf.arg(name="")], options),
-            ("method", Annotated[type(cfg), tyro.conf.arg(name="")], cfg),
+            *(
+                (part, Annotated[type(shown), tyro.conf.arg(name="")], shown)
+                for part, shown in (
+                    ("options", _without(options, hidden.get("options", ()))),
+                    ("method", _without(cfg, hidden.get("method", ()))),
+                )
+            ),
         ],
         frozen=True,
     )
@@ -391,7 +533,24 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         chosen["image_size"] = None
     if (sized or "image_size" in given) and "decode_size" not in given and "--resume" not in rest:
         chosen["decode_size"] = None
-    return Run(**chosen, data=parsed.data, method=parsed.method, given=tuple(dict.fromkeys([*kept, *stated])))
+    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
+    if classifies:
+        chosen["init"], own["test"] = parsed.encoder, parsed.test
+    return Run(
+        **chosen, data=parsed.train if classifies else parsed.data, method=type(cfg)(**own),
+        given=tuple(dict.fromkeys([*kept, *stated])),
+    )  # fmt: skip
+
+
+def _without(content: T, names: Sequence[str]) -> T:
+    """The same dataclass, of a type whose help leaves these fields out."""
+    if not names:
+        return content
+    cls = cast(Any, type(content))
+    hints = typing.get_type_hints(cls)
+    fields = [(name, Annotated[hints[name], tyro.conf.Suppress], dataclasses.field(default=None)) for name in names]
+    shown = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True, kw_only=True)
+    return cast(T, shown(**vars(content)))
 
 
 def pretrain(argv: list[str]) -> None:
@@ -399,25 +558,71 @@ def pretrain(argv: list[str]) -> None:
         lines = "\n".join(f"  {name:<14} {METHODS[name].line}" for name in SELF_SUPERVISED)
         print(PRETRAIN.format(methods=lines))
         _parse(Options, ["--help"], "pretrain METHOD DATA", description="")
-    _train(_parse_run("pretrain", argv))
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("pretrain", argv), with_report)
 
 
 def distill(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(DISTILL)
         argv = ["--help"]
-    _train(_parse_run("distill", ["distill", *argv]))
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("distill", ["distill", *argv]), with_report)
 
 
-def _train(run: Run) -> None:
-    if METHODS[method_name(run.method)].verb == "distill":
+def finetune(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(FINETUNE)
+        argv = ["--help"]
+    with_report, argv = _take_flag(argv, "--no-report")
+    _train(_parse_run("finetune", ["finetune", *argv]), with_report)
+
+
+def _train(run: Run, with_report: bool) -> None:
+    verb = METHODS[method_name(run.method)].verb
+    train: Callable[[Run], object]
+    if verb == "distill":
         from .distilling import distill as train
+    elif verb == "finetune":
+        from .finetuning import train_and_judge as train
     else:
         from .training import pretrain as train
+
+    from .training import launched_rank
 
     _imported()
 
     train(run)
+    if with_report and launched_rank(run) == 0:
+        _write_report(run.out, _workers(run.workers))
+
+
+def _write_report(folder: str, workers: int) -> None:
+    from .reporting.writing import write
+
+    write(folder, workers=workers, say=Folder(folder).say)
+
+
+def predict(argv: list[str]) -> None:
+    options = _parse(Predict, argv, "predict")
+    path = Path(options.out)
+    if path.exists() and not options.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    from .predicting import predict as tell
+
+    _imported()
+
+    found = tell(
+        options.classifier, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
+        workers=_workers(options.workers), say=print,
+    )  # fmt: skip
+    counts = Counter(found.labels).most_common(5)
+    print(f"Wrote {path}: {len(found.names)} images; {', '.join(f'{count} {label}' for label, count in counts)}")
+    if found.broken:
+        name, reason = found.broken[0]
+        print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+    print(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
 
 
 def views(argv: list[str]) -> None:
@@ -439,6 +644,8 @@ def views(argv: list[str]) -> None:
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
     options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
+    if verb == "finetune":
+        options = f"ENCODER {options} TEST"
     print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
 
 
@@ -452,38 +659,61 @@ def demo(argv: list[str]) -> None:
     _imported()
 
     show(options.out, epochs=options.epochs, seed=options.seed, overwrite=options.overwrite)
+    if options.report:
+        _write_report(options.out, 0)
 
 
 def evaluate(argv: list[str]) -> None:
     options = _parse(Evaluate, argv, "evaluate")
+    _check_question(options)
     target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
     if target is not None:
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
     from .evaluation import evaluate as judge
+    from .evaluation import evaluate_features
 
     _imported()
 
-    entries = judge(
-        options.encoder, options.train, options.test, protocols=options.protocols, image_size=options.image_size,
-        batch_size=options.batch_size, workers=_workers(options.workers), seed=options.seed, out=options.out,
-        say=print,
-    )  # fmt: skip
+    if options.features:
+        entries = evaluate_features(
+            *options.features, protocols=options.protocols, seed=options.seed, seeds=options.seeds,
+            shares=options.shares, labels=options.labels, out=options.out, say=print,
+        )  # fmt: skip
+    else:
+        entries = judge(
+            options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
+            image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
+            workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
+            labels=options.labels, keep=options.keep, out=options.out, say=print,
+        )  # fmt: skip
+    shown = ""
     for e in entries:
-        print(
-            f"{e.protocol:<8} top-1 {e.top1:.2%} (95 % interval {e.interval[0]:.2%} to {e.interval[1]:.2%})  "
-            f"top-5 {e.top5:.2%}  {e.classes} classes, {e.train_images} train and {e.test_images} test images, "
-            f"{e.seconds:.1f} s"
-        )
+        if options.also and e.test != shown:
+            print(f"{e.test}:")
+            shown = e.test
+        print(e.line())
     print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    print(f"Next: lookalike embed {options.encoder} DATA --out embeddings.npz")
+    print(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
+
+
+def _check_question(options: Evaluate) -> None:
+    given = [part for part in (options.encoder, options.train, options.test) if part]
+    if options.features:
+        if given or options.also:
+            raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
+        if len(options.features) > 2:
+            raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
+    elif len(given) < 3:
+        raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
 
 
 def compare(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(COMPARE)
         argv = ["--help"]
+    with_report, argv = _take_flag(argv, "--no-report")
     asked = _parse(Compare, argv, "compare")
     given = {a.split("=")[0] for a in argv}
     if {"--budget", "--epochs"} <= given:
@@ -496,7 +726,8 @@ def compare(argv: list[str]) -> None:
     found = rank(asked)
     folder, best = found.folder, found.ranking[0].method
     first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
-    # the page: `lookalike report` of `folder` is written here
+    if with_report:
+        _write_report(str(folder), _workers(asked.workers))
     print(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
     print(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
 
@@ -512,8 +743,8 @@ def embed(argv: list[str]) -> None:
     _imported()
 
     found = write(
-        options.encoder, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
-        workers=_workers(options.workers), say=print,
+        options.encoder, options.data, out=path, image_size=options.image_size, pool=options.pool,
+        batch_size=options.batch_size, workers=_workers(options.workers), say=print,
     )  # fmt: skip
     count, width = found.features.shape
     print(f"Wrote {path}: {count} images x {width} numbers, with file names.")
@@ -539,14 +770,43 @@ def show(argv: list[str]) -> None:
     print(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
 
 
+def report(argv: list[str]) -> None:
+    options = _parse(Report, argv, "report")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike report RUN... [options].")
+    from .reporting.writing import report as write
+
+    _imported()
+
+    path = write(
+        options.runs, images=options.images, out=options.out, points=options.points, overwrite=options.overwrite,
+        workers=_workers(options.workers), say=print,
+    )  # fmt: skip
+    print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
+
+
+def plot(argv: list[str]) -> None:
+    options = _parse(Plot, argv, "plot")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
+    from .plotting import plot as draw
+
+    _imported()
+
+    path = draw(options.runs, out=options.out, overwrite=options.overwrite)
+    print(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
+    print(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
+
+
 def check(argv: list[str]) -> None:
     options = _parse(Check, argv, "check")
     if options.out is not None and Path(options.out).exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
     if options.out is not None:
         check_writable(Path(options.out))
+    from .data import open_maybe_labelled
     from .data.checking import check as look
-    from .data.checking import open_maybe_labelled
     from .runs import write_json
 
     _imported()

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from .backbones import Backbone
+from .backbones import Backbone, Interpolation, Stem
 from .optim import FEW, Group, Optim
 from .schedules import Schedule
 from .views import View
@@ -245,6 +245,8 @@ class Method(nn.Module):
     """Whether heads that make the same of all images mean a collapse; not where what is common is taken off later."""
     needs_mask_token: ClassVar[bool] = False
     """Whether patches are masked: only plain ViTs can do that."""
+    watches_features: ClassVar[bool] = True
+    """Whether images that become alike mean a collapse; not where those of a class are to."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -297,6 +299,26 @@ class Method(nn.Module):
     def drop_path(cls, cfg: _Config) -> float:
         """Probability that the student's last residual block is skipped, in [0, 1); less for the blocks before."""
         return 0.0
+
+    @classmethod
+    def known_classes(cls, cfg: _Config) -> tuple[str, ...] | None:
+        """The names of the classes that the data may have, in their order; None where any will do."""
+        return None
+
+    @classmethod
+    def learns_in_turns(cls, cfg: _Config) -> bool:
+        """Whether some parameters that learn get no gradient in some steps."""
+        return False
+
+    @classmethod
+    def stem(cls, cfg: _Config) -> Stem | None:
+        """A ResNet's first layers; None leaves them to the size of the images. See `backbones.create`."""
+        return None
+
+    @classmethod
+    def interpolation(cls, cfg: _Config) -> Interpolation:
+        """How a plain ViT resizes its position embedding."""
+        return "official"
 
     @classmethod
     def check(cls, cfg: _Config, batch_size: int, images: int) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from . import encoders, training
 from .backbones import Backbone
 from .data import Source, open_source
-from .evaluation import Features, features, few_labels, fingerprint, judge, record, with_statistics
+from .evaluation import About, Features, Few, features, fingerprint, judge, record, with_statistics
 from .evaluation.judging import made_at
+from .evaluation.neighbours import nearest
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of
@@ -157,8 +158,8 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     scores, near = [], []
     for name, model in (("raw pixels", pixels), ("untrained encoder", untrained), ("trained encoder", trained)):
         a, b = (_features(model, source) for source in (bank, other))
-        scores.append(_score(name, a, b, seed, folder if model is trained else None, bank, other))
-        near.append(_nearest(a, b))
+        scores.append(_score(name, a, b, seed, folder if model is trained else None, bank, other, images))
+        near.append(nearest(b.features, a.features, 6)[1])
     lines = table(scores)
     labels = len(bank.classes or ())
     folder.say(
@@ -203,25 +204,20 @@ def _features(model: nn.Module, source: Source) -> Features:
     return features(model, source, image_size=CANVAS, mean=mean, std=std)
 
 
-def _score(name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source) -> Score:
-    """Judges one representation; a run's own judgements go to its `evaluation.json`, too."""
+def _score(
+    name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source, images: Path
+) -> Score:
+    """Judges one representation of what lies in `images`; a run's own judgements go to its `evaluation.json`, too."""
     sha256, data = ("", "") if folder is None else (encoders.file_sha256(folder.weights), fingerprint(bank, test))
-    knn, linear = (
-        judge(protocol, a, b, None, seed, None, made=made_at(CANVAS), encoder_sha256=sha256, data_fingerprint=data)
-        for protocol in ("knn", "linear")
+    about = About(made_at(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
+    (knn,), (linear,), (few,) = (
+        judge(protocol, a, b, None, seed, None, about=about, few=Few(shares=(0.01,)))
+        for protocol in ("knn", "linear", "semi")
     )
     if folder is not None:
-        record(folder.evaluation, [knn, linear])
-    assert a.labels is not None
-    assert b.labels is not None
-    few = few_labels(a.features, a.labels, b.features, b.labels, share=0.01, seed=seed)
-    return Score(name, knn.top1, linear.top1, few.mean, few.deviation)
-
-
-def _nearest(a: Features, b: Features, k: int = 6) -> Tensor:
-    """(M, k): the places of each test image's nearest images in the bank, nearest first."""
-    x, y = (nn.functional.normalize(f.features, dim=1) for f in (a, b))
-    return (y @ x.T).topk(k).indices
+        record(folder.evaluation, [knn, linear, few])
+    assert few.deviation is not None
+    return Score(name, knn.top1, linear.top1, few.top1, few.deviation)
 
 
 def picture(bank: Source, test: Source, by_pixels: Tensor, by_encoder: Tensor, lines: list[str]) -> Image.Image:

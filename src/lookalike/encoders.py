@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+PREFIX = "encoder."
+"""Of the encoder's tensors in the file of a classifier, which has a head beside."""
+
+
 def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtype: torch.dtype) -> None:
     """Writes `encoder.safetensors` and `encoder.json`, atomically."""
     card = Card(
@@ -67,11 +71,22 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
     )  # fmt: skip
-    content = dataclasses.asdict(card)
-    state = {name: value.detach().cpu().contiguous() for name, value in backbone.export_state().items()}
-    with atomic(folder.weights) as temporary:
+    write(folder.weights, backbone.export_state(), card)
+    write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequence[str] | None = None) -> None:
+    """Writes tensors with their card, a digest and, of a classifier, the classes' names in their head, atomically."""
+    content = dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic(path) as temporary:
         save_file(state, temporary, metadata={"lookalike": json.dumps(content), "sha256": _digest(state)})
-    write_json(folder.card, content | {"sha256": file_sha256(folder.weights)})
+
+
+def read_card(folder: Folder) -> Card:
+    """What stands in a run's `encoder.json`."""
+    content = json.loads(folder.card.read_text())
+    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
 
 
 HUB = {
@@ -97,9 +112,10 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     """Loads an encoder, in eval mode: a module from normalised images (B, C, H, W) to features (B, D).
 
     Args:
-        encoder: a run's folder, an `encoder.safetensors`, an official checkpoint file of DINO, iBOT or DINOv2, or
-            `timm/NAME`, `torchvision/NAME` or `torchhub/NAME` (of `HUB`) with their published weights, at the image
-            size that they were published for. A path that exists wins.
+        encoder: a run's folder, an `encoder.safetensors`, a `classifier.safetensors` (its head is left out), an
+            official checkpoint file of DINO, iBOT or DINOv2, or `timm/NAME`, `torchvision/NAME` or `torchhub/NAME` (of
+            `HUB`) with their published weights, at the image size that they were published for. A path that exists
+            wins.
         backbone: the architecture, where the encoder was trained from a user's own module; or its name, where a file
             of weights does not say it.
 
@@ -182,7 +198,8 @@ def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) ->
     if (name := named or found) is None:
         raise ValueError(
             f"{path} does not say which backbone its {len(state)} tensors are of, and it is none of the ViTs of DINO "
-            "and DINOv2. Name it: lookalike.load(path, backbone=NAME), or --teacher-backbone NAME."
+            "and DINOv2. Name it: lookalike.load(path, backbone=NAME), --teacher-backbone NAME (distill) or "
+            "--encoder-backbone NAME (finetune)."
         )
     return name, found is not None
 
@@ -220,7 +237,19 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file, and what one of ours says of itself."""
+    """The tensors of a file, of a classifier those of its encoder, and what one of ours says of itself."""
+    state, card = read_whole(path)
+    if card is not None and "classes" in card:
+        state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    return state, card
+
+
+def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """All tensors of a .safetensors file, and what one of ours says of itself.
+
+    Raises:
+        ValueError: it is not whole, or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             head: Mapping[str, str] = file.metadata() or {}

@@ -13,15 +13,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, cast
 
-import numba
 import numpy as np
 import torch
-from numba.core.caching import NullCache
 from torch import Tensor
 
 from .augment import GREY
+from .compiling import compiled, first_call
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 BLUR_REACH = 4.5
@@ -29,33 +27,14 @@ BLUR_REACH = 4.5
 
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    # sums may be reordered; what is not finite stays so
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
-}
 
 
-_KERNELS: list[Any] = []
-
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiled at the first call of all, which takes seconds; later processes read the code from a file."""
-    try:
-        compiled = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # there is no place that could be written to
-        compiled = numba.njit(**_OPTIONS)(function)
-    _KERNELS.append(compiled)
-    return cast(Any, compiled)
-
-
-@_compiled
+@compiled
 def _clamp(v):  # type: ignore[no-untyped-def]
     return _ZERO if v < _ZERO else (_ONE if v > _ONE else v)  # NaN stays NaN
 
 
-@_compiled
+@compiled
 def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped-def]
     """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (S, T); returns T."""
     scale = length / size
@@ -77,7 +56,7 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
     return taps
 
 
-@_compiled
+@compiled
 def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-untyped-def]
     """`lines` (C, W): weighted sums of source rows, the first of which begins at `at`."""
     first = 0
@@ -109,7 +88,7 @@ def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-
                 line[x] += a * np.float32(here[x])
 
 
-@_compiled
+@compiled
 def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
     """`row` (C, S): weighted sums of neighbours in lines (C, W)."""
     size = row.shape[1]
@@ -155,7 +134,7 @@ def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
                 channel[u] = x
 
 
-@_compiled
+@compiled
 def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
     """`augment.hue` of a row."""
     turn = np.float32(6) * shift
@@ -177,7 +156,7 @@ def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
         blue[i] = _clamp(np.float32(2) - abs(h - np.float32(4))) * c + low
 
 
-@_compiled
+@compiled
 def _colour(row, steps, begin, end, factors, mean):  # type: ignore[no-untyped-def]
     """Applies the steps from `begin` to before `end` to a row (C, S)."""
     size = row.shape[1]
@@ -204,7 +183,7 @@ def _colour(row, steps, begin, end, factors, mean):  # type: ignore[no-untyped-d
                     channel[i] = _clamp(f * channel[i] + base)
 
 
-@_compiled
+@compiled
 def _grey(row):  # type: ignore[no-untyped-def]
     red, green, blue = row[0], row[1], row[2]
     for i in range(row.shape[1]):
@@ -214,7 +193,7 @@ def _grey(row):  # type: ignore[no-untyped-def]
         blue[i] = grey
 
 
-@_compiled
+@compiled
 def _total(row):  # type: ignore[no-untyped-def]
     """The sum over a row of what contrast takes the mean of: luma for RGB, else all channels' mean."""
     total = _ZERO
@@ -230,7 +209,7 @@ def _total(row):  # type: ignore[no-untyped-def]
     return total / np.float32(len(row))
 
 
-@_compiled
+@compiled
 def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  # type: ignore[no-untyped-def]
     """Solarizes, normalises and writes row `s` of a view, or its column where the view is transposed.
 
@@ -265,13 +244,13 @@ def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  #
                 target[i * step] = channel[i]
 
 
-@_compiled
+@compiled
 def _mirrored(i, size):  # type: ignore[no-untyped-def]
     i = -i if i < 0 else i
     return 2 * (size - 1) - i if i >= size else i
 
 
-@_compiled
+@compiled
 def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
     """`row` (C, S): row `s` of the blurred image (C, S, S); `taps` (half + 1,) from the centre on."""
     size = row.shape[1]
@@ -305,7 +284,7 @@ def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
                 target[i] += a * (above[i] + below[i])
 
 
-@_compiled
+@compiled
 def _views(  # type: ignore[no-untyped-def]
     pixels, offsets, strides, box, flips, steps, factors, grey, sigma, kernel, solarize, threshold, erase, mean, factor,
     unit, size, last, out, begin, end,
@@ -417,12 +396,7 @@ def views(
     )  # fmt: skip
     threads = min(torch.get_num_threads(), b)
     if threads < 2 or not _views.signatures:
-        try:
-            _views(*arguments, 0, b)
-        except OSError:  # where the code was to be kept there is no room
-            for function in _KERNELS:
-                function._cache = NullCache()
-            _views(*arguments, 0, b)
+        first_call(_views, *arguments, 0, b)
         return _shaped(out, c, size, last)
     pool = _POOLS.setdefault((os.getpid(), threads), ThreadPoolExecutor(threads, "lookalike-views"))
     # several pieces per thread: an image with a blur takes longer

@@ -14,6 +14,7 @@ from .backbones import Backbone
 from .data import BrokenImage, Source, open_source
 from .evaluation.features import crop, evaluating, features
 from .evaluation.judging import Data, opened
+from .evaluation.neighbours import others
 from .random import permutation
 from .runs import atomic
 from .views import sheet
@@ -171,18 +172,6 @@ def heat(values: Tensor) -> Tensor:
     return torch.lerp(ramp[low], ramp[low + 1], (at - low)[..., None]).movedim(-1, -3)
 
 
-def nearest(found: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Of N features (N, D) the k of highest cosine to each of some rows (Q,), themselves left out.
-
-    Returns cosines and places, nearest first, both (Q, min(k, N - 1)).
-    """
-    unit = F.normalize(found)
-    cosine = unit[queries] @ unit.T
-    cosine[torch.arange(len(queries)), queries] = -torch.inf
-    best = cosine.topk(min(k, len(found) - 1))
-    return best.values, best.indices
-
-
 def _wanted(
     name: What, what: Sequence[What], method: Callable[[Tensor], object], x: Tensor, say: Callable[[str], None]
 ) -> bool:
@@ -275,7 +264,7 @@ def _neighbours(
         raise ValueError("One image alone has no neighbours. Give a folder of more.")
     rows = {name: row for row, name in enumerate(made.names)}
     queries = torch.tensor([rows[name] for name in names])
-    cosines, places = nearest(made.features, queries, NEIGHBOURS)
+    cosines, places = others(made.features, queries, NEIGHBOURS)
     shown = [queries[:, None], places]
     columns = [_rgb(_some(source, made.index[c].tolist(), len(c), size)[1]) for c in torch.cat(shown, 1).unbind(1)]
     _write(path, columns, size)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .backbones import Backbone
     from .core import Config, Method
+    from .data import Source
 
 FORMAT = 1
 """Written into every file that a later version must be able to read."""
@@ -129,11 +130,12 @@ class Options:
 class Run(Options):
     """A training: the data, the method with its configuration, and the options."""
 
-    data: "str | os.PathLike[str] | Dataset[object]"
-    """A folder (scanned recursively), a text file of paths, or any torch Dataset of images."""
+    data: "str | os.PathLike[str] | Dataset[object] | Source"
+    """A folder (scanned recursively), a text file of paths, any torch Dataset of images, or an open source."""
     method: "Config"
     """The method's configuration, for instance `SimCLR.Config(temperature=0.2)`."""
     backbone: "str | nn.Module" = Options.backbone  # type: ignore[assignment]
+    """A name, a module of your own, or a loaded encoder, whose weights the training then starts from."""
     teacher: "nn.Module | None" = None
     """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
     teacher that the method names. It gets images normalised as the student does."""
@@ -404,7 +406,11 @@ def flat(run: Run) -> dict[str, object]:
 
 
 def module_name(module: object) -> str:
-    """What stands in files for a module of the user's."""
+    """What stands in files for a module of the user's; an encoder that `load` gave has a name."""
+    from .backbones import Backbone
+
+    if isinstance(module, Backbone):
+        return module.name
     return f"<{type(module).__module__}.{type(module).__qualname__}>"
 
 
@@ -604,8 +610,12 @@ class Folder:
         self.card = self.path / "encoder.json"
         self.views = self.path / "views.png"
         self.evaluation = self.path / "evaluation.json"
+        self.classifier = self.path / "classifier.safetensors"
+        self.classes = self.path / "classes.json"
         self.distillation = self.path / "distillation.json"
+        self.features = self.path / "features"
         self.log = self.path / "log.txt"
+        self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
 
     @contextmanager
@@ -681,13 +691,14 @@ class Folder:
         """Removes the files of a run, and nothing that somebody else put there."""
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
-        own.append(self.path / "report.html")
+        own += [self.classifier, self.classes, self.report]
         for path in [
             *own,
             *events,
             *self.checkpoints.glob("*.ckpt"),
             *self.checkpoints.glob("*.corrupt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
+            *self.features.glob("*.safetensors"),
             self.run,
         ]:
             path.unlink(missing_ok=True)

@@ -157,7 +157,8 @@ class Pretraining(LightningModule):
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
         fused = self.run.precision != "fp16"
         # and torch's fused SGD fails on parameters that take their first step later than others
-        fused = fused and not (self.run.frozen_epochs and self.run.method.optim.name == "sgd")
+        late = bool(self.run.frozen_epochs) or self.method.learns_in_turns(self.run.method)
+        fused = fused and not (late and self.run.method.optim.name == "sgd")
         self.rates = optim.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
         return self.rates.optimizer
 
@@ -535,13 +536,13 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         normalise(method.backbone, run, source)
     else:
         method.backbone.mean, method.backbone.std = found.mean, found.std
-    origin = encoders.start_from(method.backbone, run.init) if run.init and found is None else "random"
+    origin = _start(method.backbone, run) if found is None else ""
     method.before_training()
     method.memory = _memory(run, source, method)
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
     signals = Signals()
     saver = Checkpoints(folder, run, signals)
-    health = Health(source, run, method.backbone) if rank == 0 else None
+    health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
     with _quiet_lightning():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
@@ -613,7 +614,7 @@ def open_images(run: Run) -> Source:
     if not method.needs_labels:
         return open_source(run.data, channels=run.channels)
     try:
-        source = open_source(run.data, channels=run.channels, labelled=True)
+        source = open_source(run.data, channels=run.channels, labelled=True, classes=method.known_classes(run.method))
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
     if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
@@ -624,14 +625,15 @@ def open_images(run: Run) -> Source:
     return source
 
 
-def _classes(source: Source) -> list[str]:
-    """A line about the labels, and one about the classes of a single image."""
+def _classes(source: Source, views: int) -> list[str]:
+    """A line about the labels, and one about the classes of a single image, where views are compared."""
     if source.labels is None or source.classes is None:
         return []
     counts = source.labels.bincount(minlength=len(source.classes))
     names = f": {', '.join(source.classes)}" if len(source.classes) <= 10 else ""
     lines = [f"labels      {len(counts)} classes of {int(counts.min())} to {int(counts.max())} images{names}"]
-    if alone := [name for name, count in zip(source.classes, counts.tolist()) if count == 1]:
+    alone = [name for name, count in zip(source.classes, counts.tolist()) if count == 1]
+    if alone and views > 1:
         few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         lines.append(
             f"WARNING     {len(alone)} of the classes have one image ({few}): nothing but its own other view is like "
@@ -759,11 +761,17 @@ def build(run: Run) -> Method:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         method_class = run.method.method
-        backbone = backbones.create(
-            run.backbone, channels=run.channels, image_size=run.image_size,
-            drop_path=method_class.drop_path(run.method) if isinstance(run.backbone, str) else 0.0,
-            mask_token=method_class.needs_mask_token,
-        )  # fmt: skip
+        drop_path, mask_token = method_class.drop_path(run.method), method_class.needs_mask_token
+        if isinstance(run.backbone, backbones.Backbone):
+            backbone = backbones.remade(
+                run.backbone, image_size=run.image_size, drop_path=drop_path, mask_token=mask_token
+            )
+        else:
+            backbone = backbones.create(
+                run.backbone, channels=run.channels, image_size=run.image_size,
+                drop_path=drop_path if isinstance(run.backbone, str) else 0.0, mask_token=mask_token,
+                stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
+            )  # fmt: skip
         for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
@@ -785,6 +793,13 @@ def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
     if run.normalise == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
+
+
+def _start(backbone: backbones.Backbone, run: Run) -> str:
+    """Gives the backbone the weights that a training starts from, and says whose they are."""
+    if isinstance(run.backbone, backbones.Backbone):
+        return f"those of {run.init or run.backbone.name}, all {len(backbone.export_state())} tensors"
+    return encoders.start_from(backbone, run.init) if run.init else "random"
 
 
 def _check_bank(run: Run, rank: int) -> None:
@@ -946,7 +961,13 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
-        strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world > 1 else "auto",
+        strategy=DDPStrategy(
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=run.method.method.learns_in_turns(run.method),
+        )
+        if world > 1
+        else "auto",
         precision=precision,
         max_epochs=1,
         accumulate_grad_batches=run.accumulate,
@@ -1010,7 +1031,7 @@ def _say_start(
         f"std {_numbers(method.backbone.std)}",
         *method.words(),
         *_left_out(run),
-        *_classes(source),
+        *_classes(source, sum(view.count for view in first)),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),

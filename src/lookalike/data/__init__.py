@@ -6,7 +6,7 @@ from .images import Images
 from .loading import Loader
 from .reading import lost
 from .resident import cache_folder
-from .sources import Source, Subset, open_source, statistics
+from .sources import Source, Subset, open_maybe_labelled, open_source, statistics
 
 __all__ = [
     "Answers",
@@ -18,6 +18,7 @@ __all__ = [
     "cache_folder",
     "decode",
     "lost",
+    "open_maybe_labelled",
     "open_source",
     "statistics",
 ]

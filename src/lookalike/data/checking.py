@@ -1,7 +1,6 @@
 """What a set of images holds: sizes, kinds, colours, classes, duplicates, broken files: the command `check`."""
 
 import hashlib
-import os
 import re
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset
 from .decoding import BrokenImage
 from .images import moments, promote
 from .reading import stream
-from .sources import Source, open_source
+from .sources import Source
 
 _CHUNK: Final = 64
 NEAR_BITS: Final = 3
@@ -294,16 +293,6 @@ class Checked:
             "groups": None if self.groups is None else self.groups.images,
             "groups_in_both": self.shared,
         }
-
-
-def open_maybe_labelled(data: str, channels: int) -> Source:
-    """The images of a folder or list, with labels where every image of a folder lies in a class folder."""
-    if not os.path.isdir(data):
-        return open_source(data, channels=channels)
-    try:
-        return open_source(data, channels=channels, labelled=True)
-    except ValueError:
-        return open_source(data, channels=channels)
 
 
 def check(

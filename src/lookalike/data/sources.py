@@ -65,7 +65,7 @@ class Source(ABC):
 
 
 def open_source(
-    data: str | os.PathLike[str] | Dataset[object],
+    data: str | os.PathLike[str] | Dataset[object] | Source,
     channels: int = 3,
     labelled: bool = False,
     classes: Sequence[str] | None = None,
@@ -76,7 +76,8 @@ def open_source(
         data: a folder, searched recursively, where file order never matters and hidden names are passed over; a text
             file with a path per line, absolute or relative to its own folder (blank lines and # comments are passed
             over); or a map-style Dataset whose items are an image, or a tuple of an image, a label and more, the image
-            as a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
+            as a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W). A `Source` that is open
+            already stays as it is, where it has these channels, labels and classes.
         channels: how many channels images are brought to.
         labelled: take labels: a file's first folder below DATA; a Dataset's `targets`, or else its items' second parts.
         classes: with `labelled`, the class names in their order, as a training set gave them. None: those found.
@@ -87,6 +88,9 @@ def open_source(
     """
     if channels < 1:
         raise ValueError(f"channels is {channels}; images have at least 1.")
+    if isinstance(data, Source):
+        _check_open(data, channels, labelled, classes)
+        return data
     if isinstance(data, Dataset):
         return _Items(data, channels, labelled, classes)
     if not os.fspath(data):
@@ -97,6 +101,27 @@ def open_source(
     if os.path.isfile(path):
         return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes)
     raise FileNotFoundError(f"{path} does not exist. Give a folder of images or a text file with one path per line.")
+
+
+def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
+    """Raises ValueError where an open source is not as it was asked for."""
+    if source.channels != channels:
+        raise ValueError(
+            f"The source has {source.channels} channels, and {channels} were asked for. Open it with them."
+        )
+    if labelled and (source.labels is None or source.classes is None):
+        raise ValueError("The source has no labels. Open it with labelled=True.")
+    if labelled and classes is not None and source.classes != tuple(classes):
+        raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
+
+
+def open_maybe_labelled(data: str | os.PathLike[str] | Dataset[object], channels: int = 3) -> Source:
+    """The images of DATA, with labels where all images of a folder lie in class folders, or a Dataset has `targets`."""
+    known = hasattr(data, "targets") if isinstance(data, Dataset) else os.path.isdir(data)
+    if known:
+        with suppress(ValueError):
+            return open_source(data, channels=channels, labelled=True)
+    return open_source(data, channels=channels)
 
 
 class _Files(Source):

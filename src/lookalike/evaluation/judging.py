@@ -1,34 +1,45 @@
 """From an encoder and folders of images to judgements and embeddings: what the commands `evaluate` and `embed` do."""
 
 import dataclasses
+import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .. import encoders
 from ..backbones import Backbone
-from ..data import Loader, Source, Subset, open_source
+from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
-from .features import Features, evaluating, features, fingerprint, save_features
-from .knn import KNN, knn
+from .doubts import missing_classes, shuffled, swapped
+from .features import Features, device_of, evaluating, features, fingerprint, load_features, save_features
+from .keeping import Kept
 from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
-from .linear import DINOV2, Linear, interval, linear
+from .linear import hold_out
+from .measures import interval
+from .protocols import FROZEN, About, Few, judge, now
 from .records import Entry, record
+from .semi import SHARES, listed
 
-PROTOCOLS = ("knn", "linear")
-"""What `judge` knows."""
+LABEL_FREE = {"label-free": "scores that need no labels; of them `retrieval` ranks encoders most as k-NN does"}
+PROTOCOLS = {**FROZEN, **LABEL_FREE}
+"""What `evaluate` knows, and a line about each."""
+VIEWED = 1000
+"""Images that are scored without labels, at most."""
 
 Data = str | os.PathLike[str] | Dataset[object]
+Pool = Literal["pooled", "average", "class+average", "last4"]
+"""What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
+tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
 
 
 def _silent(text: str) -> None:
@@ -40,11 +51,17 @@ def evaluate(
     train: Data,
     test: Data,
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    also: Sequence[tuple[Data, Data]] = (),
+    protocols: Sequence[str] = ("knn", "linear"),
     image_size: int | None = None,
+    pool: Pool = "pooled",
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
+    seeds: int = 1,
+    shares: Sequence[float] = SHARES,
+    labels: str | os.PathLike[str] | None = None,
+    keep: bool = True,
     out: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = _silent,
 ) -> list[Entry]:
@@ -54,131 +71,192 @@ def evaluate(
         encoder: what `lookalike.load` takes, or a loaded encoder.
         train: folder with one sub-folder per class, or a labelled Dataset.
         test: the same classes, other images.
+        also: further pairs of train and test, with classes of their own.
         protocols: of `PROTOCOLS`.
         image_size: pixels of the test crop; without it the size that the encoder was made for.
+        pool: what stands for an image, see `Pool`.
         batch_size: images per forward pass; it does not change the result.
         workers: processes that decode.
-        seed: of the linear probe's initial weights, order and held-out part, and of the intervals.
+        seed: of all that is drawn: initial weights, order and held-out part, few labels, and the intervals.
+        seeds: how often the linear probe is trained, from `seed` on.
+        shares: of each class's labels, for `semi`.
+        labels: text file of the images of `train` that keep their labels for `semi`, in the place of shares.
+        keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
         say: called with lines for the user.
 
     Raises:
         ValueError, FileNotFoundError: encoder, folders, classes or protocols that cannot be used.
     """
-    if unknown := [p for p in protocols if p not in PROTOCOLS]:
-        raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
+    _check_protocols(protocols, PROTOCOLS)
     path = None if out is None else Path(out)
-    if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
-        path = Folder(encoder).evaluation
+    folder = Folder(encoder) if isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder) else None
+    if path is None and folder is not None:
+        path = folder.evaluation
     if path is not None and path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
     _check(batch_size, image_size)
     model = opened(encoder)
-    first = open_source(train, channels=model.channels, labelled=True)
-    second = open_source(test, channels=model.channels, labelled=True, classes=first.classes)
-    assert first.classes is not None
-    if len(first.classes) < 2:
-        raise ValueError(
-            f"{train} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
-        )
-    if (
-        isinstance(train, str | os.PathLike)
-        and isinstance(test, str | os.PathLike)
-        and os.path.realpath(train) == os.path.realpath(test)
-    ):
-        say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
-    a = _features(model, first, "train", image_size, batch_size, workers, say)
-    b = _features(model, second, "test", image_size, batch_size, workers, say)
-    device = next(model.parameters()).device
-    made = made_at(image_size or model.image_size)
-    encoder_sha256, data_fingerprint = _sha256(encoder, model), fingerprint(first, second)
+    pairs = [_pair(a, b, model.channels, say) for a, b in ((train, test), *also)]
+    reader = Reader(encoder, model, image_size, pool, batch_size, workers, keep, say)
     entries = []
-    for protocol in protocols:
-        say(f"{protocol}: judging")
-        entry = judge(
-            protocol, a, b, len(first.classes), seed, device,
-            made=made, encoder_sha256=encoder_sha256, data_fingerprint=data_fingerprint,
-        )  # fmt: skip
-        entries.append(entry)
-        if path is not None:
-            record(path, [entry])
+    for number, (first, second) in enumerate(pairs):
+        names = [_named(data) for data in (train, test)] if not number else [_named(data) for data in also[number - 1]]
+        about = About(reader.made, reader.encoder_sha256, fingerprint(first, second), *names)
+        if len(pairs) > 1:
+            say(f"{names[0]}, {names[1]}:")
+        found: tuple[Features, Features] | None = None
+        for protocol in protocols:
+            if protocol in FROZEN and found is None:
+                found = reader.features(first, "train"), reader.features(second, "test")
+                for line in missing_classes(*found):
+                    say(f"WARNING: {line}")
+            say(f"{protocol}: judging")
+            if protocol in LABEL_FREE:
+                made = [_label_free(model, test if not number else also[number - 1][1], reader, seed, about, second)]
+            else:
+                assert found is not None
+                few = Few(tuple(shares)) if labels is None else _listed(labels, found[0])
+                classes, device = len(first.classes or ()), device_of(model)
+                made = judge(protocol, *found, classes, seed, device, about=about, seeds=seeds, few=few)
+            entries += made
+            if path is not None:
+                record(path, made)
+        if found is not None:
+            for line in _doubts(*found, [e for e in entries if e.data_fingerprint == about.data_fingerprint]):
+                say(f"WARNING: {line}")
     return entries
 
 
-def made_at(image_size: int) -> dict[str, object]:
-    """How `features` makes them at a size, as it stands in `Entry.settings`."""
-    return {"image_size": image_size, "crop": "256/224 centre", "features": "pooled"}
-
-
-def judge(
-    protocol: str,
-    train: Features,
-    test: Features,
-    num_classes: int | None,
-    seed: int,
-    device: torch.device | str | None,
+def evaluate_features(
+    train: str | os.PathLike[str],
+    test: str | os.PathLike[str] | None = None,
     *,
-    made: Mapping[str, object] | None = None,
-    encoder_sha256: str = "",
-    data_fingerprint: str = "",
-) -> Entry:
-    """Judges features by one of `PROTOCOLS`.
+    protocols: Sequence[str] = ("knn", "linear"),
+    seed: int = 0,
+    seeds: int = 1,
+    shares: Sequence[float] = SHARES,
+    labels: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = _silent,
+) -> list[Entry]:
+    """Judges saved embeddings with labels: files as `save_features` writes them, of any encoder.
 
-    Args:
-        protocol: "knn" or "linear".
-        train: labelled.
-        test: labelled.
-        num_classes: without it one more than the largest label.
-        seed: decides all that is random.
-        device: where to compute; without it the CPU, where features lie.
-        made: how the features were made, for the record: it joins the protocol's constants in `Entry.settings`.
-        encoder_sha256: what the features were made with, for the record.
-        data_fingerprint: what they were made from, for the record.
-
-    Raises:
-        ValueError: an unknown protocol, or features that have no labels or do not fit together.
+    Without `test` a class-balanced, seeded fifth of `train` is the test. The other arguments are those of `evaluate`.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"There is no protocol {protocol!r}. Choose from {', '.join(PROTOCOLS)}.")
-    if train.labels is None or test.labels is None:
-        which = "training" if train.labels is None else "test"
-        raise ValueError(f"The {which} images have no labels. Put each class into a folder of its own.")
-    began = time.perf_counter()
-    data = train.features, train.labels, test.features, test.labels
-    result: KNN | Linear
-    settings: dict[str, object]
-    history: list[dict[str, float]]
-    if protocol == "knn":
-        result = knn(*data, num_classes=num_classes, device=device)
-        settings = {
-            "k": result.k,
-            "temperature": result.temperature,
-            "also": [k for k in result.accuracies if k != result.k],
-        }
-        history = [{"k": k, "top1": top1, "top5": top5} for k, (top1, top5) in result.accuracies.items()]
-        classes = result.votes.shape[1]
+    _check_protocols(protocols, FROZEN)
+    first = load_features(train)
+    if first.labels is None:
+        raise ValueError(f"{train} holds no labels. Embed a folder with one sub-folder per class.")
+    if test is None:
+        first, second = _split(first, seed)
+        say(f"{train}: a fifth of each class, {len(second.features)} images, is the test; it is not trained on")
     else:
-        result = linear(*data, num_classes=num_classes, seed=seed, settings=DINOV2, device=device)
-        settings = dataclasses.asdict(DINOV2)
-        history = [{"lr": lr, "held_out": top1, "chosen": lr == result.lr} for lr, top1 in result.held_out.items()]
-        history += [{"step": step, "loss": loss} for step, loss in result.history]
-        classes = len(result.bias)
-    return Entry(
-        protocol=protocol,
-        top1=result.top1,
-        top5=result.top5,
-        interval=interval(result.top1, len(test.features), seed),
-        settings={**(made or {}), **settings},
-        train_images=len(train.features),
-        test_images=len(test.features),
-        classes=classes,
-        encoder_sha256=encoder_sha256,
-        data_fingerprint=data_fingerprint,
-        seed=seed,
-        seconds=round(time.perf_counter() - began, 3),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        history=history,
-    )
+        second = load_features(test)
+        if second.labels is None:
+            raise ValueError(f"{test} holds no labels. Embed a folder with one sub-folder per class.")
+        second = _renamed(second, first.classes, test)
+    for line in missing_classes(first, second):
+        say(f"WARNING: {line}")
+    digests = [encoders.file_sha256(Path(file)) for file in (train, test) if file is not None]
+    data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
+    few = Few(tuple(shares)) if labels is None else _listed(labels, first)
+    entries = []
+    for protocol in protocols:
+        say(f"{protocol}: judging")
+        made = judge(protocol, first, second, None, seed, None, about=about, seeds=seeds, few=few)
+        entries += made
+        if out is not None:
+            record(Path(out), made)
+    for line in _doubts(first, second, entries):
+        say(f"WARNING: {line}")
+    return entries
+
+
+class Reader:
+    """Features of one encoder's, computed once per set of images and kept in its run's folder, where it has one."""
+
+    def __init__(
+        self,
+        encoder: str | os.PathLike[str] | Backbone,
+        model: Backbone,
+        image_size: int | None,
+        pool: Pool,
+        batch_size: int,
+        workers: int,
+        keep: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        if pool not in get_args(Pool):
+            raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
+        self.model = model
+        self.size = image_size or model.image_size
+        model.check_size(self.size)
+        self.part = model if pool == "pooled" else _Part(model, pool)
+        self.made = made_at(self.size, pool)
+        self.batch_size, self.workers, self.say = batch_size, workers, say
+        self.encoder_sha256 = _sha256(encoder, model)
+        self.kept: Kept | None = None
+        if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
+            self.kept = Kept(Folder(encoder).features, self.encoder_sha256)
+
+    def features(self, source: Source, what: str) -> Features:
+        """The features of a source's images, which the lines call `what`."""
+        if self.kept is not None and (there := self.kept.find(source, self.made)) is not None:
+            self.say(f"{what}: features of {len(there.features)} images, computed before")
+            self._left_out(there)
+            return there
+        found = self._computed(source, what)
+        if self.kept is not None:
+            try:
+                self.kept.keep(source, self.made, found)
+            except OSError as error:
+                self.say(f"{what}: the features are not kept. {error}")
+        return found
+
+    def _computed(self, source: Source, what: str) -> Features:
+        began = shown = time.perf_counter()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            now = time.perf_counter()
+            if now - shown > 10 or done == total:
+                shown = now
+                rate = done / (now - began)
+                left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+                self.say(f"{what}: features of {done} of {total} images at {self.size} px, {rate:.0f} images/s{left}")
+
+        found = features(
+            self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,
+            batch_size=self.batch_size, workers=self.workers, progress=progress,
+        )  # fmt: skip
+        self._left_out(found)
+        return found
+
+    def _left_out(self, found: Features) -> None:
+        for name, reason in found.broken[:10]:
+            print(f"left out {name}: {reason}", file=sys.stderr)
+
+
+class _Part(nn.Module):
+    """An encoder whose feature is another part of what it computes."""
+
+    def __init__(self, model: Backbone, pool: Pool) -> None:
+        super().__init__()
+        self.model, self.pool = model, pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool == "last4":
+            return self.model.class_tokens(x, 4)
+        tokens = self.model.tokens(x)
+        average = tokens.patches.mean(1)
+        return average if self.pool == "average" else torch.cat([tokens.cls, average], 1)
+
+
+def made_at(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
+    """How `features` makes them at a size, as it stands in `Entry.settings`."""
+    return {"image_size": image_size, "crop": "256/224 centre", "features": pool}
 
 
 def embed(
@@ -187,27 +265,30 @@ def embed(
     *,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
+    pool: Pool = "pooled",
     batch_size: int = 256,
     workers: int = 0,
+    keep: bool = True,
     say: Callable[[str], None] = _silent,
 ) -> Features:
     """Computes one feature vector per image and, with `out`, writes them to .npz, .parquet or .csv with the names.
 
-    The arguments are those of `evaluate`; images that cannot be read are left out and listed in the result.
+    Where all images lie in class folders, or a Dataset has `targets`, labels are written, too. The arguments are those
+    of `evaluate`; images that cannot be read are left out and listed in the result.
     """
     if out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".csv"):
         raise ValueError(f"{out} must end in .npz, .parquet or .csv.")  # before the work, not after it
     _check(batch_size, image_size)
     model = opened(encoder)
-    source = open_source(data, channels=model.channels)
-    found = _features(model, source, "images", image_size, batch_size, workers, say)
+    source = open_maybe_labelled(data, model.channels)
+    found = Reader(encoder, model, image_size, pool, batch_size, workers, keep, say).features(source, "images")
     if out is not None:
         save_features(out, found)
     return found
 
 
 def label_free(
-    encoder: str | os.PathLike[str] | Backbone, data: Data, *, images: int = 1000, seed: int = 0
+    encoder: str | os.PathLike[str] | Backbone, data: Data, *, images: int = VIEWED, seed: int = 0
 ) -> dict[str, float]:
     """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
@@ -221,7 +302,8 @@ def label_free(
         seed: of the draw and of the views, which are SimCLR's at the encoder's size.
 
     Returns:
-        retrieval, alignment, uniformity, spread and effective_rank, as in `lookalike.evaluation.labelfree`.
+        retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and effective_rank (RankMe),
+        as in `lookalike.evaluation.labelfree`.
 
     Raises:
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
@@ -231,11 +313,10 @@ def label_free(
     count = min(images, len(source))
     if count < 2:
         raise ValueError(f"{count} image cannot be told apart from others. Give at least 2, better 1,000.")
-    size, device = model.image_size, next(model.parameters()).device
+    size, device = model.image_size, device_of(model)
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
     views = SimCLR.fit_to(paper, count, size).views
-    group = min(count, 100)
-    count -= count % group  # the loader makes whole batches only
+    count, group = _whole_groups(count), min(count, 100)
     places = permutation(len(source), seed, "label-free")[:count].tolist()
     made: list[list[torch.Tensor]] = [[], []]
     for batch in Loader(Subset(source, places), group, seed, decode_size=2 * size, max_broken=1.0):
@@ -246,9 +327,14 @@ def label_free(
                 side.append(model(x).float().cpu())
     a, b = (torch.cat(side) for side in made)
     return {
-        "retrieval": retrieval(a, b), "alignment": alignment(a, b), "uniformity": uniformity(a), "spread": spread(a),
-        "effective_rank": effective_rank(a),
+        "retrieval": retrieval(a, b), "retrieval_of_5": retrieval(a, b, 5), "alignment": alignment(a, b),
+        "uniformity": uniformity(a), "spread": spread(a), "effective_rank": effective_rank(a),
     }  # fmt: skip
+
+
+def _whole_groups(images: int) -> int:
+    """How many of so many images are viewed: the loader makes whole batches only."""
+    return images - images % min(images, 100)
 
 
 def _check(batch_size: int, image_size: int | None) -> None:
@@ -269,25 +355,95 @@ def opened(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _features(
-    model: Backbone, source: Source, what: str, image_size: int | None, batch_size: int, workers: int,
-    say: Callable[[str], None],
-) -> Features:  # fmt: skip
-    size = image_size or model.image_size
-    model.check_size(size)
-    began = shown = time.perf_counter()
+def _check_protocols(asked: Sequence[str], known: Sequence[str] | dict[str, str]) -> None:
+    if not asked:
+        raise ValueError(f"No protocol was asked for. Choose from {', '.join(known)}.")
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"There is no protocol {name!r} here. Choose from {', '.join(known)}.")
 
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > 10 or done == total:
-            shown = now
-            say(f"{what}: features of {done} of {total} images at {size} px, {done / (now - began):.0f} images/s")
 
-    found = features(
-        model, source, image_size=size, mean=model.mean, std=model.std, batch_size=batch_size, workers=workers,
-        progress=progress,
-    )  # fmt: skip
-    for name, reason in found.broken[:10]:
-        print(f"left out {name}: {reason}", file=sys.stderr)
-    return found
+def _pair(train: Data, test: Data, channels: int, say: Callable[[str], None]) -> tuple[Source, Source]:
+    """The labelled images of a pair, with the classes of the first."""
+    first = open_source(train, channels=channels, labelled=True)
+    second = open_source(test, channels=channels, labelled=True, classes=first.classes)
+    assert first.classes is not None
+    if len(first.classes) < 2:
+        raise ValueError(
+            f"{train} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
+        )
+    if (
+        isinstance(train, str | os.PathLike)
+        and isinstance(test, str | os.PathLike)
+        and os.path.realpath(train) == os.path.realpath(test)
+    ):
+        say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
+    return first, second
+
+
+def _named(data: Data) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
+
+
+def _listed(labels: str | os.PathLike[str], train: Features) -> Few:
+    return Few(rows=listed(labels, train.names), sha256=encoders.file_sha256(Path(labels)))
+
+
+def _doubts(train: Features, test: Features, entries: Sequence[Entry]) -> list[str]:
+    """What is wrong with the labels, as far as the first classifier tells."""
+    judged = next((e for e in entries if e.confusion), None)
+    if judged is None:
+        return []
+    lines = swapped(judged.confusion, judged.class_names), shuffled(train, test, judged.top1)
+    return [line for line in lines if line][:1]
+
+
+def _split(found: Features, seed: int) -> tuple[Features, Features]:
+    """Four fifths and a fifth of each class's images."""
+    assert found.labels is not None
+    test = hold_out(found.labels, 0.2, seed)
+
+    def part(rows: Tensor) -> Features:
+        assert found.labels is not None
+        places = rows.nonzero()[:, 0]
+        names = [found.names[i] for i in places.tolist()]
+        return dataclasses.replace(
+            found, features=found.features[places], labels=found.labels[places], names=names, index=found.index[places]
+        )
+
+    return part(~test), part(test)
+
+
+def _renamed(test: Features, classes: tuple[str, ...] | None, file: str | os.PathLike[str]) -> Features:
+    """Labels of a file as places in the class names of another."""
+    if classes is None or test.classes is None or classes == test.classes:
+        return test
+    assert test.labels is not None
+    if strange := sorted({test.classes[i] for i in test.labels.tolist()} - set(classes)):
+        raise ValueError(f"{file} has the class {strange[0]!r}, which the training features do not have.")
+    place = torch.tensor([classes.index(name) if name in classes else -1 for name in test.classes])
+    return dataclasses.replace(test, labels=place[test.labels], classes=classes)
+
+
+def _label_free(model: Backbone, data: Data, reader: Reader, seed: int, about: About, source: Source) -> Entry:
+    began = time.perf_counter()
+    found, used = label_free(model, data, seed=seed), _whole_groups(min(VIEWED, len(source)))
+    return Entry(
+        protocol="label-free",
+        top1=found["retrieval"],
+        top5=found["retrieval_of_5"],
+        interval=interval(found["retrieval"], used, seed),
+        settings={"image_size": model.image_size, "views": "SimCLR's, two of each image"},
+        train_images=0,
+        test_images=used,
+        classes=0,
+        encoder_sha256=reader.encoder_sha256,
+        data_fingerprint=about.data_fingerprint,
+        seed=seed,
+        seconds=round(time.perf_counter() - began, 3),
+        date=now(),
+        history=[],
+        train=about.train,
+        test=about.test,
+        measures=found,
+    )

@@ -5,12 +5,14 @@ https://arxiv.org/abs/2104.14294; the numbers are those of the official `eval_kn
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .features import count_classes
+from .neighbours import BLOCK, nearest
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,17 @@ def knn(
     k: int = 20,
     temperature: float = 0.07,
     num_classes: int | None = None,
-    block: int = 8192,
+    block: int = BLOCK,
     device: torch.device | str | None = None,
     *,
     also: tuple[int, ...] = (10, 100, 200),
+    progress: Callable[[int, int], None] | None = None,
 ) -> KNN:
     """Lets the k training images of highest cosine similarity vote for their class, with exp(cosine / temperature).
 
     One search serves `k` and every k in `also`. Training and test images are taken in blocks, so beside the features
-    and the votes it needs memory for block x block similarities only. Among training images that are exactly equally
-    near, which ones count is left open.
+    and the votes it needs no memory that grows with them (see `nearest`). Among training images that are exactly
+    equally near, which ones count is left open.
 
     Args:
         train_features: (N, D), raw: they are L2-normalised here, in float32, or in float64 where either side is.
@@ -59,9 +62,10 @@ def knn(
         k: neighbours that vote; all of them where there are fewer training images.
         temperature: divides the similarities.
         num_classes: without it one more than the largest label.
-        block: images of either side that are compared at once.
+        block: images of either side that are compared at once, at most.
         device: where to compute; without it where the training features are.
         also: other k whose accuracies are reported too.
+        progress: called with the number of test images that are done and of all, after each block.
 
     Raises:
         ValueError: shapes, labels or settings do not fit together, or a feature is not finite.
@@ -80,8 +84,8 @@ def knn(
     with torch.autocast(device.type, enabled=False):
         for start in range(0, len(test_features), block):
             rows = slice(start, start + block)
-            queries = _normalise(test_features[rows].to(device, dtype))
-            similarity, neighbour = _nearest(queries, train_features, ks[-1], block)  # (B, k)
+            queries = test_features[rows].to(device, dtype)
+            similarity, neighbour = nearest(queries, train_features, ks[-1], block)  # (B, k)
             weight = (similarity / temperature).exp()
             voted = train_labels.to(device, torch.int64)[neighbour]
             own = test_labels[rows].to(device, torch.int64)
@@ -91,6 +95,8 @@ def knn(
                 ranks[n].append(rank(tally, own).cpu())
                 if n == k:
                     votes[rows] = tally.cpu()
+            if progress is not None:
+                progress(min(start + block, len(test_features)), len(test_features))
     accuracies = {n: (share_below(torch.cat(r), 1), share_below(torch.cat(r), min(5, n))) for n, r in ranks.items()}
     return KNN(k, temperature, votes, votes.argmax(1), *accuracies[k], accuracies)
 
@@ -109,32 +115,3 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
 def share_below(ranks: Tensor, n: int) -> float:
     """The share of ranks below n: the top-n accuracy, in [0, 1]."""
     return (ranks < n).double().mean().item()
-
-
-def _normalise(features: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    if not length.isfinite().all():
-        raise ValueError(
-            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
-        )
-    return features / length.clamp_min(1e-12)
-
-
-@torch.no_grad()
-def nearest(queries: Tensor, bank: Tensor, k: int, block: int = 8192) -> tuple[Tensor, Tensor]:
-    """The k rows of `bank` (N, D) nearest by cosine to each of `queries` (M, D): cosines and places, (M, min(k, N))."""
-    found = [_nearest(_normalise(part), bank, k, block) for part in torch.split(queries, block)]
-    return torch.cat([cosines for cosines, _ in found]), torch.cat([places for _, places in found])
-
-
-def _nearest(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """The k rows of `bank` nearest to each query, nearest first: similarities and places, both (B, min(k, N))."""
-    best = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(bank), block):
-        part = _normalise(bank[start : start + block].to(queries))
-        near, at = (queries @ part.T).topk(min(k, len(part)))
-        best, places = torch.cat([best, near], 1), torch.cat([places, at + start], 1)
-        best, order = best.topk(min(k, best.shape[1]))
-        places = places.gather(1, order)
-    return best, places

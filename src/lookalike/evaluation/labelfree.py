@@ -75,14 +75,15 @@ def recognition(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
-def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
-    """Share of views whose nearest (by cosine) among all images' other views is their own image's; 0 to 1.
+def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> float:
+    """Share of views that have their own image's other view among the k nearest (by cosine) of all images'; 0 to 1.
 
     Of the scores that were tried it ranks encoders most as k-NN does (`benchmarks/choosing.py`, docs/results.md).
     """
     similarity = F.normalize(_exact(a), dim=-1) @ F.normalize(_exact(b), dim=-1).T
-    own = torch.arange(len(a), device=a.device)
-    return float(torch.stack([similarity.argmax(1) == own, similarity.argmax(0) == own]).double().mean())
+    own = torch.arange(len(a), device=a.device)[:, None]
+    found = [(s.topk(min(k, len(a)), 1).indices == own).any(1) for s in (similarity, similarity.T)]
+    return float(torch.stack(found).double().mean())
 
 
 @torch.no_grad()

@@ -133,18 +133,6 @@ def linear(
     )
 
 
-def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
-
-    Drawing the images again with replacement is drawing their number of hits from a binomial distribution.
-    """
-    generator = torch.Generator().manual_seed(key_of(seed, "interval"))
-    count = torch.full((10_000,), images, dtype=torch.float64)
-    hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
-    low, high = (hits / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """Computes with so many threads: over small products they wait for each other longer than they compute."""

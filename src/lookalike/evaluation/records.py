@@ -3,8 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..runs import write_json
 
@@ -16,10 +17,11 @@ class Entry:
     format: int = 1
     protocol: str
     top1: float
-    """Share of the test images, in [0, 1]."""
+    """Share of the test images, in [0, 1]; with several draws or seeds the mean over them. Of `retrieval` recall@1, of
+    `label-free` the share of views whose nearest view is their own image's."""
     top5: float
     interval: tuple[float, float]
-    """95 % bootstrap interval of `top1` over the test images."""
+    """95 % bootstrap interval of `top1` over the test images, and over draws or seeds where there are several."""
     settings: dict[str, object]
     """How the features were made, and the protocol's constants."""
     train_images: int
@@ -34,7 +36,47 @@ class Entry:
     """When it ended, ISO 8601, UTC."""
     history: list[dict[str, float]]
     """How it came about. knn: `k`, `top1` and `top5`, for each k. linear: `lr`, its accuracy `held_out` and whether it
-    was `chosen`, for each learning rate, then `step` and `loss` of the final training."""
+    was `chosen`, for each learning rate, then `step` and `loss` of the final training. logistic: `c`, `held_out` and
+    `chosen`. retrieval: `k` and `recall`."""
+    train: str = ""
+    """Where the training images are from, in words."""
+    test: str = ""
+    class_names: list[str] = field(default_factory=list)
+    per_class: list[float | None] = field(default_factory=list)
+    """Top-1 of each class; None where it has no test image."""
+    confusion: list[list[int]] = field(default_factory=list)
+    """[class, predicted, count] where the count is above 0; over all draws or seeds together."""
+    calibration: dict[str, Any] | None = None
+    """`ece`, the expected calibration error, and `bins` of [mean confidence, accuracy, count]."""
+    accuracies: list[float] = field(default_factory=list)
+    """`top1` of each draw or seed; empty where there is one."""
+    deviation: float | None = None
+    """Their standard deviation."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """Further figures by name, such as `map` of retrieval."""
+
+    def line(self) -> str:
+        """What it came to, for the console."""
+        images = f"{self.train_images} train and {self.test_images} test images"
+        of = f"{self.classes} classes, {images}, {self.seconds:.1f} s"
+        low, high = self.interval
+        name = self.protocol
+        if self.protocol == "semi":
+            share = self.settings.get("share")
+            name += f" {share:.3g}" if isinstance(share, float) else " list"
+        first = "recall@1" if self.protocol in ("retrieval", "label-free") else "top-1"
+        spread = f" ± {self.deviation:.2%}" if self.deviation is not None else ""
+        figures = [f"{first} {self.top1:.2%}{spread} (95 % interval {low:.2%} to {high:.2%})"]
+        figures.append(f"{first.replace('1', '5')} {self.top5:.2%}")
+        if self.protocol == "label-free":
+            of = f"{self.test_images} images, each in two views, {self.seconds:.1f} s"
+            more = {k: v for k, v in self.measures.items() if not k.startswith("retrieval")}
+        else:
+            more = self.measures
+        figures += [f"{key.replace('_', ' ')} {value:.3f}" for key, value in more.items()]
+        if self.calibration is not None:
+            figures.append(f"calibration error {self.calibration['ece']:.1%}")
+        return f"{name:<10} {'  '.join(figures)}  {of}"
 
 
 def record(path: Path, entries: Iterable[Entry]) -> None:

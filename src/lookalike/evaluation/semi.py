@@ -6,7 +6,10 @@ fine-tune; here a logistic regression is fitted to the frozen features, which ne
 """
 
 import math
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +18,15 @@ from torch import Tensor
 
 from ..random import permutation
 from .features import count_classes
+from .logistic import regress
+from .measures import Measures, measures
 
 INVERSE_PENALTY = 10.0
 """scikit-learn's C, on features of unit length."""
+SHARES = 0.01, 0.1
+"""Of each class's labels, that the tables of the papers have."""
+DRAWS = 10
+"""How often the labelled images are drawn."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class FewLabels:
     """Labelled images per draw."""
     accuracies: tuple[float, ...]
     """Top-1 on all test images, one per draw, in [0, 1]."""
+    measured: tuple[Measures, ...] = field(default=(), compare=False, repr=False)
+    """All that was measured, one per draw."""
 
     @property
     def mean(self) -> float:
@@ -45,11 +56,13 @@ def few_labels(
     test_features: Tensor,
     test_labels: Tensor,
     *,
-    share: float,
-    draws: int = 10,
+    share: float | None = None,
+    rows: Tensor | None = None,
+    num_classes: int | None = None,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> FewLabels:
-    """Fits a logistic regression (L-BFGS) to a share of each class's images, several times.
+    """Fits a logistic regression (L-BFGS) to a share of each class's images, several times, or to stated ones, once.
 
     Args:
         train_features: (N, D), raw: they are L2-normalised here.
@@ -57,27 +70,61 @@ def few_labels(
         test_features: (M, D), raw.
         test_labels: (M,) integers 0 .. classes - 1.
         share: of the images of each class that keep their labels, in (0, 1]; at least one per class does.
-        draws: how often they are drawn.
+        rows: places (L,) of the images that keep their labels, in the place of a share.
+        num_classes: without it one more than the largest label.
+        draws: how often they are drawn; stated rows are used once.
         seed: decides which ones.
 
     Raises:
-        ValueError: shapes or labels do not fit together, or the share is none.
+        ValueError: shapes or labels do not fit together, the share is none, or both or none of share and rows is given.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    count_classes(train_features, train_labels, test_features, test_labels, None)
-    if not 0 < share <= 1 or draws < 1:
+    classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
+    if (share is None) == (rows is None):
+        raise ValueError("Give either the share of the labels or the rows that keep theirs.")
+    if share is not None and (not 0 < share <= 1 or draws < 1):
         raise ValueError(f"share is {share} and draws {draws}; give a share above 0, up to 1, and at least 1 draw.")
     x, test = (F.normalize(f.double(), dim=1).numpy() for f in (train_features, test_features))
-    y, truth = train_labels.numpy(), test_labels.numpy()
-    members = [torch.from_numpy(np.flatnonzero(y == c)) for c in np.unique(y)]
-    accuracies = []
-    for draw in range(draws):
-        kept = [
-            group[permutation(len(group), seed, "few", draw, c)[: max(1, round(share * len(group)))]]
-            for c, group in enumerate(members)
-        ]
-        rows = torch.cat(kept).numpy()
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(x[rows], y[rows])
-        accuracies.append(float((model.predict(test) == truth).mean()))
-    return FewLabels(len(rows), tuple(accuracies))
+    y = train_labels.numpy()
+    found, few = [], np.empty(0)
+    for draw in range(1 if rows is not None else draws):
+        few = (rows if rows is not None else drawn(train_labels, share or 0, seed, draw)).numpy()
+        shares = regress(x[few], y[few], test, classes, INVERSE_PENALTY)
+        found.append(measures(torch.from_numpy(shares), test_labels))
+    return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
+
+
+def drawn(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
+    """The places of a share of each class's images, one at least: labels (N,) -> (L,) int64, class after class."""
+    kept = []
+    for number, name in enumerate(sorted(set(labels.tolist()))):
+        group = (labels == name).nonzero()[:, 0]
+        kept.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
+    return torch.cat(kept)
+
+
+def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
+    """The places of the images that a text file names, one per line, as the published lists of ImageNet do.
+
+    A line is a name as in `names`, or its last part (`n01440764_10026.JPEG`).
+
+    Raises:
+        ValueError, FileNotFoundError: a line names no image, or more than one; the file is not there or empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        for key in {name, name.rpartition("/")[2]}:
+            places.setdefault(key, []).append(place)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for line in filter(None, lines):
+        here = places.get(line, places.get(line.rpartition("/")[2], []))
+        if len(here) != 1:
+            what = f"{len(here)} images" if here else "no image"
+            raise ValueError(f"{path}: {line!r} names {what} of TRAIN, such as {names[0]!r}. It must name one.")
+        found.append(here[0])
+    if not found:
+        raise ValueError(f"{path} names no image. Give the name of a labelled image per line.")
+    return torch.tensor(sorted(set(found)))

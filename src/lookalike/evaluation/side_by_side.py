@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..backbones import Backbone
 from .features import evaluating
 from .judging import Data, evaluate
-from .knn import nearest
+from .neighbours import others
 
 NEIGHBOURS = 10
 """Nearest neighbours of an image that two encoders are compared by."""
@@ -168,12 +168,5 @@ def overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
     if len(a) < 2:
         return 1.0
     k = min(k, len(a) - 1)
-    both = [_others(x, k) for x in (a, b)]  # (N, k) each
+    both = [others(x, torch.arange(len(x), device=x.device), k)[1] for x in (a, b)]  # (N, k) each
     return float((both[0][:, :, None] == both[1][:, None]).any(2).double().mean())
-
-
-def _others(x: Tensor, k: int) -> Tensor:
-    """The places (N, k) of the k rows nearest to each row of x, itself left out."""
-    _, places = nearest(x, x, k + 1)
-    other = places != torch.arange(len(x), device=places.device)[:, None]
-    return places[other & (other.cumsum(1) <= k)].view(len(x), k)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .dino import DINO as DINO
     from .dinov2 import DINOv2 as DINOv2
     from .distill import Distill as Distill
+    from .finetune import FineTune as FineTune
     from .ibot import IBOT as IBOT
     from .lejepa import LeJEPA as LeJEPA
     from .moco_v2 import MoCoV2 as MoCoV2
@@ -52,6 +53,7 @@ METHODS: dict[str, Entry] = {
     "ibot": Entry("lookalike.methods.ibot", "IBOT", "DINO, and telling hidden patches, for ViTs (Zhou 2022)"),
     "dinov2": Entry("lookalike.methods.dinov2", "DINOv2", "DINO, iBOT and KoLeo, for ViTs (Oquab 2024)"),
     "distill": Entry("lookalike.methods.distill", "Distill", "learn from a frozen, pretrained teacher", "distill"),
+    "finetune": Entry("lookalike.methods.finetune", "FineTune", "learn classes from labels (MAE's recipe)", "finetune"),
 }
 
 SELF_SUPERVISED = tuple(name for name, entry in METHODS.items() if entry.verb == "pretrain")

@@ -1,0 +1,65 @@
+"""The k largest similarities of many, found in one pass over each block, compiled for a CPU.
+
+Each query keeps its k best in a heap with the least of them on top. Once a few blocks are through, hardly any
+similarity exceeds it, and a block costs no more than reading it.
+"""
+
+import numpy as np
+
+from ..compiling import compiled
+
+_STEP = 64
+"""Similarities that are compared with the least of the best at once."""
+_LONGEST = np.finfo(np.float32).max
+_SHORTEST = 1e-12
+"""A shorter vector has no direction: it is similar to nothing."""
+
+
+@compiled
+def invert_lengths(rows, inverse):  # type: ignore[no-untyped-def]
+    """`inverse` (B,): 1 / length of each of `rows` (B, D). Whether all are finite."""
+    for i in range(len(rows)):
+        row, total = rows[i], 0.0
+        for d in range(len(row)):
+            total += np.float64(row[d]) * row[d]
+        length = np.sqrt(total)
+        if not length <= _LONGEST:
+            return False
+        inverse[i] = 1 / max(length, _SHORTEST)
+    return True
+
+
+@compiled
+def keep_largest(products, inverse, start, best, places):  # type: ignore[no-untyped-def]
+    """Puts the values of products (Q, B) times inverse (B,) that are among the largest so far into the heaps.
+
+    `best` (Q, k) holds the heaps, `places` (Q, k) where their values were found: the first column is `start`.
+    """
+    k, columns = best.shape[1], products.shape[1]
+    for q in range(len(products)):
+        heap, place = best[q], places[q]
+        for low in range(0, columns, _STEP):
+            values, factors = products[q, low : low + _STEP], inverse[low : low + _STEP]
+            least, larger = heap[0], np.int32(0)
+            for j in range(len(values)):
+                larger += np.int32(values[j] * factors[j] > least)
+            if larger == 0:
+                continue
+            for j in range(len(values)):
+                value = values[j] * factors[j]
+                if value > heap[0]:
+                    _replace_least(heap, place, k, value, start + low + j)
+
+
+@compiled
+def _replace_least(heap, place, k, value, at):  # type: ignore[no-untyped-def]
+    """The new value goes down from the top; smaller ones come up."""
+    here, child = 0, 1
+    while child < k:
+        if child + 1 < k and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[here], place[here] = heap[child], place[child]
+        here, child = child, 2 * child + 1
+    heap[here], place[here] = value, at

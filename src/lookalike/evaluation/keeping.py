@@ -1,0 +1,80 @@
+"""Features that were computed once, kept in a run's folder until its encoder changes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..data import Source
+from ..runs import atomic
+from .features import Features
+
+
+class Kept:
+    """A folder of features. A file is known again by what it was made with and the version of the images' files."""
+
+    def __init__(self, folder: Path, encoder_sha256: str) -> None:
+        self.folder = folder
+        self.encoder_sha256 = encoder_sha256
+
+    def find(self, source: Source, made: Mapping[str, object]) -> Features | None:
+        """The features of a source that were kept; None where there are none, or the file is damaged.
+
+        `made` is how they are made, as in `Entry.settings`.
+        """
+        about = self._about(source, made)
+        if about is None:
+            return None
+        path = self._path(about)
+        try:
+            with safe_open(path, "pt") as file:
+                head = file.metadata() or {}
+                values, index = file.get_tensor("features"), file.get_tensor("index")
+        except (OSError, SafetensorError):
+            return None
+        if head.get("about") != about or len(values) != len(index) or (len(index) and int(index.max()) >= len(source)):
+            return None
+        broken = [(str(name), str(reason)) for name, reason in json.loads(head["broken"])]
+        labels = None if source.labels is None else source.labels[index]
+        return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
+
+    def keep(self, source: Source, made: Mapping[str, object], found: Features) -> Path | None:
+        """Writes features, and removes those of other encoders. None where the images are no files to be known by.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        about = self._about(source, made)
+        if about is None:
+            return None
+        path = self._path(about)
+        head = {"about": about, "broken": json.dumps(found.broken), "encoder": self.encoder_sha256}
+        with atomic(path) as temporary:
+            save_file({"features": found.features.contiguous(), "index": found.index}, temporary, metadata=head)
+        for other in self.folder.glob("*.safetensors"):
+            if other != path and self._encoder_of(other) != self.encoder_sha256:
+                other.unlink(missing_ok=True)
+        return path
+
+    def _about(self, source: Source, made: Mapping[str, object]) -> str | None:
+        try:
+            version = source.version()
+        except ValueError:
+            return None
+        content = {"encoder": self.encoder_sha256, "images": version, "channels": source.channels, "made": dict(made)}
+        return json.dumps(content | {"dtype": str(torch.float32)}, sort_keys=True)
+
+    def _path(self, about: str) -> Path:
+        return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+
+    @staticmethod
+    def _encoder_of(path: Path) -> str | None:
+        try:
+            with safe_open(path, "pt") as file:
+                return (file.metadata() or {}).get("encoder")
+        except (OSError, SafetensorError):
+            return None

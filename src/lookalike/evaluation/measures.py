@@ -1,0 +1,128 @@
+"""What a classifier's shares say beside its accuracy: hits per class, confusions, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..random import key_of
+from .knn import rank, share_below
+
+BINS = 15
+"""Of confidence, equally wide; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How well each image's own class is ranked. M images, C classes."""
+
+    top1: float
+    """In [0, 1]."""
+    top5: float
+    per_class: list[float | None]
+    """Top-1 of each class's images; None where there are none."""
+    confusion: list[list[int]]
+    """[class, predicted, count] where the count is above 0, sorted."""
+    ece: float
+    """Expected calibration error: the mean distance of confidence and accuracy over the bins, in [0, 1]."""
+    bins: list[list[float]]
+    """[mean confidence, accuracy, count] of each bin that has images, from low to high confidence."""
+
+
+def measures(shares: Tensor, labels: Tensor) -> Measures:
+    """Measures a classifier by its shares per class (M, C), which sum to 1 per row, and labels (M,).
+
+    Of equal shares the lower class counts as predicted. Rows that are not finite are wrong, of confidence 1, and stand
+    in no confusion.
+
+    Raises:
+        ValueError: shapes do not fit together, or a label is none of the classes.
+    """
+    if shares.ndim != 2 or labels.shape != shares.shape[:1] or not len(shares):
+        raise ValueError(f"Shares are {tuple(shares.shape)} and labels {tuple(labels.shape)}; expected (M, C), (M,).")
+    classes = shares.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"Labels go from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}.")
+    ranks = rank(shares, labels)
+    right = ranks == 0
+    finite = shares.isfinite().all(1)
+    best = shares.nan_to_num(-1.0).max(1)
+    predicted = torch.where(right, labels, best.indices)
+    counts = labels.bincount(minlength=classes).tolist()
+    hits = labels[right].bincount(minlength=classes).tolist()
+    pairs, times = torch.unique((labels * classes + predicted)[finite], return_counts=True)
+    confidence = torch.where(finite, best.values, 1.0).double().clamp(0, 1)
+    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # bins are open below, closed above
+    bins = []
+    for n in sorted(set(place.tolist())):
+        own = place == n
+        bins.append([float(confidence[own].mean()), float(right[own].double().mean()), float(own.sum())])
+    return Measures(
+        top1=share_below(ranks, 1),
+        top5=share_below(ranks, 5),
+        per_class=[hit / count if count else None for hit, count in zip(hits, counts)],
+        confusion=[[p // classes, p % classes, n] for p, n in zip(pairs.tolist(), times.tolist())],
+        ece=sum(abs(c - a) * n for c, a, n in bins) / len(labels),
+        bins=bins,
+    )
+
+
+def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
+
+    Drawing the images again with replacement is drawing their number of hits from a binomial distribution.
+    """
+    generator = torch.Generator().manual_seed(key_of(seed, "interval"))
+    count = torch.full((RESAMPLES,), images, dtype=torch.float64)
+    hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
+    low, high = (hits / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of accuracies, in [0, 1], of trainings that differ in their draws: (low, high).
+
+    Trainings and test images are drawn again with replacement, so that it covers both. A single one has the interval
+    of its test images alone.
+    """
+    if len(accuracies) < 2:
+        return interval(accuracies[0], images, seed)
+    random = np.random.default_rng(key_of(seed, "draws") % 2**64)
+    again = random.choice(np.asarray(accuracies), (RESAMPLES, len(accuracies)))
+    # few draws that are drawn again vary too little, by (n - 1) / n
+    mean = float(np.mean(accuracies))
+    means = mean + (again.mean(1) - mean) * (len(accuracies) / (len(accuracies) - 1)) ** 0.5
+    noise = random.binomial(images, mean, RESAMPLES) / images - mean
+    low, high = np.clip(np.quantile(means + noise, [0.025, 0.975]), 0, 1).tolist()
+    return low, high
+
+
+def pooled(found: Sequence[Measures]) -> Measures:
+    """Several trainings on the same test images as one: shares are their means, counts their sums."""
+    if len(found) == 1:
+        return found[0]
+    per_class: list[float | None] = []
+    for values in zip(*(m.per_class for m in found)):
+        there = [v for v in values if v is not None]
+        per_class.append(float(np.mean(there)) if there else None)
+    counts: dict[tuple[int, int], int] = {}
+    for true, predicted, count in (row for m in found for row in m.confusion):
+        counts[true, predicted] = counts.get((true, predicted), 0) + count
+    rows = [row for m in found for row in m.bins]
+    places = [min(BINS, max(1, int(np.ceil(row[0] * BINS - 1e-9)))) for row in rows]
+    bins = []
+    for place in sorted(set(places)):
+        own = np.array([row for row, p in zip(rows, places) if p == place])
+        confidence, accuracy = np.average(own[:, :2], axis=0, weights=own[:, 2]).tolist()
+        bins.append([confidence, accuracy, float(own[:, 2].sum())])
+    return Measures(
+        top1=float(np.mean([m.top1 for m in found])),
+        top5=float(np.mean([m.top5 for m in found])),
+        per_class=per_class,
+        confusion=[[*pair, counts[pair]] for pair in sorted(counts)],
+        ece=float(np.mean([m.ece for m in found])),
+        bins=bins,
+    )

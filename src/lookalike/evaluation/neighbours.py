@@ -1,0 +1,159 @@
+"""The nearest rows of a bank of features by cosine: exact, in blocks, on any device.
+
+On a CPU each thread multiplies some queries with the bank, block by block, and keeps the k largest similarities of each
+(`heaps`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
+divided by after the product. Elsewhere, and without Numba, torch does the same with `topk`.
+"""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from threading import Event
+from typing import Literal
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+ENGINE: Literal["compiled", "torch"] = "compiled" if find_spec("numba") else "torch"
+"""How a CPU searches banks of several blocks in float32."""
+QUERIES, ROWS = 1024, 4096
+"""Queries of one thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
+BLOCK = 8192
+"""Queries that are in the search, and rows of the bank that torch compares with them, at once."""
+
+
+@torch.no_grad()
+def nearest(
+    queries: Tensor, bank: Tensor, k: int, block: int = BLOCK, progress: Callable[[int, int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k rows of a bank that are nearest by cosine to each query, nearest first.
+
+    Beside the features and the result it takes, whatever N and M: `block` normalised queries with their k best; on a
+    CPU, for each thread, 1,024 x 4,096 similarities and a block of the bank where it is not float32 yet; by torch
+    block x block similarities and a block of the bank, normalised. Among rows that are exactly equally near, which ones
+    count is left open.
+
+    Args:
+        queries: (M, D), raw; the search runs on their device, in float32, or in float64 where either side is.
+        bank: (N, D), raw, on any device. It is never copied as a whole.
+        k: how many are wanted; all of them where there are fewer.
+        block: queries and rows of the bank that are compared at once, at most.
+        progress: called with the number of queries that are done and of all, after each block.
+
+    Returns:
+        Cosines, and places in the bank (int64), both (M, min(k, N)), on the queries' device.
+
+    Raises:
+        ValueError: shapes or settings do not fit together, or a feature is not finite.
+    """
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise ValueError(
+            f"The queries are {tuple(queries.shape)} and the bank is {tuple(bank.shape)}; expected (M, D) and (N, D). "
+            "Take features of the same encoder."
+        )
+    if min(k, block) < 1:
+        raise ValueError(f"k is {k} and block {block}; each must be at least 1.")
+    k, dtype = min(k, len(bank)), torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
+    on_cpu = queries.device.type == bank.device.type == "cpu"
+    several = len(bank) > min(block, ROWS)  # of a single block topk takes the best at once
+    search = _compiled if ENGINE == "compiled" and on_cpu and dtype == torch.float32 and several else _by_torch
+    cosines = torch.empty(len(queries), k, dtype=dtype, device=queries.device)
+    places = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(queries), block):
+        rows = slice(start, start + block)
+        part, finite = _unit(queries[rows].to(dtype))
+        if not finite:
+            raise _not_finite()
+        cosines[rows], places[rows] = search(part, bank.detach(), k, block)
+        if progress is not None:
+            progress(min(start + block, len(queries)), len(queries))
+    return cosines, places
+
+
+def others(features: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k rows of features (N, D) nearest to some of them, `rows` (Q,), which are left out themselves.
+
+    Returns cosines and places, nearest first, both (Q, min(k, N - 1)).
+    """
+    k = min(k, len(features) - 1)
+    cosines, places = nearest(features[rows], features, k + 1)
+    other = places != rows[:, None]
+    other &= other.cumsum(1) <= k  # beside k + 1 copies of it a row may not be among its own nearest
+    return cosines[other].view(len(rows), k), places[other].view(len(rows), k)
+
+
+def _unit(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of length 1, and whether all are finite (on the same device, so that nobody waits for it)."""
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / length.clamp_min(1e-12), length.isfinite().all()
+
+
+def _not_finite() -> ValueError:
+    return ValueError(
+        "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+    )
+
+
+def _by_torch(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """Similarities and places, both (B, k), of the nearest to queries (B, D) of length 1."""
+    best = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    finite = torch.ones((), dtype=torch.bool, device=queries.device)
+    with torch.autocast(queries.device.type, enabled=False):
+        for start in range(0, len(bank), block):
+            part = bank[start : start + block]
+            if queries.is_cuda and not part.is_cuda:
+                part = part.pin_memory()  # the copy goes on while the block before is multiplied
+            part, good = _unit(part.to(queries, non_blocking=True))
+            finite &= good
+            near, at = (queries @ part.T).topk(min(k, len(part)))
+            best, places = torch.cat([best, near], 1), torch.cat([places, at + start], 1)
+            best, order = best.topk(min(k, best.shape[1]))
+            places = places.gather(1, order)
+    if not finite:
+        raise _not_finite()
+    return best, places
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """Looking for the libraries takes some milliseconds."""
+    return ThreadpoolController()
+
+
+def _compiled(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
+    """As `_by_torch`, in float32 on a CPU."""
+    threads = torch.get_num_threads()
+    parts = torch.split(queries, min(QUERIES, -(-len(queries) // threads)))
+    stop = Event()
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads, "lookalike-neighbours") as pool:
+        try:
+            found = list(pool.map(lambda part: _search(part.numpy(), bank, k, min(block, ROWS), stop), parts))
+        finally:
+            stop.set()  # after Ctrl-C or an error nobody goes on
+    cosines, places = (torch.from_numpy(np.concatenate(x)) for x in zip(*found))
+    return cosines, places
+
+
+def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -> tuple[np.ndarray, np.ndarray]:
+    """What one thread does: similarities and places, both (Q, k)."""
+    from ..compiling import first_call
+    from .heaps import invert_lengths, keep_largest
+
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    places = np.zeros((len(queries), k), np.int64)
+    products, inverse = np.empty(len(queries) * rows, np.float32), np.empty(rows, np.float32)
+    for start in range(0, len(bank), rows):
+        if stop.is_set():
+            break
+        part = bank[start : start + rows].float().contiguous().numpy()
+        if not first_call(invert_lengths, part, inverse):
+            raise _not_finite()
+        product = products[: len(queries) * len(part)].reshape(len(queries), len(part))
+        np.matmul(queries, part.T, out=product)
+        first_call(keep_largest, product, inverse, start, best, places)
+    order = np.argsort(-best, 1)
+    return np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)

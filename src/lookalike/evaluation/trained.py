@@ -1,0 +1,129 @@
+"""Protocols that train on augmented images: a linear probe of a frozen encoder, and fine-tuning, on all labels or few.
+
+Recipes and their sources are in `lookalike.methods.finetune`; training is that of the command `finetune`, in a folder
+that is removed afterwards.
+"""
+
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..backbones import Backbone
+from ..data import Source, Subset
+from ..methods.finetune import FineTune
+from ..runs import Folder, Options, Run
+from .semi import drawn
+
+IN_MEMORY = 2**30
+"""Bytes of images up to which they are decoded once for all epochs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a trained classifier says of the M test images that can be read. C classes."""
+
+    scores: Tensor
+    """(M, C) float32, whose softmax are probabilities; of the last epoch's classifier."""
+    labels: Tensor
+    """(M,) int64."""
+    broken: list[tuple[str, str]]
+    """(name, reason) of each test image that could not be read."""
+    train_images: int
+    """Labelled images that it was trained on."""
+    settings: dict[str, object]
+    """The recipe, as it was fitted to the images; with `how`, and `share`, where some of the labels were used."""
+    history: list[dict[str, float]]
+    """`step`, `loss` and `train_top1`, now and then."""
+
+
+def trained_scores(
+    encoder: Backbone,
+    train: Source,
+    test: Source,
+    *,
+    frozen: bool,
+    epochs: int,
+    share: float | None = None,
+    draw: int = 0,
+    rows: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = Options.batch_size,
+    workers: int = 0,
+    image_size: int | None = None,
+    say: Callable[[str], None],
+) -> Trained:
+    """Trains a classifier on a copy of an encoder, and scores the test images once, after the last epoch.
+
+    Args:
+        encoder: stays as it is.
+        train: labelled, with names of classes.
+        test: labelled, with the same classes.
+        frozen: whether the head alone is trained, as `linear-augmented` is; else all is, as `finetune`.
+        epochs: over the labelled images.
+        share: of each class's training images that keep their labels, in (0, 1]; without it all do.
+        draw: which draw of them, by `seed`: those of `evaluation.semi.drawn`.
+        rows: places (L,) of the training images that keep their labels, in the place of a share.
+        seed: decides all that is random.
+        batch_size: images per step; all, where they are fewer.
+        workers: processes that decode.
+        image_size: pixels of the images; without it those that the encoder was made for.
+        say: called with a line per epoch, with warnings, and while the test images are looked at.
+
+    Raises:
+        ValueError: images without labels, or an encoder, classes or sizes that cannot be used.
+    """
+    from .. import finetuning, training  # both import this package
+
+    if train.labels is None or train.classes is None or test.classes != train.classes:
+        raise ValueError(f"TRAIN has the classes {train.classes} and TEST {test.classes}. Open both with one list.")
+    if share is not None and (rows is not None or not 0 < share <= 1):
+        raise ValueError(f"share is {share}; it is above 0, up to 1, and takes no rows beside it.")
+    if share is not None:
+        rows = drawn(train.labels, share, seed, draw)
+    labelled = train if rows is None else Subset(train, rows.tolist())
+    size = image_size or encoder.image_size
+    decoded = len(labelled) * encoder.channels * (2 * size) ** 2
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder, redirect_stdout(_Lines(say)):
+        run = Run(
+            data=labelled, backbone=encoder, channels=encoder.channels, image_size=size, epochs=epochs,
+            batch_size=min(batch_size, len(labelled)), workers=workers, seed=seed, out=folder, save_every=epochs,
+            frozen_epochs=0.0, cache="ram" if decoded < IN_MEMORY else "none",
+            method=FineTune.Config(
+                frozen=frozen, classes=train.classes, encoder_stem=encoder.stem,
+                encoder_interpolation=encoder.interpolation,
+            ),
+            given=GIVEN,
+        )  # fmt: skip
+        training.pretrain(run)
+        classifier, settled = finetuning.classifier_of(run)
+        history = finetuning.history_of(Folder(folder))
+    found = finetuning.scores_of(classifier, test, workers, say)
+    assert found.labels is not None
+    settings = finetuning.settings_of(settled)
+    if rows is not None:
+        settings |= {"how": "finetune"} | ({} if share is None else {"share": share})
+    return Trained(found.features, found.labels, found.broken, len(labelled), settings, history)
+
+
+GIVEN = ("frozen", "classes")
+"""What is stated here; the rest of the recipe is fitted to the images."""
+
+
+class _Lines(io.TextIOBase):
+    """Takes what a training prints, and passes on how it goes."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.outside = sys.stdout
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.startswith(("epoch ", "WARNING")):
+                with redirect_stdout(self.outside):  # where `say` may print to
+                    self.say(line)
+        return len(text)

@@ -1,0 +1,194 @@
+"""Fine-tuning by labels, as in MAE -- He et al., CVPR 2022, table 9 and `FINETUNE.md`. https://arxiv.org/abs/2111.06377
+
+With `frozen` the linear probe on augmented images: crops, flips, SGD, cosine, 100 epochs, no decay (`eval_linear.py` of
+facebookresearch/dino), on features that are standardised, so that one learning rate suits all encoders (MAE's).
+"""
+
+import dataclasses
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import core, mixing
+from ..backbones import Backbone, Interpolation, Stem
+from ..core import Batch, Method, Progress
+from ..evaluation.features import evaluating
+from ..optim import FEW, Optim
+from ..schedules import Schedule
+from ..views import View
+
+PROBE = Optim("sgd", lr=0.1, grid="open")
+"""Of the frozen encoder's head: momentum 0.9, no decay."""
+CNN_LAYER_DECAY = 0.9
+"""CNNs have more layers than a ViT has blocks: with a ViT's factor the first ones of a ResNet-50 would stand still."""
+
+
+FEW_LR = 2e-3
+"""Per 256 images for ViTs and few images: the steps of MAE's own batches of 1,024, without which few hardly move."""
+FEW_CNN_LR = 4e-3
+"""The same for CNNs; `docs/finetuning.md` has what was measured."""
+
+
+class FineTune(Method):
+    """Learn the classes of labelled images, from an encoder that knows images already."""
+
+    needs_labels = True
+    watches_features = False
+
+    @dataclass(frozen=True)
+    class Config(core.Config):
+        """MAE's setting for a ViT-B on ImageNet, without RandAugment: crops, flips and erasing are all that views get.
+
+        Erased boxes are blank in the place of noise.
+        """
+
+        mixup: float = 0.8
+        """Alpha of mixup, which adds two images up; 0 switches it off."""
+        cutmix: float = 1.0
+        """Alpha of CutMix, which pastes a box of one image into another. With both each has every second batch."""
+        smoothing: float = 0.1
+        """Share of a label that all classes get alike."""
+        drop_path: float = 0.1
+        """Probability that the encoder's last block is skipped; less for the blocks before."""
+        unfreeze_after: float = 0.0
+        """Epochs in which the head learns alone; until then the encoder runs as when it is judged, and stays as it
+        is."""
+        frozen: bool = False
+        """The encoder never learns: a linear probe with crops and flips."""
+        encoder_backbone: str = ""
+        """The encoder's architecture, where it is a file that does not say it."""
+        test: str = ""
+        """Labelled images to judge on, once, at the end."""
+        classes: tuple[str, ...] = ()
+        """Names of the classes, in the order of the head's outputs; found in the training images."""
+        encoder_stem: Stem | None = None
+        """Of the encoder; found in it."""
+        encoder_interpolation: Interpolation = "official"
+        """Of the encoder; found in it."""
+        views: tuple[View, ...] = (View(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), hflip=0.5, erase=0.25),)
+        optim: Optim = Optim(
+            "adamw", lr=5e-4, weight_decay=Schedule(0.05), layer_decay=0.65, warmup_epochs=5, final_lr=1e-6, grid="open"
+        )  # fmt: skip
+
+        def __post_init__(self) -> None:
+            core.check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
+            core.check_drop_path(self.drop_path)
+            if not 0 <= self.smoothing < 1:
+                raise ValueError(f"smoothing is {self.smoothing}; it is a share from 0 to below 1.")
+            if (count := sum(view.count for view in self.views)) != 1:
+                raise ValueError(f"FineTune sees one view of each image, and views make {count}. Give one, of count 1.")
+            if self.frozen and self.unfreeze_after:
+                raise ValueError(
+                    f"frozen encoders never learn, and unfreeze_after is {self.unfreeze_after:g} epochs. Leave one out."
+                )
+
+    cfg: Config
+
+    def __init__(self, cfg: Config, backbone: Backbone) -> None:
+        super().__init__(cfg, backbone)
+        if len(cfg.classes) < 2:
+            raise ValueError(
+                f"FineTune has {len(cfg.classes)} classes to tell apart. Use lookalike.finetune, which finds them in "
+                "the training images, or give Config(classes=...) their names."
+            )
+        self.norm = nn.BatchNorm1d(backbone.dim, eps=1e-6, affine=False) if cfg.frozen else nn.Identity()
+        self.head = nn.Linear(backbone.dim, len(cfg.classes))
+        # MAE's: next to zero, so that the first gradients do not shake the encoder, which where it rests they cannot
+        nn.init.trunc_normal_(self.head.weight, std=0.01 if cfg.frozen else 2e-5)
+        nn.init.zeros_(self.head.bias)
+        if cfg.frozen:
+            backbone.requires_grad_(False)
+
+    @classmethod
+    def fit_to(
+        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
+    ) -> core.Config:
+        """The linear probe's recipe where the encoder is frozen; for few images longer steps.
+
+        For CNNs no drop path, and a decay for more layers.
+        """
+        assert isinstance(cfg, cls.Config)
+        if cfg.frozen:
+            views = tuple(dataclasses.replace(view, erase=0.0) for view in cfg.views)
+            return dataclasses.replace(
+                cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
+            )
+        optim = cfg.optim
+        if images < FEW:
+            optim = dataclasses.replace(optim, lr=FEW_LR if patch_size else FEW_CNN_LR)
+        if patch_size is None:
+            optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
+            cfg = dataclasses.replace(cfg, drop_path=0.0)
+        return dataclasses.replace(cfg, optim=optim)
+
+    @classmethod
+    def drop_path(cls, cfg: core.Config) -> float:
+        assert isinstance(cfg, cls.Config)
+        return cfg.drop_path
+
+    @classmethod
+    def known_classes(cls, cfg: core.Config) -> tuple[str, ...] | None:
+        assert isinstance(cfg, cls.Config)
+        return cfg.classes or None
+
+    @classmethod
+    def learns_in_turns(cls, cfg: core.Config) -> bool:
+        assert isinstance(cfg, cls.Config)
+        return cfg.unfreeze_after > 0
+
+    @classmethod
+    def stem(cls, cfg: core.Config) -> Stem | None:
+        assert isinstance(cfg, cls.Config)
+        return cfg.encoder_stem
+
+    @classmethod
+    def interpolation(cls, cfg: core.Config) -> Interpolation:
+        assert isinstance(cfg, cls.Config)
+        return cfg.encoder_interpolation
+
+    def rests(self, at: Progress) -> bool:
+        """Whether the encoder stays as it is in the step `at`."""
+        return self.cfg.frozen or at.epoch < self.cfg.unfreeze_after
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        cfg, (x,), labels = self.cfg, batch.views, batch.labels
+        assert labels is not None
+        mixed = mixing.drawn(cfg.mixup, cfg.cutmix, *x.shape[-2:]) if self.training else mixing.WHOLE
+        rests = self.rests(batch.progress)
+        with (
+            evaluating(self.backbone) if rests else nullcontext(),
+            torch.set_grad_enabled(torch.is_grad_enabled() and not rests),
+        ):
+            feature = self.backbone(mixed.images(x))  # (B, D)
+        logits = self.head(self.norm(feature))  # (B, C)
+        targets = mixed.targets(labels, len(cfg.classes)).to(logits.dtype)
+        loss = F.cross_entropy(logits, targets, label_smoothing=cfg.smoothing)
+        likeliest = labels if mixed.share >= 0.5 else labels.flip(0)
+        return {"loss": loss, "train_top1": (logits.argmax(1) == likeliest).to(loss.dtype).mean()}
+
+    def words(self) -> list[str]:
+        if self.cfg.frozen:
+            return ["frozen      the encoder stays as it is: the head learns alone"]
+        if self.cfg.unfreeze_after:
+            return [
+                f"frozen      the encoder stays as it is for {self.cfg.unfreeze_after:g} epochs: the head learns alone"
+            ]
+        return []
+
+    @torch.no_grad()
+    def linear(self) -> nn.Linear:
+        """What classifies the encoder's features as they are: the head, with what standardises them in it."""
+        made = nn.Linear(self.head.in_features, self.head.out_features)
+        weight, bias = self.head.weight.detach(), self.head.bias.detach()
+        if isinstance(norm := self.norm, nn.modules.batchnorm._BatchNorm):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            weight = weight * (norm.running_var + norm.eps).rsqrt()
+            bias = bias - weight @ norm.running_mean
+        made.to(weight.device, weight.dtype)
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)
+        return made

@@ -1,0 +1,117 @@
+"""Curves of runs as one PNG, for papers and slides: pretraining, and the linear probe where there was one."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .reporting.gathering import read_entries, run_names
+from .runs import Folder, Row, atomic, check_writable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8568f", "#c08a00", "#3ba3d8", "#5b4a9e", "#6b6f73")
+"""Told apart by colour-blind readers, too (after Okabe and Ito)."""
+
+
+def plot(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> Path:
+    """Draws loss and learning rate of pretraining over steps, and the linear probe's loss, top-1 and top-5.
+
+    Args:
+        runs: folders of runs; each is one series.
+        out: the file, .png, .pdf or .svg.
+        overwrite: replace it if it exists.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: no runs, or another suffix.
+        FileNotFoundError: a folder without `metrics.jsonl` and without a linear probe.
+        FileExistsError: `out` exists.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    folders = [Path(r) for r in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
+    path = Path(out)
+    if not folders:
+        raise ValueError("There is no run to draw. Give one folder or more.")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--out {path} ends in {path.suffix!r}; curves are written as .png, .pdf or .svg.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    rows = [Folder(folder).rows() for folder in folders]
+    probes = [_probe(folder) for folder in folders]
+    for folder, found, probe in zip(folders, rows, probes):
+        if not found and probe is None:
+            raise FileNotFoundError(
+                f"{folder} holds no metrics.jsonl and no linear probe. Give the folder of a run that made a step."
+            )
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Drawing curves needs matplotlib: pip install 'lookalike[plots]'.") from error
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    trained, probed = any(rows), any(probes)
+    figure = Figure(figsize=(11, 3.6 * (trained + probed)), layout="constrained")
+    parts = figure.subfigures(trained + probed, 1, squeeze=False)[:, 0]
+    names = run_names(folders)
+    if trained:
+        left, right = parts[0].subplots(1, 2)
+        _curve(left, names, rows, "loss", "Pretraining: loss", "loss")
+        _curve(right, names, rows, "lr", "Pretraining: learning rate", "learning rate")
+    if probed:
+        left, right = parts[-1].subplots(1, 2)
+        histories = [probe["history"] if probe else [] for probe in probes]
+        _curve(left, names, histories, "loss", "Linear probe: loss", "cross-entropy in nats")
+        _accuracies(right, names, probes)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return path
+
+
+def _probe(folder: Path) -> dict[str, Any] | None:
+    """The last entry of a linear probe."""
+    found = [entry for entry in read_entries(folder) if entry.get("protocol") == "linear"]
+    return found[-1] if found else None
+
+
+def _curve(
+    axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]], key: str, title: str, unit: str
+) -> None:
+    for i, (name, rows) in enumerate(zip(names, series)):
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
+        if points:
+            axes.plot(*zip(*points), color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.5,
+                      linestyle="-" if i < len(COLOURS) else "--")  # fmt: skip
+    axes.set(title=title, xlabel="optimizer step", ylabel=unit)
+    axes.grid(alpha=0.25)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str, Any] | None]) -> None:
+    """Bars: top-1 with its interval, and top-5 beside it, of each run."""
+    for i, probe in enumerate(probes):
+        if probe is None:
+            continue
+        top1, top5 = 100 * probe["top1"], 100 * probe["top5"]
+        low, high = (100 * v for v in probe["interval"])
+        colour = COLOURS[i % len(COLOURS)]
+        reach = [[max(0.0, top1 - low)], [max(0.0, high - top1)]]
+        for x, value, alpha, error in ((i - 0.2, top1, 1.0, reach), (i + 0.2, top5, 0.45, None)):
+            axes.bar(x, value, 0.38, color=colour, alpha=alpha, yerr=error, capsize=3)
+            axes.annotate(
+                f"{value:.1f}", (x, 2), ha="center", fontsize="small", color="white" if alpha == 1 else "black"
+            )
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.8, max(len(names) - 0.2, 1.8))
+    axes.set(title="Linear probe: top-1 (left, 95 % interval) and top-5", ylabel="accuracy in %", ylim=(0, 100))

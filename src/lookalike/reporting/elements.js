@@ -1,0 +1,102 @@
+// Elements and words. Text from outside reaches the page through text nodes alone.
+
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (name === 'css') Object.assign(node.style, value);
+    else node.setAttribute(name, value === true ? '' : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false || child === '') continue;
+    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return node;
+}
+
+// Replaces what is in a node.
+const put = (node, ...children) => { node.replaceChildren(); return fill(node, {}, children); };
+
+const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+
+const percent = (value, digits = 1) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)}\u00a0%`);
+
+function number(value, digits = 4) {
+  if (value === null || value === undefined || Number.isNaN(value)) return '–';
+  if (value === 0) return '0';
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-3) {
+    const [mantissa, exponent] = value.toExponential(Math.min(2, digits - 1)).split('e');
+    return `${Number(mantissa)}e${Number(exponent)}`;
+  }
+  if (size >= 1000) return Math.round(value).toLocaleString('en-US');
+  return String(Number(value.toPrecision(digits)));
+}
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return '–';
+  if (seconds < 90) return `${number(seconds, 2)} s`;
+  if (seconds < 5400) return `${(seconds / 60).toFixed(1)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+const worded = (value, kind, digits) =>
+  kind === 'percent' ? percent(value, digits === undefined ? 1 : digits) : number(value, digits === undefined ? 4 : digits);
+
+const several = (count, word) => `${count.toLocaleString('en-US')} ${word}${count === 1 ? '' : 's'}`;
+
+// A css variable as a colour that a canvas understands.
+const probe = document.createElement('span');
+probe.hidden = true;
+document.body.append(probe);
+function colour(name) {
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
+}
+
+const SERIES = 10;
+const series = (i) => `var(--s${i % SERIES})`;
+const themed = [];  // functions to call when light and dark change
+
+async function copy(text, button) {
+  const before = button.textContent;
+  let done = true;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = el('textarea', { css: { position: 'fixed', opacity: 0 } });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    done = document.execCommand('copy');
+    area.remove();
+  }
+  button.textContent = done ? 'Copied' : 'Could not copy';
+  setTimeout(() => { button.textContent = before; }, 1400);
+}
+
+function table(heads, rows, numeric = []) {
+  const cell = (tag, content, i) => (content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
+    ? content : el(tag, { class: numeric.includes(i) ? 'n' : null }, content));
+  return el('div', { class: 'scroll' }, el('table', {},
+    el('thead', {}, el('tr', {}, heads.map((h, i) => cell('th', h, i)))),
+    el('tbody', {}, rows.map((row) => el('tr', {}, row.map((c, i) => cell('td', c, i)))))));
+}
+
+function bars(items) {
+  return el('div', { class: 'bars' }, items.map(([name, share, text]) => [
+    el('span', { title: name }, name),
+    el('div', { class: 'track' }, el('i', { css: { width: `${100 * (share || 0)}%` } })),
+    el('span', { class: 'v' }, text),
+  ]));
+}
+
+function range(value, low, high) {
+  return el('div', { class: 'range', 'aria-hidden': 'true' },
+    el('i', { css: { width: `${100 * value}%` } }),
+    low !== null && el('u', { css: { left: `calc(${100 * low}% - 1px)`, width: `calc(${100 * (high - low)}% + 2px)` } }));
+}

@@ -1,0 +1,214 @@
+"""`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from ..runs import Folder, atomic, check_writable
+from .gathering import Content, comparison, curve_words, is_run, name_of, run_content, run_names
+from .maps import Gallery, run_pictures
+from .page import rendered
+
+POINTS = 5000
+"""Images on the maps of a page, all together."""
+FEW_POINTS = 1000
+"""Images on the map of a page that is written at the end of a training."""
+
+Say = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
+
+
+def report(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    images: "str | os.PathLike[str] | Dataset[object] | None" = None,
+    out: str | os.PathLike[str] | None = None,
+    points: int = POINTS,
+    overwrite: bool = False,
+    workers: int = 0,
+    say: Say = _silent,
+) -> Path:
+    """Writes one self-contained HTML page: what was trained, whether it learnt, how good it is, what it sees.
+
+    Args:
+        runs: folders of runs, or of comparisons (with `compare.json`), which bring their trainings along.
+        images: what maps and pictures show; a folder with a sub-folder per class has labels. Without it each run's
+            own: the test images that it was probed or judged on, or else its data. What cannot be read is left out, and the page says so.
+        out: the file. Without it `report.html`, in the run's folder where there is one run (the page of before is
+            replaced), else in the current directory.
+        points: images on the maps of all runs together, drawn at random, the same for all.
+        overwrite: replace `out` if it exists.
+        workers: processes that decode.
+        say: called with lines about the progress.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        FileNotFoundError: a folder that holds no run.
+        FileExistsError: `out` exists.
+        ValueError: no runs, or points below 1; a comparison of another format.
+    """
+    folders = [Path(r) for r in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
+    if not folders:
+        raise ValueError("There is no run to report on. Give one folder or more.")
+    if points < 1:
+        raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
+    for folder in folders:
+        if not folder.is_dir() or not (is_run(folder) or (folder / "compare.json").is_file()):
+            what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
+            raise FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
+    path = target(folders, out)
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'report.html'}.")
+    if path.exists() and not overwrite and not (out is None and len(folders) == 1):
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    title, content = gathered(folders, images, points, workers, say)
+    with atomic(path) as temporary:
+        temporary.write_text(rendered(title, content), encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def write(folder: str | os.PathLike[str], *, workers: int = 0, say: Say = print) -> Path | None:
+    """Writes `report.html` into the folder of a run or a comparison that has just ended, with a small map.
+
+    Whatever goes wrong is said in a line and raises nothing: a page must not make a finished training fail.
+
+    Args:
+        folder: of the run.
+        workers: processes that decode.
+        say: called with a line about what was written, or why nothing was.
+
+    Returns:
+        The page, or None.
+    """
+    try:
+        path = report(folder, points=FEW_POINTS, workers=workers)
+    except Exception as error:
+        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: lookalike report {folder}")
+        return None
+    say(f"Wrote {path}: curves, evaluations and a map of the embedding; open it in a browser")
+    return path
+
+
+def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
+    """The file that a page about these folders goes to."""
+    if out is not None:
+        return Path(out)
+    return Folder(folders[0]).report if len(folders) == 1 else Path("report.html")
+
+
+def gathered(
+    folders: Sequence[Path],
+    images: "str | os.PathLike[str] | Dataset[object] | None",
+    points: int,
+    workers: int,
+    say: Say,
+) -> tuple[str, dict[str, object]]:
+    """The page's title, and its content by the ids of its elements."""
+    comparisons: list[Content] = []
+    shown: list[Path] = []
+    mapped: list[Path] = []
+    trained_of: dict[Path, tuple[str, int]] = {}
+    for folder in folders:
+        if (folder / "compare.json").is_file():
+            found = comparison(folder)
+            trained = _trainings(folder, found)
+            comparisons.append({"name": name_of(folder), "folder": str(folder), **found})
+            shown += trained.values()
+            trained_of |= {path: key for key, path in trained.items()}
+            best = [found["ranking"][0]["method"]] if found.get("ranking") else []
+            mapped += [path for (method, _), path in trained.items() if method in best][:1]
+        else:
+            shown.append(folder)
+            mapped.append(folder)
+    names = run_names(shown)
+    methods = list(dict.fromkeys(method for method, _ in trained_of.values()))
+    runs = [run_content(path, name) for path, name in zip(shown, names)]
+    gallery = Gallery(max(1, points // max(1, len(mapped))), workers, say)
+    notes = []
+    for path, name, run in zip(shown, names, runs):
+        run["pictures"], run["shown"] = [], path in mapped or not comparisons
+        if path in trained_of:  # one colour per method, later seeds dashed
+            method, seed = trained_of[path]
+            run["colour"], run["dashed"] = (
+                methods.index(method),
+                seed != min(s for m, s in trained_of.values() if m == method),
+            )
+        data = images if images is not None else _own_images(path)
+        try:
+            run["pictures"] = run_pictures(path, data if path in mapped else None, say) if run["shown"] else []
+        except (OSError, ValueError) as error:
+            run["problems"].append(f"Pictures: {error}")
+        if path not in mapped or not Folder(path).weights.is_file():
+            continue
+        if data is None:
+            notes.append(f"{name}: its images are not in a folder or list. Give them: --images FOLDER.")
+            continue
+        try:
+            gallery.add(name, path, data)
+        except Exception as error:  # a page without a map is better than none
+            say(f"map of {name}: left out. {error}")
+            notes.append(f"{name}: {error}")
+    series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
+    title = comparisons[0]["name"] if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
+    report_content = {
+        "title": f"Comparison {title}" if comparisons else title,
+        "version": version("lookalike"),
+        "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
+        "runs": runs,
+        "comparisons": comparisons,
+        "curves": curve_words(series),
+        "mapNotes": notes,
+    }
+    return f"{title} - lookalike", {"report": report_content, "maps": {"sets": gallery.sets, "maps": gallery.maps}}
+
+
+def _own_images(path: Path) -> str | None:
+    """What a run's own map shows: the test images that it was probed or judged on, or its data; None if these are no
+    files."""
+    from ..runs import read_yaml
+
+    folder = Folder(path)
+    if not folder.run.is_file():
+        return None
+    try:
+        options = read_yaml(folder.run)
+    except ValueError:
+        return None
+    probe, data = options.get("probe"), options.get("data")
+    probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
+    for found in (probed, *_judged_on(folder), data):
+        if isinstance(found, str) and found and not found.startswith("<"):
+            return found
+    return None
+
+
+def _judged_on(folder: Folder) -> list[str]:
+    """The test images of its judgements that are still there, the newest first."""
+    try:
+        tests = [entry.get("test") for entry in reversed(json.loads(folder.evaluation.read_text(encoding="utf-8")))]
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [test for test in tests if isinstance(test, str) and os.path.isdir(test)]
+
+
+def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
+    """The folders of a comparison's trainings that are there, by method and seed."""
+    trained = {}
+    for training in found.get("trainings", []):
+        named = Path(str(training.get("folder") or f"{training['method']}-seed{training['seed']}"))
+        for path in (named, folder / named, folder / named.name):
+            if path.is_dir() and is_run(path):
+                trained[(str(training["method"]), int(training["seed"]))] = path
+                break
+    return trained

@@ -1,0 +1,581 @@
+"""What the protocols report beside an accuracy, the new protocols, kept features, saved features, doubtful labels."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lookalike import backbones, cli, encoders
+from lookalike.evaluation import (
+    FROZEN,
+    PROTOCOLS,
+    Features,
+    Few,
+    embed,
+    evaluate,
+    evaluate_features,
+    interval,
+    interval_of_draws,
+    judge,
+    load_features,
+    logistic,
+    measures,
+    retrieve,
+    save_features,
+)
+from lookalike.evaluation.doubts import missing_classes, shuffled, swapped
+from lookalike.evaluation.linear import Settings
+from lookalike.evaluation.logistic import PENALTIES
+from lookalike.evaluation.measures import pooled
+from lookalike.evaluation.semi import drawn, listed
+from lookalike.runs import Folder
+
+NAMES = ("ant", "bee", "cat", "dog")
+
+
+def blobs(n: int, noise: float, seed: int, classes: int = 4, dim: int = 8) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    features = torch.eye(classes, dim)[labels] + noise * torch.randn(n, dim, generator=generator)
+    return Features(features, labels, [f"{NAMES[y]}/{i}.jpg" for i, y in enumerate(labels.tolist())],
+                    torch.arange(n), [], NAMES[:classes])  # fmt: skip
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear probe of few steps."""
+    short = Settings(rates=(0.5, 1.0), least_steps=60, epochs=1, batch_size=64)
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", short)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def slow_measures(shares: list[list[float]], labels: list[int]) -> tuple[float, list[float | None], dict, float]:
+    classes = len(shares[0])
+    right, confusion = [], {}
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(shares, labels):
+        predicted = row.index(max(row))
+        right.append(predicted == label)
+        confusion[label, predicted] = confusion.get((label, predicted), 0) + 1
+        place = next(b for b in range(15) if max(row) <= (b + 1) / 15 or b == 14)
+        bins.setdefault(place, []).append((max(row), predicted == label))
+    per_class = []
+    for c in range(classes):
+        own = [r for r, label in zip(right, labels) if label == c]
+        per_class.append(sum(own) / len(own) if own else None)
+    ece = 0.0
+    for rows in bins.values():
+        ece += abs(sum(c for c, _ in rows) - sum(r for _, r in rows)) / len(labels)
+    return sum(right) / len(right), per_class, confusion, ece
+
+
+@given(st.integers(1, 60), st.integers(2, 6), st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_measures_meet_a_slow_loop(n: int, classes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.randn(n, classes, generator=generator, dtype=torch.float64).mul(2).softmax(1)
+    labels = torch.randint(classes, (n,), generator=generator)
+    found = measures(shares, labels)
+    top1, per_class, confusion, ece = slow_measures(shares.tolist(), labels.tolist())
+    assert found.top1 == pytest.approx(top1)
+    assert found.per_class == pytest.approx(per_class)
+    assert {(a, b): n for a, b, n in found.confusion} == confusion
+    assert found.ece == pytest.approx(ece, abs=1e-9)
+    assert sum(n for _, _, n in found.bins) == n
+
+
+def test_a_row_that_is_no_number_is_wrong() -> None:
+    shares = torch.tensor([[0.9, 0.1], [float("nan"), 0.5]])
+    found = measures(shares, torch.tensor([0, 0]))
+    assert (found.top1, found.per_class, found.confusion) == (0.5, [0.5, None], [[0, 0, 1]])
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 2]), torch.tensor([0, -1]), torch.tensor([0])])
+def test_measures_refuse_labels_that_do_not_fit(labels: Tensor) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        measures(torch.full((2, 2), 0.5), labels)
+
+
+def test_several_draws_are_pooled() -> None:
+    labels = torch.tensor([0, 0, 1])
+    one = measures(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), labels)
+    two = measures(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), labels)
+    both = pooled([one, two])
+    assert both.top1 == pytest.approx((1 + 1 / 3) / 2)
+    assert both.per_class == [0.75, 0.5]
+    assert both.confusion == [[0, 0, 3], [0, 1, 1], [1, 0, 1], [1, 1, 1]]
+    assert sum(n for *_, n in both.bins) == 6
+    assert pooled([one]) == one
+
+
+def test_an_interval_covers_draws_and_images() -> None:
+    same = interval_of_draws([0.7] * 5, 1000, 0)
+    assert same == pytest.approx(interval(0.7, 1000, 0), abs=0.003)  # nothing but the images differs
+    low, high = interval_of_draws([0.6, 0.7, 0.8], 10**6, 0)
+    # the standard error of three draws is 0.1 / sqrt(3)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 / 3**0.5, rel=0.15)
+    assert interval_of_draws([0.5], 100, 3) == interval(0.5, 100, 3)
+    assert interval_of_draws([1.0, 1.0], 50, 0) == (1.0, 1.0)
+
+
+# ---------------------------------------------------------------- protocols
+
+
+def test_the_command_line_names_every_protocol() -> None:
+    assert set(cli.Protocol.__args__) == set(PROTOCOLS)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_perfect_encoder_has_all_and_a_random_one_chance() -> None:
+    perfect = blobs(80, 0.0, 0), blobs(40, 0.0, 1)
+    generator = torch.Generator().manual_seed(2)
+    noise = [
+        dataclasses.replace(side, features=torch.randn(side.features.shape, generator=generator))
+        for side in (blobs(800, 0, 0), blobs(400, 0, 1))
+    ]
+    for protocol in FROZEN:
+        for entry in judge(protocol, *perfect, 4, 0, None):
+            assert entry.top1 == 1.0, protocol
+            assert entry.interval == (1.0, 1.0)
+        for entry in judge(protocol, *noise, 4, 0, None):
+            assert abs(entry.top1 - 0.25) < 0.08, protocol
+            assert entry.interval[0] < 0.25 < entry.interval[1]
+    (found,) = judge("retrieval", *perfect, 4, 0, None)
+    assert found.measures == {"map": 1.0}
+
+
+@pytest.mark.usefixtures("quick")
+def test_shuffled_labels_are_at_chance() -> None:
+    train, test = blobs(800, 0.1, 0), blobs(400, 0.1, 1)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    mixed = dataclasses.replace(test, labels=test.labels[order])
+    for protocol in ("knn", "linear", "logistic", "retrieval"):
+        (entry,) = judge(protocol, train, mixed, 4, 0, None)
+        assert abs(entry.top1 - 0.25) < 0.08, protocol
+
+
+@pytest.mark.usefixtures("quick")
+def test_entries_say_all_that_was_measured() -> None:
+    train, test = blobs(200, 0.5, 0), blobs(100, 0.5, 1)
+    for protocol in ("knn", "linear", "logistic"):
+        (entry,) = judge(protocol, train, test, 4, 0, None)
+        assert entry.class_names == list(NAMES)
+        assert sum(n for *_, n in entry.confusion) == 100
+        hits = sum(n for a, b, n in entry.confusion if a == b)
+        assert hits / 100 == pytest.approx(entry.top1)
+        assert np.mean(entry.per_class) == pytest.approx(entry.top1)  # classes are of one size
+        assert 0 <= entry.calibration["ece"] <= 1
+        assert (entry.accuracies, entry.deviation) == ([], None)
+        json.dumps(dataclasses.asdict(entry), allow_nan=False)
+        assert f"top-1 {entry.top1:.2%}" in entry.line()
+
+
+@pytest.mark.usefixtures("quick")
+def test_several_seeds_of_the_linear_probe() -> None:
+    train, test = blobs(200, 0.7, 0), blobs(100, 0.7, 1)
+    (both,) = judge("linear", train, test, 4, 3, None, seeds=2)
+    each = [judge("linear", train, test, 4, seed, None)[0] for seed in (3, 4)]
+    assert both.accuracies == [e.top1 for e in each]
+    assert both.top1 == pytest.approx(np.mean(both.accuracies))
+    assert both.deviation == pytest.approx(np.std(both.accuracies, ddof=1))
+    assert both.settings["seeds"] == 2
+    assert both.history == each[0].history
+    with pytest.raises(ValueError, match="seeds is 0"):
+        judge("linear", train, test, 4, 3, None, seeds=0)
+
+
+def test_logistic_is_the_best_penalty_on_held_out_images() -> None:
+    train, test = blobs(300, 0.8, 0), blobs(200, 0.8, 1)
+    found = logistic(train.features, train.labels, test.features, test.labels, seed=1)
+    assert [*found.held_out] == list(PENALTIES)
+    best = max(found.held_out.values())
+    assert found.inverse_penalty == min(c for c, top1 in found.held_out.items() if top1 == best)
+    assert torch.allclose(found.shares.sum(1), torch.ones(200, dtype=torch.float64))
+    again = logistic(train.features, train.labels, test.features, test.labels, seed=1)
+    assert torch.equal(found.shares, again.shares)
+
+
+def test_logistic_needs_two_classes() -> None:
+    one = torch.zeros(10, dtype=torch.int64)
+    with pytest.raises(ValueError, match="of one class"):
+        logistic(torch.randn(10, 3), one, torch.randn(4, 3), one[:4])
+
+
+def slow_retrieval(train: Features, test: Features, ks: tuple[int, ...]) -> tuple[dict[int, float], float]:
+    found, precisions = {k: [] for k in ks}, []
+    for q, label in zip(test.features.double(), test.labels.tolist()):
+        cosines = [float(q @ b / q.norm() / b.norm()) for b in train.features.double()]
+        order = sorted(range(len(cosines)), key=lambda i: -cosines[i])
+        hits = [int(train.labels[i]) == label for i in order]
+        if not any(hits):
+            continue
+        for k in ks:
+            found[k].append(any(hits[:k]))
+        right = [sum(hits[: n + 1]) / (n + 1) for n, hit in enumerate(hits) if hit]
+        precisions.append(sum(right) / len(right))
+    return {k: float(np.mean(v)) for k, v in found.items()}, float(np.mean(precisions))
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_retrieval_meets_a_slow_loop(n: int, m: int, seed: int) -> None:
+    train, test = blobs(n, 0.6, seed), blobs(m, 0.6, seed + 1)
+    found = retrieve(train.features, train.labels, test.features, test.labels)
+    recall, precision = slow_retrieval(train, test, (1, 5, 10, 100))
+    assert found.recall == pytest.approx(recall)
+    assert found.mean_average_precision == pytest.approx(precision)
+    assert found.alone == sum(int(y) not in train.labels for y in test.labels)
+
+
+def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = blobs(50, 0.6, 0), blobs(33, 0.6, 1)
+    args = train.features, train.labels, test.features, test.labels
+    whole = retrieve(*args)
+    monkeypatch.setattr("lookalike.evaluation.retrieval.NUMBERS", 200)
+    assert retrieve(*args) == whole
+    with pytest.raises(ValueError, match="nothing can be found"):
+        retrieve(train.features, torch.zeros_like(train.labels), test.features, torch.ones_like(test.labels))
+
+
+def test_semi_has_an_entry_for_each_share_and_for_a_list(tmp_path: Path) -> None:
+    train, test = blobs(400, 0.3, 0), blobs(100, 0.3, 1)
+    one, ten = judge("semi", train, test, 4, 0, None)
+    assert [(e.settings["share"], e.train_images, len(e.accuracies)) for e in (one, ten)] == [
+        (0.01, 4, 10),
+        (0.1, 40, 10),
+    ]
+    assert ten.top1 > one.top1
+    assert one.deviation > 0
+    assert sum(n for *_, n in one.confusion) == 1000  # ten draws
+    assert "± " in one.line()
+    assert one.line().startswith("semi 0.01")
+    file = tmp_path / "1percent.txt"
+    file.write_text("".join(f"{Path(train.names[i]).name}\n" for i in range(4)))
+    (given,) = judge("semi", train, test, 4, 0, None, few=Few(rows=listed(file, train.names), sha256="s"))
+    assert (given.train_images, given.settings["list_sha256"], given.deviation) == (4, "s", None)
+
+
+def test_draws_are_balanced() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 30 + [3] * 10)
+    found = drawn(labels, 0.1, 0, 0)
+    assert labels[found].bincount().tolist() == [5, 3, 0, 1]
+    assert not torch.equal(found, drawn(labels, 0.1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("zebra.jpg\n", "names no image"), ("same.jpg\n", "names 2 images"), ("\n\n", "names no image")],
+)
+def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        listed(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"])
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        listed(tmp_path / "none.txt", ["a"])
+    file.write_text("b/same.jpg\n/data/train/b/other.jpg\nb/same.jpg\n")
+    assert listed(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"]).tolist() == [1, 2]
+
+
+# ---------------------------------------------------------------- doubtful labels
+
+
+def test_names_in_another_order_are_found() -> None:
+    train, test = blobs(400, 0.2, 0), blobs(100, 0.2, 1)
+    turned = dataclasses.replace(test, labels=(test.labels + 1) % 4)
+    (entry,) = judge("knn", train, turned, 4, 0, None)
+    assert entry.top1 < 0.1
+    said = swapped(entry.confusion, entry.class_names)
+    assert "in different orders" in said
+    assert "'bee' look like 'ant'" in said
+    (right,) = judge("knn", train, test, 4, 0, None)
+    assert swapped(right.confusion, right.class_names) == ""
+
+
+def test_a_hard_class_is_no_mistake() -> None:
+    # all bees are taken for ants, and ants for ants
+    assert swapped([[0, 0, 50], [1, 0, 45], [1, 1, 5], [2, 2, 50]], NAMES) == ""
+
+
+def test_rows_in_another_order_are_found() -> None:
+    train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    mixed = dataclasses.replace(test, labels=test.labels[order])
+    assert "labels of TEST do not go with its images" in shuffled(train, mixed, 0.25)
+    assert "labels of TRAIN do not go with its images" in shuffled(mixed, train, 0.25)
+    assert shuffled(train, test, 0.97) == ""
+    far = dataclasses.replace(test, features=test.features.roll(4, 1))
+    assert "do not fit together" in shuffled(train, far, 0.25)
+    nothing = dataclasses.replace(train, features=torch.randn(400, 8, generator=torch.Generator().manual_seed(1)))
+    assert shuffled(nothing, nothing, 0.25) == ""  # a bad encoder, not bad labels
+
+
+def test_classes_without_images_are_named() -> None:
+    train, test = blobs(8, 0.1, 0), blobs(3, 0.1, 1)
+    assert missing_classes(train, test) == ["TEST has no image of 1 of the 4 classes (dog)."]
+
+
+# ---------------------------------------------------------------- files of features
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+@pytest.mark.parametrize("classes", [NAMES, None])
+def test_features_come_back_from_their_file(tmp_path: Path, suffix: str, classes: tuple[str, ...] | None) -> None:
+    made = dataclasses.replace(blobs(12, 0.5, 0), classes=classes)
+    save_features(tmp_path / f"f{suffix}", made)
+    found = load_features(tmp_path / f"f{suffix}")
+    assert torch.equal(found.features, made.features)
+    assert torch.equal(found.labels, made.labels)
+    assert (found.names, found.classes) == (made.names, classes)
+    save_features(tmp_path / f"g{suffix}", dataclasses.replace(made, labels=None, classes=None))
+    assert load_features(tmp_path / f"g{suffix}").labels is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"file,label\na,1\n", b"file,label,f0\na,1,x\n"])
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+def test_a_file_that_holds_no_features(tmp_path: Path, content: bytes, suffix: str) -> None:
+    file = tmp_path / f"f{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="holds no features"):
+        load_features(file)
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", features=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match="holds no features"):
+        load_features(tmp_path / "f.npz")
+
+
+def test_saved_features_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, test = blobs(200, 0.4, 0), blobs(100, 0.4, 1)
+    files = [tmp_path / "train.npz", tmp_path / "test.parquet"]
+    for file, side in zip(files, (train, test)):
+        save_features(file, side)
+    out = tmp_path / "e.json"
+    assert cli.main(["evaluate", "--features", *map(str, files), "--protocols", "knn", "semi", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())
+    assert [row["protocol"] for row in rows] == ["knn", "semi", "semi"]
+    (expected,) = judge("knn", train, test, None, 0, None)
+    assert rows[0]["top1"] == expected.top1
+    assert "Wrote" in capsys.readouterr().out
+    (alone,) = evaluate_features(files[0], protocols=["knn"])
+    assert (alone.train_images, alone.test_images) == (160, 40)
+
+
+def test_classes_of_two_files_are_matched_by_name(tmp_path: Path) -> None:
+    train, test = blobs(100, 0.1, 0), blobs(40, 0.1, 1)
+    other = dataclasses.replace(test, labels=3 - test.labels, classes=NAMES[::-1])  # the same, in another order
+    save_features(tmp_path / "a.npz", train)
+    save_features(tmp_path / "b.npz", other)
+    (entry,) = evaluate_features(tmp_path / "a.npz", tmp_path / "b.npz", protocols=["knn"])
+    assert entry.top1 == 1.0
+    save_features(tmp_path / "b.npz", dataclasses.replace(test, classes=("ant", "bee", "cat", "eel")))
+    with pytest.raises(ValueError, match="'eel'"):
+        evaluate_features(tmp_path / "a.npz", tmp_path / "b.npz", protocols=["knn"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["runs/a"], "Give an encoder and two labelled folders"),
+        (["runs/a", "t", "s", "--features", "f.npz"], "takes the place of"),
+        (["--features", "a.npz", "b.npz", "c.npz"], "one or two files"),
+    ],
+)
+def test_a_question_that_cannot_be_understood(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- kept features
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    encoder = backbones.create("test_vit", image_size=32)
+    encoders.save(Folder(folder), encoder, method="simclr", epochs=1, dtype=torch.uint8)
+    return folder
+
+
+def test_features_are_computed_once(run: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = labelled / "train", labelled / "test"
+    passes = []
+    forward = backbones.ViT.forward
+    monkeypatch.setattr(backbones.ViT, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
+    said: list[str] = []
+    first = evaluate(run, train, test, protocols=["knn"], say=said.append)
+    seen = sum(passes)
+    assert seen >= 48
+    second = evaluate(run, train, test, protocols=["knn", "logistic"], say=said.append)
+    assert sum(passes) == seen, "the second question needs no pass"
+    assert "train: features of 32 images, computed before" in said
+    assert second[0].top1 == first[0].top1
+    assert [p.suffix for p in (run / "features").iterdir()] == [".safetensors"] * 2
+    # labels play no part in what is kept: the same files, embedded
+    assert torch.equal(embed(run, train).features, embed(run, train, keep=False).features)
+    passes.clear()
+    embed(run, test)
+    assert not passes
+    evaluate(run, train, test, protocols=["knn"], image_size=64)
+    assert sum(passes) >= 48, "another size is another feature"
+
+
+@pytest.mark.parametrize("change", ["weights", "image", "damage"])
+def test_what_was_kept_does_not_outlive_its_cause(
+    run: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import draw
+
+    photos = tmp_path / "photos"
+    for i in range(6):
+        draw(photos / f"{i}.png", i % 4, i)
+    before = embed(run, photos).features
+    (kept,) = (run / "features").iterdir()
+    if change == "weights":
+        torch.manual_seed(1)
+        other = backbones.create("test_vit", image_size=32)
+        encoders.save(Folder(run), other, method="simclr", epochs=2, dtype=torch.uint8)
+    elif change == "image":
+        draw(photos / "0.png", 3, 99)
+    else:
+        kept.write_bytes(kept.read_bytes()[:-10])
+    after = embed(run, photos).features
+    fresh = embed(run, photos, keep=False).features
+    assert torch.equal(after, fresh)
+    assert torch.equal(after, before) == (change == "damage")
+    names = [p.name for p in (run / "features").iterdir()]
+    assert len(names) == (2 if change == "image" else 1)
+    if change == "weights":
+        assert names != [kept.name], "features of the weights of before are of no use"
+
+
+def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
+    run: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lookalike.evaluation.keeping.Kept.keep", full)
+    said: list[str] = []
+    (entry,) = evaluate(run, labelled / "train", labelled / "test", protocols=["knn"], say=said.append)
+    assert entry.train_images == 32
+    assert any("are not kept" in line for line in said)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.usefixtures("quick")
+def test_several_labelled_sets_and_all_protocols_in_one_call(
+    run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import draw
+
+    for split, count in (("train", 6), ("test", 3)):
+        for kind in range(2):
+            for i in range(count):
+                draw(tmp_path / "other" / split / "ab"[kind] / f"{i}.png", kind, 100 * kind + 10 * count + i)
+    train, test = str(labelled / "train"), str(labelled / "test")
+    others = [str(tmp_path / "other" / split) for split in ("train", "test")]
+    argv = [
+        "evaluate",
+        str(run),
+        train,
+        test,
+        "--also",
+        *others,
+        "--protocols",
+        *FROZEN,
+        "label-free",
+        "--workers",
+        "0",
+    ]
+    assert cli.main(argv) == 0
+    rows = json.loads((run / "evaluation.json").read_text())
+    assert [row["protocol"] for row in rows] == 2 * [
+        "knn",
+        "linear",
+        "logistic",
+        "semi",
+        "semi",
+        "retrieval",
+        "label-free",
+    ]
+    assert [row["classes"] for row in rows if row["protocol"] == "knn"] == [4, 2]
+    assert {(row["train"], row["test"]) for row in rows} == {(train, test), tuple(others)}
+    free = rows[6]["measures"]
+    assert free.keys() == {"retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank"}
+    assert rows[6]["top1"] == free["retrieval"] <= free["retrieval_of_5"] == rows[6]["top5"]
+    said = capsys.readouterr().out
+    assert f"{others[1]}:" in said
+    assert "map 0." in said
+
+
+def test_wrongly_ordered_labels_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    class Turned(torch.utils.data.Dataset):
+        def __init__(self, turn: int, n: int) -> None:
+            generator = torch.Generator().manual_seed(turn)
+            self.true = torch.arange(n) % 3
+            self.targets = (self.true + turn) % 3
+            colours = torch.eye(3)[self.true]
+            self.images = (colours[:, :, None, None] * 150 + 50 * torch.rand(n, 3, 16, 16, generator=generator)).byte()
+
+        def __len__(self) -> int:
+            return len(self.true)
+
+        def __getitem__(self, i: int) -> tuple[Tensor, int]:
+            return self.images[i], int(self.targets[i])
+
+    encoder = backbones.create(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=16)
+    said: list[str] = []
+    (entry,) = evaluate(encoder, Turned(0, 90), Turned(1, 60), protocols=["knn"], say=said.append)
+    assert entry.top1 == 0
+    assert any("WARNING: The labels of TRAIN and TEST seem to be in different orders" in line for line in said)
+    said.clear()
+    evaluate(encoder, Turned(0, 90), Turned(0, 60), protocols=["knn"], say=said.append)
+    assert not any("WARNING" in line for line in said)
+
+
+@pytest.mark.parametrize("pool", ["average", "class+average", "last4"])
+def test_parts_of_a_transformer_stand_for_an_image(pool: str) -> None:
+    from lookalike.evaluation.judging import _Part
+
+    model = backbones.create("test_vit", image_size=32).eval()
+    if pool == "last4":
+        model.net.blocks.extend([type(model.net.blocks[0])(64, 2) for _ in range(4 - len(model.net.blocks))])
+        model.eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = _Part(model, pool)(x)
+        tokens = model.tokens(x)
+    if pool == "average":
+        assert torch.equal(found, tokens.patches.mean(1))
+    elif pool == "class+average":
+        assert torch.equal(found, torch.cat([tokens.cls, tokens.patches.mean(1)], 1))
+    else:
+        assert found.shape == (2, 4 * 64)
+        assert torch.allclose(found[:, -64:], tokens.cls, atol=1e-6)
+        seen = model._embed(x, None)
+        for n, block in enumerate(model.net.blocks):
+            seen = block(seen)
+            if n >= len(model.net.blocks) - 4:
+                place = n - (len(model.net.blocks) - 4)
+                assert torch.allclose(found[:, 64 * place : 64 * (place + 1)], model.net.norm(seen)[:, 0], atol=1e-6)
+
+
+def test_a_network_without_class_tokens_has_none_to_pool(labelled: Path) -> None:
+    model = backbones.create("test_byobnet", image_size=32)
+    with pytest.raises(ValueError, match="has no class token"):
+        evaluate(model, labelled / "train", labelled / "test", pool="last4")

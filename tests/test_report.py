@@ -1,0 +1,389 @@
+"""`lookalike report` and `plot`: what is gathered, what is written, and what a page must never do."""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from PIL import Image
+
+import lookalike
+from lookalike import cli, encoders
+from lookalike.backbones import create
+from lookalike.reporting import embedding_map, gathering, maps, writing
+from lookalike.reporting.page import embedded, rendered
+from lookalike.runs import Folder
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+"""A name that must stay a name."""
+
+
+def made_run(folder: Path) -> Path:
+    """A short real training on labelled images, one class and one file of which have hostile names, with entries."""
+    for split, count in (("train", 6), ("test", 4)):
+        for kind, name in enumerate(("cats", "dogs", HOSTILE)):
+            for i in range(count):
+                draw(folder / split / name / f"{i}.jpg", kind, 100 * len(split) + 10 * kind + i)
+    shutil.copy(folder / "test/cats/0.jpg", folder / "test/cats" / f"{HOSTILE}.jpg")
+    train, test, out = str(folder / "train"), str(folder / "test"), folder / "run"
+    argv = ["pretrain", "simclr", train, "--out", str(out), "--backbone", "test_vit", "--image-size", "96"]
+    argv += ["--epochs", "2", "--batch-size", "6", "--workers", "0", "--hidden-dim", "16", "--probe", train, test]
+    assert cli.main([*argv, "--no-report"]) == 0
+    assert cli.main(["evaluate", str(out), train, test, "--protocols", "knn", "--workers", "0"]) == 0
+    entries = json.loads((out / "evaluation.json").read_text())
+    history = [{"step": step, "loss": 1 / step} for step in (50, 100)]
+    entries.append(entries[0] | {"protocol": "linear", "settings": {"epochs": 10}, "history": history})
+    entries[0] |= {
+        "class_names": [HOSTILE, "cats", "dogs"],
+        "per_class": [0.75, 0.8, None],
+        "confusion": [[0, 0, 3], [0, 1, 1], [1, 1, 4], [1, 2, 1]],
+        "calibration": {"ece": 0.08, "bins": [[(i + 0.5) / 15, i / 15, i] for i in range(15)]},
+        "accuracies": [],
+        "deviation": None,
+    }
+    (out / "evaluation.json").write_text(json.dumps(entries))
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_run(tmp_path_factory.mktemp("report"))
+
+
+def content_of(page: Path, element: str = "report") -> Any:
+    """What the page's scripts read."""
+    found = re.search(rf'<script type="application/json" id="{element}">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def array(text: str, kind: type) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_the_command_writes_a_page_with_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(run), "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote {run / 'report.html'}" in said
+    assert "Next: open it in a browser" in said
+    page = content_of(run / "report.html")
+    (shown,) = page["runs"]
+    assert page["title"].startswith("SimCLR on ")
+    assert "Chen, Kornblith" in shown["paper"]
+    facts = {fact["label"]: fact["value"] for fact in shown["facts"]}
+    assert facts["Images"].startswith("18 images in ")
+    assert facts["Epochs"] == "2 of 2"
+    assert facts["Image size"] == "96 x 96 pixels, 3 channels"
+    assert {"loss", "lr", "knn_top1", "images_per_s"} <= set(shown["curves"]["series"])
+    assert [e["protocol"] for e in shown["evaluations"]] == ["knn", "linear"]
+    assert [p["name"] for p in shown["pictures"]] == ["views", "attention", "pca"]
+    assert str(run) in shown["use"]["python"]
+    drawn = content_of(run / "report.html", "maps")
+    (images,), (made,) = drawn["sets"], drawn["maps"]
+    assert len(images["names"]) == 13  # of the probe's test images
+    assert sorted(images["classes"]) == [HOSTILE, "cats", "dogs"]
+    assert array(made["xy"], np.float32).reshape(-1, 2).shape == (13, 2)
+    assert array(made["near"], np.uint32).max() < 13
+
+
+def test_a_page_asks_nothing_of_a_network(run: Path, tmp_path: Path) -> None:
+    page = lookalike.report(run, out=tmp_path / "page.html").read_text()
+    assert "default-src 'none'" in page
+    assert re.search(r"script-src 'sha256-[\w+/=]+'", page)
+    style_and_scripts = re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)
+    assert not re.search(r"<link|<script src|@import|url\(|fetch\(|XMLHttpRequest|<img", style_and_scripts)
+    assert page.count("<script>") == 1
+
+
+def test_the_page_of_a_run_is_replaced_and_other_files_are_not(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ["--points", "4", "--workers", "0"]
+    for _ in range(2):
+        assert cli.main(["report", str(run), *quick]) == 0
+    other = tmp_path / "mine.html"
+    other.write_text("mine")
+    assert cli.main(["report", str(run), "--out", str(other), *quick]) == 1
+    assert "mine.html exists. Give another --out, or --overwrite." in capsys.readouterr().err
+    assert other.read_text() == "mine"
+    assert cli.main(["report", str(run), "--out", str(other), "--overwrite", *quick]) == 0
+    monkeypatch.chdir(tmp_path)
+    twin = tmp_path / "twin" / "run"
+    shutil.copytree(run, twin)
+    assert cli.main(["report", str(run), str(twin), *quick]) == 0
+    assert [r["name"] for r in content_of(tmp_path / "report.html")["runs"]] == [str(run), str(twin)]
+    drawn = content_of(tmp_path / "report.html", "maps")
+    assert [len(drawn["sets"]), [m["images"] for m in drawn["maps"]]] == [1, [0, 0]]  # thumbnails are shared
+    assert len(drawn["sets"][0]["names"]) == 2  # the points, too
+    assert cli.main(["report", str(run), str(twin), *quick]) == 1
+    assert "report.html exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["report"], 2, "runs"),
+        (["report", "nowhere"], 1, "nowhere is not a folder. Give the folder of a run or of a comparison."),
+        (["report", "."], 1, "holds no run (no run.yaml)"),
+        (["report", "RUN", "--points", "0"], 1, "points is 0; it is a number of images, 1 or more."),
+        (["report", "RUN", "--out", "."], 1, "is a folder. Give a file, such as"),
+        (["plot", "RUN", "--out", "a.gif"], 1, "written as .png, .pdf or .svg"),
+        (["plot", ".", "--out", "a.png"], 1, "holds no metrics.jsonl and no linear probe"),
+    ],
+)
+def test_what_cannot_be_reported(
+    argv: list[str], code: int, words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([str(run) if a == "RUN" else a for a in argv]) == code
+    captured = capsys.readouterr()
+    assert words in (captured.out + captured.err if code == 2 else captured.err)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_images_that_went_away_leave_a_page_without_a_map(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    text = (moved / "run.yaml").read_text()
+    (moved / "run.yaml").write_text(text.replace(str(run.parent), str(tmp_path / "gone")))
+    page = lookalike.report(moved)
+    assert content_of(page, "maps") == {"sets": [], "maps": []}
+    (note,) = content_of(page)["mapNotes"]
+    assert "gone/test does not exist" in note
+    assert content_of(page)["runs"][0]["pictures"][0]["name"] == "views"
+    given = content_of(lookalike.report(moved, images=run.parent / "train"), "maps")
+    assert len(given["sets"][0]["names"]) == 18
+
+
+def test_files_that_cannot_be_read_are_named_and_left_out(run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    (broken / "evaluation.json").write_text("{")
+    (broken / "encoder.json").write_text("no JSON")
+    with (broken / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')
+    page = content_of(lookalike.report(broken, points=4))
+    assert len(page["runs"][0]["problems"]) == 2
+    assert page["runs"][0]["evaluations"] == []
+    assert page["runs"][0]["curves"]["series"]["loss"]["x"]
+
+
+def test_write_never_raises(tmp_path: Path, run: Path) -> None:
+    said: list[str] = []
+    assert writing.write(tmp_path / "none", say=said.append) is None
+    assert "WARNING     no report was written (FileNotFoundError" in said[0]
+    assert writing.write(run, say=said.append) == run / "report.html"
+    assert said[1].startswith(f"Wrote {run / 'report.html'}")
+
+
+def test_trainings_end_with_a_page_unless_told_not_to(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["pretrain", "simclr", str(photos), "--backbone", "test_resnet", "--image-size", "32", "--epochs", "1"]
+    argv += ["--batch-size", "20", "--workers", "0", "--hidden-dim", "16", "--out"]
+    assert cli.main([*argv, str(tmp_path / "a")]) == 0
+    assert f"Wrote {tmp_path / 'a' / 'report.html'}" in capsys.readouterr().out
+    assert "report.html" in (tmp_path / "a" / "log.txt").read_text()
+    assert cli.main([*argv, str(tmp_path / "b"), "--no-report"]) == 0
+    assert not (tmp_path / "b" / "report.html").exists()
+
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("no page today")
+
+    monkeypatch.setattr(writing, "report", fails)
+    assert cli.main([*argv, str(tmp_path / "c")]) == 0
+    assert "no report was written (RuntimeError: no page today)" in capsys.readouterr().out
+
+
+def comparison(folder: Path, run: Path) -> Path:
+    """A comparison of two methods with a training each, and one that failed."""
+    folder.mkdir()
+    trainings: list[dict[str, Any]] = []
+    for method in ("simclr", "byol"):
+        shutil.copytree(run, folder / f"{method}-seed0", ignore=shutil.ignore_patterns("checkpoints"))
+        trainings.append({"method": method, "seed": 0, "folder": f"{method}-seed0", "status": "done", "error": None})
+    trainings.append({"method": "ibot", "seed": 0, "folder": "ibot-seed0", "status": "failed", "error": "takes a ViT"})
+    ranking = [
+        {
+            "method": method, "seeds": 1, "score": score, "low": score - 0.1, "high": score + 0.1, "deviation": None,
+            "results": {"knn": {"labelled/test": {"mean": score, "deviation": None}}}, "seconds": 60.0,
+            "images_per_s": 100.0, "peak_memory_gib": None, "gflops_per_image": 0.1, "stable": True, "remark": "",
+        }
+        for method, score in (("byol", 0.8), ("simclr", 0.7))
+    ]  # fmt: skip
+    content = {
+        "format": 1, "data": "photos", "train": ["labelled/train"], "tests": ["labelled/test"], "budget": {"epochs": 2},
+        "seeds": [0], "backbone": "test_vit", "trainings": trainings, "ranking": ranking,
+        "recommendation": f"Take byol, not {HOSTILE}.",
+    }  # fmt: skip
+    (folder / "compare.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_comparison_brings_its_trainings_and_the_best_ones_map(run: Path, tmp_path: Path) -> None:
+    folder = comparison(tmp_path / "compare", run)
+    page = lookalike.report(folder, points=8)
+    assert page == folder / "report.html"
+    content = content_of(page)
+    assert [r["name"] for r in content["runs"]] == ["simclr-seed0", "byol-seed0"]
+    assert [m["run"] for m in content_of(page, "maps")["maps"]] == ["byol-seed0"]
+    assert content["comparisons"][0]["ranking"][0]["method"] == "byol"
+    (folder / "compare.json").write_text('{"format": 2}')
+    with pytest.raises(ValueError, match="no comparison with format 1"):
+        lookalike.report(folder)
+
+
+def test_long_curves_keep_their_ends_and_spikes() -> None:
+    points = [(float(i), 1.0) for i in range(50_000)]
+    points[777], points[31_000] = (777.0, 9.0), (31_000.0, -9.0)
+    kept = gathering.thinned(points)
+    assert len(kept) <= gathering.POINTS_OF_A_CURVE
+    assert [kept[0], kept[-1]] == [points[0], points[-1]]
+    assert {points[777], points[31_000]} <= set(kept)
+    assert kept == sorted(kept)
+    assert gathering.thinned(points[:900]) == points[:900]
+
+
+def test_curves_leave_out_what_is_not_finite_and_know_the_epoch() -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 0, "epoch": 0, "knn_top1": 0.1},
+        {"step": 10, "epoch": 0, "loss": None, "lr": 0.1, "skipped": 0},
+        {"step": 14, "epoch": 1, "loss": 2.0, "lr": 0.2, "skipped": 0, "verdict": "learning"},
+    ]
+    found = gathering.curves(rows)
+    assert found["perEpoch"] == 14
+    assert found["series"]["loss"] == {"x": [14], "y": [2.0]}
+    assert set(found["series"]) == {"loss", "lr", "knn_top1"}
+    assert gathering.curves([]) == {"perEpoch": None, "series": {}}
+
+
+def test_confusions_come_most_often_first() -> None:
+    triples = [[0, 0, 5], [0, 1, 2], [1, 0, 4], [1, 1, 1], [2, 1, 2]]
+    assert gathering.confused(triples) == [(1, 0, 4, 5), (0, 1, 2, 7), (2, 1, 2, 2)]
+    names = [f"class {i}" for i in range(gathering.MATRIX_CLASSES + 1)]
+    entry = {"protocol": "knn", "top1": 0.5, "class_names": names, "confusion": triples}
+    (shown,) = gathering.evaluations([entry])
+    assert shown["confusion"] == []
+    assert len(shown["pairs"]) == 3
+
+
+def test_entries_of_before_read_on() -> None:
+    entry = {"protocol": "knn", "top1": 0.5, "top5": 0.9, "interval": [0.4, 0.6], "settings": {"k": 20}, "classes": 3}
+    (shown,) = gathering.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
+    assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k 20", []]
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_never_oneself() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(30, 5)
+    x[1] = x[0] * 3  # the same direction
+    found = embedding_map.neighbours(x)
+    unit = (x / x.norm(dim=1, keepdim=True)).numpy()
+    for i, row in enumerate(found):
+        cosines = unit @ unit[i]
+        cosines[i] = -2
+        np.testing.assert_allclose(cosines[row], np.sort(cosines)[::-1][:8], atol=1e-6)
+    assert found[0, 0] == 1
+    assert embedding_map.neighbours(x[:3]).shape == (3, 2)
+
+
+def test_a_map_puts_groups_apart_and_stays_in_its_square() -> None:
+    torch.manual_seed(0)
+    kinds = torch.arange(90) % 3
+    x = torch.eye(3, 16)[kinds] * 4 + torch.randn(90, 16) * 0.3
+    place = embedding_map.placed(x)
+    assert place.xy.dtype == np.float32
+    assert np.abs(place.xy).max() == pytest.approx(1, abs=1e-6)
+    distance = ((place.xy[:, None] - place.xy[None]) ** 2).sum(2) + np.eye(90) * 9
+    assert (kinds.numpy()[distance.argmin(1)] == kinds.numpy()).mean() > 0.95
+    groups = embedding_map.clusters(x, 3)
+    assert len({(int(k), int(g)) for k, g in zip(kinds, groups)}) == 3
+    np.testing.assert_array_equal(place.xy, embedding_map.placed(x).xy)  # the same again
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_a_map_of_few_images(count: int) -> None:
+    torch.manual_seed(0)
+    xy = embedding_map.placed(torch.randn(count, 7)).xy
+    assert xy.shape == (count, 2)
+    assert np.isfinite(xy).all()
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (torch.ones(9, 4), "All images have the same feature"),
+        (torch.full((9, 4), torch.nan), "not finite"),
+        (torch.ones(1, 4), "takes 2 images or more"),
+    ],
+)
+def test_what_cannot_be_mapped(features: torch.Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        embedding_map.placed(features)
+
+
+def test_sheets_hold_every_image_in_its_place(tmp_path: Path) -> None:
+    for i in range(embedding_map.COLUMNS + 2):
+        Image.new("RGB", (60, 80), (0, 200, 0) if i == embedding_map.COLUMNS else (200, 0, 0)).save(
+            tmp_path / f"{i:03}.png"
+        )
+    (tmp_path / "000.png").write_bytes(b"went away")
+    source = maps.source_of(tmp_path, 3)
+    made: Any = embedding_map.sheets(source, list(range(len(source))), 32)
+    (url,) = made["urls"]
+    header, data = url.split(",", 1)
+    assert header == "data:image/webp;base64"
+    (tmp_path / "sheet.webp").write_bytes(base64.b64decode(data))
+    sheet = np.asarray(Image.open(tmp_path / "sheet.webp").convert("RGB")).astype(int)
+    assert sheet.shape == (64, embedding_map.COLUMNS * 32, 3)
+    assert np.ptp(sheet[16, 16]) < 20  # grey: the broken one
+    assert sheet[16, 48].argmax() == 0
+    assert sheet[48, 16].argmax() == 1  # the first of the second row
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_are_mapped(channels: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = create("test_resnet", channels=channels, image_size=32)
+    (tmp_path / "run").mkdir()
+    encoders.save(Folder(tmp_path / "run"), made, method="simclr", epochs=1, dtype=torch.uint8)
+    for i in range(6):
+        np.save(tmp_path / f"{i}.npy", np.random.default_rng(i).integers(0, 255, (channels, 40, 40), np.uint8))
+    page = lookalike.report(tmp_path / "run", images=tmp_path)
+    assert len(content_of(page, "maps")["sets"][0]["names"]) == 6
+
+
+def test_nothing_ends_the_element_that_holds_the_content() -> None:
+    text = "</script><script>alert(1)</script><!-- & \u2028"
+    inside = embedded({"name": text})
+    assert not set("<>&") & set(inside)
+    assert json.loads(inside) == {"name": text}
+    page = rendered(HOSTILE, {"report": {"name": HOSTILE}, "maps": {}})
+    assert HOSTILE not in page
+    assert "&lt;img" in page
+
+
+def test_plot_draws_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "curves.png"
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    argv = ["plot", str(run), str(other), "--out", str(out)]
+    assert cli.main(argv) == 0
+    assert f"Wrote {out}" in capsys.readouterr().out
+    pixels = np.asarray(Image.open(out).convert("RGB"))
+    assert pixels.shape[1] > 1000
+    colours = {tuple(c) for c in pixels.reshape(-1, 3)[::7].tolist()}
+    assert {(0, 114, 178), (213, 94, 0)} <= colours  # a series each
+    assert cli.main(argv) == 1
+    assert "curves.png exists" in capsys.readouterr().err
+    (other / "evaluation.json").unlink()
+    assert cli.main([*argv, "--overwrite"]) == 0
+    assert lookalike.plot(other, out=tmp_path / "one.svg").read_text().startswith("<?xml")
