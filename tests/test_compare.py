@@ -22,7 +22,7 @@ from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_o
 from lookalike.core import Batch, Method
 from lookalike.evaluation import evaluate, judging
 from lookalike.evaluation.linear import DINOV2
-from lookalike.methods import DINO, IBOT, SimCLR
+from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
 from lookalike.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.runs import Diverged, Folder, Run
@@ -176,7 +176,8 @@ def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
     best = found[0]
     assert best.score == pytest.approx((0.51 + 0.4) / 2)
     assert best.deviation == pytest.approx(0.005)  # of the means over the tests
-    assert best.high - best.score == pytest.approx(2 * 0.005 / 3**0.5)
+    assert best.high - best.score == pytest.approx(2 * 0.0075 / 3**0.5)  # between its own 0.005 and 0.01 of byol
+    assert found[1].high - found[1].score == pytest.approx(2 * 0.01 / 3**0.5)
     assert best.results["knn"]["a"].mean == pytest.approx(0.51)
     assert best.results["knn"]["a"].deviation == pytest.approx(0.01)
     assert best.results["knn"]["b"].deviation == pytest.approx(0.0)
@@ -185,11 +186,20 @@ def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
 
 
 def test_one_seed_has_the_range_of_its_test_images() -> None:
-    assert score_range([judged(0.5)]) == pytest.approx((0.48, 0.52))
-    assert score_range([judged(0.5, 0.7)]) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
-    assert score_range([judged(0.99), judged(1.0)])[1] == 1.0  # a share
+    assert score_range([judged(0.5)], 0.3) == pytest.approx((0.48, 0.52))
+    assert score_range([judged(0.5, 0.7)], 0) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
+    assert score_range([judged(0.99), judged(1.0)], 0)[1] == 1.0  # a share
     (one,) = rank([trained("simclr", 0, 0.5)])
     assert (one.deviation, one.results["knn"]["a"].deviation) == (None, None)
+
+
+def test_seeds_that_agree_by_luck_are_not_taken_at_their_word() -> None:
+    """The usual deviation is the median: neither the lucky method nor the wild one sets it."""
+    scores = {"lucky": (0.5, 0.5), "usual": (0.40, 0.42), "wild": (0.1, 0.3)}
+    found = {r.method: r for r in rank([trained(m, s, x) for m, xs in scores.items() for s, x in enumerate(xs)])}
+    assert found["lucky"].deviation == 0
+    halves = {m: (r.high - r.low) / 2 for m, r in found.items()}
+    assert halves == pytest.approx({"lucky": 0.02, "usual": 0.02, "wild": 0.2})
 
 
 def test_methods_whose_ranges_meet_are_named() -> None:
@@ -317,6 +327,12 @@ ASKED: dict[str, Any] = {"data": "photos", "methods": ("simclr",), "train": ("a"
 def test_questions_that_cannot_be(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Comparison(**ASKED | fields)
+
+
+def test_what_learns_from_labels_alone_is_no_method_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "classify", Entry("lookalike.methods.simclr", "SimCLR", "labels", "finetune"))
+    with pytest.raises(ValueError, match="classify learns no representation"):
+        Comparison(**ASKED | {"methods": ("classify",)})
 
 
 def test_pairs_and_what_changes_the_question() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from statistics import mean
 
-from .ranking import Rank, Results, Training, not_told_apart, score_of, score_range, troubles
+from .ranking import Rank, Results, Training, not_told_apart, score_of, score_range, troubles, usual_deviation
 
 
 def recommendation(ranking: Sequence[Rank], trainings: Sequence[Training], untrained: Sequence[Results]) -> str:
@@ -54,7 +54,7 @@ def recommendation(ranking: Sequence[Rank], trainings: Sequence[Training], untra
 
 
 def _beside_untrained(ranking: Sequence[Rank], untrained: Sequence[Results], best: Rank) -> list[str]:
-    low, high = score_range(untrained)
+    low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
     score = mean(map(score_of, untrained))
     said = [f"The untrained network comes to {score:.1%} ({low:.1%} to {high:.1%})."]
     if not (beaten := [r for r in ranking if r.low > high]):
@@ -112,7 +112,7 @@ def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequ
             ]
         )  # fmt: skip
     if untrained and ranking:
-        low, high = score_range(untrained)
+        low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
         means = [f"{100 * mean(mean(a.top1 for a in u[p].values()) for u in untrained):.1f}" for p in protocols]
         blank = [""] * (len(rows[0]) - 4 - len(protocols))
         rows.append(["", "untrained", *means, f"{low:.1%} to {high:.1%}", str(len(untrained)), *blank])

@@ -87,6 +87,8 @@ class Comparison(Options):
         for name in self.methods:
             if name not in METHODS:
                 raise ValueError(f"No method is called '{name}'. {nearest(name, list(METHODS))}")
+            if METHODS[name].verb not in ("pretrain", "distill"):
+                raise ValueError(f"{name} learns no representation of its own to compare. Leave it out.")
         for option in ("methods", "test", "protocols"):
             values: tuple[str, ...] = vars(self)[option]
             if not values:

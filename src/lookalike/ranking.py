@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, Literal
 
 ERRORS = 2.0
@@ -87,7 +87,8 @@ class Rank:
     low: float
     """The score's range goes from here ..."""
     high: float
-    """... to here: two standard errors over the seeds, or the 95 % interval over the test images of a single seed."""
+    """... to here: two standard errors over the seeds (by the median of all methods' deviations where its own is less),
+    or the 95 % interval over the test images of a single seed."""
     deviation: float | None
     """Standard deviation of the score over the seeds."""
     results: Mapping[str, Mapping[str, Mean]]
@@ -112,14 +113,20 @@ def score_of(results: Results) -> float:
     return mean(a.top1 for a in next(iter(results.values())).values())
 
 
-def score_range(of_seeds: Sequence[Results]) -> tuple[float, float]:
+def usual_deviation(deviations: Sequence[float | None]) -> float:
+    """The median of the methods' deviations over seeds, 0 where there is none: two or three seeds may agree by luck."""
+    return median(known) if (known := [d for d in deviations if d is not None]) else 0.0
+
+
+def score_range(of_seeds: Sequence[Results], least: float) -> tuple[float, float]:
     """The range of a score over seeds, within [0, 1]; of one seed over the test images, which tests have of their own.
 
-    A range says how far the mean over other seeds may be on these test images, or that of this seed on others.
+    A range says how far the mean over other seeds may be on these test images, or that of this seed on others. `least`
+    is the deviation over seeds to reckon with at least.
     """
     scores = [score_of(results) for results in of_seeds]
     if len(scores) > 1:
-        half = ERRORS * stdev(scores) / math.sqrt(len(scores))
+        half = ERRORS * max(least, stdev(scores)) / math.sqrt(len(scores))
         return max(0.0, mean(scores) - half), min(1.0, mean(scores) + half)
     tests = list(next(iter(of_seeds[0].values())).values())
     below, above = (math.hypot(*(a.top1 - a.interval[side] for a in tests)) / len(tests) for side in (0, 1))
@@ -133,11 +140,13 @@ def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> 
         trainings: of all methods and seeds.
         budget_seconds: of each training, where time was the budget.
     """
-    found = []
-    for method in dict.fromkeys(t.method for t in trainings):
-        of_method = [t for t in trainings if t.method == method]
-        if done := [t for t in of_method if t.status == "done"]:
-            found.append(_rank(of_method, done, budget_seconds))
+    by_method: dict[str, list[Training]] = {}
+    for t in trainings:
+        by_method.setdefault(t.method, []).append(t)
+    done = {method: [t for t in rows if t.status == "done"] for method, rows in by_method.items()}
+    scores = [[score_of(t.results) for t in rows] for rows in done.values()]
+    least = usual_deviation([stdev(of_seeds) for of_seeds in scores if len(of_seeds) > 1])
+    found = [_rank(by_method[method], rows, least, budget_seconds) for method, rows in done.items() if rows]
     found.sort(key=lambda r: (-r.score, r.seconds, r.method))
     if not found:
         return []
@@ -150,9 +159,9 @@ def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> 
     ]
 
 
-def _rank(of_method: Sequence[Training], done: Sequence[Training], budget: float | None) -> Rank:
+def _rank(of_method: Sequence[Training], done: Sequence[Training], least: float, budget: float | None) -> Rank:
     scores = [score_of(t.results) for t in done]
-    low, high = score_range([t.results for t in done])
+    low, high = score_range([t.results for t in done], least)
     seconds = mean(t.seconds or 0.0 for t in done)
     peaks = [t.peak_memory_gib for t in done if t.peak_memory_gib is not None]
     energies = [t.energy_kj for t in done if t.energy_kj is not None]
