@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -109,38 +110,87 @@ def evaluate(
     model = opened(encoder)
     pairs = [_pair(a, b, model.channels, say) for a, b in ((train, test), *also)]
     reader = Reader(encoder, model, image_size, pool, batch_size, workers, keep, say)
+    question = _Question(seed, seeds, tuple(shares), labels, epochs)
     entries = []
-    for number, (first, second) in enumerate(pairs):
-        names = [_named(data) for data in (train, test)] if not number else [_named(data) for data in also[number - 1]]
-        about = About(reader.made, reader.encoder_sha256, fingerprint(first, second), *names)
+    for pair in pairs:
         if len(pairs) > 1:
-            say(f"{names[0]}, {names[1]}:")
-        found: tuple[Features, Features] | None = None
-        for protocol in protocols:
-            if protocol in FROZEN and found is None:
-                found = reader.features(first, "train"), reader.features(second, "test")
-                for line in missing_classes(*found):
-                    say(f"WARNING: {line}")
-            say(f"{protocol}: judging")
-            if protocol in TRAINED:
-                rows = None if labels is None else listed(labels, [first.name(i) for i in range(len(first))])
-                made = []
-                for portion in _portions(protocol, shares, rows):
-                    made.append(_trained(protocol, model, first, second, portion, reader, about, seed, seeds, epochs))
-            elif protocol in LABEL_FREE:
-                made = [_label_free(model, test if not number else also[number - 1][1], reader, seed, about, second)]
-            else:
-                assert found is not None
-                few = Few(tuple(shares)) if labels is None else _listed(labels, found[0])
-                classes, device = len(first.classes or ()), device_of(model)
-                made = judge(protocol, *found, classes, seed, device, about=about, seeds=seeds, few=few)
-            entries += made
-            if path is not None:
-                record(path, made)
-        if found is not None:
-            for line in _doubts(*found, [e for e in entries if e.data_fingerprint == about.data_fingerprint]):
-                say(f"WARNING: {line}")
+            say(f"{pair.about(reader).train}, {pair.about(reader).test}:")
+        entries += _judged(protocols, pair, reader, question, path)
     return entries
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked beside the protocols; the fields are arguments of `evaluate`."""
+
+    seed: int
+    seeds: int
+    shares: tuple[float, ...]
+    labels: str | os.PathLike[str] | None
+    epochs: int
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two sets of labelled images, as they were named and as they were opened."""
+
+    named: tuple[Data, Data]
+    train: Source
+    test: Source
+
+    def about(self, reader: "Reader") -> About:
+        names = [os.fspath(d) if isinstance(d, str | os.PathLike) else f"<{type(d).__name__}>" for d in self.named]
+        return About(reader.made, reader.encoder_sha256, fingerprint(self.train, self.test), *names)
+
+
+def _judged(
+    protocols: Sequence[str], pair: _Pair, reader: "Reader", question: _Question, path: Path | None
+) -> list[Entry]:
+    """Judges on one pair, and records each judgement when it is made."""
+    about, say = pair.about(reader), reader.say
+    found: tuple[Features, Features] | None = None
+    entries: list[Entry] = []
+    for protocol in protocols:
+        if protocol in FROZEN and found is None:
+            found = reader.features(pair.train, "train"), reader.features(pair.test, "test")
+            for line in missing_classes(*found):
+                say(f"WARNING: {line}")
+        say(f"{protocol}: judging")
+        if protocol in TRAINED:
+            made = _trained(protocol, pair, reader, about, question)
+        elif protocol in LABEL_FREE:
+            made = [_label_free(pair, reader, about, question.seed)]
+        else:
+            assert found is not None
+            labels = question.labels
+            made = judge(
+                protocol, *found, len(pair.train.classes or ()), question.seed, device_of(reader.model), about=about,
+                seeds=question.seeds, few=Few(question.shares) if labels is None else _listed(labels, found[0].names),
+                progress=_counting(say, f"{protocol}: ", "test images"),
+            )  # fmt: skip
+        entries += made
+        if path is not None:
+            record(path, made)
+    if found is not None:
+        for line in _doubts(*found, entries):
+            say(f"WARNING: {line}")
+    return entries
+
+
+def _counting(say: Callable[[str], None], before: str, of: str, last: bool = False) -> Callable[[int, int], None]:
+    """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
+    began = shown = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.perf_counter()
+        if now - shown > 10 or (done == total and (last or shown > began)):
+            shown = now
+            rate = done / (now - began)
+            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+            say(f"{before}{done} of {total} {of}, {rate:.0f} images/s{left}")
+
+    return progress
 
 
 def evaluate_features(
@@ -176,7 +226,7 @@ def evaluate_features(
     digests = [encoders.file_sha256(Path(file)) for file in (train, test) if file is not None]
     data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
     about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
-    few = Few(tuple(shares)) if labels is None else _listed(labels, first)
+    few = Few(tuple(shares)) if labels is None else _listed(labels, first.names)
     entries = []
     for protocol in protocols:
         say(f"{protocol}: judging")
@@ -231,20 +281,10 @@ class Reader:
         return found
 
     def _computed(self, source: Source, what: str) -> Features:
-        began = shown = time.perf_counter()
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            now = time.perf_counter()
-            if now - shown > 10 or done == total:
-                shown = now
-                rate = done / (now - began)
-                left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-                self.say(f"{what}: features of {done} of {total} images at {self.size} px, {rate:.0f} images/s{left}")
-
+        counting = _counting(self.say, f"{what}: features of ", f"images at {self.size} px", last=True)
         found = features(
             self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,
-            batch_size=self.batch_size, workers=self.workers, progress=progress,
+            batch_size=self.batch_size, workers=self.workers, progress=counting,
         )  # fmt: skip
         self._left_out(found)
         return found
@@ -370,37 +410,42 @@ def opened(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _portions(protocol: str, shares: Sequence[float], rows: Tensor | None) -> list[float | Tensor | None]:
-    """Which labels each training has: a share of each class's, stated rows, or all."""
-    if protocol != "semi-finetune":
-        return [None]
-    return [*shares] if rows is None else [rows]
+def _trained(protocol: str, pair: _Pair, reader: "Reader", about: About, question: _Question) -> list[Entry]:
+    """Trains classifiers on images, each from the same encoder, and judges them; one entry for each set of labels."""
+    portions: list[tuple[float | None, Few | None]] = [(None, None)]
+    if protocol == "semi-finetune" and question.labels is not None:
+        portions = [(None, _listed(question.labels, [pair.train.name(i) for i in range(len(pair.train))]))]
+    elif protocol == "semi-finetune":
+        portions = [(share, None) for share in question.shares]
+    return [_trained_on(protocol, pair, share, few, reader, about, question) for share, few in portions]
 
 
-def _trained(
-    protocol: str, model: Backbone, train: Source, test: Source, few: float | Tensor | None, reader: "Reader",
-    about: About, seed: int, seeds: int, epochs: int,
+def _trained_on(
+    protocol: str, pair: _Pair, share: float | None, few: Few | None, reader: "Reader", about: About,
+    question: _Question,
 ) -> Entry:  # fmt: skip
-    """Trains `seeds` classifiers on images, from the same encoder, and judges them."""
     from .trained import trained_scores  # which imports this package
 
     began = time.perf_counter()
     made = [
         trained_scores(
-            model, train, test, frozen=protocol == "linear-augmented", epochs=epochs,
-            share=few if isinstance(few, float) else None, rows=few if isinstance(few, Tensor) else None, draw=n,
-            seed=seed + n, batch_size=reader.batch_size, workers=reader.workers, image_size=reader.size,
-            say=reader.say,
+            reader.model, pair.train, pair.test, frozen=protocol == "linear-augmented", epochs=question.epochs,
+            share=share, rows=None if few is None else few.rows, draw=n, seed=question.seed + n,
+            batch_size=reader.batch_size, workers=reader.workers, image_size=reader.size, say=reader.say,
         )
-        for n in range(seeds)
+        for n in range(question.seeds)
     ]  # fmt: skip
     first = made[0]
+    settings = dict(first.settings)
+    if question.seeds > 1:
+        settings["seeds"] = question.seeds
+    if few is not None:
+        settings["list_sha256"] = few.sha256
     return entry(
         "semi" if protocol == "semi-finetune" else protocol,
         [measures(each.scores.double().softmax(1), each.labels) for each in made], first.labels,
-        train_images=first.train_images, classes=train.classes or (),
-        settings=first.settings | ({"seeds": seeds} if seeds > 1 else {}), history=first.history, seed=seed,
-        seconds=time.perf_counter() - began, about=dataclasses.replace(about, made={}),
+        train_images=first.train_images, classes=pair.train.classes or (), settings=settings, history=first.history,
+        seed=question.seed, seconds=time.perf_counter() - began, about=dataclasses.replace(about, made={}),
     )  # fmt: skip
 
 
@@ -412,7 +457,7 @@ def _check_protocols(asked: Sequence[str], known: Sequence[str] | dict[str, str]
             raise ValueError(f"There is no protocol {name!r} here. Choose from {', '.join(known)}.")
 
 
-def _pair(train: Data, test: Data, channels: int, say: Callable[[str], None]) -> tuple[Source, Source]:
+def _pair(train: Data, test: Data, channels: int, say: Callable[[str], None]) -> _Pair:
     """The labelled images of a pair, with the classes of the first."""
     first = open_source(train, channels=channels, labelled=True)
     second = open_source(test, channels=channels, labelled=True, classes=first.classes)
@@ -427,15 +472,11 @@ def _pair(train: Data, test: Data, channels: int, say: Callable[[str], None]) ->
         and os.path.realpath(train) == os.path.realpath(test)
     ):
         say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
-    return first, second
+    return _Pair((train, test), first, second)
 
 
-def _named(data: Data) -> str:
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
-
-
-def _listed(labels: str | os.PathLike[str], train: Features) -> Few:
-    return Few(rows=listed(labels, train.names), sha256=encoders.file_sha256(Path(labels)))
+def _listed(labels: str | os.PathLike[str], names: Sequence[str]) -> Few:
+    return Few(rows=listed(labels, names), sha256=encoders.file_sha256(Path(labels)))
 
 
 def _doubts(train: Features, test: Features, entries: Sequence[Entry]) -> list[str]:
@@ -474,9 +515,10 @@ def _renamed(test: Features, classes: tuple[str, ...] | None, file: str | os.Pat
     return dataclasses.replace(test, labels=place[test.labels], classes=classes)
 
 
-def _label_free(model: Backbone, data: Data, reader: Reader, seed: int, about: About, source: Source) -> Entry:
+def _label_free(pair: _Pair, reader: "Reader", about: About, seed: int) -> Entry:
     began = time.perf_counter()
-    found, used = label_free(model, data, seed=seed), _whole_groups(min(VIEWED, len(source)))
+    model, used = reader.model, _whole_groups(min(VIEWED, len(pair.test)))
+    found = label_free(model, pair.named[1], seed=seed)
     return Entry(
         protocol="label-free",
         top1=found["retrieval"],
@@ -486,7 +528,7 @@ def _label_free(model: Backbone, data: Data, reader: Reader, seed: int, about: A
         train_images=0,
         test_images=used,
         classes=0,
-        encoder_sha256=reader.encoder_sha256,
+        encoder_sha256=about.encoder_sha256,
         data_fingerprint=about.data_fingerprint,
         seed=seed,
         seconds=round(time.perf_counter() - began, 3),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -65,6 +65,7 @@ def judge(
     about: About | None = None,
     seeds: int = 1,
     few: Few | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Entry]:
     """Judges features by one of `FROZEN`.
 
@@ -78,6 +79,7 @@ def judge(
         about: for the record.
         seeds: how often `linear` is trained, from `seed` on.
         few: for `semi`.
+        progress: called with the number of test images that `knn` is done with, and of all.
 
     Returns:
         One entry; of `semi` one for each share.
@@ -96,7 +98,7 @@ def judge(
     data = train.features, train.labels, test.features, test.labels
     began = time.perf_counter()
     if protocol == "knn":
-        near = knn(*data, num_classes=num_classes, device=device)
+        near = knn(*data, num_classes=num_classes, device=device, progress=progress)
         found = [dataclasses.replace(measures(_shares(near.votes), test.labels), top5=near.top5)]
         constants = {
             "k": near.k,
