@@ -20,7 +20,7 @@ from lookalike import advice, backbones, cli, comparing, costs, encoders, traini
 from lookalike import core as contract
 from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_of
 from lookalike.core import Batch, Method
-from lookalike.evaluation import evaluate, judging
+from lookalike.evaluation import evaluate, protocols
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
@@ -359,7 +359,7 @@ def command(data: Path, *methods: str, labelled: Path, out: Path, more: tuple[st
     return [
         "compare", str(data), *methods, "--train", str(labelled / "train"), "--test", str(labelled / "test"),
         "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--workers", "0", "--out", str(out),
-        *more,
+        "--no-report", *more,
     ]  # fmt: skip
 
 
@@ -368,14 +368,16 @@ SHORT = ("--epochs", "1", "--seeds", "2", "--protocols", "knn")
 
 @pytest.fixture(autouse=True)
 def _short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
 
 
 @pytest.fixture(scope="module")
 def compared(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a comparison of two methods that can be trained and one that cannot."""
     out = tmp_path_factory.mktemp("compared") / "out"
-    assert cli.main(command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)) == 0
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
+    assert cli.main([a for a in argv if a != "--no-report"]) == 0
+    assert (out / "report.html").is_file()
     return out
 
 
@@ -483,7 +485,8 @@ def test_overwrite_replaces_it(
     more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
     run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 0)
     assert [row[:5] for row in numbers(out)] == [("simclr", 0, "done", None, 2)]
-    assert {p.name for p in out.iterdir()} - {".lock"} == {"compare.json", "simclr-seed0", "supcon-seed0"}
+    page = {"report.html", "log.txt"}
+    assert {p.name for p in out.iterdir()} - {".lock"} - page == {"compare.json", "simclr-seed0", "supcon-seed0"}
     assert [p.name for p in (out / "supcon-seed0").iterdir()] == ["mine.txt"]
     assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
 

@@ -666,10 +666,11 @@ class Folder:
             raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
 
     def abandon(self) -> None:
-        """Removes a run that never made a step; its folder goes with the lock, where nothing else is in it."""
+        """Removes a run; its folder goes with the lock, where nothing else is in it."""
         self._clear()
-        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
-            self.checkpoints.rmdir()
+        for own in (self.checkpoints, self.features):
+            if own.is_dir() and not any(own.iterdir()):
+                own.rmdir()
 
     def _is_leftover(self, path: Path) -> bool:
         """Whether a run that was killed before its first word left this behind."""
