@@ -15,13 +15,26 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
 
-LONG = ("distributed", "health", "methods", "reliability", "learning", "distributed_parts", "augment", "training")
+LONG = (
+    "distributed", "health", "methods", "reliability", "cli", "compare", "learning", "finetune", "report_browser",
+    "distributed_parts", "augment", "training", "distill", "against_sklearn",
+)  # fmt: skip
 """Files that take longest. They go first, so that no process has one for itself in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
+PAGES = ("test_report", "test_report_browser", "test_demo", "test_readme", "test_compare")
+"""Files whose trainings end with their page; elsewhere it would only take time."""
+
+
+@pytest.fixture(autouse=True)
+def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.path.stem not in PAGES:
+        monkeypatch.setattr("lookalike.cli._write_report", lambda folder, workers: None)
 
 
 @pytest.fixture(autouse=True)
