@@ -16,15 +16,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import advice, backbones, cli, comparing, costs, encoders, training
+from lookalike import backbones, cli, encoders, training
 from lookalike import core as contract
-from lookalike.comparison import Comparison, changes, epochs_that_fit, seconds_of
+from lookalike.comparing import advice, costs
+from lookalike.comparing import working as comparing
+from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, seconds_of
+from lookalike.comparing.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.core import Batch, Method
 from lookalike.evaluation import evaluate, protocols
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
-from lookalike.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.runs import Diverged, Folder, Run
 from lookalike.views import View
 

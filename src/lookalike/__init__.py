@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .comparing import compare as compare
-    from .comparison import Comparison as Comparison
+    from .comparing.comparison import Comparison as Comparison
+    from .comparing.working import compare as compare
     from .distilling import distill as distill
     from .encoders import load as load
     from .evaluation import embed as embed
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Collapsed": "runs", "Comparison": "comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
-    "compare": "comparing", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
+    "Collapsed": "runs", "Comparison": "comparing.comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
+    "compare": "comparing.working", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
     "finetune": "finetuning", "load": "encoders", "plot": "plotting", "predict": "predicting", "pretrain": "training",
     "report": "reporting.writing", "show": "pictures",
 }  # fmt: skip

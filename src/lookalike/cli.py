@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
-from .comparison import Comparison
+from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .runs import (
     Folder,
@@ -724,8 +724,8 @@ def compare(argv: list[str]) -> None:
     given = {a.split("=")[0] for a in argv}
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
-    from .comparing import FILE
-    from .comparing import compare as rank
+    from .comparing.working import FILE
+    from .comparing.working import compare as rank
 
     _imported()
 

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from .methods import METHODS
-from .runs import Options, dotted, nearest, plain
+from ..methods import METHODS
+from ..runs import Options, dotted, nearest, plain
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 """Units of a budget of time."""

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from . import backbones, encoders, training
+from .. import backbones, encoders, training
+from ..backbones import Backbone
+from ..core import Config
+from ..data import Source, open_source
+from ..data.order import Order
+from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
+from ..methods import get_method
+from ..methods.distill import Distill
+from ..random import key_of
+from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
 from .advice import recommendation, table
-from .backbones import Backbone
 from .comparison import Comparison, changes, epochs_that_fit
-from .core import Config
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
-from .data import Source, open_source
-from .data.order import Order
-from .evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
-from .methods import get_method
-from .methods.distill import Distill
-from .random import key_of
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
-from .runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
 
 FILE = "compare.json"
 SPEED = ".speed"

@@ -13,10 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .core import Batch, Method, Progress
-from .evaluation.features import evaluating
-from .runs import Run
-from .training import Pretraining
+from ..core import Batch, Method, Progress
+from ..evaluation.features import evaluating
+from ..runs import Run
+from ..training import Pretraining
 
 FLOP_IMAGES = 8
 """Images of the step whose operations are counted."""
