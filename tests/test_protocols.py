@@ -602,3 +602,14 @@ def test_protocols_that_train_on_images(run: Path, labelled: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "semi 0.25, fine-tuned" in said
     assert "epoch 2/2" in said
+
+
+def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    train, test = labelled / "train", labelled / "test"
+    with pytest.raises(ValueError, match="Sequential is a module of your own"):
+        evaluate(module, train, test, protocols=["knn"])
+    (entry,) = evaluate(module, train, test, protocols=["knn"], image_size=24)
+    (same,) = evaluate(backbones.create(module, image_size=24), train, test, protocols=["knn"])
+    assert (entry.top1, entry.encoder_sha256) == (same.top1, same.encoder_sha256)
+    assert embed(module, train, image_size=24).features.shape == (32, 8)

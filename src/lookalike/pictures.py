@@ -13,7 +13,7 @@ from torch import Tensor
 from .backbones import Backbone
 from .data import BrokenImage, Source, open_source
 from .evaluation.features import crop, evaluating, features
-from .evaluation.judging import Data, opened
+from .evaluation.judging import Data, Encoder, opened
 from .evaluation.neighbours import others
 from .random import permutation
 from .runs import atomic
@@ -30,7 +30,7 @@ AT_ONCE = 32
 
 
 def show(
-    encoder: str | os.PathLike[str] | Backbone,
+    encoder: Encoder,
     images: Data,
     *,
     out: str | os.PathLike[str],
@@ -70,7 +70,7 @@ def show(
         raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
-    model = opened(encoder)
+    model = opened(encoder, image_size)
     size = image_size or model.image_size
     model.check_size(size)
     source = open_source(images, channels=model.channels)

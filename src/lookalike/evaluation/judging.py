@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .. import encoders
+from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
@@ -46,6 +46,8 @@ VIEWED = 1000
 """Images that are scored without labels, at most."""
 
 Data = str | os.PathLike[str] | Dataset[object]
+Encoder = str | os.PathLike[str] | nn.Module
+"""What `lookalike.load` takes, a loaded encoder, or a module of the user's, images (B, C, H, W) to features (B, D)."""
 Pool = Literal["pooled", "average", "class+average", "last4"]
 """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
 tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
@@ -56,7 +58,7 @@ def _silent(text: str) -> None:
 
 
 def evaluate(
-    encoder: str | os.PathLike[str] | Backbone,
+    encoder: Encoder,
     train: Data,
     test: Data,
     *,
@@ -78,7 +80,8 @@ def evaluate(
     """Judges an encoder on labelled images.
 
     Args:
-        encoder: what `lookalike.load` takes, or a loaded encoder.
+        encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`), which
+            gets images normalised by ImageNet's mean and standard deviation.
         train: folder with one sub-folder per class, or a labelled Dataset.
         test: the same classes, other images.
         also: further pairs of train and test, with classes of their own.
@@ -107,7 +110,7 @@ def evaluate(
     if path is not None and path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
     _check(batch_size, image_size)
-    model = opened(encoder)
+    model = opened(encoder, image_size)
     pairs = [_pair(a, b, model.channels, say) for a, b in ((train, test), *also)]
     reader = Reader(encoder, model, image_size, pool, batch_size, workers, keep, say)
     question = _Question(seed, seeds, tuple(shares), labels, epochs)
@@ -244,7 +247,7 @@ class Reader:
 
     def __init__(
         self,
-        encoder: str | os.PathLike[str] | Backbone,
+        encoder: Encoder,
         model: Backbone,
         image_size: int | None,
         pool: Pool,
@@ -315,7 +318,7 @@ def made_at(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
 
 
 def embed(
-    encoder: str | os.PathLike[str] | Backbone,
+    encoder: Encoder,
     data: Data,
     *,
     out: str | os.PathLike[str] | None = None,
@@ -334,7 +337,7 @@ def embed(
     if out is not None and Path(out).suffix.lower() not in (".npz", ".parquet", ".csv"):
         raise ValueError(f"{out} must end in .npz, .parquet or .csv.")  # before the work, not after it
     _check(batch_size, image_size)
-    model = opened(encoder)
+    model = opened(encoder, image_size)
     source = open_maybe_labelled(data, model.channels)
     found = Reader(encoder, model, image_size, pool, batch_size, workers, keep, say).features(source, "images")
     if out is not None:
@@ -342,9 +345,7 @@ def embed(
     return found
 
 
-def label_free(
-    encoder: str | os.PathLike[str] | Backbone, data: Data, *, images: int = VIEWED, seed: int = 0
-) -> dict[str, float]:
+def label_free(encoder: Encoder, data: Data, *, images: int = VIEWED, seed: int = 0) -> dict[str, float]:
     """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
     To choose between trainings that saw the same views take the one with the highest `retrieval`; docs/results.md says
@@ -397,16 +398,30 @@ def _check(batch_size: int, image_size: int | None) -> None:
         raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
 
 
-def _sha256(encoder: str | os.PathLike[str] | Backbone, model: Backbone) -> str:
+def _sha256(encoder: Encoder, model: Backbone) -> str:
     """Of the weights file, as `encoder.json` and `sha256sum` say; of the tensors where there is no file."""
     if not isinstance(encoder, str | os.PathLike) or not os.path.exists(encoder):
         return encoders.sha256(model)
     return encoders.file_sha256(Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder))
 
 
-def opened(encoder: str | os.PathLike[str] | Backbone) -> Backbone:
-    """An encoder, loaded unless it is, on the GPU where there is one."""
-    model = encoder if isinstance(encoder, nn.Module) else encoders.load(encoder)
+def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
+    """An encoder, loaded unless it is, on the GPU where there is one.
+
+    Raises:
+        ValueError: a module of the user's, and no `image_size` that it is for.
+    """
+    if not isinstance(encoder, nn.Module):
+        model = encoders.load(encoder)
+    elif isinstance(encoder, Backbone):
+        model = encoder
+    elif image_size is None:
+        raise ValueError(
+            f"{type(encoder).__qualname__} is a module of your own and does not say which images it is for. Give "
+            "image_size; for other than 3 channels, lookalike.backbones.create(module, channels=..., image_size=...)."
+        )
+    else:
+        model = backbones.create(encoder, image_size=image_size).eval()
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
