@@ -501,6 +501,47 @@ def test_modules_and_datasets_from_python(tmp_path: Path) -> None:
         lookalike.finetune(net, Coloured(), Coloured(), out=tmp_path / "other")
 
 
+def test_a_class_that_test_lacks_is_named_and_the_rest_is_judged(
+    encoder: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(labelled / "test", tmp_path / "test")
+    shutil.rmtree(tmp_path / "test" / "class2")
+    argv = ["finetune", str(encoder), str(labelled / "train"), str(tmp_path / "test"), "--out", str(tmp_path / "run")]
+    assert cli.main([*argv, "--epochs", "1", "--batch-size", "8", "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "TEST has no image of 1 of the 4 classes: class2." in said
+    assert said.count("Next: lookalike") == 1
+    (row,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (row["test_images"], row["per_class"][2]) == (12, None)
+
+
+def test_a_run_that_was_extended_goes_on_from_python(encoder: Path, labelled: Path, tmp_path: Path) -> None:
+    def tune(epochs: int, resume: bool) -> None:
+        lookalike.finetune(
+            encoder, labelled / "train", labelled / "test", out=tmp_path / "run", epochs=epochs, batch_size=8,
+            workers=0, resume=resume,
+        )  # fmt: skip
+
+    tune(1, False)
+    tune(2, True)
+    first = (tmp_path / "run" / "encoder.safetensors").read_bytes()
+    tune(2, True)  # nothing is left to be done, and nothing has changed
+    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == first
+    tune(3, True)
+    assert Folder(tmp_path / "run").rows()[-1]["epoch"] == 3
+
+
+def test_positions_and_class_tokens_have_no_decay() -> None:
+    backbone = backbones.create("test_vit", image_size=32)
+    method = FineTune(FineTune.Config(classes=("a", "b")), backbone)
+    rates = optim.build(method, method.cfg.optim, 256, fused=False)
+    rates.apply(Progress(0, 10, 10))
+    decays = {id(p): g["weight_decay"] for g in rates.optimizer.param_groups for p in g["params"]}
+    for name, p in backbone.net.named_parameters():
+        wanted = 0.0 if p.ndim == 1 or name in ("pos_embed", "cls_token") else 0.05
+        assert decays[id(p)] == wanted, name
+
+
 # ---------------------------------------------------------------- for evaluate
 
 
@@ -513,20 +554,19 @@ def test_scores_for_evaluate(
     train = open_source(labelled / "train", labelled=True)
     test = open_source(labelled / "test", labelled=True, classes=train.classes)
     said: list[str] = []
+    rows = None if share is None else drawn(train.labels, share, 0, 0)  # type: ignore[arg-type]
     found = trained_scores(
-        model, train, test, frozen=frozen, epochs=3, share=share, batch_size=8, say=lambda line: said.append(line)
+        model, train, test, frozen=frozen, epochs=3, rows=rows, batch_size=8, say=lambda line: said.append(line)
     )
     assert found.scores.shape == (16, 4)
     assert torch.equal(found.labels, test.labels)  # type: ignore[arg-type]
     assert encoders.sha256(model) == before
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
-    assert [line.split()[:2] for line in said] == [*(["epoch", f"{n}/3"] for n in (1, 2, 3)), ["16", "of"]]
+    assert [line.split()[:2] for line in said] == [*(["epoch", f"{n}/3"] for n in (1, 2, 3)), ["test:", "16"]]
     assert capsys.readouterr().out == ""
     assert found.settings["frozen"] is frozen
-    assert found.settings.get("share") == share
     assert found.train_images == (32 if share is None else 16)
-    rows = None if share is None else drawn(train.labels, share, 0, 0)  # type: ignore[arg-type]
     again = trained_scores(model, train, test, frozen=frozen, epochs=3, rows=rows, batch_size=8, say=print)
     assert torch.equal(again.scores, found.scores)
 
@@ -566,8 +606,6 @@ def test_folders_that_do_not_fit(
 
     other = refused(lambda data: (data / "test" / "class3").rename(data / "test" / "klass3"))
     assert "has the class 'klass3', which is none of the 4 known ones; nearest: class3" in other
-    missing = refused(lambda data: shutil.rmtree(data / "test" / "class2"))
-    assert "TEST has no image of 1 of the 4 classes of TRAIN: class2" in missing
 
     def single(data: Path) -> None:
         for folder in data.glob("*/class[123]"):
@@ -589,6 +627,8 @@ def test_commands_that_are_refused_with_one_message(
     assert "holds a run" in failing(capsys, ["finetune", str(encoder), *data, "--out", str(tuned)], 1)
     own = failing(capsys, ["finetune", str(tuned), *data, "--out", str(tuned), "--overwrite"], 1)
     assert "the encoder's own folder" in own
+    file = failing(capsys, ["finetune", str(Folder(tuned).weights), *data, "--out", str(tuned), "--overwrite"], 1)
+    assert "the encoder's own folder" in file
     assert Folder(tuned).classifier.read_bytes() == before
     assert "No encoder at" in failing(
         capsys, ["finetune", str(tmp_path / "no"), *data, "--out", str(tmp_path / "r")], 1

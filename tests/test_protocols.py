@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from lookalike.evaluation import (
     retrieve,
     save_features,
 )
-from lookalike.evaluation.doubts import missing_classes, shuffled, swapped
+from lookalike.evaluation.doubts import doubts, missing_classes, swapped
 from lookalike.evaluation.linear import Settings
 from lookalike.evaluation.logistic import PENALTIES
 from lookalike.evaluation.measures import pooled
@@ -117,13 +119,28 @@ def test_several_draws_are_pooled() -> None:
 
 
 def test_an_interval_covers_draws_and_images() -> None:
-    same = interval_of_draws([0.7] * 5, 1000, 0)
-    assert same == pytest.approx(interval(0.7, 1000, 0), abs=0.003)  # nothing but the images differs
-    low, high = interval_of_draws([0.6, 0.7, 0.8], 10**6, 0)
-    # the standard error of three draws is 0.1 / sqrt(3)
-    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 / 3**0.5, rel=0.15)
+    assert interval_of_draws([0.7] * 5, 1000, 0) == interval(0.7, 1000, 0)  # nothing but the images differs
     assert interval_of_draws([0.5], 100, 3) == interval(0.5, 100, 3)
-    assert interval_of_draws([1.0, 1.0], 50, 0) == (1.0, 1.0)
+    low, high = interval_of_draws([0.6, 0.7, 0.8], 10**6, 0)
+    # Student's t of two degrees of freedom, times 0.1 / sqrt(3)
+    assert (high - low) / 2 == pytest.approx(4.303 * 0.1 / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 10])
+def test_intervals_hold_the_truth_in_95_of_100_cases(draws: int) -> None:
+    random = np.random.default_rng(draws)
+    inside = 0
+    for case in range(300):
+        found = 0.6 + 0.02 * random.standard_normal(draws)
+        low, high = interval_of_draws(found.tolist(), 10**7, case)
+        inside += low <= 0.6 <= high
+    assert 0.91 < inside / 300 < 0.985
+
+
+def test_an_interval_of_no_mistakes_is_not_a_point() -> None:
+    assert interval(1.0, 3, 0) == (pytest.approx(0.2924, abs=1e-4), 1.0)  # Clopper and Pearson
+    assert interval(0.0, 20, 0) == (0.0, pytest.approx(0.1684, abs=1e-4))
+    assert interval_of_draws([1.0, 1.0], 3, 0) == interval(1.0, 3, 0)
 
 
 # ---------------------------------------------------------------- protocols
@@ -144,7 +161,7 @@ def test_a_perfect_encoder_has_all_and_a_random_one_chance() -> None:
     for protocol in FROZEN:
         for entry in judge(protocol, *perfect, 4, 0, None):
             assert entry.top1 == 1.0, protocol
-            assert entry.interval == (1.0, 1.0)
+            assert entry.interval == interval(1.0, 40, 0)
         for entry in judge(protocol, *noise, 4, 0, None):
             assert abs(entry.top1 - 0.25) < 0.08, protocol
             assert entry.interval[0] < 0.25 < entry.interval[1]
@@ -283,6 +300,9 @@ def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> N
         listed(tmp_path / "none.txt", ["a"])
     file.write_text("b/same.jpg\n/data/train/b/other.jpg\nb/same.jpg\n")
     assert listed(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"]).tolist() == [1, 2]
+    file.write_text("cat/1.jpg\n")
+    with pytest.raises(ValueError, match="names no image"):
+        listed(file, ["dog/1.jpg"])
 
 
 # ---------------------------------------------------------------- doubtful labels
@@ -291,36 +311,67 @@ def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> N
 def test_names_in_another_order_are_found() -> None:
     train, test = blobs(400, 0.2, 0), blobs(100, 0.2, 1)
     turned = dataclasses.replace(test, labels=(test.labels + 1) % 4)
-    (entry,) = judge("knn", train, turned, 4, 0, None)
-    assert entry.top1 < 0.1
-    said = swapped(entry.confusion, entry.class_names)
+    said = doubts(train, turned)
     assert "in different orders" in said
     assert "'bee' look like 'ant'" in said
-    (right,) = judge("knn", train, test, 4, 0, None)
-    assert swapped(right.confusion, right.class_names) == ""
+    assert doubts(train, test) == ""
 
 
-def test_a_hard_class_is_no_mistake() -> None:
+def test_a_hard_class_is_no_mistake_and_hides_none() -> None:
     # all bees are taken for ants, and ants for ants
-    assert swapped([[0, 0, 50], [1, 0, 45], [1, 1, 5], [2, 2, 50]], NAMES) == ""
+    hard = [[0, 0, 50], [1, 0, 45], [1, 1, 5]]
+    assert swapped([*hard, [2, 2, 50], [3, 3, 50]], NAMES) == ""
+    said = swapped([*hard, [2, 3, 45], [2, 2, 5], [3, 2, 45], [3, 3, 5]], NAMES)
+    assert "'cat' look like 'dog', 'dog' look like 'cat'." in said
+    assert "bee" not in said
 
 
 def test_rows_in_another_order_are_found() -> None:
     train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     mixed = dataclasses.replace(test, labels=test.labels[order])
-    assert "labels of TEST do not go with its images" in shuffled(train, mixed, 0.25)
-    assert "labels of TRAIN do not go with its images" in shuffled(mixed, train, 0.25)
-    assert shuffled(train, test, 0.97) == ""
+    assert "labels of TEST do not go with its images" in doubts(train, mixed)
+    assert "labels of TRAIN do not go with its images" in doubts(mixed, train)
     far = dataclasses.replace(test, features=test.features.roll(4, 1))
-    assert "do not fit together" in shuffled(train, far, 0.25)
-    nothing = dataclasses.replace(train, features=torch.randn(400, 8, generator=torch.Generator().manual_seed(1)))
-    assert shuffled(nothing, nothing, 0.25) == ""  # a bad encoder, not bad labels
+    assert "do not fit together" in doubts(train, far)
+
+
+def test_many_shuffled_classes_are_found() -> None:
+    classes = 500
+
+    def clusters(each: int, seed: int) -> Features:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(classes * each) % classes
+        centres = torch.randn(classes, 32, generator=torch.Generator().manual_seed(9))
+        x = centres[labels] + 0.3 * torch.randn(len(labels), 32, generator=generator)
+        return Features(x, labels, [], torch.arange(len(labels)), [])
+
+    train, test = clusters(12, 0), clusters(10, 1)
+    assert doubts(train, test) == ""
+    mixed = dataclasses.replace(test, labels=test.labels[torch.randperm(len(test.labels))])
+    assert "labels of TEST do not go with" in doubts(train, mixed)
+
+
+@pytest.mark.parametrize("noise", [0.6, 100.0])  # a fair encoder, and one that knows nothing
+@pytest.mark.parametrize("kind", ["balanced", "unbalanced", "two classes", "round robin", "one shot"])
+def test_honest_labels_are_not_doubted(kind: str, noise: float) -> None:
+    train, test = blobs(600, noise, 0), blobs(300, noise, 1)
+    if kind == "unbalanced":  # nine tenths of TRAIN are ants
+        rows = torch.cat([(train.labels == 0).nonzero()[:, 0], (train.labels != 0).nonzero()[:17, 0]])
+        train = dataclasses.replace(train, features=train.features[rows], labels=train.labels[rows])
+    elif kind == "two classes":
+        train, test = blobs(600, noise, 0, classes=2), blobs(300, noise, 1, classes=2)
+    elif kind == "round robin":
+        train = blobs(20_000, noise, 0)
+    elif kind == "one shot":
+        train = blobs(4, noise, 0)
+    assert doubts(train, test) == ""
 
 
 def test_classes_without_images_are_named() -> None:
-    train, test = blobs(8, 0.1, 0), blobs(3, 0.1, 1)
-    assert missing_classes(train, test) == ["TEST has no image of 1 of the 4 classes (dog)."]
+    labels = torch.tensor([0, 1, 2])
+    assert missing_classes(NAMES, torch.arange(4), labels) == ["TEST has no image of 1 of the 4 classes: dog."]
+    assert missing_classes(NAMES, labels, torch.arange(4)) == ["TRAIN has no image of 1 of the 4 classes: dog."]
 
 
 # ---------------------------------------------------------------- files of features
@@ -550,7 +601,7 @@ def test_wrongly_ordered_labels_are_reported(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("pool", ["average", "class+average", "last4"])
 def test_parts_of_a_transformer_stand_for_an_image(pool: str) -> None:
-    from lookalike.evaluation.judging import _Part
+    from lookalike.evaluation.reading import _Part
 
     model = backbones.create("test_vit", image_size=32).eval()
     if pool == "last4":
@@ -613,3 +664,104 @@ def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> Non
     (same,) = evaluate(backbones.create(module, image_size=24), train, test, protocols=["knn"])
     assert (entry.top1, entry.encoder_sha256) == (same.top1, same.encoder_sha256)
     assert embed(module, train, image_size=24).features.shape == (32, 8)
+
+
+def test_what_can_be_judged_is_said_before_what_cannot(
+    run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in range(4):  # one image per class: nothing can be held out
+        (tmp_path / "train" / f"class{kind}").mkdir(parents=True)
+        shutil.copy(labelled / "train" / f"class{kind}" / "0.jpg", tmp_path / "train" / f"class{kind}")
+    argv = ["evaluate", str(run), str(tmp_path / "train"), str(labelled / "test"), "--workers", "0"]
+    assert cli.main([*argv, "--protocols", "linear", "knn"]) == 1
+    said = capsys.readouterr()
+    assert "linear: not possible. None of the 4 classes has two training images" in said.out
+    assert "knn        top-1" in said.out
+    assert "None of the 4 classes has two training images" in said.err
+    assert [row["protocol"] for row in json.loads((run / "evaluation.json").read_text())] == ["knn"]
+
+
+def test_images_that_cannot_be_read_are_counted(run: Path, labelled: Path, tmp_path: Path) -> None:
+    shutil.copytree(labelled / "train", tmp_path / "train")
+    for i in range(12):
+        (tmp_path / "train" / "class0" / f"broken {i}.jpg").write_bytes(b"no picture")
+    said: list[str] = []
+    evaluate(run, tmp_path / "train", labelled / "test", protocols=["knn"], say=said.append)
+    assert "train: 12 of 44 images could not be read and are left out" in said
+    assert "  and 2 more" in said
+    some = tmp_path / "some.txt"
+    some.write_text("class0/broken 1.jpg\n" + "".join(f"class{k}/1.jpg\n" for k in range(4)))
+    (entry,) = evaluate(run, tmp_path / "train", labelled / "test", protocols=["semi"], labels=some)
+    assert entry.train_images == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "at least 1"),
+        ({"shares": ()}, "give one or more above 0"),
+        ({"shares": (2,)}, "give one or more above 0"),
+        ({"protocols": ["finetune"], "pool": "average"}, "Leave one of them out"),
+        ({"protocols": ["label-free"], "pool": "average"}, "Leave one of them out"),
+        ({"protocols": []}, "No protocol was asked for"),
+    ],
+)
+def test_questions_that_cannot_be(run: Path, labelled: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(run, labelled / "train", labelled / "test", **options)
+
+
+def test_files_that_cannot_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, test = blobs(60, 0.3, 0), blobs(40, 0.3, 1)
+    names = tmp_path / "names.npz", tmp_path / "numbers.npz"
+    save_features(names[0], train)
+    save_features(names[1], dataclasses.replace(test, classes=None))
+    (entry,) = evaluate_features(*names, protocols=["knn"])  # names on one side: numbers on both
+    assert entry.class_names == ["0", "1", "2", "3"]
+    save_features(names[1], dataclasses.replace(test, classes=None, labels=test.labels + 1_440_764))
+    with pytest.raises(ValueError, match="The largest label is 144076"):
+        evaluate_features(*names, protocols=["knn"])
+    save_features(names[1], dataclasses.replace(train, labels=torch.zeros(60, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="are of one class"):
+        evaluate_features(names[1], protocols=["knn"])
+    broken = dataclasses.replace(train, features=train.features * float("nan"))
+    for protocol in ("semi", "logistic", "linear", "retrieval", "knn"):
+        with pytest.raises(ValueError, match="not finite"):
+            judge(protocol, broken, test, 4, 0, None)
+    assert cli.main(["evaluate", "--features", str(names[0]), "--protocols", "knn"]) == 0
+    assert "Nothing was written" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--features", str(names[0]), "--image-size", "64"]) == 2
+
+
+def test_a_class_whose_name_is_no_text(run: Path, labelled: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(labelled / split, tmp_path / split)
+        (tmp_path / split / "class0").rename(tmp_path / split / os.fsdecode(b"caf\xe9"))
+    (entry,) = evaluate(run, tmp_path / "train", tmp_path / "test", protocols=["knn"])
+    assert "caf\\udce9" in entry.class_names
+    for suffix in (".csv", ".npz"):
+        embed(run, tmp_path / "train", out=tmp_path / f"train{suffix}")
+        embed(run, tmp_path / "test", out=tmp_path / f"test{suffix}")
+    (again,) = evaluate_features(tmp_path / "train.npz", tmp_path / "test.csv", protocols=["knn"])
+    assert again.top1 == entry.top1
+
+
+def test_a_weights_file_that_a_training_replaces_meanwhile(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, calls = encoders.load, []
+
+    def and_then_replaced(name: Path) -> backbones.Backbone:
+        model = load(name)
+        calls.append(name)
+        if len(calls) == 1:
+            torch.manual_seed(7)
+            encoders.save(
+                Folder(run), backbones.create("test_vit", image_size=32), method="m", epochs=2, dtype=torch.uint8
+            )
+        return model
+
+    monkeypatch.setattr(encoders, "load", and_then_replaced)
+    found = embed(run, photos).features
+    assert len(calls) == 2
+    assert torch.equal(found, embed(run, photos, keep=False).features)

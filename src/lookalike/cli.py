@@ -171,9 +171,9 @@ class Evaluate:
     """knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its learning rate chosen on a
     held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few of the labels, drawn ten times.
     retrieval: recall and mAP of test images that look for training images of their class. label-free: scores that need
-    no labels; of them retrieval ranks encoders most as k-NN does, the others do not. These train on the images, for
-    hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and flips.
-    semi-finetune, finetune: all of the network, with few and with all labels."""
+    no labels; of them finding an image's other view ranks encoders most as k-NN does, the others do not. These train
+    on the images, for hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and
+    flips. semi-finetune, finetune: all of the network, with few and with all labels."""
     also: tuple[tuple[str, str], ...] = ()
     """Further pairs TRAIN TEST, with classes of their own."""
     features: tuple[str, ...] = ()
@@ -256,6 +256,8 @@ class Embed:
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
+    keep: bool = True
+    """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
@@ -672,7 +674,8 @@ def demo(argv: list[str]) -> None:
 def evaluate(argv: list[str]) -> None:
     options = _parse(Evaluate, argv, "evaluate")
     _check_question(options)
-    target = options.out or (Folder(options.encoder).evaluation if Path(options.encoder).is_dir() else None)
+    is_run = bool(options.encoder) and Path(options.encoder).is_dir()
+    target = options.out or (Folder(options.encoder).evaluation if is_run else None)
     if target is not None:
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
@@ -683,23 +686,17 @@ def evaluate(argv: list[str]) -> None:
     _imported()
 
     if options.features:
-        entries = evaluate_features(
+        evaluate_features(
             *options.features, protocols=options.protocols, seed=options.seed, seeds=options.seeds,
             shares=options.shares, labels=options.labels, out=options.out, say=print,
         )  # fmt: skip
     else:
-        entries = judge(
+        judge(
             options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
             image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
             workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
             labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=print,
         )  # fmt: skip
-    shown = ""
-    for e in entries:
-        if options.also and e.test != shown:
-            print(f"{e.test}:")
-            shown = e.test
-        print(e.line())
     print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
     print(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
 
@@ -709,6 +706,9 @@ def _check_question(options: Evaluate) -> None:
     if options.features:
         if given or options.also:
             raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
+        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep"):
+            if vars(options)[name] != vars(Evaluate())[name]:
+                raise UsageError(f"--{name.replace('_', '-')} is of encoders, and --features gives none. Leave it out.")
         if len(options.features) > 2:
             raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
     elif len(given) < 3:
@@ -750,7 +750,7 @@ def embed(argv: list[str]) -> None:
 
     found = write(
         options.encoder, options.data, out=path, image_size=options.image_size, pool=options.pool,
-        batch_size=options.batch_size, workers=_workers(options.workers), say=print,
+        batch_size=options.batch_size, workers=_workers(options.workers), keep=options.keep, say=print,
     )  # fmt: skip
     count, width = found.features.shape
     print(f"Wrote {path}: {count} images x {width} numbers, with file names.")

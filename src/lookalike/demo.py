@@ -21,8 +21,8 @@ from . import encoders, training
 from .backbones import Backbone
 from .data import Source, open_source
 from .evaluation import About, Features, Few, features, fingerprint, judge, record, with_statistics
-from .evaluation.judging import made_at
 from .evaluation.neighbours import nearest
+from .evaluation.reading import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of

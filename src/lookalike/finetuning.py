@@ -15,9 +15,11 @@ from .backbones import Backbone
 from .classifiers import Classifier
 from .data import Source, open_source
 from .evaluation import About, Entry, Features, features, fingerprint, measures, record
+from .evaluation.doubts import missing_classes
+from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
+from .evaluation.reading import counting
 from .methods.finetune import FineTune
-from .predicting import counting
 from .runs import Folder, Options, Result, Run, plain, read_run
 
 Data = str | os.PathLike[str] | Dataset[object] | Source
@@ -110,7 +112,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             f"--unfreeze-after {cfg.unfreeze_after:g} of {run.epochs} epochs: the encoder would never learn. Give "
             "fewer, or --frozen for a linear probe."
         )
-    if run.init is not None and os.path.realpath(run.init) == os.path.realpath(run.out) and not run.resume:
+    if run.init is not None and not run.resume and os.path.realpath(run.out) in _places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
     if training.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
@@ -134,6 +136,12 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
 
 
+def _places(encoder: str) -> list[str]:
+    """Where an encoder lies: its own path, and the folder of a file."""
+    path = os.path.realpath(encoder)
+    return [path, os.path.dirname(path)] if os.path.isfile(path) else [path]
+
+
 def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
     """The encoder that a run starts from."""
     if isinstance(run.backbone, Backbone):
@@ -154,20 +162,11 @@ def _open_test(test: Data, channels: int, classes: Sequence[str]) -> Source:
     """The test images, with labels that are places in `classes`.
 
     Raises:
-        ValueError: a class that is not among them, or one that is missing.
+        ValueError: a class that is not among them.
     """
     if isinstance(test, str) and not test:
         raise ValueError("There are no images to judge on. Give TEST, a folder with the classes of TRAIN.")
-    source = open_source(test, channels=channels, labelled=True, classes=classes)
-    assert source.labels is not None
-    counts = source.labels.bincount(minlength=len(classes)).tolist()
-    if missing := [name for name, count in zip(classes, counts) if not count]:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
-            f"TEST has no image of {len(missing)} of the {len(classes)} classes of TRAIN: {shown}. Add some, or leave "
-            "these classes out of TRAIN."
-        )
-    return source
+    return open_source(test, channels=channels, labelled=True, classes=classes)
 
 
 def restored(run: Run) -> tuple[FineTune, Run]:
@@ -198,7 +197,7 @@ def scores_of(classifier: Classifier, source: Source, workers: int, say: Callabl
     net = classifier.encoder
     return features(
         classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=JUDGED_AT_ONCE,
-        workers=workers, progress=counting(say),
+        workers=workers, progress=counting(say, "test: ", "images", last=True),
     )  # fmt: skip
 
 
@@ -216,7 +215,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
     about = About(
-        {}, encoders.file_sha256(folder.weights), fingerprint(first, second), _named(settled.data), _named(judged)
+        {}, encoders.file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged)
     )
     made = entry(
         "linear-augmented" if cfg.frozen else "finetune",
@@ -235,15 +234,14 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     )
 
 
-def _named(data: Data) -> str:
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
-
-
 def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     """What is said of a judgement."""
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
     lines = [made.line()]
+    if run_classes := made.class_names:
+        absent = missing_classes(run_classes, torch.arange(len(run_classes)), found.labels)
+        lines += [f"WARNING     {line}" for line in absent]
     worst = sorted((top1, name) for name, top1 in zip(made.class_names, made.per_class) if top1 is not None)[:SHOWN]
     lines.append("            the lowest: " + ", ".join(f"{name} {top1:.1%}" for top1, name in worst))
     if made.interval[0] <= most:
@@ -251,8 +249,7 @@ def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
             f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "
             "longer, on more images, or from another encoder."
         )
-    same = all(isinstance(data, str | os.PathLike) for data in (run.data, test))
-    if same and os.path.realpath(str(run.data)) == os.path.realpath(str(test)):
+    if same_folder(run.data, test):
         lines.append("WARNING     TRAIN and TEST are the same: the figures say nothing of other images.")
     if found.broken:
         name, reason = found.broken[0]

@@ -13,8 +13,9 @@ from torch import Tensor
 from .backbones import Backbone
 from .data import BrokenImage, Source, open_source
 from .evaluation.features import crop, evaluating, features
-from .evaluation.judging import Data, Encoder, opened
+from .evaluation.judging import Data
 from .evaluation.neighbours import others
+from .evaluation.reading import Encoder, opened
 from .random import permutation
 from .runs import atomic
 from .views import sheet

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,14 @@ from torch.utils.data import Dataset
 from . import classifiers
 from .classifiers import Classifier
 from .data import open_source
-from .evaluation.features import features
+from .evaluation.features import check_suffix, features
+from .evaluation.reading import counting
 from .runs import atomic
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""
 SUFFIXES = (".csv", ".parquet")
 """Of the files that predictions are written to."""
-SECONDS = 10
-"""Between two lines while images are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +54,7 @@ class Predictions:
             ValueError: another suffix.
             ModuleNotFoundError: `.parquet` without pyarrow.
         """
-        check_suffix(path)
+        check_suffix(path, SUFFIXES)
         labels, probabilities = self.likeliest(SHOWN)
         ends = ["", *(f"_{place}" for place in range(2, len(labels[0]) + 1))]
         columns: dict[str, list[str] | list[float]] = {"file": self.names}
@@ -92,7 +90,7 @@ def predict(
         ValueError, FileNotFoundError: a classifier, images or a file that cannot be used.
     """
     if out is not None:
-        check_suffix(out)  # before the work, not after it
+        check_suffix(out, SUFFIXES)  # before the work, not after it
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
     model = classifier if isinstance(classifier, Classifier) else classifiers.load(classifier)
@@ -103,32 +101,12 @@ def predict(
     source = open_source(data, channels=net.channels)
     found = features(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,
-        progress=counting(say) if say is not None else None,
+        progress=counting(say, "", "images", last=True) if say is not None else None,
     )  # fmt: skip
     made = Predictions(found.names, found.features.softmax(1), model.classes, found.broken)
     if out is not None:
         made.save(out)
     return made
-
-
-def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError where predictions cannot be written to such a file."""
-    if (suffix := Path(path).suffix.lower()) not in SUFFIXES:
-        raise ValueError(f"{path} ends in {suffix!r}; predictions are written as {' or '.join(SUFFIXES)}.")
-
-
-def counting(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Says now and then how many images are done, and at the end."""
-    begun = shown = time.perf_counter()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > SECONDS or done == total:
-            shown = now
-            say(f"{done} of {total} images, {done / (now - begun):.0f} images/s")
-
-    return progress
 
 
 def _write_csv(path: Path, columns: dict[str, list[str] | list[float]]) -> None:
@@ -140,11 +118,9 @@ def _write_csv(path: Path, columns: dict[str, list[str] | list[float]]) -> None:
 
 
 def _write_parquet(path: Path, columns: dict[str, list[str] | list[float]]) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.") from error
+    import pyarrow as pa
+    import pyarrow.parquet
+
     # a class's name may hold bytes that are no text; Parquet's strings may not
     made = {
         name: [x.encode("utf-8", "backslashreplace").decode() if isinstance(x, str) else x for x in values]

@@ -729,13 +729,14 @@ class Folder:
             file.write(json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
-        """Prints to the console and to `log.txt`."""
+        """Prints to the console and to `log.txt`; what is no text is escaped."""
+        text = text.encode("utf-8", "backslashreplace").decode()
         print(text, flush=True)
         self.note(text)
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8") as file:
+        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def then(self) -> str:

@@ -602,7 +602,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             "(lookalike check), and try a lower --optim.lr or the method's own settings."
         )
     if rank == 0:
-        _say_end(folder, loader, monitor.summary(module))
+        _say_end(folder, loader, monitor.summary(module), method)
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
@@ -665,8 +665,11 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
     fitted = cfg
-    if run.fit:
-        epochs = cast("int", (begun or {}).get("epochs", run.epochs))
+    if run.fit and begun:  # as it was fitted then, to other epochs perhaps
+        content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
+        fitted = _keep_given(cfg, from_mapping(content, cfg.method, f"{run.out}/run.yaml").method, given)
+    elif run.fit:
+        epochs = run.epochs
         # a stated optimizer is kept whole: no other one's learning rate and decay suit it
         whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
         fitted = fit_to(cfg, images, size, run.batch_size, patch, epochs)
@@ -1079,12 +1082,13 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")
 
 
-def _say_end(folder: Folder, loader: Loader, summary: str) -> None:
+def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> None:
     folder.say(summary)
     if loader.broken:
         folder.say(f"{len(loader.broken)} images could not be read and were replaced; {folder.log} lists them.")
     folder.say(
         f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
-        "checkpoints/, log.txt\n"
-        f"Next: lookalike evaluate {folder.path} TRAIN TEST   (folders with one sub-folder per class)"
+        "checkpoints/, log.txt"
     )
+    if method.watches_features:  # others are judged by who trains them
+        folder.say(f"Next: lookalike evaluate {folder.path} TRAIN TEST   (folders with one sub-folder per class)")

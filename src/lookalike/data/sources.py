@@ -360,7 +360,9 @@ def _folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -
                     f"{path} lies in no class folder of {root}. Labels are the names of the first folders: "
                     f"{root}/CLASS/{path}."
                 )
-            yield found.setdefault(folder, len(found))
+            # bytes that are no text would stop every file and line that names the class
+            name = folder.encode("utf-8", "backslashreplace").decode()
+            yield found.setdefault(name, len(found))
 
     numbers = torch.from_numpy(np.fromiter(first_folders(), np.int64, len(paths)))
     return _onto(tuple(found), numbers, tuple(sorted(found)) if classes is None else tuple(classes), root)

@@ -5,95 +5,139 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..random import permutation
 from .features import Features
+from .knn import knn
+from .measures import measures
 from .neighbours import others
 
-IMAGES = 2000
-"""That are looked at, at most, of each side."""
+QUERIES, BANK = 2000, 50_000
+"""Images of a side whose labels are looked at, and those among which their neighbours are, at most."""
 NEIGHBOURS = 10
+LEAST = 10
+"""Images per class, on average, below which a side's own neighbours say nothing."""
+MOST_CLASSES = 2000
+"""More are not matched with each other, which takes a square of numbers."""
 
 
-def missing_classes(train: Features, test: Features) -> list[str]:
-    """A line for each side that lacks classes of the other."""
-    if train.labels is None or test.labels is None or train.classes is None:
-        return []
-    names = train.classes
+def missing_classes(classes: Sequence[str], train_labels: Tensor, test_labels: Tensor) -> list[str]:
+    """A line for each side that lacks classes of the other: labels (N,) and (M,) are places in `classes`."""
     lines = []
-    for side, other in ((train, "TRAIN"), (test, "TEST")):
-        assert side.labels is not None
-        counts = side.labels.bincount(minlength=len(names))
-        if absent := [name for name, count in zip(names, counts.tolist()) if not count]:
+    for labels, side in ((train_labels, "TRAIN"), (test_labels, "TEST")):
+        counts = labels.bincount(minlength=len(classes))
+        if absent := [name for name, count in zip(classes, counts.tolist()) if not count]:
             few = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            lines.append(f"{other} has no image of {len(absent)} of the {len(names)} classes ({few}).")
+            lines.append(f"{side} has no image of {len(absent)} of the {len(classes)} classes: {few}.")
     return lines
+
+
+def doubts(train: Features, test: Features) -> str:
+    """Says what seems to be wrong with the labels of one of the sides, by the neighbours of some images; "" if nothing.
+
+    Accuracies are means over the classes, so that large ones count no more than small ones.
+    """
+    if train.labels is None or test.labels is None:
+        return ""
+    bank, queries = _some(train, BANK), _some(test, QUERIES)
+    assert bank.labels is not None
+    assert queries.labels is not None
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    votes = knn(bank.features, bank.labels, queries.features, queries.labels, NEIGHBOURS, num_classes=classes, also=())
+    found = measures(votes.votes / votes.votes.sum(1, keepdim=True), queries.labels)
+    names = list(test.classes or map(str, range(classes)))
+    return swapped(found.confusion, names) or _shuffled(train, test, _mean(found.per_class))
 
 
 def swapped(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Says which classes are called by each other's names, by a classifier's [class, predicted, count]; "" if none.
 
-    Names are exchanged for the best fit (Kuhn, 1955). It counts where most images of the exchanged classes, 10 at
-    least, are predicted as one other class, and at least three times as many as are predicted as their own.
+    Names are exchanged for the best fit (Kuhn, 1955), in rings. A ring counts where most images of each of its classes
+    are predicted as the next one, three times as many as are predicted as their own, and 10 images at least.
     """
     from scipy.optimize import linear_sum_assignment
 
+    if len(names) > MOST_CLASSES:
+        return ""
     counts = torch.zeros(len(names), len(names), dtype=torch.float64)
     for true, predicted, count in confusion:
         counts[true, predicted] = count
-    rows, columns = (torch.from_numpy(x) for x in linear_sum_assignment(-counts.numpy()))
+    rows, columns = linear_sum_assignment(-counts.numpy())
+    following = dict(zip(rows.tolist(), columns.tolist()))
     total = counts.sum(1)
-    moved = [
-        (a, b)
-        for a, b in zip(rows.tolist(), columns.tolist())
-        if a != b and counts[a, b] > max(0.5 * total[a], 3 * counts[a, a])
-    ]
-    if not moved or sum(float(counts[a, b]) for a, b in moved) < 10:
+    pairs: list[tuple[int, int]] = []
+    left = set(following)
+    while left:
+        ring = [left.pop()]
+        while (after := following[ring[-1]]) != ring[0]:
+            ring.append(after)
+            left.remove(after)
+        steps = [(a, following[a]) for a in ring]
+        moved = all(counts[a, b] > max(0.5 * total[a], 3 * counts[a, a]) for a, b in steps)
+        if len(ring) > 1 and moved and sum(float(counts[a, b]) for a, b in steps) >= 10:
+            pairs += steps
+    if not pairs:
         return ""
-    # a class alone that looks like another is a hard class; names that change places are a mistake
-    if {a for a, _ in moved} != {b for _, b in moved}:
-        return ""
-    pairs = ", ".join(f"{names[a]!r} look like {names[b]!r}" for a, b in moved[:5])
-    more = ", ..." if len(moved) > 5 else ""
+    said = ", ".join(f"{names[a]!r} look like {names[b]!r}" for a, b in sorted(pairs)[:5])
+    more = ", ..." if len(pairs) > 5 else ""
     return (
-        f"The labels of TRAIN and TEST seem to be in different orders: most test images called {pairs}{more}. Check "
+        f"The labels of TRAIN and TEST seem to be in different orders: most test images called {said}{more}. Check "
         "the order of the classes."
     )
 
 
-def shuffled(train: Features, test: Features, top1: float) -> str:
+def _shuffled(train: Features, test: Features, across: float) -> str:
     """Says which side's labels do not go with its images, where the other's do; "" if none.
 
-    An image's label is compared with the votes of its own side's nearest images. `top1` is the accuracy on TEST.
+    `across` is the accuracy of TRAIN's neighbours on TEST.
     """
-    if train.labels is None or test.labels is None:
-        return ""
-    chance = float(test.labels.bincount().max() / len(test.labels))
     own = [_own_neighbours(side) for side in (train, test)]
-    best = max(own)
-    if best - chance < 0.2 or top1 > chance + 0.25 * (best - chance):
+    if None in own:
         return ""
-    (high, low), which = (own, "TEST") if own[0] >= own[1] else (own[::-1], "TRAIN")
-    other = "TRAIN" if which == "TEST" else "TEST"
-    if low > chance + 0.25 * (high - chance):
+    of_train, of_test = (x or 0.0 for x in own)
+    assert train.labels is not None
+    chance = 1 / len(set(train.labels.tolist()))
+    best, least = max(of_train, of_test), min(of_train, of_test)
+
+    def poor(accuracy: float) -> bool:
+        return accuracy <= chance + 0.25 * (best - chance)
+
+    if best - chance < 0.2 or not poor(across):
+        return ""
+    if not poor(least):
         return (
-            f"TRAIN and TEST do not fit together: neighbours within TRAIN tell {own[0]:.0%} of its labels and within "
-            f"TEST {own[1]:.0%}, but from TRAIN only {top1:.0%} of TEST are told. Check that both are images of one "
-            "kind, and the order of their classes."
+            f"TRAIN and TEST do not fit together: neighbours within TRAIN tell {of_train:.0%} of its labels and within "
+            f"TEST {of_test:.0%}, but TRAIN's tell {across:.0%} of TEST's. Check that both are images of one kind, and "
+            "the order of their classes."
         )
+    good, bad = ("TRAIN", "TEST") if of_train >= of_test else ("TEST", "TRAIN")
     return (
-        f"The labels of {which} do not go with its images: neighbours within {other} tell {high:.0%} of its labels, "
-        f"within {which} {low:.0%}, where {chance:.0%} is chance. Check the order of labels and images."
+        f"The labels of {bad} do not go with its images: neighbours within {good} tell {best:.0%} of its labels, "
+        f"within {bad} {least:.0%}, where {chance:.0%} is chance. Check the order of labels and images."
     )
 
 
-def _own_neighbours(side: Features) -> float:
-    """The share of images whose label most of their nearest images of the same side have; itself left out."""
+def _own_neighbours(side: Features) -> float | None:
+    """How often the nearest images of the same side, itself left out, name an image's class; None for few images."""
     assert side.labels is not None
-    every = -(-len(side.features) // IMAGES)
-    x, y = side.features[::every], side.labels[::every]
-    k = min(NEIGHBOURS, len(x) - 1)
-    if k < 1:
-        return 0.0
-    _, places = others(x, torch.arange(len(x)), k)
-    voted: Tensor = y[places]
-    votes = torch.zeros(len(x), int(y.max()) + 1).scatter_add_(1, voted, torch.ones(voted.shape))
-    return float((votes.argmax(1) == y).double().mean())
+    bank = _some(side, BANK)
+    assert bank.labels is not None
+    present = set(bank.labels.tolist())
+    if len(present) < 2 or len(bank.labels) < LEAST * len(present):
+        return None
+    queries = torch.arange(min(QUERIES, len(bank.labels)))
+    cosines, places = others(bank.features, queries, NEIGHBOURS)
+    votes = torch.zeros(len(queries), int(bank.labels.max()) + 1)
+    votes.scatter_add_(1, bank.labels[places], (cosines.float() / 0.07).exp())
+    return _mean(measures(votes / votes.sum(1, keepdim=True), bank.labels[queries]).per_class)
+
+
+def _some(side: Features, most: int) -> Features:
+    """Some of the images, by chance, and always the same."""
+    assert side.labels is not None
+    rows = permutation(len(side.features), 0, "doubts")[:most]
+    return Features(side.features[rows], side.labels[rows], [], side.index[rows], [], side.classes)
+
+
+def _mean(per_class: Sequence[float | None]) -> float:
+    there = [x for x in per_class if x is not None]
+    return sum(there) / len(there)

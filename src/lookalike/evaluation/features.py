@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ..data import Source
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
+MOST_CLASSES = 10_000
+"""So large a label, of few images, is no number of a class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,14 +292,24 @@ def save_features(path: str | os.PathLike[str], made: Features) -> None:
     """
     from ..runs import atomic
 
+    check_suffix(path)
     writers = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}
-    suffix = Path(path).suffix.lower()
-    if suffix not in writers:
-        raise ValueError(
-            f"{path} ends in {suffix!r}; features are written as .npz, .parquet or .csv. Choose one of them."
-        )
     with atomic(path) as temporary:
-        writers[suffix](temporary, made)
+        writers[Path(path).suffix.lower()](temporary, made)
+
+
+def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", ".parquet", ".csv")) -> None:
+    """Refuses a table that could not be written, before there is work to be lost.
+
+    Raises:
+        ValueError: another suffix.
+        ModuleNotFoundError: `.parquet` without pyarrow.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"{path} ends in {suffix!r}; it is written as {', '.join(known)}. Choose one of them.")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")
 
 
 def _write_npz(path: Path, made: Features) -> None:
@@ -312,11 +325,9 @@ def _write_npz(path: Path, made: Features) -> None:
 
 
 def _write_parquet(path: Path, made: Features) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet
-    except ModuleNotFoundError as e:
-        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.") from e
+    import pyarrow as pa
+    import pyarrow.parquet
+
     names = [_text(name) for name in made.names]
     labels = [None] * len(names) if made.labels is None else made.labels.tolist()
     values = pa.FixedSizeListArray.from_arrays(pa.array(made.features.flatten().numpy()), made.features.shape[1])
@@ -335,7 +346,7 @@ def _write_csv(path: Path, made: Features) -> None:
         writer.writerow(["file", "label", *named, *(f"f{i}" for i in range(made.features.shape[1]))])
         labels = [""] * len(made.names) if made.labels is None else made.labels.tolist()
         for i, (name, label, row) in enumerate(zip(made.names, labels, made.features)):
-            own = [] if classes is None else [classes[i]]
+            own = [] if classes is None else [_text(classes[i])]
             # 9 digits give float32 back exactly
             writer.writerow([name, label, *own, *(f"{x:.9g}" for x in row.tolist())])
 
@@ -462,6 +473,14 @@ def _features_of(
     )  # fmt: skip
 
 
+def check_finite(*features: Tensor) -> None:
+    """Raises ValueError if a number of some features is not finite."""
+    if not all(bool(x.isfinite().all()) for x in features):
+        raise ValueError(
+            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+        )
+
+
 def count_classes(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, num_classes: int | None
 ) -> int:
@@ -485,6 +504,11 @@ def count_classes(
         )
     low = min(int(train_labels.min()), int(test_labels.min()))
     high = max(int(train_labels.max()), int(test_labels.max()))
+    if num_classes is None and high >= max(MOST_CLASSES, 10 * (len(train_labels) + len(test_labels))):
+        raise ValueError(
+            f"The largest label is {high}, of {len(train_labels)} training images: labels are places of classes, from "
+            "0 on. Number them so, or save the names of the classes beside."
+        )
     classes = high + 1 if num_classes is None else num_classes
     if low < 0 or high >= classes:
         raise ValueError(f"Labels go from {low} to {high}; expected 0 to {classes - 1}.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..random import key_of, permutation
-from .features import count_classes
+from .features import check_finite, count_classes
 from .knn import rank, share_below
 
 
@@ -103,10 +103,7 @@ def linear(
     device = torch.device(device or train_features.device)
     x, y = train_features.to(device, dtype), train_labels.to(device, torch.int64)
     test_x, test_y = test_features.to(device, dtype), test_labels.to(device, torch.int64)
-    if not (x.isfinite().all() and test_x.isfinite().all()):
-        raise ValueError(
-            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
-        )
+    check_finite(x, test_x)
 
     small = settings.batch_size * classes * len(settings.rates) * x.shape[1] < 10_000_000
     with torch.autocast(device.type, enabled=False), _threads(1 if small else torch.get_num_threads()):

@@ -73,8 +73,13 @@ def measures(shares: Tensor, labels: Tensor) -> Measures:
 def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
     """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
 
-    Drawing the images again with replacement is drawing their number of hits from a binomial distribution.
+    Drawing the images again with replacement is drawing their number of hits from a binomial distribution. Where all
+    are right, or none, every draw is the same, and the exact interval takes its place (Clopper and Pearson, 1934).
     """
+    if correct >= 1:
+        return 0.025 ** (1 / images), 1.0
+    if correct <= 0:
+        return 0.0, 1 - 0.025 ** (1 / images)
     generator = torch.Generator().manual_seed(key_of(seed, "interval"))
     count = torch.full((RESAMPLES,), images, dtype=torch.float64)
     hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
@@ -83,18 +88,17 @@ def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
 
 
 def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean of accuracies, in [0, 1], of trainings that differ in their draws: (low, high).
+    """The 95 % interval of the mean accuracy, in [0, 1], of trainings that differ in their draws or seeds: (low, high).
 
-    Trainings and test images are drawn again with replacement, so that it covers both. A single one has the interval
-    of its test images alone.
+    The mean of few trainings errs as Student's t says, and the test images are drawn again besides. A single training
+    has the interval of its test images alone, as trainings that all agree.
     """
-    if len(accuracies) < 2:
-        return interval(accuracies[0], images, seed)
+    mean, n = float(np.mean(accuracies)), len(accuracies)
+    error = float(np.std(accuracies, ddof=1)) / n**0.5 if n > 1 else 0.0
+    if error == 0:
+        return interval(mean, images, seed)
     random = np.random.default_rng(key_of(seed, "draws") % 2**64)
-    again = random.choice(np.asarray(accuracies), (RESAMPLES, len(accuracies)))
-    # few draws that are drawn again vary too little, by (n - 1) / n
-    mean = float(np.mean(accuracies))
-    means = mean + (again.mean(1) - mean) * (len(accuracies) / (len(accuracies) - 1)) ** 0.5
+    means = mean + error * random.standard_t(n - 1, RESAMPLES)
     noise = random.binomial(images, mean, RESAMPLES) / images - mean
     low, high = np.clip(np.quantile(means + noise, [0.025, 0.975]), 0, 1).tolist()
     return low, high

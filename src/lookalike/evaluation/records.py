@@ -63,7 +63,7 @@ class Entry:
         name = self.protocol
         if self.protocol == "semi":
             share = self.settings.get("share")
-            name += f" {share:.3g}" if isinstance(share, float) else " list"
+            name += f" {share:.3g}" if isinstance(share, float | int) else " list"
             name += ", fine-tuned" if self.settings.get("how") == "finetune" else ""
         first = "recall@1" if self.protocol in ("retrieval", "label-free") else "top-1"
         spread = f" ± {self.deviation:.2%}" if self.deviation is not None else ""

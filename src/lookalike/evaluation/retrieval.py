@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import count_classes
+from .features import check_finite, count_classes
 
 RANKS = (1, 5, 10, 100)
 """k of the recalls."""
@@ -54,13 +54,10 @@ def retrieve(
         ValueError: shapes or labels do not fit together, a feature is not finite, or no query's class is there.
     """
     count_classes(train_features, train_labels, test_features, test_labels, num_classes)
+    check_finite(train_features, test_features)
     dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
     device = torch.device(device or train_features.device)
     bank, queries = (F.normalize(x.to(device, dtype), dim=1) for x in (train_features, test_features))
-    if not (bank.isfinite().all() and queries.isfinite().all()):
-        raise ValueError(
-            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
-        )
     bank_labels, labels = train_labels.to(device), test_labels.to(device)
     firsts, precisions, alone = [], [], 0
     for some, own in zip(*(torch.split(x, max(1, NUMBERS // len(bank))) for x in (queries, labels))):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..random import permutation
-from .features import count_classes
+from .features import check_finite, count_classes
 from .logistic import regress
 from .measures import Measures, measures
 
@@ -83,12 +83,13 @@ def few_labels(
         raise ValueError("Give either the share of the labels or the rows that keep theirs.")
     if share is not None and (not 0 < share <= 1 or draws < 1):
         raise ValueError(f"share is {share} and draws {draws}; give a share above 0, up to 1, and at least 1 draw.")
-    x, test = (F.normalize(f.double(), dim=1).numpy() for f in (train_features, test_features))
-    y = train_labels.numpy()
-    found, few = [], np.empty(0)
+    check_finite(train_features, test_features)
+    test = F.normalize(test_features.double(), dim=1).numpy()
+    found, few = [], torch.empty(0)
     for draw in range(1 if rows is not None else draws):
-        few = (rows if rows is not None else drawn(train_labels, share or 0, seed, draw)).numpy()
-        shares = regress(x[few], y[few], test, classes, INVERSE_PENALTY)
+        few = rows if rows is not None else drawn(train_labels, share or 0, seed, draw)
+        x = F.normalize(train_features[few].double(), dim=1).numpy()
+        shares = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)
         found.append(measures(torch.from_numpy(shares), test_labels))
     return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
 
@@ -105,7 +106,7 @@ def drawn(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
 def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
     """The places of the images that a text file names, one per line, as the published lists of ImageNet do.
 
-    A line is a name as in `names`, or its last part (`n01440764_10026.JPEG`).
+    A line is a name as in `names`, its last part (`n01440764_10026.JPEG`), or a longer path that ends in it.
 
     Raises:
         ValueError, FileNotFoundError: a line names no image, or more than one; the file is not there or empty.
@@ -115,12 +116,13 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
         raise FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
-        for key in {name, name.rpartition("/")[2]}:
-            places.setdefault(key, []).append(place)
+        places.setdefault(name.rpartition("/")[2], []).append(place)
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     found = []
     for line in filter(None, lines):
-        here = places.get(line, places.get(line.rpartition("/")[2], []))
+        alike = places.get(line.rpartition("/")[2], [])
+        # one of the two may leave out the folders before
+        here = [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:
             what = f"{len(here)} images" if here else "no image"
             raise ValueError(f"{path}: {line!r} names {what} of TRAIN, such as {names[0]!r}. It must name one.")

@@ -17,7 +17,6 @@ from ..backbones import Backbone
 from ..data import Source, Subset
 from ..methods.finetune import FineTune
 from ..runs import Folder, Options, Run
-from .semi import drawn
 
 IN_MEMORY = 2**30
 """Bytes of images up to which they are decoded once for all epochs."""
@@ -36,7 +35,7 @@ class Trained:
     train_images: int
     """Labelled images that it was trained on."""
     settings: dict[str, object]
-    """The recipe, as it was fitted to the images; with `how`, and `share`, where some of the labels were used."""
+    """The recipe, as it was fitted to the images."""
     history: list[dict[str, float]]
     """`step`, `loss` and `train_top1`, now and then."""
 
@@ -48,8 +47,6 @@ def trained_scores(
     *,
     frozen: bool,
     epochs: int,
-    share: float | None = None,
-    draw: int = 0,
     rows: Tensor | None = None,
     seed: int = 0,
     batch_size: int = Options.batch_size,
@@ -65,9 +62,7 @@ def trained_scores(
         test: labelled, with the same classes.
         frozen: whether the head alone is trained, as `linear-augmented` is; else all is, as `finetune`.
         epochs: over the labelled images.
-        share: of each class's training images that keep their labels, in (0, 1]; without it all do.
-        draw: which draw of them, by `seed`: those of `evaluation.semi.drawn`.
-        rows: places (L,) of the training images that keep their labels, in the place of a share.
+        rows: places (L,) of the training images that keep their labels; without it all do.
         seed: decides all that is random.
         batch_size: images per step; all, where they are fewer.
         workers: processes that decode.
@@ -81,10 +76,6 @@ def trained_scores(
 
     if train.labels is None or train.classes is None or test.classes != train.classes:
         raise ValueError(f"TRAIN has the classes {train.classes} and TEST {test.classes}. Open both with one list.")
-    if share is not None and (rows is not None or not 0 < share <= 1):
-        raise ValueError(f"share is {share}; it is above 0, up to 1, and takes no rows beside it.")
-    if share is not None:
-        rows = drawn(train.labels, share, seed, draw)
     labelled = train if rows is None else Subset(train, rows.tolist())
     size = image_size or encoder.image_size
     decoded = len(labelled) * encoder.channels * (2 * size) ** 2
@@ -105,8 +96,6 @@ def trained_scores(
     found = finetuning.scores_of(classifier, test, workers, say)
     assert found.labels is not None
     settings = finetuning.settings_of(settled)
-    if rows is not None:
-        settings |= {"how": "finetune"} | ({} if share is None else {"share": share})
     return Trained(found.features, found.labels, found.broken, len(labelled), settings, history)
 
 

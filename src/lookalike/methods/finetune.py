@@ -16,12 +16,14 @@ from .. import core, mixing
 from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
 from ..evaluation.features import evaluating
-from ..optim import FEW, Optim
+from ..optim import FEW, Group, Optim
 from ..schedules import Schedule
 from ..views import View
 
 PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
+NO_DECAY = ("pos_embed", "cls_token", "reg_token", "dist_token")
+"""Parameters of ViTs that are no weights of a layer."""
 CNN_LAYER_DECAY = 0.9
 """CNNs have more layers than a ViT has blocks: with a ViT's factor the first ones of a ResNet-50 would stand still."""
 
@@ -42,7 +44,8 @@ class FineTune(Method):
     class Config(core.Config):
         """MAE's setting for a ViT-B on ImageNet, without RandAugment: crops, flips and erasing are all that views get.
 
-        Erased boxes are blank in the place of noise.
+        Erased boxes are blank in the place of noise, and the head sees what the encoder gives (a ViT's class token),
+        where MAE averages the patches.
         """
 
         mixup: float = 0.8
@@ -168,6 +171,11 @@ class FineTune(Method):
         loss = F.cross_entropy(logits, targets, label_smoothing=cfg.smoothing)
         likeliest = labels if mixed.share >= 0.5 else labels.flip(0)
         return {"loss": loss, "train_top1": (logits.argmax(1) == likeliest).to(loss.dtype).mean()}
+
+    def groups(self) -> list[Group]:
+        """Positions and class tokens have no decay, as MAE's code leaves them out."""
+        kept = [p for name, p in self.backbone.net.named_parameters() if name in NO_DECAY]
+        return [Group(kept, weight_decay_scale=0.0)]
 
     def words(self) -> list[str]:
         if self.cfg.frozen:

@@ -15,7 +15,8 @@ from .. import encoders, pictures
 from ..backbones import Backbone
 from ..data import Source, Subset, open_maybe_labelled, open_source
 from ..evaluation.features import features
-from ..evaluation.judging import embed, opened
+from ..evaluation.judging import embed
+from ..evaluation.reading import opened
 from ..random import permutation
 from ..runs import Folder
 from . import embedding_map

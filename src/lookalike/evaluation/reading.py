@@ -1,0 +1,160 @@
+"""From an encoder and images to features: loading it, reading each set of images once, keeping what was computed."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .. import backbones, encoders
+from ..backbones import Backbone
+from ..data import Source
+from ..runs import Folder
+from .features import Features, features
+from .keeping import Kept
+
+Encoder = str | os.PathLike[str] | nn.Module
+"""What `lookalike.load` takes, a loaded encoder, or a module of the user's, images (B, C, H, W) to features (B, D)."""
+Pool = Literal["pooled", "average", "class+average", "last4"]
+"""What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
+tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
+SECONDS = 10
+"""Between two lines about how far something is."""
+NAMED = 10
+"""Broken images that are named, at most."""
+
+
+def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
+    """An encoder, loaded unless it is, on the GPU where there is one.
+
+    Raises:
+        ValueError: a module of the user's, and no `image_size` that it is for.
+    """
+    if not isinstance(encoder, nn.Module):
+        model = encoders.load(encoder)
+    elif isinstance(encoder, Backbone):
+        model = encoder
+    elif image_size is None:
+        raise ValueError(
+            f"{type(encoder).__qualname__} is a module of your own and does not say which images it is for. Give "
+            "image_size; for other than 3 channels, lookalike.backbones.create(module, channels=..., image_size=...)."
+        )
+    else:
+        model = backbones.create(encoder, image_size=image_size)
+    return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def opened_and_named(encoder: Encoder, image_size: int | None = None) -> tuple[Backbone, str]:
+    """An encoder, and the sha256 of its weights: the file's, as `sha256sum` says; that of the tensors without a file.
+
+    A training may write the file meanwhile: it is read until both are of one content.
+    """
+    if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
+        model = opened(encoder, image_size)
+        return model, encoders.sha256(model)
+    file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
+    while True:
+        before = encoders.file_sha256(file) if file.is_file() else ""
+        model = opened(encoder, image_size)  # which says what is wrong where there is no file
+        if encoders.file_sha256(file) == before:
+            return model, before
+
+
+def counting(say: Callable[[str], None], before: str, of: str, last: bool = False) -> Callable[[int, int], None]:
+    """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
+    began = shown = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.perf_counter()
+        if now - shown > SECONDS or (done == total and (last or shown > began)):
+            shown = now
+            rate = done / (now - began)
+            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+            say(f"{before}{done} of {total} {of}, {rate:.0f} images/s{left}")
+
+    return progress
+
+
+def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
+    """Names images that could not be read."""
+    if not found.broken:
+        return
+    total = len(found.broken) + len(found.names)
+    say(f"{what}: {len(found.broken)} of {total} images could not be read and are left out")
+    for name, reason in found.broken[:NAMED]:
+        say(f"  {name}: {reason}")
+    if len(found.broken) > NAMED:
+        say(f"  and {len(found.broken) - NAMED} more")
+
+
+class Reader:
+    """Features of one encoder's, computed once per set of images and kept in its run's folder, where it has one."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        image_size: int | None,
+        pool: Pool,
+        batch_size: int,
+        workers: int,
+        keep: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        if batch_size < 1 or (image_size is not None and image_size < 1):
+            raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
+        if pool not in get_args(Pool):
+            raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
+        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size)
+        self.size = image_size or self.model.image_size
+        self.model.check_size(self.size)
+        self.pool = pool
+        self.part = self.model if pool == "pooled" else _Part(self.model, pool)
+        self.made = made_at(self.size, pool)
+        self.batch_size, self.workers, self.say = batch_size, workers, say
+        self.kept: Kept | None = None
+        if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
+            self.kept = Kept(Folder(encoder).features, self.encoder_sha256)
+
+    def features(self, source: Source, what: str) -> Features:
+        """The features of a source's images, which the lines call `what`."""
+        if self.kept is not None and (there := self.kept.find(source, self.made)) is not None:
+            self.say(f"{what}: features of {len(there.features)} images, computed before")
+            say_broken(there, what, self.say)
+            return there
+        found = features(
+            self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,
+            batch_size=self.batch_size, workers=self.workers,
+            progress=counting(self.say, f"{what}: ", f"images at {self.size} px", last=True),
+        )  # fmt: skip
+        say_broken(found, what, self.say)
+        if self.kept is not None:
+            try:
+                self.kept.keep(source, self.made, found)
+            except OSError as error:
+                self.say(f"{what}: the features are not kept. {error}")
+        return found
+
+
+class _Part(nn.Module):
+    """An encoder whose feature is another part of what it computes."""
+
+    def __init__(self, model: Backbone, pool: Pool) -> None:
+        super().__init__()
+        self.model, self.pool = model, pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool == "last4":
+            return self.model.class_tokens(x, 4)
+        tokens = self.model.tokens(x)
+        average = tokens.patches.mean(1)
+        return average if self.pool == "average" else torch.cat([tokens.cls, average], 1)
+
+
+def made_at(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
+    """How `features` makes them at a size, as it stands in `Entry.settings`."""
+    return {"image_size": image_size, "crop": "256/224 centre", "features": pool}
