@@ -284,6 +284,8 @@ def test_the_untrained_network_is_the_measure() -> None:
     )
     assert "The highest score: weak, 21.0%" in words
     assert "Best" not in words
+    worse = [trained("worse", s, 0.5 + s / 100) for s in range(3)]
+    assert "give a larger budget" in advice.recommendation(rank(worse), worse, [judged(1.0)] * 3)
     easy = [trained("a", s, 1.0) for s in range(3)]
     assert "this test is too easy" in advice.recommendation(rank(easy), easy, [judged(1.0)] * 3)
 
@@ -635,7 +637,7 @@ def test_test_images_are_not_to_be_learnt_from(
     argv = command(labelled / "test", "simclr", "supcon", labelled=labelled, out=out, more=more)
     said, _ = run(capsys, argv, 0)
     assert f"WARNING: 16 images of the test {labelled / 'test'} are among those to learn from" in said
-    assert "supcon cannot be trained: supcon learns from labels, and" in said
+    assert "supcon cannot be trained: SupCon learns from labels, and 16 images of the test" in said
     assert "retrieval recall@1 %  label-free recall@1 %" in said
     content = content_of(out)
     assert [row["status"] for row in content["trainings"]] == ["done", "failed"]

@@ -29,7 +29,7 @@ def recommendation(
     fallen = {r.method for r in ranking if _collapses(r, trainings)}
     said = []
     if before is not None and not beaten:
-        said += [f"No method clearly beats the untrained network, {before}: {before.remedy()}."]
+        said += [f"No method clearly beats the untrained network, {before}: {before.remedy(ranking)}."]
         said += [f"The highest score: {_figures(ranking[0])}.", *_by_labels(ranking, trainings)]
     else:
         said += _first(ranking, trainings, fallen, timed)
@@ -49,8 +49,9 @@ class _Untrained:
     low: float
     high: float
 
-    def remedy(self) -> str:
-        if self.high >= 1:
+    def remedy(self, ranking: Sequence[Rank]) -> str:
+        """What to do where no method clearly beats it."""
+        if self.high >= 1 and any(r.high >= self.low for r in ranking):
             return "this test is too easy to tell them apart, so do not choose by this table"
         return "give a larger budget, and do not choose by this table"
 

@@ -263,8 +263,8 @@ class _Work:
             if self.shared and run.method.method.needs_labels:
                 test, count = next(iter(self.shared.items()))
                 raise ValueError(
-                    f"{method} learns from labels, and {self.asked.data} holds {count} images of the test {test} with "
-                    f"theirs: it would be asked what it was told. Leave them out of DATA, or leave {method} out."
+                    f"{run.method.method.__name__} learns from labels, and {count} images of the test {test} are among "
+                    f"those to learn from: it would be asked what it was told. Leave them out of DATA, or {method} out."
                 )
             run, _ = training.resolve(run, len(source))
             built = training.build(run)
