@@ -20,9 +20,11 @@ from lookalike import backbones, cli, encoders, training
 from lookalike import core as contract
 from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
-from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, seconds_of
+from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, extends, seconds_of
+from lookalike.comparing.overlap import shared_images
 from lookalike.comparing.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
 from lookalike.core import Batch, Method
+from lookalike.data import open_source
 from lookalike.evaluation import evaluate, protocols
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
@@ -79,7 +81,7 @@ def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monke
         steps()
     assert module.done_steps == costs.WARM_STEPS + costs.TIMED_STEPS  # 10 s are timed
     assert speed.step == pytest.approx(2.0)
-    assert speed.start == pytest.approx(3.0)
+    assert speed.start == pytest.approx(3.0 + costs.WARM_STEPS * (5 - 2))  # what was slow at first is paid once
     assert speed.steps_per_epoch == 50
 
 
@@ -188,7 +190,9 @@ def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
 
 
 def test_one_seed_has_the_range_of_its_test_images() -> None:
-    assert score_range([judged(0.5)], 0.3) == pytest.approx((0.48, 0.52))
+    assert score_range([judged(0.5)], 0) == pytest.approx((0.48, 0.52))
+    assert score_range([judged(0.5)], 0.1) == pytest.approx((0.3, 0.7))  # the one that is left of several
+    assert score_range([judged(0.5)], 0.3) == (0.0, 1.0)
     assert score_range([judged(0.5, 0.7)], 0) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
     assert score_range([judged(0.99), judged(1.0)], 0)[1] == 1.0  # a share
     (one,) = rank([trained("simclr", 0, 0.5)])
@@ -213,7 +217,7 @@ def test_methods_whose_ranges_meet_are_named() -> None:
     assert [r.method for r in not_told_apart(found)] == ["near"]
     assert [r.remark for r in found] == ["", "not told apart from the best", ""]
     words = advice.recommendation(found, rows, [])
-    assert "Best on these images: a, 51.0% by knn (49.8% to 52.2%)" in words
+    assert "Best on these images: a, 51.0% by k-NN (49.8% to 52.2%), after 1.0 min of training." in words
     assert "near cannot be told apart from it" in words
     assert "3 seeds do not tell small differences apart (the widest range here is 2.3 points)" in words
 
@@ -232,7 +236,6 @@ def test_what_went_wrong_is_told() -> None:
         Training(method="c", seed=0, folder="c-seed0", status="failed", error="No labels."),
         Training(method="c", seed=1, folder="c-seed1", status="failed", error="No labels."),
         trained("d", 0, 0.2),
-        Training(method="d", seed=1, folder="d-seed1"),
     ]
     found = {r.method: r for r in rank(rows)}
     assert found.keys() == {"a", "b", "d"}
@@ -242,8 +245,13 @@ def test_what_went_wrong_is_told() -> None:
     words = advice.recommendation(list(found.values()), rows, [])
     assert "Unstable: b (1 of 2 diverged, 1 of 2 not learning) and a (1 of 2 collapsed)." in words
     assert "c failed: No labels." in words
-    assert "One seed says nothing of how much another would change" in words  # b and d have one
-    assert advice.recommendation([], rows[4:6], []) == "No method could be trained and judged. c failed: No labels."
+    assert "b came to its end in 1 of 2 seeds." in words
+    assert "Give --seeds 3" not in words  # several were given
+    assert words.startswith("Best on these images: b")
+    rows = [trained("a", 0, 0.5), trained("b", 0, 0.4)]
+    assert "Give --seeds 3 before you rely" in advice.recommendation(rank(rows), rows, [])
+    rows = [Training(method="c", seed=s, folder=f"c-seed{s}", status="failed", error="No labels.") for s in (0, 1)]
+    assert advice.recommendation([], rows, []) == "No method could be trained and judged. c failed: No labels."
 
 
 @pytest.mark.parametrize(
@@ -266,10 +274,68 @@ def test_the_untrained_network_is_the_measure() -> None:
     assert "The untrained network comes to 21.0% (19.8% to 22.2%)" in words
     assert "weak does not clearly beat it" in words
     assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
+    timed = advice.recommendation(rank(rows), rows, before, timed=True)
+    assert "Most gain" not in timed  # all had the same
+    assert "by time, memory" not in timed
     only = rows[6:]
-    assert "No method clearly beats it: give a larger budget" in advice.recommendation(rank(only), only, before)
+    words = advice.recommendation(rank(only), only, before)
+    assert words.startswith(
+        "No method clearly beats the untrained network, 21.0% (19.8% to 22.2%): give a larger budget"
+    )
+    assert "The highest score: weak, 21.0%" in words
+    assert "Best" not in words
+    worse = [trained("worse", s, 0.5 + s / 100) for s in range(3)]
+    assert "give a larger budget" in advice.recommendation(rank(worse), worse, [judged(1.0)] * 3)
     easy = [trained("a", s, 1.0) for s in range(3)]
     assert "this test is too easy" in advice.recommendation(rank(easy), easy, [judged(1.0)] * 3)
+
+
+def test_a_first_that_collapsed_is_not_called_the_best() -> None:
+    rows = [trained("fallen", s, 0.50 + s / 100, verdict="collapsed" if s else "learning") for s in range(3)]
+    rows += [trained("sound", s, 0.40 + s / 100) for s in range(3)]
+    words = advice.recommendation(rank(rows), rows, [judged(0.1)] * 3)
+    assert words.startswith("fallen has the highest score, but 2 of its 3 trainings collapsed: do not choose it.")
+    assert "The first that did not collapse: sound, 41.0%" in words
+    assert "Best" not in words
+    assert "clear of" not in words
+
+
+def test_an_unfinished_comparison_says_so_and_makes_no_claim() -> None:
+    rows = [trained("a", s, 0.60 + s / 200) for s in range(3)]
+    left = [Training(method="b", seed=s, folder=f"b-seed{s}") for s in range(3)]
+    words = advice.recommendation(rank(rows + left), rows + left, [judged(0.1)])
+    assert words.startswith("Unfinished: 3 of 6 trainings are done. The highest score so far: a, 60.5% by k-NN")
+    assert "Best" not in words
+    assert "clear of" not in words
+    left[0] = dataclasses.replace(left[0], status="failed", error="It broke.")
+    assert "3 of 6 trainings are done, 1 failed." in advice.recommendation(rank(rows + left), rows + left, [])
+    left = [dataclasses.replace(t, status="failed", error="It broke.") for t in left]
+    assert advice.recommendation(rank(rows + left), rows + left, []).startswith("Best on these images: a")
+
+
+def test_who_learns_from_labels_is_told() -> None:
+    rows = [dataclasses.replace(trained("supcon", s, 0.6 + s / 100), learns_from_labels=True) for s in range(3)]
+    rows += [trained("simclr", s, 0.4 + s / 100) for s in range(3)]
+    found = rank(rows)
+    assert [r.remark for r in found] == ["learns from labels", ""]
+    words = advice.recommendation(found, rows, [])
+    assert "supcon learns from labels, which the others do not see. First without labels: simclr, 41.0%." in words
+    assert "labels" not in advice.recommendation(rank(rows[3:]), rows[3:], [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(45.04, "45.0 s"), (59.99, "1.0 min"), (580, "9.7 min"), (3599, "1.0 h"), (9000, "2.5 h")]
+)
+def test_times_are_written_with_their_unit(seconds: float, words: str) -> None:
+    rows = [trained("a", 0, 0.5, seconds=seconds)]
+    assert f"after {words} of training" in advice.recommendation(rank(rows), rows, [])
+
+
+def test_what_is_no_accuracy_is_called_recall() -> None:
+    names = ("knn", "retrieval", "label-free")
+    rows = [dataclasses.replace(trained("a", 0, 0.5), results=judged(0.5, protocols=names))]
+    head = advice.table(rank(rows), [], rows)[0]
+    assert "knn %  retrieval recall@1 %  label-free recall@1 %" in head
 
 
 def test_another_protocol_may_have_another_first() -> None:
@@ -294,6 +360,19 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
     found = {}
     comparing._add(found, "a", cast(Any, [few, more]))
     assert list(found) == ["semi 1%", "semi 10%"]
+    for entry in (few, more):
+        entry.settings["how"] = "logistic"
+    tuned = [
+        SimpleNamespace(**vars(e) | {"settings": e.settings | {"how": "finetune"}, "top1": e.top1 + 0.5})
+        for e in (few, more)
+    ]
+    found = {}
+    comparing._add(found, "a", cast(Any, [few, more, *tuned]))
+    assert {name: tests["a"].top1 for name, tests in found.items()} == pytest.approx(
+        {"semi 1%": 0.01, "semi 10%": 0.1, "semi-finetune 1%": 0.51, "semi-finetune 10%": 0.6}
+    )
+    with pytest.raises(ValueError, match="judged twice by semi 1%"):
+        comparing._add(found, "a", cast(Any, [few, more]))
 
 
 def test_a_training_is_read_back_as_it_was_written() -> None:
@@ -323,6 +402,7 @@ ASKED: dict[str, Any] = {"data": "photos", "methods": ("simclr",), "train": ("a"
         ({"devices": 2}, "one device"),
         ({"probe": ("a", "b")}, "probe would take time"),
         ({"protocols": ()}, "protocols names nothing"),
+        ({"protocols": ("label-free", "knn")}, "Put another one before it"),
         ({"epochs": 0}, "epochs is 0"),
     ],
 )
@@ -352,6 +432,34 @@ def test_pairs_and_what_changes_the_question() -> None:
     assert timed.question() == dataclasses.replace(timed, epochs=8, budget="120min").question() | {
         "budget": {"minutes": 120}
     }
+
+
+def test_questions_that_extend_another() -> None:
+    def asked(**fields: Any) -> dict[str, object]:
+        question: dict[str, object] = json.loads(json.dumps(Comparison(**ASKED | fields).question()))
+        return question
+
+    old = asked(methods=("byol", "simclr"), seeds=2)
+    assert extends(old, asked(methods=("simclr", "vicreg", "byol"), seeds=3))
+    assert extends(old, asked(methods=("simclr", "byol"), seeds=2))  # another order
+    assert extends(old, asked(methods=("byol", "simclr", "distill"), seeds=2, teacher="timm/resnet18"))
+    assert not extends(old, asked(methods=("byol", "simclr"), seeds=1))
+    assert not extends(old, asked(methods=("byol", "vicreg"), seeds=2))
+    assert not extends(old, asked(methods=("byol", "simclr"), seeds=3, batch_size=64))
+    taught = asked(methods=("distill",), teacher="timm/resnet18")
+    assert not extends(taught, asked(methods=("distill", "byol"), teacher="timm/resnet50"))
+
+
+def test_test_images_among_those_to_learn_from_are_counted(classed: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(classed, data)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "class0").symlink_to(data / "class0")
+    (tmp_path / "test" / "class1").mkdir()
+    (tmp_path / "test" / "class1" / "linked.jpg").symlink_to(data / "class1" / "1.jpg")
+    shutil.copy(data / "class1" / "5.jpg", tmp_path / "test" / "class1" / "copy.jpg")
+    tests = {"linked": open_source(str(tmp_path / "test")), "apart": open_source(str(classed))}
+    assert shared_images(open_source(str(data)), tests) == {"linked": 11}
 
 
 # ---------------------------------------------------------------- the command
@@ -446,7 +554,9 @@ def test_what_a_comparison_leaves_behind(compared: Path, labelled: Path) -> None
         assert (kept.seed, kept.image_size, kept.batch_size, kept.backbone) == (seed, 32, 8, "test_byobnet")
     assert {r["method"] for r in content["ranking"]} == {"simclr", "supcon"}
     assert content["ranking"][0]["results"]["knn"][test].keys() == {"mean", "deviation"}
-    assert content["recommendation"].startswith("Best on these images: ")
+    assert content["recommendation"].startswith("No method clearly beats the untrained network, 100.0%")
+    assert "supcon learns from labels, which the others do not see." in content["recommendation"]
+    assert content["device"] == content["question"]["device"]
     assert not (compared / comparing.SPEED).exists()
 
 
@@ -476,7 +586,85 @@ def test_the_same_question_does_nothing_twice(
     assert "--overwrite" in error
     _, error = run(capsys, [*argv[:3], *argv[4:]], 1)
     assert "methods" in error
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "device_name", lambda: "NVIDIA T4")
+        _, error = run(capsys, argv, 1)
+        assert "device: cpu" in error or torch.cuda.is_available()
+        assert "there, NVIDIA T4 now" in error
+    _, error = run(capsys, [*argv, "--precision", "fp64"], 1)
+    assert "precision: fp32 there, fp64 now" in error or torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        run(capsys, [*argv, "--precision", "fp32"], 0)  # what it is without the option
     assert numbers(out) == before
+
+
+def test_more_seeds_and_methods_extend_it(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, trained, pretrain = shutil.copytree(compared, tmp_path / "out"), [], training.pretrain
+    before = {row[:2]: row for row in numbers(out)}
+
+    def noting(run: Run, callbacks: Any = ()) -> Any:
+        trained.append(Path(run.out).name)
+        if "vicreg" in run.out:
+            raise OSError("The disk is full.")  # saves the time
+        return pretrain(run, callbacks)
+
+    monkeypatch.setattr(training, "pretrain", noting)
+    more = ("--epochs", "1", "--seeds", "3", "--protocols", "knn")
+    argv = command(classed, "vicreg", "simclr", "ibot", "supcon", labelled=labelled, out=out, more=more)
+    said, _ = run(capsys, argv, 0)
+    assert "holds 6 of these trainings: they are kept, 6 are new" in said
+    assert trained == ["vicreg-seed0", "vicreg-seed1", "vicreg-seed2", "simclr-seed2", "supcon-seed2"]
+    after = {row[:2]: row for row in numbers(out)}
+    assert len(after) == 12
+    assert {key: after[key] for key in before} == before
+    content = content_of(out)
+    assert content["seeds"] == [0, 1, 2]
+    assert list(content["untrained_by_seed"]) == ["0", "1", "2"]
+    assert {r["method"]: r["seeds"] for r in content["ranking"]} == {"simclr": 3, "supcon": 3}
+    trained.clear()
+    assert "of these trainings" not in run(capsys, argv, 0)[0]
+    assert trained == ["vicreg-seed0", "vicreg-seed1", "vicreg-seed2"]  # what failed
+
+
+def test_test_images_are_not_to_be_learnt_from(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    more = ("--epochs", "1", "--seeds", "1", "--protocols", "knn", "retrieval", "label-free")
+    argv = command(labelled / "test", "simclr", "supcon", labelled=labelled, out=out, more=more)
+    said, _ = run(capsys, argv, 0)
+    assert f"WARNING: 16 images of the test {labelled / 'test'} are among those to learn from" in said
+    assert "supcon cannot be trained: SupCon learns from labels, and 16 images of the test" in said
+    assert "retrieval recall@1 %  label-free recall@1 %" in said
+    content = content_of(out)
+    assert [row["status"] for row in content["trainings"]] == ["done", "failed"]
+    assert content["shared_images"] == {str(labelled / "test"): 16}
+    assert "16 images of the test" in content["recommendation"]
+
+
+def test_an_error_does_not_outlive_its_cause(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = shutil.copytree(compared, tmp_path / "out")
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
+    content = content_of(out)
+    content["trainings"][0]["results"] = {}
+    content["trainings"][0]["status"] = "waiting"
+    (out / "compare.json").write_text(json.dumps(content))
+
+    def broken(*parts: object, **options: object) -> None:
+        raise RuntimeError("a judging that fails once")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparing, "evaluate", broken)
+        run(capsys, argv, 0)
+    assert content_of(out)["trainings"][0]["error"] == "a judging that fails once"
+    run(capsys, argv, 0)
+    assert numbers(out) == numbers(compared)
 
 
 def test_overwrite_replaces_it(
@@ -491,6 +679,34 @@ def test_overwrite_replaces_it(
     assert {p.name for p in out.iterdir()} - {".lock"} - page == {"compare.json", "simclr-seed0", "supcon-seed0"}
     assert [p.name for p in (out / "supcon-seed0").iterdir()] == ["mine.txt"]
     assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
+
+
+def test_overwrite_given_again_goes_on(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A complete comparison is replaced; the one that replaces it, once begun, is not."""
+    out = shutil.copytree(compared, tmp_path / "out")
+    old = Folder(out / "simclr-seed0").last.stat().st_mtime_ns
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=(*SHORT, "--overwrite"))
+    stop, pretrain = ["supcon-seed0"], training.pretrain
+
+    def stopped(run: Run, callbacks: Any = ()) -> Any:
+        if Path(run.out).name in stop:
+            raise KeyboardInterrupt
+        return pretrain(run, callbacks)
+
+    monkeypatch.setattr(training, "pretrain", stopped)
+    assert "nothing is replaced" not in run(capsys, argv, 130)[0]
+    assert [row["status"] for row in content_of(out)["trainings"]][:3] == ["done", "failed", "waiting"]
+    made = Folder(out / "simclr-seed0").last.stat().st_mtime_ns
+    assert made != old
+    stop[:] = ["simclr-seed1"]
+    said, _ = run(capsys, argv, 130)
+    assert "holds this comparison, unfinished: it goes on, nothing is replaced" in said
+    assert Folder(out / "simclr-seed0").last.stat().st_mtime_ns == made
+    assert numbers(out)[:3] == numbers(compared)[:3]
+    assert content_of(out)["recommendation"].startswith("Unfinished: 2 of 6 trainings are done, 2 failed.")
 
 
 class Interrupting(Callback):
@@ -674,4 +890,6 @@ def test_the_command_refuses_with_one_message(
     (tmp_path / "broken" / "compare.json").write_text("{")
     broken = command(classed, "simclr", labelled=labelled, out=tmp_path / "broken", more=SHORT)
     assert "is not JSON" in run(capsys, broken, 1)[1]
-    assert "lookalike compare DATA METHOD" in run(capsys, ["compare", "--help"], 0)[0]
+    shown = run(capsys, ["compare", "--help"], 0)[0]
+    assert "lookalike compare DATA METHOD" in shown
+    assert "Passes over the images" in shown

@@ -129,7 +129,9 @@ lookalike compare DATA METHOD... --train T --test T [--budget 10min | --epochs N
 Trains each METHOD with the same network, images and budget, judges all encoders and the untrained one on labelled
 folders, and ranks them. The same command goes on where it was stopped. METHOD is a name of `lookalike list methods`, or
 distill with --teacher TEACHER. Several tests: --train T1 --test T1 --train T2 --test T2, or one --train for all.
-Then report.html is written into the folder; --no-report leaves it out.
+--budget is the time of each training, --epochs in its place the passes over the images (100 without either). More
+methods or seeds, all else the same, extend the comparison that DIR holds; --overwrite replaces one that is complete or
+asked something else. Then report.html is written into the folder; --no-report leaves it out.
 """
 
 VIEWS = """\

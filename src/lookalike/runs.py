@@ -46,6 +46,7 @@ class Options:
     backbone: str = "resnet50"
     """Any timm model, or torchvision/NAME."""
     epochs: int = 100
+    """Passes over the images."""
     batch_size: int = 256
     """Images per optimizer step, over all devices and accumulated micro-batches together."""
     image_size: int | None = None

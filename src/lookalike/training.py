@@ -52,6 +52,7 @@ from .runs import (
     Collapsed,
     Diverged,
     Folder,
+    Options,
     Result,
     Run,
     atomic,
@@ -679,11 +680,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     fitted.method.check(fitted, run.batch_size, images)
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
-    precision = run.precision
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
-    if precision is None:
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    precision = precision_of(run)
     workers = run.workers
     if workers is None:
         filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
@@ -699,6 +696,19 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         frozen_epochs=frozen,
     )  # fmt: skip
     return settled, changes
+
+
+def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
+    """The precision that is trained with here: the one asked for, or else this device's usual one.
+
+    Raises:
+        ValueError: it is fp16, and there is no GPU.
+    """
+    if options.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
+    if options.precision is not None:
+        return options.precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _taught_by(run: Run) -> Config:

@@ -1,72 +1,173 @@
 """The words about a ranking of methods: a table, and what it says for these data."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from statistics import mean
 
 from .ranking import Rank, Results, Training, not_told_apart, score_of, score_range, troubles, usual_deviation
 
 
-def recommendation(ranking: Sequence[Rank], trainings: Sequence[Training], untrained: Sequence[Results]) -> str:
+def recommendation(
+    ranking: Sequence[Rank], trainings: Sequence[Training], untrained: Sequence[Results], *, timed: bool = False
+) -> str:
     """What the ranking says for these data, and what it cannot say, in plain sentences.
 
     Args:
         ranking: of `rank`.
-        trainings: all, for what failed.
+        trainings: all, for what failed and what is left to do.
         untrained: results of the untrained network of each seed; may be empty.
+        timed: whether all trainings had the same time, and not the same epochs.
     """
     failed = _failures(ranking, trainings)
-    if not ranking:
+    waiting = sum(t.status == "waiting" for t in trainings)
+    if not ranking and not waiting:
         return " ".join(["No method could be trained and judged.", *failed])
-    best, even = ranking[0], not_told_apart(ranking)
-    protocol = next(iter(best.results))
-    tests = len(best.results[protocol])
+    before = _before(untrained, ranking)
+    if waiting:
+        return " ".join([*_so_far(ranking, trainings, before), *_unstable(ranking, trainings), *failed])
+    beaten = [r for r in ranking if before is None or r.low > before.high]
+    fallen = {r.method for r in ranking if _collapses(r, trainings)}
+    said = []
+    if before is not None and not beaten:
+        said += [f"No method clearly beats the untrained network, {before}: {before.remedy(ranking)}."]
+        said += [f"The highest score: {_figures(ranking[0])}.", *_by_labels(ranking, trainings)]
+    else:
+        said += _first(ranking, trainings, fallen, timed)
+        said += [] if before is None else _beside(before, ranking, beaten)
+        said += _by_labels(ranking, trainings)
+        if not timed and before is not None:
+            said += _quickest(before, [r for r in beaten if r.method not in fallen], ranking)
+        said += [f"By {_spoken(p)} {first} is first." for p, first in _other_firsts(ranking, ranking[0].method).items()]
+    return " ".join([*said, *_unstable(ranking, trainings), *failed, *_limits(ranking, trainings)])
+
+
+@dataclass(frozen=True)
+class _Untrained:
+    """The untrained network's score and its range."""
+
+    score: float
+    low: float
+    high: float
+
+    def remedy(self, ranking: Sequence[Rank]) -> str:
+        """What to do where no method clearly beats it."""
+        if self.high >= 1 and any(r.high >= self.low for r in ranking):
+            return "this test is too easy to tell them apart, so do not choose by this table"
+        return "give a larger budget, and do not choose by this table"
+
+    def __str__(self) -> str:
+        return f"{self.score:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+def _before(untrained: Sequence[Results], ranking: Sequence[Rank]) -> _Untrained | None:
+    if not untrained:
+        return None
+    low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
+    return _Untrained(mean(map(score_of, untrained)), low, high)
+
+
+def _figures(row: Rank) -> str:
+    """A method, its score and its time."""
+    protocol = next(iter(row.results))
+    tests = len(row.results[protocol])
     over = f", the mean over {tests} tests" if tests > 1 else ""
-    said = [
-        f"Best on these images: {best.method}, {best.score:.1%} by {protocol}{over} ({_range(best)}), after "
-        f"{_time(best.seconds)} of training."
-    ]
+    return (
+        f"{row.method}, {row.score:.1%} by {_spoken(protocol)}{over} ({_range(row)}), after {_time(row.seconds)} of "
+        "training"
+    )
+
+
+def _so_far(ranking: Sequence[Rank], trainings: Sequence[Training], before: _Untrained | None) -> list[str]:
+    """What is known while trainings are left to do: no order yet."""
+    done, failed = (sum(t.status == status for t in trainings) for status in ("done", "failed"))
+    also = f", {failed} failed" if failed else ""
+    said = [f"Unfinished: {done} of {len(trainings)} trainings are done{also}."]
+    if ranking:
+        said.append(f"The highest score so far: {_figures(ranking[0])}. The order may change.")
+    if before is not None:
+        said.append(f"The untrained network comes to {before}.")
+    return said
+
+
+def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Collection[str], timed: bool) -> list[str]:
+    """The first method, and who is not told apart from it; where it collapsed, that, and the first that did not."""
+    best, even = ranking[0], not_told_apart(ranking)
+    if best.method in fallen:
+        count, of = _collapses(best, trainings), len(_of(best.method, trainings))
+        said = [f"{best.method} has the highest score, but {count} of its {of} trainings collapsed: do not choose it."]
+        said.append(f"Its score: {_figures(best)}.")
+        if healthy := [r for r in ranking if r.method not in fallen]:
+            said.append(f"The first that did not collapse: {_figures(healthy[0])}.")
+        return said
+    said = [f"Best on these images: {_figures(best)}."]
     if even:
-        names = _listed([r.method for r in even])
-        said.append(f"{names} cannot be told apart from it: choose among them by time, memory or stability.")
+        by = "memory or stability" if timed else "time, memory or stability"
+        said.append(f"{_listed([r.method for r in even])} cannot be told apart from it: choose among them by {by}.")
     elif len(ranking) > 1:
         said.append("Its range is clear of the others'.")
-    if untrained:
-        said += _beside_untrained(ranking, untrained, best)
-    said += [f"By {other} {first} is first." for other, first in _other_firsts(ranking, best.method).items()]
-    shaky = [f"{r.method} ({', '.join(troubles(_of(r.method, trainings)))})" for r in ranking if not r.stable]
-    if shaky:
-        said.append(f"Unstable: {_listed(shaky)}.")
-    said += failed
-    seeds = min(r.seeds for r in ranking)
-    if seeds == 1:
-        said.append(
-            "One seed says nothing of how much another would change: ranges are those of the test images alone. Give "
-            "--seeds 3 before you rely on the order."
-        )
-    else:
-        width = max(r.high - r.low for r in ranking)
-        said.append(
-            f"{seeds} seeds do not tell small differences apart (the widest range here is {100 * width:.1f} points), "
-            "and the order holds for this budget: longer trainings may change it."
-        )
-    return " ".join(said)
+    return said
 
 
-def _beside_untrained(ranking: Sequence[Rank], untrained: Sequence[Results], best: Rank) -> list[str]:
-    low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
-    score = mean(map(score_of, untrained))
-    said = [f"The untrained network comes to {score:.1%} ({low:.1%} to {high:.1%})."]
-    if not (beaten := [r for r in ranking if r.low > high]):
-        remedy = "this test is too easy to tell them apart" if high >= 1 else "give a larger budget"
-        return [*said, f"No method clearly beats it: {remedy}, so do not choose by this table."]
+def _collapses(row: Rank, trainings: Sequence[Training]) -> int:
+    return sum(t.verdict == "collapsed" for t in _of(row.method, trainings))
+
+
+def _beside(before: _Untrained, ranking: Sequence[Rank], beaten: Sequence[Rank]) -> list[str]:
+    """The untrained network, and who is not clearly better."""
+    said = [f"The untrained network comes to {before}."]
     if weak := [r.method for r in ranking if r not in beaten]:
         said.append(f"{_listed(weak)} {'does' if len(weak) == 1 else 'do'} not clearly beat it.")
-    quick = max(beaten, key=lambda r: (r.score - score) / max(r.seconds, 1e-9))
-    if quick.method != best.method:
-        gain = 100 * (quick.score - score)
-        said.append(f"Most gain for the time: {quick.method}, {gain:.1f} points in {_time(quick.seconds)}.")
     return said
+
+
+def _by_labels(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
+    """Who learnt from labels, and the first of those that did not."""
+    taught = [r.method for r in ranking if any(t.learns_from_labels for t in _of(r.method, trainings))]
+    others = [r for r in ranking if r.method not in taught]
+    if not taught:
+        return []
+    learns = "learns" if len(taught) == 1 else "learn"
+    if not others:
+        return [f"{_listed(taught)} {learns} from labels."]
+    said = [f"{_listed(taught)} {learns} from labels, which the others do not see."]
+    if ranking[0].method in taught:
+        said.append(f"First without labels: {others[0].method}, {others[0].score:.1%}.")
+    return said
+
+
+def _quickest(before: _Untrained, beaten: Sequence[Rank], ranking: Sequence[Rank]) -> list[str]:
+    """Which method gained most for its time, where that is not the first one."""
+    if not beaten:
+        return []
+    quick = max(beaten, key=lambda r: (r.score - before.score) / max(r.seconds, 1e-9))
+    if quick.method == ranking[0].method:
+        return []
+    gain = 100 * (quick.score - before.score)
+    return [f"Most gain for the time: {quick.method}, {gain:.1f} points in {_time(quick.seconds)}."]
+
+
+def _unstable(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
+    shaky = [f"{r.method} ({', '.join(troubles(_of(r.method, trainings)))})" for r in ranking if not r.stable]
+    return [f"Unstable: {_listed(shaky)}."] if shaky else []
+
+
+def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
+    """What so many seeds cannot tell."""
+    asked = {r.method: len(_of(r.method, trainings)) for r in ranking}
+    short = [r for r in ranking if r.seeds < asked[r.method]]
+    said = [f"{r.method} came to its end in {r.seeds} of {asked[r.method]} seeds." for r in short]
+    if max(asked.values()) == 1:
+        return [
+            *said,
+            "One seed says nothing of how much another would change: ranges are those of the test images alone. Give "
+            "--seeds 3 before you rely on the order.",
+        ]
+    width = max(r.high - r.low for r in ranking)
+    return [
+        *said,
+        f"{max(asked.values())} seeds do not tell small differences apart (the widest range here is "
+        f"{100 * width:.1f} points), and the order holds for this budget: longer trainings may change it.",
+    ]
 
 
 def _other_firsts(ranking: Sequence[Rank], best: str) -> dict[str, str]:
@@ -101,7 +202,17 @@ def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequ
     """The ranking as lines of text: accuracies in percent, the mean over the tests, deviations over seeds behind ±."""
     protocols = list(ranking[0].results) if ranking else []
     energy = any(r.energy_kj is not None for r in ranking)
-    head = ["", "method", *(f"{p} %" for p in protocols), "range", "seeds", "epochs", "time", "images/s", "GiB"]
+    head = [
+        "",
+        "method",
+        *(f"{_column(p)} %" for p in protocols),
+        "range",
+        "seeds",
+        "epochs",
+        "time",
+        "images/s",
+        "GiB",
+    ]
     rows = [[*head, "GFLOP/image", *(["kJ"] if energy else []), "remark"]]
     for place, r in enumerate(ranking, 1):
         rows.append(
@@ -130,7 +241,8 @@ def _by_test(ranking: Sequence[Rank]) -> list[str]:
     if not ranking or len(next(iter(ranking[0].results.values()))) < 2:
         return []
     return [
-        f"{protocol} on {test}: " + ", ".join(f"{r.method} {r.results[protocol][test].mean:.1%}" for r in ranking)
+        f"{_column(protocol)} on {test}: "
+        + ", ".join(f"{r.method} {r.results[protocol][test].mean:.1%}" for r in ranking)
         for protocol, tests in ranking[0].results.items()
         for test in tests
     ]
@@ -155,7 +267,19 @@ def _number(value: float | None) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 59.95 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _column(protocol: str) -> str:
+    """A protocol's name, and what it measures where that is no accuracy."""
+    return f"{protocol} recall@1" if protocol in ("retrieval", "label-free") else protocol
+
+
+def _spoken(protocol: str) -> str:
+    """A protocol's name in a sentence."""
+    return "k-NN" if protocol == "knn" else _column(protocol)
 
 
 def _listed(names: Sequence[str]) -> str:

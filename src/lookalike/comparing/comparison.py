@@ -63,24 +63,28 @@ class Comparison(Options):
     """Labelled folders to judge with: one, or one for each of `test`, in their order."""
     test: tuple[str, ...]
     """Labelled folders whose images are classified, with the classes of their `train`."""
+    epochs: int = Options.epochs
+    """Passes over the images, the same for every training: the alternative to `--budget`."""
     budget: str | None = None
     """Time that each training may take, such as 90s, 10min or 2h: each method gets the whole epochs that fit, one at
     least. Without it all get `epochs`, which a budget leaves out of account."""
     seeds: int = 3
     """Trainings of each method, with the seeds `seed`, `seed` + 1, ..."""
     protocols: tuple[str, ...] = ("knn", "linear", "semi")
-    """How encoders are judged: protocols of `lookalike evaluate`. The first one decides the order."""
+    """How encoders are judged: protocols of `lookalike evaluate`. The first one decides the order;
+    it may not be label-free."""
     teacher: str | None = None
     """For distill: what teaches, a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."""
     out: str = "runs/compare"
-    """Folder of the comparison, with a run's folder for each training. The same question goes on where it was stopped;
-    another one is an error unless `--overwrite`."""
+    """Folder of the comparison, with a run's folder for each training. The same question goes on where it was stopped,
+    more methods or seeds extend it; any other is an error unless `--overwrite`."""
     seed: int = Options.seed
     """The first seed."""
     resume: bool = Options.resume
     """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
     overwrite: bool = Options.overwrite
-    """Replace the comparison in `out`, and its trainings."""
+    """Replace the comparison in `out`, and its trainings, where it is complete or asked something else. Once begun, the
+    same one goes on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +99,11 @@ class Comparison(Options):
                 raise ValueError(f"{option} names nothing. Give at least one.")
             if twice := sorted({value for value in values if values.count(value) > 1}):
                 raise ValueError(f"{option} names {twice[0]} twice. Leave one of them out.")
+        if self.protocols[0] == "label-free":
+            raise ValueError(
+                "protocols begins with label-free, which does not tell how well classes are told apart, and the first "
+                "one decides the order. Put another one before it, such as knn."
+            )
         if len(self.train) not in (1, len(self.test)):
             raise ValueError(
                 f"train names {len(self.train)} folders and test {len(self.test)}. Give one --train for all tests, or "
@@ -138,6 +147,21 @@ class Comparison(Options):
         own["budget"] = {"epochs": self.epochs} if seconds is None else {"minutes": seconds / 60}
         own["seeds"] = self.all_seeds
         return own
+
+
+def extends(old: dict[str, object], new: dict[str, object]) -> bool:
+    """Whether a question asks all that an older one asks, of the same methods and seeds or of more, all else equal.
+
+    A teacher where there was none is no difference: no method learnt from it.
+    """
+    lists = ("methods", "seeds")
+    free = {*lists, *(["teacher"] if old.get("teacher") is None else [])}
+    rest = [{name: value for name, value in question.items() if name not in free} for question in (old, new)]
+    return not changes(*rest) and all(_all_in(old.get(name), new.get(name)) for name in lists)
+
+
+def _all_in(some: object, others: object) -> bool:
+    return isinstance(some, list) and isinstance(others, list) and all(value in others for value in some)
 
 
 def changes(old: dict[str, object], new: dict[str, object]) -> list[str]:

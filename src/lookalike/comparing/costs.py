@@ -112,11 +112,13 @@ class Speed(Callback):
     def __init__(self, budget: float) -> None:
         self.enough = min(TIMED_SECONDS, TIMED_SHARE * budget)
         self.start = 0.0
-        """Seconds before the first step, filling a cache not counted."""
+        """Seconds before the first step, filling a cache not counted, and what the first steps took longer than later
+        ones: compiling, choosing kernels."""
         self.step = math.nan
         """Seconds of a step."""
         self.steps_per_epoch = 0
         self._fit = math.nan
+        self._first = math.nan
         self._timed = math.nan
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +129,8 @@ class Speed(Callback):
         if batch_idx == 0:
             self.steps_per_epoch = module.steps_per_epoch
             filling = 0.0 if module.run.cache == "none" else module.loader.waited
-            self.start = time.perf_counter() - self._fit - filling
+            self._first = time.perf_counter()
+            self.start = self._first - self._fit - filling
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -140,6 +143,7 @@ class Speed(Callback):
             self._timed = now
         elif timed >= TIMED_STEPS and now - self._timed >= self.enough:
             self.step = (now - self._timed) / timed
+            self.start += max(0.0, self._timed - self._first - WARM_STEPS * self.step)
             raise Measured
 
 

@@ -37,6 +37,8 @@ class Training:
     seed: int
     folder: str
     """Its run's folder, below that of the comparison."""
+    learns_from_labels: bool = False
+    """Whether the method is given the labels of the images that it learns from."""
     status: Literal["done", "failed", "waiting"] = "waiting"
     error: str | None = None
     final: bool = False
@@ -87,8 +89,8 @@ class Rank:
     low: float
     """The score's range goes from here ..."""
     high: float
-    """... to here: two standard errors over the seeds (by the median of all methods' deviations where its own is less),
-    or the 95 % interval over the test images of a single seed."""
+    """... to here: two standard errors over the seeds (by the median of all methods' deviations where its own is less);
+    of a single seed the 95 % interval over the test images, or two of these deviations where that is more."""
     deviation: float | None
     """Standard deviation of the score over the seeds."""
     results: Mapping[str, Mapping[str, Mean]]
@@ -122,7 +124,7 @@ def score_range(of_seeds: Sequence[Results], least: float) -> tuple[float, float
     """The range of a score over seeds, within [0, 1]; of one seed over the test images, which tests have of their own.
 
     A range says how far the mean over other seeds may be on these test images, or that of this seed on others. `least`
-    is the deviation over seeds to reckon with at least.
+    is the deviation over seeds to reckon with at least, also of the one seed that came to its end.
     """
     scores = [score_of(results) for results in of_seeds]
     if len(scores) > 1:
@@ -130,7 +132,8 @@ def score_range(of_seeds: Sequence[Results], least: float) -> tuple[float, float
         return max(0.0, mean(scores) - half), min(1.0, mean(scores) + half)
     tests = list(next(iter(of_seeds[0].values())).values())
     below, above = (math.hypot(*(a.top1 - a.interval[side] for a in tests)) / len(tests) for side in (0, 1))
-    return scores[0] - below, scores[0] + above
+    below, above = (max(side, ERRORS * least) for side in (below, above))
+    return max(0.0, scores[0] - below), min(1.0, scores[0] + above)
 
 
 def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> list[Rank]:
@@ -165,7 +168,7 @@ def _rank(of_method: Sequence[Training], done: Sequence[Training], least: float,
     seconds = mean(t.seconds or 0.0 for t in done)
     peaks = [t.peak_memory_gib for t in done if t.peak_memory_gib is not None]
     energies = [t.energy_kj for t in done if t.energy_kj is not None]
-    remarks = troubles(of_method)
+    remarks = [*(["learns from labels"] if done[0].learns_from_labels else []), *troubles(of_method)]
     epochs = done[0].epochs or 0
     if budget is not None and abs(seconds / budget - 1) > OFF_BUDGET:
         longer = "one epoch takes" if epochs == 1 and seconds > budget else "took"

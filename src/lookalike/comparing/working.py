@@ -24,8 +24,10 @@ from ..methods.distill import Distill
 from ..random import key_of
 from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
 from .advice import recommendation, table
-from .comparison import Comparison, changes, epochs_that_fit
+from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
+from .machine import device_name
+from .overlap import shared_images
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
 
 FILE = "compare.json"
@@ -58,7 +60,8 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
 
     Raises:
         FileExistsError: the folder holds something else.
-        ValueError: the folder holds the answer to another question; images, labels or protocols that cannot be used.
+        ValueError: the folder holds the answer to a question that this one does not extend; images, labels or protocols
+            that cannot be used.
         FileNotFoundError: no such images; or `resume`, and nothing is there to go on with.
         RuntimeError: no method could be trained and judged; `compare.json` says why.
     """
@@ -106,21 +109,33 @@ class _Work:
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
+        labelled = [_labelled(train, test, asked.channels) for train, test in asked.pairs]
         self.question = asked.question() | {
+            "device": device_name(),
+            "precision": training.precision_of(asked),
             "image_size": self.size,
             "images": training.image_set(self.source),
-            "labels": [_labels(train, test, asked.channels) for train, test in asked.pairs],
+            "labels": [fingerprint(*pair) for pair in labelled],
         }
+        self.shared = shared_images(self.source, {name: pair[1] for name, pair in zip(asked.test, labelled)})
+        """Test images that are learnt from, by test."""
         self.ready: dict[str, tuple[Run, float | None]] = {}
         """The resolved run and the operations per image of each method that can be trained."""
         self.untrained: dict[int, dict[str, dict[str, Accuracy]]] = {}
         """Results of the untrained network, by seed."""
         self.trainings = [
-            Training(method=method, seed=seed, folder=f"{method}-seed{seed}")
+            Training(
+                method=method,
+                seed=seed,
+                folder=f"{method}-seed{seed}",
+                learns_from_labels=get_method(method).needs_labels,
+            )
             for seed in asked.all_seeds
             for method in asked.methods
         ]
         self._begin()
+        for line in self._shared_words():
+            print(f"WARNING: {line}", flush=True)
 
     # ---- the file
 
@@ -130,21 +145,47 @@ class _Work:
         for stale in self.path.glob(".*.tmp*"):
             stale.unlink()
         if file.is_file():
-            old = _read(file)
-            if not self.asked.overwrite:
-                if lines := changes(old["question"], json.loads(json.dumps(self.question))):
+            old, now = _read(file), json.loads(json.dumps(self.question))
+            lines = changes(old["question"], now)
+            if self.asked.overwrite:
+                goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
+                if goes_on:
+                    print(
+                        f"{self.path} holds this comparison, unfinished: it goes on, nothing is replaced.", flush=True
+                    )
+            else:
+                goes_on = not lines or extends(old["question"], now)
+                if not goes_on:
                     raise ValueError(
                         f"{self.path} holds a comparison that asked something else:\n  "
                         + "\n  ".join(lines)
-                        + "\nGive another --out, or --overwrite to replace it."
+                        + "\nGive another --out, or --overwrite to replace it. More methods or seeds would extend it."
                     )
-                self.trainings = [training_of(row) for row in old["trainings"]]
-                self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
+            if goes_on:
+                self._take_up(old)
+                if lines:
+                    self.write()
                 return
             self.write()
             for row in old["trainings"]:
                 _remove(self.path / str(row["folder"]))
         self.write()
+
+    def _take_up(self, old: dict[str, Any]) -> None:
+        """Keeps all that is known of the trainings that are asked for."""
+        known = {(t.method, t.seed): t for t in map(training_of, old["trainings"])}
+        more = sum((t.method, t.seed) not in known for t in self.trainings)
+        if more:
+            print(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.", flush=True)
+        self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
+        self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
+
+    def _shared_words(self) -> list[str]:
+        return [
+            f"{count} images of the test {test} are among those to learn from, {self.asked.data}: scores there do not "
+            "say how well new images are told apart. Leave them out of DATA."
+            for test, count in self.shared.items()
+        ]
 
     def write(self) -> None:
         """Writes `compare.json`, with the ranking so far."""
@@ -160,9 +201,10 @@ class _Work:
             "backbone": asked.backbone,
             "image_size": self.size,
             "batch_size": asked.batch_size,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": self.question["device"],
             **self.made,
             "question": self.question,
+            "shared_images": self.shared,
             "untrained": _means(self.untrained_results),
             "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
             "trainings": [dataclasses.asdict(t) for t in self.trainings],
@@ -176,7 +218,9 @@ class _Work:
         ranking = rank(self.trainings, self.asked.budget_seconds)
         said = ""
         if ranking or all(t.status == "failed" for t in self.trainings):
-            said = recommendation(ranking, self.trainings, self.untrained_results)
+            timed = self.asked.budget is not None
+            words = recommendation(ranking, self.trainings, self.untrained_results, timed=timed)
+            said = " ".join([words, *self._shared_words()])
         return Compared(self.path, ranking, self.trainings, said)
 
     @property
@@ -216,6 +260,12 @@ class _Work:
         try:
             run = self._run(method, self.asked.seed, self.asked.epochs, self.path / SPEED)
             source = training.open_images(run)
+            if self.shared and run.method.method.needs_labels:
+                test, count = next(iter(self.shared.items()))
+                raise ValueError(
+                    f"{run.method.method.__name__} learns from labels, and {count} images of the test {test} are among "
+                    f"those to learn from: it would be asked what it was told. Leave them out of DATA, or {method} out."
+                )
             run, _ = training.resolve(run, len(source))
             built = training.build(run)
             built.before_training()
@@ -338,7 +388,7 @@ class _Work:
             found = {protocol: dict(tests) for protocol, tests in t.results.items()}
             _add(found, test, self._evaluate(self.path / t.folder, train, test, t.seed))
             t = self._set(place, results=found)
-        t = self._set(place, status="done")
+        t = self._set(place, status="done", error=None)
         accuracies = ", ".join(
             f"{protocol} {a.top1:.1%}" + (f" ({test})" if len(tests) > 1 else "")
             for protocol, tests in t.results.items()
@@ -372,19 +422,30 @@ def untrained(run: Run, source: Source) -> Backbone:
 
 
 def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[Entry]) -> None:
-    """Adds judgements on a test; where a protocol has several they are told apart by their share of the labels."""
-    names = [e.protocol for e in entries]
-    for e in entries:
+    """Adds judgements on a test; where a protocol has several they are told apart by their share of the labels.
+
+    Raises:
+        ValueError: two would have the same name.
+    """
+    names = [_protocol(e) for e in entries]
+    for e, protocol in zip(entries, names):
         share = e.settings.get("share")
-        several = names.count(e.protocol) > 1 and isinstance(share, float)
-        name = f"{e.protocol} {share:.0%}" if several else e.protocol
+        several = names.count(protocol) > 1 and isinstance(share, float)
+        name = f"{protocol} {share:.0%}" if several else protocol
+        if test in results.get(name, {}):
+            raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)
 
 
-def _labels(train: str, test: str, channels: int) -> str:
-    """Names two labelled folders by their content, and refuses them where they have no labels or other classes."""
+def _protocol(entry: Entry) -> str:
+    """As it is asked for: records of both ways to use few labels say semi."""
+    return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
+
+
+def _labelled(train: str, test: str, channels: int) -> tuple[Source, Source]:
+    """Opens two labelled folders, and refuses them where they have no labels or other classes."""
     first = open_source(train, channels=channels, labelled=True)
-    return fingerprint(first, open_source(test, channels=channels, labelled=True, classes=first.classes))
+    return first, open_source(test, channels=channels, labelled=True, classes=first.classes)
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:

@@ -44,6 +44,10 @@ class Source(ABC):
     def read(self, i: int, decode_size: int | None) -> Tensor:
         """(C, H, W) uint8, uint16 or float32, contiguous; see `decode`. Raises BrokenImage."""
 
+    def file(self, i: int) -> str | None:
+        """The path of the image's file; None where it has none of its own."""
+        return None
+
     def missing(self) -> str:
         """What is to be done if all of it went away since it was opened; empty while it is there."""
         return ""
@@ -156,9 +160,12 @@ class _Files(Source):
     def name(self, i: int) -> str:
         return self._path(i).encode("utf-8", "backslashreplace").decode()
 
+    def file(self, i: int) -> str:
+        return os.path.join(self.root, self._path(i))
+
     def read(self, i: int, decode_size: int | None) -> Tensor:
         try:
-            return decode(os.path.join(self.root, self._path(i)), self.channels, decode_size, int(self._keys[i]))
+            return decode(self.file(i), self.channels, decode_size, int(self._keys[i]))
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
 
@@ -176,14 +183,13 @@ class _Files(Source):
         digest = hashlib.blake2b(self._text, digest_size=16)
         digest.update(os.fsencode(os.path.realpath(self.root)))
         for i in range(len(self)):
-            path = os.path.join(self.root, self._path(i))
             with suppress(OSError):  # it may be there next time
-                found = os.stat(path)
+                found = os.stat(self.file(i))
                 digest.update(f"{i} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
-        return kind_of(os.path.join(self.root, self._path(i)))
+        return kind_of(self.file(i))
 
 
 class _Items(Source):
@@ -258,6 +264,9 @@ class Subset(Source):
 
     def name(self, i: int) -> str:
         return self.source.name(int(self.places[i]))
+
+    def file(self, i: int) -> str | None:
+        return self.source.file(int(self.places[i]))
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
