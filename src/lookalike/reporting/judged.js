@@ -5,7 +5,7 @@ const drawn = (e) => (e.protocol === 'semi' ? 'draw' : 'seed');
 const deviation = (e) => (known(e.deviation) ? `± ${percent(e.deviation)} over ${several(e.draws, drawn(e))}` : '');
 const over = (e) => (e.draws > 1 ? ` Counts are the mean of ${several(e.draws, drawn(e))}.` : '');
 const joined = (...parts) => parts.filter(Boolean).join(', ');
-const sized = (e) => joined(several(e.train_images, 'labelled image'), known(e.test_images) ? `${e.test_images.toLocaleString('en-US')} to test` : '', e.classes === 1 ? '1 class' : e.classes ? `${e.classes} classes` : '');
+const sized = (e) => joined(e.train_images ? several(e.train_images, 'labelled image') : '', known(e.test_images) ? `${e.test_images.toLocaleString('en-US')} to test` : '', e.classes === 1 ? '1 class' : e.classes ? `${e.classes} classes` : '');
 
 function details(e) {
   const made = [], right = [];

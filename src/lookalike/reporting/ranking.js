@@ -28,7 +28,7 @@ function rankingTable(found, ranking) {
     ['Memory', (r) => r.peak_memory_gib, (v) => `${number(v, 3)} GiB`], ['GFLOP / image', (r) => r.gflops_per_image, (v) => number(v, 3)],
   ].filter(([, get]) => ranking.some((r) => known(get(r))));
   const rows = ranking.map((r, i) => [
-    el('td', {}, el('b', {}, `${i + 1}. ${r.method}`), r.seeds > 1 ? el('span', { class: 'small' }, ` ${several(r.seeds, 'seed')}`) : null,
+    el('td', {}, el('b', { class: 'date' }, `${i + 1}. ${r.method}`), r.seeds > 1 ? el('div', { class: 'small' }, several(r.seeds, 'seed')) : null,
       r.stable === false ? el('div', { class: 'small alert' }, 'not stable') : null, r.remark ? el('div', { class: 'small remark' }, r.remark) : null),
     scoreCell(r.score, r.low, r.high),
     ...protocols.map((q, n) => { const v = result(r, q); return el('td', { class: v && v.mean === best[n] ? 'n best' : 'n' }, v ? percent(v.mean) : '–', v && v.deviation ? el('div', { class: 'small' }, `± ${percent(v.deviation)}`) : null); }),

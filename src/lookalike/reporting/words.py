@@ -76,8 +76,8 @@ MEASURES: Mapping[str, Curve] = {
 
 def recall_words(k: int) -> Curve:
     """Recall@k of retrieval."""
-    nearest = "nearest image is" if k == 1 else f"{k} nearest images one is"
-    return Curve(f"Recall@{k}", "%", f"How often of the {nearest} of the same class.", "percent")
+    nearest = "the nearest image" if k == 1 else f"one of the {k} nearest images"
+    return Curve(f"Recall@{k}", "%", f"How often {nearest} is of the same class.", "percent")
 
 
 _SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
