@@ -212,7 +212,7 @@ def comparison(path: Path) -> Content:
             f"{path / 'compare.json'} is no comparison with format 1{': ' if problems else ''}{' '.join(problems)}. It "
             "may come from a newer lookalike; make it again with `lookalike compare`."
         )
-    return content
+    return {**content, **{name: dictionaries(content.get(name)) for name in ("ranking", "trainings")}}
 
 
 def _title(method: str, data: object) -> str:

@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from ..runs import Folder, atomic, check_writable
 from .gathering import Content, comparison, curve_words, is_run, name_of, read_entries, run_content, run_names
-from .judgements import dictionaries
 from .maps import Gallery, run_pictures
 from .page import rendered
 
@@ -127,7 +126,7 @@ def gathered(
             trained_of |= {path: (len(comparisons), *key) for key, path in trained.items()}
             comparisons.append({**found, "name": name_of(folder), "folder": str(folder)})
             shown += trained.values()
-            best = [ranked.get("method") for ranked in dictionaries(found.get("ranking"))[:1]]
+            best = [ranked.get("method") for ranked in found["ranking"][:1]]
             mapped += [path for (method, _), path in trained.items() if method in best][:1]
         else:
             shown.append(folder)
@@ -229,7 +228,7 @@ def _grouped(
 def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
     """The folders of a comparison's trainings that are there, by method and seed."""
     trained = {}
-    for training in dictionaries(found.get("trainings")):
+    for training in found["trainings"]:
         method, seed = training.get("method"), training.get("seed")
         if not isinstance(method, str) or not isinstance(seed, int):
             continue
