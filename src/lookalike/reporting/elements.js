@@ -97,7 +97,7 @@ function table(heads, rows, numeric = [], stack = false) {
   const cell = (tag, content, i) => {
     const made = content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
       ? content : el(tag, { class: numeric.includes(i) ? 'n' : null }, content);
-    if (stack && tag === 'td' && i > 0 && heads[i] && !made.dataset.title) made.dataset.title = heads[i] instanceof Node ? heads[i].firstChild.textContent : heads[i];
+    if (stack && tag === 'td' && i > 0 && heads[i] && !made.dataset.title) made.dataset.title = heads[i] instanceof Node ? heads[i].dataset.title : heads[i];
     return made;
   };
   return el('div', { class: 'scroll' }, el('table', { class: stack ? 'stack' : null },

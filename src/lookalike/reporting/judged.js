@@ -40,7 +40,8 @@ function sideBySide(rows, questions) {
     const small = found.length > 1 ? `${percent(Math.min(...top1))} to ${percent(Math.max(...top1))}, ${several(found.length, 'training')}` : found.length ? joined(interval(found[0]), deviation(found[0])) : '';
     return el('td', { class: found.length && value(found) === best[n] ? 'best' : null }, percent(value(found)), small ? el('div', { class: 'small' }, small) : null);
   };
-  return table(['Run', ...questions.map(([, e]) => el('th', {}, el('span', {}, e.title), el('div', { class: 'small' }, joined(e.settings, several(e.test_images, 'test image')))))],
+  const alone = (e) => questions.filter(([, other]) => other.title === e.title).length === 1;
+  return table(['Run', ...questions.map(([, e]) => el('th', { 'data-title': alone(e) ? e.title : joined(e.title, e.settings) }, el('span', {}, e.title), el('div', { class: 'small' }, joined(e.settings, several(e.test_images, 'test image')))))],
     rows.map(([name], i) => [el('b', {}, name), ...answers[i].map(cell)]), [], true);
 }
 

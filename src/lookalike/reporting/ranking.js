@@ -35,7 +35,7 @@ function rankingTable(found, ranking) {
     ...costs.map(([, get, words]) => (known(get(r)) ? words(get(r)) : '–')),
   ]);
   const base = untrainedScore(found.untrained, protocols.length ? protocols[0][0] : '');
-  if (known(base.y)) rows.push([el('td', {}, 'untrained', el('div', { class: 'small' }, 'the network with its first, random weights')), scoreCell(base.y, base.low, base.high),
+  if (known(base.y)) rows.push([el('td', {}, 'untrained', el('div', { class: 'small' }, 'the network before any training')), scoreCell(base.y, base.low, base.high),
     ...protocols.map(([p, t]) => { const v = ((found.untrained || {})[p] || {})[t]; return v ? percent(v.top1) : '–'; }), ...costs.map(() => '–')]);
   const made = table(['Method', 'Score', ...protocols.map(([p, t]) => (manyTests ? `${protocolWords(p)}, ${lastPart(t)}` : protocolWords(p))), ...costs.map(([title]) => title)], rows,
     [...protocols, ...costs].map((_, i) => i + 2), true);

@@ -40,8 +40,8 @@ def report(
     Args:
         runs: folders of runs, or of comparisons (with `compare.json`), which bring their trainings along.
         images: what maps and pictures show; a folder with a sub-folder per class has labels. Without it each run's
-            own: the test images that it was probed or judged on, or else its data. What cannot be read is left out, and
-            the page says so.
+            own: the test images of its probe, else of its newest evaluation whose folder is still there, else its data.
+            What cannot be read is left out, and the page says so.
         out: the file. Without it `report.html`, in the run's folder where there is one run (the page of before is
             replaced), else in the current directory.
         points: images on the maps of all runs together, drawn at random, the same for all.
