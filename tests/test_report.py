@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,8 +17,8 @@ from PIL import Image
 import lookalike
 from lookalike import cli, encoders
 from lookalike.backbones import create
-from lookalike.reporting import embedding_map, gathering, maps, writing
-from lookalike.reporting.page import embedded, rendered
+from lookalike.reporting import embedding_map, gathering, judgements, maps, writing
+from lookalike.reporting.page import embedded, finite, rendered
 from lookalike.runs import Folder
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -157,6 +158,7 @@ def test_images_that_went_away_leave_a_page_without_a_map(run: Path, tmp_path: P
     assert content_of(page, "maps") == {"sets": [], "maps": []}
     (note,) = content_of(page)["mapNotes"]
     assert "gone/test does not exist" in note
+    assert "relative" not in note
     assert content_of(page)["runs"][0]["pictures"][0]["name"] == "views"
     given = content_of(lookalike.report(moved, images=run.parent / "train"), "maps")
     assert len(given["sets"][0]["names"]) == 18
@@ -173,6 +175,55 @@ def test_files_that_cannot_be_read_are_named_and_left_out(run: Path, tmp_path: P
     assert len(page["runs"][0]["problems"]) == 2
     assert page["runs"][0]["evaluations"] == []
     assert page["runs"][0]["curves"]["series"]["loss"]["x"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("evaluation.json", '"ece": 0.08', '"ece": NaN', ""),
+        ("evaluation.json", None, "null", ""),
+        ("encoder.json", None, "[]", "encoder.json holds no object"),
+        ("run.yaml", "  lr: ", "  lr: x", ""),
+        ("run.yaml", "made:", "made: 5\nwas:", "The facts could not be shown: AttributeError"),
+        ("run.yaml", None, "5", "run.yaml holds no options"),
+        ("metrics.jsonl", None, "\udcff\udcfe", ""),
+        ("metrics.jsonl", None, '5\n{"step": 1, "loss": 2.0}\n{"step": "x", "loss": 2, "images_per_s": "x"}\n', ""),
+    ],
+)
+def test_one_odd_value_leaves_the_rest_of_the_page(
+    file: str, old: str | None, new: str, said: str, run: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "run"
+    shutil.copytree(run, odd, ignore=shutil.ignore_patterns("checkpoints", "encoder.safetensors"))
+    text = (odd / file).read_text()
+    assert old is None or old in text
+    content = new if old is None else text.replace(old, new)
+    (odd / file).write_bytes(content.encode(errors="surrogateescape"))
+    page = content_of(lookalike.report(odd, points=4))
+    (shown,) = page["runs"]
+    assert [problem for problem in shown["problems"] if said in problem] == shown["problems"]
+    assert bool(shown["problems"]) == bool(said)
+    assert shown["use"]["python"]
+    assert shown["evaluations"] or file == "evaluation.json"
+    assert shown["curves"]["series"] or file == "metrics.jsonl"
+    if 'loss": 2.0' in new:
+        assert shown["curves"]["series"]["loss"] == {"x": [1], "y": [2.0]}
+
+
+def test_what_is_not_finite_becomes_null() -> None:
+    assert finite({"a": [math.nan, (1.5, -math.inf)], "b": "NaN"}) == {"a": [None, [1.5, None]], "b": "NaN"}
+
+
+def test_images_of_a_relative_path_say_where_it_counts_from(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("checkpoints"))
+    (moved / "run.yaml").write_text((moved / "run.yaml").read_text().replace(str(run.parent), "images"))
+    (moved / "evaluation.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    (note,) = content_of(lookalike.report(moved))["mapNotes"]
+    assert "counts from the folder that the training was started in" in note
 
 
 def test_write_never_raises(tmp_path: Path, run: Path) -> None:
@@ -202,26 +253,33 @@ def test_trainings_end_with_a_page_unless_told_not_to(
     assert "no report was written (RuntimeError: no page today)" in capsys.readouterr().out
 
 
-def comparison(folder: Path, run: Path) -> Path:
-    """A comparison of two methods with a training each, and one that failed."""
+def comparison(
+    folder: Path, run: Path, methods: tuple[str, ...] = ("byol", "simclr"), seeds: int = 1, minutes: float | None = None
+) -> Path:
+    """A comparison of methods, best first, with trainings that are all the same run, and one that failed."""
     folder.mkdir()
     trainings: list[dict[str, Any]] = []
-    for method in ("simclr", "byol"):
-        shutil.copytree(run, folder / f"{method}-seed0", ignore=shutil.ignore_patterns("checkpoints"))
-        trainings.append({"method": method, "seed": 0, "folder": f"{method}-seed0", "status": "done", "error": None})
+    for seed in range(seeds):
+        for method in methods:
+            name = f"{method}-seed{seed}"
+            (folder / name).symlink_to(run.absolute())
+            trainings.append({"method": method, "seed": seed, "folder": name, "status": "done", "error": None})
     trainings.append({"method": "ibot", "seed": 0, "folder": "ibot-seed0", "status": "failed", "error": "takes a ViT"})
     ranking = [
         {
-            "method": method, "seeds": 1, "score": score, "low": score - 0.1, "high": score + 0.1, "deviation": None,
-            "results": {"knn": {"labelled/test": {"mean": score, "deviation": None}}}, "seconds": 60.0,
-            "images_per_s": 100.0, "peak_memory_gib": None, "gflops_per_image": 0.1, "stable": True, "remark": "",
+            "method": method, "seeds": seeds, "score": 0.8 - n / 50, "low": 0.75 - n / 50, "high": 0.85 - n / 50,
+            "deviation": None, "results": {"knn": {"labelled/test": {"mean": 0.8 - n / 50, "deviation": None}}},
+            "epochs": 2, "seconds": 60.0 + n, "images_per_s": 100.0, "peak_memory_gib": None, "gflops_per_image": 0.1,
+            "stable": n != 1, "remark": "saw fewer images" if n == 1 else "",
         }
-        for method, score in (("byol", 0.8), ("simclr", 0.7))
+        for n, method in enumerate(methods)
     ]  # fmt: skip
+    untrained = {"top1": 0.31, "top5": 0.9, "interval": [0.28, 0.34], "accuracies": [0.31] * seeds}
     content = {
-        "format": 1, "data": "photos", "train": ["labelled/train"], "tests": ["labelled/test"], "budget": {"epochs": 2},
-        "seeds": [0], "backbone": "test_vit", "trainings": trainings, "ranking": ranking,
-        "recommendation": f"Take byol, not {HOSTILE}.",
+        "format": 1, "data": "photos", "train": ["labelled/train"], "tests": ["labelled/test"],
+        "budget": {"minutes": minutes} if minutes else {"epochs": 2}, "seeds": list(range(seeds)),
+        "backbone": "test_vit", "trainings": trainings, "ranking": ranking,
+        "untrained": {"knn": {"labelled/test": untrained}}, "recommendation": f"Take byol, not {HOSTILE}.",
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(content))
     return folder
@@ -232,12 +290,34 @@ def test_a_comparison_brings_its_trainings_and_the_best_ones_map(run: Path, tmp_
     page = lookalike.report(folder, points=8)
     assert page == folder / "report.html"
     content = content_of(page)
-    assert [r["name"] for r in content["runs"]] == ["simclr-seed0", "byol-seed0"]
+    assert [r["name"] for r in content["runs"]] == ["byol-seed0", "simclr-seed0"]
     assert [m["run"] for m in content_of(page, "maps")["maps"]] == ["byol-seed0"]
     assert content["comparisons"][0]["ranking"][0]["method"] == "byol"
+    assert [bool(r["evaluations"][0]["per_class"]) for r in content["runs"]] == [True, False]  # details of the best
     (folder / "compare.json").write_text('{"format": 2}')
     with pytest.raises(ValueError, match="no comparison with format 1"):
         lookalike.report(folder)
+
+
+def test_a_comparison_shows_its_own_trainings_wherever_the_command_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = comparison(tmp_path / "here", run), comparison(tmp_path / "other", run)
+    monkeypatch.chdir(here)
+    content = content_of(lookalike.report(other, points=4))
+    assert [r["folder"] for r in content["runs"]] == [str(other / f"{m}-seed0") for m in ("byol", "simclr")]
+    both = content_of(lookalike.report([here, other], points=4, out=tmp_path / "both.html"))
+    assert [g["name"] for g in both["groups"]] == ["byol, here", "simclr, here", "byol, other", "simclr, other"]
+    assert [r["group"] for r in both["runs"]] == [0, 1, 2, 3]
+
+
+def test_odd_trainings_and_rankings_of_a_comparison_leave_a_page(run: Path, tmp_path: Path) -> None:
+    folder = comparison(tmp_path / "odd", run)
+    content = json.loads((folder / "compare.json").read_text())
+    content["trainings"] += [5, {}, {"method": "dino", "seed": "x"}]
+    content["ranking"] = [None, *content["ranking"]]
+    (folder / "compare.json").write_text(json.dumps(content))
+    assert len(content_of(lookalike.report(folder, points=4))["runs"]) == 2
 
 
 def test_long_curves_keep_their_ends_and_spikes() -> None:
@@ -265,19 +345,49 @@ def test_curves_leave_out_what_is_not_finite_and_know_the_epoch() -> None:
 
 
 def test_confusions_come_most_often_first() -> None:
-    triples = [[0, 0, 5], [0, 1, 2], [1, 0, 4], [1, 1, 1], [2, 1, 2]]
-    assert gathering.confused(triples) == [(1, 0, 4, 5), (0, 1, 2, 7), (2, 1, 2, 2)]
-    names = [f"class {i}" for i in range(gathering.MATRIX_CLASSES + 1)]
-    entry = {"protocol": "knn", "top1": 0.5, "class_names": names, "confusion": triples}
-    (shown,) = gathering.evaluations([entry])
+    triples = [(0, 0, 5.0), (0, 1, 2.0), (1, 0, 4.0), (1, 1, 1.0), (2, 1, 2.0)]
+    assert judgements.confused(triples) == [(1, 0, 4, 5), (0, 1, 2, 7), (2, 1, 2, 2)]
+    names = [f"class {i}" for i in range(judgements.MATRIX_CLASSES + 1)]
+    entry = {"protocol": "knn", "top1": 0.5, "class_names": names, "confusion": [*map(list, triples)]}
+    (shown,) = judgements.evaluations([entry])
     assert shown["confusion"] == []
     assert len(shown["pairs"]) == 3
 
 
+def test_confusions_of_several_draws_are_means() -> None:
+    entry = {"protocol": "semi", "top1": 0.5, "class_names": ["a", "b"], "confusion": [[0, 0, 15], [0, 1, 5]]}
+    (shown,) = judgements.evaluations([entry | {"accuracies": [0.5] * 10, "deviation": 0.03, "interval": [0.4, 0.6]}])
+    assert shown["confusion"] == [(0, 0, 1.5), (0, 1, 0.5)]
+    assert shown["pairs"] == [(0, 1, 0.5, 2.0)]
+    assert [shown["interval"], shown["deviation"], shown["draws"]] == [[0.4, 0.6], 0.03, 10]
+
+
 def test_entries_of_before_read_on() -> None:
     entry = {"protocol": "knn", "top1": 0.5, "top5": 0.9, "interval": [0.4, 0.6], "settings": {"k": 20}, "classes": 3}
-    (shown,) = gathering.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
+    (shown,) = judgements.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
     assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k 20", []]
+    assert [shown["test_images"], shown["figures"], shown["date"]] == [None, [], ""]
+
+
+def test_odd_fields_of_an_entry_are_left_out() -> None:
+    odd = {"interval": [0.4, math.nan], "confusion": [[0, 7, 1], "x"], "calibration": {"ece": math.nan}, "top5": "x",
+           "per_class": [0.5, "x"], "class_names": None, "settings": [], "accuracies": None, "history": 5}  # fmt: skip
+    (shown,) = judgements.evaluations([{"protocol": "knn", "top1": 0.5} | odd])
+    assert [shown["interval"], shown["confusion"], shown["top5"]] == [None, [], None]
+    assert shown["calibration"] == {"ece": None, "bins": []}
+    assert shown["per_class"] == [0.5, None]
+
+
+def test_figures_that_are_no_accuracy_have_their_own_words() -> None:
+    retrieval = {"protocol": "retrieval", "top1": 0.6, "history": [{"k": 1, "recall": 0.6}, {"k": 5, "recall": 0.8}]}
+    measures = {"retrieval": 0.95, "alignment": 0.4, "effective_rank": 40.0, "new": 1.5}
+    found = judgements.evaluations(
+        [retrieval | {"measures": {"map": 0.41}}, {"protocol": "label-free", "top1": 0.95, "measures": measures}]
+    )
+    first, second = ([(f["title"], f["value"]) for f in entry["figures"]] for entry in found)
+    assert first == [("Recall@1", 0.6), ("Recall@5", 0.8), ("Mean average precision", 0.41)]
+    assert second == [("Own view found", 0.95), ("Alignment", 0.4), ("Effective rank", 40.0), ("new", 1.5)]
+    assert all(f["note"] for f in found[0]["figures"])
 
 
 def test_neighbours_are_the_nearest_by_cosine_and_never_oneself() -> None:
@@ -387,3 +497,11 @@ def test_plot_draws_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (other / "evaluation.json").unlink()
     assert cli.main([*argv, "--overwrite"]) == 0
     assert lookalike.plot(other, out=tmp_path / "one.svg").read_text().startswith("<?xml")
+
+
+def test_plot_draws_entries_of_before(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "evaluation.json").write_text('[{"protocol": "linear", "top1": 0.5}]')
+    assert lookalike.plot([run, old], out=tmp_path / "old.png").is_file()

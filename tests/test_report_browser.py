@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import HOSTILE, comparison, made_run
+from test_report import HOSTILE, comparison, content_of, made_run
 
 import lookalike
+from lookalike.reporting.page import rendered
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -170,6 +172,25 @@ def test_pointing_at_a_dot_shows_the_image_and_its_neighbours(browser: Any) -> N
     assert other in text(browser, "panel")
 
 
+def test_an_image_of_the_neighbours_is_shown_on_the_map(browser: Any) -> None:
+    thumbnail = browser.find_elements(By.CSS_SELECTOR, "#sheet .thumb")[3]
+    name = thumbnail.get_attribute("title")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", thumbnail)
+    thumbnail.click()
+    assert name in text(browser, "panel")
+    assert browser.execute_script(PLACE + "return m.pinned && m.images.names[m.focus]") == name
+    assert browser.execute_script(PLACE + "return Math.abs(m.root.getBoundingClientRect().top) < 200")
+
+
+def test_the_keyboard_takes_the_image_in_the_middle(browser: Any) -> None:
+    browser.execute_script(PLACE + "const [x, y] = m.place(5); m.pan(m.width / 2 - x, m.height / 2 - y)")
+    browser.find_element(By.ID, "map").send_keys(Keys.ENTER)
+    distance = "const d = i => Math.hypot(m.place(i)[0] - m.width / 2, m.place(i)[1] - m.height / 2); "
+    assert browser.execute_script(PLACE + distance + "return m.focus >= 0 && d(m.focus) <= d(5)")
+    browser.find_element(By.ID, "map").send_keys(Keys.ESCAPE)
+    assert browser.execute_script(PLACE + "return m.focus") == -1
+
+
 def test_colours_and_the_legend_react(browser: Any) -> None:
     before, found = pixels(browser), dots(browser)
     keys = browser.find_elements(By.CSS_SELECTOR, ".legend .key")
@@ -264,7 +285,23 @@ def test_dark_and_light(browser: Any) -> None:
 
 def fits(browser: Any) -> bool:
     """Whether nothing makes the page scroll sideways."""
-    return bool(browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"))
+    return bool(
+        browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    )
+
+
+@pytest.mark.parametrize(("width", "phone"), [(1280, False), (390, True)])
+def test_what_is_too_wide_is_seen(width: int, phone: bool, page: Path) -> None:
+    browser = opened(page, width, phone=phone)
+    try:
+        assert fits(browser)
+        browser.execute_script(
+            "const e = document.createElement('div'); e.style.width = '1400px'; e.style.height = '20px'; "
+            "document.querySelector('main').append(e)"
+        )
+        assert not fits(browser)
+    finally:
+        browser.quit()
 
 
 def test_a_phone_shows_all_of_it_and_answers_a_finger(page: Path) -> None:
@@ -308,6 +345,13 @@ def test_a_comparison_at_both_widths(make_comparison: Callable[[], Path]) -> Non
             ranking = browser.find_element(By.CSS_SELECTOR, "section").text
             assert f"Take byol, not {HOSTILE}." in ranking
             assert "takes a ViT" in ranking
+            missing = [w for w in ("saw fewer images", "not stable", "untrained", "31.0") if w not in ranking]
+            assert missing == []
+            assert len(browser.find_elements(By.CSS_SELECTOR, ".ranking td[data-title=Epochs]")) == 3
+            assert "top‑1 by k-NN, the mean over tests and seeds" in ranking
+            assert len(browser.find_elements(By.CSS_SELECTOR, "#scatter-0 .baseline")) == 1
+            assert "By the encoder of byol-seed0." in text(browser, "map-section")
+            assert "Of byol-seed0." in text(browser, "use")
             assert len(browser.find_elements(By.CSS_SELECTOR, "#runs .key")) == 2
             assert fits(browser)
             browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, "#runs .key"))
@@ -315,3 +359,78 @@ def test_a_comparison_at_both_widths(make_comparison: Callable[[], Path]) -> Non
             assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
         finally:
             browser.quit()
+
+
+def seen(browser: Any) -> list[str]:
+    """What the browser's console says is wrong."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_many_methods_under_a_time_budget(run: Path, tmp_path: Path) -> None:
+    methods = tuple(f"method_{n:02}" for n in range(12))
+    folder = comparison(tmp_path / "many", run, methods, seeds=2, minutes=1)
+    browser = opened(lookalike.report(folder, points=8), 390, phone=True)
+    try:
+        assert fits(browser)
+        keys = browser.find_elements(By.CSS_SELECTOR, "#runs .key")
+        assert [k.text for k in keys] == [f"{method} (2)" for method in methods]
+        looks = {k.find_element(By.TAG_NAME, "svg").get_attribute("innerHTML") for k in keys}
+        assert len(looks) == 12
+        lines = "return document.querySelector('#curves .plot').querySelectorAll('svg path[fill=none]').length"
+        assert settled(browser, lines) == 24
+        browser.execute_script("arguments[0].click()", keys[11])
+        assert browser.execute_script(lines) == 22  # both seeds
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#dots-0 svg .baseline")) == 1
+        assert browser.find_elements(By.CSS_SELECTOR, "[id^=scatter]") == []
+        rows = browser.find_elements(By.CSS_SELECTOR, "#evaluation .card > .scroll tbody tr")
+        assert len(rows) == 12
+        options = [o.text for o in browser.find_elements(By.CSS_SELECTOR, "#detail option")]
+        assert options
+        assert all(o.startswith("method_00-seed0: ") for o in options)
+        assert seen(browser) == []
+    finally:
+        browser.quit()
+
+
+def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old, ignore=shutil.ignore_patterns("checkpoints", "encoder.safetensors"))
+    long = {"class_names": [f"{'a_name_without_a_space_' * 7}{i}" for i in range(13)]}
+    confusion = {"confusion": [[i, (i + 1) % 13, 3] for i in range(13)]}
+    entries = [
+        {"protocol": "knn", "top1": 0.5, "settings": {"k": 20}, "classes": 3, **long, **confusion},
+        {"protocol": "semi", "top1": 0.25, "interval": [0.2, 0.3], "deviation": 0.03, "accuracies": [0.25] * 10},
+        {"protocol": "label-free", "top1": 0.95, "measures": {"alignment": 0.4}, "test_images": 500},
+    ]
+    (old / "evaluation.json").write_text(json.dumps(entries))
+    browser = opened(lookalike.report(old), 390, phone=True)
+    try:
+        confused = browser.find_element(By.XPATH, "//h3[text()='Most often confused']/..")
+        inner = "const t = arguments[0].querySelector('.scroll'); return t.scrollWidth <= t.clientWidth"
+        assert browser.execute_script(inner, confused)
+        assert fits(browser)
+        said = text(browser, "evaluation")
+        assert "50.0" in said
+        assert "over 10 draws" in said
+        assert "20.0\u00a0% to 30.0\u00a0%" in said.replace(" %", "\u00a0%")
+        own = text(browser, "figures-label-free")
+        assert "Own view found" in own
+        assert "Squared distance of two views" in own
+        assert "Without labels" not in browser.find_element(By.CSS_SELECTOR, ".tiles").text
+        assert seen(browser) == []
+    finally:
+        browser.quit()
+
+
+def test_a_part_that_fails_leaves_the_others(page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    content = content_of(page)
+    broken.write_text(rendered("broken", {"report": content, "maps": {"sets": [], "maps": [{"images": 0}]}}))
+    browser = opened(broken, 1280)
+    try:
+        (failure,) = browser.find_elements(By.CLASS_NAME, "failure")
+        assert failure.text.startswith("This part could not be shown: the map")
+        assert [h.text for h in browser.find_elements(By.TAG_NAME, "h2")][-1] == "How to use it"
+        assert browser.find_elements(By.CSS_SELECTOR, "nav a")
+    finally:
+        browser.quit()

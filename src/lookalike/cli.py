@@ -295,7 +295,7 @@ class Report:
     """Folders of runs, or of a comparison."""
     images: str | None = None
     """Images of the map, with labels where each class has a folder. Without it the test images of the run's probe, or
-    its data."""
+    else of its newest evaluation whose folder is still there, or else its data."""
     out: str | None = None
     """The file. Without it report.html, in the run's folder where there is one run."""
     points: int = 5000

@@ -1,11 +1,13 @@
 """Curves of runs as one PNG, for papers and slides: pretraining, and the linear probe where there was one."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .reporting.gathering import read_entries, run_names
+from .reporting.judgements import dictionaries, is_finite
 from .runs import Folder, Row, atomic, check_writable
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def plot(
         _curve(right, names, rows, "lr", "Pretraining: learning rate", "learning rate")
     if probed:
         left, right = parts[-1].subplots(1, 2)
-        histories = [probe["history"] if probe else [] for probe in probes]
+        histories = [dictionaries(probe.get("history")) if probe else [] for probe in probes]
         _curve(left, names, histories, "loss", "Linear probe: loss", "cross-entropy in nats")
         _accuracies(right, names, probes)
     with atomic(path) as temporary:
@@ -80,7 +82,7 @@ def plot(
 
 def _probe(folder: Path) -> dict[str, Any] | None:
     """The last entry of a linear probe."""
-    found = [entry for entry in read_entries(folder) if entry.get("protocol") == "linear"]
+    found = [e for e in read_entries(folder) if e.get("protocol") == "linear" and is_finite(e.get("top1"))]
     return found[-1] if found else None
 
 
@@ -103,11 +105,14 @@ def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str
     for i, probe in enumerate(probes):
         if probe is None:
             continue
-        top1, top5 = 100 * probe["top1"], 100 * probe["top5"]
-        low, high = (100 * v for v in probe["interval"])
+        top1, top5 = 100 * probe["top1"], probe.get("top5", math.nan)
+        low, high = (100 * v for v in probe.get("interval") or (probe["top1"], probe["top1"]))
         colour = COLOURS[i % len(COLOURS)]
         reach = [[max(0.0, top1 - low)], [max(0.0, high - top1)]]
-        for x, value, alpha, error in ((i - 0.2, top1, 1.0, reach), (i + 0.2, top5, 0.45, None)):
+        bars = ((i - 0.2, top1, 1.0, reach), (i + 0.2, 100 * top5 if is_finite(top5) else None, 0.45, None))
+        for x, value, alpha, error in bars:
+            if value is None:
+                continue
             axes.bar(x, value, 0.38, color=colour, alpha=alpha, yerr=error, capsize=3)
             axes.annotate(
                 f"{value:.1f}", (x, 2), ha="center", fontsize="small", color="white" if alpha == 1 else "black"

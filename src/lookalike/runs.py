@@ -706,14 +706,16 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
-        """The rows of `metrics.jsonl`; a last line that a crash cut short is left out."""
+        """The rows of `metrics.jsonl`; a last line that a crash cut short, and lines that are no rows, are left out."""
         rows = []
         if self.metrics.is_file():
-            for line in self.metrics.read_text().splitlines():
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    rows.append(json.loads(line))
+                    row = json.loads(line)
                 except json.JSONDecodeError:
                     break
+                if isinstance(row, dict):
+                    rows.append(row)
         return rows
 
     def cut_metrics(self, step: int) -> None:

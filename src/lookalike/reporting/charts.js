@@ -72,7 +72,7 @@ class Curves {
       const s = run.curves.series[key];
       if (!s || this.hidden.has(i)) return;
       const x = this.byEpoch ? s.x.map((v) => v / run.curves.perEpoch) : s.x;
-      found.push({ name: run.name, i: run.colour ?? i, dashed: run.dashed ?? i >= SERIES, x, y: s.y });
+      found.push({ name: run.name, i: run.group, thin: run.later, x, y: s.y });
     });
     return found;
   }
@@ -101,8 +101,8 @@ class Curves {
     root.append(svg('text', { x: width - right, y: height - 3, 'text-anchor': 'end' }, this.byEpoch ? 'epoch' : 'optimizer step'));
     for (const line of lines) {
       const d = line.x.map((x, i) => `${i ? 'L' : 'M'}${px(x).toFixed(1)} ${py(line.y[i]).toFixed(1)}`).join('');
-      root.append(svg('path', { d, fill: 'none', stroke: series(line.i), 'stroke-width': 1.8, 'stroke-linejoin': 'round', 'stroke-dasharray': line.dashed ? '5 3' : null }));
-      if (line.x.length <= 30) line.x.forEach((x, i) => root.append(svg('circle', { cx: px(x), cy: py(line.y[i]), r: 2.4, fill: series(line.i) })));
+      root.append(svg('path', { d, fill: 'none', stroke: series(line.i), 'stroke-width': line.thin ? 1 : 1.9, 'stroke-linejoin': 'round', 'stroke-dasharray': dash(line.i) }));
+      if (line.x.length <= 30 && !line.thin) line.x.forEach((x, i) => root.append(marker(line.i, px(x), py(line.y[i]), 2.4)));
     }
     chart.over = svg('g', {});
     root.append(chart.over);
@@ -141,6 +141,7 @@ class Curves {
         chart.over.append(svg('circle', { cx: px(l.at), cy: py(l.value), r: 3.5, fill: series(l.i) }));
         chart.readout.append(n ? ', ' : '', this.runs.length > 1 ? `${l.name} ` : '', el('b', {}, worded(l.value, chart.words.kind)));
       });
+      if (found.length > 8) chart.readout.append(` and ${found.length - 8} more`);
     }
   }
 }
@@ -149,6 +150,7 @@ function confusionMatrix(names, triples) {
   const n = names.length, total = new Array(n).fill(0), box = el('div', {});
   for (const [t, , c] of triples) total[t] += c;
   const say = el('div', { class: 'read' }, 'Point at a cell: row = true class, column = predicted class.');
+  const count = (c) => Number(c.toFixed(1)).toLocaleString('en-US');
   const of = new Map(triples.map(([t, p, c]) => [t * n + p, c]));
   let cells = null, geometry = null;
   responsive(box, (width) => {
@@ -178,7 +180,7 @@ function confusionMatrix(names, triples) {
     cells.setAttribute('visibility', 'visible');
     cells.setAttribute('x', left + p * cell); cells.setAttribute('y', top + t * cell);
     const c = of.get(t * n + p) || 0;
-    say.replaceChildren('Of ', several(total[t], 'image'), ' of ', el('b', {}, names[t]), ', ', el('b', {}, `${c} (${percent(total[t] ? c / total[t] : 0)})`), ' were taken for ', el('b', {}, names[p]), '.');
+    say.replaceChildren('Of ', several(total[t], 'image'), ' of ', el('b', {}, names[t]), ', ', el('b', {}, `${count(c)} (${percent(total[t] ? c / total[t] : 0)})`), ' were taken for ', el('b', {}, names[p]), '.');
   };
   box.addEventListener('pointermove', point);
   box.addEventListener('pointerdown', point);
@@ -212,13 +214,18 @@ function calibration(found) {
   return el('div', {}, say, box);
 }
 
-// points: [{name, x, y, low, high, off}]
-function scatter(points, xTitle, yTitle, xWords) {
+// A dashed line where the untrained network is.
+const UNTRAINED = 'untrained network';
+const baseline = (ends) => svg('line', { ...ends, class: 'baseline', stroke: 'var(--text)', 'stroke-dasharray': '6 4', opacity: 0.7 });
+const reach = (points, base) => points.flatMap((p) => [p.y, p.low, p.high]).concat([base]).filter(known);
+
+// points: [{name, x, y, low, high, i}], base: the untrained network's y or null
+function scatter(points, xTitle, yTitle, xWords, base) {
   const box = el('div', {});
   responsive(box, (width) => {
-    const height = 300, left = 56, right = 16, top = 22, bottom = 40;
+    const height = 320, left = 56, right = 16, top = 22, bottom = 40;
     const [x0, x1] = [0, Math.max(...points.map((p) => p.x)) * 1.12 || 1];
-    const [y0, y1] = bounds(points.flatMap((p) => [p.y, p.low, p.high].filter((v) => v !== null && v !== undefined)));
+    const [y0, y1] = bounds(reach(points, base));
     const px = (x) => left + (x - x0) / (x1 - x0) * (width - left - right), py = (y) => height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom);
     const root = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${yTitle} against ${xTitle}` });
     const steps = ticks(y0, y1, 5), gap = steps.length > 1 ? steps[1] - steps[0] : 0.1;
@@ -228,17 +235,52 @@ function scatter(points, xTitle, yTitle, xWords) {
     }
     for (const t of ticks(x0, x1, Math.max(2, width / 130))) root.append(svg('text', { x: px(t), y: height - bottom + 16, 'text-anchor': 'middle' }, xWords(t)));
     root.append(svg('text', { x: width - right, y: height - 4, 'text-anchor': 'end' }, xTitle), svg('text', { x: 4, y: 11 }, yTitle));
-    const taken = [];
+    if (known(base)) root.append(baseline({ x1: left, x2: width - right, y1: py(base), y2: py(base) }), svg('text', { x: left + 4, y: py(base) - 4 }, UNTRAINED));
+    // [left, top, right, bottom] of what labels must leave free
+    const taken = points.map((p) => [px(p.x) - 6, py(p.y) - 6, px(p.x) + 6, py(p.y) + 6]);
+    for (const p of points) {
+      const x = px(p.x), y = py(p.y), wide = 6.3 * p.name.length;
+      if (known(p.low) && known(p.high)) root.append(svg('line', { x1: x, x2: x, y1: py(p.low), y2: py(p.high), stroke: series(p.i), 'stroke-width': 1.5, opacity: 0.7 }));
+      let at = null;
+      for (let away = 0; away < 200 && !at; away += 7) {
+        for (const [a, b] of [[x + 10, y + away], [x + 10, y - away], [x - 10 - wide, y + away], [x - 10 - wide, y - away]]) {
+          const place = [a, b - 6, a + wide, b + 6];
+          const inside = a >= left && a + wide <= width && b - 6 >= top && b + 6 <= height - bottom;
+          if (inside && !taken.some((o) => place[0] < o[2] && o[0] < place[2] && place[1] < o[3] && o[1] < place[3])) { at = place; break; }
+        }
+      }
+      root.append(marker(p.i, x, y, 5.5));
+      if (!at) continue;
+      taken.push(at);
+      const near = at[0] > x ? at[0] - 2 : at[2] + 2, middle = (at[1] + at[3]) / 2;
+      if (Math.abs(middle - y) > 7) root.append(svg('line', { x1: x, y1: y, x2: near, y2: middle, stroke: series(p.i), 'stroke-width': 1, opacity: 0.6 }));
+      root.append(svg('text', { x: at[0], y: middle + 4, css: { fill: 'var(--text)' } }, p.name));
+    }
+    box.replaceChildren(root);
+  });
+  return box;
+}
+
+// The same where all points have one x: a line per point, in their order, with its range.
+function dots(points, title, base) {
+  const box = el('div', {});
+  responsive(box, (width) => {
+    const row = 26, top = 20, bottom = 36, right = 16, left = Math.min(0.4 * width, 14 + 6.5 * Math.max(...points.map((p) => p.name.length)));
+    const height = top + row * points.length + bottom, [x0, x1] = bounds(reach(points, base));
+    const px = (x) => left + 10 + (x - x0) / (x1 - x0) * (width - left - right - 10), letters = Math.floor(left / 6.2);
+    const root = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${title} of each method` });
+    const steps = ticks(x0, x1, Math.max(2, width / 130)), gap = steps.length > 1 ? steps[1] - steps[0] : 0.1;
+    for (const t of steps) {
+      root.append(svg('line', { class: 'axis', x1: px(t), x2: px(t), y1: top, y2: height - bottom }));
+      root.append(svg('text', { x: px(t), y: height - bottom + 15, 'text-anchor': 'middle' }, tickWords(t, gap, 'percent')));
+    }
+    root.append(svg('text', { x: width - right, y: height - 3, 'text-anchor': 'end' }, title));
+    if (known(base)) root.append(baseline({ x1: px(base), x2: px(base), y1: top, y2: height - bottom }), svg('text', { x: px(base), y: top - 6, 'text-anchor': px(base) > width / 2 ? 'end' : 'start' }, UNTRAINED));
     points.forEach((p, n) => {
-      const i = p.colour ?? n;
-      const x = px(p.x), y = py(p.y);
-      if (p.low !== null && p.low !== undefined) root.append(svg('line', { x1: x, x2: x, y1: py(p.low), y2: py(p.high), stroke: series(i), 'stroke-width': 1.5, opacity: 0.7 }));
-      root.append(svg('circle', { cx: x, cy: y, r: 5.5, fill: series(i) }));
-      const flip = x > width - 110;
-      let ty = y + 4;
-      while (taken.some(([a, b]) => Math.abs(a - x) < 110 && Math.abs(b - ty) < 13)) ty += 13;
-      taken.push([x, ty]);
-      root.append(svg('text', { x: x + (flip ? -10 : 10), y: ty, 'text-anchor': flip ? 'end' : 'start', css: { fill: 'var(--text)' } }, p.name));
+      const y = top + row * (n + 0.5);
+      root.append(svg('text', { x: left, y: y + 4, 'text-anchor': 'end', css: { fill: 'var(--text)' } }, p.name.length > letters ? `${p.name.slice(0, letters - 1)}…` : p.name));
+      if (known(p.low) && known(p.high)) root.append(svg('line', { x1: px(p.low), x2: px(p.high), y1: y, y2: y, stroke: series(p.i), 'stroke-width': 2, opacity: 0.7 }));
+      root.append(marker(p.i, px(p.y), y, 5.5));
     });
     box.replaceChildren(root);
   });

@@ -47,7 +47,9 @@ function duration(seconds) {
 const worded = (value, kind, digits) =>
   kind === 'percent' ? percent(value, digits === undefined ? 1 : digits) : number(value, digits === undefined ? 4 : digits);
 
-const several = (count, word) => `${count.toLocaleString('en-US')} ${word}${count === 1 ? '' : 's'}`;
+const known = (value) => value !== null && value !== undefined;
+const several = (count, word) => (known(count) ? `${count.toLocaleString('en-US', { maximumFractionDigits: 1 })} ${word}${count === 1 ? '' : 's'}` : '');
+const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 // A css variable as a colour that a canvas understands.
 const probe = document.createElement('span');
@@ -60,6 +62,17 @@ function colour(name) {
 
 const SERIES = 10;
 const series = (i) => `var(--s${i % SERIES})`;
+// Beyond the tenth, colours come again: shape and dashes tell those apart.
+const DASHES = [null, '8 3', '2 3', '8 3 2 3'];
+const dash = (i) => DASHES[Math.floor(i / SERIES) % DASHES.length];
+function marker(i, x, y, r) {
+  const kind = Math.floor(i / SERIES) % 4, fill = series(i);
+  if (kind === 0) return svg('circle', { cx: x, cy: y, r, fill });
+  if (kind === 1) return svg('rect', { x: x - 0.9 * r, y: y - 0.9 * r, width: 1.8 * r, height: 1.8 * r, fill });
+  const d = kind === 2 ? `M${x} ${y - 1.2 * r}l${1.15 * r} ${2 * r}h${-2.3 * r}z` : `M${x} ${y - 1.3 * r}l${1.2 * r} ${1.3 * r}l${-1.2 * r} ${1.3 * r}l${-1.2 * r} ${-1.3 * r}z`;
+  return svg('path', { d, fill });
+}
+const swatch = (i) => svg('svg', { class: 'swatch wide', viewBox: '0 0 26 12', 'aria-hidden': 'true' }, svg('line', { x1: 0, x2: 26, y1: 6, y2: 6, stroke: series(i), 'stroke-width': 2, 'stroke-dasharray': dash(i) }), marker(i, 13, 6, 4.2));
 const themed = [];  // functions to call when light and dark change
 
 async function copy(text, button) {
@@ -79,10 +92,15 @@ async function copy(text, button) {
   setTimeout(() => { button.textContent = before; }, 1400);
 }
 
-function table(heads, rows, numeric = []) {
-  const cell = (tag, content, i) => (content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
-    ? content : el(tag, { class: numeric.includes(i) ? 'n' : null }, content));
-  return el('div', { class: 'scroll' }, el('table', {},
+// With `stack` a phone shows each row as a block, its cells under each other with their heads.
+function table(heads, rows, numeric = [], stack = false) {
+  const cell = (tag, content, i) => {
+    const made = content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
+      ? content : el(tag, { class: numeric.includes(i) ? 'n' : null }, content);
+    if (stack && tag === 'td' && i > 0 && heads[i] && !made.dataset.title) made.dataset.title = heads[i] instanceof Node ? heads[i].dataset.title : heads[i];
+    return made;
+  };
+  return el('div', { class: 'scroll' }, el('table', { class: stack ? 'stack' : null },
     el('thead', {}, el('tr', {}, heads.map((h, i) => cell('th', h, i)))),
     el('tbody', {}, rows.map((row) => el('tr', {}, row.map((c, i) => cell('td', c, i)))))));
 }
@@ -98,5 +116,5 @@ function bars(items) {
 function range(value, low, high) {
   return el('div', { class: 'range', 'aria-hidden': 'true' },
     el('i', { css: { width: `${100 * value}%` } }),
-    low !== null && el('u', { css: { left: `calc(${100 * low}% - 1px)`, width: `calc(${100 * (high - low)}% + 2px)` } }));
+    known(low) && el('u', { css: { left: `calc(${100 * low}% - 1px)`, width: `calc(${100 * (high - low)}% + 2px)` } }));
 }

@@ -4,10 +4,9 @@ import dataclasses
 import importlib
 import itertools
 import json
-import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ import yaml
 
 from ..methods import METHODS
 from ..runs import Folder, Row
-from .words import CURVES, MAIN, PROTOCOLS, VERDICTS, settings_in_short
+from .judgements import dictionaries, evaluations, is_finite
+from .words import CURVES, MAIN, VERDICTS
 
 POINTS_OF_A_CURVE = 1000
 """Longer curves are thinned to so many points, of which the extremes stay."""
-MATRIX_CLASSES = 40
-"""Confusions of more classes are listed, and not drawn."""
-PAIRS = 100
-"""Confusions that are listed at most."""
 
 ASIDE = ("Views", "Started from", "Device", "Machine", "Versions", "Commit", "Seed")
 """Facts that are folded away."""
@@ -44,8 +40,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 def read_entries(path: Path) -> list[Content]:
     """The entries of a run's `evaluation.json`, as they stand there; none where it cannot be read."""
-    entries = _json(Folder(path).evaluation, [])
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return dictionaries(_json(Folder(path).evaluation, []))
 
 
 def is_run(path: Path) -> bool:
@@ -61,21 +56,29 @@ def run_content(path: Path, name: str) -> Content:
     """
     folder, problems = Folder(path), list[str]()
     options = _mapping(folder.run, problems)
-    card = _json(folder.card, problems)
+    card = _record(folder.card, problems)
     rows = folder.rows()
-    method = str(options.get("method") or (card or {}).get("method") or "")
+    method = str(options.get("method") or card.get("method") or "")
+
+    def part(what: str, make: Callable[[], object], nothing: object) -> Any:
+        try:
+            return make()
+        except Exception as error:  # what a file holds may be anything; the other parts stand
+            problems.append(f"{what} could not be shown: {type(error).__name__}: {error}")
+            return nothing
+
     return {
         "name": name,
         "folder": str(path),
         "method": method,
-        "title": _title(method, options.get("data")),
-        "paper": paper(method),
-        "facts": facts(folder, options, card or {}, rows),
-        "verdict": verdict(rows),
-        "curves": curves(rows),
-        "evaluations": evaluations(_json(folder.evaluation, problems)),
-        "distillation": _json(folder.distillation, problems),
-        "use": use(path, options),
+        "title": part("The title", lambda: _title(method, options.get("data")), name),
+        "paper": part("The paper", lambda: paper(method), ""),
+        "facts": part("The facts", lambda: facts(folder, options, card, rows), []),
+        "verdict": part("The verdict", lambda: verdict(rows), None),
+        "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
+        "evaluations": part("The evaluations", lambda: evaluations(_json(folder.evaluation, problems)), []),
+        "distillation": _record(folder.distillation, problems) or None,
+        "use": part("How to use it", lambda: use(path, options), use(path, {})),
         "problems": problems,
     }
 
@@ -96,8 +99,9 @@ def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) 
     optim = options.get("optim") or {}
     size = options.get("image_size") or card.get("image_size")
     last = rows[-1] if rows else {}
-    speeds = sorted(row["images_per_s"] for row in rows if row.get("images_per_s"))
-    lr = f"{optim['name']}, learning rate {optim['lr']:g} ({optim.get('scaling')} scaling)" if optim.get("lr") else ""
+    speeds = sorted(row["images_per_s"] for row in rows if row.get("images_per_s") and is_finite(row["images_per_s"]))
+    rate = f"{optim['lr']:g}" if is_finite(optim.get("lr")) else optim.get("lr")
+    lr = f"{optim.get('name')}, learning rate {rate} ({optim.get('scaling')} scaling)" if rate else ""
     found = {
         "Method": METHODS[options["method"]].line if options.get("method") in METHODS else options.get("method"),
         "Images": said.get("data") or options.get("data"),
@@ -144,7 +148,7 @@ def curves(rows: Sequence[Row]) -> Content:
     for name in names:
         if name in ("step", "epoch"):
             continue
-        points = [(row["step"], row[name]) for row in rows if "step" in row and _is_finite(row.get(name))]
+        points = [(row["step"], row[name]) for row in rows if is_finite(row.get("step")) and is_finite(row.get(name))]
         if points and not (name == "skipped" and not any(y for _, y in points)):
             kept = thinned(points)
             series[name] = {"x": [x for x, _ in kept], "y": [float(f"{y:.5g}") for _, y in kept]}
@@ -174,46 +178,6 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
         part = inner[start:end]
         kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     return [*kept, points[-1]]
-
-
-def evaluations(entries: object) -> list[Content]:
-    """The entries of `evaluation.json`, newest last, with words; confusions of many classes as pairs."""
-    found = []
-    for entry in entries if isinstance(entries, list) else []:
-        if not isinstance(entry, dict) or not _is_finite(entry.get("top1")):
-            continue
-        protocol = str(entry.get("protocol"))
-        title, note = PROTOCOLS.get(protocol, (protocol, ""))
-        names = [str(name) for name in entry.get("class_names") or []]
-        triples = entry.get("confusion") or []
-        settings = entry.get("settings") or {}
-        found.append(
-            {
-                "protocol": protocol,
-                "title": title,
-                "note": note,
-                "settings": settings_in_short(settings),
-                "question": json.dumps([protocol, settings, entry.get("data_fingerprint")], sort_keys=True),
-                **{k: entry.get(k) for k in ("top1", "top5", "interval", "deviation", "train_images", "test_images",
-                                             "classes", "seconds", "date", "per_class", "calibration")},
-                "draws": len(entry.get("accuracies") or []),
-                "names": names,
-                "confusion": triples if len(names) <= MATRIX_CLASSES else [],
-                "pairs": confused(triples)[: PAIRS if len(names) > MATRIX_CLASSES else 10],
-            }
-        )  # fmt: skip
-    return found
-
-
-def confused(triples: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int]]:
-    """Pairs of classes that are taken for each other, most often first: true, predicted, count, images of the true."""
-    total: dict[int, int] = {}
-    for true, _, count in triples:
-        total[true] = total.get(true, 0) + count
-    return sorted(
-        ((true, said, count, total[true]) for true, said, count in triples if true != said),
-        key=lambda p: (-p[2], p[:2]),
-    )
 
 
 def use(path: Path, options: Content) -> Content:
@@ -248,7 +212,7 @@ def comparison(path: Path) -> Content:
             f"{path / 'compare.json'} is no comparison with format 1{': ' if problems else ''}{' '.join(problems)}. It "
             "may come from a newer lookalike; make it again with `lookalike compare`."
         )
-    return content
+    return {**content, **{name: dictionaries(content.get(name)) for name in ("ranking", "trainings")}}
 
 
 def _title(method: str, data: object) -> str:
@@ -279,6 +243,7 @@ def _mapping(path: Path, problems: list[str]) -> Content:
         problems.append(f"{path.name} could not be read: {error}")
         return {}
     if not isinstance(content, dict):
+        problems.append(f"{path.name} holds no options, and is left out.")
         return {}
     if isinstance(optim := content.get("optim"), dict):
         content["optim"] = {k: _number(v) for k, v in optim.items()}
@@ -293,6 +258,14 @@ def _number(value: object) -> object:
         return value
 
 
+def _record(path: Path, problems: list[str]) -> Content:
+    """The object that a JSON file holds; empty where it holds something else."""
+    content = _json(path, problems)
+    if content is not None and not isinstance(content, dict):
+        problems.append(f"{path.name} holds no object, and is left out.")
+    return content if isinstance(content, dict) else {}
+
+
 def _json(path: Path, problems: list[str]) -> Any:
     if not path.is_file():
         return None
@@ -305,15 +278,11 @@ def _json(path: Path, problems: list[str]) -> Any:
 
 def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
     """The last step of each epoch has a row."""
-    first = next((row for row in rows if row.get("epoch") == 1), None)
+    first = next((row for row in rows if row.get("epoch") == 1 and is_finite(row.get("step"))), None)
     if first is not None:
         return float(first["step"])
     last = rows[-1] if rows else {}
-    return last["step"] / last["epoch"] if last.get("epoch") else None
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return last["step"] / last["epoch"] if last.get("epoch") and last.get("step") else None
 
 
 def _quoted(path: object) -> str:

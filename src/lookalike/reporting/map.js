@@ -50,7 +50,7 @@ class EmbeddingMap {
   }
 
   build() {
-    this.canvas = el('canvas', { id: 'map', tabindex: 0, role: 'img', 'aria-label': `Map of ${this.count} images. Arrow keys move it, plus and minus zoom.` });
+    this.canvas = el('canvas', { id: 'map', tabindex: 0, role: 'img', 'aria-label': `Map of ${this.count} images. Arrow keys move it, plus and minus zoom, Enter takes the image nearest to the middle.` });
     this.over = el('canvas', { class: 'over', 'aria-hidden': 'true' });
     this.hint = el('div', { class: 'hint small' });
     const button = (text, label, act) => el('button', { type: 'button', title: label, 'aria-label': label, onclick: act }, text);
@@ -251,17 +251,27 @@ class EmbeddingMap {
     const images = this.images, label = images.label(i), near = this.nearest(i);
     const same = label === null ? null : near.filter((n) => images.labels[n] === images.labels[i]).length;
     put(this.panel, 
-      el('div', { class: 'who' }, images.thumbnail(i, 96), el('div', {},
+      el('div', { class: 'who' }, images.thumbnail(i, 96, { onclick: () => this.pan(...this.place(i).map((v, side) => (side ? this.height : this.width) / 2 - v)) }), el('div', {},
         label !== null ? el('b', {}, label) : null,
         el('div', { class: 'small' }, images.names[i]),
         el('div', { class: 'small' }, `cluster ${this.clusters[i] + 1}`))),
       el('div', { class: 'small' }, `${near.length === 1 ? 'The image' : `The ${near.length} images`} most like it, nearest first`, same === null ? '' : `; ${same} of ${near.length} of its label`),
       el('div', { class: 'thumbs', id: 'near' }, near.map((n) => images.thumbnail(n, 56, {
         class: label === null ? '' : images.labels[n] === images.labels[i] ? 'same' : 'other',
-        onclick: () => { this.pinned = true; this.look(n); },
+        onclick: () => this.keep(n),
       }))),
       label === null ? null : el('div', { class: 'small' }, 'Dashed frame: another label.'));
     this.paintOver();
+  }
+
+  // Looks at an image until told otherwise, and brings it into view.
+  keep(i) {
+    this.setChosen(null);
+    this.pinned = true;
+    this.focus = -2;
+    const [x, y] = this.place(i);
+    if (x < 20 || y < 20 || x > this.width - 20 || y > this.height - 20) this.pan(this.width / 2 - x, this.height / 2 - y);
+    this.look(i);
   }
 
   local(e) { const box = this.canvas.getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; }
@@ -319,6 +329,7 @@ class EmbeddingMap {
     if (move) this.pan(...move);
     else if (e.key === '+' || e.key === '=') this.zoomAt(this.width / 2, this.height / 2, 1.4);
     else if (e.key === '-') this.zoomAt(this.width / 2, this.height / 2, 1 / 1.4);
+    else if (e.key === 'Enter' || e.key === 'n') { const found = this.at(this.width / 2, this.height / 2, Infinity); if (found >= 0) this.keep(found); }
     else if (e.key === 'Escape') { this.pinned = false; this.setChosen(null); this.focus = -2; this.look(-1); }
     else return;
     e.preventDefault();
@@ -363,7 +374,7 @@ class EmbeddingMap {
       el('div', { class: 'tools' }, copied, el('button', { type: 'button', onclick: () => { this.setChosen(null); this.welcome(); } }, 'Clear')),
       bars(items.slice(0, 12).map(([g, n]) => [this.groupNames[g], n / found.length, String(n)])),
       items.length > 12 ? el('div', { class: 'small' }, `and ${items.length - 12} more`) : null,
-      el('div', { class: 'thumbs' }, found.slice(0, most).map((i) => this.images.thumbnail(i, 36, { onclick: () => { this.pinned = true; this.setChosen(null); this.look(i); } }))),
+      el('div', { class: 'thumbs' }, found.slice(0, most).map((i) => this.images.thumbnail(i, 36, { onclick: () => this.keep(i) }))),
       found.length > most ? el('div', { class: 'small' }, `The first ${most} are shown; the names of all can be copied.`) : null);
   }
 
@@ -389,10 +400,11 @@ class EmbeddingMap {
 function neighbourSheet(map) {
   const rows = el('div', { class: 'rows', id: 'sheet' }), images = map.images, shown = Math.min(6, map.count);
   let turn = 0;
+  const act = (i) => () => { map.keep(i); map.root.scrollIntoView({ block: 'start' }); };
   const show = () => {
     const picked = Array.from({ length: shown }, (_, n) => (Math.floor((n + 0.5) * map.count / shown) + 37 * turn) % map.count);
-    rows.replaceChildren(...picked.map((i) => el('div', {}, images.thumbnail(i, 60, { class: 'first' }), map.nearest(i).map((n) =>
-      images.thumbnail(n, 60, { class: !images.labels ? '' : images.labels[n] === images.labels[i] ? 'same' : 'other' })))));
+    rows.replaceChildren(...picked.map((i) => el('div', {}, images.thumbnail(i, 60, { class: 'first', onclick: act(i) }), map.nearest(i).map((n) =>
+      images.thumbnail(n, 60, { onclick: act(n), class: !images.labels ? '' : images.labels[n] === images.labels[i] ? 'same' : 'other' })))));
     turn++;
   };
   show();
@@ -404,7 +416,7 @@ function neighbourSheet(map) {
     const sizes = new Array(images.classes.length).fill(0);
     for (const l of images.labels) sizes[l]++;
     for (const n of sizes) chance += n / map.count * (n - 1) / Math.max(1, map.count - 1);
-    share = el('p', { class: 'note', id: 'share' }, 'Of all images’ nearest ones ', el('b', {}, percent(same / (map.count * k))), ` have the image’s own label; by chance it would be ${percent(chance)}. A dashed frame marks another label.`);
+    share = el('p', { class: 'note', id: 'share' }, 'Of all images’ nearest ones ', el('b', {}, percent(same / (map.count * k))), ` have the image’s own label; by chance it would be ${percent(chance)}. A dashed frame marks another label. A click shows an image on the map.`);
   }
   return [share, el('div', { class: 'tools' }, el('button', { type: 'button', onclick: show }, 'Other images')), rows];
 }

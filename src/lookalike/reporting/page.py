@@ -4,10 +4,11 @@ import base64
 import hashlib
 import html
 import json
+import math
 from importlib import resources
 from typing import Any
 
-SCRIPTS = ("elements.js", "charts.js", "map.js", "page.js")
+SCRIPTS = ("elements.js", "charts.js", "map.js", "overview.js", "ranking.js", "judged.js", "page.js")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -53,8 +54,19 @@ def rendered(title: str, content: dict[str, Any]) -> str:
 
 def embedded(value: object) -> str:
     """JSON that may stand in a script element: nothing in it can end the element or begin a tag."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(finite(value), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def finite(value: object) -> object:
+    """The same without NaN and infinity, which JSON does not know: None is in their place."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return value
 
 
 def _file(name: str) -> str:

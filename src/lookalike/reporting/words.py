@@ -57,9 +57,28 @@ PROTOCOLS: Mapping[str, tuple[str, str]] = {
     "logistic": ("Logistic regression", "A linear classifier on the frozen features, solved to the optimum."),
     "semi": ("Few labels", "A classifier that is given a small share of the labels."),
     "finetune": ("Fine-tuning", "The whole network goes on learning, with labels."),
-    "retrieval": ("Retrieval", "How often the most similar image is of the same class."),
+    "retrieval": ("Retrieval", "Whether the images most like a test image are of its class."),
+    "label-free": ("Without labels", "Whether two views of an image find each other, and how the features lie."),
 }
 """Title and explanation of each protocol."""
+
+MEASURES: Mapping[str, Curve] = {
+    "map": Curve("Mean average precision", "", "How far up images of the own class come; 100 % is first.", "percent"),
+    "retrieval": Curve(
+        "Own view found", "%", "How often the nearest of all views is the image's own other one.", "percent"
+    ),
+    "retrieval_of_5": Curve("Own view among 5", "%", "The same, among the nearest five.", "percent"),
+    **{name: CURVES[name] for name in ("alignment", "uniformity", "spread")},
+    "effective_rank": Curve("Effective rank", "directions", "How many directions the features use; more is richer."),
+}
+"""Figures of an evaluation that are no accuracy, in the order of the page."""
+
+
+def recall_words(k: int) -> Curve:
+    """Recall@k of retrieval."""
+    nearest = "the nearest image" if k == 1 else f"one of the {k} nearest images"
+    return Curve(f"Recall@{k}", "%", f"How often {nearest} is of the same class.", "percent")
+
 
 _SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
 

@@ -1,6 +1,5 @@
 """`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..runs import Folder, atomic, check_writable
-from .gathering import Content, comparison, curve_words, is_run, name_of, run_content, run_names
+from .gathering import Content, comparison, curve_words, is_run, name_of, read_entries, run_content, run_names
 from .maps import Gallery, run_pictures
 from .page import rendered
 
@@ -41,8 +40,8 @@ def report(
     Args:
         runs: folders of runs, or of comparisons (with `compare.json`), which bring their trainings along.
         images: what maps and pictures show; a folder with a sub-folder per class has labels. Without it each run's
-            own: the test images that it was probed or judged on, or else its data. What cannot be read is left out, and
-            the page says so.
+            own: the test images of its probe, else of its newest evaluation whose folder is still there, else its data.
+            What cannot be read is left out, and the page says so.
         out: the file. Without it `report.html`, in the run's folder where there is one run (the page of before is
             replaced), else in the current directory.
         points: images on the maps of all runs together, drawn at random, the same for all.
@@ -119,32 +118,29 @@ def gathered(
     comparisons: list[Content] = []
     shown: list[Path] = []
     mapped: list[Path] = []
-    trained_of: dict[Path, tuple[str, int]] = {}
+    trained_of: dict[Path, tuple[int, str, int]] = {}
     for folder in folders:
         if (folder / "compare.json").is_file():
             found = comparison(folder)
             trained = _trainings(folder, found)
-            comparisons.append({"name": name_of(folder), "folder": str(folder), **found})
+            trained_of |= {path: (len(comparisons), *key) for key, path in trained.items()}
+            comparisons.append({**found, "name": name_of(folder), "folder": str(folder)})
             shown += trained.values()
-            trained_of |= {path: key for key, path in trained.items()}
-            best = [found["ranking"][0]["method"]] if found.get("ranking") else []
+            best = [ranked.get("method") for ranked in found["ranking"][:1]]
             mapped += [path for (method, _), path in trained.items() if method in best][:1]
         else:
             shown.append(folder)
             mapped.append(folder)
     names = run_names(shown)
-    methods = list(dict.fromkeys(method for method, _ in trained_of.values()))
     runs = [run_content(path, name) for path, name in zip(shown, names)]
+    groups = _grouped(shown, names, runs, trained_of)
     gallery = Gallery(max(1, points // max(1, len(mapped))), workers, say)
     notes = []
     for path, name, run in zip(shown, names, runs):
         run["pictures"], run["shown"] = [], path in mapped or not comparisons
-        if path in trained_of:  # one colour per method, later seeds dashed
-            method, seed = trained_of[path]
-            run["colour"], run["dashed"] = (
-                methods.index(method),
-                seed != min(s for m, s in trained_of.values() if m == method),
-            )
+        if not run["shown"]:  # their details stay on their own pages
+            for entry in run["evaluations"]:
+                entry |= {"per_class": [], "confusion": [], "pairs": [], "calibration": None}
         data = images if images is not None else _own_images(path)
         try:
             run["pictures"] = run_pictures(path, data if path in mapped else None, say) if run["shown"] else []
@@ -159,14 +155,16 @@ def gathered(
             gallery.add(name, path, data)
         except Exception as error:  # a page without a map is better than none
             say(f"map of {name}: left out. {error}")
-            notes.append(f"{name}: {error}")
+            notes.append(f"{name}: {error}{_where(data)}")
     series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
-    title = comparisons[0]["name"] if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
+    compared = " and ".join(found["name"] for found in comparisons)
+    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
     report_content = {
-        "title": f"Comparison {title}" if comparisons else title,
+        "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
         "version": version("lookalike"),
         "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
         "runs": runs,
+        "groups": groups,
         "comparisons": comparisons,
         "curves": curve_words(series),
         "mapNotes": notes,
@@ -196,20 +194,47 @@ def _own_images(path: Path) -> str | None:
 
 def _judged_on(folder: Folder) -> list[str]:
     """The test images of its judgements that are still there, the newest first."""
-    try:
-        tests = [entry.get("test") for entry in reversed(json.loads(folder.evaluation.read_text(encoding="utf-8")))]
-    except (OSError, ValueError, AttributeError):
-        return []
+    tests = [entry.get("test") for entry in reversed(read_entries(folder.path))]
     return [test for test in tests if isinstance(test, str) and os.path.isdir(test)]
+
+
+def _where(data: object) -> str:
+    """What to do about images whose relative path leads nowhere from here."""
+    if not isinstance(data, str) or os.path.isabs(data) or os.path.exists(data):
+        return ""
+    return (
+        " The path is relative and counts from the folder that the training was started in: run the command there, or "
+        "give --images FOLDER."
+    )
+
+
+def _grouped(
+    shown: Sequence[Path], names: Sequence[str], runs: Sequence[Content], trained_of: dict[Path, tuple[int, str, int]]
+) -> list[Content]:
+    """Tells each run its `group`, and lists the groups: a method of a comparison with its seeds, or a run alone."""
+    several = len({found[0] for found in trained_of.values()}) > 1
+    groups: dict[tuple[int, str], Content] = {}
+    for path, name, run in zip(shown, names, runs):
+        run["of"], run["trained"], run["seed"] = trained_of.get(path, (-1, name, 0))
+        key = (run["of"], str(path) if run["of"] < 0 else run["trained"])
+        where = f", {path.parent.name}" if several and run["of"] >= 0 else ""
+        run["later"] = key in groups
+        group = groups.setdefault(key, {"name": f"{run['trained']}{where}", "of": run["of"], "method": run["trained"]})
+        run["group"] = list(groups).index(key)
+        group["size"] = group.get("size", 0) + 1
+    return list(groups.values())
 
 
 def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
     """The folders of a comparison's trainings that are there, by method and seed."""
     trained = {}
-    for training in found.get("trainings", []):
-        named = Path(str(training.get("folder") or f"{training['method']}-seed{training['seed']}"))
-        for path in (named, folder / named, folder / named.name):
+    for training in found["trainings"]:
+        method, seed = training.get("method"), training.get("seed")
+        if not isinstance(method, str) or not isinstance(seed, int):
+            continue
+        named = Path(str(training.get("folder") or f"{method}-seed{seed}"))
+        for path in (folder / named, folder / named.name):
             if path.is_dir() and is_run(path):
-                trained[(str(training["method"]), int(training["seed"]))] = path
+                trained[(method, seed)] = path
                 break
     return trained
