@@ -5,6 +5,7 @@ k-NN is right on five of six. Nothing of ours is used on scikit-learn's side but
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from lookalike.backbones import create
@@ -23,6 +25,12 @@ from lookalike.evaluation.logistic import PENALTIES
 from lookalike.random import permutation
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_of_blas() -> Iterator[None]:
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,7 @@ def test_logistic_regression_is_as_right_as_another_solver(split: Split) -> None
 
 
 def test_the_linear_probe_comes_within_two_points_of_logistic_regression(split: Split) -> None:
-    """The rate and the penalty are chosen on the same held-out tenth; features are standardised, so that SGD gets far."""
+    """Rate and penalty are chosen on the same held-out tenth; features are standardised, so that SGD gets far."""
     mean, std = split[0].mean(0), split[0].std(0)
     x, y, a, b = (split[0] - mean) / std, split[1], (split[2] - mean) / std, split[3]
     ours = linear(x, y, a, b, settings=dataclasses.replace(DINOV2, least_steps=800, rates=DINOV2.rates[6:]))

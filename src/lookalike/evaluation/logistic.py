@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .features import check_finite, count_classes
@@ -22,6 +23,8 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 HELD_OUT = 0.1
 """Share of each class's training images on which C is chosen."""
 ITERATIONS = 1000
+SMALL = 50_000_000
+"""Multiplications of a step that one thread makes."""
 TOLERANCE = 1e-12
 """Of the largest slope at the end, the official one: scikit-learn's own 1e-4 stops far from it at low penalties."""
 
@@ -82,7 +85,9 @@ def regress(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, invers
 
     if len(np.unique(y)) < 2:
         raise ValueError("All labelled images are of one class; a regression needs two or more.")
-    with warnings.catch_warnings():
+    # over small products BLAS's threads wait for each other longer than they compute
+    few = 1 if x.size * classes < SMALL else None
+    with warnings.catch_warnings(), threadpool_limits(few, "blas"):
         # with next to no penalty there may be no end to reach; one image per class looks like a regression to it
         warnings.simplefilter("ignore", UserWarning)
         model = LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS, tol=TOLERANCE).fit(x, y)
