@@ -160,7 +160,7 @@ SMALL = ["--batch-size", "16", "--backbone", "test_resnet", "--image-size", "32"
         (["views", "simclr", "PHOTOS", "--out", "RUN/views.png"], 1, "or --overwrite"),
         (["list", "backbones", "resnet19"], 1, "Did you mean resnet"),
         (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),
-        (["pretrain", "simclr"], 2, "data"),
+        (["pretrain", "simclr"], 2, "DATA"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "three"], 2, "three"),
         (["pretrain", "simclr", "PHOTOS", "--temperatur", "1"], 2, "temperatur"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 2, "epochs is 0"),

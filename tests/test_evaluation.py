@@ -325,8 +325,8 @@ def test_interval_is_the_binomials():
         half = 1.96 * math.sqrt(correct * (1 - correct) / images)
         assert (low, high) == pytest.approx((correct - half, correct + half), abs=0.15 * half + 1 / images)
     assert interval(0.8, 400, seed=0) == interval(0.8, 400, seed=0)
-    assert interval(1.0, 50, seed=0) == (1.0, 1.0)
-    assert interval(0.0, 50, seed=0) == (0.0, 0.0)
+    assert interval(1.0, 50, seed=0) == (pytest.approx(0.025 ** (1 / 50)), 1.0)
+    assert interval(0.0, 50, seed=0) == (0.0, pytest.approx(1 - 0.025 ** (1 / 50)))
 
 
 # ---------------------------------------------------------------- features
@@ -616,7 +616,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_an_unknown_suffix_names_the_three(tmp_path):
-    with pytest.raises(ValueError, match=r"'\.pkl'; features are written as \.npz, \.parquet or \.csv"):
+    with pytest.raises(ValueError, match=r"'\.pkl'; it is written as \.npz, \.parquet or \.csv"):
         save_features(tmp_path / "f.pkl", example())
 
 

@@ -307,7 +307,9 @@ def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", "
     """
     suffix = Path(path).suffix.lower()
     if suffix not in known:
-        raise ValueError(f"{path} ends in {suffix!r}; it is written as {', '.join(known)}. Choose one of them.")
+        raise ValueError(
+            f"{path} ends in {suffix!r}; it is written as {', '.join(known[:-1])} or {known[-1]}. Choose one."
+        )
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")
 
