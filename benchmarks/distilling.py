@@ -29,7 +29,7 @@ import lookalike
 from lookalike import training
 from lookalike.backbones import Backbone
 from lookalike.data import Subset, open_source
-from lookalike.distilling import Says, restored
+from lookalike.distilling import Says
 from lookalike.evaluation import evaluate, features, with_statistics
 from lookalike.evaluation.labelfree import effective_rank
 from lookalike.evaluation.side_by_side import gflops, mean_cosine, overlap
@@ -179,7 +179,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         if alone:
             write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, args.epochs, before)
             continue
-        net, _ = restored(run)
+        net, _ = training.restored(run)
         net.eval()
         said = [
             features(each, few, image_size=SIZE, mean=net.backbone.mean, std=net.backbone.std).features

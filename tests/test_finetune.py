@@ -284,7 +284,7 @@ def test_a_frozen_encoder_never_changes(labelled: Path, tmp_path: Path) -> None:
     assert len(set(watch.head)) == 8
     run = read_run(tmp_path / "run" / "run.yaml", FineTune)
     assert run.method.optim.name == "sgd"
-    method, _ = finetuning.restored(dataclasses.replace(run, out=str(tmp_path / "run")))
+    method, _ = training.restored(dataclasses.replace(run, out=str(tmp_path / "run")))
     made = classifiers.load(tmp_path / "run")
     x = torch.randn(5, 3, 32, 32)
     with torch.no_grad():

@@ -1,6 +1,5 @@
 """Distillation: `distill(run)` trains a student and puts it beside its teacher."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from .evaluation.features import features
 from .evaluation.side_by_side import SideBySide, mean_cosine, overlap, sides
 from .methods.distill import Distill
 from .random import permutation
-from .runs import Folder, Result, Run, read_run, write_json
+from .runs import Folder, Result, Run, write_json
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""
@@ -45,7 +44,8 @@ def compare(run: Run) -> SideBySide:
     """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
     folder = Folder(run.out)
     folder.say("Teacher and student side by side ...")
-    method, settled = restored(run)
+    method, settled = training.restored(run)
+    assert isinstance(method, Distill)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
@@ -80,21 +80,6 @@ def compare(run: Run) -> SideBySide:
         folder.say(line)
     folder.say(f"Wrote {folder.distillation}")
     return found
-
-
-def restored(run: Run) -> tuple[Distill, Run]:
-    """The method of a run's last checkpoint, with the student's heads, and the run as it was settled."""
-    folder = Folder(run.out)
-    settled = read_run(folder.run, Distill)
-    settled = dataclasses.replace(settled, data=run.data, backbone=run.backbone, teacher=run.teacher)
-    method = training.build(settled)
-    assert isinstance(method, Distill)
-    content = torch.load(folder.last, map_location="cpu", weights_only=True)
-    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
-    method.load_state_dict(state)
-    method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
-    method.before_training()
-    return method, settled
 
 
 class Says(nn.Module):

@@ -20,7 +20,7 @@ from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
 from .methods.finetune import FineTune
-from .runs import Folder, Options, Result, Run, plain, read_run
+from .runs import Folder, Options, Result, Run, plain
 
 Data = str | os.PathLike[str] | Dataset[object] | Source
 
@@ -169,25 +169,10 @@ def _open_test(test: Data, channels: int, classes: Sequence[str]) -> Source:
     return open_source(test, channels=channels, labelled=True, classes=classes)
 
 
-def restored(run: Run) -> tuple[FineTune, Run]:
-    """The method of a run's last checkpoint, and the run as it was settled."""
-    folder = Folder(run.out)
-    settled = read_run(folder.run, FineTune)
-    settled = dataclasses.replace(settled, data=run.data)
-    if isinstance(run.backbone, nn.Module):
-        settled = dataclasses.replace(settled, backbone=run.backbone)
-    method = training.build(settled)
-    assert isinstance(method, FineTune)
-    content = torch.load(folder.last, map_location="cpu", weights_only=True)
-    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
-    method.load_state_dict(state)
-    method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
-    return method, settled
-
-
 def classifier_of(run: Run) -> tuple[Classifier, Run]:
     """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
-    method, settled = restored(run)
+    method, settled = training.restored(run)
+    assert isinstance(method, FineTune)
     classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settled
 

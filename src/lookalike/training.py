@@ -64,6 +64,7 @@ from .runs import (
     method_name,
     module_name,
     plain,
+    read_run,
     read_yaml,
     sync,
     write_run,
@@ -792,6 +793,22 @@ def build(run: Run) -> Method:
         if run.checkpoint_activations:  # after the teacher was copied, which keeps none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
+
+
+def restored(run: Run) -> tuple[Method, Run]:
+    """The method of a run's last checkpoint, with its heads and what is frozen in it, and the run as it was settled."""
+    folder = Folder(run.out)
+    settled = read_run(folder.run, run.method.method)
+    settled = dataclasses.replace(settled, data=run.data, teacher=run.teacher)
+    if isinstance(run.backbone, nn.Module):
+        settled = dataclasses.replace(settled, backbone=run.backbone)
+    method = build(settled)
+    content = torch.load(folder.last, map_location="cpu", weights_only=True)
+    state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
+    method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
+    method.before_training()
+    method.load_state_dict(state)  # in the end: a teacher's weights are in it, too
+    return method, settled
 
 
 def _all_views(cfg: Config, epochs: int) -> tuple[View, ...]:
