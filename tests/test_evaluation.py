@@ -289,6 +289,8 @@ def test_the_reported_accuracy_is_the_last_steps_on_the_test_images():
     assert r.top5 == 1.0  # four classes
     assert [r.history[0][0], r.history[-1][0]] == [6, 300]
     assert r.history[-1][1] < r.history[0][1]
+    assert [step for step, *_ in r.curve] == [step for step, _ in r.history]
+    assert r.curve[-1] == (300, r.top1, r.top5)
 
 
 def test_a_classifier_that_diverged_is_never_right():
@@ -649,6 +651,7 @@ def test_judge_linear_tells_how_the_rate_was_chosen(monkeypatch):
     assert entry.settings == dataclasses.asdict(QUICK)
     assert [row["lr"] for row in entry.history if row.get("chosen")] == [expected.lr]
     assert [row["loss"] for row in entry.history if "loss" in row] == [loss for _, loss in expected.history]
+    assert (entry.history[-1]["top1"], entry.history[-1]["top5"]) == (expected.top1, expected.top5)
     json.dumps(dataclasses.asdict(entry), allow_nan=False)
 
 

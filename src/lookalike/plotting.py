@@ -71,9 +71,12 @@ def plot(
         _curve(left, names, rows, "loss", "Pretraining: loss", "loss")
         _curve(right, names, rows, "lr", "Pretraining: learning rate", "learning rate")
     if probed:
-        left, right = parts[-1].subplots(1, 2)
         histories = [dictionaries(probe.get("history")) if probe else [] for probe in probes]
+        watched = any("step" in row and "top1" in row for rows in histories for row in rows)
+        left, *middle, right = parts[-1].subplots(1, 3 if watched else 2)
         _curve(left, names, histories, "loss", "Linear probe: loss", "cross-entropy in nats")
+        for axes in middle:
+            _courses(axes, names, histories)
         _accuracies(right, names, probes)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -100,6 +103,21 @@ def _curve(
         axes.legend(frameon=False, fontsize="small")
 
 
+def _courses(axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]]) -> None:
+    """Top-1 and, dotted, top-5 of the probe on the test images while it is trained."""
+    for i, (name, rows) in enumerate(zip(names, series)):
+        for key, style in (("top1", "-"), ("top5", ":")):
+            points = [(row["step"], 100 * row[key]) for row in rows if is_finite(row.get(key)) and "step" in row]
+            if points:
+                colour = COLOURS[i % len(COLOURS)]
+                label = f"{name}, {'top-1' if key == 'top1' else 'top-5'}"
+                axes.plot(*zip(*points), color=colour, linestyle=style, label=label, linewidth=1.5)
+    axes.set(title="Linear probe: test images", xlabel="optimizer step", ylabel="accuracy in %", ylim=(0, 100))
+    axes.grid(alpha=0.25)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize="small")
+
+
 def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str, Any] | None]) -> None:
     """Bars: top-1 with its interval, and top-5 beside it, of each run."""
     for i, probe in enumerate(probes):
@@ -119,4 +137,4 @@ def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str
             )
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.8, max(len(names) - 0.2, 1.8))
-    axes.set(title="Linear probe: top-1 (left, 95 % interval) and top-5", ylabel="accuracy in %", ylim=(0, 100))
+    axes.set(title="Top-1 (left, 95 % interval) and top-5", ylabel="accuracy in %", ylim=(0, 100))

@@ -9,7 +9,7 @@ pooled features of a CNN can be 50 times smaller, and no rate of the official gr
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,6 +66,8 @@ class Linear:
     """(classes,)"""
     history: list[tuple[int, float]]
     """(step, cross-entropy): about 50 points, each the mean over the steps since the point before."""
+    curve: list[tuple[int, float, float]]
+    """(step, top1, top5) on the test images at these points, to look at: nothing is chosen by them."""
 
 
 @torch.no_grad()
@@ -117,7 +119,14 @@ def linear(
         best = min(range(len(losses)), key=lambda i: (-accuracies[i], losses[i]))
         lr = settings.rates[best]
 
-        weights, biases, history = _train(x, y, torch.arange(len(x), device=device), classes, (lr,), seed, settings)
+        curve: list[tuple[int, float, float]] = []
+
+        def watch(step: int, weight: Tensor, bias: Tensor) -> None:
+            ranks = rank(torch.addmm(bias, test_x, weight.T), test_y)
+            curve.append((step, share_below(ranks, 1), share_below(ranks, 5)))
+
+        every = torch.arange(len(x), device=device)
+        weights, biases, history = _train(x, y, every, classes, (lr,), seed, settings, watch)
         ranks = rank(torch.addmm(biases[0], test_x, weights[0].T), test_y)
     return Linear(
         top1=share_below(ranks, 1),
@@ -127,6 +136,7 @@ def linear(
         weight=weights[0].cpu(),
         bias=biases[0].cpu(),
         history=history,
+        curve=curve,
     )
 
 
@@ -177,10 +187,12 @@ def _train(
     rates: tuple[float, ...],
     seed: int,
     settings: Settings,
+    watch: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, list[tuple[int, float]]]:
     """SGD with momentum and a cosine to zero, for G rates at once, which share the rows, first weights and batches.
 
-    Returns weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
+    `watch` is called with the step, the weights (G classes, D) and the biases at each point of the course. Returns
+    weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
     """
     size, steps, groups = settings.batch_size, settings.steps(len(rows)), len(rates)
     generator = torch.Generator().manual_seed(key_of(seed, "linear"))
@@ -207,5 +219,7 @@ def _train(
         bias.addcmul_(now, bias_velocity, value=-1)
         if (step + 1) % every == 0 or step + 1 == steps:
             history.append((step + 1, total.item() / (step + 1 - last)))
+            if watch is not None:
+                watch(step + 1, weight, bias)
             total, last = torch.zeros_like(total), step + 1
     return weight.view(groups, classes, -1), bias.view(groups, classes), history

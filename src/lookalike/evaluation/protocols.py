@@ -117,7 +117,10 @@ def judge(
                 history = [
                     {"lr": lr, "held_out": top1, "chosen": lr == probe.lr} for lr, top1 in probe.held_out.items()
                 ]
-                history += [{"step": step, "loss": loss} for step, loss in probe.history]
+                history += [
+                    {"step": step, "loss": loss, "top1": top1, "top5": top5}
+                    for (step, loss), (_, top1, top5) in zip(probe.history, probe.curve)
+                ]
         constants = dataclasses.asdict(DINOV2) | ({"seeds": seeds} if seeds > 1 else {})
     elif protocol == "logistic":
         fit = logistic(*data, num_classes=num_classes, seed=seed)

@@ -36,7 +36,8 @@ class Entry:
     """When it ended, ISO 8601, UTC."""
     history: list[dict[str, float]]
     """How it came about. knn: `k`, `top1` and `top5`, for each k. linear: `lr`, its accuracy `held_out` and whether it
-    was `chosen`, for each learning rate, then `step` and `loss` of the final training. logistic: `c`, `held_out` and
+    was `chosen`, for each learning rate, then `step`, `loss` and, on the test images, `top1` and `top5` of
+    the final training. logistic: `c`, `held_out` and
     `chosen`. retrieval: `k` and `recall`."""
     train: str = ""
     """Where the training images are from, in words."""
