@@ -765,3 +765,25 @@ def test_a_weights_file_that_a_training_replaces_meanwhile(
     found = embed(run, photos).features
     assert len(calls) == 2
     assert torch.equal(found, embed(run, photos, keep=False).features)
+
+
+def test_more_hits_never_have_a_lower_interval() -> None:
+    for images in (50, 1000):
+        lows, highs = zip(
+            *(interval(hits / images, images, 0) for hits in (0, 1, 2, 9, images - 2, images - 1, images))
+        )
+        assert list(lows) == sorted(lows)
+        assert list(highs) == sorted(highs)
+
+
+def test_an_exact_name_is_not_ambiguous(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("a/x.jpg\n")
+    assert listed(file, ["b/a/x.jpg", "a/x.jpg"]).tolist() == [1]
+
+
+def test_classes_that_train_lacks_are_no_doubt_about_the_others() -> None:
+    train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
+    known = (train.labels < 2).nonzero()[:, 0]
+    few = dataclasses.replace(train, features=train.features[known], labels=train.labels[known])
+    assert doubts(few, test) == ""

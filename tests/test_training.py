@@ -29,7 +29,7 @@ from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
 from lookalike.monitor import Monitor, Probe
 from lookalike.optim import Optim
-from lookalike.runs import Diverged, Folder, Run, read_run
+from lookalike.runs import Diverged, Folder, Run, differences, flat, read_run
 from lookalike.schedules import Schedule
 from lookalike.views import View, dino_views, larger
 
@@ -895,3 +895,23 @@ def test_larger_views_keep_their_blur_in_proportion() -> None:
     first, second, local = larger(dino_views(0.32, local=8), 448)
     assert (first.size, first.kernel, first.sigma) == (448, 45, (0.2, 4.0))
     assert (second.size, local) == (448, dino_views(0.32, local=8)[2])
+
+
+def test_a_run_that_goes_on_keeps_what_fitting_chose_and_refuses_what_was_changed(tmp_path: Path) -> None:
+    def asked(method: SimCLR.Config, epochs: int) -> Run:
+        return Run(data="", method=method, backbone="test_resnet", image_size=32, epochs=epochs, out=str(tmp_path))
+
+    first, _ = training.resolve(asked(SimCLR.Config(), 20), 1000)
+    begun = flat(first)
+    assert first.method.optim.warmup_epochs == 2  # a tenth of the epochs
+    longer, _ = training.resolve(asked(SimCLR.Config(), 50), 1000, begun)
+    assert longer.method == first.method
+    again, _ = training.resolve(asked(SimCLR.Config(), 50), 1000, flat(longer))  # fitted to 20, and has 50 by now
+    assert again.method == first.method
+    own, _ = training.resolve(asked(SimCLR.Config(out_dim=64), 20), 1000)
+    other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
+    assert differences(flat(own), flat(other)) == ["out_dim: 64 in the run, 128 now"]
+    adam = SimCLR.Config(optim=Optim("adamw", lr=1e-4))
+    own, _ = training.resolve(asked(adam, 20), 1000)
+    other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
+    assert any(line.startswith("optim.name: adamw in the run") for line in differences(flat(own), flat(other)))

@@ -666,18 +666,24 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     given = (*run.given, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
-    fitted = cfg
-    if run.fit and begun:  # as it was fitted then, to other epochs perhaps
-        content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
-        fitted = _keep_given(cfg, from_mapping(content, cfg.method, f"{run.out}/run.yaml").method, given)
-    elif run.fit:
-        epochs = run.epochs
-        # a stated optimizer is kept whole: no other one's learning rate and decay suit it
-        whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
-        fitted = fit_to(cfg, images, size, run.batch_size, patch, epochs)
+    # a stated optimizer is kept whole: no other one's learning rate and decay suit it
+    whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
+
+    def fitted_to(epochs: int) -> Config:
+        made = fit_to(cfg, images, size, run.batch_size, patch, epochs)
         if whole:
-            fitted = dataclasses.replace(fitted, optim=_shortened(cfg.optim, epochs))
-        fitted = _keep_given(cfg, fitted, given)
+            made = dataclasses.replace(made, optim=_shortened(cfg.optim, epochs))
+        kept: Config = _keep_given(cfg, made, given)
+        return kept
+
+    fitted = cfg
+    if run.fit and begun:
+        content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
+        then = from_mapping(content, cfg.method, f"{run.out}/run.yaml").method
+        # a single epoch shows all that depends on epochs: the run may have had fewer when it was fitted
+        fitted = _as_fitted(cfg, then, [fitted_to(cast("int", begun.get("epochs", run.epochs))), fitted_to(1)])
+    elif run.fit:
+        fitted = fitted_to(run.epochs)
     fitted.method.check(fitted, run.batch_size, images)
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
@@ -767,6 +773,19 @@ def _keep_given(before: Any, after: Any, given: Sequence[str], at: str = "") -> 
         if any(name.startswith(f"{at}.") for name in given):  # places mean nothing among others
             return before
     return after
+
+
+def _as_fitted(asked: Any, then: Any, fits: Sequence[Any]) -> Any:
+    """`asked`, but with the values of `then` wherever one of the fits is another."""
+    if all(type(x) is type(asked) for x in (then, *fits)):
+        if dataclasses.is_dataclass(asked) and not isinstance(asked, type):
+            names = [f.name for f in dataclasses.fields(asked)]
+            return dataclasses.replace(
+                asked, **{n: _as_fitted(vars(asked)[n], vars(then)[n], [vars(x)[n] for x in fits]) for n in names}
+            )
+        if isinstance(asked, tuple) and {len(x) for x in (then, *fits)} == {len(asked)}:
+            return tuple(_as_fitted(a, b, list(x)) for a, b, *x in zip(asked, then, *fits))
+    return then if any(x != asked for x in fits) else asked
 
 
 def build(run: Run) -> Method:

@@ -483,6 +483,15 @@ def check_finite(*features: Tensor) -> None:
         )
 
 
+def check_labels(largest: int, images: int) -> None:
+    """Refuses labels that are no numbers of classes, before as many classes are made."""
+    if largest >= max(MOST_CLASSES, 10 * images):
+        raise ValueError(
+            f"The largest label is {largest}, of {images} images: labels are places of classes, from 0 on. Number them "
+            "so, or save the names of the classes beside."
+        )
+
+
 def count_classes(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, num_classes: int | None
 ) -> int:
@@ -506,11 +515,8 @@ def count_classes(
         )
     low = min(int(train_labels.min()), int(test_labels.min()))
     high = max(int(train_labels.max()), int(test_labels.max()))
-    if num_classes is None and high >= max(MOST_CLASSES, 10 * (len(train_labels) + len(test_labels))):
-        raise ValueError(
-            f"The largest label is {high}, of {len(train_labels)} training images: labels are places of classes, from "
-            "0 on. Number them so, or save the names of the classes beside."
-        )
+    if num_classes is None:
+        check_labels(high, len(train_labels) + len(test_labels))
     classes = high + 1 if num_classes is None else num_classes
     if low < 0 or high >= classes:
         raise ValueError(f"Labels go from {low} to {high}; expected 0 to {classes - 1}.")

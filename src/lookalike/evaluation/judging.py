@@ -19,7 +19,16 @@ from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
 from .doubts import doubts, missing_classes
-from .features import Features, check_suffix, device_of, evaluating, fingerprint, load_features, save_features
+from .features import (
+    Features,
+    check_labels,
+    check_suffix,
+    device_of,
+    evaluating,
+    fingerprint,
+    load_features,
+    save_features,
+)
 from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
@@ -140,6 +149,18 @@ class _Question:
             raise ValueError(f"seeds is {self.seeds} and epochs {self.epochs}; both are at least 1.")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares are {list(self.shares)}; give one or more above 0, up to 1.")
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise FileNotFoundError(f"{self.labels} is not there. Give a text file with the name of an image per line.")
+
+    def judged(
+        self, protocol: str, train: Features, test: Features, classes: int | None, device: torch.device | None,
+        about: About, say: Callable[[str], None],
+    ) -> list[Entry]:  # fmt: skip
+        """Judges features by one of `FROZEN`."""
+        return judge(
+            protocol, train, test, classes, self.seed, device, about=about, seeds=self.seeds,
+            few=self.few(train) if protocol == "semi" else None, progress=counting(say, f"{protocol}: ", "test images"),
+        )  # fmt: skip
 
     def few(self, train: Features) -> Few:
         """Which of some images keep their labels for `semi`."""
@@ -195,29 +216,40 @@ def _judged(
     entries: list[Entry],
     errors: list[ValueError],
 ) -> None:
-    """Judges on one pair, and says and records each judgement when it is made."""
-    say = reader.say
+    """Judges on one pair."""
     if pair.train.labels is not None and pair.test.labels is not None:
         for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
-            say(f"WARNING: {line}")
-    found: tuple[Features, Features] | None = None
-    for protocol in question.protocols:
-        if protocol in FROZEN and found is None:
-            found = reader.features(pair.train, "train"), reader.features(pair.test, "test")
-            if line := doubts(*found):
-                say(f"WARNING: {line}")
+            reader.say(f"WARNING: {line}")
+    found: list[tuple[Features, Features]] = []
+
+    def ask(protocol: str) -> list[Entry]:
+        if protocol in TRAINED:
+            return _trained(protocol, pair, reader, question)
+        if protocol in LABEL_FREE:
+            return [_label_free(pair, reader, question.seed)]
+        if not found:
+            found.append((reader.features(pair.train, "train"), reader.features(pair.test, "test")))
+            if line := doubts(*found[0]):
+                reader.say(f"WARNING: {line}")
+        return question.judged(
+            protocol, *found[0], len(pair.train.classes or ()), device_of(reader.model), pair.about, reader.say
+        )
+
+    _each(question.protocols, ask, path, reader.say, entries, errors)
+
+
+def _each(
+    protocols: Sequence[str],
+    ask: Callable[[str], list[Entry]],
+    path: Path | None,
+    say: Callable[[str], None],
+    entries: list[Entry],
+    errors: list[ValueError],
+) -> None:
+    """Asks one protocol after the other; says and records what each finds when it is found, and why it cannot."""
+    for protocol in protocols:
         try:
-            if protocol in TRAINED:
-                made = _trained(protocol, pair, reader, question)
-            elif protocol in LABEL_FREE:
-                made = [_label_free(pair, reader, question.seed)]
-            else:
-                assert found is not None
-                made = judge(
-                    protocol, *found, len(pair.train.classes or ()), question.seed, device_of(reader.model),
-                    about=pair.about, seeds=question.seeds, few=question.few(found[0]) if protocol == "semi" else None,
-                    progress=counting(say, f"{protocol}: ", "test images"),
-                )  # fmt: skip
+            made = ask(protocol)
         except ValueError as error:
             say(f"{protocol}: not possible. {error}")
             errors.append(error)
@@ -263,18 +295,15 @@ def evaluate_features(
     digests = [encoders.file_sha256(Path(file)) for file in (train, test) if file is not None]
     data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
     about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
-    entries = []
-    for protocol in protocols:
-        few = question.few(first) if protocol == "semi" else None
-        made = judge(
-            protocol, first, second, len(first.classes) if first.classes else None, seed, None, about=about,
-            seeds=seeds, few=few, progress=counting(say, f"{protocol}: ", "test images"),
-        )  # fmt: skip
-        entries += made
-        if out is not None:
-            record(Path(out), made)
-        for each in made:
-            say(each.line())
+    entries: list[Entry] = []
+    errors: list[ValueError] = []
+
+    def ask(protocol: str) -> list[Entry]:
+        return question.judged(protocol, first, second, len(first.classes) if first.classes else None, None, about, say)
+
+    _each(protocols, ask, None if out is None else Path(out), say, entries, errors)
+    if errors:
+        raise errors[0]
     return entries
 
 
@@ -282,6 +311,8 @@ def _labelled(file: str | os.PathLike[str]) -> Features:
     found = load_features(file)
     if found.labels is None:
         raise ValueError(f"{file} holds no labels. Embed a folder with one sub-folder per class.")
+    if found.classes is None:
+        check_labels(int(found.labels.max()), len(found.labels))
     return found
 
 

@@ -13,6 +13,8 @@ from .knn import rank, share_below
 BINS = 15
 """Of confidence, equally wide; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
 RESAMPLES = 10_000
+FEW = 10
+"""Hits or mistakes, below which an interval is computed exactly."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,20 @@ def measures(shares: Tensor, labels: Tensor) -> Measures:
 def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
     """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
 
-    Drawing the images again with replacement is drawing their number of hits from a binomial distribution. Where all
-    are right, or none, every draw is the same, and the exact interval takes its place (Clopper and Pearson, 1934).
+    Drawing the images again with replacement is drawing their number of hits from a binomial distribution. With fewer
+    than 10 hits or mistakes draws vary too little: the exact interval takes their place (Clopper and Pearson, 1934).
     """
-    if correct >= 1:
-        return 0.025 ** (1 / images), 1.0
-    if correct <= 0:
-        return 0.0, 1 - 0.025 ** (1 / images)
+    hits, mistakes = correct * images, (1 - correct) * images
+    if min(hits, mistakes) < FEW:
+        from scipy.stats import beta
+
+        low = float(beta.ppf(0.025, hits, mistakes + 1)) if hits > 0.5 else 0.0
+        high = float(beta.ppf(0.975, hits + 1, mistakes)) if mistakes > 0.5 else 1.0
+        return low, high
     generator = torch.Generator().manual_seed(key_of(seed, "interval"))
     count = torch.full((RESAMPLES,), images, dtype=torch.float64)
-    hits = torch.binomial(count, torch.full_like(count, correct), generator=generator)
-    low, high = (hits / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    drawn = torch.binomial(count, torch.full_like(count, correct), generator=generator)
+    low, high = (drawn / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
@@ -94,9 +99,9 @@ def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tu
     has the interval of its test images alone, as trainings that all agree.
     """
     mean, n = float(np.mean(accuracies)), len(accuracies)
-    error = float(np.std(accuracies, ddof=1)) / n**0.5 if n > 1 else 0.0
-    if error == 0:
-        return interval(mean, images, seed)
+    if min(accuracies) == max(accuracies):
+        return interval(accuracies[0], images, seed)
+    error = float(np.std(accuracies, ddof=1)) / n**0.5
     random = np.random.default_rng(key_of(seed, "draws") % 2**64)
     means = mean + error * random.standard_t(n - 1, RESAMPLES)
     noise = random.binomial(images, mean, RESAMPLES) / images - mean

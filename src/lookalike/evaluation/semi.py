@@ -122,7 +122,8 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
     for line in filter(None, lines):
         alike = places.get(line.rpartition("/")[2], [])
         # one of the two may leave out the folders before
-        here = [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
+        here = [i for i in alike if names[i] == line]
+        here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:
             what = f"{len(here)} images" if here else "no image"
             raise ValueError(f"{path}: {line!r} names {what} of TRAIN, such as {names[0]!r}. It must name one.")
