@@ -1,6 +1,6 @@
 // A comparison: the ranking, with the untrained network below it, and what it rests on.
 
-const PROTOCOL = { knn: 'k-NN', linear: 'linear', 'linear-augmented': 'linear, augmented', logistic: 'logistic', semi: 'few labels', finetune: 'fine-tuned', retrieval: 'retrieval' };
+const PROTOCOL = { knn: 'k-NN', linear: 'Linear', 'linear-augmented': 'Linear, augmented', logistic: 'Logistic', semi: 'Few labels', finetune: 'Fine-tuned', retrieval: 'Retrieval' };
 const protocolWords = (p) => PROTOCOL[p] || p.replace(/^semi(\S*) (.*)$/, (_, how, share) => `${share} of labels${how.replace('-', ', ')}`);
 const lastPart = (path) => String(path).split(/[\\/]/).filter(Boolean).slice(-2).join('/');
 
@@ -46,7 +46,7 @@ function rankingTable(found, ranking) {
 
 function showComparison(found, index) {
   const ranking = found.ranking || [], trainings = found.trainings || [], budget = found.budget || {}, own = runs.filter((run) => run.of === index);
-  const equal = [`the backbone ${found.backbone}`, 'the same images', budget.minutes ? `${number(budget.minutes, 3)} minutes of training each` : budget.epochs ? `${budget.epochs} epochs each` : null, found.seeds ? several(found.seeds.length, 'seed') : null].filter(Boolean).join(', ');
+  const equal = [`the backbone ${found.backbone}`, 'the same images', budget.minutes ? `${number(budget.minutes, 3)} minute${budget.minutes === 1 ? '' : 's'} of training each` : budget.epochs ? `${budget.epochs} epochs each` : null, found.seeds ? several(found.seeds.length, 'seed') : null].filter(Boolean).join(', ');
   const first = ranking.length ? Object.keys(ranking[0].results || {})[0] || '' : '';
   const failed = trainings.filter((t) => t.status === 'failed'), waiting = trainings.filter((t) => t.status === 'waiting');
   const base = untrainedScore(found.untrained, first).y, group = (method) => report.groups.findIndex((g) => g.of === index && g.method === method);
