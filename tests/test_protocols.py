@@ -1,6 +1,7 @@
 """What the protocols report beside an accuracy, the new protocols, kept features, saved features, doubtful labels."""
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -787,3 +788,12 @@ def test_classes_that_train_lacks_are_no_doubt_about_the_others() -> None:
     known = (train.labels < 2).nonzero()[:, 0]
     few = dataclasses.replace(train, features=train.features[known], labels=train.labels[known])
     assert doubts(few, test) == ""
+
+
+def test_the_commands_defaults_are_the_functions() -> None:
+    """Help must not import the functions, so that the command line states them once more."""
+    for function, options in ((evaluate, cli.Evaluate()), (embed, cli.Embed(encoder="e", data="d"))):
+        parameters = inspect.signature(function).parameters
+        for field in dataclasses.fields(options):
+            if field.name in parameters and field.name not in ("encoder", "train", "test", "data", "out", "workers"):
+                assert vars(options)[field.name] == parameters[field.name].default, field.name

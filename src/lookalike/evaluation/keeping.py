@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -66,7 +65,7 @@ class Kept:
         except ValueError:
             return None
         content = {"encoder": self.encoder_sha256, "images": version, "channels": source.channels, "made": dict(made)}
-        return json.dumps(content | {"dtype": str(torch.float32)}, sort_keys=True)
+        return json.dumps(content, sort_keys=True)
 
     def _path(self, about: str) -> Path:
         return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
