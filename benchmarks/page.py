@@ -3,8 +3,8 @@
     lookalike report RUN --images FOLDER --points 20000 --out big.html
     python benchmarks/page.py big.html [--seconds 5 --repeats 3]
 
-Needs chromium, chromedriver and selenium. The map is dragged and zoomed once per frame; the time between frames is
-what a user sees, that of `paint` what our code takes of it. A line of JSON goes to --record.
+Needs chromium, chromedriver and selenium. The map is zoomed about a moving place once per frame; the time between
+frames is what a user sees, that of `paint` what our code takes of it. A line of JSON goes to --record.
 """
 
 import argparse
@@ -30,7 +30,8 @@ let last = begun, n = 0;
 const step = (now) => {
   if (n) frames.push(now - last);
   last = now;
-  canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: Math.sin(n / 10) * 40, clientX: x + n % 50, clientY: y, bubbles: true, cancelable: true }));
+  const turn = { deltaY: Math.sin(n / 10) * 40, clientX: x + n % 50, clientY: y, bubbles: true, cancelable: true };
+  canvas.dispatchEvent(new WheelEvent('wheel', turn));
   n += 1;
   if (now - begun < 1000 * seconds) requestAnimationFrame(step); else done([frames, paints]);
 };
