@@ -24,7 +24,8 @@ class Images:
     index: Tensor
     """(B,) int64, the images' places in the source."""
     keys: Tensor
-    """(B,) int64, what `make_views` takes as its seed: a hash of the run's seed, the epoch and the image's key."""
+    """(B,) int64, what `make_views` takes as its seed: a hash of the run's seed, the epoch and the image's key. Always
+    on the CPU."""
     labels: Tensor | None = None
     """(B,) int64, or None."""
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -35,7 +36,6 @@ class Images:
             self,
             buffer=self.buffer.to(device, non_blocking=non_blocking),
             index=self.index.to(device, non_blocking=non_blocking),
-            keys=self.keys.to(device, non_blocking=non_blocking),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
         )
 
@@ -45,7 +45,6 @@ class Images:
             self,
             buffer=self.buffer.pin_memory() if self.buffer.is_cpu else self.buffer,
             index=self.index.pin_memory(),
-            keys=self.keys.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),
         )
 
