@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
+from .memory import moved
 
 if TYPE_CHECKING:
     from .views import Plan, View
@@ -314,10 +315,10 @@ def views(
         budget: how many float32 numbers may lie between the kernels at once.
     """
     device, b = pixels.device, len(offsets)
-    whole = _moved(torch.stack([_whole(plan) for _, plan in recipes]), device)
-    fractions = _moved(torch.stack([torch.cat((p.factors, p.sigma[:, None]), 1) for _, p in recipes]), device)
-    where = _moved(torch.cat((offsets[:, None], strides), 1), device)
-    centre, factor = _moved(torch.stack((mean, 1 / std)), device)
+    whole = moved(torch.stack([_whole(plan) for _, plan in recipes]), device)
+    fractions = moved(torch.stack([torch.cat((p.factors, p.sigma[:, None]), 1) for _, p in recipes]), device)
+    where = moved(torch.cat((offsets[:, None], strides), 1), device)
+    centre, factor = moved(torch.stack((mean, 1 / std)), device)
     shape = torch.channels_last if last else torch.contiguous_format
     made = []
     for number, (view, plan) in enumerate(recipes):
@@ -341,11 +342,6 @@ def _whole(plan: "Plan") -> Tensor:
     return torch.cat((plan.box, plan.flips, plan.steps, marks, plan.erase), 1).to(torch.int32)
 
 
-def _moved(table: Tensor, device: torch.device) -> Tensor:
-    """The same on `device`, without waiting for what it is doing."""
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
-
-
 def _fill(
     out: Tensor, pixels: Tensor, where: Tensor, whole: Tensor, fractions: Tensor, mean: Tensor, factor: Tensor,
     view: "View", unit: float, highest: int, blurred: Tensor,
@@ -367,7 +363,7 @@ def _fill(
         TILES=triton.next_power_of_2(tiles), **both,
     )  # fmt: skip
     if len(blurred):
-        rows = _moved(blurred, out.device)
+        rows = moved(blurred, out.device)
         _blur_across[tiles, len(rows), c](
             image, rows, fractions, lines, BLUR_REACH, s, C=c, FRACTIONS=_FRACTIONS.value, KERNEL=view.kernel,
             BLOCK=_BLOCK,

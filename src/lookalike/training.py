@@ -43,7 +43,7 @@ from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
 from .health import RUINED, Health, ruined
-from .memory import free_for_state
+from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .random import key_of
@@ -183,7 +183,8 @@ class Pretraining(LightningModule):
                 memory_format=layout,
             )
             views = [v.to(self.dtype, memory_format=layout) for v in views]
-        return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
+        index = moved(batch.index, views[0].device)
+        return Batch(views=views, index=index, progress=self.at, labels=batch.labels, places=batch.index)
 
     def setup(self, stage: str) -> None:
         order = self.loader.order

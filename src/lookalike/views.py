@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import augment
 from .data.images import Images
+from .memory import moved
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -249,8 +250,8 @@ def _change(x: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parame
     """Puts `operation(images, *their parameters)` in the place of the chosen (B,) images; only x is on a device."""
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        there = rows.to(x.device)
-        x[there] = operation(x[there], *(p[rows].to(x.device) for p in parameters))
+        there = moved(rows, x.device)
+        x[there] = operation(x[there], *(moved(p[rows], x.device) for p in parameters))
 
 
 def _factor(u: Tensor, strength: float) -> Tensor:
@@ -321,8 +322,8 @@ def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan
 
 def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> Tensor:
     """One view (B, C, S, S) of float32 images in [0, 1], on any device."""
-    hflip, vflip, _ = plan.flips.to(images.device).unbind(1)
-    x = augment.resized_crop(images, plan.box.to(images.device), hflip, vflip, view.size)
+    hflip, vflip, _ = moved(plan.flips, images.device).unbind(1)
+    x = augment.resized_crop(images, moved(plan.box, images.device), hflip, vflip, view.size)
     if view.rot90:
         _change(x, plan.flips[:, 2], lambda x: x.mT)
     if view.jitter:
