@@ -882,15 +882,17 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
 
 def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
     """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
-    begun = shown = time.monotonic()
+    shown, first = time.monotonic(), (0.0, 0)
 
     def progress(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, first
         now = time.monotonic()
+        began, before = first = first if first[1] else (now, done)  # the first images wait for workers to start
         if now - shown > COUNTING_SECONDS:
             shown = now
-            left = timedelta(seconds=round((now - begun) / done * (total - done)))
-            folder.say(f"{label:<12}{done} of {total} {what}, {left} left")
+            seconds = (now - began) / (done - before) * (total - done) if done > before else None
+            left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
+            folder.say(f"{label:<12}{done} of {total} {what}{left}")
 
     return progress
 
