@@ -120,6 +120,13 @@ def test_colours_part_the_planted_foreground_and_its_halves(sign: int) -> None:
     torch.testing.assert_close(upper[0, 0].mean(), upper[1, 0].mean(), atol=0.1, rtol=0)  # red: the halves
 
 
+def test_what_tells_images_apart_does_not_hide_their_foregrounds() -> None:
+    tokens, foreground = planted()
+    shifts = torch.linspace(-3, 3, len(tokens))[:, None, None, None] * (tokens.amax() - tokens.amin())
+    _, colours = patch_colours(tokens + shifts)
+    assert torch.equal(colours.amax(1) > 0, foreground)
+
+
 def test_colours_of_tokens_that_are_all_alike() -> None:
     first, colours = patch_colours(torch.ones(2, 4, 4, 8))
     assert bool(first.isfinite().all())

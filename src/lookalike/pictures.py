@@ -125,11 +125,12 @@ def attention_maps(model: Backbone, x: Tensor) -> Tensor:
 
 
 def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch tokens of several images as colours that mean the same in all of them (Oquab et al., DINOv2, figure 1).
+    """Patch tokens of several images as colours that mean the same in all of them (after Oquab et al., DINOv2, fig. 1).
 
     The first principal component of all patches parts foreground from background, at Otsu's threshold; the side that is
-    rarer along the borders of images is the foreground. The three components of the foreground's patches are red, green
-    and blue.
+    rarer along the borders of images is the foreground. Other than in the paper each image's mean is taken off before
+    it: in small networks images differ by what they show more than things differ from what is around them. The three
+    components of the foreground's patches, means included, are red, green and blue.
 
     Args:
         tokens: (M, rows, columns, P), of M images.
@@ -139,7 +140,7 @@ def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
         background (M, 3, rows, columns).
     """
     x = tokens.double()
-    first = _components(x.flatten(0, 2), 1).view(x.shape[:3])
+    first = _components((x - x.mean((1, 2), keepdim=True)).flatten(0, 2), 1).view(x.shape[:3])
     inner = torch.zeros_like(first, dtype=torch.bool)
     inner[:, 1:-1, 1:-1] = True
     if inner.any() and first[~inner].mean() > first[inner].mean():
