@@ -140,7 +140,7 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
     assert "views.0.blur" not in Folder(tmp_path / "run").log.read_text()
 
 
-SMALL = ["--batch-size", "16", "--backbone", "test_resnet", "--image-size", "32"]
+SMALL = ["--batch-size", "16", "--backbone", "test_byobnet", "--image-size", "32", "--workers", "0"]
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_ctrl_c_in_a_process_of_its_own_exits_130_and_resumes(photos: Path, tmp_
     assert content["global_step"] >= 2
 
 
-TINY = ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--workers", "0"]
+TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--workers", "0"]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def small(name: str) -> Config:
 
 def net(name: str) -> str:
     """A small backbone of the kind that the method needs."""
-    return "test_vit" if get_method(name).needs_mask_token else "test_resnet"
+    return "test_vit" if get_method(name).needs_mask_token else "test_byobnet"
 
 
 @functools.cache
