@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_methods import listed, narrow_resnet
 from test_training import tiny_config, tiny_run
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike import Collapsed, Diverged, cli, core, training

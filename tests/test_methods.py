@@ -378,10 +378,10 @@ def whole(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 RESUMES = [
     (name, stop, accumulate)
     for name, stop, accumulate in itertools.product(METHODS, (5, 6, 7), (1, 2))
-    if name in ("simclr", "moco_v2") or stop % 2 == accumulate % 2
+    if name in ("simclr", "moco_v2") or (stop != 6 and accumulate == 2)
 ]
 """Methods, steps to stop after, micro-batches per step. All of them for two methods; for the others, whose loop is the
-same and whose state is what differs, each step once."""
+same and whose state is what differs, an epoch's end and the middle of one."""
 
 
 @pytest.mark.parametrize(("name", "stop", "accumulate"), RESUMES)

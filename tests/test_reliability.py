@@ -97,6 +97,7 @@ class _Impossible(Exception):
 
 def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connection) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # the loading processes of a run are started as a user's are
     cli._write_report = lambda folder, workers: None  # as in all tests, for time
     said = ""
     try:
