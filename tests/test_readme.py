@@ -1,5 +1,6 @@
 """The README's commands and Python work as they are written, on small data and a small backbone."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lookalike import cli
+from lookalike.evaluation import protocols
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -24,7 +26,10 @@ def here(photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.Monke
     return tmp_path
 
 
-def test_the_commands_of_the_first_blocks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_first_blocks(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
     assert blocks("")[0].startswith("make demo ")  # tests/test_demo.py runs it
     lines = [line.split("#")[0].strip() for line in blocks("")[1].splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("lookalike")]
