@@ -11,6 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""For the workers of pytest-xdist and all other processes, which start after this: they share the cores already."""
+
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
