@@ -59,11 +59,11 @@ def engines(images: np.ndarray, size: int, kernel: int) -> dict[str, Engine]:
         return make_views(planes, [view], next(rounds), mean=MEAN, std=STD)[0]
 
     def ours_anywhere() -> torch.Tensor:
-        views.ENGINE = "torch"
+        views.ENGINES["cpu"] = "torch"
         try:
             return ours()
         finally:
-            views.ENGINE = "fused"
+            views.ENGINES["cpu"] = "numba"
 
     steps = [
         v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip(),

@@ -14,6 +14,10 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For the workers of pytest-xdist and all other processes, which start after this: they share the cores already."""
 
+if not torch.cuda.is_available():
+    # Triton's kernels are carried out by its interpreter; it reads this when they are defined
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from lookalike import augment
+from lookalike import views as making
 from lookalike.data.images import Images, pack, promote, starts
 from lookalike.random import keys_of, uniform
 from lookalike.views import SIMCLR_VIEW, View, _draw, make_views, resized, sheet
@@ -28,12 +29,12 @@ EVERYTHING = View(
 FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(autouse=True, params=["fused", "torch"])
+@pytest.fixture(autouse=True, params=["numba", "torch"])
 def engine(request, monkeypatch):
-    """Every test of this file holds for both ways to make views; `augment` alone is tested twice, which is cheap."""
-    if request.param == "fused":
+    """Every test of this file holds for both ways of a CPU; `augment` alone is tested twice, which is cheap."""
+    if request.param == "numba":
         pytest.importorskip("numba")
-    monkeypatch.setattr("lookalike.views.ENGINE", request.param)
+    monkeypatch.setitem(making.ENGINES, "cpu", request.param)
     return request.param
 
 
@@ -326,8 +327,8 @@ def test_both_engines_make_the_same_views(monkeypatch):
     flat, _ = flat_and_padded([*SIZES, (90, 120), (7, 200), (1, 1)], dtype=torch.float32)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     both = []
-    for engine in ("fused", "torch"):
-        monkeypatch.setattr("lookalike.views.ENGINE", engine)
+    for engine in ("numba", "torch"):
+        monkeypatch.setitem(making.ENGINES, "cpu", engine)
         both.append(make_views(flat, recipes, flat.keys, mean=mean, std=std))
     for a, b in zip(*both, strict=True):
         close(a, b, 2e-4)  # of about 5: hue amplifies the last bits of colours that are nearly grey
@@ -509,7 +510,7 @@ def test_what_does_not_fit_is_refused(change, message):
 @pytest.mark.parametrize("sizes", [[[24, 31], [24, 30]], [[0, 5], [24, 30]], [[-1, 5], [24, 30]]])
 def test_sizes_that_the_images_do_not_have_are_refused(sizes, monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setattr("lookalike.views.ENGINE", "fused")  # the other engine reads no memory but the images'
+    monkeypatch.setitem(making.ENGINES, "cpu", "numba")  # the other engine reads no memory but the images'
     with pytest.raises(ValueError, match="that the images do not have"):
         make_views(photos(2), [View(size=8)], 0, sizes=torch.tensor(sizes))
     flat, _ = flat_and_padded([(4, 5), (6, 7)])
@@ -520,7 +521,7 @@ def test_sizes_that_the_images_do_not_have_are_refused(sizes, monkeypatch):
 
 def test_compiled_code_that_cannot_be_kept_is_made_all_the_same(engine):
     """Numba's cache on a full disk."""
-    if engine != "fused":
+    if engine != "numba":
         pytest.skip("the other engine compiles nothing")
     code = (
         "import torch; from lookalike import compiling, fused, views\n"

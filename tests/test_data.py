@@ -751,7 +751,7 @@ def test_batches_for_a_gpu_are_pinned(cache: Literal["none", "ram"], monkeypatch
     epochs(Loader(Numbers(8), 4, 0, cache=cache, device=torch.device("cpu")), 1)
     assert pinned == []
     epochs(Loader(Numbers(8), 4, 0, cache=cache, device=torch.device("cuda")), 1)
-    assert pinned == [4, 4, 4] * 2  # buffer, index and keys of two batches
+    assert pinned == [4] * 2  # the buffers of two batches
 
 
 def test_workers_inherit_the_keys(folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .backbones import Backbone, Interpolation, Stem
@@ -48,6 +49,8 @@ class Batch:
     progress: Progress
     labels: Tensor | None = None
     """(B,) int64, or None where the data has none."""
+    places: Tensor | None = None
+    """`index` on the CPU, where to read it waits for no device; None where only `index` is at hand."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,12 @@ def check_views(cfg: Config, expected: int) -> None:
 class Memory(Protocol):
     """What a method said of images, kept for the epochs and runs to come."""
 
-    def recall(self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor]) -> Tensor:
+    def recall(
+        self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor], device: torch.device | None = None
+    ) -> Tensor:
         """The rows (B, W) of images, by their places in the data set (B,), in one of their repeated views.
+
+        They come on `device`, or else that of `index`.
 
         `ask` is called with the rows (n,) of this batch that are not known yet, if there are any; its answer (n, W) is
         kept.

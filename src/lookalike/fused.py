@@ -18,12 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import GREY
+from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
 from .compiling import compiled, first_call
-
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-BLUR_REACH = 4.5
-"""Standard deviations at which a Gaussian is cut: what is left out weighs 7e-6."""
 
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -378,7 +374,7 @@ def views(
         unit: what brings pixels into [0, 1].
         box: (B, 4) int64, top, left, height and width of the cut.
         flips: (B, 3) bool: left and right; top and bottom; rows and columns, as the last.
-        steps: (B, 4) int64, the colour operation of each turn (`BRIGHTNESS` ...), -1 for none.
+        steps: (B, 4) int64, the colour operation of each turn (`augment.BRIGHTNESS` ...), -1 for none.
         factors: (B, 4) float32, the operations' parameters by their number.
         grey, solarize: (B,) bool.
         sigma: (B,) float32, 0 for no blur.

@@ -1,9 +1,10 @@
-"""How much memory there is to take."""
+"""How much memory there is to take, and how what lies in it comes to a GPU."""
 
 import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def free_memory() -> int:
@@ -24,3 +25,8 @@ def free_for_state(device: int, devices: int) -> int:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
     return free_memory() // devices
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """The same on `device`; from the CPU to a GPU without waiting for what that is doing."""
+    return (x.pin_memory() if x.is_cpu and device.type == "cuda" else x).to(device, non_blocking=True)

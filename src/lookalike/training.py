@@ -43,7 +43,7 @@ from . import backbones, distributed, encoders, optim
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
 from .health import RUINED, Health, ruined
-from .memory import free_for_state
+from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .random import key_of
@@ -183,7 +183,8 @@ class Pretraining(LightningModule):
                 memory_format=layout,
             )
             views = [v.to(self.dtype, memory_format=layout) for v in views]
-        return Batch(views=views, index=batch.index, progress=self.at, labels=batch.labels)
+        index = moved(batch.index, views[0].device)
+        return Batch(views=views, index=index, progress=self.at, labels=batch.labels, places=batch.index)
 
     def setup(self, stage: str) -> None:
         order = self.loader.order
@@ -881,15 +882,17 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
 
 def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
     """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
-    begun = shown = time.monotonic()
+    shown, first = time.monotonic(), (0.0, 0)
 
     def progress(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, first
         now = time.monotonic()
+        began, before = first = first if first[1] else (now, done)  # the first images wait for workers to start
         if now - shown > COUNTING_SECONDS:
             shown = now
-            left = timedelta(seconds=round((now - begun) / done * (total - done)))
-            folder.say(f"{label:<12}{done} of {total} {what}, {left} left")
+            seconds = (now - began) / (done - before) * (total - done) if done > before else None
+            left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
+            folder.say(f"{label:<12}{done} of {total} {what}{left}")
 
     return progress
 

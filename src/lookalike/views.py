@@ -6,8 +6,10 @@ the order, the workers, the processes or the device.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from . import augment
 from .data.images import Images
+from .memory import moved
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -244,10 +247,11 @@ def _draw(keys: Tensor, view: int) -> dict[str, Tensor]:
 
 
 def _change(x: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> None:
-    """Puts `operation(images, *their parameters)` in the place of the chosen (B,) images."""
+    """Puts `operation(images, *their parameters)` in the place of the chosen (B,) images; only x is on a device."""
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        x[rows] = operation(x[rows], *(p[rows] for p in parameters))
+        there = moved(rows, x.device)
+        x[there] = operation(x[there], *(moved(p[rows], x.device) for p in parameters))
 
 
 def _factor(u: Tensor, strength: float) -> Tensor:
@@ -256,8 +260,8 @@ def _factor(u: Tensor, strength: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What one view does to each of B images."""
+class Plan:
+    """What one view does to each of B images; on the CPU, where nothing waits for a device that is at work."""
 
     box: Tensor
     """(B, 4) int64: top, left, height, width of the cut."""
@@ -281,7 +285,7 @@ _COLOUR = (augment.brightness, augment.contrast, augment.saturation, augment.hue
 """The steps of the jitter, as a plan numbers them."""
 
 
-def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> _Plan:
+def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
     """Turns uniform numbers into what happens; `colour` says whether images are RGB."""
     none = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
     turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0) if view.rot90 else none.long()
@@ -304,7 +308,7 @@ def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> _Pla
         whole = torch.full_like(sizes, view.size)
         erase = augment.random_erase(whole, u["erase_area"], u["erase_aspect"], u["erase_corner"])
         erase *= (u["erase"] < view.erase)[:, None]
-    return _Plan(
+    return Plan(
         box=augment.random_crop(sizes, u["area"], u["aspect"], u["corner"], view.scale, view.ratio),
         flips=torch.stack((hflip, vflip, turns % 2 == 1), 1),
         steps=steps,
@@ -316,12 +320,12 @@ def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> _Pla
     )
 
 
-def _view(images: Tensor, view: View, plan: _Plan, mean: Tensor, std: Tensor) -> Tensor:
+def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> Tensor:
     """One view (B, C, S, S) of float32 images in [0, 1], on any device."""
-    hflip, vflip, transpose = plan.flips.unbind(1)
-    x = augment.resized_crop(images, plan.box, hflip, vflip, view.size)
+    hflip, vflip, _ = moved(plan.flips, images.device).unbind(1)
+    x = augment.resized_crop(images, moved(plan.box, images.device), hflip, vflip, view.size)
     if view.rot90:
-        _change(x, transpose, lambda x: x.mT)
+        _change(x, plan.flips[:, 2], lambda x: x.mT)
     if view.jitter:
         for turn in plan.steps.unbind(1):
             for number, operation in enumerate(_COLOUR):
@@ -341,8 +345,11 @@ def _view(images: Tensor, view: View, plan: _Plan, mean: Tensor, std: Tensor) ->
 _RANGE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 _CHUNK = {"cpu": 2**19, "cuda": 2**28}
 """Pixels x channels that are worked on at once: a CPU's cache, and 1 GiB of a GPU's memory, hold them as float32."""
-ENGINE: Literal["fused", "torch"] = "fused" if find_spec("numba") else "torch"
-"""How a CPU makes views: compiled (`lookalike.fused`), or by the operations that run on every device."""
+ENGINES: dict[str, Literal["numba", "triton", "torch"]] = {
+    "cpu": "numba" if find_spec("numba") else "torch",
+    "cuda": "triton" if find_spec("triton") else "torch",
+}
+"""How a device makes views: compiled (`lookalike.fused`, `lookalike.fused_gpu`), or by the operations of `augment`."""
 
 
 @torch.no_grad()
@@ -363,6 +370,7 @@ def make_views(
         views: the recipes; one with `count` n stands for n views.
         seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
         sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. `Images` know theirs.
+            Like keys best given on the CPU, where all is decided: to fetch them waits for the device.
         mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
         memory_format: how the views lie in memory; `torch.channels_last` suits convolutions.
 
@@ -378,53 +386,116 @@ def make_views(
             f"make_views got images of shape {tuple(flat.shape)} and type {flat.dtype}; "
             "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
         )
-    device = flat.device
-    fused = ENGINE == "fused" and device.type == "cpu"
     if isinstance(images, Images):
-        (b, c), sizes = (len(images.sizes), images.channels), images.sizes.to(device)
+        (b, c), sizes = (len(images.sizes), images.channels), images.sizes
         offsets, strides = images.offsets, torch.stack((sizes.prod(1), sizes[:, 1]), 1)
-        if not fused:
-            flat = images.padded()
     else:
         b, c, h, w = flat.shape
-        sizes = torch.tensor((h, w), device=device).expand(b, 2) if sizes is None else sizes.to(device)
+        sizes = torch.tensor((h, w)).expand(b, 2) if sizes is None else sizes.cpu()
         offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is not None and len(numbers) != c:
             raise ValueError(f"{name} has {len(numbers)} numbers for images of {c} channels. Give one per channel.")
-    keys = seed.to(device) if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b, device=device))
+    keys = seed.cpu() if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b))
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(
             f"make_views got {b} images, keys of shape {tuple(keys.shape)} and sizes of shape {tuple(sizes.shape)}; "
             f"it needs ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]
-    centre = torch.tensor(mean or [0.0] * c, device=device)
-    spread = torch.tensor(std or [1.0] * c, device=device)
-    with torch.autocast(device.type, enabled=False):
-        plans = [_plan(view, sizes, _draw(keys, number), c == 3) for number, view in enumerate(single)]
-        if fused:
-            from . import fused as engine
+    plans = [_plan(view, sizes, _draw(keys, number), c == 3) for number, view in enumerate(single)]
+    centre, spread = torch.tensor(mean or [0.0] * c), torch.tensor(std or [1.0] * c)
+    with torch.autocast(flat.device.type, enabled=False):
+        if _engine(flat.device) == "torch":
+            whole = images.padded() if isinstance(images, Images) else images
+            return _by_torch(whole, single, plans, centre, spread, memory_format)
+        _check_sizes(images, sizes)
+        return _compiled(flat, offsets, strides, single, plans, centre, spread, memory_format)
 
-            _check_sizes(images, sizes)
-            return [
-                engine.views(
-                    flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold,
-                    unit=1 / _RANGE[flat.dtype], mean=centre, std=spread, last=memory_format is torch.channels_last,
-                    **vars(plan),
-                )
-                for view, plan in zip(single, plans)
-            ]  # fmt: skip
-        largest = c * max([flat[0, 0].numel(), *(view.size**2 for view in single)]) if b else 1
-        step = max(1, _CHUNK[device.type] // largest)
-        shapes = [(b, c, view.size, view.size) for view in single]
-        made = [torch.empty(shape, device=device, memory_format=memory_format) for shape in shapes]
-        for rows in (slice(i, i + step) for i in range(0, b, step)):
-            x = flat[rows].to(torch.float32) / _RANGE[flat.dtype]
-            for view, plan, out in zip(single, plans, made):
-                part = _Plan(**{name: value[rows] for name, value in vars(plan).items()})
-                out[rows] = _view(x, view, part, centre, spread)
+
+def _engine(device: torch.device) -> Literal["numba", "triton", "torch"]:
+    engine = ENGINES.get(device.type, "torch")
+    return "torch" if engine == "triton" and not _works(device) else engine
+
+
+def _compiled(
+    flat: Tensor,
+    offsets: Tensor,
+    strides: Tensor,
+    views: Sequence[View],
+    plans: Sequence[Plan],
+    mean: Tensor,
+    std: Tensor,
+    memory_format: torch.memory_format,
+) -> list[Tensor]:
+    """The views of images that lie in a flat buffer, by the engine of its device."""
+    unit, last = 1 / _RANGE[flat.dtype], memory_format is torch.channels_last
+    if ENGINES[flat.device.type] == "triton":
+        from . import fused_gpu
+
+        return fused_gpu.views(
+            flat, offsets, strides, list(zip(views, plans, strict=True)), unit=unit, mean=mean, std=std, last=last,
+            budget=_CHUNK[flat.device.type],
+        )  # fmt: skip
+    from . import fused
+
+    return [
+        fused.views(
+            flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold, unit=unit, mean=mean,
+            std=std, last=last, **vars(plan),
+        )
+        for view, plan in zip(views, plans, strict=True)
+    ]  # fmt: skip
+
+
+def _by_torch(
+    images: Tensor,
+    views: Sequence[View],
+    plans: Sequence[Plan],
+    mean: Tensor,
+    std: Tensor,
+    memory_format: torch.memory_format,
+) -> list[Tensor]:
+    """The views of padded images (B, C, H, W), a part of the batch after another."""
+    (b, c), device = images.shape[:2], images.device
+    mean, std = mean.to(device), std.to(device)
+    largest = c * max([images[0, 0].numel(), *(view.size**2 for view in views)]) if b else 1
+    step = max(1, _CHUNK.get(device.type, 2**28) // largest)
+    shapes = [(b, c, view.size, view.size) for view in views]
+    made = [torch.empty(shape, device=device, memory_format=memory_format) for shape in shapes]
+    for rows in (slice(i, i + step) for i in range(0, b, step)):
+        x = images[rows].to(torch.float32) / _RANGE[images.dtype]
+        for view, plan, out in zip(views, plans, made, strict=True):
+            part = Plan(**{name: value[rows] for name, value in vars(plan).items()})
+            out[rows] = _view(x, view, part, mean, std)
     return made
+
+
+@cache
+def _works(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a GPU and make there what torch's operations make; where not, it says why."""
+    view = View(
+        size=16, scale=(0.2, 1.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=1.0, brightness=0.4, contrast=0.4,
+        saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5, kernel=5, solarize=0.3, erase=0.3,
+    )  # fmt: skip
+    b, c, h, w = 16, 3, 20, 24
+    images = (255 * uniform(torch.arange(b * c * h * w), "images")).to(torch.uint8).view(b, c, h, w).to(device)
+    sizes = torch.tensor((h, w)).expand(b, 2)
+    plans = [_plan(view, sizes, _draw(torch.arange(b), 0), True)]
+    mean, std = torch.zeros(c), torch.ones(c)
+    try:
+        offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
+        (ours,) = _compiled(images, offsets, strides, [view], plans, mean, std, torch.contiguous_format)
+        (theirs,) = _by_torch(images, [view], plans, mean, std, torch.contiguous_format)
+        furthest = (ours - theirs).abs().max().item()
+        reason = "" if furthest < 1e-3 else f"their views are {furthest:.3g} of the range of values off"
+    except Exception as error:  # no C compiler, a GPU that Triton does not know, ...
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    if reason:
+        warnings.warn(
+            f"Views are made by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2
+        )
+    return not reason
 
 
 def _check_sizes(images: Tensor | Images, sizes: Tensor) -> None:

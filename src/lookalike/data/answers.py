@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import moved
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named
 
@@ -64,25 +65,28 @@ class Answers:
         self._sound = np.zeros(self.shape[0], np.bool_)
         """Rows that this process has seen to be whole."""
 
-    def recall(self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor]) -> Tensor:
-        """The rows (B, W) of images, by their places (B,), in float32, on the device of `index`.
+    def recall(
+        self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor], device: torch.device | None = None
+    ) -> Tensor:
+        """The rows (B, W) of images, by their places (B,), in float32, on `device`, or else that of `index`.
 
         `ask` is called with the rows (n,) of this batch that are not there, if there are any; its answer (n, W) is kept
         and returned as it is read back, so that it is the same in this epoch and the next. What is not finite in the
         file's precision is returned and not kept.
         """
+        device = device or index.device
         places = turn * self.images + index.cpu().numpy()
         rows, sums = self._opened()
         missing = np.array([row for row, place in enumerate(places) if not self._known(rows, sums, place)], np.int64)
-        found = torch.from_numpy(rows[places]).to(index.device).float()
+        found = moved(torch.from_numpy(rows[places]), device).float()
         if len(missing):
-            there = torch.from_numpy(missing).to(index.device)
+            there = moved(torch.from_numpy(missing), device)
             asked = ask(there)
             fresh = asked.to(self.dtype).cpu().numpy()
             finite = np.isfinite(fresh).all(1)
             for place, row in zip(places[missing][finite], fresh[finite]):
                 self._keep(int(place), row)
-            good = torch.from_numpy(finite).to(index.device)[:, None]
+            good = moved(torch.from_numpy(finite), device)[:, None]
             found[there] = torch.where(good, asked.to(self.dtype).float(), asked.float())
         return found
 

@@ -22,7 +22,7 @@ class Images:
     """(B, 2) int64, heights and widths."""
     channels: int
     index: Tensor
-    """(B,) int64, the images' places in the source."""
+    """(B,) int64, the images' places in the source. This and the keys are always on the CPU, too."""
     keys: Tensor
     """(B,) int64, what `make_views` takes as its seed: a hash of the run's seed, the epoch and the image's key."""
     labels: Tensor | None = None
@@ -34,8 +34,6 @@ class Images:
         return replace(
             self,
             buffer=self.buffer.to(device, non_blocking=non_blocking),
-            index=self.index.to(device, non_blocking=non_blocking),
-            keys=self.keys.to(device, non_blocking=non_blocking),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
         )
 
@@ -44,8 +42,6 @@ class Images:
         return replace(
             self,
             buffer=self.buffer.pin_memory() if self.buffer.is_cpu else self.buffer,
-            index=self.index.pin_memory(),
-            keys=self.keys.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),
         )
 

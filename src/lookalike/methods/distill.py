@@ -258,7 +258,10 @@ class Distill(Method):
             said = self._ask(views).clone()  # out of inference mode, where nothing can be kept for a backward pass
         else:
             turn = at.step // at.steps_per_epoch % self.cfg.cached_views
-            said = self.memory.recall(batch.index, turn, lambda rows: self._ask([view[rows] for view in views]))
+            places = batch.index if batch.places is None else batch.places
+            said = self.memory.recall(
+                places, turn, lambda rows: self._ask([view[rows] for view in views]), batch.index.device
+            )
         said = torch.unflatten(said, 1, (g, -1)).transpose(0, 1)  # (G, B, D + NP)
         feature, patches = torch.split(said, [self.width, said.shape[2] - self.width], 2)
         if not self.cfg.tells_patches:

@@ -1,0 +1,374 @@
+"""Views on a GPU: a few kernels in Triton that read each pixel a few times, in the place of an operation after another.
+
+The steps are those of `fused`, which says what happens; here all images of a batch go through each kernel together:
+
+1. `_across`: the cut rows of each image become S pixels wide (R X of the separable resize `R X K^T`).
+2. `_down`: they become S rows, and colour follows up to contrast, which needs the mean of the image.
+3. `_recolour`: colour from contrast on; views without a blur are finished here.
+4. `_blur_across`, `_blur_down`: the blur of the views that have one, which are finished then.
+
+Images are read where they lie in a flat buffer, only inside their cut. Everything is decided before, on the CPU
+(`views._plan`), and goes to the device in one copy, so nothing here waits for the device.
+
+B images, C channels, S pixels of a view's side.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
+from .memory import moved
+
+if TYPE_CHECKING:
+    from .views import Plan, View
+
+_BLOCK = 1024  # pixels that a program works on
+_MOST = 2**15  # images per launch; CUDA's grids have at most twice as many
+_RED, _GREEN, _BLUE = (tl.constexpr(weight) for weight in GREY)
+_CONTRAST, _SATURATION, _HUE = tl.constexpr(CONTRAST), tl.constexpr(SATURATION), tl.constexpr(HUE)
+
+# columns of the table of whole numbers, and of that of fractions, that stand for what happens to an image
+_TOP, _LEFT, _HEIGHT, _WIDTH, _HFLIP, _VFLIP, _TRANSPOSE = (tl.constexpr(i) for i in range(7))
+_STEPS, _WAIT, _GREY, _SOLARIZE, _ERASE = (tl.constexpr(i) for i in (7, 11, 12, 13, 14))
+_WHOLE = tl.constexpr(18)
+_FACTORS, _SIGMA = tl.constexpr(0), tl.constexpr(4)
+_FRACTIONS = tl.constexpr(5)
+
+
+@triton.jit
+def _clamp(v):
+    return tl.where(v < 0, 0.0, tl.where(v > 1, 1.0, v))  # NaN stays NaN
+
+
+@triton.jit
+def _luma(r, g, b):
+    return _RED * r + _GREEN * g + _BLUE * b
+
+
+@triton.jit
+def _turn_hue(r, g, b, shift):
+    """`augment.hue`."""
+    low, high = tl.minimum(tl.minimum(r, g), b), tl.maximum(tl.maximum(r, g), b)
+    c = high - low
+    h = tl.where(high == r, g - b, tl.where(high == g, b - r + 2 * c, r - g + 4 * c))
+    h = h / tl.maximum(c, 1e-12) + 6 * shift
+    h -= 6 * tl.floor(h * (1 / 6))
+    r = _clamp(tl.abs(h - 3) - 1) * c + low
+    g = _clamp(2 - tl.abs(h - 2)) * c + low
+    b = _clamp(2 - tl.abs(h - 4)) * c + low
+    return r, g, b
+
+
+@triton.jit
+def _colour(r, g, b, begin, end, mean, whole, fractions):
+    """The steps of RGB pixels from turn `begin` to before `end`; `whole` and `fractions` are an image's rows."""
+    for turn in range(begin, end):
+        step = tl.load(whole + _STEPS + turn)
+        if step >= 0:
+            f = tl.load(fractions + _FACTORS + step)
+            if step == _HUE:
+                r, g, b = _turn_hue(r, g, b, f)
+            else:
+                rest = 1 - f
+                if step == _SATURATION:
+                    base = rest * _luma(r, g, b)
+                elif step == _CONTRAST:
+                    base = rest * mean + tl.zeros_like(r)
+                else:
+                    base = tl.zeros_like(r)
+                r, g, b = _clamp(f * r + base), _clamp(f * g + base), _clamp(f * b + base)
+    return r, g, b
+
+
+@triton.jit
+def _blend(v, begin, end, mean, whole, fractions):
+    """`_colour` of one channel that is not of RGB: brightness and contrast."""
+    for turn in range(begin, end):
+        step = tl.load(whole + _STEPS + turn)
+        if step >= 0:
+            f = tl.load(fractions + _FACTORS + step)
+            base = (1 - f) * mean
+            v = _clamp(f * v + tl.where(step == _CONTRAST, base, 0.0))
+    return v
+
+
+@triton.jit
+def _taps(place, length, size, flip):
+    """The antialiased resize of `length` pixels to `size`, for the outputs `place`: their centres, and the support."""
+    scale = length.to(tl.float32) / size
+    support = tl.maximum(scale, 1.0)
+    centre = (tl.where(flip != 0, size - 1 - place, place) + 0.5) * scale - 0.5
+    low = tl.maximum(tl.floor(centre - support).to(tl.int32) + 1, 0)
+    return centre, support, low
+
+
+@triton.jit
+def _weight(pixel, centre, support, length):
+    return tl.where(pixel < length, tl.maximum(1 - tl.abs(pixel - centre) / support, 0.0), 0.0)
+
+
+@triton.jit
+def _across(
+    pixels, offsets, whole, lines, unit, highest, size, C: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`lines` (B, C, highest, S): the cut rows, S pixels wide, in [0, 1]."""
+    b, c = tl.program_id(1), tl.program_id(2)
+    own = whole + b * WHOLE
+    height, width = tl.load(own + _HEIGHT), tl.load(own + _WIDTH)
+    if tl.program_id(0) * BLOCK < height * size:
+        place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        y, x = place // size, place % size
+        there = y < height
+        centre, support, low = _taps(x, width, size, tl.load(own + _HFLIP))
+        plane, stride = tl.load(offsets + 3 * b + 1), tl.load(offsets + 3 * b + 2)
+        start = pixels + tl.load(offsets + 3 * b) + c * plane + tl.load(own + _LEFT)
+        row = start + (tl.load(own + _TOP) + y) * stride
+        total = tl.zeros([BLOCK], tl.float32)
+        value = tl.zeros([BLOCK], tl.float32)
+        for t in range(tl.ceil(2 * support).to(tl.int32)):
+            weight = _weight(low + t, centre, support, width)
+            total += weight
+            value += weight * tl.load(row + low + t, mask=there & (low + t < width), other=0).to(tl.float32)
+        tl.store(
+            lines + (b.to(tl.int64) * C + c) * highest * size + place,
+            value / tl.where(there, total, 1.0) * unit,
+            mask=there,
+        )
+
+
+@triton.jit
+def _shortened(lines, size, height, y, x, flip, there, BLOCK: tl.constexpr):
+    """Pixels of one channel, resized along the columns of `lines` (height, S)."""
+    centre, support, low = _taps(y, height, size, flip)
+    total = tl.zeros([BLOCK], tl.float32)
+    value = tl.zeros([BLOCK], tl.float32)
+    for t in range(tl.ceil(2 * support).to(tl.int32)):
+        weight = _weight(low + t, centre, support, height)
+        total += weight
+        value += weight * tl.load(lines + (low + t) * size + x, mask=there & (low + t < height), other=0.0)
+    return value / tl.where(there, total, 1.0)
+
+
+@triton.jit
+def _down(
+    lines, whole, fractions, image, sums, highest, size, C: tl.constexpr, WHOLE: tl.constexpr,
+    FRACTIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`image` (B, C, S, S): the resized cut with its colours up to contrast; `sums` (B, tiles) what that averages."""
+    b = tl.program_id(1)
+    own, fraction = whole + b * WHOLE, fractions + b * FRACTIONS
+    height, flip, wait = tl.load(own + _HEIGHT), tl.load(own + _VFLIP), tl.load(own + _WAIT)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = place // size, place % size
+    there = y < size
+    line, plane = highest * size, size * size
+    lines += b.to(tl.int64) * C * line
+    image += b.to(tl.int64) * C * plane
+    if C == 3:
+        r = _shortened(lines, size, height, y, x, flip, there, BLOCK)
+        g = _shortened(lines + line, size, height, y, x, flip, there, BLOCK)
+        v = _shortened(lines + 2 * line, size, height, y, x, flip, there, BLOCK)
+        r, g, v = _colour(r, g, v, 0, wait, 0.0, own, fraction)
+        tl.store(image + place, r, mask=there)
+        tl.store(image + plane + place, g, mask=there)
+        tl.store(image + 2 * plane + place, v, mask=there)
+        total = tl.sum(tl.where(there, _luma(r, g, v), 0.0), 0)
+    else:
+        total = 0.0
+        for c in range(C):
+            v = _shortened(lines + c * line, size, height, y, x, flip, there, BLOCK)
+            v = _blend(v, 0, wait, 0.0, own, fraction)
+            tl.store(image + c * plane + place, v, mask=there)
+            total += tl.sum(tl.where(there, v, 0.0), 0) / C
+    tl.store(sums + b * tl.num_programs(0) + tl.program_id(0), total)
+
+
+@triton.jit
+def _finish(
+    v, y, x, c, own, threshold, mean, factor, out, sc, sy, sx, there,
+):  # fmt: skip
+    """Solarizes, normalises, erases and writes one channel of the pixels (y, x) of a view."""
+    v = tl.where((tl.load(own + _SOLARIZE) != 0) & (v >= threshold), 1 - v, v)
+    v = (v - tl.load(mean + c)) * tl.load(factor + c)
+    turned = tl.load(own + _TRANSPOSE) != 0
+    row, column = tl.where(turned, x, y), tl.where(turned, y, x)
+    top, left = tl.load(own + _ERASE), tl.load(own + _ERASE + 1)
+    below, beside = top + tl.load(own + _ERASE + 2), left + tl.load(own + _ERASE + 3)
+    v = tl.where((row >= top) & (row < below) & (column >= left) & (column < beside), 0.0, v)
+    tl.store(out + c * sc + row * sy + column * sx, v, mask=there)
+
+
+@triton.jit
+def _recolour(
+    image, whole, fractions, sums, threshold, mean, factor, out, sb, sc, sy, sx, size, C: tl.constexpr,
+    WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The colours from contrast on; `out` (B, C, S, S) for views without a blur, for others `image` in its place."""
+    b = tl.program_id(1)
+    own, fraction = whole + b * WHOLE, fractions + b * FRACTIONS
+    wait, blur = tl.load(own + _WAIT), tl.load(fraction + _SIGMA) > 0
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = place // size, place % size
+    there = y < size
+    tiles, plane = tl.num_programs(0), size * size
+    tile = tl.arange(0, TILES)
+    average = tl.sum(tl.load(sums + b * tiles + tile, mask=tile < tiles, other=0.0), 0) / (size * size)
+    image += b.to(tl.int64) * C * plane
+    out += b.to(tl.int64) * sb
+    if C == 3:
+        r = tl.load(image + place, mask=there, other=0.0)
+        g = tl.load(image + plane + place, mask=there, other=0.0)
+        v = tl.load(image + 2 * plane + place, mask=there, other=0.0)
+        r, g, v = _colour(r, g, v, wait, 4, average, own, fraction)
+        if tl.load(own + _GREY) != 0:
+            grey = _luma(r, g, v)
+            r, g, v = grey, grey, grey
+        if blur:
+            tl.store(image + place, r, mask=there)
+            tl.store(image + plane + place, g, mask=there)
+            tl.store(image + 2 * plane + place, v, mask=there)
+        else:
+            _finish(r, y, x, 0, own, threshold, mean, factor, out, sc, sy, sx, there)
+            _finish(g, y, x, 1, own, threshold, mean, factor, out, sc, sy, sx, there)
+            _finish(v, y, x, 2, own, threshold, mean, factor, out, sc, sy, sx, there)
+    else:
+        for c in range(C):
+            v = tl.load(image + c * plane + place, mask=there, other=0.0)
+            v = _blend(v, wait, 4, average, own, fraction)
+            if blur:
+                tl.store(image + c * plane + place, v, mask=there)
+            else:
+                _finish(v, y, x, c, own, threshold, mean, factor, out, sc, sy, sx, there)
+
+
+@triton.jit
+def _blurred(line, place, stride, size, sigma, half, there, BLOCK: tl.constexpr):
+    """Gaussian sums along one axis of pixels, of which `place` are the numbers on it; borders are mirrored."""
+    total = 0.0
+    value = tl.zeros([BLOCK], tl.float32)
+    for t in range(-half, half + 1):
+        weight = tl.exp(-0.5 * (t / sigma) * (t / sigma))
+        at = tl.abs(place + t)
+        at = tl.where(at >= size, 2 * (size - 1) - at, at)
+        total += weight
+        value += weight * tl.load(line + at * stride, mask=there, other=0.0)
+    return value / total
+
+
+@triton.jit
+def _blur_across(
+    image, rows, fractions, lines, reach, size, C: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`lines` (rows, C, S, S): the images of `rows` (of B), blurred along their rows."""
+    n, c = tl.program_id(1), tl.program_id(2)
+    b = tl.load(rows + n)
+    sigma = tl.load(fractions + b * FRACTIONS + _SIGMA)
+    half = tl.minimum(tl.maximum(tl.ceil(reach * sigma).to(tl.int32), 1), KERNEL // 2)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = place // size, place % size
+    there = y < size
+    plane = size * size
+    line = image + (b.to(tl.int64) * C + c) * plane + y * size
+    value = _blurred(line, x, 1, size, sigma, half, there, BLOCK)
+    tl.store(lines + (n.to(tl.int64) * C + c) * plane + place, value, mask=there)
+
+
+@triton.jit
+def _blur_down(
+    lines, rows, whole, fractions, reach, threshold, mean, factor, out, sb, sc, sy, sx, size, C: tl.constexpr,
+    WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Blurs along the columns, and finishes."""
+    n, c = tl.program_id(1), tl.program_id(2)
+    b = tl.load(rows + n)
+    own = whole + b * WHOLE
+    sigma = tl.load(fractions + b * FRACTIONS + _SIGMA)
+    half = tl.minimum(tl.maximum(tl.ceil(reach * sigma).to(tl.int32), 1), KERNEL // 2)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = place // size, place % size
+    there = y < size
+    line = lines + (n.to(tl.int64) * C + c) * size * size + x
+    value = _blurred(line, y, size, size, sigma, half, there, BLOCK)
+    _finish(value, y, x, c, own, threshold, mean, factor, out + b.to(tl.int64) * sb, sc, sy, sx, there)
+
+
+def views(
+    pixels: Tensor, offsets: Tensor, strides: Tensor, recipes: "Sequence[tuple[View, Plan]]", *, unit: float,
+    mean: Tensor, std: Tensor, last: bool, budget: int,
+) -> list[Tensor]:  # fmt: skip
+    """For each recipe the views (B, C, S, S) float32 of B images, on the device of `pixels`.
+
+    Args:
+        pixels: the images, uint8, uint16 or float32, in one contiguous tensor of any shape.
+        offsets: (B,) int64 on the CPU, where in it each image begins.
+        strides: (B, 2) int64 on the CPU, pixels from a channel and from a row to the next.
+        recipes: the views, and what each does to the images, on the CPU.
+        unit: what brings pixels into [0, 1].
+        mean, std: (C,) float32 on the CPU.
+        last: whether the channels lie last in memory.
+        budget: how many float32 numbers may lie between the kernels at once.
+    """
+    device, b = pixels.device, len(offsets)
+    whole = moved(torch.stack([_whole(plan) for _, plan in recipes]), device)
+    fractions = moved(torch.stack([torch.cat((p.factors, p.sigma[:, None]), 1) for _, p in recipes]), device)
+    where = moved(torch.cat((offsets[:, None], strides), 1), device)
+    centre, factor = moved(torch.stack((mean, 1 / std)), device)
+    shape = torch.channels_last if last else torch.contiguous_format
+    made = []
+    for number, (view, plan) in enumerate(recipes):
+        out = torch.empty((b, len(mean), view.size, view.size), device=device, memory_format=shape)
+        each = len(mean) * view.size * (max(view.size, int(plan.box[:, 2].max())) + view.size) if b else 1
+        step = min(max(1, budget // each), _MOST)
+        for rows in (slice(i, i + step) for i in range(0, b, step)):
+            _fill(
+                out[rows], pixels.reshape(-1), where[rows], whole[number, rows], fractions[number, rows], centre,
+                factor, view, unit, int(plan.box[rows, 2].max()), plan.sigma[rows].nonzero().squeeze(1),
+            )  # fmt: skip
+        made.append(out)
+    return made
+
+
+def _whole(plan: "Plan") -> Tensor:
+    """The table (B, columns) int32 of whole numbers."""
+    is_contrast = plan.steps == CONTRAST
+    wait = torch.where(is_contrast.any(1), is_contrast.to(torch.uint8).argmax(1), 4)
+    marks = torch.stack((wait, plan.grey, plan.solarize), 1)
+    return torch.cat((plan.box, plan.flips, plan.steps, marks, plan.erase), 1).to(torch.int32)
+
+
+def _fill(
+    out: Tensor, pixels: Tensor, where: Tensor, whole: Tensor, fractions: Tensor, mean: Tensor, factor: Tensor,
+    view: "View", unit: float, highest: int, blurred: Tensor,
+) -> None:  # fmt: skip
+    """Writes one view of some images to `out`; `blurred` are the places of those with a blur, on the CPU."""
+    b, c, s, _ = out.shape
+    lines = torch.empty((b, c, max(highest, s), s), device=out.device)
+    image = torch.empty((b, c, s, s), device=out.device)
+    tiles = triton.cdiv(s * s, _BLOCK)
+    sums = torch.empty((b, tiles), device=out.device)
+    sb, sc, sy, sx = out.stride()
+    tables = {"WHOLE": _WHOLE.value, "BLOCK": _BLOCK}
+    both = tables | {"FRACTIONS": _FRACTIONS.value}
+    across = (triton.cdiv(highest * s, _BLOCK), b, c)
+    _across[across](pixels, where, whole, lines, unit, highest, s, C=c, **tables)
+    _down[tiles, b](lines, whole, fractions, image, sums, highest, s, C=c, **both)
+    _recolour[tiles, b](
+        image, whole, fractions, sums, view.threshold, mean, factor, out, sb, sc, sy, sx, s, C=c,
+        TILES=triton.next_power_of_2(tiles), **both,
+    )  # fmt: skip
+    if len(blurred):
+        rows = moved(blurred, out.device)
+        _blur_across[tiles, len(rows), c](
+            image, rows, fractions, lines, BLUR_REACH, s, C=c, FRACTIONS=_FRACTIONS.value, KERNEL=view.kernel,
+            BLOCK=_BLOCK,
+        )  # fmt: skip
+        _blur_down[tiles, len(rows), c](
+            lines, rows, whole, fractions, BLUR_REACH, view.threshold, mean, factor, out, sb, sc, sy, sx, s, C=c,
+            KERNEL=view.kernel, **both,
+        )  # fmt: skip
