@@ -11,6 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""For the workers of pytest-xdist and all other processes, which start after this: they share the cores already."""
+
 if not torch.cuda.is_available():
     # Triton's kernels are carried out by its interpreter; it reads this when they are defined
     os.environ["TRITON_INTERPRET"] = "1"
@@ -20,8 +23,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookal
 
 
 LONG = (
-    "distributed", "health", "methods", "reliability", "cli", "compare", "learning", "finetune", "report_browser",
-    "distributed_parts", "augment", "training", "distill", "against_sklearn",
+    "distributed", "health", "methods", "reliability", "report_browser", "training", "compare", "cli", "backbones",
+    "augment", "distill", "finetune", "learning", "distributed_parts",
 )  # fmt: skip
 """Files that take longest. They go first, so that no process has one for itself in the end."""
 

@@ -726,3 +726,34 @@ def test_official_files_are_encoders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dinov2_vitb14"):
         encoders.load("torchhub/dinov2_vitb15")
     assert encoders.image_size("torchhub/dino_resnet50") == 224
+
+
+def test_a_named_networks_shapes_are_tried_once_and_a_users_own_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial takes some tenths of a second, and a run would make a dozen."""
+    tried: list[int] = []
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            tried.append(x.shape[-1])
+            return x.mean((2, 3))
+
+    monkeypatch.setattr(backbones, "_TRIED", {})
+    parts = backbones._Timm._parts
+
+    def counted(self: Backbone, x: Tensor, mask: Tensor | None) -> backbones.Parts:
+        tried.append(x.shape[-1])
+        return parts(self, x, mask)
+
+    monkeypatch.setattr(backbones._Timm, "_parts", counted)
+    for _ in range(2):
+        made = create("test_byobnet", image_size=32)
+        made.check_size(32)
+        made.check_size(48)
+        assert (made.dim, made.patch_dim) == (256, 256)
+    assert tried == [32, 48]
+    create("test_byobnet", image_size=32, channels=1)
+    assert tried == [32, 48, 32]
+    tried.clear()
+    for _ in range(2):
+        create(Own(), image_size=24)
+    assert tried == [24, 24]

@@ -239,7 +239,7 @@ def test_odd_images_go_through_every_command(tmp_path: Path, capsys: pytest.Capt
     assert {name for name, _ in content["images"]["broken"]} == bad
     assert all(reason and "\n" not in reason for _, reason in content["images"]["broken"])
 
-    small = ["--backbone", "test_resnet", "--image-size", "32", "--workers", "1"]
+    small = ["--backbone", "test_byobnet", "--image-size", "32", "--workers", "1"]
     run = [
         "pretrain",
         "simclr",

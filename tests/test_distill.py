@@ -373,6 +373,12 @@ def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeyp
 # ---------------------------------------------------------------- the command
 
 
+@pytest.fixture(autouse=True)
+def _speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run ends with the speeds of both networks; one pass at a time is enough here."""
+    monkeypatch.setattr(side_by_side, "SECONDS", 0.0)
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a teacher, trained for an instant."""
@@ -383,7 +389,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def distil(*more: str, data: Path, teacher: str | Path, out: Path) -> int:
     return cli.main(
-        ["distill", str(data), "--teacher", str(teacher), "--out", str(out), "--backbone", "test_resnet",
+        ["distill", str(data), "--teacher", str(teacher), "--out", str(out), "--backbone", "test_byobnet",
          "--image-size", "32", "--epochs", "2", "--batch-size", "8", "--workers", "0", *more]
     )  # fmt: skip
 
@@ -409,7 +415,7 @@ def test_the_command_ends_with_both_side_by_side(
     both = content["teacher"], content["student"]
     assert [side["accuracy"].keys() == {"knn", "linear"} for side in both] == [True, True]
     assert content["kept"]["knn"] == pytest.approx(both[1]["accuracy"]["knn"] / both[0]["accuracy"]["knn"])
-    nets = (backbones.create("test_vit", image_size=32), backbones.create("test_resnet", image_size=32))
+    nets = (backbones.create("test_vit", image_size=32), backbones.create("test_byobnet", image_size=32))
     assert [side["parameters"] for side in both] == [sum(p.numel() for p in net.net.parameters()) for net in nets]
     assert -1 <= content["cosine"] <= 1
     assert 0 <= content["overlap"] <= 1
@@ -473,7 +479,7 @@ def test_a_run_that_was_stopped_goes_on(photos: Path, taught: Path, tmp_path: Pa
 def test_a_module_of_ones_own_teaches(photos: Path, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 12, 2, stride=2))
     run = Run(
-        data=photos, method=Distill.Config(), teacher=net, backbone="test_resnet", image_size=32, epochs=1,
+        data=photos, method=Distill.Config(), teacher=net, backbone="test_byobnet", image_size=32, epochs=1,
         batch_size=8, workers=0, out=str(tmp_path / "run"),
     )  # fmt: skip
     result = lookalike.distill(run)

@@ -20,7 +20,7 @@ def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> Non
     out = tmp_path / "run"
     command = [
         sys.executable, "-m", "lookalike", "pretrain", "simclr", str(photos), "--out", str(out), "--devices", "2",
-        "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "5000", "--workers", "0",
+        "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--epochs", "5000", "--workers", "0",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics, deadline = Folder(out).metrics, time.monotonic() + 120
@@ -34,8 +34,8 @@ def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> Non
 
 
 CASES = [
-    *((m, "test_vit" if get_method(m).needs_mask_token else "test_resnet", 1) for m in METHODS if m != "moco_v2"),
-    ("simclr", "test_resnet", 2),
+    *((m, "test_vit" if get_method(m).needs_mask_token else "test_byobnet", 1) for m in METHODS if m != "moco_v2"),
+    ("simclr", "test_byobnet", 2),
     ("dino", "test_vit", 2),
     ("swav", "test_vit", 2),
     ("deepcluster_v2", "test_vit", 2),
@@ -45,7 +45,7 @@ CASES = [
 ]
 """Methods, backbones, and micro-batches per step. MoCo v2's BatchNorm is each process's own, so these have none."""
 
-OWN_NORM = ("moco_v2", "test_resnet", 1)
+OWN_NORM = ("moco_v2", "test_byobnet", 1)
 
 
 def name_of(method: str, backbone: str, accumulate: int) -> str:
@@ -80,7 +80,7 @@ def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path
         *verb, "--out", str(out / name_of(method, backbone, accumulate)),
         "--devices", str(devices), "--accumulate", str(accumulate),
         *(["--backbone", backbone] if method != "finetune" else []),  # the encoder's own
-        "--image-size", "32" if backbone == "test_vit" else "16",
+        "--image-size", "32",
         "--batch-size", "8", "--epochs", "1", "--precision", "fp64", "--workers", "0",
         *(["--prototypes", *("654" if method == "deepcluster_v2" else "6")] if "prototypes" in fields else []),
         *(word for name, n in widths.items() if name in fields for word in (f"--{name.replace('_', '-')}", str(n))),
@@ -96,7 +96,7 @@ def both(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
         assert cli.main(arguments(*case, classed, one, 1)) == 0
     commands = two / "commands.json"
     asked = [arguments(*case, classed, two, 2) for case in [*CASES, OWN_NORM]]
-    probed = arguments("simclr", "test_resnet", 1, classed, two / "probed", 2)
+    probed = arguments("simclr", "test_byobnet", 1, classed, two / "probed", 2)
     asked.append([*probed, "--probe", str(labelled / "train"), str(labelled / "test")])
     commands.write_text(json.dumps(asked))
     script = [str(Path(__file__).with_name("two_processes.py")), str(commands)]
@@ -137,7 +137,7 @@ def test_two_processes_equal_one(case: tuple[str, str, int], both: tuple[Path, P
 
 def test_the_online_knn_runs_on_one_of_two_processes(both: tuple[Path, Path]) -> None:
     """From the untrained encoder on, whose statistics are estimated while the other process waits in a step."""
-    plain, probed = (Folder(root / name_of("simclr", "test_resnet", 1)) for root in (both[1], both[1] / "probed"))
+    plain, probed = (Folder(root / name_of("simclr", "test_byobnet", 1)) for root in (both[1], both[1] / "probed"))
     a, b = (torch.load(folder.last, weights_only=True)["state_dict"] for folder in (plain, probed))
     assert a.keys() == b.keys()
     assert all(torch.equal(value, b[name]) for name, value in a.items())

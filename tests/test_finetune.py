@@ -33,18 +33,18 @@ from lookalike.views import resized
 CLASSES = ("class0", "class1", "class2", "class3")
 
 
-def resnet(seed: int = 0, channels: int = 3, size: int = 32) -> Backbone:
+def network(seed: int = 0, channels: int = 3, size: int = 32) -> Backbone:
     """A small network with BatchNorm, in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return backbones.create("test_resnet", image_size=size, channels=channels).eval()
+        return backbones.create("test_byobnet", image_size=size, channels=channels).eval()
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an encoder that has learnt nothing."""
     root = tmp_path_factory.mktemp("encoder")
-    encoders.save(Folder(root), resnet(), method="none", epochs=0, dtype=torch.uint8)
+    encoders.save(Folder(root), network(), method="none", epochs=0, dtype=torch.uint8)
     return root
 
 
@@ -79,7 +79,7 @@ def test_the_recipe_is_maes() -> None:
     assert (view.scale, view.ratio, view.hflip, view.erase) == ((0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0.25)
     assert Options().epochs == 100
     assert FineTune.fit_to(cfg, 1_281_167, 224, 256, patch_size=16) == cfg
-    head = FineTune(dataclasses.replace(cfg, classes=CLASSES), resnet()).head
+    head = FineTune(dataclasses.replace(cfg, classes=CLASSES), network()).head
     assert 0 < float(head.weight.detach().std()) < 3e-5
     assert not head.bias.any()
 
@@ -216,7 +216,7 @@ def test_draws_come_from_torchs_generator_alone() -> None:
 def test_the_loss_and_the_training_accuracy() -> None:
     """Without mixing: cross-entropy of smoothed labels. In eval mode nothing is mixed."""
     torch.manual_seed(0)
-    method = FineTune(FineTune.Config(classes=CLASSES), resnet())
+    method = FineTune(FineTune.Config(classes=CLASSES), network())
     with torch.no_grad():
         method.head.weight.normal_()
     batch = Batch([torch.randn(6, 3, 32, 32)], torch.arange(6), Progress(3, 20, 5), torch.arange(6) % 4)
@@ -252,7 +252,7 @@ class Watch(Callback):
 
 
 def watched(labelled: Path, out: Path, cfg: FineTune.Config, epochs: int = 2) -> tuple[Watch, Backbone]:
-    watch, model = Watch(), resnet()
+    watch, model = Watch(), network()
     model.train()
     lookalike.finetune(
         model, labelled / "train", labelled / "test", out=out, epochs=epochs, batch_size=8, workers=0, method=cfg,
@@ -266,20 +266,20 @@ def test_the_encoder_rests_until_it_is_unfrozen(name: str, labelled: Path, tmp_p
     """Weights and BatchNorm's statistics, to the last bit, while the head learns; then both change in each step."""
     optimizer = dataclasses.replace(FineTune.Config().optim, name=name, warmup_epochs=0)
     watch, model = watched(labelled, tmp_path / "run", FineTune.Config(unfreeze_after=0.5, optim=optimizer))
-    start = encoders.sha256(resnet())
+    start = encoders.sha256(network())
     assert encoders.sha256(model) == start  # a copy was trained
     assert watch.encoder[:2] == [start] * 2  # half an epoch of four steps
     assert len({start, *watch.encoder[2:]}) == 7
     assert len(set(watch.head)) == 8
-    statistics = "norm.running_mean", "bn1.running_mean"
-    first, last = resnet().export_state(), lookalike.load(tmp_path / "run").export_state()
+    statistics = "bn.running_mean"
+    first, last = network().export_state(), lookalike.load(tmp_path / "run").export_state()
     assert any(not torch.equal(first[n], last[n]) for n in first if n.endswith(statistics))
 
 
 def test_a_frozen_encoder_never_changes(labelled: Path, tmp_path: Path) -> None:
     """The head classifies standardised features; the file's head does the same to plain ones."""
     watch, model = watched(labelled, tmp_path / "run", FineTune.Config(frozen=True))
-    assert {encoders.sha256(model), *watch.encoder} == {encoders.sha256(resnet())}
+    assert {encoders.sha256(model), *watch.encoder} == {encoders.sha256(network())}
     assert all(p.requires_grad for p in model.parameters())
     assert len(set(watch.head)) == 8
     run = read_run(tmp_path / "run" / "run.yaml", FineTune)
@@ -327,7 +327,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(encoder: Path, labelled: Pat
 
 def test_the_encoders_own_size_channels_and_normalisation(labelled: Path, tmp_path: Path) -> None:
     """Grey images of 16 pixels; and a small stem stays one at 80 pixels, where fresh networks have another."""
-    model = resnet(channels=1, size=16)
+    model = network(channels=1, size=16)
     model.mean, model.std = (0.4,), (0.2,)
     lookalike.finetune(
         model, labelled / "train", labelled / "test", out=tmp_path / "grey", epochs=1, batch_size=8, workers=0
@@ -335,7 +335,7 @@ def test_the_encoders_own_size_channels_and_normalisation(labelled: Path, tmp_pa
     made = classifiers.load(tmp_path / "grey").encoder
     assert (made.channels, made.image_size, made.mean, made.std, made.stem) == (1, 16, (0.4,), (0.2,), model.stem)
     run = read_run(tmp_path / "grey" / "run.yaml", FineTune)
-    assert (run.backbone, run.channels, run.image_size) == ("test_resnet", 1, 16)
+    assert (run.backbone, run.channels, run.image_size) == ("test_byobnet", 1, 16)
     with torch.random.fork_rng():
         small = backbones.create("resnet10t", image_size=32)
     assert small.stem == "small"
@@ -371,8 +371,8 @@ def test_the_folders_files(tuned: Path, encoder: Path, labelled: Path) -> None:
     state, card = encoders.read_whole(folder.classifier)
     assert card is not None
     assert card["classes"] == list(CLASSES)
-    assert (card["method"], card["backbone"]) == ("finetune", "test_resnet")
-    assert state["head.weight"].shape == (4, 96)
+    assert (card["method"], card["backbone"]) == ("finetune", "test_byobnet")
+    assert state["head.weight"].shape == (4, 256)
     run = read_run(folder.run)
     assert isinstance(run.method, FineTune.Config)
     assert (run.init, run.data, run.method.test) == (str(encoder), *(str(labelled / s) for s in ("train", "test")))
@@ -549,7 +549,7 @@ def test_positions_and_class_tokens_have_no_decay() -> None:
 def test_scores_for_evaluate(
     frozen: bool, share: float | None, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = resnet().train()
+    model = network().train()
     before = encoders.sha256(model)
     train = open_source(labelled / "train", labelled=True)
     test = open_source(labelled / "test", labelled=True, classes=train.classes)
@@ -644,7 +644,7 @@ def test_commands_that_are_refused_with_one_message(
     with pytest.raises(ValueError, match=r"FineTune\.Config"):
         finetuning.train_and_judge(Run(data=data[0], method=lookalike.methods.SimCLR.Config(), out=str(tmp_path / "r")))
     with pytest.raises(ValueError, match=r"Use lookalike\.finetune"):
-        FineTune(FineTune.Config(), resnet())
+        FineTune(FineTune.Config(), network())
     assert not (tmp_path / "r").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_methods import listed, narrow_resnet
 from test_training import tiny_config, tiny_run
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lookalike import Collapsed, Diverged, cli, core, training
@@ -114,10 +114,14 @@ class Invariance(Method):
         return {"projector_norm": float(self.projector[0].weight.detach().norm())}
 
 
+SMALL: dict[str, Any] = {"image_size": 16, "batch_size": 32}
+"""A quarter of the pixels, and as many steps from half as many images."""
+
+
 def one_epoch(method: core.Config, data: Path, out: Path, **changes: Any) -> Result:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"backbone": narrow_resnet(), "epochs": 1, "batch_size": 64, "cache": "ram"} | changes
-    return training.pretrain(Run(data=data, method=method, image_size=32, out=str(out), **options))
+    options: dict[str, Any] = {"backbone": narrow_resnet(), "image_size": 32, "epochs": 1, "batch_size": 64}
+    return training.pretrain(Run(data=data, method=method, out=str(out), cache="ram", **(options | changes)))
 
 
 def simclr(lr: float, name: str = "adamw") -> SimCLR.Config:
@@ -125,11 +129,10 @@ def simclr(lr: float, name: str = "adamw") -> SimCLR.Config:
     return SimCLR.Config(hidden_dim=256, optim=optim)
 
 
-@pytest.mark.parametrize("backbone", ["narrow", "test_vit", "test_convnext2"])
+@pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit", "test_convnext2"])
 def test_a_healthy_training_learns_and_is_never_called_collapsed(backbone: str, cifar10: Path, tmp_path: Path) -> None:
     data = listed(cifar10, tmp_path, 1500).file
-    net: str | nn.Module = narrow_resnet() if backbone == "narrow" else backbone
-    result = one_epoch(simclr(1e-3), data, tmp_path / "run", epochs=3, backbone=net, batch_size=32)
+    result = one_epoch(simclr(1e-3), data, tmp_path / "run", epochs=2, backbone=backbone, batch_size=32)
     verdicts = [row["verdict"] for row in result.metrics if "verdict" in row]
     assert verdicts
     assert "collapsed" not in verdicts
@@ -141,7 +144,7 @@ def test_a_healthy_self_distillation_is_never_called_collapsed(cifar10: Path, tm
     """Its scores come to have much in common, which the centre takes off: the head's spread falls to 0.15 and less."""
     data = listed(cifar10, tmp_path, 1500).file
     method = DINO.Config(hidden_dim=256, bottleneck_dim=64)
-    result = one_epoch(method, data, tmp_path / "run", epochs=3, batch_size=32)
+    result = one_epoch(method, data, tmp_path / "run", epochs=3, **SMALL)
     judged = [row for row in result.metrics if "verdict" in row]
     assert judged
     assert all(row["verdict"] != "collapsed" for row in judged)
@@ -157,8 +160,8 @@ def test_a_healthy_self_distillation_is_never_called_collapsed(cifar10: Path, tm
 def test_a_collapse_is_called_so_within_an_epoch(
     method: core.Config, cause: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = listed(cifar10, tmp_path, 2000).file
-    result = one_epoch(method, data, tmp_path / "run")
+    data = listed(cifar10, tmp_path, 1000).file
+    result = one_epoch(method, data, tmp_path / "run", **SMALL)
     assert result.verdict == "collapsed"
     assert cause in result.why
     assert "Try --optim.lr" in result.why
@@ -168,9 +171,9 @@ def test_a_collapse_is_called_so_within_an_epoch(
 
 
 def test_a_collapsed_run_is_stopped_if_asked(cifar10: Path, tmp_path: Path) -> None:
-    data = listed(cifar10, tmp_path, 2000).file
+    data = listed(cifar10, tmp_path, 1000).file
     with pytest.raises(Collapsed, match=r"stopped at step \d+ of 93 \(--on-collapse stop\)"):
-        one_epoch(simclr(1e3, "sgd"), data, tmp_path / "run", epochs=3, on_collapse="stop")
+        one_epoch(simclr(1e3, "sgd"), data, tmp_path / "run", epochs=3, on_collapse="stop", **SMALL)
     assert not Folder(tmp_path / "run").last.exists()
     assert Folder(tmp_path / "run").rows()[-1]["verdict"] == "collapsed"
 
@@ -220,21 +223,25 @@ FAILURES: list[tuple[core.Config, str]] = [
 NAMES = ("byol", "simsiam", "moco_v2", "swav", "vicreg", "barlow_twins", "lejepa", "dino uniform", "dino one-hot")
 SLOW = ("simsiam", "swav", "barlow_twins", "lejepa")
 """Those that `make test-slow` trains: each takes half a minute."""
+TOLD_EARLY = ("moco_v2",)
+"""Collapses in the first epoch on images of 32 pixels; on smaller ones, and in longer runs, it may not."""
 
 
 @pytest.mark.parametrize(
-    ("method", "remedy"),
+    ("name", "method", "remedy"),
     [
-        pytest.param(*failure, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        pytest.param(name, *failure, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
         for name, failure in zip(NAMES, FAILURES, strict=True)
     ],
 )
 def test_a_methods_own_failure_is_called_by_name(
-    method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, method: core.Config, remedy: str, cifar10: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each without the part that its paper found to be needed."""
-    data = listed(cifar10, tmp_path, 2000).file
-    result = one_epoch(method, data, tmp_path / "run", epochs=3)
+    quick = name not in (*SLOW, *TOLD_EARLY)
+    data = listed(cifar10, tmp_path, 1000 if quick else 2000).file
+    options = {"epochs": 2, **SMALL} if quick else {"epochs": 1 if name in TOLD_EARLY else 3}
+    result = one_epoch(method, data, tmp_path / "run", **options)
     assert result.verdict == "collapsed"
     assert remedy in result.metrics[-1]["remedy"]
     assert f"Verdict: collapsed: {result.why}" in capsys.readouterr().out
@@ -346,7 +353,7 @@ def test_the_command_ends_with_1_for_divergence_and_0_for_collapse(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.monitor.SETTLED", 5)  # so that ten steps are enough here
-    common = ["pretrain", "simclr", str(photos), "--backbone", "test_resnet", "--image-size", "32", "--epochs", "2",
+    common = ["pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "2",
               "--batch-size", "8", "--workers", "0"]  # fmt: skip
     wild = ["--optim.name", "sgd", "--optim.lr", "1e5", "--optim.warmup-epochs", "0"]
     assert cli.main([*common, *wild, "--out", str(tmp_path / "a")]) == 0

@@ -175,7 +175,7 @@ def test_pretrain_shows_a_survey_each_image_once(
 
     monkeypatch.setattr(DeepClusterV2, "survey", watched)
     monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
-    run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_resnet", image_size=32, epochs=1,
+    run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)
     assert sorted(seen) == list(range(40))
@@ -235,7 +235,7 @@ def test_a_survey_survives_what_is_not_finite(tmp_path: Path, monkeypatch: pytes
         return views
 
     monkeypatch.setattr(training, "make_views", poisoned)
-    run = Run(data=Poisoned(), method=small("deepcluster_v2"), backbone="test_resnet", image_size=32, epochs=1,
+    run = Run(data=Poisoned(), method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)
     assert len(made) > 5

@@ -1,5 +1,6 @@
 """The README's commands and Python work as they are written, on small data and a small backbone."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lookalike import cli
+from lookalike.evaluation import protocols
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -24,12 +26,15 @@ def here(photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.Monke
     return tmp_path
 
 
-def test_the_commands_of_the_first_blocks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_first_blocks(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
     assert blocks("")[0].startswith("make demo ")  # tests/test_demo.py runs it
     lines = [line.split("#")[0].strip() for line in blocks("")[1].splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("lookalike")]
     assert [c[0] for c in commands] == ["pretrain", "evaluate", "embed"]
-    commands[0] += ["--backbone", "test_resnet", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    commands[0] += ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
     for command in commands:
         assert cli.main([*command, "--workers", "0"]) == 0, capsys.readouterr().err
     for name in ("runs/first/encoder.safetensors", "runs/first/evaluation.json", "embeddings.npz"):
@@ -38,12 +43,12 @@ def test_the_commands_of_the_first_blocks(here: Path, capsys: pytest.CaptureFixt
 
 def test_the_python_block(here: Path) -> None:
     (code,) = blocks("python")
-    small = 'backbone="test_resnet", image_size=32, batch_size=8, workers=0, epochs=1'
+    small = 'backbone="test_byobnet", image_size=32, batch_size=8, workers=0, epochs=1'
     assert "epochs=100" in code
     names: dict[str, object] = {}
     exec(code.replace("epochs=100", small), names)
     assert (here / "runs/first/encoder.safetensors").is_file()
-    assert names["encoder"].dim == 96  # type: ignore[attr-defined]
+    assert names["encoder"].dim == 256  # type: ignore[attr-defined]
 
 
 def test_every_command_of_the_table_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,5 +65,5 @@ def test_the_bare_loop_trains(photos: Path, tmp_path: Path, monkeypatch: pytest.
     example = Path(__file__).parents[1] / "examples" / "bare_loop.py"
     assert len(example.read_text().splitlines()) <= 60
     module = runpy.run_path(str(example))
-    losses = [module["main"](str(photos), backbone="test_resnet", epochs=e, batch_size=16) for e in (1, 8)]
+    losses = [module["main"](str(photos), backbone="test_byobnet", epochs=e, batch_size=16) for e in (1, 8)]
     assert losses[1] < losses[0]

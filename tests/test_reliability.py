@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import assert_same_run, state
+from test_training import assert_same_run, forkserver, state
 
 from lookalike import cli, training
 from lookalike.core import Method, Progress
@@ -27,7 +27,7 @@ from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder
 
 OPTIONS = [
-    "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "16", "--hidden-dim", "16", "--save-every", "1",
+    "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "16", "--hidden-dim", "16", "--save-every", "1",
     "--epochs", "3",
 ]  # fmt: skip
 PAGE = 4096
@@ -97,6 +97,8 @@ class _Impossible(Exception):
 
 def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connection) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # the loading processes of a run are started as a user's are
+    cli._write_report = lambda folder, workers: None  # as in all tests, for time
     said = ""
     try:
         work(*args)
@@ -110,8 +112,7 @@ def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connecti
 
 def apart(work: Callable[..., None], *args: object, seconds: float = 120) -> None:
     """Runs a function of this module in another process; a run that hangs is a failure, too."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lookalike.training", "lookalike.methods.simclr"])
+    context = forkserver()
     here, there = context.Pipe()
     process = context.Process(target=_apart, args=(work, args, there))
     process.start()

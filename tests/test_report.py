@@ -237,7 +237,7 @@ def test_write_never_raises(tmp_path: Path, run: Path) -> None:
 def test_trainings_end_with_a_page_unless_told_not_to(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv = ["pretrain", "simclr", str(photos), "--backbone", "test_resnet", "--image-size", "32", "--epochs", "1"]
+    argv = ["pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1"]
     argv += ["--batch-size", "20", "--workers", "0", "--hidden-dim", "16", "--out"]
     assert cli.main([*argv, str(tmp_path / "a")]) == 0
     assert f"Wrote {tmp_path / 'a' / 'report.html'}" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,11 +249,19 @@ def _killed(photos: Path, out: Path, call: int | None, step: int | None, accumul
     training.pretrain(tiny_run(photos, out, accumulate=accumulate))
 
 
+def forkserver() -> ForkServerContext:
+    """Starts processes that have imported already, which takes seconds, what a training imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["lookalike.training", "lookalike.methods.simclr", "lookalike.fused", "timm", "torchvision", "tyro", "pytest"]
+    )
+    return context
+
+
 def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
     finished: Callable[[int], Path], photos: Path, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lookalike.training", "lookalike.methods.simclr"])
+    context = forkserver()
     survived = 0
     # flushes and renames of the first files and of each checkpoint; the first, a middle and the last step of an epoch
     moments = [(call, None, 1) for call in (1, 4, 8, 11, 13, 19, 31)]

@@ -7,6 +7,7 @@ as their library wrote them, without the classifier.
 
 import copy
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -54,6 +55,10 @@ class Tokens:
     """(B, R, P); R is 0 for all but some ViTs. A distillation token counts as one."""
     patches: Tensor
     """(B, N, P), row by row. P equals D but in networks that change the width after pooling."""
+
+
+_TRIED: dict[tuple[str, int, int, str, int], Parts] = {}
+"""What `Backbone._try` found; each takes some tenths of a second, and one run asks for the same several times."""
 
 
 class Backbone(nn.Module):
@@ -229,10 +234,16 @@ class Backbone(nn.Module):
 
     def _try(self, size: int) -> Parts:
         """Runs two black images of `size` pixels through a copy that has shapes but no numbers."""
+        key = self.name, self.channels, self.image_size, self.stem, size
+        if key in _TRIED:
+            return _TRIED[key]
         memo: dict[int, object] = {id(b): b.to("meta") for b in self.buffers()}
         memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in self.parameters()}
         with torch.no_grad():
-            return copy.deepcopy(self, memo).eval()._parts(self._black(size, "meta"), None)
+            parts = copy.deepcopy(self, memo).eval()._parts(self._black(size, "meta"), None)
+        if not self.name.startswith("<"):  # a user's own module is no function of its name
+            _TRIED[key] = parts
+        return parts
 
     def _black(self, size: int, device: torch.device | str) -> Tensor:
         dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), None)
@@ -534,8 +545,7 @@ def create(
                 )
             patch, kind = None, _Torchvision
         else:
-            with torch.device("meta"):
-                patch = _patch_size(_timm_net(name, channels, None, False, drop_path))
+            patch = _timm_patch_size(name, channels, drop_path)
             kind = _Timm if patch is None else ViT
         stem = _chosen_stem(name, stem, image_size, weights)
     if patch is not None:
@@ -738,8 +748,7 @@ def patch_size(backbone: str | nn.Module) -> int | None:
     name = _known(backbone)
     if name.startswith("torchvision/"):
         return None
-    with torch.device("meta"):
-        return _patch_size(_timm_net(name, 3, None, False, 0.0))
+    return _timm_patch_size(name, 3, 0.0)
 
 
 def names() -> list[str]:
@@ -798,6 +807,13 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
             raise
         raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
     return net
+
+
+@functools.cache
+def _timm_patch_size(name: str, channels: int, drop_path: float) -> int | None:
+    """Pixels of a side of the patches of one of timm's plain ViTs, None for its other networks."""
+    with torch.device("meta"):
+        return _patch_size(_timm_net(name, channels, None, False, drop_path))
 
 
 def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
