@@ -125,6 +125,8 @@ def main() -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "cores": os.cpu_count(), "repeats": args.repeats, "lookalike": commit(),
     }  # fmt: skip
+    if views.ENGINES[device.type] == "triton":
+        assert views._works(device, torch.uint8, 3), "the kernels do not run here; the warning says why"
     engines = dict.fromkeys((views.ENGINES[device.type], "torch"))
     for source in args.cases:
         images = torch.from_numpy(photographs(source, args.batch)).permute(0, 3, 1, 2).contiguous().to(device)

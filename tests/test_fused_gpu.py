@@ -26,7 +26,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 @pytest.fixture(autouse=True)
 def by_kernels(monkeypatch):
     monkeypatch.setitem(making.ENGINES, DEVICE, "triton")
-    assert making._works(torch.device(DEVICE))  # else all would be made by torch's operations
+    assert making._works(torch.device(DEVICE), torch.uint8, 3)  # else all would be made by torch's operations
 
 
 def both(images, recipes, seed=0, **options):
@@ -97,6 +97,29 @@ def test_what_is_not_finite_stays_so():
     assert all(x.isnan().all() for x in make_views(images, [view], 0))
 
 
+def test_one_channel_that_is_not_finite_stays_so():
+    images = photos(4)
+    images[:, 1] = math.nan
+    view = dataclasses.replace(EVERYTHING, grayscale=0.0, blur=0.0, erase=0.0, jitter=1.0)
+    ours, theirs = both(images, [view], 2)
+    assert ours[0].isnan().any()
+    assert torch.equal(ours[0].isnan(), theirs[0].isnan())
+
+
+def test_double_precision_by_default_changes_nothing():
+    """DeepCluster-v2's survey makes views under it, in fp64 trainings."""
+    ours, theirs = both(photos(2), [EVERYTHING])
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide, slow = both(photos(2).float(), [EVERYTHING])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b, c, d in zip(ours, theirs, wide, slow, strict=True):
+        assert c.dtype == d.dtype == torch.float32
+        close(a, c)
+        close(b, d)
+
+
 def test_kernels_that_fail_are_replaced_with_a_word(monkeypatch):
     """No C compiler, an unknown GPU, or other pixels than they should be: torch's operations make the views."""
     from lookalike import fused_gpu
@@ -132,10 +155,10 @@ from lookalike import fused_gpu as gpu
 
 KERNELS = (gpu._across, gpu._down, gpu._recolour, gpu._blur_across, gpu._blur_down)
 TYPES = {"offsets": "*i64", "rows": "*i64", "whole": "*i32"} | dict.fromkeys(("unit", "threshold", "reach"), "fp32")
-TYPES |= dict.fromkeys(("size", "highest", "sb", "sc", "sy", "sx"), "i32")
+TYPES |= dict.fromkeys(("highest", "sb", "sc", "sy", "sx"), "i32")
 every = [(75, 3, "*u8", k) for k in KERNELS] + [(90, c, "*u8", k) for c in (3, 5) for k in KERNELS]
 for capability, channels, pixels, kernel in [*every, *((90, 3, kind, gpu._across) for kind in ("*u16", "*fp32"))]:
-    known = {"BLOCK": 1024, "WHOLE": 18, "FRACTIONS": 5, "KERNEL": 23, "TILES": 64, "C": channels}
+    known = {"BLOCK": gpu._BLOCK, "WHOLE": 20, "FRACTIONS": 8, "KERNEL": 23, "TILES": 128, "C": channels, "size": 224}
     kinds = {"pixels": pixels} | TYPES | dict.fromkeys(known, "constexpr")
     signature = {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
     constants = {(i,): known[name] for i, name in enumerate(kernel.arg_names) if name in known}

@@ -81,8 +81,8 @@ def resize_matrix(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int
     The weights are those of ATen's antialiased bilinear filter: a triangle of the width of an output pixel, or of an
     input pixel when enlarging. The cut comes first, so no weight lies outside it.
     """
-    scale = (length / size)[:, None]
-    out = torch.arange(size, device=start.device)
+    scale = (length.to(torch.float32) / size)[:, None]
+    out = torch.arange(size, dtype=torch.float32, device=start.device)
     out = torch.where(flip[:, None], size - 1 - out, out)  # (B, S)
     pixel = torch.arange(n, device=start.device) - start[:, None]  # (B, n), counted from the cut's edge
     inside = (pixel >= 0) & (pixel < length[:, None])

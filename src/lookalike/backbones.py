@@ -58,7 +58,10 @@ class Tokens:
 
 
 _TRIED: dict[tuple[str, int, int, str, int], Parts] = {}
-"""What `Backbone._try` found; each takes some tenths of a second, and one run asks for the same several times."""
+"""What `Backbone._try` found; each takes some tenths of a second, and one run asks for the same several times.
+
+A network that was made by name has the shapes of its name: nobody is expected to change it afterwards.
+"""
 
 
 class Backbone(nn.Module):

@@ -8,7 +8,7 @@ The steps are those of `fused`, which says what happens; here all images of a ba
 4. `_blur_across`, `_blur_down`: the blur of the views that have one, which are finished then.
 
 Images are read where they lie in a flat buffer, only inside their cut. Everything is decided before, on the CPU
-(`views._plan`), and goes to the device in one copy, so nothing here waits for the device.
+(`views._plan`), and goes to the device in a few copies; nothing here waits for the device.
 
 B images, C channels, S pixels of a view's side.
 """
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -27,17 +28,18 @@ from .memory import moved
 if TYPE_CHECKING:
     from .views import Plan, View
 
-_BLOCK = 1024  # pixels that a program works on
+_BLOCK = 512  # pixels that a program works on; with 1,024 registers would be short
 _MOST = 2**15  # images per launch; CUDA's grids have at most twice as many
+_NAN = tl.constexpr(tl.PropagateNan.ALL)
 _RED, _GREEN, _BLUE = (tl.constexpr(weight) for weight in GREY)
 _CONTRAST, _SATURATION, _HUE = tl.constexpr(CONTRAST), tl.constexpr(SATURATION), tl.constexpr(HUE)
 
 # columns of the table of whole numbers, and of that of fractions, that stand for what happens to an image
 _TOP, _LEFT, _HEIGHT, _WIDTH, _HFLIP, _VFLIP, _TRANSPOSE = (tl.constexpr(i) for i in range(7))
 _STEPS, _WAIT, _GREY, _SOLARIZE, _ERASE = (tl.constexpr(i) for i in (7, 11, 12, 13, 14))
-_WHOLE = tl.constexpr(18)
+_WHOLE = tl.constexpr(20)  # two more than are used, as of the fractions: rows begin at multiples of 16 bytes
 _FACTORS, _SIGMA = tl.constexpr(0), tl.constexpr(4)
-_FRACTIONS = tl.constexpr(5)
+_FRACTIONS = tl.constexpr(8)
 
 
 @triton.jit
@@ -53,7 +55,8 @@ def _luma(r, g, b):
 @triton.jit
 def _turn_hue(r, g, b, shift):
     """`augment.hue`."""
-    low, high = tl.minimum(tl.minimum(r, g), b), tl.maximum(tl.maximum(r, g), b)
+    low = tl.minimum(tl.minimum(r, g, _NAN), b, _NAN)
+    high = tl.maximum(tl.maximum(r, g, _NAN), b, _NAN)
     c = high - low
     h = tl.where(high == r, g - b, tl.where(high == g, b - r + 2 * c, r - g + 4 * c))
     h = h / tl.maximum(c, 1e-12) + 6 * shift
@@ -99,22 +102,24 @@ def _blend(v, begin, end, mean, whole, fractions):
 
 @triton.jit
 def _taps(place, length, size, flip):
-    """The antialiased resize of `length` pixels to `size`, for the outputs `place`: their centres, and the support."""
+    """The antialiased resize of `length` pixels to `size`, for the outputs `place`: their centres, one over
+    the reach of their weights, their first pixels, and of how many there are weights at most."""
     scale = length.to(tl.float32) / size
     support = tl.maximum(scale, 1.0)
     centre = (tl.where(flip != 0, size - 1 - place, place) + 0.5) * scale - 0.5
     low = tl.maximum(tl.floor(centre - support).to(tl.int32) + 1, 0)
-    return centre, support, low
+    return centre, 1 / support, low, tl.ceil(2 * support).to(tl.int32)
 
 
 @triton.jit
-def _weight(pixel, centre, support, length):
-    return tl.where(pixel < length, tl.maximum(1 - tl.abs(pixel - centre) / support, 0.0), 0.0)
+def _weight(pixel, centre, sharpness, length):
+    return tl.where(pixel < length, tl.maximum(1 - tl.abs(pixel - centre) * sharpness, 0.0), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["highest"])
 def _across(
-    pixels, offsets, whole, lines, unit, highest, size, C: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+    pixels, offsets, whole, lines, unit, highest, size: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`lines` (B, C, highest, S): the cut rows, S pixels wide, in [0, 1]."""
     b, c = tl.program_id(1), tl.program_id(2)
@@ -124,14 +129,14 @@ def _across(
         place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         y, x = place // size, place % size
         there = y < height
-        centre, support, low = _taps(x, width, size, tl.load(own + _HFLIP))
-        plane, stride = tl.load(offsets + 3 * b + 1), tl.load(offsets + 3 * b + 2)
-        start = pixels + tl.load(offsets + 3 * b) + c * plane + tl.load(own + _LEFT)
+        centre, sharpness, low, taps = _taps(x, width, size, tl.load(own + _HFLIP))
+        plane, stride = tl.load(offsets + 4 * b + 1), tl.load(offsets + 4 * b + 2)
+        start = pixels + tl.load(offsets + 4 * b) + c * plane + tl.load(own + _LEFT)
         row = start + (tl.load(own + _TOP) + y) * stride
         total = tl.zeros([BLOCK], tl.float32)
         value = tl.zeros([BLOCK], tl.float32)
-        for t in range(tl.ceil(2 * support).to(tl.int32)):
-            weight = _weight(low + t, centre, support, width)
+        for t in range(taps):
+            weight = _weight(low + t, centre, sharpness, width)
             total += weight
             value += weight * tl.load(row + low + t, mask=there & (low + t < width), other=0).to(tl.float32)
         tl.store(
@@ -144,19 +149,19 @@ def _across(
 @triton.jit
 def _shortened(lines, size, height, y, x, flip, there, BLOCK: tl.constexpr):
     """Pixels of one channel, resized along the columns of `lines` (height, S)."""
-    centre, support, low = _taps(y, height, size, flip)
+    centre, sharpness, low, taps = _taps(y, height, size, flip)
     total = tl.zeros([BLOCK], tl.float32)
     value = tl.zeros([BLOCK], tl.float32)
-    for t in range(tl.ceil(2 * support).to(tl.int32)):
-        weight = _weight(low + t, centre, support, height)
+    for t in range(taps):
+        weight = _weight(low + t, centre, sharpness, height)
         total += weight
         value += weight * tl.load(lines + (low + t) * size + x, mask=there & (low + t < height), other=0.0)
     return value / tl.where(there, total, 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["highest"])
 def _down(
-    lines, whole, fractions, image, sums, highest, size, C: tl.constexpr, WHOLE: tl.constexpr,
+    lines, whole, fractions, image, sums, highest, size: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr,
     FRACTIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`image` (B, C, S, S): the resized cut with its colours up to contrast; `sums` (B, tiles) what that averages."""
@@ -205,7 +210,7 @@ def _finish(
 
 @triton.jit
 def _recolour(
-    image, whole, fractions, sums, threshold, mean, factor, out, sb, sc, sy, sx, size, C: tl.constexpr,
+    image, whole, fractions, sums, threshold, mean, factor, out, sb, sc, sy, sx, size: tl.constexpr, C: tl.constexpr,
     WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The colours from contrast on; `out` (B, C, S, S) for views without a blur, for others `image` in its place."""
@@ -262,8 +267,8 @@ def _blurred(line, place, stride, size, sigma, half, there, BLOCK: tl.constexpr)
 
 @triton.jit
 def _blur_across(
-    image, rows, fractions, lines, reach, size, C: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr,
-    BLOCK: tl.constexpr,
+    image, rows, fractions, lines, reach, size: tl.constexpr, C: tl.constexpr, FRACTIONS: tl.constexpr,
+    KERNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`lines` (rows, C, S, S): the images of `rows` (of B), blurred along their rows."""
     n, c = tl.program_id(1), tl.program_id(2)
@@ -281,8 +286,8 @@ def _blur_across(
 
 @triton.jit
 def _blur_down(
-    lines, rows, whole, fractions, reach, threshold, mean, factor, out, sb, sc, sy, sx, size, C: tl.constexpr,
-    WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr, BLOCK: tl.constexpr,
+    lines, rows, whole, fractions, reach, threshold, mean, factor, out, sb, sc, sy, sx, size: tl.constexpr,
+    C: tl.constexpr, WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Blurs along the columns, and finishes."""
     n, c = tl.program_id(1), tl.program_id(2)
@@ -304,6 +309,8 @@ def views(
 ) -> list[Tensor]:  # fmt: skip
     """For each recipe the views (B, C, S, S) float32 of B images, on the device of `pixels`.
 
+    That device must be torch's current one: Triton starts kernels there.
+
     Args:
         pixels: the images, uint8, uint16 or float32, in one contiguous tensor of any shape.
         offsets: (B,) int64 on the CPU, where in it each image begins.
@@ -315,19 +322,21 @@ def views(
         budget: how many float32 numbers may lie between the kernels at once.
     """
     device, b = pixels.device, len(offsets)
+    pixels = pixels.reshape(-1)
     whole = moved(torch.stack([_whole(plan) for _, plan in recipes]), device)
-    fractions = moved(torch.stack([torch.cat((p.factors, p.sigma[:, None]), 1) for _, p in recipes]), device)
-    where = moved(torch.cat((offsets[:, None], strides), 1), device)
+    rows_of = [torch.cat((plan.factors, plan.sigma[:, None]), 1) for _, plan in recipes]
+    fractions = moved(F.pad(torch.stack(rows_of), (0, _FRACTIONS.value - 5)), device)
+    where = moved(torch.cat((offsets[:, None], strides, strides[:, :1]), 1), device)
     centre, factor = moved(torch.stack((mean, 1 / std)), device)
     shape = torch.channels_last if last else torch.contiguous_format
     made = []
     for number, (view, plan) in enumerate(recipes):
-        out = torch.empty((b, len(mean), view.size, view.size), device=device, memory_format=shape)
+        out = torch.empty((b, len(mean), view.size, view.size), dtype=torch.float32, device=device, memory_format=shape)
         each = len(mean) * view.size * (max(view.size, int(plan.box[:, 2].max())) + view.size) if b else 1
         step = min(max(1, budget // each), _MOST)
         for rows in (slice(i, i + step) for i in range(0, b, step)):
             _fill(
-                out[rows], pixels.reshape(-1), where[rows], whole[number, rows], fractions[number, rows], centre,
+                out[rows], pixels, where[rows], whole[number, rows], fractions[number, rows], centre,
                 factor, view, unit, int(plan.box[rows, 2].max()), plan.sigma[rows].nonzero().squeeze(1),
             )  # fmt: skip
         made.append(out)
@@ -339,7 +348,8 @@ def _whole(plan: "Plan") -> Tensor:
     is_contrast = plan.steps == CONTRAST
     wait = torch.where(is_contrast.any(1), is_contrast.to(torch.uint8).argmax(1), 4)
     marks = torch.stack((wait, plan.grey, plan.solarize), 1)
-    return torch.cat((plan.box, plan.flips, plan.steps, marks, plan.erase), 1).to(torch.int32)
+    table = torch.cat((plan.box, plan.flips, plan.steps, marks, plan.erase), 1).to(torch.int32)
+    return F.pad(table, (0, _WHOLE.value - table.shape[1]))
 
 
 def _fill(
@@ -348,10 +358,10 @@ def _fill(
 ) -> None:  # fmt: skip
     """Writes one view of some images to `out`; `blurred` are the places of those with a blur, on the CPU."""
     b, c, s, _ = out.shape
-    lines = torch.empty((b, c, max(highest, s), s), device=out.device)
-    image = torch.empty((b, c, s, s), device=out.device)
+    lines = torch.empty((b, c, max(highest, s), s), dtype=torch.float32, device=out.device)
+    image = torch.empty((b, c, s, s), dtype=torch.float32, device=out.device)
     tiles = triton.cdiv(s * s, _BLOCK)
-    sums = torch.empty((b, tiles), device=out.device)
+    sums = torch.empty((b, tiles), dtype=torch.float32, device=out.device)
     sb, sc, sy, sx = out.stride()
     tables = {"WHOLE": _WHOLE.value, "BLOCK": _BLOCK}
     both = tables | {"FRACTIONS": _FRACTIONS.value}

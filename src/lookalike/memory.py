@@ -29,4 +29,6 @@ def free_for_state(device: int, devices: int) -> int:
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
     """The same on `device`; from the CPU to a GPU without waiting for what that is doing."""
-    return (x.pin_memory() if x.is_cpu and device.type == "cuda" else x).to(device, non_blocking=True)
+    if x.is_cpu and device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)  # elsewhere a copy that nobody waits for may read memory that is free already

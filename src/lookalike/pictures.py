@@ -130,7 +130,8 @@ def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
     The first principal component of all patches parts foreground from background, at Otsu's threshold; the side that is
     rarer along the borders of images is the foreground. Other than in the paper each image's mean is taken off before
     it: in small networks images differ by what they show more than things differ from what is around them. The three
-    components of the foreground's patches, means included, are red, green and blue.
+    components of the foreground's patches, means included, are red, green and blue. Of images that are one patch each
+    nothing is left to part.
 
     Args:
         tokens: (M, rows, columns, P), of M images.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import augment
-from .data.images import Images
+from .data.images import Images, movable
 from .memory import moved
 from .random import key_of, keys_of, uniform
 
@@ -294,7 +294,7 @@ def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan
     vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
     strengths = (view.brightness, view.contrast, view.saturation * colour, view.hue * colour)
     steps = torch.full((len(sizes), 4), -1, device=sizes.device)
-    factors = torch.zeros((len(sizes), 4), device=sizes.device)
+    factors = torch.zeros((len(sizes), 4), dtype=torch.float32, device=sizes.device)
     if view.jitter and any(strengths):
         wanted = torch.tensor([strength > 0 for strength in strengths], device=sizes.device)
         order = u["order"].argsort(dim=1, stable=True)
@@ -404,18 +404,18 @@ def make_views(
         )
     single = [view for view in views for _ in range(view.count)]
     plans = [_plan(view, sizes, _draw(keys, number), c == 3) for number, view in enumerate(single)]
-    centre, spread = torch.tensor(mean or [0.0] * c), torch.tensor(std or [1.0] * c)
+    centre, spread = (torch.tensor(x, dtype=torch.float32) for x in (mean or [0.0] * c, std or [1.0] * c))
     with torch.autocast(flat.device.type, enabled=False):
-        if _engine(flat.device) == "torch":
+        if _engine(flat.device, flat.dtype, c) == "torch":
             whole = images.padded() if isinstance(images, Images) else images
             return _by_torch(whole, single, plans, centre, spread, memory_format)
         _check_sizes(images, sizes)
         return _compiled(flat, offsets, strides, single, plans, centre, spread, memory_format)
 
 
-def _engine(device: torch.device) -> Literal["numba", "triton", "torch"]:
+def _engine(device: torch.device, dtype: torch.dtype, channels: int) -> Literal["numba", "triton", "torch"]:
     engine = ENGINES.get(device.type, "torch")
-    return "torch" if engine == "triton" and not _works(device) else engine
+    return "torch" if engine == "triton" and not _works(device, dtype, channels) else engine
 
 
 def _compiled(
@@ -433,10 +433,11 @@ def _compiled(
     if ENGINES[flat.device.type] == "triton":
         from . import fused_gpu
 
-        return fused_gpu.views(
-            flat, offsets, strides, list(zip(views, plans, strict=True)), unit=unit, mean=mean, std=std, last=last,
-            budget=_CHUNK[flat.device.type],
-        )  # fmt: skip
+        with torch.cuda.device_of(flat):  # type: ignore[no-untyped-call]
+            return fused_gpu.views(
+                flat, offsets, strides, list(zip(views, plans, strict=True)), unit=unit, mean=mean, std=std, last=last,
+                budget=_CHUNK[flat.device.type],
+            )  # fmt: skip
     from . import fused
 
     return [
@@ -458,11 +459,11 @@ def _by_torch(
 ) -> list[Tensor]:
     """The views of padded images (B, C, H, W), a part of the batch after another."""
     (b, c), device = images.shape[:2], images.device
-    mean, std = mean.to(device), std.to(device)
+    mean, std = moved(mean, device), moved(std, device)
     largest = c * max([images[0, 0].numel(), *(view.size**2 for view in views)]) if b else 1
     step = max(1, _CHUNK.get(device.type, 2**28) // largest)
     shapes = [(b, c, view.size, view.size) for view in views]
-    made = [torch.empty(shape, device=device, memory_format=memory_format) for shape in shapes]
+    made = [torch.empty(s, dtype=torch.float32, device=device, memory_format=memory_format) for s in shapes]
     for rows in (slice(i, i + step) for i in range(0, b, step)):
         x = images[rows].to(torch.float32) / _RANGE[images.dtype]
         for view, plan, out in zip(views, plans, made, strict=True):
@@ -472,25 +473,31 @@ def _by_torch(
 
 
 @cache
-def _works(device: torch.device) -> bool:
-    """Whether Triton's kernels run on a GPU and make there what torch's operations make; where not, it says why."""
+def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """Whether Triton's kernels run on a GPU and make there what torch's operations make on a CPU; if not, it says why.
+
+    Tried once for each kind of images; more than one program works on each view.
+    """
     view = View(
-        size=16, scale=(0.2, 1.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=1.0, brightness=0.4, contrast=0.4,
+        size=40, scale=(0.2, 1.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=1.0, brightness=0.4, contrast=0.4,
         saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5, kernel=5, solarize=0.3, erase=0.3,
     )  # fmt: skip
-    b, c, h, w = 16, 3, 20, 24
-    images = (255 * uniform(torch.arange(b * c * h * w), "images")).to(torch.uint8).view(b, c, h, w).to(device)
+    b, h, w = 8, 36, 60
+    images = uniform(torch.arange(b * channels * h * w), "images").view(b, channels, h, w)
+    if dtype != torch.float32:
+        images = movable((images * _RANGE[dtype]).to(torch.int32).to(dtype))
     sizes = torch.tensor((h, w)).expand(b, 2)
-    plans = [_plan(view, sizes, _draw(torch.arange(b), 0), True)]
-    mean, std = torch.zeros(c), torch.ones(c)
+    plans = [_plan(view, sizes, _draw(torch.arange(b), 0), channels == 3)]
+    mean, std = torch.zeros(channels, dtype=torch.float32), torch.ones(channels, dtype=torch.float32)
+    offsets, strides = torch.arange(b) * (channels * h * w), torch.tensor((h * w, w)).expand(b, 2)
     try:
-        offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
-        (ours,) = _compiled(images, offsets, strides, [view], plans, mean, std, torch.contiguous_format)
-        (theirs,) = _by_torch(images, [view], plans, mean, std, torch.contiguous_format)
-        furthest = (ours - theirs).abs().max().item()
+        flat = images.to(device).view(dtype)
+        (ours,) = _compiled(flat, offsets, strides, [view], plans, mean, std, torch.contiguous_format)
+        (theirs,) = _by_torch(images.view(dtype), [view], plans, mean, std, torch.contiguous_format)
+        furthest = (ours.cpu() - theirs).abs().max().item()
         reason = "" if furthest < 1e-3 else f"their views are {furthest:.3g} of the range of values off"
     except Exception as error:  # no C compiler, a GPU that Triton does not know, ...
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}"
     if reason:
         warnings.warn(
             f"Views are made by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2

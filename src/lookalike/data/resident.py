@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import free_memory
+from ..memory import free_memory, moved
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named, sync
 from .decoding import BrokenImage
@@ -65,7 +65,7 @@ class Resident:
         if not index:
             buffer = self._buffer[:0]
         elif self._even:
-            buffer = self._buffer.view(len(self._sizes), -1).index_select(0, slots.to(self._buffer.device)).view(-1)
+            buffer = self._buffer.view(len(self._sizes), -1).index_select(0, moved(slots, self._buffer.device)).view(-1)
         else:
             lengths = self.channels * sizes.prod(1)
             spans = zip(self._starts[slots].tolist(), lengths.tolist(), strict=True)
