@@ -242,7 +242,7 @@ _NAMES = torch.tensor([key_of(name, i) for name, n in _DRAWS.items() for i in ra
 
 def _draw(keys: Tensor, view: int) -> dict[str, Tensor]:
     """All uniform numbers in [0, 1) of one view: (B,) each, or (B, n) where a parameter takes several."""
-    u = uniform(keys_of(keys, view)[:, None], _NAMES.to(keys.device))
+    u = uniform(keys_of(keys, view)[:, None], _NAMES)
     return {name: x.squeeze(1) for name, x in zip(_DRAWS, torch.split(u, list(_DRAWS.values()), 1), strict=True)}
 
 
@@ -287,23 +287,23 @@ _COLOUR = (augment.brightness, augment.contrast, augment.saturation, augment.hue
 
 def _plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
     """Turns uniform numbers into what happens; `colour` says whether images are RGB."""
-    none = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
+    none = torch.zeros(len(sizes), dtype=torch.bool)
     turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0) if view.rot90 else none.long()
     # A quarter turn is a mirroring and a transposition, a half turn two mirrorings: the matrices do them for nothing.
     hflip = (u["hflip"] < view.hflip) ^ (turns == 1) ^ (turns == 2)
     vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
     strengths = (view.brightness, view.contrast, view.saturation * colour, view.hue * colour)
-    steps = torch.full((len(sizes), 4), -1, device=sizes.device)
-    factors = torch.zeros((len(sizes), 4), dtype=torch.float32, device=sizes.device)
+    steps = torch.full((len(sizes), 4), -1)
+    factors = torch.zeros((len(sizes), 4), dtype=torch.float32)
     if view.jitter and any(strengths):
-        wanted = torch.tensor([strength > 0 for strength in strengths], device=sizes.device)
+        wanted = torch.tensor([strength > 0 for strength in strengths])
         order = u["order"].argsort(dim=1, stable=True)
         steps = torch.where((u["jitter"] < view.jitter)[:, None] & wanted[order], order, -1)
         names = ("brightness", "contrast", "saturation")
         factors = torch.stack(
             [*(_factor(u[name], vars(view)[name]) for name in names), (2 * u["hue"] - 1) * view.hue], 1
         )
-    erase = torch.zeros((len(sizes), 4), dtype=torch.int64, device=sizes.device)
+    erase = torch.zeros((len(sizes), 4), dtype=torch.int64)
     if view.erase:
         whole = torch.full_like(sizes, view.size)
         erase = augment.random_erase(whole, u["erase_area"], u["erase_aspect"], u["erase_corner"])
