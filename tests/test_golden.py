@@ -1,4 +1,4 @@
-"""A run of format 1, made once and kept: every later version must load it."""
+"""Runs of format 1 and what 0.1 began, made once and kept: every later version must load them and go on with them."""
 
 import dataclasses
 import json
@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import support.tiny  # noqa: F401 (the networks of the folders)
 import torch
 
 import lookalike
-from lookalike import training
+from lookalike import cli, training
+from lookalike.evaluation import protocols
+from lookalike.methods import METHODS
 from lookalike.runs import Folder, read_run
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
@@ -39,3 +42,49 @@ def test_it_can_be_resumed(photos: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(read_run(out / "run.yaml"), resume=True, epochs=2, out=str(out))
     result = training.pretrain(run)
     assert [r["step"] for r in result.metrics] == [5, 10]
+
+
+# ---------------------------------------------------------------- trainings that 0.1 began (tests/golden/make.py)
+
+BEGUN = ("simclr", "supcon", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "lejepa", "swav",
+         "deepcluster_v2", "dino", "ibot", "dinov2", "distill", "finetune")  # fmt: skip
+DRAWN_ANEW: tuple[str, ...] = ()
+"""Methods that draw other random numbers than in 0.1: theirs go on, and the log says that bits may differ."""
+
+
+@pytest.fixture
+def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to work in."""
+    shutil.copytree(GOLDEN.parent, tmp_path / "golden")
+    monkeypatch.chdir(tmp_path / "golden")
+    return tmp_path / "golden"
+
+
+def test_every_method_has_a_training_that_was_begun_by_0_1() -> None:
+    assert set(BEGUN) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_training_of_0_1_goes_on_where_it_stopped(name: str, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
+    verb = name if name in ("distill", "finetune") else "pretrain"
+    assert json.loads((golden / name / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+    assert cli.main([verb, "--resume", "--out", name, "--no-report"]) == 0
+    losses = {row["step"]: row["loss"] for row in Folder(name).rows() if "loss" in row}
+    ends = (3, 6, 9, 12)  # of the epochs: what is logged between them depends on the clock
+    assert losses.keys() >= set(ends)
+    assert "step 7 of" in (golden / name / "log.txt").read_text()
+    if name not in DRAWN_ANEW:
+        then = json.loads((golden / "losses.json").read_text())[name]
+        assert [losses[end] for end in ends] == pytest.approx([then[str(end)] for end in ends], rel=1e-2)
+    assert lookalike.load(name).dim == 16
+
+
+def test_a_comparison_of_0_1_goes_on_where_it_stopped(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = json.loads((golden / "compare.command.json").read_text())
+    assert cli.main(command) == 0, capsys.readouterr().err
+    trainings = json.loads((golden / "compare" / "compare.json").read_text())["trainings"]
+    assert [(t["method"], t["seed"], t["status"]) for t in trainings] == [
+        ("simclr", 0, "done"), ("supcon", 0, "done"), ("simclr", 1, "done"), ("supcon", 1, "done")
+    ]  # fmt: skip
+    assert "step 4 of" in (golden / "compare" / "supcon-seed0" / "log.txt").read_text()

@@ -1,0 +1,1 @@
+"""What several test files share: networks, images and inputs that they make themselves."""
