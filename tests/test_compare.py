@@ -698,6 +698,16 @@ def test_test_images_are_not_to_be_learnt_from(
     assert "16 images of the test" in content["recommendation"]
 
 
+def test_init_from_another_network_ends_a_comparison_before_it_trains(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(backbones.create("test_vit", image_size=32).export_state(), tmp_path / "vit.pth")
+    more = (*SHORT, "--init", str(tmp_path / "vit.pth"))
+    _, error = run(capsys, command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=more), 1)
+    assert "have no place in the network: cls_token" in error
+    assert not (tmp_path / "out" / "simclr-seed0").exists()
+
+
 def test_an_error_does_not_outlive_its_cause(
     compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
