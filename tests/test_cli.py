@@ -144,6 +144,11 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         ),
         (["evaluate", "DAMAGED", "LABELLED", "LABELLED"], 1, "Copy it once more"),
         (["pretrain", "simclr", "PHOTOS", "--init", "TRUNCATED", *SMALL], 1, "not a whole safetensors file"),
+        (
+            ["pretrain", "simclr", "PHOTOS", "--init", "RUN", *SMALL, "--backbone", "test_vit"],
+            1,
+            "no place in the network",
+        ),
         (["views", "simclr", "PHOTOS", "--out", "RUN/views.png"], 1, "or --overwrite"),
         (["list", "backbones", "resnet19"], 1, "Did you mean resnet"),
         (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),

@@ -28,7 +28,8 @@ from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
-from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
+from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
+from .significance import ERROR_RATE
 
 FILE = "compare.json"
 SPEED = ".speed"
@@ -163,7 +164,7 @@ class _Work:
                     )
             if goes_on:
                 self._take_up(old)
-                if lines:
+                if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
             self.write()
@@ -205,7 +206,10 @@ class _Work:
             **self.made,
             "question": self.question,
             "shared_images": self.shared,
+            "error_rate": ERROR_RATE,
             "untrained": _means(self.untrained_results),
+            "untrained_range": self.untrained_results
+            and score_range(self.untrained_results, seed_noise(self.trainings)),
             "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
             "trainings": [dataclasses.asdict(t) for t in self.trainings],
             "ranking": [dataclasses.asdict(r) for r in found.ranking],
