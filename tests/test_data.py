@@ -833,6 +833,38 @@ def test_the_disk_cache_does_not_remember_a_failing_disk(tmp_path: Path, monkeyp
     assert len(epochs(Loader(source, 4, 0, cache="disk", cache_dir=cache), 1)) == 2
 
 
+def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary names of 0.1 can be foretold, where another host's process has the same number."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    source = open_source(tmp_path)
+    kept = resident_module.Kept(source, None, cache)
+    stem = kept.pixels.stem
+    monkeypatch.setattr("platform.node", lambda: "host")
+    foreign = [f".{stem}.notes.tmp", f".{stem}.tmp.pixels", "mine.txt", f".{stem}0.host.1.tmp.pixels"]
+    stale = [f".{stem}.host.1.tmp.pixels", f".{stem}.ho.st.1.tmp.pixels.wide", f".{stem}.7.tmp.npz",
+             f".{stem}.host.0123456789abcdef.tmp.pixels"]  # fmt: skip
+    for name in (*foreign, *stale):
+        (cache / name).write_text("mine")
+    (cache / f".{stem}.host.{os.getpid()}.tmp.pixels").symlink_to(cache / "mine.txt")
+    kept.images(0, None)
+    left = {path.name for path in cache.iterdir()}
+    assert left >= {*foreign, f".{stem}.host.{os.getpid()}.tmp.pixels"}
+    assert not left & {*stale}
+    assert (cache / "mine.txt").read_text() == "mine"
+
+
+def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    kept = resident_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    kept.lock.symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="nothing is written through links"):
+        kept.images(0, None)
+    assert not (tmp_path / "outside").exists()
+
+
 def test_the_disk_cache_tells_folders_apart(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(4):

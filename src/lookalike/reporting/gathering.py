@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ..encoders import card_within
 from ..methods import METHODS
 from ..runs import Folder, Row
 from .judgements import dictionaries, evaluations, is_finite
@@ -57,7 +58,11 @@ def run_content(path: Path, name: str) -> Content:
     folder, problems = Folder(path), list[str]()
     options = _mapping(folder.run, problems)
     card = _record(folder.card, problems)
-    rows = folder.rows()
+    if (own := card_within(folder.weights)) is not None:
+        card |= own  # a training that was killed between the two files left an older card
+    rows, damaged = folder.read_metrics()
+    if damaged:
+        problems.append(f"{damaged} damaged lines of {folder.metrics.name} are left out.")
     method = str(options.get("method") or card.get("method") or "")
 
     def part(what: str, make: Callable[[], object], nothing: object) -> Any:
