@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lookalike import random
 from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_source
 from lookalike.data import decoding as decoding_module
+from lookalike.data import reading as reading_module
 from lookalike.data import resident as resident_module
 from lookalike.data.images import pack, starts
 from lookalike.data.order import Order
@@ -853,6 +854,23 @@ def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, mo
     assert left >= {*foreign, f".{stem}.host.{os.getpid()}.tmp.pixels"}
     assert not left & {*stale}
     assert (cache / "mine.txt").read_text() == "mine"
+
+
+def test_shared_memory_of_another_container_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that share /dev/shm have processes of one number."""
+    foreign, own = (tmp_path / f"torch_{os.getpid()}_{i}_0" for i in (1, 2))
+    foreign.touch()
+    monkeypatch.setattr(reading_module, "_SHARED", tmp_path)
+    monkeypatch.setattr(reading_module, "_no_sharing", False)
+    with open(own, "wb"):
+
+        def full(x: Tensor) -> Tensor:
+            raise RuntimeError("no room")
+
+        monkeypatch.setattr(Tensor, "share_memory_", full)
+        reading_module._shared(torch.zeros(1))
+    assert foreign.exists()
+    assert not own.exists()
 
 
 def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:

@@ -384,17 +384,6 @@ def test_rows_are_on_the_disk_before_a_checkpoint_is(
         assert flushed < happened.index((f"renamed to {name}", 0))
 
 
-def test_nothing_is_written_of_a_run_before_it_is_begun(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that dies while its cache fills leaves nothing that the next one takes for somebody's."""
-    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
-    monkeypatch.setattr(training, "build", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        training.pretrain(tiny_run(photos, tmp_path / "run", cache="ram"))
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_second_damaged_checkpoint_does_not_replace_the_first_that_was_put_aside(
     photos: Path, tmp_path: Path
 ) -> None:

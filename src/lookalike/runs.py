@@ -370,7 +370,7 @@ def changing(path: Path) -> Iterator[None]:
                     other.unlink(missing_ok=True)
             yield
         finally:
-            if _is_lock(lock):
+            if is_lock(lock):
                 lock.unlink(missing_ok=True)
 
 
@@ -378,7 +378,7 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _is_lock(path: Path) -> bool:
+def is_lock(path: Path) -> bool:
     """Whether a file may be a lock of ours: they are empty."""
     return path.is_file() and not path.is_symlink() and not path.stat().st_size
 
@@ -709,7 +709,7 @@ class Folder:
                 yield
             finally:
                 with suppress(OSError):  # the folder may be gone
-                    if [self.lock] == [*self.path.iterdir()] and _is_lock(self.lock):  # nothing was begun
+                    if [self.lock] == [*self.path.iterdir()] and is_lock(self.lock):  # nothing was begun
                         self.lock.unlink()
                         if made:
                             self.path.rmdir()
@@ -777,7 +777,7 @@ class Folder:
         """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
         if path in self._folders:
             return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-        return (path in (self.lock, _lock_of(self.evaluation)) and _is_lock(path)) or self._is_temporary(path)
+        return (path in (self.lock, _lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
 
     def claim(self, *, resume: bool, run: Run | None = None) -> None:
         """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept.

@@ -220,7 +220,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(Folder(self.run.out).say, "survey", "images seen")
+        say = _counting(Folder(self.run.out), "survey", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -506,8 +506,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         )
     before = read_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), before)
-    # not into the log of a run that is not begun, or is about to be replaced
-    filling = _counting(folder.say if run.resume else _printed, "cache", "images decoded") if rank == 0 else None
+    filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
         raise ValueError(
@@ -876,11 +875,7 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
     return Answers(folder, name, len(source), turns, method.memory_width(), dtype)
 
 
-def _printed(text: str) -> None:
-    print(text, flush=True)
-
-
-def _counting(say: Callable[[str], None], label: str, what: str) -> Callable[[int, int], None]:
+def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
     """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
     shown, first = time.monotonic(), (0.0, 0)
 
@@ -892,7 +887,7 @@ def _counting(say: Callable[[str], None], label: str, what: str) -> Callable[[in
             shown = now
             seconds = (now - began) / (done - before) * (total - done) if done > before else None
             left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
-            say(f"{label:<12}{done} of {total} {what}{left}")
+            folder.say(f"{label:<12}{done} of {total} {what}{left}")
 
     return progress
 

@@ -23,7 +23,7 @@ from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistic
 from ..methods import get_method
 from ..methods.distill import Distill
 from ..random import key_of
-from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, becomes, made, read_yaml, write_json
+from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, becomes, is_lock, made, read_yaml, write_json
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
@@ -521,6 +521,8 @@ def _remove(path: Path) -> None:
         return
     with folder.held():
         folder.abandon()
+    if is_lock(folder.lock):
+        folder.lock.unlink()
     if not any(path.iterdir()):
         path.rmdir()
 
