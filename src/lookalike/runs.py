@@ -837,7 +837,9 @@ class Folder:
 
     def kept(self) -> list[Path]:
         """The checkpoints of single epochs, the newest first."""
-        found = [path for path in self.checkpoints.glob("epoch=*.ckpt") if _KEPT.fullmatch(path.name)]
+        found = [
+            path for path in self.checkpoints.glob("epoch=*.ckpt") if _KEPT.fullmatch(path.name) and path.is_file()
+        ]
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def rows(self) -> list[Row]:
@@ -946,6 +948,8 @@ def features_name(about: str) -> str:
 
 def _is_of_tensorboard(path: Path) -> bool:
     """Whether the logger of a run wrote a file: its events have our columns, its hyperparameters are empty."""
+    if path.is_symlink() or not path.is_file():
+        return False
     if path.name.startswith("events.out.tfevents."):
         content = path.read_bytes()
         return b"images_per_s" in content and b"data_wait" in content

@@ -60,9 +60,7 @@ def run_content(path: Path, name: str) -> Content:
     card = _record(folder.card, problems)
     if (own := card_within(folder.weights)) is not None:
         card |= own  # a training that was killed between the two files left an older card
-    rows, damaged = folder.read_metrics()
-    if damaged:
-        problems.append(f"{damaged} damaged lines of {folder.metrics.name} are left out.")
+    rows = folder.rows()
     method = str(options.get("method") or card.get("method") or "")
 
     def part(what: str, make: Callable[[], object], nothing: object) -> Any:
