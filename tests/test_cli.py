@@ -346,7 +346,12 @@ def test_tensorboard_gets_the_rows(photos: Path, tmp_path: Path, capsys: pytest.
         "tensorboard",
     ]
     printed(capsys, argv, 0)
-    assert list((tmp_path / "run/tensorboard").glob("events*"))
+    written = tmp_path / "run/tensorboard"
+    assert list(written.glob("events*"))
+    foreign = written / "events.out.tfevents.1.host.1.0"
+    foreign.write_bytes(b"of another program")
+    printed(capsys, [*argv[:-2], "--overwrite"], 0)
+    assert list(written.iterdir()) == [foreign]
 
 
 def test_a_logger_that_is_not_installed_names_its_extra(

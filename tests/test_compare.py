@@ -744,6 +744,49 @@ def test_overwrite_replaces_it(
     assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
 
 
+@pytest.mark.parametrize("named", ["../mine", "simclr-seed9", ".", "/tmp/mine"])
+def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tmp_path: Path, named: str) -> None:
+    """`compare.json` may be a stranger's: the folders that it names are not believed."""
+    mine = shutil.copytree(compared / "simclr-seed0", tmp_path / "mine")
+    out = shutil.copytree(compared, tmp_path / "out")
+    content = content_of(out)
+    content["trainings"][0]["folder"] = named
+    (out / "compare.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"names the folder .*, which no comparison makes"):
+        comparing._read(out / "compare.json")
+    assert Folder(mine).weights.is_file()
+
+
+def test_a_training_that_is_replaced_takes_nothing_of_others_with_it(compared: Path, tmp_path: Path) -> None:
+    trained = compared / "simclr-seed0"
+    mine = shutil.copytree(trained, tmp_path / "mine")
+    (tmp_path / "linked").symlink_to(mine)
+    comparing._remove(tmp_path / "linked")
+    assert Folder(mine).last.is_file()
+    notes = tmp_path / "simclr-seed0"  # no run, but files of a run's names
+    notes.mkdir()
+    (notes / "log.txt").write_text("mine")
+    comparing._remove(notes)
+    assert (notes / "log.txt").read_text() == "mine"
+    comparing._remove(mine)
+    assert not mine.exists()
+
+
+def test_a_training_is_not_written_into_a_linked_folder(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    shutil.rmtree(out / "simclr-seed0")
+    outside = shutil.copytree(compared / "supcon-seed0", tmp_path / "outside")
+    before = Folder(outside).last.read_bytes()
+    (out / "simclr-seed0").symlink_to(outside)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    _, said = run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 1)
+    assert "No method could be trained" in said
+    assert "simclr-seed0 is a link" in content_of(out)["trainings"][0]["error"]
+    assert Folder(outside).last.read_bytes() == before
+
+
 def test_overwrite_given_again_goes_on(
     compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -852,8 +895,14 @@ def test_a_budget_of_time(
     assert all(row["seconds"] > 0 for row in content["trainings"])
     monkeypatch.setattr(costs, "WARM_STEPS", 1)
     tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    (out / comparing.SPEED).mkdir()
+    (out / comparing.SPEED / "mine.txt").write_text("mine")
+    killed = shutil.copytree(out / "moco_v2-seed0", out / f"{comparing.SPEED}-killed")
+    text = Folder(killed).run.read_text()
+    Folder(killed).run.write_text(text.replace(f"\nepochs: {epochs}\n", f"\nepochs: {comparing.MANY_EPOCHS}\n"))
     said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=tiny), 0)
     assert "WARNING: one epoch of moco_v2 takes longer than the budget of 0.001s" in said
+    assert [path.name for path in out.rglob("*") if comparing.SPEED in str(path)] == [comparing.SPEED, "mine.txt"]
     assert content_of(out)["trainings"][0]["epochs"] == 1
     assert "one epoch takes" in content_of(out)["ranking"][0]["remark"]
 

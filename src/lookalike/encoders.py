@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,43 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 
 def read_card(folder: Folder) -> Card:
-    """What stands in a run's `encoder.json`."""
-    content = json.loads(folder.card.read_text())
+    """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
+    if (content := card_within(folder.weights)) is None:
+        raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
     return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+
+
+def card_within(weights: Path) -> dict[str, Any] | None:
+    """The card in the head of a file of ours; None of other files and of those that cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            content = json.loads((file.metadata() or {}).get("lookalike", "null"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
+    """Writes `encoder.json` anew where it is not of the weights, as after a kill between the two: the weights count.
+
+    A training may write both meanwhile: it is looked at until they are of one another.
+    """
+    while (content := card_within(folder.weights)) is not None:
+        digest = file_sha256(folder.weights)
+        if _card_beside(folder).get("sha256") == digest:
+            return
+        if card_within(folder.weights) == content:  # the digest is of the same file
+            write_json(folder.card, content | {"sha256": digest})
+            say(f"{folder.card} was not of {folder.weights}: it is written anew from what the weights say.")
+
+
+def _card_beside(folder: Folder) -> dict[str, Any]:
+    """What stands in `encoder.json`; nothing where it cannot be read."""
+    try:
+        content = json.loads(folder.card.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 HUB = {
@@ -125,12 +160,16 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     """
     path = Path(encoder)
     if path.is_dir():
-        path = Folder(path).weights
+        folder = Folder(path)
+        path = folder.weights
         if not path.is_file():
             raise FileNotFoundError(
                 f"{encoder} holds no encoder.safetensors; a run writes it with its first checkpoint. "
                 "Give the folder of such a run, or a weights file."
             )
+        if folder.run.is_file() and not (card_within(path) or {}).items() <= _card_beside(folder).items():
+            with suppress(OSError):  # where nothing may be written; the weights count in any case
+                mend_card(folder, folder.note)
     if path.is_file():
         open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
         return _from_file(path, backbone).eval()
