@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ SIDES = 10.0, 22.0
 """Range of a digit's side, in pixels."""
 TURN = 45.0
 """A digit is turned by up to so many degrees, either way."""
+IMAGES = "-digits"
+"""Ends the name of the images' folder, which begins as the run's."""
 TEST_DIGITS = 500
 PLACINGS = 8
 """Unlabelled images of each training digit, each placed anew."""
@@ -129,10 +132,38 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     folder.check(resume=False, overwrite=overwrite)
     if folder.path.name in ("", ".."):
         raise ValueError(f"--out {out} has no name of its own. Give one such as runs/demo; the images go beside it.")
-    images = folder.path.with_name(f"{folder.path.name}-digits")
+    images = folder.path.with_name(f"{folder.path.name}{IMAGES}")
     if folder.run.is_file() and read_yaml(folder.run).get("data") != str(images / "unlabelled"):
         raise FileExistsError(f"{folder.path} holds a run that is no demo. Give another --out.")
-    _make_room(images, overwrite)
+    aside = images.with_name(f".{images.name}.before")
+    if _are_ours(aside):  # a demo was killed before its training began
+        if _are_ours(images):
+            shutil.rmtree(images)
+        aside.rename(images)
+    there, begun = images.exists(), False
+    if there:
+        _check_replaceable(images, overwrite)
+        images.rename(aside)
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        shutil.rmtree(aside, ignore_errors=True)
+
+    try:
+        return _shown(folder, images, epochs, seed, overwrite, begin)
+    except BaseException:
+        if not begun:
+            shutil.rmtree(images, ignore_errors=True)
+            if there:
+                aside.rename(images)
+        raise
+
+
+def _shown(
+    folder: Folder, images: Path, epochs: int, seed: int, overwrite: bool, begin: Callable[[], None]
+) -> tuple[Result, list[Score]]:
+    """`demo`, once there is room for its images; `begin` is called when the training has made a step."""
     write_images(images, seed)
     parts = {name: len(list((images / name).rglob("*.png"))) for name in ("unlabelled", "train", "test")}
     print(
@@ -146,7 +177,7 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
         epochs=epochs, batch_size=256, cache="ram", precision="fp32", seed=seed, fit=False, probe=(train, test),
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
-    result = training.pretrain(run)
+    result = training.pretrain(run, [training.FirstStep(begin)])
     bank = open_source(train, channels=1, labelled=True)
     other = open_source(test, channels=1, labelled=True, classes=bank.classes)
     untrained = training.build(training.resolve(run, parts["unlabelled"])[0]).encoder
@@ -185,18 +216,21 @@ def table(scores: list[Score]) -> list[str]:
     return rows + [f"{s.name:<19}{s.knn:>7.1%}{s.linear:>9.1%}{s.few:>12.1%} ± {s.deviation:.1%}" for s in scores]
 
 
-def _make_room(images: Path, overwrite: bool) -> None:
-    if not images.exists():
-        return
+def _are_ours(images: Path) -> bool:
+    """Whether a folder holds images of the demo, and nothing else."""
     readme = images / "README.txt"
-    ours = readme.is_file() and readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
-    ours = ours and not images.is_symlink()
-    ours = ours and all(re.fullmatch(r"\d{4}(-\d)?\.png|README\.txt", p.name) for p in images.rglob("*") if p.is_file())
+    if images.is_symlink() or not readme.is_file():
+        return False
+    ours = readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
+    return ours and all(re.fullmatch(r"\d{4}(-\d)?\.png|README\.txt", p.name) for p in images.rglob("*") if p.is_file())
+
+
+def _check_replaceable(images: Path, overwrite: bool) -> None:
+    ours = _are_ours(images)
     if not (ours and overwrite):
         what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."
         raise FileExistsError(f"{images} {what}. {advice}")
-    shutil.rmtree(images)
 
 
 def _features(model: nn.Module, source: Source) -> Features:

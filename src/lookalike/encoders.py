@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .runs import FORMAT, Folder, atomic, nearest, write_json
+from .documents import parse_json, read_json
+from .printing import printable, shown
+from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,77 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 
 def read_card(folder: Folder) -> Card:
-    """What stands in a run's `encoder.json`."""
-    content = json.loads(folder.card.read_text())
+    """What stands in a run's `encoder.json`.
+
+    Raises:
+        ValueError: it is no card, or holds values that no encoder has.
+    """
+    content = checked(read_json(folder.card, object), folder.card)
     return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+
+
+DTYPES = ("uint8", "uint16", "float32")
+"""Of images."""
+
+
+def checked(card: object, where: object) -> dict[str, Any]:
+    """A card as it was read from a file that `where` names, once all in it is what an encoder can have.
+
+    Raises:
+        ValueError: a later format, a key that is missing, or a value that is none; the message names it.
+    """
+    if not isinstance(card, dict):
+        raise ValueError(f"{where} describes no encoder: {shown(card)} is no mapping.")
+    if card.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{where} has format {shown(card['format'])}, this version reads format {FORMAT}. Update lookalike."
+        )
+    if missing := [f.name for f in dataclasses.fields(Card) if f.name not in card]:
+        raise ValueError(f"{where} describes no encoder: it does not say {', '.join(missing)}.")
+
+    def whole(most: int) -> Callable[[object], bool]:
+        return lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= most
+
+    rules: dict[str, tuple[str, Callable[[object], bool]]] = {
+        "backbone": ("a name", lambda v: isinstance(v, str) and bool(v)),
+        "stem": (" or ".join(get_args(backbones.Stem)), lambda v: v in get_args(backbones.Stem)),
+        "interpolation": (" or ".join(get_args(backbones.Interpolation)),
+                          lambda v: v in get_args(backbones.Interpolation)),
+        "dim": ("a whole number from 1", whole(2**31)),
+        "image_size": (f"a whole number from 1 to {LARGEST_IMAGE}", whole(LARGEST_IMAGE)),
+        "channels": (f"a whole number from 1 to {MOST_CHANNELS}", whole(MOST_CHANNELS)),
+        "dtype": (", ".join(DTYPES), lambda v: v in DTYPES),
+        "mean": ("a number for each channel", lambda v: _are_numbers(v, card["channels"])),
+        "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, card["channels"], LEAST_STD)),
+        "method": ("a name", lambda v: isinstance(v, str)),
+        "epochs": ("a number from 0", lambda v: _real(v) >= 0),
+        "classes": ("a list of different names", _are_classes),
+    }  # fmt: skip
+    for name, (expected, is_right) in rules.items():
+        if name in card and not is_right(card[name]):
+            raise ValueError(f"{where} says that {name} is {shown(card[name])}; expected {expected}. Copy the file anew.")
+    if "classes" in card:
+        card = {**card, "classes": [printable(name) for name in card["classes"]]}
+    return card
+
+
+LEAST_STD = 1e-8
+"""Images are divided by it."""
+
+
+def _real(value: object) -> float:
+    """A number that is finite, or NaN, which compares with none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if abs(value) < 1e30 else math.nan
+
+
+def _are_numbers(value: object, count: int, above: float = -math.inf) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(_real(x) > above for x in value)
+
+
+def _are_classes(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value) and len({*value}) == len(value)
 
 
 HUB = {
@@ -146,6 +217,14 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     )
 
 
+def places(encoder: str | os.PathLike[str]) -> list[str]:
+    """Where an encoder lies: its own path and, of a file, that of the run's folder."""
+    path = os.path.realpath(encoder)
+    folder = os.path.dirname(path)
+    above = [os.path.dirname(folder)] if os.path.basename(folder) == "checkpoints" else []
+    return [path, folder, *above] if os.path.isfile(path) else [path]
+
+
 def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> int:
     """Pixels that an encoder was made for; nothing is fetched to know it. Arguments and errors are those of `load`."""
     path = Path(encoder)
@@ -175,7 +254,7 @@ def own(module: nn.Module, like: Backbone, size: int) -> Backbone:
 
 def _hub_entry(name: str) -> tuple[str, str]:
     if name not in HUB:
-        raise ValueError(f"Nothing of torch hub is known as {name!r}. {nearest(name, list(HUB))}")
+        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
     return HUB[name]
 
 
@@ -220,11 +299,9 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         assert backbone is None or isinstance(backbone, str)
         name, official = _architecture(path, state, backbone)
         return backbones.from_weights(state, name, official=official)
-    if card["format"] != FORMAT:
-        raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(
-            f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module). To "
+            f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "
             "teach, Run(teacher=load(path, backbone=module))."
         )
     made = backbones.create(
@@ -233,6 +310,8 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
     made.load_exported(state)
+    if made.dim != card["dim"]:
+        raise ValueError(f"{path} says that it gives {card['dim']} numbers per image, and {made.name} gives {made.dim}.")
     return made
 
 
@@ -258,7 +337,9 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
     if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
-    return state, json.loads(head["lookalike"]) if "lookalike" in head else None
+    if "lookalike" not in head:
+        return state, None
+    return state, checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -318,6 +399,13 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     except Exception as error:
         raise ValueError(f"{path} cannot be read as plain tensors (weights_only=True): {error}") from None
     said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
+    if isinstance(said, dict) and "backbone" in said:
+        said = checked(said, path)
+    elif said is not None:
+        mean, std = (said.get("mean"), said.get("std")) if isinstance(said, dict) else (None, None)
+        count = len(mean) if isinstance(mean, list | tuple) else 0
+        if not count or not _are_numbers(mean, count) or not _are_numbers(std, count, LEAST_STD):
+            raise ValueError(f"{path} is a run's checkpoint that does not say how images are normalised. Copy it anew.")
     for name in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+
+from . import marks
+from .documents import parse_json, read_text
+from .printing import brief, cut, lines_of, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Written into every file that a later version must be able to read."""
+LARGEST_IMAGE = 16_384
+"""Pixels a side of what a network sees, at most."""
+MOST_CHANNELS = 10_000
+"""Of an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +114,9 @@ class Options:
                             ("channels", 1), ("save_every", 1)):  # fmt: skip
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
+        for name, most in (("image_size", LARGEST_IMAGE), ("channels", MOST_CHANNELS)):
+            if (found := getattr(self, name)) is not None and found > most:
+                raise ValueError(f"{name} is {found}; it must be at most {most}.")
         for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
@@ -316,7 +327,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
                     f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
                 ) from None
             if not said:
-                print(f"Waiting for another process that holds {path}", file=sys.stderr, flush=True)
+                say(f"Waiting for another process that holds {path}", sys.stderr)
                 said = True
             time.sleep(0.2)
             continue
@@ -338,8 +349,31 @@ def write_json(path: Path, content: object) -> None:
 # ---------------------------------------------------------------- run.yaml
 
 
+MOST_YAML = 2**21
+"""Bytes of a run's file: twenty thousand names of classes take a quarter of a megabyte."""
+MOST_VALUES = 100_000
+"""In it, once its aliases are written out: a few lines of aliases stand for any number."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML reads 1e-6 as a text."""
+    """YAML 1.2's floats: PyYAML reads 1e-6 as a text. Aliases stand for so many values and no more."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and (found := _values(node, {})) > MOST_VALUES:
+            how_many = "values without end" if math.isinf(found) else f"more than {MOST_VALUES} values"
+            raise yaml.composer.ComposerError(None, None, f"its aliases stand for {how_many}", node.start_mark)
+        return node
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node holds; infinitely many if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_values(each, known) for each in nodes)
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver(
@@ -415,11 +449,17 @@ def module_name(module: object) -> str:
     return f"<{type(module).__module__}.{type(module).__qualname__}>"
 
 
+def run_text(run: Run) -> str:
+    """What stands in `run.yaml`: the run, with the versions, the commit and the machine that made it."""
+    own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
+    content = {"format": FORMAT} | flat(run) | {"made": made() | {"named_here": [marks.mark(place) for place in own]}}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
 def write_run(run: Run, path: Path) -> None:
-    """Writes `run.yaml`, with the versions, the commit and the machine that made it."""
-    content = {"format": FORMAT} | flat(run) | {"made": made()}
+    """Writes `run.yaml`."""
     with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+        temporary.write_text(run_text(run), encoding="utf-8")
 
 
 def made() -> dict[str, object]:
@@ -453,16 +493,32 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
-    try:
-        content = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
+    content = parse_yaml(path)
     found = content.pop("format", FORMAT)
     if found != FORMAT:
-        raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}. Update lookalike.")
+        raise ValueError(f"{path} has format {shown(found)}, this version reads format {FORMAT}. Update lookalike.")
     content.pop("made", None)
+    return content
+
+
+def parse_yaml(path: Path) -> dict[str, object]:
+    """All that a YAML file holds.
+
+    Raises:
+        ValueError: it is no YAML, holds no mapping of names, or more than a run's file ever does.
+    """
+    text = read_text(path, MOST_YAML)
+    try:
+        content = yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError(f"{path} is nested deeper than options ever are.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is not valid YAML: {cut(str(error), 500)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
+    for name in content:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {shown(name)} is no name of an option; put it in quotes.")
     return content
 
 
@@ -481,7 +537,7 @@ def read_run(path: str | os.PathLike[str], method: "type[Method] | None" = None)
             raise ValueError(f"{path} names no method. Add a line like 'method: simclr'.")
         if name not in METHODS and ":" in name:
             raise ValueError(
-                f"{path} asks for {name}, your own class: pass it from Python, read_run(path, method=...)."
+                f"{path} asks for {shown(name)}, your own class: pass it from Python, read_run(path, method=...)."
             )
         method = get_method(name)
     if not isinstance(content.get("data"), str):
@@ -499,7 +555,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     rest = {k: v for k, v in content.items() if k != "data"}
     for key in rest:
         if key not in options and key not in fields:
-            raise ValueError(f"{where}: nothing is called '{key}'. {nearest(key, [*options, *fields, 'data'])}")
+            raise ValueError(f"{where}: nothing is called {shown(key)}. {nearest(key, [*options, *fields, 'data'])}")
     stated = {k: v for k, v in rest.items() if k in fields}
     _check_keys(stated, method.Config, where, "")
     converter = Converter()
@@ -515,32 +571,33 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         causes = [str(error)]
         if isinstance(error, ExceptionGroup):
             causes = transform_error(error, "", format_exception=lambda e, _: str(e))
-        raise ValueError(f"{where}: " + "; ".join(c.rstrip(" @").replace(" @ .", ", at ") for c in causes)) from None
+        causes = [cut(printable(c.rstrip(" @").replace(" @ .", ", at ")), 500) for c in causes]
+        raise ValueError(f"{where}: " + cut("; ".join(causes), 2000)) from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
 
 
 def _to_float(value: object, _: type) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{shown(value)} is not a number")
     return float(value)
 
 
 def _to_int(value: object, _: type) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     return value
 
 
 def _to_bool(value: object, _: type) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
+        raise ValueError(f"{shown(value)} is neither true nor false")
     return value
 
 
 def _to_str(value: object, _: type) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
+        raise ValueError(f"{shown(value)} is not a text")
     return value
 
 
@@ -561,7 +618,7 @@ def _check_keys(content: object, cls: type, where: str, at: str) -> None:
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in content.items():
         if key not in names:
-            raise ValueError(f"{where}: nothing is called '{at}{key}'. {nearest(str(key), names)}")
+            raise ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {nearest(str(key), names)}")
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
@@ -587,7 +644,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
     lines = []
     for key in dict.fromkeys([*a, *b]):
         if key.split(".")[0] not in _MAY_CHANGE and a.get(key) != b.get(key):
-            lines.append(f"{key}: {a.get(key)} in the run, {b.get(key)} now")
+            lines.append(f"{brief(key)}: {brief(a.get(key))} in the run, {brief(b.get(key))} now")
     before, now = old.get("epochs"), new.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:
         lines.append(f"epochs: {before} in the run, {now} now (more are allowed, fewer are not)")
@@ -618,6 +675,8 @@ class Folder:
         self.log = self.path / "log.txt"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
+        self._waiting: dict[Path, str] = {}
+        """Lines for files that are not to be touched yet."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -681,29 +740,56 @@ class Folder:
             or (path == self.checkpoints and not any(path.iterdir()))
         )
 
-    def claim(self, *, resume: bool) -> None:
-        """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept."""
-        if not resume:
-            self._clear()
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+    def wait(self, *paths: Path) -> None:
+        """Keeps what is added to these files until the folder is claimed."""
+        self._waiting = dict.fromkeys(paths, "")
+
+    def claim(self, *, resume: bool, files: Mapping[Path, bytes] | None = None, keep: Iterable[Path] = ()) -> None:
+        """Makes a checked folder a run's: a replaced run's files are removed, a resumed run's are kept.
+
+        Nothing is removed or replaced before all `files`, and the lines that waited, are on the disk under other names:
+        `run.yaml` among them is the first to get its own, so that the folder holds a run at every moment. Files to
+        `keep` are not the replaced run's.
+        """
         for stale in (*self.path.glob(".*.tmp*"), *self.checkpoints.glob(".*.tmp*")):
             stale.unlink()
+        waited, self._waiting = self._waiting, {}
+        first = dict(files or {})
+        if not resume:
+            first |= {path: text.encode("utf-8", "backslashreplace") for path, text in waited.items() if text}
+        staged = {path: path.with_name(f".new.tmp-{path.name}") for path in first}
+        try:
+            for path, content in first.items():
+                with named(path), atomic(staged[path]) as temporary:
+                    temporary.write_bytes(content)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except BaseException:
+            for path in staged.values():
+                path.unlink(missing_ok=True)
+            raise
+        if not resume:
+            self._clear({*first, *keep})
+        for path, new in staged.items():
+            new.replace(path)
+        for path, text in waited.items() if resume else ():
+            self._add(path, text)
 
-    def _clear(self) -> None:
-        """Removes the files of a run, and nothing that somebody else put there."""
+    def _clear(self, keep: Collection[Path] = ()) -> None:
+        """Removes the files of a run, but those to keep, and nothing that somebody else put there."""
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
         own += [self.classifier, self.classes, self.report]
         for path in [
-            *own,
-            *events,
-            *self.checkpoints.glob("*.ckpt"),
+            *self.checkpoints.glob("*.ckpt"),  # first: none is to be resumed whose encoder is gone
             *self.checkpoints.glob("*.corrupt"),
             *self.checkpoints.glob("nonfinite-*.safetensors"),
             *self.features.glob("*.safetensors"),
+            *own,
+            *events,
             self.run,
         ]:
-            path.unlink(missing_ok=True)
+            if path not in keep:
+                path.unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
         """The rows of `metrics.jsonl`; a last line that a crash cut short, and lines that are no rows, are left out."""
@@ -711,8 +797,8 @@ class Folder:
         if self.metrics.is_file():
             for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
+                    row = parse_json(line, self.metrics, object)
+                except ValueError:
                     break
                 if isinstance(row, dict):
                     rows.append(row)
@@ -728,19 +814,23 @@ class Folder:
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with named(self.metrics, self.then()), open(self.metrics, "a") as file:
-            file.write(json.dumps(finite) + "\n")
+        self._add(self.metrics, json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
-        """Prints to the console and to `log.txt`; what is no text is escaped."""
-        text = text.encode("utf-8", "backslashreplace").decode()
-        print(text, flush=True)
+        """Prints to the console and to `log.txt`, as `printing.say` does."""
+        say(text)
         self.note(text)
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text + "\n")
+        self._add(self.log, lines_of(text) + "\n")
+
+    def _add(self, path: Path, text: str) -> None:
+        if path in self._waiting:
+            self._waiting[path] += text
+            return
+        with named(path, self.then()), open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
 
     def then(self) -> str:
         """How to go on after what is written now failed."""

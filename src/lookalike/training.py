@@ -6,6 +6,8 @@ epoch, and our own `Progress` counts the epochs.
 
 import dataclasses
 import hashlib
+import inspect
+import io
 import logging
 import math
 import os
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -33,6 +35,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -66,8 +69,8 @@ from .runs import (
     plain,
     read_run,
     read_yaml,
+    run_text,
     sync,
-    write_run,
 )
 from .schedules import Schedule
 from .views import View, make_views, resized, sheet
@@ -118,8 +121,14 @@ class Stream:
 class Pretraining(LightningModule):
     """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
 
-    def __init__(self, method: Method, run: Run, loader: Loader) -> None:
+    def __init__(
+        self, method: Method, run: Run, loader: Loader, folder: Folder | None = None,
+        begin: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.folder = folder or Folder(run.out)
+        self.begin = begin
+        """Called once, when the first optimizer step is done."""
         self.method = method
         self.run = run
         self.loader = loader
@@ -218,7 +227,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(Folder(self.run.out), "survey", "images seen")
+        say = _counting(self.folder, "survey", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -266,6 +275,9 @@ class Pretraining(LightningModule):
             if not self.method.sync_batchnorm:
                 distributed.average(self._statistics)
             self.method.after_step(at)
+        if self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
 
     def _is_frozen(self, at: Progress) -> bool:
         """Whether the encoder stays as `--init` gave it."""
@@ -275,7 +287,7 @@ class Pretraining(LightningModule):
         """Saves the last batch's views and raises Diverged."""
         from safetensors.torch import save_file
 
-        path = Folder(self.run.out).checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
+        path = self.folder.checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
             save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
@@ -380,6 +392,20 @@ class Signals(Callback):
         os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
 
 
+class FirstStep(Callback):
+    """Calls something once, when this process has made an optimizer step and the run's first files are there."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin: Callable[[], None] | None = begin
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step and self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
+
+
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
@@ -390,8 +416,6 @@ class Checkpoints(Callback):
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.run.resume and trainer.is_global_zero:
-            write_run(self.run, self.folder.run)  # not earlier: the other processes compare with the old one
         self._saved = time.monotonic()
 
     def on_train_batch_end(
@@ -491,6 +515,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    teacher = vars(run.method).get("teacher")
+    for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
+        if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
+            raise ValueError(
+                f"--out {run.out} is the folder of --{option} {weights}, whose weights would be gone. Give another --out."
+            )
     if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
         raise ValueError(
             f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
@@ -504,6 +534,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
+        # a run that is there stays as it is until the new one has made a step: much can fail before
+        folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
     source = open_images(run)
     if len(source) < 2:
         raise ValueError(
@@ -531,7 +563,20 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
-    module = Pretraining(method, run, loader)
+    opened = _of_loggers(folder)
+
+    def begin() -> None:
+        """Writes the first files, where an old run's were."""
+        for path in found.unreadable if found else ():
+            path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
+        if run.resume:
+            folder.cut_metrics(found.step if found else -1)
+        files = {folder.run: run_text(run).encode()}
+        if picture is not None:
+            files[folder.views] = _png(picture)
+        folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder) - opened)
+
+    module = Pretraining(method, run, loader, folder, begin if rank == 0 else None)
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
@@ -550,19 +595,9 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     with _quiet_lightning():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
-    if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
-        folder.claim(resume=run.resume)
     try:
         if rank == 0:
-            for path in found.unreadable if found else ():
-                path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
-            folder.cut_metrics(found.step if found else -1)
-            if not run.resume:
-                write_run(run, folder.run)
             _say_start(folder, run, source, module, origin, changes, found)
-            if picture is not None:
-                with atomic(folder.views) as temporary:
-                    picture.save(temporary)
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
@@ -581,14 +616,15 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if rank == 0:
             with suppress(OSError):  # it must not hide the error itself
                 folder.note(f"error: {error}")
-            with suppress(OSError):
-                if trainer.global_step == 0 and not run.resume and run.logger == "none":
-                    folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
     finally:
         loader.close()
+        if module.begin is not None:  # nothing was begun
+            for path in sorted(_of_loggers(folder) - opened, reverse=True):
+                with suppress(OSError):
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
@@ -609,6 +645,18 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
+
+
+def _of_loggers(folder: Folder) -> set[Path]:
+    """The files and folders that loggers made in a run's folder."""
+    roots = [folder.path / name for name in ("tensorboard", "wandb")]
+    return {path for root in roots if root.is_dir() for path in (root, *root.rglob("*"))}
+
+
+def _png(picture: Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def open_images(run: Run) -> Source:
@@ -1008,7 +1056,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return Trainer(
+    own: dict[str, Any] = dict(
         accelerator="cuda" if cuda else "cpu",
         devices=run.devices,
         num_nodes=run.nodes,
@@ -1034,13 +1082,49 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+    # stated, lest PL_TRAINER_... in the environment decides
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
+    with _without_foreign_callbacks():
+        trainer = Trainer(**(defaults | own))
+    # a later Lightning may load them in another place
+    trainer.callbacks = [c for c in trainer.callbacks if c in callbacks or type(c).__module__.startswith("lightning.")]
+    return trainer
+
+
+CALLBACKS = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages that Lightning takes callbacks from, for every trainer."""
+
+
+@contextmanager
+def _without_foreign_callbacks() -> Iterator[None]:
+    """Lets no installed package put callbacks into a trainer; not even its module is imported."""
+    there, name = vars(callback_connector), "_load_external_callbacks"
+    load = there.get(name)
+    there[name] = lambda group: []
+    try:
+        yield
+    finally:
+        there[name] = load
+
+
+def _not_taken() -> list[str]:
+    """Says what the machine would add to Lightning's trainer, and what has no say here."""
+    found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
+    variables = [f"PL_TRAINER_{name.upper()}" for name in inspect.signature(Trainer).parameters]
+    found += [name for name in variables if os.environ.get(name)]
+    return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
+
+
+def check_logger(logger: str) -> None:
+    """Raises ModuleNotFoundError where a logger is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
 
 
 def _loggers(run: Run, folder: Folder) -> list[Logger]:
     if run.logger == "none":
         return []
-    if find_spec(run.logger) is None:
-        raise ModuleNotFoundError(f"--logger {run.logger} needs the extra: pip install 'lookalike[{run.logger}]'")
+    check_logger(run.logger)
     if run.logger == "tensorboard":
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
     return [WandbLogger(name=folder.path.name, save_dir=folder.path, project="lookalike", config=flat(run))]
@@ -1088,6 +1172,7 @@ def _say_start(
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         *_frozen(run),
+        *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "

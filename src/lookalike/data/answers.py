@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..memory import moved
+from ..documents import read_json
+from ..printing import brief
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named
 
@@ -125,10 +127,10 @@ class Answers:
         return self._rows, self._sums
 
     def _check(self) -> None:
-        head = json.loads(self.card.read_text())
+        head = read_json(self.card, dict)
         if head != self.head:
             raise ValueError(
-                f"{self.card} belongs to another teacher, other images or other views: it is for {head.get('name')}, "
+                f"{self.card} belongs to another teacher, other images or other views: it is for {brief(head.get('name'))}, "
                 f"and {self.head['name']} was expected. Remove it, or give another --cache-dir."
             )
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
