@@ -262,7 +262,7 @@ def comparison(
     for seed in range(seeds):
         for method in methods:
             name = f"{method}-seed{seed}"
-            (folder / name).symlink_to(run.absolute())
+            shutil.copytree(run, folder / name, ignore=shutil.ignore_patterns("checkpoints", "features"))
             trainings.append({"method": method, "seed": seed, "folder": name, "status": "done", "error": None})
     trainings.append({"method": "ibot", "seed": 0, "folder": "ibot-seed0", "status": "failed", "error": "takes a ViT"})
     ranking = [

@@ -26,6 +26,7 @@ from .evaluation.neighbours import nearest
 from .evaluation.reading import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
+from .printing import say
 from .random import key_of
 from .runs import Folder, Result, Run, atomic, read_yaml
 from .schedules import Schedule
@@ -166,7 +167,7 @@ def _shown(
     """`demo`, once there is room for its images; `begin` is called when the training has made a step."""
     write_images(images, seed)
     parts = {name: len(list((images / name).rglob("*.png"))) for name in ("unlabelled", "train", "test")}
-    print(
+    say(
         f"Wrote {images}: {parts['unlabelled']} unlabelled images of {parts['train']} handwritten digits (real, from "
         f"scikit-learn),\neach at a random position, size and rotation on a black canvas (placed by this demo); "
         f"{parts['test']} other digits to test with.\n"
@@ -185,7 +186,7 @@ def _shown(
     untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
     trained = encoders.load(folder.path)
     pixels = nn.Flatten()
-    print("\nJudging raw pixels, the untrained and the trained encoder ...")
+    say("\nJudging raw pixels, the untrained and the trained encoder ...")
     scores, near = [], []
     for name, model in (("raw pixels", pixels), ("untrained encoder", untrained), ("trained encoder", trained)):
         a, b = (_features(model, source) for source in (bank, other))

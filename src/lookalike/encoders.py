@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,6 +118,7 @@ def checked(card: object, where: object) -> dict[str, Any]:
     def whole(most: int) -> Callable[[object], bool]:
         return lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= most
 
+    channels = card["channels"]
     rules: dict[str, tuple[str, Callable[[object], bool]]] = {
         "backbone": ("a name", lambda v: isinstance(v, str) and bool(v)),
         "stem": (" or ".join(get_args(backbones.Stem)), lambda v: v in get_args(backbones.Stem)),
@@ -127,15 +128,17 @@ def checked(card: object, where: object) -> dict[str, Any]:
         "image_size": (f"a whole number from 1 to {LARGEST_IMAGE}", whole(LARGEST_IMAGE)),
         "channels": (f"a whole number from 1 to {MOST_CHANNELS}", whole(MOST_CHANNELS)),
         "dtype": (", ".join(DTYPES), lambda v: v in DTYPES),
-        "mean": ("a number for each channel", lambda v: _are_numbers(v, card["channels"])),
-        "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, card["channels"], LEAST_STD)),
+        "mean": ("a number for each channel", lambda v: _are_numbers(v, channels)),
+        "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, channels, LEAST_STD)),
         "method": ("a name", lambda v: isinstance(v, str)),
         "epochs": ("a number from 0", lambda v: _real(v) >= 0),
         "classes": ("a list of different names", _are_classes),
     }  # fmt: skip
     for name, (expected, is_right) in rules.items():
         if name in card and not is_right(card[name]):
-            raise ValueError(f"{where} says that {name} is {shown(card[name])}; expected {expected}. Copy the file anew.")
+            raise ValueError(
+                f"{where} says that {name} is {shown(card[name])}; expected {expected}. Copy the file anew."
+            )
     if "classes" in card:
         card = {**card, "classes": [printable(name) for name in card["classes"]]}
     return card
@@ -152,12 +155,17 @@ def _real(value: object) -> float:
     return float(value) if abs(value) < 1e30 else math.nan
 
 
-def _are_numbers(value: object, count: int, above: float = -math.inf) -> bool:
+def _are_numbers(value: object, count: object, above: float = -math.inf) -> bool:
     return isinstance(value, list | tuple) and len(value) == count and all(_real(x) > above for x in value)
 
 
 def _are_classes(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value) and len({*value}) == len(value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, str) for v in value)
+        and len({*value}) == len(value)
+    )
 
 
 HUB = {
@@ -311,7 +319,9 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
     made.load_exported(state)
     if made.dim != card["dim"]:
-        raise ValueError(f"{path} says that it gives {card['dim']} numbers per image, and {made.name} gives {made.dim}.")
+        raise ValueError(
+            f"{path} says that it gives {card['dim']} numbers per image, and {made.name} gives {made.dim}."
+        )
     return made
 
 

@@ -24,7 +24,9 @@ def is_marked(images: str, marks: object) -> bool:
         own = mark(images)
     except ValueError:  # what the file holds is no path
         return False
-    return isinstance(marks, list) and any(isinstance(m, str) and m.isascii() and hmac.compare_digest(m, own) for m in marks)
+    return isinstance(marks, list) and any(
+        isinstance(m, str) and m.isascii() and hmac.compare_digest(m, own) for m in marks
+    )
 
 
 def _key() -> bytes:

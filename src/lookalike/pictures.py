@@ -16,6 +16,7 @@ from .evaluation.features import crop, evaluating, features
 from .evaluation.judging import Data
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
+from .printing import cell
 from .random import permutation
 from .runs import atomic
 from .views import sheet
@@ -278,5 +279,7 @@ def _neighbours(
         writer = csv.writer(file)
         writer.writerow(["image", "rank", "neighbour", "cosine"])
         for name, values, found in zip(names, cosines.tolist(), places.tolist()):
-            writer.writerows([name, n, made.names[p], f"{v:.4f}"] for n, (v, p) in enumerate(zip(values, found), 1))
+            writer.writerows(
+                [cell(name), n, cell(made.names[p]), f"{v:.4f}"] for n, (v, p) in enumerate(zip(values, found), 1)
+            )
     say(f"neighbours: {len(names)} images, each followed by the {places.shape[1]} nearest of {len(made.names)}")

@@ -4,6 +4,7 @@ import re
 import reprlib
 import sys
 import unicodedata
+from collections.abc import Iterable
 from typing import TextIO
 
 LONGEST_VALUE = 200
@@ -21,7 +22,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with its control characters written out (`\x1b`, `\u202e`), so that it is one line that says what it is.
+    r"""The text with its control characters written out (`\x1b`, `\u202e`): one line that shows what is in it.
 
     Args:
         keep: control characters that stay, such as the ends of lines of our own text.
@@ -62,13 +63,25 @@ def brief(value: object) -> str:
     return cut(printable(value)) if isinstance(value, str) else shown(value)
 
 
+_typed: dict[str, str] = {}
+"""Arguments of the command line that hold ends of lines, and how they are printed."""
+
+
+def typed(arguments: Iterable[str]) -> None:
+    """Lets paths on the command line, which a shell may have found, be printed as one line in all that is said."""
+    _typed.clear()
+    _typed.update({each: printable(each) for each in arguments if "\n" in each})
+
+
 def lines_of(text: str) -> str:
     """Our own text, which may have several lines, with all that came into it from elsewhere made harmless."""
+    for argument, written in _typed.items():
+        text = text.replace(argument, written)
     return "\n".join(cut(line, LONGEST_LINE) for line in printable(text, keep="\n").split("\n"))
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints text, which may hold names that came from elsewhere; what the terminal has no letters for is written out."""
+    """Prints text, which may hold names that came from elsewhere; letters that the terminal lacks are written out."""
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)

@@ -840,4 +840,4 @@ class Folder:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))

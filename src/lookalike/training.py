@@ -49,6 +49,7 @@ from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
+from .printing import brief, printable
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -519,7 +520,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
         if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
             raise ValueError(
-                f"--out {run.out} is the folder of --{option} {weights}, whose weights would be gone. Give another --out."
+                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
             )
     if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
         raise ValueError(
@@ -534,7 +535,9 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
-        # a run that is there stays as it is until the new one has made a step: much can fail before
+    # a run that is there stays as it is until this one has made a step: much can fail before
+    later = rank == 0 and folder.run.is_file()
+    if later:
         folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
     source = open_images(run)
     if len(source) < 2:
@@ -576,7 +579,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             files[folder.views] = _png(picture)
         folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder) - opened)
 
-    module = Pretraining(method, run, loader, folder, begin if rank == 0 else None)
+    module = Pretraining(method, run, loader, folder, begin if later else None)
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
@@ -592,9 +595,11 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
-    with _quiet_lightning():
+    with _quiet_lightning(), _undisturbed():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
+    if rank == 0 and not later:  # all that can be known to fail has been tried
+        begin()
     try:
         if rank == 0:
             _say_start(folder, run, source, module, origin, changes, found)
@@ -616,12 +621,15 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if rank == 0:
             with suppress(OSError):  # it must not hide the error itself
                 folder.note(f"error: {error}")
+            with suppress(OSError):
+                if trainer.global_step == 0 and not later:
+                    folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
     finally:
         loader.close()
-        if module.begin is not None:  # nothing was begun
+        if module.begin is not None or (rank == 0 and trainer.global_step == 0):  # no step was made
             for path in sorted(_of_loggers(folder) - opened, reverse=True):
                 with suppress(OSError):
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -1056,7 +1064,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    own: dict[str, Any] = dict(
+    return Trainer(
         accelerator="cuda" if cuda else "cpu",
         devices=run.devices,
         num_nodes=run.nodes,
@@ -1082,13 +1090,6 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    # stated, lest PL_TRAINER_... in the environment decides
-    defaults = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
-    with _without_foreign_callbacks():
-        trainer = Trainer(**(defaults | own))
-    # a later Lightning may load them in another place
-    trainer.callbacks = [c for c in trainer.callbacks if c in callbacks or type(c).__module__.startswith("lightning.")]
-    return trainer
 
 
 CALLBACKS = "lightning.pytorch.callbacks_factory"
@@ -1096,22 +1097,28 @@ CALLBACKS = "lightning.pytorch.callbacks_factory"
 
 
 @contextmanager
-def _without_foreign_callbacks() -> Iterator[None]:
-    """Lets no installed package put callbacks into a trainer; not even its module is imported."""
+def _undisturbed() -> Iterator[None]:
+    """Lets neither an installed package nor the environment add to a trainer; no such package is even imported."""
     there, name = vars(callback_connector), "_load_external_callbacks"
     load = there.get(name)
     there[name] = lambda group: []
+    hidden = {variable: os.environ.pop(variable) for variable in _variables()}
     try:
         yield
     finally:
         there[name] = load
+        os.environ.update(hidden)
+
+
+def _variables() -> list[str]:
+    """The variables of the environment from which Lightning's trainer would take what it is not told."""
+    return [name for p in inspect.signature(Trainer).parameters if (name := f"PL_TRAINER_{p.upper()}") in os.environ]
 
 
 def _not_taken() -> list[str]:
-    """Says what the machine would add to Lightning's trainer, and what has no say here."""
+    """Says what this machine would add to a trainer, and what has no say here."""
     found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
-    variables = [f"PL_TRAINER_{name.upper()}" for name in inspect.signature(Trainer).parameters]
-    found += [name for name in variables if os.environ.get(name)]
+    found += _variables()
     return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
 
 
@@ -1160,9 +1167,9 @@ def _say_start(
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version('lookalike')}  {command_line()}",
-        f"data        {len(source)} images in {flat(run)['data']}",
+        f"data        {len(source)} images in {brief(flat(run)['data'])}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
-        f"weights     {f'step {found.step} of {found.path}' if found else origin}",
+        f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
         *method.words(),

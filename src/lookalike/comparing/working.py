@@ -87,7 +87,11 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     say(f"\n{found.recommendation}")
     if not found.ranking:
         reasons = "; ".join(dict.fromkeys(t.error for t in found.trainings if t.error))
-        why = f"{reasons}. The comparison that was there is as it was." if work.replaced else f"{folder.path / FILE} says why."
+        why = (
+            f"{reasons}. The comparison that was there is as it was."
+            if work.replaced
+            else f"{folder.path / FILE} says why."
+        )
         raise RuntimeError(f"No method could be trained and judged. {why}")
     return found
 
@@ -511,7 +515,9 @@ def _read(file: Path) -> dict[str, Any]:
             _results_of(results)
         dict(content["question"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
+        said = (
+            error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
+        )
         raise ValueError(f"{said} Move it away, or give another --out.") from None
     return content
 

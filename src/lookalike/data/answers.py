@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import moved
 from ..documents import read_json
+from ..memory import moved
 from ..printing import brief
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named
@@ -130,8 +130,8 @@ class Answers:
         head = read_json(self.card, dict)
         if head != self.head:
             raise ValueError(
-                f"{self.card} belongs to another teacher, other images or other views: it is for {brief(head.get('name'))}, "
-                f"and {self.head['name']} was expected. Remove it, or give another --cache-dir."
+                f"{self.card} belongs to another teacher, other images or other views: it is for "
+                f"{brief(head.get('name'))}, and {self.head['name']} was expected. Remove it, or give another --cache-dir."
             )
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             if not path.is_file() or path.stat().st_size != size:

@@ -95,7 +95,7 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     rows = _read(path) if path.exists() else []
     for entry in entries:
         new = json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False))  # tuples become lists, as in the file
-        new["named_here"] = [] if entry.test.startswith("<") else [marks.mark(entry.test)]
+        new["named_here"] = [marks.mark(entry.test)] if entry.test and not entry.test.startswith("<") else []
         rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
     write_json(path, rows)
 
