@@ -131,7 +131,8 @@ class Answers:
         if head != self.head:
             raise ValueError(
                 f"{self.card} belongs to another teacher, other images or other views: it is for "
-                f"{brief(head.get('name'))}, and {self.head['name']} was expected. Remove it, or give another --cache-dir."
+                f"{brief(head.get('name'))}, and {self.head['name']} was expected. Remove it, or give another "
+                "--cache-dir."
             )
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             if not path.is_file() or path.stat().st_size != size:

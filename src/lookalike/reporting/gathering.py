@@ -237,13 +237,10 @@ def read_options(path: Path, problems: list[str]) -> Content:
     if not is_own(path, problems):
         return {}
     try:
-        content = parse_yaml(path)
+        return parse_yaml(path)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} could not be read: {error}")
         return {}
-    if isinstance(optim := content.get("optim"), dict):
-        content["optim"] = {k: _number(v) for k, v in optim.items()}
-    return content
 
 
 def is_own(path: Path, problems: list[str]) -> bool:
@@ -254,14 +251,6 @@ def is_own(path: Path, problems: list[str]) -> bool:
         return True
     problems.append(f"{path.name} is a link to a file outside of the run's folder, and is left out.")
     return False
-
-
-def _number(value: object) -> object:
-    """PyYAML takes 1e-6 for a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _record(path: Path, problems: list[str]) -> Content:

@@ -163,8 +163,9 @@ def gathered(
             continue
         if data is None and unasked is not None:
             said = (
-                f"{name}: its files name the images {brief(unasked)}, and not by a command of yours on this machine. To "
-                f"show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                f"{name}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
+                f"To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                f"{'.' + where if (where := _where(unasked)) else ''}"
             )
             say(f"map of {said}")
             notes.append(said)
