@@ -54,8 +54,18 @@ def test_a_guarded_cell_reads_back_as_it_was(text: str) -> None:
     assert cell(text)[:1] not in set("=@\t\r")
 
 
-@pytest.mark.parametrize(("text", "written"), [("=1+1", "'=1+1"), ("-1", "-1"), ("+1.5", "+1.5"), ("-1+1", "'-1+1"),
-                                               ("@SUM(A1)", "'@SUM(A1)"), ("'=1", "''=1"), ("dogs", "dogs")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("-1", "-1"),
+        ("+1.5", "+1.5"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("'=1", "''=1"),
+        ("dogs", "dogs"),
+    ],
+)
 def test_cells_that_a_spreadsheet_would_compute_get_an_apostrophe(text: str, written: str) -> None:
     assert cell(text) == written
 

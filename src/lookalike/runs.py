@@ -27,7 +27,7 @@ import yaml
 
 from . import marks
 from .documents import parse_json, read_text
-from .printing import brief, cut, lines_of, printable, say, shown
+from .printing import LONGEST_VALUE, brief, cut, lines_of, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -571,10 +571,16 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         causes = [str(error)]
         if isinstance(error, ExceptionGroup):
             causes = transform_error(error, "", format_exception=lambda e, _: str(e))
-        causes = [cut(printable(c.rstrip(" @").replace(" @ .", ", at ")), 500) for c in causes]
-        raise ValueError(f"{where}: " + cut("; ".join(causes), 2000)) from None
+        raise ValueError(f"{where}: " + cut("; ".join(map(_cause, causes)), 2000)) from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
+
+
+def _cause(text: str) -> str:
+    """What cattrs says of a value, and where it is, without all of the value."""
+    said, at, place = text.rstrip(" @").rpartition(" @ .")
+    said, place = (cut(printable(part), 2 * LONGEST_VALUE) for part in (said, place))
+    return f"{said}, at {place}" if at else place
 
 
 def _to_float(value: object, _: type) -> float:
