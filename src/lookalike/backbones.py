@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .printing import brief, shown
+
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -231,7 +233,7 @@ class Backbone(nn.Module):
         }
         if any(differences.values()):
             found = "; ".join(
-                f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                f"{len(names)} {kind}: {', '.join(map(brief, names[:5]))}{', ...' if len(names) > 5 else ''}"
                 for kind, names in differences.items()
                 if names
             )
@@ -839,11 +841,11 @@ def _known(name: str) -> str:
         tags = [known for known in timm.list_pretrained(f"{architecture}.*") if known.split(".")[0] == architecture]
         if not tag or short in tags:
             return short
-        raise ValueError(f"{architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}.")
+        raise ValueError(f"{architecture} has no weights {shown(tag)}. There are: {', '.join(tags) or 'none'}.")
     by_end = {known.rpartition("/")[2]: known for known in reversed(names())}
     near = [by_end[end] for end in difflib.get_close_matches(short, by_end, n=3, cutoff=0.5)]
     nearest = f"The nearest names: {', '.join(near)}. " if near else ""
-    raise ValueError(f"There is no backbone {name!r}. {nearest}`lookalike list backbones` shows all.")
+    raise ValueError(f"There is no backbone {shown(name)}. {nearest}`lookalike list backbones` shows all.")
 
 
 def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, drop_path: float) -> nn.Module:

@@ -112,7 +112,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             f"--unfreeze-after {cfg.unfreeze_after:g} of {run.epochs} epochs: the encoder would never learn. Give "
             "fewer, or --frozen for a linear probe."
         )
-    if run.init is not None and not run.resume and os.path.realpath(run.out) in _places(run.init):
+    if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
     if training.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
@@ -134,12 +134,6 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         cfg = dataclasses.replace(cfg, test=os.fspath(judged))
     _open_test(judged, run.channels, cfg.classes)
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
-
-
-def _places(encoder: str) -> list[str]:
-    """Where an encoder lies: its own path, and the folder of a file."""
-    path = os.path.realpath(encoder)
-    return [path, os.path.dirname(path)] if os.path.isfile(path) else [path]
 
 
 def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:

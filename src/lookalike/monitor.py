@@ -22,6 +22,7 @@ from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
+from .printing import lines_of
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -269,7 +270,7 @@ class Monitor(Callback):
         if self._bar is None:
             self.folder.say(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(lines_of(text), markup=False, highlight=False)
             self.folder.note(text)
 
     def _show(self, row: Row, now: float, epoch_ends: bool) -> None:

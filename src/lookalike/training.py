@@ -6,6 +6,8 @@ epoch, and our own `Progress` counts the epochs.
 
 import dataclasses
 import hashlib
+import inspect
+import io
 import logging
 import math
 import os
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -33,6 +35,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors import callback_connector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -46,6 +49,7 @@ from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
+from .printing import brief, printable
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -66,10 +70,10 @@ from .runs import (
     plain,
     read_run,
     read_yaml,
+    run_text,
     second_name,
     sync,
     unused,
-    write_run,
 )
 from .schedules import Schedule
 from .views import View, make_views, resized, sheet
@@ -120,8 +124,14 @@ class Stream:
 class Pretraining(LightningModule):
     """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
 
-    def __init__(self, method: Method, run: Run, loader: Loader) -> None:
+    def __init__(
+        self, method: Method, run: Run, loader: Loader, folder: Folder | None = None,
+        begin: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.folder = folder or Folder(run.out)
+        self.begin = begin
+        """Called once, when the first optimizer step is done."""
         self.method = method
         self.run = run
         self.loader = loader
@@ -220,7 +230,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(Folder(self.run.out), "survey", "images seen")
+        say = _counting(self.folder, "survey", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -268,6 +278,9 @@ class Pretraining(LightningModule):
             if not self.method.sync_batchnorm:
                 distributed.average(self._statistics)
             self.method.after_step(at)
+        if self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
 
     def _is_frozen(self, at: Progress) -> bool:
         """Whether the encoder stays as `--init` gave it."""
@@ -277,7 +290,7 @@ class Pretraining(LightningModule):
         """Saves the last batch's views and raises Diverged."""
         from safetensors.torch import save_file
 
-        path = Folder(self.run.out).checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
+        path = self.folder.checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
             save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
@@ -373,6 +386,20 @@ class Signals(Callback):
         os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
 
 
+class FirstStep(Callback):
+    """Calls something once, when this process has made an optimizer step and the run's first files are there."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin: Callable[[], None] | None = begin
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step and self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
+
+
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
@@ -383,8 +410,6 @@ class Checkpoints(Callback):
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.run.resume and trainer.is_global_zero:
-            write_run(self.run, self.folder.run)  # not earlier: the other processes compare with the old one
         self._saved = time.monotonic()
 
     def on_train_batch_end(
@@ -486,6 +511,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    teacher = vars(run.method).get("teacher")
+    for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
+        if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
+            raise ValueError(
+                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
+            )
     if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
         raise ValueError(
             f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
@@ -499,6 +530,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    # a run that is there stays as it is until this one has made a step: much can fail before
+    later = rank == 0 and folder.run.is_file()
+    if later:
+        folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
     source = open_images(run)
     if len(source) < 2:
         raise ValueError(
@@ -528,7 +563,20 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
     if run.resume and rank == 0:
         encoders.mend_card(folder, folder.say)
-    module = Pretraining(method, run, loader)
+    opened = _of_loggers(folder)
+
+    def begin() -> None:
+        """Writes the first files, where an old run's were."""
+        for path in found.unreadable if found else ():
+            path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
+        if run.resume:
+            folder.cut_metrics(found.step if found else -1)
+        files = {folder.run: run_text(run).encode()}
+        if picture is not None:
+            files[folder.views] = _png(picture)
+        folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder) - opened)
+
+    module = Pretraining(method, run, loader, folder, begin if later else None)
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
@@ -544,19 +592,14 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
-    with _quiet_lightning():
+    with _quiet_lightning(), _undisturbed():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
+    if rank == 0 and not later:  # all that can be known to fail has been tried
+        begin()
     try:
-        if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
-            folder.claim(resume=run.resume, run=None if run.resume else run)
-            for path in found.unreadable if found else ():
-                path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
-            folder.cut_metrics(found.step if found else -1)
+        if rank == 0:
             _say_start(folder, run, source, module, origin, changes, found)
-            if picture is not None:
-                with atomic(folder.views) as temporary:
-                    picture.save(temporary)
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
@@ -577,13 +620,17 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
                 if folder.run.is_file():
                     folder.note(f"error: {error}")
             with suppress(OSError):
-                if trainer.global_step == 0 and not run.resume and run.logger == "none":
+                if trainer.global_step == 0 and not later:
                     folder.abandon()
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
     finally:
         loader.close()
+        if module.begin is not None or (rank == 0 and trainer.global_step == 0):  # no step was made
+            for path in sorted(_of_loggers(folder) - opened, reverse=True):
+                with suppress(OSError):
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
@@ -604,6 +651,18 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
+
+
+def _of_loggers(folder: Folder) -> set[Path]:
+    """The files and folders that loggers made in a run's folder."""
+    roots = [folder.path / name for name in ("tensorboard", "wandb")]
+    return {path for root in roots if root.is_dir() for path in (root, *root.rglob("*"))}
+
+
+def _png(picture: Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def open_images(run: Run) -> Source:
@@ -1030,11 +1089,46 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
     )
 
 
+CALLBACKS = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages that Lightning takes callbacks from, for every trainer."""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Lets neither an installed package nor the environment add to a trainer; no such package is even imported."""
+    there, name = vars(callback_connector), "_load_external_callbacks"
+    load = there.get(name)
+    there[name] = lambda group: []
+    hidden = {variable: os.environ.pop(variable) for variable in _variables()}
+    try:
+        yield
+    finally:
+        there[name] = load
+        os.environ.update(hidden)
+
+
+def _variables() -> list[str]:
+    """The variables of the environment from which Lightning's trainer would take what it is not told."""
+    return [name for p in inspect.signature(Trainer).parameters if (name := f"PL_TRAINER_{p.upper()}") in os.environ]
+
+
+def _not_taken() -> list[str]:
+    """Says what this machine would add to a trainer, and what has no say here."""
+    found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
+    found += _variables()
+    return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
+
+
+def check_logger(logger: str) -> None:
+    """Raises ModuleNotFoundError where a logger is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
+
+
 def _loggers(run: Run, folder: Folder) -> list[Logger]:
     if run.logger == "none":
         return []
-    if find_spec(run.logger) is None:
-        raise ModuleNotFoundError(f"--logger {run.logger} needs the extra: pip install 'lookalike[{run.logger}]'")
+    check_logger(run.logger)
     if run.logger == "tensorboard":
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
     return [WandbLogger(name=folder.path.name, save_dir=folder.path, project="lookalike", config=flat(run))]
@@ -1070,9 +1164,9 @@ def _say_start(
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version('lookalike')}  {command_line()}",
-        f"data        {len(source)} images in {flat(run)['data']}",
+        f"data        {len(source)} images in {brief(flat(run)['data'])}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
-        f"weights     {f'step {found.step} of {found.path}' if found else origin}",
+        f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
         *method.words(),
@@ -1082,6 +1176,7 @@ def _say_start(
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         *_frozen(run),
+        *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..documents import read_json
 from ..memory import moved
+from ..printing import brief
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named, not_through_links
 
@@ -125,11 +127,12 @@ class Answers:
         return self._rows, self._sums
 
     def _check(self) -> None:
-        head = json.loads(self.card.read_text())
+        head = read_json(self.card, dict)
         if head != self.head:
             raise ValueError(
-                f"{self.card} belongs to another teacher, other images or other views: it is for {head.get('name')}, "
-                f"and {self.head['name']} was expected. Remove it, or give another --cache-dir."
+                f"{self.card} belongs to another teacher, other images or other views: it is for "
+                f"{brief(head.get('name'))}, and {self.head['name']} was expected. Remove it, or give another "
+                "--cache-dir."
             )
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             if not path.is_file() or path.stat().st_size != size:

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..printing import brief, printable
 from ..random import key_of
 
 try:
@@ -53,8 +54,8 @@ class BrokenImage(Exception):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
+        self.name = printable(str(name))
+        self.reason = brief(str(reason))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..printing import brief, printable, shown
 from ..random import key_of, permutation
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of
 from .images import moments
@@ -158,7 +159,7 @@ class _Files(Source):
         return torch.from_numpy(self._keys)
 
     def name(self, i: int) -> str:
-        return self._path(i).encode("utf-8", "backslashreplace").decode()
+        return printable(self._path(i))
 
     def file(self, i: int) -> str:
         return os.path.join(self.root, self._path(i))
@@ -353,7 +354,7 @@ def _listed(path: str) -> list[str]:
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
             f"None of the first {min(100, len(paths))} files that {path} names exists; the first is "
-            f"{os.path.join(root, paths[0])}. Paths are absolute or relative to {root}."
+            f"{brief(os.path.join(root, paths[0]))}. Paths are absolute or relative to {root}."
         )
     return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
 
@@ -366,15 +367,17 @@ def _folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -
             folder, slash, _ = path.partition("/")
             if not (folder and slash) or folder == "..":
                 raise ValueError(
-                    f"{path} lies in no class folder of {root}. Labels are the names of the first folders: "
-                    f"{root}/CLASS/{path}."
+                    f"{printable(path)} lies in no class folder of {root}. Labels are the names of the first folders: "
+                    f"{root}/CLASS/{printable(path)}."
                 )
-            # bytes that are no text would stop every file and line that names the class
-            name = folder.encode("utf-8", "backslashreplace").decode()
-            yield found.setdefault(name, len(found))
+            yield found.setdefault(folder, len(found))
 
     numbers = torch.from_numpy(np.fromiter(first_folders(), np.int64, len(paths)))
-    return _onto(tuple(found), numbers, tuple(sorted(found)) if classes is None else tuple(classes), root)
+    # bytes and control characters would act on every file and line that names the class
+    names = tuple(map(printable, found))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{root} has several folders that are all written {twice[0]}. Rename all but one.")
+    return _onto(names, numbers, tuple(sorted(names)) if classes is None else tuple(map(printable, classes)), root)
 
 
 def _item_labels(dataset: Dataset[object], count: int, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
@@ -390,7 +393,7 @@ def _item_labels(dataset: Dataset[object], count: int, classes: Sequence[str] | 
     if numbers.shape != (count,) or numbers.is_floating_point() or int(numbers.min()) < 0:
         raise ValueError(f"The labels of {name} are not {count} integers from 0; labels are numbers of classes.")
     top = int(numbers.max())
-    own = tuple(str(c) for c in dataset.classes) if hasattr(dataset, "classes") else None
+    own = tuple(printable(str(c)) for c in dataset.classes) if hasattr(dataset, "classes") else None
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
         raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
@@ -406,7 +409,7 @@ def _onto(
         if name not in place:
             near = difflib.get_close_matches(name, classes, n=3, cutoff=0.4) or list(classes[:3])
             raise ValueError(
-                f"{where} has the class {name!r}, which is none of the {len(classes)} known ones; nearest: "
+                f"{where} has the class {shown(name)}, which is none of the {len(classes)} known ones; nearest: "
                 f"{', '.join(near)}."
             )
     return torch.tensor([place[name] for name in found])[numbers], classes

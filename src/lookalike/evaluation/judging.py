@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from .. import encoders
 from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
+from ..printing import shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -340,7 +341,7 @@ def _with_one_list(train: Features, test: Features, file: str | os.PathLike[str]
         return train, test
     assert test.labels is not None
     if strange := sorted({test.classes[i] for i in test.labels.tolist()} - set(train.classes)):
-        raise ValueError(f"{file} has the class {strange[0]!r}, which the training features do not have.")
+        raise ValueError(f"{file} has the class {shown(strange[0])}, which the training features do not have.")
     place = torch.tensor([train.classes.index(name) if name in train.classes else -1 for name in test.classes])
     return train, dataclasses.replace(test, labels=place[test.labels], classes=train.classes)
 

@@ -135,7 +135,8 @@ def found_pictures(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in PICTURES:
         for path in (folder / "show" / f"{name}.png", folder / f"{name}.png"):
-            if path.is_file():
+            # a link in a stranger's folder could lead to any picture of this machine
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
                 found.setdefault(name, path)
     return found
 
