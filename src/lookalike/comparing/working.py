@@ -508,6 +508,8 @@ def _read(file: Path) -> dict[str, Any]:
             raise ValueError(f"{file} is no comparison of format {FORMAT}.")
         for row in content["trainings"]:
             training_of(row)
+            if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
+                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
             name = row["folder"]
             if name in ("", "..") or Path(name).name != name:  # it is written to, and removed
                 raise ValueError(f"{file} names the folder {shown(name)}, which is not in its own.")
