@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import backbones
 from .backbones import Backbone
 from .documents import parse_json, read_json
-from .printing import printable, shown
+from .printing import LONGEST_PATH, brief, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Folder, atomic, nearest, write_json
 
 
@@ -254,10 +254,12 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     if name.startswith("torchhub/"):
         return _from_hub(name.removeprefix("torchhub/")).eval()
     if name.startswith("<"):
-        raise FileNotFoundError(f"{name} is a module of somebody's own: pass it from Python, Run(teacher=module).")
+        raise FileNotFoundError(
+            f"{brief(name)} is a module of somebody's own: pass it from Python, Run(teacher=module)."
+        )
     raise FileNotFoundError(
-        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, an official weights file, timm/NAME, "
-        "torchvision/NAME or torchhub/NAME."
+        f"No encoder at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
+        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
 
 
@@ -430,7 +432,8 @@ def start_from(backbone: Backbone, weights: str) -> str:
         state = source.export_state()
     else:
         raise FileNotFoundError(
-            f"No weights at {weights}. Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+            f"No weights at {brief(weights, LONGEST_PATH)}. Give a run, a weights file, timm/NAME, torchvision/NAME or "
+            "torchhub/NAME."
         )
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))

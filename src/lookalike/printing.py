@@ -9,6 +9,8 @@ from typing import TextIO
 
 LONGEST_VALUE = 200
 """Characters of a value in a message."""
+LONGEST_PATH = 1000
+"""Characters of a path in one."""
 LONGEST_LINE = 20_000
 """Characters of a printed line."""
 
@@ -58,9 +60,9 @@ def shown(value: object) -> str:
     return cut(printable(text))
 
 
-def brief(value: object) -> str:
+def brief(value: object, most: int = LONGEST_VALUE) -> str:
     """The same, but without quotes around a text."""
-    return cut(printable(value)) if isinstance(value, str) else shown(value)
+    return cut(printable(value), most) if isinstance(value, str) else shown(value)
 
 
 _typed: dict[str, str] = {}

@@ -49,7 +49,7 @@ from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
-from .printing import brief, printable
+from .printing import LONGEST_PATH, brief, printable
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -1164,7 +1164,7 @@ def _say_start(
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version('lookalike')}  {command_line()}",
-        f"data        {len(source)} images in {brief(flat(run)['data'])}",
+        f"data        {len(source)} images in {brief(flat(run)['data'], LONGEST_PATH)}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "

@@ -519,6 +519,8 @@ def _read(file: Path) -> dict[str, Any]:
             raise ValueError(f"{file} is no comparison of format {FORMAT}.")
         for row in content["trainings"]:
             training_of(row)
+            if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
+                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
             name = row["folder"]  # it is written to, and removed
             if name != f"{row['method']}-seed{row['seed']}" or Path(name).name != name:
                 raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")

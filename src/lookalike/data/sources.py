@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..printing import brief, printable, shown
+from ..printing import LONGEST_PATH, brief, printable, shown
 from ..random import key_of, permutation
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of
 from .images import moments
@@ -105,7 +105,9 @@ def open_source(
         return _Files(path, _scan(path), channels, labelled, classes)
     if os.path.isfile(path):
         return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes)
-    raise FileNotFoundError(f"{path} does not exist. Give a folder of images or a text file with one path per line.")
+    raise FileNotFoundError(
+        f"{brief(path, LONGEST_PATH)} does not exist. Give a folder of images or a text file with one path per line."
+    )
 
 
 def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
@@ -354,7 +356,7 @@ def _listed(path: str) -> list[str]:
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
             f"None of the first {min(100, len(paths))} files that {path} names exists; the first is "
-            f"{brief(os.path.join(root, paths[0]))}. Paths are absolute or relative to {root}."
+            f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
         )
     return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
 
