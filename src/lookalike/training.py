@@ -82,6 +82,14 @@ MANY = 10_000
 """So many images are decoded into a cache by several processes."""
 COUNTING_SECONDS = 10
 """Time between two lines while all images are looked at before the first step."""
+DRAWN_ANEW = {
+    "moco_v2": "the order in which several processes compute keys",
+    "lejepa": "directions",
+    "deepcluster_v2": "the first centroids of groups",
+    "ibot": "masks",
+    "dinov2": "masks",
+}
+"""What methods draw otherwise than in 0.1, which did so without the run's seed."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -153,7 +161,7 @@ class Pretraining(LightningModule):
 
     @property
     def at(self) -> Progress:
-        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch)
+        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch, self.run.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
@@ -560,6 +568,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             if not run.resume:
                 write_run(run, folder.run)
             _say_start(folder, run, source, module, origin, changes, found)
+            if found is not None and (line := _other_version(before, run)):
+                folder.say(line)
             if picture is not None:
                 with atomic(folder.views) as temporary:
                     picture.save(temporary)
@@ -1102,6 +1112,20 @@ def _say_start(
         )
     for line in lines:
         folder.say(line)
+
+
+def _other_version(begun: Mapping[str, object], run: Run) -> str:
+    """A line for a run whose `run.yaml` another version wrote; else ""."""
+    made = begun.get("made")
+    versions = made.get("versions") if isinstance(made, dict) else None
+    before, now = versions.get("lookalike") if isinstance(versions, dict) else None, version("lookalike")
+    if not isinstance(before, str) or before == now:
+        return ""
+    new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None
+    return (
+        f"VERSION     begun with lookalike {before:.20}, this is {now}: it continues, bits may differ from an "
+        f"uninterrupted run{f' (drawn anew: {new})' if new else ''}"
+    )
 
 
 def _frozen(run: Run) -> list[str]:
