@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from . import distributed
+from .backbones import without_chance
 
 if TYPE_CHECKING:
     from .core import Progress
@@ -80,8 +81,8 @@ def embed(
 class Teacher(nn.Sequential):
     """A copy of a student's parts, run one after the other, that gets no gradient and follows the student.
 
-    It is in the student's mode, so that its BatchNorm normalises by its own batches and keeps statistics of its own;
-    residual blocks are never skipped in it. A frozen teacher stays in eval mode.
+    Its BatchNorm is in the student's mode, so that it normalises by its own batches and keeps statistics of its own.
+    Nothing in it is random: no block is skipped, nothing is dropped. A frozen teacher stays in eval mode.
 
     Args:
         student: the parts in the order in which they run, such as a backbone and a projector.
@@ -90,14 +91,10 @@ class Teacher(nn.Sequential):
     """
 
     def __init__(self, *student: nn.Module, frozen: bool = False) -> None:
-        from timm.layers import DropPath
-
         super().__init__(*(copy.deepcopy(part) for part in student))
         self.frozen = frozen
         self.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
+        without_chance(self)
         if frozen:
             from .encoders import sha256
 
@@ -114,8 +111,16 @@ class Teacher(nn.Sequential):
         return x
 
     def train(self, mode: bool = True) -> "Teacher":
-        """As for every module, but a frozen teacher stays in eval mode."""
+        """As for every module, but a frozen teacher stays in eval mode, and so does what may be random in others.
+
+        In train mode are modules that hold statistics, such as BatchNorm, and those that do something of their own when
+        the mode changes, such as forgetting what they computed in eval mode (LeViT).
+        """
         super().train(mode and not self.frozen)
+        for module in self.modules():
+            holds = any(b is not None and b.is_floating_point() for b in module.buffers(recurse=False))
+            if module is not self and not holds and type(module).train is nn.Module.train:
+                module.training = False
         return self
 
     def digest(self) -> str:

@@ -1139,16 +1139,22 @@ def _frozen(run: Run) -> list[str]:
 
 
 def _left_out(run: Run) -> list[str]:
-    """Says which steps of the views need colour where there is none."""
+    """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
+    lines = []
+    own = isinstance(run.backbone, nn.Module) and (
+        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+    )
+    if own and (drop_path := run.method.method.drop_path(run.method)):
+        lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]
     if run.channels == 3:
-        return []
+        return lines
     wanted = {
         "saturation": any(v.jitter and v.saturation for v in run.method.views),
         "hue": any(v.jitter and v.hue for v in run.method.views),
         "grayscale": any(v.grayscale for v in run.method.views),
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [f"            without {', '.join(names)}, which need 3 channels"] if names else []
+    return [*lines, *([f"            without {', '.join(names)}, which need 3 channels"] if names else [])]
 
 
 def _numbers(values: Sequence[float]) -> str:
