@@ -127,7 +127,6 @@ def device_of(module: nn.Module) -> torch.device:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """In eval mode; afterwards every part of the module has its own mode back."""
     modes = {part: part.training for part in module.modules()}
-    module.train()  # LeViT and others keep what they computed in eval mode until then, and may have learnt since
     module.eval()
     try:
         yield

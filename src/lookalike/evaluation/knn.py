@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .features import count_classes
-from .neighbours import BLOCK, near, nearest, rounding, tied
+from .neighbours import BLOCK, TIE, near, nearest, tied
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def knn(
             unseen = weight.new_zeros(len(queries), classes)
             torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
             if similarity.shape[1] < len(train_features) and len(torn):
-                lowest_tied = similarity.gather(1, last)[torn, 0] - rounding(dtype)
+                lowest_tied = similarity.gather(1, last)[torn, 0] - TIE
                 every = near(queries[torn], train_features, lowest_tied, train_labels, classes, block)
                 seen = torch.zeros_like(every).scatter_add_(1, voted[torn], torch.ones_like(weight[torn]))
                 unseen[torn] = (every - seen).clamp(min=0)

@@ -24,6 +24,8 @@ QUERIES, ROWS = 1024, 4096
 """Queries of one thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
 BLOCK = 8192
 """Queries that are in the search, and rows of the bank that torch compares with them, at once."""
+TIE = 8 * torch.finfo(torch.float32).eps
+"""Cosines that differ by no more are taken for equal: networks compute in float32, whatever their features are in."""
 
 
 @torch.no_grad()
@@ -90,25 +92,19 @@ def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
     """The ties in rows of falling cosines (B, N): where that of each place begins and where it ends, (B, N) int64.
 
     What differs by no more than rounding is tied, so that no order of the bank makes a rank: a tie begins behind a gap
-    of more than 8 roundings, and such a run of close cosines is cut into ties that are no wider.
+    of more than `TIE`, and a longer run of close cosines is cut into ties that are no wider.
     """
-    limit = rounding(cosines.dtype)
     place = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
-    new = F.pad(cosines[:, :-1] - cosines[:, 1:] > limit, (1, 0), value=True)
+    new = F.pad(cosines[:, :-1] - cosines[:, 1:] > TIE, (1, 0), value=True)
     run = cosines.gather(1, torch.where(new, place, 0).cummax(1).values)
     below = run - cosines
-    if bool((below >= limit).any()):
-        cut = (below / limit).long()
+    if bool((below >= TIE).any()):
+        cut = (below / TIE).long()
         new[:, 1:] |= cut[:, 1:] != cut[:, :-1]
     begin = torch.where(new, place, 0).cummax(1).values
     last = F.pad(new[:, 1:], (0, 1), value=True)
     end = torch.where(last, place + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
     return begin, end
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """Cosines that differ by no more than this are taken for equal."""
-    return 8 * torch.finfo(dtype).eps
 
 
 def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
