@@ -546,9 +546,9 @@ def crowded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-@pytest.mark.parametrize("n", [1, 6, 23, 60, 98])
+@pytest.mark.parametrize("n", [6, 23, 60])
 def test_a_run_killed_while_answers_are_written_goes_on_to_the_same_bits(n: int, crowded: Run, tmp_path: Path) -> None:
-    """Before any, in the first and second batch, in the second epoch, and in the third, at what the first left out."""
+    """In the first batch, in the second, and in the second epoch, which has a checkpoint behind it."""
     run = dataclasses.replace(crowded, out=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
     with killed_at_write(n):
         training.pretrain(run)

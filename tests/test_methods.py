@@ -352,6 +352,15 @@ def test_what_a_method_draws_depends_on_the_runs_seed(name: str, monkeypatch: py
     assert not torch.equal(drawn(5), drawn(6))
 
 
+def test_the_start_says_that_drop_path_does_not_reach_a_module_of_ones_own() -> None:
+    run = Run(data="", method=small("dinov2"), backbone=narrow_vit())
+    assert training._left_out(run) == [
+        "            drop path 0.3 does not reach a module of your own: it keeps what it has"
+    ]
+    assert training._left_out(dataclasses.replace(run, backbone="test_vit")) == []
+    assert training._left_out(dataclasses.replace(run, method=small("simclr"))) == []
+
+
 def test_a_training_tells_its_method_the_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: set[int] = set()
     monkeypatch.setattr(SimCLR, "after_step", lambda self, at: seeds.add(at.seed))

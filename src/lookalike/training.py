@@ -68,6 +68,7 @@ from .runs import (
     read_yaml,
     sync,
     write_run,
+    written_by,
 )
 from .schedules import Schedule
 from .views import View, make_views, resized, sheet
@@ -518,6 +519,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
     before = read_yaml(folder.run) if run.resume else {}
+    begun_by = written_by(folder.run) if run.resume else ""
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -568,7 +570,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             if not run.resume:
                 write_run(run, folder.run)
             _say_start(folder, run, source, module, origin, changes, found)
-            if found is not None and (line := _other_version(before, run)):
+            if found is not None and (line := _other_version(begun_by, run)):
                 folder.say(line)
             if picture is not None:
                 with atomic(folder.views) as temporary:
@@ -1114,12 +1116,10 @@ def _say_start(
         folder.say(line)
 
 
-def _other_version(begun: Mapping[str, object], run: Run) -> str:
-    """A line for a run whose `run.yaml` another version wrote; else ""."""
-    made = begun.get("made")
-    versions = made.get("versions") if isinstance(made, dict) else None
-    before, now = versions.get("lookalike") if isinstance(versions, dict) else None, version("lookalike")
-    if not isinstance(before, str) or before == now:
+def _other_version(before: str, run: Run) -> str:
+    """A line for a run that was begun by another version; else ""."""
+    now = version("lookalike")
+    if before in ("", now):
         return ""
     new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None
     return (

@@ -144,7 +144,7 @@ class DeepClusterV2(Method):
         last[:-1] = places[1:] != places[:-1]  # a GPU would let any of them win
         self.bank[:, places[last]] = z[:, rows[last]].to(self.bank.dtype)
 
-    def _cluster(self, epoch: int, seed: int) -> None:
+    def _cluster(self, epoch: int, seed: int = 0) -> None:
         """Groups all images that were seen, for each head, and makes the centroids its prototypes."""
         seen = self.bank[0].any(1).nonzero().squeeze(1)
         for h, head in enumerate(self.prototypes):
