@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from .printing import brief, shown
 
@@ -535,7 +536,8 @@ def create(
         channels: of the images. Published weights are adapted to them by timm's rule.
         image_size: pixels a side. A plain ViT also takes all other multiples of its patch size.
         weights: loads the weights that the library publishes under this name.
-        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before.
+        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before. Nothing
+            else is random in the network of a name, whatever its library drops; a module of yours keeps what it has.
         mask_token: gives a plain ViT a learnable mask token, which starts at zero as in iBOT and DINOv2.
         interpolation: how a plain ViT resizes its position embedding: as DINO and DINOv2 do, or as timm does.
         stem: a ResNet's first layers: "standard", or "small" for a 3x3 convolution of stride 1 without pooling (SimCLR,
@@ -558,10 +560,9 @@ def create(
     else:
         name = _known(backbone)
         if name.startswith("torchvision/"):
-            if drop_path:
-                raise ValueError(
-                    f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet of timm's."
-                )
+            if drop_path:  # it is refused here, where no other error is expected
+                with torch.device("meta"):
+                    _torchvision_net(name, channels, False, drop_path)
             patch, kind = None, _Torchvision
         else:
             patch = _timm_patch_size(name, channels, drop_path)
@@ -577,7 +578,7 @@ def create(
         if isinstance(backbone, nn.Module):
             net = backbone
         elif kind is _Torchvision:
-            net = _torchvision_net(name, channels, fetch)
+            net = _torchvision_net(name, channels, fetch, drop_path)
         else:
             # A ViT's published positions keep their grid here; below they are resized by the rule that was asked for.
             net = _timm_net(name, channels, None if fetch and kind is ViT else size, fetch, drop_path)
@@ -714,7 +715,7 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
     known = _known(name)
     with torch.device("meta"):
         plain = (
-            _torchvision_net(known, 3, False)
+            _torchvision_net(known, 3, False, 0.0)
             if known.startswith("torchvision/")
             else _timm_net(known, 3, None, False, 0)
         )
@@ -873,6 +874,7 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
+    without_chance(net, skips=not drop_path)  # some have rates of their own: Swin skips blocks, RexNet's head drops
     return net
 
 
@@ -883,8 +885,39 @@ def _timm_patch_size(name: str, channels: int, drop_path: float) -> int | None:
         return _patch_size(_timm_net(name, channels, None, False, drop_path))
 
 
-def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
-    """A network of torchvision's without the last layer of its classifier."""
+def without_chance(module: nn.Module, *, skips: bool = True) -> None:
+    """Switches off what is random in train mode, in place: dropout and, with `skips`, skipped residual blocks."""
+    from timm.layers import DropPath
+    from torchvision.ops import StochasticDepth
+
+    for part in module.modules():
+        if isinstance(part, DropPath | StochasticDepth) and not skips:
+            continue
+        if isinstance(part, _DropoutNd | StochasticDepth):
+            part.p = 0.0
+        # the rates that a module gives to functions: drop_rate, attn_drop, dropout, drop_prob
+        for name in [name for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]:
+            setattr(part, name, 0.0)
+
+
+def _set_drop_path(net: nn.Module, name: str, drop_path: float) -> None:
+    """Scales the probabilities with which torchvision's network skips blocks, so that the largest is `drop_path`."""
+    from torchvision.ops import StochasticDepth
+
+    skips = [part for part in net.modules() if isinstance(part, StochasticDepth)]
+    most = max((part.p for part in skips), default=0.0)
+    if drop_path and not most:
+        raise ValueError(
+            f"{name} takes no drop path. Leave it at 0, or choose a ConvNeXt, Swin, EfficientNet or MaxViT of "
+            "torchvision's, or a ViT, ConvNeXt or ResNet of timm's."
+        )
+    without_chance(net, skips=not drop_path)
+    for part in skips:
+        part.p *= drop_path / most if most else 0.0
+
+
+def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) -> nn.Module:
+    """A network of torchvision's without the last layer of its classifier, and without that one's dropout."""
     import torchvision
     from timm.models import adapt_input_conv
 
@@ -905,6 +938,7 @@ def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
     linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     convolutions = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     net.set_submodule((linear or convolutions)[-1], nn.Identity())  # SqueezeNet classifies by a convolution
+    _set_drop_path(net, name, drop_path)
     if channels != 3:
         first = net.get_submodule(convolutions[0])
         assert isinstance(first, nn.Conv2d)

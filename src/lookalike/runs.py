@@ -562,15 +562,27 @@ def commit() -> str | None:
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
-    path = Path(path)
+    content = _yaml(Path(path))
+    content.pop("made", None)
+    return content
+
+
+def _yaml(path: Path) -> dict[str, object]:
+    """`read_yaml`, with what was `made`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
     content = parse_yaml(path)
     found = content.pop("format", FORMAT)
     if found != FORMAT:
         raise ValueError(f"{path} has format {shown(found)}, this version reads format {FORMAT}. Update lookalike.")
-    content.pop("made", None)
     return content
+
+
+def written_by(path: Path) -> str:
+    """The version of this package that wrote a `run.yaml`; "" where it does not say so."""
+    made = _yaml(path).get("made")
+    versions = made.get("versions") if isinstance(made, dict) else None
+    return str(versions.get("lookalike", "")) if isinstance(versions, dict) else ""
 
 
 def parse_yaml(path: Path) -> dict[str, object]:

@@ -74,6 +74,7 @@ from .runs import (
     second_name,
     sync,
     unused,
+    written_by,
 )
 from .schedules import Schedule
 from .views import View, make_views, resized, sheet
@@ -88,6 +89,14 @@ MANY = 10_000
 """So many images are decoded into a cache by several processes."""
 COUNTING_SECONDS = 10
 """Time between two lines while all images are looked at before the first step."""
+DRAWN_ANEW = {
+    "moco_v2": "the order in which several processes compute keys",
+    "lejepa": "directions",
+    "deepcluster_v2": "the first centroids of groups",
+    "ibot": "masks",
+    "dinov2": "masks",
+}
+"""What methods draw otherwise than in 0.1, which did so without the run's seed."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -165,7 +174,7 @@ class Pretraining(LightningModule):
 
     @property
     def at(self) -> Progress:
-        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch)
+        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch, self.run.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
@@ -540,6 +549,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
     before = read_yaml(folder.run) if run.resume else {}
+    begun_by = written_by(folder.run) if run.resume else ""
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -600,6 +610,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     try:
         if rank == 0:
             _say_start(folder, run, source, module, origin, changes, found)
+            if found is not None and (line := _other_version(begun_by, run)):
+                folder.say(line)
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
@@ -1193,6 +1205,18 @@ def _say_start(
         folder.say(line)
 
 
+def _other_version(before: str, run: Run) -> str:
+    """A line for a run that was begun by another version; else ""."""
+    now = version("lookalike")
+    if before in ("", now):
+        return ""
+    new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None
+    return (
+        f"VERSION     begun with lookalike {before:.20}, this is {now}: it continues, bits may differ from an "
+        f"uninterrupted run{f' (drawn anew: {new})' if new else ''}"
+    )
+
+
 def _frozen(run: Run) -> list[str]:
     """Says how long the encoder stays as it is, and what of it."""
     if not run.frozen_epochs:
@@ -1204,16 +1228,22 @@ def _frozen(run: Run) -> list[str]:
 
 
 def _left_out(run: Run) -> list[str]:
-    """Says which steps of the views need colour where there is none."""
+    """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
+    lines = []
+    own = isinstance(run.backbone, nn.Module) and (
+        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+    )
+    if own and (drop_path := run.method.method.drop_path(run.method)):
+        lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]
     if run.channels == 3:
-        return []
+        return lines
     wanted = {
         "saturation": any(v.jitter and v.saturation for v in run.method.views),
         "hue": any(v.jitter and v.hue for v in run.method.views),
         "grayscale": any(v.grayscale for v in run.method.views),
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [f"            without {', '.join(names)}, which need 3 channels"] if names else []
+    return [*lines, *([f"            without {', '.join(names)}, which need 3 channels"] if names else [])]
 
 
 def _numbers(values: Sequence[float]) -> str:
