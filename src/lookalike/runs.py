@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -745,7 +746,20 @@ class Folder:
     def then(self) -> str:
         """How to go on after what is written now failed."""
         whole = next((path for path in (self.last, self.before) if path.is_file()), None)
-        return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""
+        return f" {whole} is whole: go on with {self.resume_command()}" if whole else ""
+
+    def resume_command(self) -> str:
+        """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        from .methods import METHODS
+
+        content: dict[str, object] = {}
+        with suppress(OSError, ValueError):  # what failed before must stay the error
+            content = read_yaml(self.run)
+        name = str(content.get("method", "simclr"))
+        given = [str(content.get(field, "")) for field in ("data", "backbone", "teacher", "test")]
+        if name not in METHODS or any(value.startswith("<") for value in given):  # see `flat`
+            return "the same call and resume=True"
+        return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
 
 
 def command_line() -> str:
