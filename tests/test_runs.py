@@ -142,3 +142,17 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
 def test_nearest_finds_a_name_with_one_letter_missing(name: str, at: int) -> None:
     typo = name[: at % len(name)] + name[at % len(name) + 1 :]
     assert name in nearest(typo, ["simclr", "byol", "dino", "vicreg"])
+
+
+def test_a_run_goes_on_by_its_own_verb(tmp_path: Path) -> None:
+    """Or by the call that began it, where run.yaml does not hold all that this was given."""
+    folder = Folder(tmp_path / "a run")
+    assert folder.resume_command() == f"lookalike pretrain --resume --out '{folder.path}'"
+    for name, verb in [("simclr", "pretrain"), ("distill", "distill"), ("finetune", "finetune")]:
+        write_run(Run(data="photos", method=get_method(name).Config()), folder.run)
+        assert folder.resume_command() == f"lookalike {verb} --resume --out '{folder.path}'"
+    folder.checkpoints.mkdir()
+    folder.last.touch()
+    assert folder.then() == f" {folder.last} is whole: go on with {folder.resume_command()}"
+    write_run(Run(data=[1, 2], method=SimCLR.Config()), folder.run)  # type: ignore[arg-type]
+    assert folder.resume_command() == "the same call and resume=True"

@@ -752,12 +752,11 @@ class Folder:
         """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
         from .methods import METHODS
 
-        content: dict[str, object] = {}
+        content: dict[str, object] = {"method": "simclr"}
         with suppress(OSError, ValueError):  # what failed before must stay the error
-            content = read_yaml(self.run)
-        name = str(content.get("method", "simclr"))
-        given = [str(content.get(field, "")) for field in ("data", "backbone", "teacher", "test")]
-        if name not in METHODS or any(value.startswith("<") for value in given):  # see `flat`
+            content |= read_yaml(self.run)
+        name, given = str(content["method"]), [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        if name not in METHODS or any(str(value).startswith("<") for value in given):  # see `flat`
             return "the same call and resume=True"
         return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
 
