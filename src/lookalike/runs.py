@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -215,10 +215,10 @@ _REMEDIES = {
 
 
 @contextmanager
-def named(path: Path, then: str = "") -> Iterator[None]:
+def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
     """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
 
-    `then` is what to do once the cause is gone.
+    `then` tells what to do once the cause is gone.
     """
     try:
         yield
@@ -228,7 +228,7 @@ def named(path: Path, then: str = "") -> Iterator[None]:
         number = cause.errno or 0
         reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
         remedy = _REMEDIES.get(number, "")
-        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then}".strip()) from error
+        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then()}".strip()) from error
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
@@ -729,7 +729,7 @@ class Folder:
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with named(self.metrics, self.then()), open(self.metrics, "a") as file:
+        with named(self.metrics, self.then), open(self.metrics, "a") as file:
             file.write(json.dumps(finite) + "\n")
 
     def say(self, text: str) -> None:
@@ -740,7 +740,7 @@ class Folder:
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with named(self.log, self.then), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def then(self) -> str:
