@@ -62,7 +62,7 @@ def follow_starter() -> None:
     """Lets this process end with the one of its training that started it, if one did."""
     global _started_by_another
     starter = int(os.environ.pop(_PARENT, "0"))  # out of the environment: what this process starts is not meant
-    if starter and (os.getppid() == starter or not _is_alive(starter)):
+    if starter and sys.platform != "win32" and (os.getppid() == starter or not _is_alive(starter)):
         _started_by_another = True
         follow(starter)
 
@@ -76,7 +76,7 @@ def follow(parent: int) -> None:
             time.sleep(POLL_SECONDS)
         end(1)
 
-    if sys.platform != "win32" and parent not in _followed:  # on Windows a parent's number stays when it is gone
+    if sys.platform != "win32" and parent not in _followed:  # where a parent's number stays when it is gone
         _followed.add(parent)
         threading.Thread(target=look, daemon=True, name="follows its parent").start()
 

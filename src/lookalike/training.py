@@ -86,11 +86,11 @@ COUNTING_SECONDS = 10
 """Time between two lines while all images are looked at before the first step."""
 NOTHING = " Nothing was saved before."
 """Said in the place of `Folder.then`."""
+SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
+"""Said where this process did not start the others."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
-
-_SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] = {
     "fp32": "32-true",
@@ -613,7 +613,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             ended = watch.ended(processes.GRACE_SECONDS)
             if ended is None and processes.started_by_another():
                 time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
-            gone = RuntimeError(f"{ended or _SOMEBODY}{folder.then() or NOTHING}")
+            gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
             if ended is not None and ended.stopped:
                 folder.say(str(gone))
                 raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
@@ -627,7 +627,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         loader.close()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
-            raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
+            raise SystemExit(0)  # rank 0 tells how it ended
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
             f"Go on with: {folder.resume_command()}"
@@ -648,11 +648,12 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
 
 
 def _is_disconnection(error: BaseException | None) -> bool:
-    """Whether gloo or NCCL failed, as they do when another process is gone, or what they raised is the cause."""
-    words = r"gloo/|[Cc]onnection (was likely )?(closed|reset)|Broken pipe|remote process"
-    if isinstance(error, RuntimeError) and re.search(words, str(error)):
-        return True
-    return error is not None and _is_disconnection(error.__cause__)
+    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
+    if isinstance(error, torch.distributed.DistError):
+        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
+    else:
+        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
+    return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
 def open_images(run: Run) -> Source:
