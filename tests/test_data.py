@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_processes import is_running
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
@@ -1031,6 +1033,44 @@ def test_a_process_with_workers_ends(how: str) -> None:
     command = [sys.executable, "-W", "ignore::UserWarning", "-c", LEAVES, how]  # torch warns where there is one core
     done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+DIES = """
+import multiprocessing, os, signal, sys, time, torch
+from torch.utils.data import Dataset
+from lookalike.data import Loader, open_source, reading
+
+class Items(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.zeros(3, 256, 256)
+
+reading._no_sharing = True
+batches = iter(Loader(open_source(Items()), 8, 0, workers=2))
+next(batches)
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_main_process_that_was_killed() -> None:
+    """Even while they send through a pipe, for want of shared memory, that nobody empties any more."""
+    command = [sys.executable, "-W", "ignore::UserWarning", "-c", DIES]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        deadline = time.monotonic() + 60
+        while any(map(is_running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [pid for pid in workers if is_running(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert left == []
 
 
 def test_a_failure_ends_its_workers() -> None:

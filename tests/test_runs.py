@@ -541,3 +541,17 @@ def test_a_run_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="could not be written"):
         begin(folder)
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_goes_on_by_its_own_verb(tmp_path: Path) -> None:
+    """Or by the call that began it, where run.yaml does not hold all that this was given."""
+    folder = Folder(tmp_path / "a run")
+    assert folder.resume_command() == f"lookalike pretrain --resume --out '{folder.path}'"
+    for name, verb in [("simclr", "pretrain"), ("distill", "distill"), ("finetune", "finetune")]:
+        write_run(Run(data="photos", method=get_method(name).Config()), folder.run)
+        assert folder.resume_command() == f"lookalike {verb} --resume --out '{folder.path}'"
+    folder.checkpoints.mkdir()
+    folder.last.touch()
+    assert folder.then() == f" {folder.last} is whole: go on with {folder.resume_command()}"
+    write_run(Run(data=[1, 2], method=SimCLR.Config()), folder.run)  # type: ignore[arg-type]
+    assert folder.resume_command() == "the same call and resume=True"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
+from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .printing import brief, cut, printable, say, shown, typed
@@ -354,8 +355,10 @@ class List:
 
 def entry() -> None:
     """The console script."""
+    processes.follow_starter()
     # an interrupted import of torch ends in a crash or a traceback; each verb hands Ctrl-C back once it has imported
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, processes.end_at_once)
     sys.exit(main())
 
 

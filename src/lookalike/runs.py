@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -228,10 +229,10 @@ _REMEDIES = {
 
 
 @contextmanager
-def named(path: Path, then: str = "") -> Iterator[None]:
+def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
     """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
 
-    `then` is what to do once the cause is gone.
+    `then` tells what to do once the cause is gone.
     """
     try:
         yield
@@ -241,7 +242,7 @@ def named(path: Path, then: str = "") -> Iterator[None]:
         number = cause.errno or 0
         reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
         remedy = _REMEDIES.get(number, "")
-        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then}".strip()) from error
+        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then()}".strip()) from error
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
@@ -1001,7 +1002,7 @@ class Folder:
             self._waiting[path] += text
             return
         with (
-            named(path, self.then()),
+            named(path, self.then),
             open(path, "a", encoding="utf-8", errors="backslashreplace", opener=not_through_links) as file,
         ):
             file.write(text)
@@ -1009,7 +1010,19 @@ class Folder:
     def then(self) -> str:
         """How to go on after what is written now failed."""
         whole = next((path for path in (self.last, self.before) if path.is_file()), None)
-        return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""
+        return f" {whole} is whole: go on with {self.resume_command()}" if whole else ""
+
+    def resume_command(self) -> str:
+        """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        from .methods import METHODS
+
+        content: dict[str, object] = {"method": "simclr"}
+        with suppress(OSError, ValueError):  # what failed before must stay the error
+            content |= read_yaml(self.run)
+        name, given = str(content["method"]), [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        if name not in METHODS or any(str(value).startswith("<") for value in given):  # see `flat`
+            return "the same call and resume=True"
+        return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
 
 
 def _row(line: str) -> Row | None:

@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -31,25 +32,26 @@ from typing import Any, Literal, cast
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors import callback_connector
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, optim
+from . import backbones, distributed, encoders, optim, processes
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
-from .printing import LONGEST_PATH, brief, printable
+from .printing import LONGEST_PATH, brief, printable, say
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -97,6 +99,10 @@ DRAWN_ANEW = {
     "dinov2": "masks",
 }
 """What methods draw otherwise than in 0.1, which did so without the run's seed."""
+NOTHING = " Nothing was saved before."
+"""Said in the place of `Folder.then`."""
+SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
+"""Said where this process did not start the others."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -365,7 +371,8 @@ def _keep_last(folder: Folder) -> None:
 class Signals(Callback):
     """Ctrl-C and SIGTERM: noted while training, to be answered at the next optimizer step."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: processes.Watch) -> None:
+        self.watch = watch
         self.caught: int | None = None
 
     @contextmanager
@@ -381,16 +388,18 @@ class Signals(Callback):
                         signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # only now: until here there is nothing to save, and Lightning has just put its own handler for SIGTERM in place
+        # only now: until here there is nothing to save
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
+        self.watch.begun = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watch.over = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None and number == signal.SIGINT:
-            if sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h")  # the live line hides the cursor
-            os._exit(130)
+            processes.end(130)
         self.caught = number
         os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
 
@@ -463,7 +472,7 @@ class Checkpoints(Callback):
                 free = f", where {shutil.disk_usage(self.folder.path).free / 2**20:.0f} MiB are free"
             raise RuntimeError(
                 f"The checkpoint of step {pl_module.done_steps} could not be written to {self.folder.path}{free}: "
-                f"{reason}.{self.folder.then() or ' Nothing was saved before.'}"
+                f"{reason}.{self.folder.then() or NOTHING}"
             ) from error
         self._saved = time.monotonic()
 
@@ -511,6 +520,9 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         Collapsed: all images get one feature, and `run.on_collapse` is "stop".
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
+    processes.follow_starter()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes go on without it where it is killed
+        processes.follow(os.getppid())
     folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
     launched = int(os.environ.get("WORLD_SIZE", world))
     if launched != world or rank >= world:
@@ -598,7 +610,29 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     method.before_training()
     method.memory = _memory(run, source, method)
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
-    signals = Signals()
+
+    def give_up(error: Exception) -> None:
+        """Notes an error, and removes a run that did not begin."""
+        if rank == 0:
+            with suppress(OSError):  # it must not hide the error itself
+                if folder.run.is_file():
+                    folder.note(f"error: {error}")
+            with suppress(OSError):
+                if trainer.global_step == 0 and not later:
+                    folder.abandon()
+
+    def alone(ended: processes.Ended) -> None:
+        """Ends this process without its main thread, which waits for another one that is gone."""
+        error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
+        if ended.stopped:
+            folder.say(str(error))
+            processes.end(ended.stopped)
+        give_up(error)
+        say(f"error: {error}", sys.stderr)
+        processes.end(1)
+
+    watch = processes.Watch(rank, world, alone)
+    signals = Signals(watch)
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
@@ -618,22 +652,24 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             for part in method.children():
                 for each in part if isinstance(part, Teacher) else (part,):
                     each.compile()
-        with _quiet_lightning(), signals.put_back():
+        with _quiet_lightning(), signals.put_back(), watch if world > 1 else nullcontext():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
-    except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
-        raise SystemExit(143) from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning answers it
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        if rank == 0:
-            with suppress(OSError):  # it must not hide the error itself
-                if folder.run.is_file():
-                    folder.note(f"error: {error}")
-            with suppress(OSError):
-                if trainer.global_step == 0 and not later:
-                    folder.abandon()
+        if world > 1 and _is_disconnection(error):
+            ended = watch.ended(processes.GRACE_SECONDS)
+            if ended is None and processes.started_by_another():
+                time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
+            gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
+            if ended is not None and ended.stopped:
+                folder.say(str(gone))
+                raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
+            give_up(gone)
+            raise gone from error
+        give_up(error)
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
@@ -645,10 +681,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
-            raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
+            raise SystemExit(0)  # rank 0 tells how it ended
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
-            f"Go on with: lookalike pretrain --resume --out {folder.path}"
+            f"Go on with: {folder.resume_command()}"
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
@@ -675,6 +711,15 @@ def _png(picture: Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
+
+
+def _is_disconnection(error: BaseException | None) -> bool:
+    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
+    if isinstance(error, torch.distributed.DistError):
+        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
+    else:
+        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
+    return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
 def open_images(run: Run) -> Source:
@@ -1073,12 +1118,12 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return Trainer(
+    trainer = Trainer(
         accelerator="cuda" if cuda else "cpu",
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
-        strategy=DDPStrategy(
+        strategy=_Together(
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=run.method.method.learns_in_turns(run.method),
@@ -1099,6 +1144,30 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+    # its answer to SIGTERM is a message to the other processes, which need not be listening: `Signals` answers
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes, which end with this one. `Watch` observes them: Lightning would kill this one."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            with processes.followed():
+                self._call_children_scripts()
+            processes.launched.extend(self.procs)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+class _Together(DDPStrategy):
+    """DDP by processes that end together."""
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 CALLBACKS = "lightning.pytorch.callbacks_factory"

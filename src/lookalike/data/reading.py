@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..printing import printable, say
+from ..processes import follow_main_process
 from .decoding import BrokenImage
 from .images import pack
 from .order import Order, Request
@@ -255,3 +256,5 @@ def _start_worker(_: int) -> None:
     # Ctrl-C and a batch system's SIGTERM are the main process's to answer: it finishes a step and saves first
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # torch's workers look for it only between two batches: one that sends through a full pipe would stay for ever
+    follow_main_process()
