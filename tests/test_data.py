@@ -226,7 +226,7 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
-    for i, reason in enumerate(["item 0: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]):
+    for i, reason in enumerate(["item 0: OSError: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
     with pytest.raises(TypeError, match="Item 3 of Items holds a dict"):
@@ -254,7 +254,7 @@ def test_a_datasets_labels() -> None:
     assert (source.labels.tolist(), source.classes) == ([0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Item 0 of Items has no label"):
         open_source(Items([image]), labelled=True)
-    with pytest.raises(ValueError, match="not 1 integers from 0"):
+    with pytest.raises(ValueError, match="label -1; expected 1 integers from 0"):
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
@@ -1032,7 +1032,7 @@ def test_odd_jpegs_are_left_to_pillow():
     picture, exif = Image.fromarray(noise(20, 30, 3)), Image.Exif()
     exif[0x0112] = 6
     turned = encoded(picture, "JPEG", exif=exif)
-    assert decoding_module._plain_jpeg(turned) is None
+    assert not decoding_module._is_plain(turned)
     long = b"\xff\xe2" + (65000).to_bytes(2, "big") + bytes(64998)
     late = turned[:2] + long + long + turned[2:]  # the metadata begin after 64 KiB
     assert decode(late, 3).shape == (3, 30, 20)

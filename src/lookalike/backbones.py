@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .runs import Alpha
+
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -98,6 +100,8 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
+        self.alpha: Alpha = "auto"
+        """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -609,7 +613,7 @@ def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    made.mean, made.std = backbone.mean, backbone.std
+    made.mean, made.std, made.alpha = backbone.mean, backbone.std, backbone.alpha
     if own:
         made.name = backbone.name
     else:

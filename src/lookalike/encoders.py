@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .runs import FORMAT, Folder, atomic, nearest, write_json
+from .runs import FORMAT, Alpha, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Card:
     method: str
     epochs: float
     """Finished epochs."""
+    alpha: Alpha = "white"
+    """What became of alpha channels; version 0.1, which did not write it, laid them on white."""
 
 
 def file_sha256(path: Path) -> str:
@@ -70,6 +72,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
+        alpha=backbone.alpha,
     )  # fmt: skip
     write(folder.weights, backbone.export_state(), card)
     write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})
@@ -86,7 +89,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 def read_card(folder: Folder) -> Card:
     """What stands in a run's `encoder.json`."""
     content = json.loads(folder.card.read_text())
-    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
 
 
 HUB = {
@@ -232,6 +235,7 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
+    made.alpha = card.get("alpha", "white")
     made.load_exported(state)
     return made
 

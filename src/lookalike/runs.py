@@ -466,6 +466,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     found = content.pop("format", FORMAT)
     if found != FORMAT:
         raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}. Update lookalike.")
+    if "made" in content and "alpha" not in content:
+        content["alpha"] = "white"  # as version 0.1 did
     content.pop("made", None)
     return content
 

@@ -11,9 +11,10 @@ import os
 import stat
 import struct
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import lru_cache
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ except ImportError:  # Pillow reads all that it reads
 
 # what its metadata lack is no news: an image that cannot be read is named, with the reason
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+T = TypeVar("T")
 
 SUFFIXES: Final = frozenset(
     "jpg jpeg jpe jfif mpo png apng bmp dib webp tif tiff gif ppm pgm pbm pnm pfm".split()  # noqa: SIM905
@@ -158,26 +161,25 @@ def _decoded(
         if (pixels := _from_jpeg(content, decode_size)) is not None:
             return pixels
         file, path = io.BytesIO(content), None
+    return _by_pillow(file if path is None else path, lambda x: from_pillow(x, channels, decode_size, key, alpha))
+
+
+def _by_pillow(source: str | os.PathLike[str] | IO[bytes], use: Callable[[Image.Image], T]) -> T:
+    """Opens an image and uses it; where that fails, once more without the metadata."""
     try:
-        return _by_pillow(file if path is None else path, channels, decode_size, key, alpha)
+        with _open(source) as opened:
+            return use(opened)
     except Exception as error:
-        file.seek(0)
-        if isinstance(error, UnidentifiedImageError):
-            raise ValueError(_unidentified(head, file)) from error
-        # metadata do not make a good image bad
-        for content in _without_metadata(head, file):
-            try:
-                return _by_pillow(io.BytesIO(content), channels, decode_size, key, alpha)
-            except Exception:  # the first error says what is wrong
-                continue
+        with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+            file.seek(0)
+            head = file.read(_HEAD)
+            if isinstance(error, UnidentifiedImageError):
+                raise ValueError(_unidentified(head, file)) from error
+            without = _without_metadata(head, file)
+        for content in without:
+            with suppress(Exception), _open(io.BytesIO(content)) as opened:  # the first error says what is wrong
+                return use(opened)
         raise
-
-
-def _by_pillow(
-    file: str | os.PathLike[str] | IO[bytes], channels: int, decode_size: int | None, key: int, alpha: Alpha
-) -> Tensor:
-    with _open(file) as opened:
-        return from_pillow(opened, channels, decode_size, key, alpha)
 
 
 def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
@@ -213,7 +215,7 @@ def _without_metadata(head: bytes, file: IO[bytes]) -> list[bytes]:
         make = _bare_jpeg
     else:
         return []
-    content = file.read()
+    content = head + file.read()
     made = [make(content, True), make(content, False)]
     return [each for i, each in enumerate(made) if each != content and each not in made[:i]]
 
@@ -237,8 +239,7 @@ def kind_of(path: str | os.PathLike[str], channels: int = 3, alpha: Alpha = "aut
             file.seek(0)
             shape, _, dtype = _npy_head(file, size)
             return f"npy {dtype.name} {shape}"
-    with _open(path) as opened:
-        return pillow_kind(opened, channels, alpha)
+    return _by_pillow(path, lambda image: pillow_kind(image, channels, alpha))
 
 
 def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
@@ -473,7 +474,7 @@ def _check_tiff(file: IO[bytes]) -> None:
         raise ValueError(f"a TIFF of tiles that take {tiff.tile_bytes(tags) / 2**20:.0f} MiB, {_TOO_MUCH}")
     if not tiff.is_plain(tags):
         raise ValueError(
-            f"a TIFF of {tiff.described(tags)}; read are grey of up to 16 bits or float32, and colours of 8 bits. {_SAVE}"
+            f"a TIFF of {tiff.described(tags)}; read are grey of up to 16 bits or float32, and 8-bit colours. {_SAVE}"
         )
 
 
