@@ -226,7 +226,9 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
-    for i, reason in enumerate(["item 0: OSError: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]):
+    for i, reason in enumerate(
+        ["item 0: OSError: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]
+    ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
     with pytest.raises(TypeError, match="Item 3 of Items holds a dict"):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from support.files import chunk, png, tiff
 from torch import Tensor
 
-from lookalike.data.decoding import MAX_BYTES, BrokenImage, decode, kind_of
+from lookalike.data.decoding import BrokenImage, decode, kind_of
 
 RNG = np.random.default_rng(0)
 
@@ -71,7 +72,7 @@ def test_png_files_of_16_bits_that_are_damaged_are_refused(cut: int, capfd: pyte
         whole[:90] + b"\0\1\2\3" + whole[94:],
         whole[:60] + bytes([whole[60] ^ 255]) + whole[61:],
     ):
-        with pytest.raises(BrokenImage, match="truncated|damaged|broken"):
+        with pytest.raises(BrokenImage, match=r"truncated|damaged|broken"):
             decode(content, 3)
     assert capfd.readouterr().err == ""
 
@@ -143,12 +144,15 @@ def test_a_tiff_file_gives_its_values_or_says_what_it_holds(
         content = tiff(array, photometric, order=order, tile=tile, packed=packed, big=big, **options)  # type: ignore[arg-type]
         if photometric == 6 and packed:
             continue  # libtiff converts it
+        image: Tensor | str
         try:
             image = decode(content, min(3, array.shape[2]) if array.shape[2] != 2 else 1)
         except BrokenImage as error:
-            assert any(word in error.reason for word in ("TIFF of", "integers from")), (name, error.reason)
-            assert len(error.reason) < 250
-            assert not (order == "<" and name in READ), (name, error.reason)
+            image = error.reason
+        if isinstance(image, str):
+            assert any(word in image for word in ("TIFF of", "integers from")), (name, image)
+            assert len(image) < 250
+            assert not (order == "<" and name in READ), (name, image)
         else:
             assert photometric in (0, 1, 2), name
             top = {"u": 2 ** (8 * array.dtype.itemsize) - 1}.get(array.dtype.kind, 1)
@@ -195,3 +199,342 @@ def test_jpeg_2000_of_more_than_8_bits() -> None:
     for size in (11, 15, 0x87):
         with pytest.raises(BrokenImage, match="JPEG 2000 of 3 x"):
             decode(content[:at] + bytes([size, 1, 1] * 3) + content[at + 9 :], 3)
+
+
+# ---------------------------------------------------------------- transparency
+
+RGB = np.stack(np.meshgrid(np.arange(40), np.arange(30)), -1)  # colours that vary everywhere
+RGB = np.dstack([RGB * 3, np.full((30, 40), 95)]).astype(np.uint8)
+LEFT = np.s_[:, :20]
+
+
+def with_alpha(alpha: np.ndarray | int, hidden: bool = False) -> np.ndarray:
+    """The colours, cleared where alpha is 0 unless they stay hidden there."""
+    array = np.dstack([RGB, np.broadcast_to(np.uint8(alpha), RGB.shape[:2])])
+    if not hidden:
+        array[array[..., 3] == 0] = 0
+    return array
+
+
+def cut_out() -> np.ndarray:
+    alpha = np.full(RGB.shape[:2], 255, np.uint8)
+    alpha[LEFT] = 0
+    alpha[:, 20] = 128
+    return alpha
+
+
+def on_white(array: np.ndarray) -> np.ndarray:
+    white = Image.new("RGBA", array.shape[1::-1], "white")
+    white.alpha_composite(Image.fromarray(array))
+    return np.asarray(white.convert("RGB"))
+
+
+def as_tiff(array: np.ndarray, extra: list[int]) -> bytes:
+    return tiff(array, 2, extra=extra)
+
+
+@pytest.mark.parametrize("make", [
+    lambda a: encoded(Image.fromarray(a), "PNG"), lambda a: encoded(Image.fromarray(a), "TGA"),
+    lambda a: encoded(Image.fromarray(a), "TIFF"), lambda a: as_tiff(a, []),
+    lambda a: encoded(Image.fromarray(a), "WEBP", lossless=True, exact=True),
+    lambda a: encoded(Image.fromarray(a), "JPEG2000", irreversible=False),
+])  # fmt: skip
+def test_certain_transparency_is_laid_on_white_and_other_channels_are_left_out(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    infrared = RNG.integers(0, 256, RGB.shape[:2])
+    mask = np.where(np.add.outer(np.arange(30), np.arange(40)) % 7, 255, 0)
+    for array, certain in (
+        (with_alpha(cut_out()), True),
+        (with_alpha(255), True),
+        (with_alpha(5), False),  # near infrared of a shadow
+        (with_alpha(0, hidden=True), False),  # nobody filled the channel in
+        (with_alpha(infrared, hidden=True), False),
+        (with_alpha(np.arange(40) * 6), False),  # a height
+        *([(with_alpha(mask, hidden=True), False)] if make(RGB[..., [0, 1, 2, 2]])[8:12] != b"WEBP" else []),
+    ):
+        content = make(array)
+        path = tmp_path / "image"
+        path.write_bytes(content)
+        assert_holds(decode(content, 3), chw(on_white(array) if certain else array[..., :3]))
+        assert_holds(decode(content, 3, alpha="white"), chw(on_white(array)))
+        assert_holds(decode(content, 3, alpha="drop"), chw(array[..., :3]))
+        if array[..., 3].min() < 255:  # else some formats have no such channel
+            assert_holds(decode(content, 4), chw(array))
+        assert kind_of(path).endswith("last channel left out") != certain
+        assert not kind_of(path, alpha="white").endswith("left out")
+        assert torch.equal(decode(content, 3, 8), decode(content, 3, 8))
+
+
+def test_a_fourth_band_that_tiff_does_not_call_alpha_is_one_of_four_channels(tmp_path: Path) -> None:
+    array = with_alpha(cut_out())
+    for options in ({}, {"tile": 16}, {"packed": True}, {"order": ">"}):
+        path = tmp_path / "bands.tif"
+        path.write_bytes(tiff(array, 2, extra=[0], **options))  # type: ignore[arg-type]
+        assert_holds(decode(path, 3), chw(RGB * (array[..., 3:] > 0)))
+        assert_holds(decode(path, 4), chw(array))
+        assert kind_of(path).endswith("last channel left out")
+    with pytest.raises(BrokenImage, match=r"4 channels cannot be made|a plane each"):
+        decode(tiff(array, 2, extra=[0], planar=True), 4)
+
+
+def test_colours_that_are_multiplied_with_a_doubtful_channel_are_refused() -> None:
+    with pytest.raises(BrokenImage, match="--alpha white"):
+        decode(tiff(with_alpha(5), 2, extra=[1]), 3)
+    cut = with_alpha(np.where(cut_out() == 128, 255, cut_out()))
+    assert_holds(decode(tiff(cut, 2, extra=[1]), 3), chw(on_white(cut)))
+
+
+def test_grey_with_alpha_follows_the_same_rule() -> None:
+    grey = RGB[..., 0]
+    for alpha, certain in ((cut_out(), True), (np.full_like(grey, 7), False)):
+        array = np.dstack([np.where(alpha == 0, 0, grey), alpha]).astype(np.uint8)
+        for channels in (1, 3):
+            image = decode(encoded(Image.fromarray(array), "PNG"), channels)
+            white = np.round(array[..., 0] * (alpha / 255) + 255 - alpha) if certain else array[..., 0]
+            assert np.abs(image.numpy().astype(int) - np.broadcast_to(white, image.shape)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparency_of_16_bits_follows_the_same_rule(channels: int) -> None:
+    wide = RGB[..., : channels - 1].astype(np.uint16) * 257 + 3
+    for alpha, certain in ((cut_out().astype(np.uint16) * 257, True), (np.full((30, 40), 1285, np.uint16), False)):
+        array = np.dstack([np.where(alpha[..., None] == 0, 0, wide), alpha]).astype(np.uint16)
+        share = alpha[..., None] / 65535
+        white = np.round(array[..., :-1] * share + 65535 * (1 - share))
+        content = png(array)
+        assert_holds(decode(content, channels - 1), chw(white if certain else array[..., :-1]))
+        assert_holds(decode(content, channels - 1, alpha="white"), chw(white))
+        assert_holds(decode(content, channels - 1, alpha="drop"), chw(array[..., :-1]))
+    assert decode(png(array), 4).shape[0] == 4
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_colour_that_png_marks_as_transparent_is_white(bits: int) -> None:
+    top = 2**bits - 1
+    for colour, channels in ((0, 1), (2, 3)) if bits >= 8 else ((0, 1),):
+        array = integers(top, 9, 11, channels, dtype="u2" if bits == 16 else "u1")
+        key = array[0, 0].astype(">u2").tobytes()
+        content = png(array, colour, bits=bits, before=chunk(b"tRNS", key))
+        full = array.astype(int) if bits == 16 else array.astype(int) * 255 // top
+        marked = (array == array[0, 0]).all(2, keepdims=True)
+        assert_holds(decode(content, channels), chw(np.where(marked, 65535 if bits == 16 else 255, full)))
+        assert_holds(decode(content, channels, alpha="drop"), chw(full))
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def pixels_of_png() -> tuple[np.ndarray, list[tuple[str, bytes]]]:
+    array = integers(255, 9, 11, 3)
+    noise = bytes(RNG.integers(0, 256, 2 << 20, np.uint8))
+    bomb = zlib.compress(bytes(80 << 20))
+    turned = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="3"/>'
+    extras = {
+        "a large profile": chunk(b"iCCP", b"x\0\0" + zlib.compress(noise, 0)),
+        "a profile's bomb": chunk(b"iCCP", b"x\0\0" + bomb),
+        "an unknown compression": chunk(b"iCCP", b"x\0\7abc"),
+        "a text's bomb": chunk(b"zTXt", b"x\0\0" + bomb),
+        "many texts": chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 20))) * 70,
+        "another text's bomb": chunk(b"iTXt", b"x\0\1\0\0\0" + bomb),
+        "a wrong checksum": chunk(b"tEXt", b"a\0b")[:-4] + b"\0\0\0\0",
+        "short chunks": chunk(b"gAMA", b"1") + chunk(b"pHYs", b"2") + chunk(b"sRGB", b"") + chunk(b"cHRM", b"3"),
+        "absurd Exif": chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff" + noise[:999]),
+        "a broken animation": chunk(b"acTL", b"\0") + chunk(b"fcTL", b"\0"),
+        "a profile and an orientation": chunk(b"iCCP", b"x\0\0" + bomb) + chunk(b"iTXt", turned),
+    }
+    return array, [
+        (name, png(array, **{where: extra})) for name, extra in extras.items() for where in ("before", "after")
+    ]
+
+
+def test_metadata_of_a_png_file_never_make_it_bad(tmp_path: Path) -> None:
+    array, files = pixels_of_png()
+    path = tmp_path / "image.png"
+    for name, content in files:
+        path.write_bytes(content)
+        values = array[::-1, ::-1] if "orientation" in name else array
+        for image in (content, path):
+            assert_holds(decode(image, 3), chw(values))
+        assert kind_of(path).startswith("PNG RGB"), name
+    wide = array.astype(np.uint16) * 201
+    assert_holds(decode(png(wide, before=chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(5 << 20)))), 3), chw(wide))
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def test_metadata_of_a_jpeg_file_never_make_it_bad(tmp_path: Path) -> None:
+    plain = encoded(Image.fromarray(np.repeat(RGB, 2, 1)), "JPEG")
+    noise = bytes(RNG.integers(0, 256, 60000, np.uint8))
+    path = tmp_path / "image.jpg"
+    for data in (
+        segment(0xE1, b"Exif\0\0" + noise[:5000]),
+        segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + noise[:999]),
+        segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\x0c\0\xff\xff\xff\xff" + noise[:99]),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + noise),
+        segment(0xE2, b"MPF\0" + noise[:999]),
+        segment(0xE2, b"MPF\0MM\0*\0\0\0\x08\0\1\xb0\0\0\7\0\0\0\4\0\0\0\0"),
+        segment(0xEE, b"Adobe"),
+        segment(0xFE, noise),
+        segment(0xE2, b"ICC_PROFILE\0\1\2" + noise) * 40,
+        segment(0xED, b"Photoshop 3.0\0" + b"8BIM\3\xed\xff" + noise[:20]),
+    ):
+        path.write_bytes(plain[:2] + data + plain[2:])
+        assert torch.equal(decode(path, 3), decode(plain, 3))
+        assert kind_of(path).split(",")[0].split()[-1] == "RGB"
+
+
+def test_metadata_of_a_tiff_file_never_make_it_bad(tmp_path: Path) -> None:
+    array = integers(255, 9, 11, 3)
+    noise = RNG.integers(0, 256, 5000).tolist()
+    path = tmp_path / "image.tif"
+    for more in (
+        [(700, 7, noise)], [(34675, 7, noise)], [(33723, 4, noise[:7])], [(34377, 7, noise)], [(34665, 4, [4000000])],
+        [(34665, 4, [8])], [(34853, 4, [1])], [(40965, 4, [2**32 - 1])], [(270, 7, noise)], [(305, 3, noise[:9])],
+        [(282, 3, [0]), (283, 3, [0])], [(274, 3, [77])], [(274, 3, [1, 2, 3])],
+    ):  # fmt: skip
+        path.write_bytes(tiff(array, 2, more=more))
+        assert_holds(decode(path, 3), chw(array))
+        assert kind_of(path) == "TIFF RGB", more
+
+
+# ---------------------------------------------------------------- hostile files
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "endless.jpg").symlink_to("/proc/self/pagemap")
+    here = os.getcwd()
+    os.chdir(tmp_path)  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("socket.jpg")
+            for name in ("pipe.jpg", "device.jpg", "folder.jpg", "endless.jpg", "socket.jpg"):
+                for function in (lambda p: decode(p, 3), lambda p: decode(p, 1)):
+                    with pytest.raises(BrokenImage, match=r"not a regular file|empty file"):
+                        function(tmp_path / name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp"])
+def test_a_file_with_a_hole_is_not_read_whole(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(RGB).save(path)
+    os.truncate(path, 3 << 30)
+    with pytest.raises(BrokenImage, match="a file of 3072 MiB, more than the limit of 512 MiB"):
+        decode(path, 3)
+
+
+def npy(shape: str, dtype: str = "'|u1'", version: int = 1, fortran: bool = False, body: int = 100) -> bytes:
+    head = f"{{'descr': {dtype}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode()
+    length = struct.pack("<H" if version == 1 else "<I", len(head))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + head + bytes(body)
+
+
+def test_headers_of_npy_files_are_checked_before_their_values_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    for content, reason in (
+        (npy("(3, 32768, 32768)"), "takes 3072 MiB, more than the limit of 512 MiB"),
+        (npy("(4294967296, 4294967296, 3)"), "more than the limit"),
+        (npy("(-3, -5)"), "shape"), (npy("(-1,)"), "shape"), (npy("(5, 50)"), "truncated: 100 of 250"),
+        (npy("(5, 5)", "'|O'"), "Python objects"), (npy("(5, 5)", "[('a', '<f8')]"), "expected uint8"),
+        (npy("(5, 5)", "'<U9'"), "expected uint8"), (npy("(5, 5)", "'<M8[s]'"), "expected uint8"),
+        (npy("(2, 3)", "'<c16'"), "expected uint8"), (npy("(2, 3)", "'<f16'"), "expected uint8"),
+        (npy("()"), "shape"), (npy("(0, 5)"), "shape"), (npy("(5, 5)", version=9), "version"), (npy("'a'"), "."),
+        (npy("(1,) * 99999999"), "."), (b"\x93NUMPY", "."), (b"PK\3\4 an archive", "not an image .*: it holds zip"),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        for image in (path, content):
+            with pytest.raises(BrokenImage, match=reason):
+                decode(image, 3)
+    array = np.asfortranarray(integers(255, 5, 6, 3))
+    np.save(path, array)
+    assert_holds(decode(path, 3), chw(array))
+
+
+def test_the_limit_counts_the_bytes_that_decoding_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.data.decoding.MAX_BYTES", 4000)
+    grey = integers(65535, 30, 30, dtype="u2")
+    assert decode(encoded(Image.fromarray(grey), "PNG"), 1).shape == (1, 30, 30)
+    for content in (
+        encoded(Image.fromarray(grey), "PNG"),
+        png(np.dstack([grey] * 3)),
+        tiff(grey[..., None] / np.float32(65535)),
+    ):
+        with pytest.raises(BrokenImage, match=r"30 x 30 pixels of .* bytes take|more than the limit"):
+            decode(content, 3)
+    bomb = tiff(integers(255, 9, 9, 1), more=[(322, 4, [1 << 15]), (323, 4, [1 << 15])])
+    with pytest.raises(BrokenImage, match="tiles that take 1024 MiB"):
+        decode(bomb, 1)
+
+
+def test_large_palettes_with_transparency_take_no_more_than_the_image(tmp_path: Path) -> None:
+    """In a process of its own, whose largest size tells."""
+    side = 5000
+    image = Image.new("P", (side, side), 1)
+    image.putpalette([9, 8, 7, 200, 100, 50])
+    image.save(tmp_path / "x.png", transparency=0)
+    script = (
+        "import resource, sys; from lookalike.data.decoding import decode\n"
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10\n"
+        "decode('x.png', 3, 64); before = size(); image = decode('x.png', 3); print(size() - before, image.nbytes)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    grown, result = map(int, done.stdout.split())
+    assert result == 3 * side**2
+    assert grown < 2.5 * result
+
+
+def test_a_file_of_another_kind_says_what_it_holds(tmp_path: Path) -> None:
+    for content, held in (
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n%%EndComments\n%%EOF\n", "EPS"),
+        (b"8BPS\0\1" + bytes(40), "PSD"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"<svg></svg>", "SVG"),
+        (b"<!DOCTYPE html>", "HTML"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\xff\x0a" + bytes(9), "JPEG XL"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    ):
+        path = tmp_path / "image.jpg"
+        path.write_bytes(content)
+        with pytest.raises(BrokenImage, match=f"not an image of a known format: it holds .*{held}"):
+            decode(path, 3)
+
+
+def test_pillow_tries_no_format_that_is_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other plugins are never asked: some run programs, some looped for ever."""
+    asked: list[str] = []
+    Image.init()
+    for name, (factory, _) in list(Image.OPEN.items()):
+
+        def accept(prefix: bytes, name: str = name) -> bool:
+            asked.append(name)
+            return False
+
+        monkeypatch.setitem(Image.OPEN, name, (factory, accept))  # fmt: skip
+    path = tmp_path / "image.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    for function in (lambda: decode(path, 3), lambda: decode(path.read_bytes(), 1), lambda: kind_of(path)):
+        with pytest.raises((BrokenImage, ValueError)):
+            function()
+    assert len(asked) > 20
+    assert not {"EPS", "PSD", "WMF", "PCD", "FLI", "MPEG", "HDF5"} & set(asked)
+    sources = "".join(p.read_text() for p in (Path(__file__).parents[1] / "src").rglob("*.py"))
+    assert sources.count("Image.open(") == sources.count("formats=")
+
+
+def test_the_heads_of_animations_are_not_walked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("L", (4, 4), i % 256) for i in range(50)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    seen: list[int] = []
+    whole = GifImageFile._seek
+    monkeypatch.setattr(
+        GifImageFile, "_seek", lambda self, frame, *rest: (seen.append(frame), whole(self, frame, *rest))
+    )
+    assert kind_of(tmp_path / "x.gif").endswith("animated")
+    assert max(seen) < 3

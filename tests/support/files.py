@@ -101,7 +101,7 @@ def tiff(
     tags += [(322, 4, [tile]), (323, 4, [tile])] if tile else [(278, 4, [5])]
     places, sizes = (324, 325) if tile else (273, 279)
     tags += [(places, 4, [0] * len(parts)), (sizes, 4, [len(part) for part in parts]), *more]
-    return _tiff(sorted(dict((tag[0], tag) for tag in tags).values()), parts, places, order, big)
+    return _tiff(sorted({tag[0]: tag for tag in tags}.values()), parts, places, order, big)
 
 
 def _packed_any(samples: np.ndarray, bits: int) -> bytes:

@@ -173,12 +173,11 @@ def _by_pillow(source: str | os.PathLike[str] | IO[bytes], use: Callable[[Image.
         with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
             file.seek(0)
             head = file.read(_HEAD)
+            for content in _without_metadata(head, file):
+                with suppress(Exception), _open(io.BytesIO(content)) as opened:  # the first error says what is wrong
+                    return use(opened)
             if isinstance(error, UnidentifiedImageError):
                 raise ValueError(_unidentified(head, file)) from error
-            without = _without_metadata(head, file)
-        for content in without:
-            with suppress(Exception), _open(io.BytesIO(content)) as opened:  # the first error says what is wrong
-                return use(opened)
         raise
 
 
@@ -225,7 +224,8 @@ def _bare_jpeg(content: bytes, oriented: bool) -> bytes:
     kept, at = [content[:2]], 2
     while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0xDA:
         marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)) or (oriented and marker == 0xE1):
+        metadata = 0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE) or (marker == 0xEE and end - at < 16)
+        if not metadata or (oriented and marker == 0xE1):
             kept.append(content[at:end])
         at = end
     return b"".join([*kept, content[at:]])

@@ -488,6 +488,8 @@ def _folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -
 
 def _failure(error: Exception) -> str:
     """An exception in one line, with its type."""
+    if isinstance(error, BrokenImage):  # somebody has said it
+        return error.reason
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
@@ -515,7 +517,7 @@ def _item_labels(
             except MemoryError:
                 raise
             except Exception as error:
-                failed[i] = error.reason if isinstance(error, BrokenImage) else _failure(error)
+                failed[i] = _failure(error)
                 seconds.append(0)
                 continue
             if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
