@@ -1,6 +1,7 @@
 """What files may hold: each kind of samples, of transparency and of metadata is read as it is meant, or refused."""
 
 import io
+import json
 import os
 import socket
 import struct
@@ -12,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from support.files import chunk, png, tiff
 from torch import Tensor
 
+import lookalike
+from lookalike import cli
 from lookalike.data.decoding import BrokenImage, decode, kind_of
 
 RNG = np.random.default_rng(0)
@@ -391,11 +395,12 @@ def test_metadata_of_a_tiff_file_never_make_it_bad(tmp_path: Path) -> None:
     for more in (
         [(700, 7, noise)], [(34675, 7, noise)], [(33723, 4, noise[:7])], [(34377, 7, noise)], [(34665, 4, [4000000])],
         [(34665, 4, [8])], [(34853, 4, [1])], [(40965, 4, [2**32 - 1])], [(270, 7, noise)], [(305, 3, noise[:9])],
-        [(282, 3, [0]), (283, 3, [0])], [(274, 3, [77])], [(274, 3, [1, 2, 3])],
+        [(282, 3, [0]), (283, 3, [0])], [(274, 3, [77])], [(700, 3, [1, 2, 3])], [(281, 3, [1, 2, 3])],
     ):  # fmt: skip
-        path.write_bytes(tiff(array, 2, more=more))
-        assert_holds(decode(path, 3), chw(array))
-        assert kind_of(path) == "TIFF RGB", more
+        for options in ({}, {"packed": True}, {"big": True}, {"order": ">"}):
+            path.write_bytes(tiff(array, 2, more=more, **options))  # type: ignore[arg-type]
+            assert_holds(decode(path, 3), chw(array))
+            assert kind_of(path) == "TIFF RGB", more
 
 
 # ---------------------------------------------------------------- hostile files
@@ -538,3 +543,110 @@ def test_the_heads_of_animations_are_not_walked_through(tmp_path: Path, monkeypa
     )
     assert kind_of(tmp_path / "x.gif").endswith("animated")
     assert max(seen) < 3
+
+
+# ---------------------------------------------------------------- through the commands
+
+SMALL = ["--backbone", "test_byobnet", "--image-size", "32", "--workers", "0"]
+TRAIN = ["--epochs", "1", "--batch-size", "8", "--no-report", *SMALL]
+
+
+def test_near_infrared_is_left_out_said_and_remembered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through check, pretrain and embed: as plain colours give the same features."""
+    for i in range(12):
+        rgb = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+        for folder, pixels in (("four", np.dstack([rgb, np.full((32, 32), 5, np.uint8)])), ("three", rgb)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.tif")
+    four, three, out = (str(tmp_path / name) for name in ("four", "three", "run"))
+    line = "12 of 12 images looked at (TIFF RGBA) have a last channel that may be no transparency"
+    assert cli.main(["check", four, "--workers", "0"]) == 0
+    assert line in (shown := capsys.readouterr().out)
+    assert "--alpha white" in shown
+    assert cli.main(["check", four, "--alpha", "drop", "--workers", "0"]) == 0
+    assert "transparency" not in capsys.readouterr().out
+    assert cli.main(["pretrain", "simclr", four, "--out", out, *TRAIN]) == 0
+    assert f"WARNING     {line}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/encoder.json").read_text())["alpha"] == "auto"
+    assert lookalike.load(out).alpha == "auto"
+    assert cli.main(["embed", out, four, "--out", f"{out}/4.npz", "--workers", "0"]) == 0
+    assert line in (shown := capsys.readouterr().out)
+    assert "--alpha" not in shown  # there is nothing to choose: as in the training
+    assert cli.main(["embed", out, three, "--out", f"{out}/3.npz", "--workers", "0"]) == 0
+    assert np.array_equal(*(np.load(f"{out}/{n}.npz")["features"] for n in (3, 4)))
+    assert cli.main(["pretrain", "simclr", four, "--alpha", "white", "--out", out, "--overwrite", *TRAIN]) == 0
+    assert "may be no transparency" not in capsys.readouterr().out
+    assert lookalike.load(out).alpha == "white"
+    assert cli.main(["pretrain", "simclr", four, "--channels", "4", "--out", out, "--overwrite", *TRAIN]) == 0
+    assert lookalike.load(out).channels == 4
+    card = json.loads((tmp_path / "run/encoder.json").read_text())
+    assert card["alpha"] == "auto"
+
+
+def test_what_misled_0_1_goes_through_check_and_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "photos"
+    (root / "a").mkdir(parents=True)
+    (root / "b").symlink_to(root / "a")
+    (root / "a/up").symlink_to(root)
+    for i in range(16):
+        Image.fromarray(integers(255, 32, 32, 3)).save(root / f"a/{i:02}.jpg")
+    Image.fromarray(integers(255, 32, 32, 3)).save(root / "a/profile.png", icc_profile=RNG.bytes(2 << 20))
+    (root / "a/deep.png").write_bytes(png(integers(4095, 32, 32, 3, dtype="u2")))
+    broken = {
+        "deep.tif": tiff(integers(4095, 32, 32, 3, dtype="u2"), 2),
+        "bands.tif": tiff(integers(255, 32, 32, 8), extra=[0] * 7),
+        "large.npy": npy("(3, 32768, 32768)"),
+        "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    }
+    for name, content in broken.items():
+        (root / "a" / name).write_bytes(content)
+    os.truncate(root / "a/eps.jpg", 3 << 30)
+    os.mkfifo(root / "a/pipe.jpg")
+    table = tmp_path / "check.json"
+    assert cli.main(["check", str(root), "--workers", "0", "--out", str(table)]) == 0
+    shown = capsys.readouterr()
+    assert "23 , of which 5 cannot be read".replace(" ,", ",") in shown.out
+    assert "2 linked folders lead to folders that are read already" in shown.out
+    assert "1 PNG RGB of 16 bits" in shown.out
+    assert shown.err == ""
+    content = json.loads(table.read_text())["images"]
+    assert {Path(name).name for name, _ in content["broken"]} == {*broken, "pipe.jpg"}
+    out = tmp_path / "run"
+    assert cli.main(["pretrain", "simclr", str(root), "--out", str(out), "--max-broken", "0.5", *TRAIN]) == 0
+    assert "2 linked folders" in capsys.readouterr().out
+    assert "a/deep.tif: a TIFF of 3 x 16 bits" in (out / "log.txt").read_text()
+
+
+class Decoding(torch.utils.data.Dataset[tuple[Tensor, dict[str, int]]]):
+    """As users of torchvision.io write it, for detection."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = sorted(root.iterdir())
+        self.targets = [{"boxes": i} for i in range(len(self.files))]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, dict[str, int]]:
+        return torchvision.io.decode_jpeg(torchvision.io.read_file(str(self.files[i]))), self.targets[i]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_decodes_by_itself_is_trained_on_and_embedded(workers: int, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(36):
+        Image.fromarray(integers(255, 32, 32, 3)).save(root / f"{i:02}.jpg")
+    cut = root / "07.jpg"
+    cut.write_bytes(cut.read_bytes()[:100])
+    method = lookalike.methods.get_method("simclr").Config()
+    lookalike.pretrain(
+        lookalike.Run(
+            data=Decoding(root), method=method, backbone="test_byobnet", image_size=32, epochs=1, batch_size=18,
+            workers=workers, out=str(tmp_path / "run"),
+        )
+    )  # fmt: skip
+    assert "item 7: RuntimeError: " in (tmp_path / "run/log.txt").read_text()
+    found = lookalike.embed(tmp_path / "run", Decoding(root), workers=workers)
+    assert (len(found.features), found.labels) == (35, None)
+    assert found.broken[0][1].startswith("RuntimeError: ")

@@ -207,14 +207,16 @@ def _unidentified(head: bytes, file: IO[bytes]) -> str:
 
 
 def _without_metadata(head: bytes, file: IO[bytes]) -> list[bytes]:
-    """The content of a JPEG or PNG file without metadata: first with an orientation, then without."""
+    """The content of a JPEG, PNG or TIFF file without metadata: first with an orientation, then without."""
     if head.startswith(png.SIGNATURE):
         make = png.bare
     elif head.startswith(b"\xff\xd8\xff"):
         make = _bare_jpeg
+    elif head.startswith(tiff.MAGIC):
+        make = tiff.bare
     else:
         return []
-    content = head + file.read()
+    content = head + file.read(MAX_BYTES)
     made = [make(content, True), make(content, False)]
     return [each for i, each in enumerate(made) if each != content and each not in made[:i]]
 

@@ -27,6 +27,10 @@ _FORMATS: Final = {
     6: "complex floats",
 }
 
+_PIXELS: Final = frozenset(
+    (*_WANTED, *_OFFSETS, 274, 278, 317, 320, 347, *range(512, 522), 529, 530, 531)
+)  # what decoding needs, of which 274 is the orientation
+
 Tags = dict[int, tuple[int, ...]]
 _BIG_ENDIAN: Final = 0
 """Stands among the tags, which have no such number."""
@@ -72,6 +76,23 @@ def read_tags(file: IO[bytes], limit: int) -> Tags:
     if 256 not in found or 257 not in found:
         raise ValueError("a TIFF file without width and height")
     return found
+
+
+def bare(content: bytes, oriented: bool) -> bytes:
+    """The same file with those tags of the first directory alone that decoding needs, perhaps without orientation."""
+    order, big = ("<" if content[:1] == b"I" else ">"), 43 in content[2:4]
+    width, number = (20, "Q") if big else (12, "H")
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
+        (count,) = struct.unpack_from(order + number, content, at)
+    except struct.error:
+        return content
+    first = at + struct.calcsize(order + number)
+    entries = [content[i : i + width] for i in range(first, min(first + count * width, len(content)), width)]
+    kept = [e for e in entries if (tag := int.from_bytes(e[:2], "little" if order == "<" else "big")) in _PIXELS
+            and (oriented or tag != 274)]  # fmt: skip
+    directory = struct.pack(order + number, len(kept)) + b"".join(kept) + bytes(8)  # and no further one
+    return content[:at] + directory + content[at + len(directory) :] if len(kept) < len(entries) else content
 
 
 def samples(tags: Tags) -> int:
