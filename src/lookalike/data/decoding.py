@@ -161,30 +161,25 @@ def _decoded(
         if (pixels := _from_jpeg(content, decode_size)) is not None:
             return pixels
         file, path = io.BytesIO(content), None
-    return _by_pillow(file if path is None else path, lambda x: from_pillow(x, channels, decode_size, key, alpha))
+    source = file if path is None else path  # with a path Pillow maps what is not packed
+    return _by_pillow(source, lambda image: from_pillow(image, channels, decode_size, key, alpha))
 
 
 def _by_pillow(source: str | os.PathLike[str] | IO[bytes], use: Callable[[Image.Image], T]) -> T:
     """Opens an image and uses it; where that fails, once more without the metadata."""
     try:
-        with _open(source) as opened:
+        with Image.open(source, formats=_formats()) as opened:
             return use(opened)
     except Exception as error:
         with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
             file.seek(0)
             head = file.read(_HEAD)
             for content in _without_metadata(head, file):
-                with suppress(Exception), _open(io.BytesIO(content)) as opened:  # the first error says what is wrong
-                    return use(opened)
+                with suppress(Exception), Image.open(io.BytesIO(content), formats=_formats()) as opened:
+                    return use(opened)  # else the first error says what is wrong
             if isinstance(error, UnidentifiedImageError):
                 raise ValueError(_unidentified(head, file)) from error
         raise
-
-
-def _open(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
-    if not isinstance(file, str | os.PathLike):
-        file.seek(0)
-    return Image.open(file, formats=_formats())
 
 
 @lru_cache(1)
@@ -255,8 +250,9 @@ def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
 def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
     """`decode` for an image that Pillow has opened. Raises ValueError where `channels` cannot be made."""
     _check_faithful(image)
-    _check_room(image, channels)
-    if _is_deep_colour(image):
+    deep_colour = _is_deep_colour(image)
+    _check_room(image, channels, deep_colour)
+    if deep_colour:
         pixels, keyed = _deep_colour(image)
         turn = _orientation(image)
         pixels = deep_in_mode(pixels, keyed, channels, alpha)
@@ -267,7 +263,7 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
     if decode_size and image.draft(None, (decode_size, decode_size)) is not None:
         factor = max(1, factor // 8)
     image.load()
-    _check_room(image, channels)  # the size of an icon is known only now
+    _check_room(image, channels, deep_colour)  # the size of an icon is known only now
     turn, bands, size = _orientation(image), unnamed_bands(image), image.size
     top, left, height, width = _window(*size[::-1], key) if decode_size else (0, 0, *size[::-1])
     box = (left, top, left + width, top + height)
@@ -433,9 +429,9 @@ def _check_size(width: int, height: int, pixel_bytes: int) -> None:
         raise ValueError(f"{taken}, {_TOO_MUCH}")
 
 
-def _check_room(image: Image.Image, channels: int) -> None:
+def _check_room(image: Image.Image, channels: int, deep_colour: bool) -> None:
     """Raises ValueError where the pixels would take too much memory."""
-    deep = 4 if image.mode in ("I", "F") else 2 if image.mode.startswith("I;") or _is_deep_colour(image) else 1
+    deep = 4 if image.mode in ("I", "F") else 2 if deep_colour or image.mode.startswith("I;") else 1
     _check_size(*image.size, max(channels, len(image.getbands())) * deep)
 
 
