@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from .printing import brief, shown
+from .runs import Alpha
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -115,6 +116,8 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
+        self.alpha: Alpha = "auto"
+        """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -626,7 +629,7 @@ def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    made.mean, made.std = backbone.mean, backbone.std
+    made.mean, made.std, made.alpha = backbone.mean, backbone.std, backbone.alpha
     if own:
         made.name = backbone.name
     else:

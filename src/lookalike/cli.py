@@ -24,6 +24,7 @@ from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .printing import brief, cut, printable, say, shown, typed
 from .runs import (
+    Alpha,
     Folder,
     Options,
     Run,
@@ -334,6 +335,8 @@ class Check:
     groups: str | None = None
     """Regular expression that finds an image's group (a patient, a scene, a video) in its name, such as '^([^/]+)/'."""
     channels: int = 3
+    alpha: Alpha = Options.alpha
+    """Lay images with an alpha channel on white, or drop the channel; auto decides by each image, as in training."""
     image_size: int = 224
     """Pixels that a training would see, for the estimates."""
     workers: int | None = None
@@ -834,7 +837,11 @@ def check(argv: list[str]) -> None:
 
     _imported()
 
-    sources = [open_maybe_labelled(path, options.channels) for path in (options.data, options.test) if path is not None]
+    sources = [
+        open_maybe_labelled(path, options.channels, options.alpha)
+        for path in (options.data, options.test)
+        if path is not None
+    ]
     found = look(
         *sources, pattern=options.groups, image_size=options.image_size, workers=_workers(options.workers), say=say
     )  # fmt: skip

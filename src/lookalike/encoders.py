@@ -21,7 +21,7 @@ from . import backbones
 from .backbones import Backbone
 from .documents import parse_json, read_json
 from .printing import LONGEST_PATH, brief, printable, shown
-from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Folder, atomic, nearest, write_json
+from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Card:
     method: str
     epochs: float
     """Finished epochs."""
+    alpha: Alpha = "white"
+    """What became of alpha channels; version 0.1, which did not write it, laid them on white."""
 
 
 def file_sha256(path: Path) -> str:
@@ -75,6 +77,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
+        alpha=backbone.alpha,
     )  # fmt: skip
     write(folder.weights, backbone.export_state(), card)
     write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})
@@ -93,7 +96,7 @@ def read_card(folder: Folder) -> Card:
     if (content := card_within(folder.weights)) is None:
         raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
     content = checked(content, folder.weights)
-    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
 
 
 def card_within(weights: Path) -> dict[str, Any] | None:
@@ -144,7 +147,7 @@ def checked(card: object, where: object) -> dict[str, Any]:
         raise ValueError(
             f"{where} has format {shown(card['format'])}, this version reads format {FORMAT}. Update lookalike."
         )
-    if missing := [f.name for f in dataclasses.fields(Card) if f.name not in card]:
+    if missing := [f.name for f in dataclasses.fields(Card) if f.name not in card and f.default is dataclasses.MISSING]:
         raise ValueError(f"{where} describes no encoder: it does not say {', '.join(missing)}.")
 
     def whole(most: int) -> Callable[[object], bool]:
@@ -164,6 +167,7 @@ def checked(card: object, where: object) -> dict[str, Any]:
         "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, channels, LEAST_STD)),
         "method": ("a name", lambda v: isinstance(v, str)),
         "epochs": ("a number from 0", lambda v: _real(v) >= 0),
+        "alpha": (", ".join(get_args(Alpha)), lambda v: v in get_args(Alpha)),
         "classes": ("a list of different names", _are_classes),
     }  # fmt: skip
     for name, (expected, is_right) in rules.items():
@@ -368,6 +372,7 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
+    made.alpha = card.get("alpha", "white")
     made.load_exported(state)
     if made.dim != card["dim"]:
         raise ValueError(

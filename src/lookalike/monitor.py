@@ -43,8 +43,8 @@ class Probe:
     """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
 
     def __init__(self, train: str, test: str, run: Run) -> None:
-        first = open_source(train, channels=run.channels, labelled=True)
-        second = open_source(test, channels=run.channels, labelled=True, classes=first.classes)
+        first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
+        second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
         self.train, self.test = (
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import Backbone
-from .data import BrokenImage, Source, open_source
+from .data import BrokenImage, Source, open_source, remarks
 from .evaluation.features import crop, evaluating, features
 from .evaluation.judging import Data
 from .evaluation.neighbours import others
@@ -76,7 +76,9 @@ def show(
     model = opened(encoder, image_size)
     size = image_size or model.image_size
     model.check_size(size)
-    source = open_source(images, channels=model.channels)
+    source = open_source(images, channels=model.channels, alpha=model.alpha)
+    for line in remarks(source, asks=False):
+        say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
     drawn: dict[What, Tensor] = {}
     with evaluating(model), torch.inference_mode():

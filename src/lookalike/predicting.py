@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from . import classifiers
 from .classifiers import Classifier
-from .data import open_source
+from .data import open_source, remarks
 from .evaluation.features import check_suffix, features
 from .evaluation.reading import counting
 from .printing import cell, printable
@@ -100,7 +100,10 @@ def predict(
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)
-    source = open_source(data, channels=net.channels)
+    source = open_source(data, channels=net.channels, alpha=net.alpha)
+    if say is not None:
+        for line in remarks(source, asks=False):
+            say(line)
     found = features(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,
         progress=counting(say, "", "images", last=True) if say is not None else None,

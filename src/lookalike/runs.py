@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .core import Config, Method
     from .data import Source
 
+Alpha = Literal["auto", "white", "drop"]
 FORMAT = 1
 """Written into every file that a later version must be able to read."""
 LARGEST_IMAGE = 16_384
@@ -68,6 +69,9 @@ class Options:
     """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
     channels: int = 3
     """Channels of an image: grey and colour files are converted."""
+    alpha: Alpha = "auto"
+    """Lay images with an alpha channel on white, or drop the channel. auto lays them on white where it is certainly
+    transparency, and drops what may be near infrared, a height or a mask. With `--channels 4` it is kept."""
     normalise: Literal["imagenet", "data"] = "imagenet"
     """Whose mean and standard deviation images are normalised with: ImageNet's, or those of 1,000 of the images. With
     `--init` it is the weights' own."""
@@ -564,6 +568,8 @@ def commit() -> str | None:
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
     content = _yaml(Path(path))
+    if "made" in content:
+        content.setdefault("alpha", "white")  # as version 0.1 did
     content.pop("made", None)
     return content
 

@@ -46,7 +46,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optim, processes
 from .core import Batch, Config, Method, Progress
-from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
+from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, remarks, statistics
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
@@ -55,6 +55,7 @@ from .printing import LONGEST_PATH, brief, printable, say
 from .random import key_of
 from .runs import (
     FORMAT,
+    Alpha,
     Collapsed,
     Diverged,
     Folder,
@@ -555,12 +556,14 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     later = rank == 0 and folder.run.is_file()
     if later:
         folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
+    before = read_yaml(folder.run) if run.resume else {}
+    if run.resume and run.alpha == "auto":  # as the run was begun
+        run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
     source = open_images(run)
     if len(source) < 2:
         raise ValueError(
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
-    before = read_yaml(folder.run) if run.resume else {}
     begun_by = written_by(folder.run) if run.resume else ""
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
@@ -726,9 +729,11 @@ def open_images(run: Run) -> Source:
     """The images of a run, with labels where the method learns from them."""
     method = run.method.method
     if not method.needs_labels:
-        return open_source(run.data, channels=run.channels)
+        return open_source(run.data, channels=run.channels, alpha=run.alpha)
     try:
-        source = open_source(run.data, channels=run.channels, labelled=True, classes=method.known_classes(run.method))
+        source = open_source(
+            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=method.known_classes(run.method)
+        )
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
     if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
@@ -917,6 +922,7 @@ def build(run: Run) -> Method:
                 drop_path=drop_path if isinstance(run.backbone, str) else 0.0, mask_token=mask_token,
                 stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
             )  # fmt: skip
+        backbone.alpha = run.alpha
         for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
@@ -1033,7 +1039,7 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
 
 def draw_views(run: Run, path: Path) -> None:
     """Writes the picture of a run's first images and their views, without a run."""
-    source = open_source(run.data, channels=run.channels)
+    source = open_source(run.data, channels=run.channels, alpha=run.alpha)
     run, _ = resolve(run, len(source))
     backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
     normalise(backbone, run, source)
@@ -1104,7 +1110,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
 
 
 def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> None:
-    asked = {name: value for name, value in begun.items() if name != "method"}
+    asked = {"alpha": "white"} | {name: value for name, value in begun.items() if name != "method"}  # 0.1 had no other
     # through a Run, so that options that came after the run was begun have their defaults
     old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
     if lines := differences(old, flat(run)):
@@ -1253,6 +1259,7 @@ def _say_start(
         *method.words(),
         *_left_out(run),
         *_classes(source, sum(view.count for view in first)),
+        *(f"WARNING     {line}" for line in remarks(source)),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),

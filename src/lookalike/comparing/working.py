@@ -114,19 +114,21 @@ class _Work:
     """What is asked, what is done so far, and how to go on."""
 
     def __init__(self, asked: Comparison, path: Path, callbacks: Sequence[Callback]) -> None:
+        if asked.alpha == "auto" and not asked.overwrite and (path / FILE).is_file():  # as it was begun
+            asked = dataclasses.replace(asked, alpha=_read(path / FILE)["question"]["alpha"])
         self.asked = asked
         self.path = path
         self.callbacks = callbacks
         self.replaced: list[str] = []
         """Folders of the trainings of a comparison that is replaced once one of this one has made a step."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels)
+        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [_labelled(train, test, asked.channels) for train, test in asked.pairs]
+        labelled = [_labelled(train, test, asked) for train, test in asked.pairs]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training.precision_of(asked),
@@ -444,6 +446,7 @@ def untrained(run: Run, source: Source) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    encoder.alpha = run.alpha
     training.normalise(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)
@@ -472,10 +475,11 @@ def _protocol(entry: Entry) -> str:
     return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
 
 
-def _labelled(train: str, test: str, channels: int) -> tuple[Source, Source]:
+def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]:
     """Opens two labelled folders, and refuses them where they have no labels or other classes."""
-    first = open_source(train, channels=channels, labelled=True)
-    return first, open_source(test, channels=channels, labelled=True, classes=first.classes)
+    channels, alpha = asked.channels, asked.alpha
+    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
+    return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
@@ -526,7 +530,7 @@ def _read(file: Path) -> dict[str, Any]:
                 raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
         for results in content["untrained_by_seed"].values():
             _results_of(results)
-        dict(content["question"])
+        content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = (
             error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
