@@ -95,17 +95,18 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     rows = _read(path) if path.exists() else []
     for entry in entries:
         new = json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False))  # tuples become lists, as in the file
-        new["named_here"] = [marks.mark(entry.test)] if entry.test and not entry.test.startswith("<") else []
+        if entry.test and not entry.test.startswith("<"):
+            new["named_here"] = [marks.mark(entry.test)]
         rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
     write_json(path, rows)
 
 
 def _read(path: Path) -> list[dict[str, object]]:
     try:
-        rows = read_json(path, list)
+        rows = read_json(path, object)
     except ValueError as e:
         raise ValueError(f"{e} It was left as it is; move it away to start a new one.") from None
-    if not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
         raise ValueError(
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "
             "It was left as it is; move it away to start a new one."
