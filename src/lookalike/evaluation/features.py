@@ -320,7 +320,7 @@ def _write_npz(path: Path, made: Features) -> None:
 
     arrays = {
         "features": made.features.numpy(),
-        "names": np.array([printable(name) for name in made.names], dtype=np.str_),
+        "names": np.array(made.names, dtype=np.str_),
     }
     if made.labels is not None:
         arrays["labels"] = made.labels.numpy()
@@ -354,7 +354,7 @@ def _write_csv(path: Path, made: Features) -> None:
         for i, (name, label, row) in enumerate(zip(made.names, labels, made.features)):
             own = [] if classes is None else [cell(printable(classes[i]))]
             # 9 digits give float32 back exactly
-            writer.writerow([cell(printable(name)), label, *own, *(f"{x:.9g}" for x in row.tolist())])
+            writer.writerow([cell(name), label, *own, *(f"{x:.9g}" for x in row.tolist())])
 
 
 def _class_of_each(made: Features) -> list[str] | None:
@@ -470,7 +470,7 @@ def _features_of(
         raise ValueError(f"a label is {int(labels.max())}, and {len(classes)} classes have names")
     return Features(
         values.float(), None if labels is None else labels.long(),
-        [printable(name) for name in names] if names is not None else [f"row {i}" for i in range(count)],
+        list(names) if names is not None else [f"row {i}" for i in range(count)],
         torch.arange(count), [], None if classes is None else tuple(map(printable, classes)),
     )  # fmt: skip
 

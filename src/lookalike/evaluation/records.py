@@ -96,8 +96,8 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     # tuples become lists, as in the file
     made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
     for new in made:
-        named = new["test"] and not new["test"].startswith("<")
-        new["named_here"] = [marks.mark(new["test"])] if named else []
+        if new["test"] and not new["test"].startswith("<"):
+            new["named_here"] = [marks.mark(new["test"])]
     with changing(path):
         rows = _read(path) if path.exists() else []
         for new in made:
@@ -107,10 +107,10 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
 
 def _read(path: Path) -> list[dict[str, object]]:
     try:
-        rows = read_json(path, list)
+        rows = read_json(path, object)
     except ValueError as e:
         raise ValueError(f"{e} It was left as it is; move it away to start a new one.") from None
-    if not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
         raise ValueError(
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "
             "It was left as it is; move it away to start a new one."
