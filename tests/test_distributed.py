@@ -162,7 +162,6 @@ def test_the_second_process_ends_with_the_first_one_in_training(photos: Path, tm
     [
         (signal.SIGKILL, 1, "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory). Nothing was"),
         (signal.SIGTERM, 143, "Process 1 of 2 was stopped by SIGTERM."),
-        (signal.SIGINT, 130, "Process 1 of 2 was stopped by Ctrl-C."),
     ],
 )
 def test_the_first_process_ends_with_the_second_before_the_first_step(
