@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lookalike import random
 from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_source
 from lookalike.data import decoding as decoding_module
+from lookalike.data import reading as reading_module
 from lookalike.data import resident as resident_module
 from lookalike.data.images import pack, starts
 from lookalike.data.order import Order
@@ -831,6 +832,55 @@ def test_the_disk_cache_does_not_remember_a_failing_disk(tmp_path: Path, monkeyp
         with pytest.raises(ValueError, match="Input/output error"):
             next(iter(Loader(source, 4, 0, cache="disk", cache_dir=cache)))
     assert len(epochs(Loader(source, 4, 0, cache="disk", cache_dir=cache), 1)) == 2
+
+
+def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary names of 0.1 can be foretold, where another host's process has the same number."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    source = open_source(tmp_path)
+    kept = resident_module.Kept(source, None, cache)
+    stem = kept.pixels.stem
+    monkeypatch.setattr("platform.node", lambda: "host")
+    foreign = [f".{stem}.notes.tmp", f".{stem}.tmp.pixels", "mine.txt", f".{stem}0.host.1.tmp.pixels"]
+    stale = [f".{stem}.host.1.tmp.pixels", f".{stem}.ho.st.1.tmp.pixels.wide", f".{stem}.7.tmp.npz",
+             f".{stem}.host.0123456789abcdef.tmp.pixels"]  # fmt: skip
+    for name in (*foreign, *stale):
+        (cache / name).write_text("mine")
+    (cache / f".{stem}.host.{os.getpid()}.tmp.pixels").symlink_to(cache / "mine.txt")
+    kept.images(0, None)
+    left = {path.name for path in cache.iterdir()}
+    assert left >= {*foreign, f".{stem}.host.{os.getpid()}.tmp.pixels"}
+    assert not left & {*stale}
+    assert (cache / "mine.txt").read_text() == "mine"
+
+
+def test_shared_memory_of_another_container_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that share /dev/shm have processes of one number."""
+    foreign, own = (tmp_path / f"torch_{os.getpid()}_{i}_0" for i in (1, 2))
+    foreign.touch()
+    monkeypatch.setattr(reading_module, "_SHARED", tmp_path)
+    monkeypatch.setattr(reading_module, "_no_sharing", False)
+    with open(own, "wb"):
+
+        def full(x: Tensor) -> Tensor:
+            raise RuntimeError("no room")
+
+        monkeypatch.setattr(Tensor, "share_memory_", full)
+        reading_module._shared(torch.zeros(1))
+    assert foreign.exists()
+    assert not own.exists()
+
+
+def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    kept = resident_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    kept.lock.symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="nothing is written through links"):
+        kept.images(0, None)
+    assert not (tmp_path / "outside").exists()
 
 
 def test_the_disk_cache_tells_folders_apart(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The demo: what it places, what it leaves behind, and (slow) that what it promises comes true."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,31 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.Ca
     (own.parent / "README.txt").write_text("Written by `lookalike demo` (seed 0)")
     assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 1
     assert "Use --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["mine/0001.png", "train/mine/0001.png", "test/3/notes.txt", "mine", "train/3/1234.png/"]
+)
+def test_images_of_an_earlier_demo_are_replaced_where_nothing_else_lies_among_them(tmp_path: Path, name: str) -> None:
+    images = tmp_path / "demo-digits"
+    for own in ("unlabelled/0001-3.png", "train/3/0001.png", "test/3/0002.png"):
+        (images / own).parent.mkdir(parents=True, exist_ok=True)
+        (images / own).touch()
+    (images / "README.txt").write_text("Written by `lookalike demo` (seed 0)")
+    foreign = images / name
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    if "." in foreign.name and not name.endswith("/"):
+        foreign.touch()
+    else:
+        foreign.mkdir()
+    with pytest.raises(FileExistsError, match="is not of this demo"):
+        demo._make_room(images, overwrite=True)
+    assert foreign.exists()
+    shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
+    if foreign.parent.name == "mine":
+        foreign.parent.rmdir()
+    demo._make_room(images, overwrite=True)
+    assert not images.exists()
 
 
 @pytest.mark.slow

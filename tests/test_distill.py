@@ -363,6 +363,18 @@ def test_answers_of_other_images_or_views_are_refused(tmp_path: Path) -> None:
         Answers(tmp_path, "mine", 4, 1, 3, torch.float32)
 
 
+@pytest.mark.parametrize("kind", ["values", "sums"])
+def test_answers_are_not_written_through_links(tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    answers = Answers(tmp_path / "cache", "x", 3, 1, 4, torch.float32)
+    (tmp_path / "cache").mkdir()
+    vars(answers)[kind].symlink_to(outside)
+    with pytest.raises(OSError, match="nothing is written through links"):
+        answers.recall(torch.arange(3), 0, lambda rows: torch.ones(len(rows), 4))
+    assert outside.read_text() == "mine"
+
+
 def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 50, 50))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="--patch-weight 0"):

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders
 from lookalike.evaluation import (
     FROZEN,
     PROTOCOLS,
+    Entry,
     Features,
     Few,
     embed,
@@ -29,6 +32,7 @@ from lookalike.evaluation import (
     load_features,
     logistic,
     measures,
+    record,
     retrieve,
     save_features,
 )
@@ -511,6 +515,72 @@ def test_what_was_kept_does_not_outlive_its_cause(
     assert len(names) == (2 if change == "image" else 1)
     if change == "weights":
         assert names != [kept.name], "features of the weights of before are of no use"
+
+
+def test_files_of_others_among_the_kept_features_stay(run: Path, tmp_path: Path) -> None:
+    """A new encoder's features take the place of the old one's, known by what is in them."""
+    from conftest import draw
+
+    draw(tmp_path / "photos" / "0.png", 0, 0)
+    embed(run, tmp_path / "photos")
+    (old,) = (run / "features").iterdir()
+    foreign = [run / "features" / f"{name}.safetensors" for name in ("mine", "other", "0" * 32, "copy", "broken")]
+    shutil.copy(run / "encoder.safetensors", foreign[0])
+    save_file({"features": torch.zeros(1, 2), "index": torch.zeros(1)}, foreign[1], metadata={"encoder": "another"})
+    foreign[2].symlink_to(foreign[0])
+    shutil.copy(old, foreign[3])
+    foreign[4].write_bytes(b"\x00")
+    torch.manual_seed(1)
+    other = backbones.create("test_vit", image_size=32)
+    encoders.save(Folder(run), other, method="simclr", epochs=2, dtype=torch.uint8)
+    embed(run, tmp_path / "photos")
+    left = {p.name for p in (run / "features").iterdir()}
+    assert {p.name for p in foreign} < left
+    assert old.name not in left
+    assert len(left) == len(foreign) + 1
+
+
+def test_a_linked_folder_of_features_is_neither_used_nor_changed(run: Path, tmp_path: Path) -> None:
+    from conftest import draw
+
+    draw(tmp_path / "photos" / "0.png", 0, 0)
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(run / "encoder.safetensors", models / "best.safetensors")
+    (run / "features").symlink_to(models)
+    said: list[str] = []
+    embed(run, tmp_path / "photos", say=said.append)
+    assert [p.name for p in models.iterdir()] == ["best.safetensors"]
+    assert any("the features are not kept" in line and "features is a link" in line for line in said)
+
+
+def test_processes_that_record_at_once_lose_no_entry(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    (tmp_path / ".evaluation.9.tmp.json").write_text("of a process that was killed")
+
+    def entry(name: str) -> Entry:
+        return Entry(
+            protocol=name, top1=0.5, top5=1.0, interval=(0.4, 0.6), settings={}, train_images=1, test_images=1,
+            classes=2, encoder_sha256="e", data_fingerprint="d", seed=0, seconds=0.0, date="", history=[],
+        )  # fmt: skip
+
+    def many(process: int) -> None:
+        threads = [threading.Thread(target=record, args=(path, [entry(f"{process}-{i}")])) for i in range(10)]
+        for thread in threads:  # threads of one process, too
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    children = []
+    for process in range(8):
+        if not (child := os.fork()):
+            many(process)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    found = {row["protocol"] for row in json.loads(path.read_text())}
+    assert found == {f"{process}-{i}" for process in range(8) for i in range(10)}
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"], "nothing is left of the locks"
 
 
 def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(

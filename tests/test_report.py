@@ -93,6 +93,31 @@ def test_the_command_writes_a_page_with_everything(run: Path, capsys: pytest.Cap
     assert array(made["near"], np.uint32).max() < 13
 
 
+def test_a_page_passes_over_damaged_rows_and_believes_the_weights(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row of junk, and `encoder.json` of the checkpoint before, as a kill between two files leaves it."""
+    twin = shutil.copytree(run, tmp_path / "twin")
+    folder = Folder(twin)
+    first, *rest = folder.metrics.read_text().splitlines(keepends=True)
+    folder.metrics.write_text("".join([first, "junk\n", '{"loss": 1}\n', *rest]))
+    card = json.loads(folder.card.read_text())
+    folder.card.write_text(json.dumps(card | {"epochs": 1.0, "sha256": "0" * 64}))
+    found = gathering.run_content(twin, "twin")
+    assert "metrics.jsonl holds 2 damaged rows, which are left out." in capsys.readouterr().err
+    assert found["curves"] == gathering.run_content(run, "run")["curves"]
+    assert {fact["label"]: fact["value"] for fact in found["facts"]}["Epochs"] == "2 of 2"
+
+
+def test_a_page_of_a_comparison_shows_no_folder_outside_of_it(run: Path, tmp_path: Path) -> None:
+    """`compare.json` may be a stranger's."""
+    shutil.copytree(run, tmp_path / "mine-seed0")
+    (tmp_path / "compared").mkdir()
+    for method, named in (("mine", "../mine-seed0"), ("../mine", None), ("mine", str(tmp_path / "mine-seed0"))):
+        found = {"trainings": [{"method": method, "seed": 0, "folder": named}]}
+        assert writing._trainings(tmp_path / "compared", found) == {}
+
+
 def test_a_page_asks_nothing_of_a_network(run: Path, tmp_path: Path) -> None:
     page = lookalike.report(run, out=tmp_path / "page.html").read_text()
     assert "default-src 'none'" in page

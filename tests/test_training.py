@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lookalike import core, training
+import lookalike
+from lookalike import core, encoders, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
@@ -280,6 +282,133 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
         assert_same_run(out, finished(accumulate))
         assert not list(out.rglob(".*tmp*"))
     assert survived >= 9
+
+
+def _killed_between(photos: Path, out: Path, moment: str) -> None:
+    """A process of its own: dies by SIGKILL before `encoder.json` is written the second time, or before `run.yaml`."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+
+    def die(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "encoder.json":
+        write_json, cards = encoders.write_json, []
+
+        def second(path: Path, content: object) -> None:
+            cards.append(path)
+            (die if len(cards) == 2 else write_json)(path, content)
+
+        encoders.write_json = second  # type: ignore[assignment]
+    else:
+        yaml.safe_dump = die  # type: ignore[assignment]
+    training.pretrain(tiny_run(photos, out, overwrite=moment == "run.yaml"))
+
+
+def killed_between(photos: Path, out: Path, moment: str) -> None:
+    process = forkserver().Process(target=_killed_between, args=(photos, out, moment))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_kill_between_the_weights_and_encoder_json_is_noticed_and_mended(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    killed_between(photos, out, "encoder.json")
+    folder = Folder(out)
+    assert json.loads(folder.card.read_text())["epochs"] == 1.0
+    assert encoders.read_card(folder).epochs == 2.0
+    old, twin = folder.card.read_text(), Folder(shutil.copytree(out, tmp_path / "twin"))
+    lookalike.load(out, TinyNet())
+    card = json.loads(folder.card.read_text())
+    assert (card["epochs"], card["sha256"]) == (2.0, encoders.file_sha256(folder.weights))
+    assert "encoder.json was not of" in folder.log.read_text()
+    changed = folder.card.stat().st_mtime_ns
+    lookalike.load(out, TinyNet())
+    assert folder.card.stat().st_mtime_ns == changed
+    # a file that somebody wrote to, of these very weights, stays
+    folder.card.write_text(json.dumps(card | {"epochs": 7.0, "note": "mine"}))
+    lookalike.load(out, TinyNet())
+    assert json.loads(folder.card.read_text())["note"] == "mine"
+    # nothing is written where there is no run
+    alone = Folder(tmp_path / "alone")
+    alone.path.mkdir()
+    shutil.copy(twin.weights, alone.weights)
+    alone.card.write_text(old)
+    lookalike.load(alone.path, TinyNet())
+    assert alone.card.read_text() == old
+    capsys.readouterr()
+    training.pretrain(tiny_run(photos, twin.path, resume=True))
+    assert "encoder.json was not of" in capsys.readouterr().out
+    assert_same_run(twin.path, finished(1))
+
+
+def test_a_kill_while_a_run_is_replaced_can_be_made_good(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = Folder(shutil.copytree(finished(1), tmp_path / "run"))
+    out.features.mkdir()
+    foreign = [out.path / "thesis.tex", out.features / "mine.safetensors"]
+    for path in foreign:
+        path.write_text("mine")
+    killed_between(photos, out.path, "run.yaml")
+    assert not out.weights.exists()
+    training.pretrain(tiny_run(photos, out.path, overwrite=True))
+    assert_same_run(out.path, finished(1))
+    assert [path.read_text() for path in foreign] == ["mine"] * 2
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a checkpoint must find the rows of the steps before it."""
+    fsync, replace = os.fsync, os.replace
+    happened: list[tuple[str, int]] = []
+
+    def synced(handle: int) -> None:
+        happened.append((Path(f"/proc/self/fd/{handle}").resolve().name, os.fstat(handle).st_size))
+        fsync(handle)
+
+    def renamed(old: Any, new: Any) -> None:
+        happened.append((f"renamed to {Path(new).name}", 0))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    training.pretrain(tiny_run(photos, tmp_path / "run", epochs=2))
+    sizes = [sum(map(len, Folder(tmp_path / "run").metrics.read_bytes().splitlines(True)[:n])) for n in (1, 2)]
+    for size, name in zip(sizes, ("epoch=1.ckpt", "epoch=2.ckpt")):
+        flushed = happened.index(("metrics.jsonl", size))
+        assert flushed < happened.index((f"renamed to {name}", 0))
+
+
+def test_a_second_damaged_checkpoint_does_not_replace_the_first_that_was_put_aside(
+    photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    for epochs, content in ((2, b"first"), (3, b"second")):
+        Folder(out).last.unlink()  # its content has another name, too
+        Folder(out).last.write_bytes(content)
+        training.pretrain(tiny_run(photos, out, epochs=epochs, resume=True))
+    kept = [Folder(out).checkpoints / name for name in ("last.corrupt", "last.corrupt.2")]
+    assert [path.read_bytes() for path in kept] == [b"first", b"second"]
+
+
+def test_a_checkpoint_that_no_run_names_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    mine = Folder(out).checkpoints / "epoch=1-mine.ckpt"
+    shutil.copy(Folder(out).last, mine)
+    training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
+    assert mine.is_file()
+    for path in (Folder(out).last, Folder(out).before, Folder(out).checkpoints / "epoch=1.ckpt"):
+        path.unlink(missing_ok=True)
+    result = training.pretrain(tiny_run(photos, out, epochs=1, resume=True))
+    assert "NO CHECKPOINT is there" in Folder(out).log.read_text()
+    assert [row["step"] for row in result.metrics] == [5]
 
 
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(

@@ -26,7 +26,7 @@ from .evaluation.reading import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .random import key_of
-from .runs import Folder, Result, Run, atomic, read_yaml
+from .runs import Folder, Result, Run, atomic, read_yaml, temporary_beside
 from .schedules import Schedule
 from .views import View
 
@@ -79,7 +79,8 @@ def write_images(folder: Path, seed: int) -> None:
 
     digits = load_digits()
     train = len(digits.target) - TEST_DIGITS
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(folder)
+    temporary.mkdir(parents=True)  # fails where something is there
     try:
         for i, (digit, label) in enumerate(zip(digits.images, digits.target)):
             own = temporary / ("train" if i < train else "test") / str(label)
@@ -191,7 +192,11 @@ def _make_room(images: Path, overwrite: bool) -> None:
     readme = images / "README.txt"
     ours = readme.is_file() and readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
     ours = ours and not images.is_symlink()
-    ours = ours and all(re.fullmatch(r"\d{4}(-\d)?\.png|README\.txt", p.name) for p in images.rglob("*") if p.is_file())
+    names = re.compile(r"README\.txt|unlabelled(/\d{4}-\d\.png)?|(train|test)(/\d(/\d{4}\.png)?)?")
+    ours = ours and all(
+        names.fullmatch(p.relative_to(images).as_posix()) and p.is_file() == bool(p.suffix) and not p.is_symlink()
+        for p in images.rglob("*")
+    )
     if not (ours and overwrite):
         what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."

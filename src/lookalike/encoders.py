@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +86,43 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 
 def read_card(folder: Folder) -> Card:
-    """What stands in a run's `encoder.json`."""
-    content = json.loads(folder.card.read_text())
+    """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
+    if (content := card_within(folder.weights)) is None:
+        raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
     return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+
+
+def card_within(weights: Path) -> dict[str, Any] | None:
+    """The card in the head of a file of ours; None of other files and of those that cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            content = json.loads((file.metadata() or {}).get("lookalike", "null"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
+    """Writes `encoder.json` anew where it is not of the weights, as after a kill between the two: the weights count.
+
+    A training may write both meanwhile: it is looked at until they are of one another.
+    """
+    while (content := card_within(folder.weights)) is not None:
+        digest = file_sha256(folder.weights)
+        if _card_beside(folder).get("sha256") == digest:
+            return
+        if card_within(folder.weights) == content:  # the digest is of the same file
+            write_json(folder.card, content | {"sha256": digest})
+            say(f"{folder.card} was not of {folder.weights}: it is written anew from what the weights say.")
+
+
+def _card_beside(folder: Folder) -> dict[str, Any]:
+    """What stands in `encoder.json`; nothing where it cannot be read."""
+    try:
+        content = json.loads(folder.card.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 HUB = {
@@ -124,12 +160,16 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     """
     path = Path(encoder)
     if path.is_dir():
-        path = Folder(path).weights
+        folder = Folder(path)
+        path = folder.weights
         if not path.is_file():
             raise FileNotFoundError(
                 f"{encoder} holds no encoder.safetensors; a run writes it with its first checkpoint. "
                 "Give the folder of such a run, or a weights file."
             )
+        if folder.run.is_file() and not (card_within(path) or {}).items() <= _card_beside(folder).items():
+            with suppress(OSError):  # where nothing may be written; the weights count in any case
+                mend_card(folder, folder.note)
     if path.is_file():
         open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
         return _from_file(path, backbone).eval()
@@ -206,10 +246,23 @@ def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) ->
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of an encoder's file, and the card of one of ours."""
-    state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    state, card, _ = _opened(path)
     if card is not None and "backbone" not in card:
         raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
     return state, card
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, list[str]]:
+    """The tensors of an encoder in a file, what one of ours says of itself, and the names of the tensors beside it."""
+    state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    if said is not None and "backbone" in said:
+        return state, said, []
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), "")
+    return (
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
+        said,
+        [k for k in state if not k.startswith(prefix)],
+    )
 
 
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
@@ -267,14 +320,14 @@ def start_from(backbone: Backbone, weights: str) -> str:
     `weights` is anything that `load` takes, or a file of tensors under timm's names (.safetensors, .pth, .ckpt).
 
     Raises:
-        ValueError: no tensor fits.
+        ValueError: they are of another network.
     """
-    path = Path(weights)
+    path, beside = Path(weights), list[str]()
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
-        state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+        state, said, beside = _opened(path)
         if said is not None and len(said["mean"]) == backbone.channels:
             backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
     elif weights.startswith(("timm/", "torchvision/")):
@@ -295,24 +348,38 @@ def start_from(backbone: Backbone, weights: str) -> str:
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token
+    backbones.check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if len(fitting) < len(own) / 2:
-        raise ValueError(
-            f"Of the {len(own)} tensors of {backbone.name}, {weights} holds {len(fitting)}. "
-            "Give the --backbone that the weights are of."
-        )
     backbone.load_exported(own | fitting)
+    line = f"{weights}: {len(fitting)} of {len(own)} tensors"
     if place is not None and token is not None and token.numel() == place.numel():
         with torch.no_grad():
             place.copy_(token.view_as(place))
-    missing = [name for name in own if name not in fitting]
-    left = "" if place is None or token is None else ", and the mask token"
-    left += f"; random as before: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
-    return f"{weights}: {len(fitting)} of {len(own)} tensors{left}"
+        line += ", and the mask token"
+    elif token is not None:
+        beside = ["mask_token", *beside]
+    random = [k for k in own if k not in fitting and not backbones.BUFFERS.search(k)]
+    for what, names in (("random as before", random), ("left out", [*(k for k in state if k not in own), *beside])):
+        if names:
+            line += f"; {what}: {', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"
+    return line
+
+
+PREFIXES = (
+    "method.backbone.net.",
+    "backbone.",
+    "module.backbone.",
+    "teacher_backbone.",
+    "student_backbone.",
+    "module.encoder_q.",
+    "module.base_encoder.",
+    "module.",
+)
+"""Beginnings of an encoder's names in checkpoints; the first that is there counts, and other tensors are left out."""
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
+    """All tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -323,15 +390,8 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             content = content[name]
             break
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    prefixes = (
-        "method.backbone.net.",
-        "backbone.",
-        "module.backbone.",
-        "module.encoder_q.",
-        "module.base_encoder.",
-        "module.",
-    )
-    for prefix in prefixes:
-        if any(k.startswith(prefix) for k in tensors):
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, said
-    return tensors, said
+    return {_WRAPPED.sub("", name): value for name, value in tensors.items()}, said
+
+
+_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of names that come from torch.compile, FSDP and activation checkpointing."""

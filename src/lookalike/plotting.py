@@ -93,7 +93,7 @@ def _curve(
     axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]], key: str, title: str, unit: str
 ) -> None:
     for i, (name, rows) in enumerate(zip(names, series)):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
+        points = [(row["step"], row[key]) for row in rows if is_finite(row.get(key)) and is_finite(row.get("step"))]
         if points:
             axes.plot(*zip(*points), color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.5,
                       linestyle="-" if i < len(COLOURS) else "--")  # fmt: skip

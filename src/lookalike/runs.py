@@ -7,13 +7,19 @@ versions and the machine, which reading ignores.
 import dataclasses
 import difflib
 import errno
+import hashlib
+import itertools
 import json
 import math
 import os
 import platform
 import re
+import secrets
+import shutil
+import stat
 import subprocess
 import sys
+import threading
 import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,10 +194,6 @@ class Collapsed(RuntimeError):
 # ---------------------------------------------------------------- files
 
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-
-
 def sync(path: Path) -> None:
     """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
     handle = os.open(path, os.O_RDONLY)
@@ -209,6 +211,7 @@ _REMEDIES = {
     errno.EROFS: "Make the file system writable; the system turns it read-only after a fault of the disk.",
     errno.EIO: "Look at the disk.",
     errno.ENOENT: "Its folder was moved or removed.",
+    errno.ELOOP: "It is a link, and nothing is written through links: put the file itself in its place.",
 }
 """What to do where the system refuses to write."""
 
@@ -265,21 +268,44 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
 
 
+def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
+    """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
+    return os.open(path, flags if sys.platform == "win32" else flags | os.O_NOFOLLOW, 0o666)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name to write `path` under first: nobody can foretell it, and no host that shares the folder takes it, too."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:32]
+    return path.with_name(f".{path.stem[:40]}.{host}.{secrets.token_hex(8)}.tmp{path.suffix}")
+
+
+_TEMPORARY = re.compile(r"\.(.+?)\.(?:[A-Za-z0-9-]*\.[0-9a-f]{16}|\d+)\.tmp((?:\.\w+)*)")
+"""Names that `temporary_beside` gives, and those of 0.1, which held the process number alone."""
+
+
+def becomes(path: Path) -> str | None:
+    """The name of the file that a temporary one of ours was to become; None of any other file."""
+    found = _TEMPORARY.fullmatch(path.name)
+    return f"{found[1]}{found[2]}" if found and path.is_file() and not path.is_symlink() else None
+
+
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write to; on success it is flushed and renamed, else removed.
+    """Yields a new, empty file beside `path` to write to; on success it is flushed and renamed, else removed.
 
     Raises:
         OSError: it could not be written; the message says which file, why, and what to do.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         with named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield temporary
             with suppress(PermissionError):  # not all file systems know modes
-                temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files for the owner alone
+                temporary.chmod(mode)  # safetensors puts a file for the owner alone in its place
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -301,11 +327,12 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         return
     import fcntl
 
-    said = False
+    said, began = False, time.monotonic()
     while True:
         with named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a")  # noqa: SIM115 (what is raised while it is held is not this file's fault)
+            # what is raised while it is held is not this file's fault
+            file = open(path, "a", opener=not_through_links)  # noqa: SIM115
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
             held = True
@@ -315,10 +342,10 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
                 raise BlockingIOError(
                     f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
                 ) from None
-            if not said:
+            if not said and time.monotonic() - began > 1:
                 print(f"Waiting for another process that holds {path}", file=sys.stderr, flush=True)
                 said = True
-            time.sleep(0.2)
+            time.sleep(0.05)
             continue
         except OSError:  # a file system without locks
             held = False
@@ -327,6 +354,51 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         file.close()  # its last holder removed it
     with file:
         yield held
+
+
+_CHANGING = threading.Lock()  # the system's locks are between processes
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Lets one process at a time read a file, change it and write it back; its lock lies beside it for so long."""
+    lock = _lock_of(path)
+    with _CHANGING, locked(lock, wait=True) as held:
+        try:
+            for other in path.parent.iterdir() if held else ():
+                if becomes(other) == path.name:  # of a process that was killed
+                    other.unlink(missing_ok=True)
+            yield
+        finally:
+            if is_lock(lock):
+                lock.unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file may be a lock of ours: they are empty."""
+    return path.is_file() and not path.is_symlink() and not path.stat().st_size
+
+
+def second_name(file: Path, name: Path) -> None:
+    """A hard link, or a copy where the file system has none; `name` is not there yet."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(file, "rb") as old, open(name, "xb") as new:
+            shutil.copyfileobj(old, new)
+        sync(name)
+
+
+def unused(path: Path) -> Path:
+    """`path`, or where that is taken the first of `path.2`, `path.3`, ... that is not."""
+    names = (path if i == 1 else path.with_name(f"{path.name}.{i}") for i in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -597,8 +669,12 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
 # ---------------------------------------------------------------- the folder
 
 
+_CHECKPOINT = re.compile(r"(last|last\.before|epoch=\d+)\.(ckpt|corrupt(\.\d+)?)|nonfinite-\d+-rank\d+\.safetensors")
+_KEPT = re.compile(r"epoch=\d+\.ckpt")
+
+
 class Folder:
-    """The files of a run, by name."""
+    """The files of a run, by name. The folder may be a link; folders in it, and files that grow, may not."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -615,6 +691,7 @@ class Folder:
         self.classes = self.path / "classes.json"
         self.distillation = self.path / "distillation.json"
         self.features = self.path / "features"
+        self.tensorboard = self.path / "tensorboard"
         self.log = self.path / "log.txt"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
@@ -632,7 +709,7 @@ class Folder:
                 yield
             finally:
                 with suppress(OSError):  # the folder may be gone
-                    if [self.lock] == [*self.path.iterdir()]:  # nothing was begun
+                    if [self.lock] == [*self.path.iterdir()] and is_lock(self.lock):  # nothing was begun
                         self.lock.unlink()
                         if made:
                             self.path.rmdir()
@@ -641,7 +718,8 @@ class Folder:
         """Refuses a folder that a training must not write to; changes nothing.
 
         Raises:
-            FileExistsError: a run, or files that are no run, are there and neither `resume` nor `overwrite` was asked.
+            FileExistsError: a run, or files that are no run, are there and neither `resume` nor `overwrite` was asked;
+                or something that may lead out of the folder lies in it.
             FileNotFoundError: `resume`, and no run is there.
         """
         there = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
@@ -649,6 +727,7 @@ class Folder:
             raise FileExistsError(f"{there} is a file. Give --out another folder.")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(f"{there} cannot be written to. Give --out another folder.")
+        self.check_own()
         for path in (self.checkpoints, self.log):
             if path.exists() and not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
                 raise PermissionError(f"{path} cannot be written to. Make it writable, or give --out another folder.")
@@ -663,73 +742,150 @@ class Folder:
                     f"{self.path} holds a run. "
                     "Use --resume to go on with it, --overwrite to replace it, or another --out."
                 )
-        elif self.path.is_dir() and not all(map(self._is_leftover, self.path.iterdir())):
+        elif self.path.is_dir() and not self.is_left_over():
             raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
+
+    def check_own(self) -> None:
+        """Refuses what lies in the place of the run's own files and folders and may lead elsewhere.
+
+        Raises:
+            FileExistsError: a link that would be written through, or something that is no file.
+        """
+        for path in (*self._folders, self.lock, self.log, self.metrics):
+            if path.is_symlink():
+                raise FileExistsError(
+                    f"{path} is a link, and a run writes to its own folder only. Put what it leads to in its place; "
+                    f"the whole folder {self.path} may be a link."
+                )
+        for path in (*self._files, self.lock):
+            if path.exists() and not path.is_file():
+                raise FileExistsError(f"{path} is no file. Move it away, or give another --out.")
 
     def abandon(self) -> None:
         """Removes a run; its folder goes with the lock, where nothing else is in it."""
         self._clear()
-        for own in (self.checkpoints, self.features):
-            if own.is_dir() and not any(own.iterdir()):
+        self.run.unlink(missing_ok=True)
+        for own in self._folders:
+            if own.is_dir() and not own.is_symlink() and not any(own.iterdir()):
                 own.rmdir()
 
-    def _is_leftover(self, path: Path) -> bool:
-        """Whether a run that was killed before its first word left this behind."""
-        return (
-            path == self.lock
-            or (path.name.startswith(".") and ".tmp" in path.name)
-            or (path == self.checkpoints and not any(path.iterdir()))
-        )
+    def is_left_over(self) -> bool:
+        """Whether the folder is empty, but for what killed runs left behind."""
+        return all(map(self._is_leftover, self.path.iterdir()))
 
-    def claim(self, *, resume: bool) -> None:
-        """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept."""
+    def _is_leftover(self, path: Path) -> bool:
+        """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
+        if path in self._folders:
+            return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        return (path in (self.lock, _lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
+
+    def claim(self, *, resume: bool, run: Run | None = None) -> None:
+        """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept.
+
+        `run` takes the place of the one that is replaced. Its `run.yaml` is there at every moment, and goes last.
+        """
+        self.check_own()
         if not resume:
             self._clear()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for stale in (*self.path.glob(".*.tmp*"), *self.checkpoints.glob(".*.tmp*")):
-            stale.unlink()
+        if run is not None:
+            write_run(run, self.run)
+        elif not resume:
+            self.run.unlink(missing_ok=True)
+        for path in (*self.path.iterdir(), *self.checkpoints.iterdir()):
+            # the record of judgements and the page are written by other processes, too
+            if self._is_temporary(path) and becomes(path) not in (self.evaluation.name, self.report.name):
+                path.unlink()
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        """The files of a run that lie in its folder itself."""
+        return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
+                self.log, self.classifier, self.classes, self.report)  # fmt: skip
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.checkpoints, self.features, self.tensorboard
+
+    def _is_temporary(self, path: Path) -> bool:
+        """Whether a killed process left this behind, half written, of a file of the run."""
+        name = becomes(path)
+        if name is None:
+            return re.fullmatch(r"\.tmp\w{6}", path.name) is not None and _is_ours(path)
+        if path.parent == self.path:
+            return name in ("compare.json", *(own.name for own in self._files))
+        return _CHECKPOINT.fullmatch(name) is not None or re.fullmatch(r"[0-9a-f]{32}\.safetensors", name) is not None
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a run wrote a file: its name says so; of features and of events, what is in it."""
+        if path.parent == self.checkpoints:
+            own = _CHECKPOINT.fullmatch(path.name) is not None
+        elif path.parent == self.features:
+            own = features_made_by(path) is not None
+        elif path.parent == self.tensorboard:
+            own = _is_of_tensorboard(path)
+        else:
+            own = path in self._files or re.fullmatch(r"metrics\.jsonl\.corrupt(\.\d+)?", path.name) is not None
+        return own or self._is_temporary(path)
 
     def _clear(self) -> None:
-        """Removes the files of a run, and nothing that somebody else put there."""
-        events = (self.path / "tensorboard").glob("events.out.tfevents.*")
-        own = [self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation, self.log]
-        own += [self.classifier, self.classes, self.report]
-        for path in [
-            *own,
-            *events,
-            *self.checkpoints.glob("*.ckpt"),
-            *self.checkpoints.glob("*.corrupt"),
-            *self.checkpoints.glob("nonfinite-*.safetensors"),
-            *self.features.glob("*.safetensors"),
-            self.run,
-        ]:
-            path.unlink(missing_ok=True)
+        """Removes the files of a run but `run.yaml`, and nothing that somebody else put there."""
+        for folder in (*self._folders, self.path):  # what is left goes on with no half of it
+            for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
+                if path != self.run and not path.is_dir() and self._is_own(path):
+                    path.unlink()
+
+    def kept(self) -> list[Path]:
+        """The checkpoints of single epochs, the newest first."""
+        found = [
+            path for path in self.checkpoints.glob("epoch=*.ckpt") if _KEPT.fullmatch(path.name) and path.is_file()
+        ]
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def rows(self) -> list[Row]:
-        """The rows of `metrics.jsonl`; a last line that a crash cut short, and lines that are no rows, are left out."""
-        rows = []
-        if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break
-                if isinstance(row, dict):
-                    rows.append(row)
+        """The rows of `metrics.jsonl`; what is damaged is left out, and its number said on stderr."""
+        rows, damaged = self.read_metrics()
+        if damaged:
+            print(f"{self.metrics} holds {_damaged(damaged)}, which {'is' if damaged == 1 else 'are'} left out.",
+                  file=sys.stderr, flush=True)  # fmt: skip
         return rows
 
+    def read_metrics(self) -> tuple[list[Row], int]:
+        """The rows of `metrics.jsonl`, and how many lines are none, or do not say of which step they are.
+
+        A last line that a crash cut short is not counted: its step is done again.
+        """
+        if not self.metrics.is_file():
+            return [], 0
+        *lines, last = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        found = [_row(line) for line in lines if line.strip()]
+        rows = [row for row in (*found, _row(last)) if row is not None]
+        return rows, found.count(None)
+
     def cut_metrics(self, step: int) -> None:
-        """Drops the rows after `step`: a resumed run writes them again."""
+        """Drops the rows after `step`: a resumed run writes them again. Of a damaged file the whole is kept, too."""
         if self.metrics.is_file():
-            kept = [row for row in self.rows() if row["step"] <= step]
+            rows, damaged = self.read_metrics()
+            if damaged:
+                aside = unused(self.path / f"{self.metrics.name}.corrupt")
+                second_name(self.metrics, aside)
+                self.say(
+                    f"{self.metrics} held {_damaged(damaged)}. The others are kept, and the file as it was as {aside}."
+                )
             with atomic(self.metrics) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with named(self.metrics, self.then()), open(self.metrics, "a") as file:
+        with named(self.metrics, self.then()), open(self.metrics, "a", opener=not_through_links) as file:
             file.write(json.dumps(finite) + "\n")
+
+    def flush(self) -> None:
+        """Flushes the rows to the disk: no checkpoint may outlive those of the steps before it."""
+        if self.metrics.is_file():
+            with named(self.metrics):
+                sync(self.metrics)
 
     def say(self, text: str) -> None:
         """Prints to the console and to `log.txt`; what is no text is escaped."""
@@ -739,13 +895,74 @@ class Folder:
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
-        with named(self.log, self.then()), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            named(self.log, self.then()),
+            open(self.log, "a", encoding="utf-8", errors="backslashreplace", opener=not_through_links) as file,
+        ):
             file.write(text + "\n")
 
     def then(self) -> str:
         """How to go on after what is written now failed."""
         whole = next((path for path in (self.last, self.before) if path.is_file()), None)
         return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""
+
+
+def _row(line: str) -> Row | None:
+    """A row of `metrics.jsonl`; None where the line is no object, or its step no whole number."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0 <= step < 2**63 or step != int(step):
+        return None
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+def _damaged(count: int) -> str:
+    return f"{count} damaged row{'' if count == 1 else 's'}"
+
+
+def features_made_by(path: Path) -> str | None:
+    """The sha256 of the encoder whose features a file holds; None of a file that `evaluation.keeping` did not write.
+
+    Its name is a hash of what the features depend on, which stands in its head.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            head, names = file.metadata() or {}, set(file.keys())
+    except (OSError, SafetensorError):
+        return None
+    ours = names == {"features", "index"} and path.name == features_name(head.get("about", ""))
+    return head.get("encoder") if ours else None
+
+
+def features_name(about: str) -> str:
+    """What a file of features is called, by what they depend on."""
+    return f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _is_of_tensorboard(path: Path) -> bool:
+    """Whether the logger of a run wrote a file: its events have our columns, its hyperparameters are empty."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.name.startswith("events.out.tfevents."):
+        content = path.read_bytes()
+        return b"images_per_s" in content and b"data_wait" in content
+    return path.name == "hparams.yaml" and path.read_bytes().strip() == b"{}"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether what safetensors had begun to write was an encoder, a classifier or features: their heads say so."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    return head[8:].startswith(b'{"__metadata__":') and (b'"lookalike":' in head or b'"about":' in head)
 
 
 def command_line() -> str:

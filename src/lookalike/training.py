@@ -66,7 +66,9 @@ from .runs import (
     plain,
     read_run,
     read_yaml,
+    second_name,
     sync,
+    unused,
     write_run,
 )
 from .schedules import Schedule
@@ -338,15 +340,6 @@ def _keep_last(folder: Folder) -> None:
         folder.last.replace(folder.before)
 
 
-def _second_name(file: Path, name: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copyfile(file, name)
-        sync(name)
-
-
 class Signals(Callback):
     """Ctrl-C and SIGTERM: noted while training, to be answered at the next optimizer step."""
 
@@ -442,6 +435,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
         if trainer.is_global_zero:
+            self.folder.flush()
             encoders.save(
                 self.folder,
                 pl_module.method.encoder,
@@ -456,7 +450,8 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(kept)
             if trainer.is_global_zero:
                 with atomic(self.folder.last) as temporary:
-                    _second_name(kept, temporary)
+                    temporary.unlink()  # a link takes no name that is there
+                    second_name(kept, temporary)
                     _keep_last(self.folder)
 
 
@@ -531,6 +526,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
+    if run.resume and rank == 0:
+        encoders.mend_card(folder, folder.say)
     module = Pretraining(method, run, loader)
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
@@ -550,15 +547,12 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     with _quiet_lightning():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
-    if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
-        folder.claim(resume=run.resume)
     try:
-        if rank == 0:
+        if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
+            folder.claim(resume=run.resume, run=None if run.resume else run)
             for path in found.unreadable if found else ():
-                path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
+                path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
             folder.cut_metrics(found.step if found else -1)
-            if not run.resume:
-                write_run(run, folder.run)
             _say_start(folder, run, source, module, origin, changes, found)
             if picture is not None:
                 with atomic(folder.views) as temporary:
@@ -580,7 +574,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     except Exception as error:
         if rank == 0:
             with suppress(OSError):  # it must not hide the error itself
-                folder.note(f"error: {error}")
+                if folder.run.is_file():
+                    folder.note(f"error: {error}")
             with suppress(OSError):
                 if trainer.global_step == 0 and not run.resume and run.logger == "none":
                     folder.abandon()
@@ -953,8 +948,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
     _refuse_changes(folder, before, run)
-    kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
+    candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
     broken: dict[Path, str] = {}
     for path in candidates:
         try:

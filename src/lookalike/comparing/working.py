@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -22,17 +23,18 @@ from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistic
 from ..methods import get_method
 from ..methods.distill import Distill
 from ..random import key_of
-from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
+from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, becomes, is_lock, made, read_yaml, write_json
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
-from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
+from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
+from .significance import ERROR_RATE
 
 FILE = "compare.json"
 SPEED = ".speed"
-"""Folder of a training that is begun to be timed, and removed."""
+"""What the folder of a training that is begun to be timed is called, and then something drawn; it is removed."""
 MANY_EPOCHS = 10**6
 """Of such a training: it ends by itself."""
 
@@ -89,6 +91,7 @@ def _check(folder: Folder, asked: Comparison) -> None:
     there = (folder.path / FILE).is_file()
     if folder.run.is_file():
         raise FileExistsError(f"{folder.path} holds a run. Give --out another folder.")
+    folder.check_own()
     if asked.resume and not there:
         raise FileNotFoundError(f"{folder.path} holds no {FILE} to go on with. Leave --resume out to start.")
     if not there:
@@ -142,8 +145,9 @@ class _Work:
     def _begin(self) -> None:
         """Takes up what `compare.json` holds, or starts it."""
         file = self.path / FILE
-        for stale in self.path.glob(".*.tmp*"):
-            stale.unlink()
+        for path in self.path.iterdir():
+            if becomes(path) == FILE:
+                path.unlink()
         if file.is_file():
             old, now = _read(file), json.loads(json.dumps(self.question))
             lines = changes(old["question"], now)
@@ -163,7 +167,7 @@ class _Work:
                     )
             if goes_on:
                 self._take_up(old)
-                if lines:
+                if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
             self.write()
@@ -205,7 +209,10 @@ class _Work:
             **self.made,
             "question": self.question,
             "shared_images": self.shared,
+            "error_rate": ERROR_RATE,
             "untrained": _means(self.untrained_results),
+            "untrained_range": self.untrained_results
+            and score_range(self.untrained_results, seed_noise(self.trainings)),
             "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
             "trainings": [dataclasses.asdict(t) for t in self.trainings],
             "ranking": [dataclasses.asdict(r) for r in found.ranking],
@@ -317,6 +324,8 @@ class _Work:
         if t.seconds is not None:
             return
         folder = Folder(self.path / t.folder)
+        if folder.path.is_symlink():
+            raise FileExistsError(f"{folder.path} is a link. Remove it, or put what it leads to in its place.")
         number = f"[{place + 1}/{len(self.trainings)}]"
         begun, epochs = t.epochs is not None, t.epochs or self._epochs(t.method)
         gflops = self.ready[t.method][1]
@@ -352,8 +361,10 @@ class _Work:
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
         print(f"Measuring the speed of {method} ...", flush=True)
-        folder, speed = self.path / SPEED, Speed(budget)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
+            if _is_timed(old):
+                _remove(old)
+        folder, speed = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path)), Speed(budget)
         run = dataclasses.replace(
             self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
         )
@@ -489,17 +500,35 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not JSON ({error}). Move it away, or give another --out.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{file} is no comparison of format {FORMAT}. Move it away, or give another --out.")
+    for row in content["trainings"]:
+        if row["folder"] != f"{row['method']}-seed{row['seed']}" or Path(row["folder"]).name != row["folder"]:
+            raise ValueError(
+                f"{file} names the folder {row['folder']!r}, which no comparison makes. Move it away, or give another "
+                "--out."
+            )
     return content
+
+
+def _is_timed(path: Path) -> bool:
+    """Whether a training that was begun to be timed left this folder behind."""
+    run = Folder(path).run
+    try:
+        return not run.is_file() or read_yaml(run).get("epochs") == MANY_EPOCHS
+    except (OSError, ValueError):
+        return False
 
 
 def _remove(path: Path) -> None:
     """Removes the run of a comparison that is replaced, and nothing that somebody else put there."""
-    if path.is_dir():
-        folder = Folder(path)
+    folder = Folder(path)
+    if not path.is_dir() or path.is_symlink() or not (folder.run.is_file() or folder.is_left_over()):
+        return
+    with folder.held():
         folder.abandon()
-        folder.lock.unlink(missing_ok=True)
-        if not any(path.iterdir()):
-            path.rmdir()
+    if is_lock(folder.lock):
+        folder.lock.unlink()
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 def _message(error: Exception) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..memory import moved
 from ..random import key_of
-from ..runs import atomic, check_writable, locked, named
+from ..runs import atomic, check_writable, locked, named, not_through_links
 
 _FORMAT: Final = 1
 _SHARE: Final = 0.9  # of the free disk
@@ -102,7 +102,7 @@ class Answers:
             (self.sums, 8 * place, np.int64(_sum(row)).tobytes()),
         ):
             with named(path):
-                handle = os.open(path, os.O_WRONLY)
+                handle = not_through_links(path, os.O_WRONLY)
                 try:
                     written = os.pwrite(handle, content, start)
                 finally:
@@ -147,7 +147,7 @@ class Answers:
     def _make(self) -> None:
         self.card.parent.mkdir(parents=True, exist_ok=True)
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
-            with named(path), open(path, "wb") as file:
+            with named(path), open(path, "wb", opener=not_through_links) as file:
                 file.truncate(size)  # takes no room until it is written to
                 os.fsync(file.fileno())
         with atomic(self.card) as temporary:

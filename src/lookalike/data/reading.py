@@ -212,8 +212,10 @@ def _shared(x: Tensor) -> Tensor | _Piped:
             return shared
         except (OSError, RuntimeError):  # other processes were quicker, or no more files may be open
             _no_sharing = True  # each failure keeps a file open
+            opened = {os.path.realpath(handle) for handle in Path("/proc/self/fd").glob("*")}
             for left in _SHARED.glob(f"torch_{os.getpid()}_*"):
-                left.unlink()
+                if str(left) in opened:  # another container's process may have this one's number
+                    left.unlink()
     return _Piped(x.numpy())
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs import write_json
+from ..runs import changing, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,19 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     """Adds entries to an `evaluation.json`; the same protocol, settings, encoder and data replace the old entry.
 
     The contract of the file names protocol, settings and data alone. The encoder counts on purpose, too: a run that
-    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders.
+    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders. Several
+    processes may record at once.
 
     Raises:
         ValueError: the file that is there is no list of entries of format 1. It is left as it is.
     """
-    rows = _read(path) if path.exists() else []
-    for entry in entries:
-        new = json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False))  # tuples become lists, as in the file
-        rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
-    write_json(path, rows)
+    # tuples become lists, as in the file
+    made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
+    with changing(path):
+        rows = _read(path) if path.exists() else []
+        for new in made:
+            rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
+        write_json(path, rows)
 
 
 def _read(path: Path) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ..encoders import card_within
 from ..methods import METHODS
 from ..runs import Folder, Row
 from .judgements import dictionaries, evaluations, is_finite
@@ -57,6 +58,8 @@ def run_content(path: Path, name: str) -> Content:
     folder, problems = Folder(path), list[str]()
     options = _mapping(folder.run, problems)
     card = _record(folder.card, problems)
+    if (own := card_within(folder.weights)) is not None:
+        card |= own  # a training that was killed between the two files left an older card
     rows = folder.rows()
     method = str(options.get("method") or card.get("method") or "")
 

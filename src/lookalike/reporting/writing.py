@@ -232,9 +232,7 @@ def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
         method, seed = training.get("method"), training.get("seed")
         if not isinstance(method, str) or not isinstance(seed, int):
             continue
-        named = Path(str(training.get("folder") or f"{method}-seed{seed}"))
-        for path in (folder / named, folder / named.name):
-            if path.is_dir() and is_run(path):
-                trained[(method, seed)] = path
-                break
+        path = folder / Path(f"{method}-seed{seed}").name  # within the comparison, whatever its file names
+        if path.is_dir() and is_run(path):
+            trained[(method, seed)] = path
     return trained
