@@ -28,7 +28,7 @@ Rng = np.random.Generator
 Fate = Literal["used", "broken", "either"]
 """What becomes of an image: it is seen as it is, it is named with a reason, or its decoder may choose between both."""
 
-WAITING: tuple[str, ...] = ("png_huge_profile", "png_huge_text", "png_colour16", "tiff_colour16", "folders_linked_to_each_other")
+WAITING: tuple[str, ...] = ("png_huge_profile", "png_huge_text", "png_colour16", "tiff_colour16", "pipe_in_its_place", "tiff_infrared", "png_with_a_map")
 """Ingredients that are not dealt."""
 
 WHITE = 255.0
@@ -673,6 +673,8 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("yaml", "null: {a: &b [*b]}"),
     ("windows", "CON"),
     ("number", "007"),
+    ("formula", "$x_{$ $y^$ \\frac{"),
+    ("underscore", "_hidden_"),
     ("comma", 'a,b;c"d'),
     ("html", "<script>alert(1)</script>&amp;"),
 )
@@ -915,10 +917,6 @@ def list_case(place: Path, index: int) -> Case:
     case.data = place / str(rng.choice(["images.txt", "list", "a list.csv", "-list.txt"]))
     case.data.write_bytes(content)
     case.files = files
-    for spoil in dealt(SPOILED, "spoiled", index // 4, 1) if index % 4 == 3 else ():
-        case.about.append(name_of(spoil))
-        case.refused = spoil(case)
-        case.files = []
     return case
 
 
@@ -996,84 +994,91 @@ LISTED: tuple[Callable[[Case, list[str], list[File], Rng], None], ...] = (
 )  # fmt: skip
 
 
-def empty_list(case: Case) -> bool:
+# ---------------------------------------------------------------- data from which nothing can be read
+
+
+def refused_case(place: Path, index: int) -> Case:
+    """A folder, list or other thing that holds no images."""
+    case = Case("refused", index, place / "images.txt", refused=True)
+    (spoil,) = dealt(SPOILED, "spoiled", index, 1)
+    case.about.append(name_of(spoil))
+    spoil(case, drawn("refused", index))
+    return case
+
+
+def empty_list(case: Case, rng: Rng) -> None:
     case.data.write_bytes(b"")
-    return True
 
 
-def only_comments(case: Case) -> bool:
+def only_comments(case: Case, rng: Rng) -> None:
     case.data.write_bytes(b"# nothing\n\n#\r\n")
-    return True
 
 
-def all_missing(case: Case) -> bool:
-    case.data.write_bytes(b"a.jpg\nb.jpg\nc\x1b[31m.jpg\n")
-    return True
+def all_missing(case: Case, rng: Rng) -> None:
+    case.data.write_bytes(os.fsencode("\n".join(f"{name}.jpg" for _, name in NAMES)))
 
 
-def binary_list(case: Case) -> bool:
-    case.data.write_bytes(drawn("binary").bytes(4000))
-    return True
+def binary_list(case: Case, rng: Rng) -> None:
+    case.data.write_bytes(rng.bytes(4000))
 
 
-def utf16_list(case: Case) -> bool:
+def utf16_list(case: Case, rng: Rng) -> None:
     case.data.write_bytes("photos/a.jpg\n".encode("utf-16"))
-    return True
 
 
-def image_as_a_list(case: Case) -> bool:
+def image_as_a_list(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("image.png")
-    case.data.write_bytes(png(drawn("image as a list")).content)
-    return True
+    case.data.write_bytes(png(rng).content)
 
 
-def table_as_a_list(case: Case) -> bool:
+def table_as_a_list(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("labels.csv")
     case.data.write_text("file,label\nphotos/a.jpg,cat\nphotos/b.jpg,dog\n")
-    return True
 
 
-def nothing_there(case: Case) -> bool:
+def nothing_there(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name(f"nowhere\n{FORGED}\x1b[31m")
-    return True
 
 
-def pipe_as_a_list(case: Case) -> bool:
+def too_long_a_name(case: Case, rng: Rng) -> None:
+    case.data = case.data.with_name("x" * 3000)
+
+
+def pipe_as_a_list(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("pipe")
     os.mkfifo(case.data)
-    return True
 
 
-def endless_list(case: Case) -> bool:
+def endless_list(case: Case, rng: Rng) -> None:
     case.data = Path("/dev/zero")
-    return True
 
 
-def empty_folder(case: Case) -> bool:
-    case.data = case.data.with_name("empty")
+def empty_folder(case: Case, rng: Rng) -> None:
+    case.data = case.data.with_name(_odd(rng))
     case.data.mkdir()
-    return True
 
 
-def folder_without_images(case: Case) -> bool:
+def folder_without_images(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("others")
     case.data.mkdir()
-    for name in ("a.txt", "b\x1b[31m.heic", f"c.\n{FORGED}", "d"):
+    for name in ("a.txt", "b\x1b[31m.heic", f"c.\n{FORGED}", "d", f"e.{'x' * 200}"):
         (case.data / name).write_bytes(b"x")
-    return True
 
 
-def dangling_list(case: Case) -> bool:
+def dangling_list(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("dangling")
     os.symlink("nowhere", case.data)
-    return True
 
 
-SPOILED: tuple[Callable[[Case], bool], ...] = (
+def looped_folder(case: Case, rng: Rng) -> None:
+    case.data = case.data.with_name("loop")
+    os.symlink("loop", case.data)
+
+
+SPOILED: tuple[Callable[[Case, Rng], None], ...] = (
     empty_list, only_comments, all_missing, binary_list, utf16_list, image_as_a_list, table_as_a_list, nothing_there,
-    pipe_as_a_list, endless_list, empty_folder, folder_without_images, dangling_list,
+    too_long_a_name, pipe_as_a_list, endless_list, empty_folder, folder_without_images, dangling_list, looped_folder,
 )  # fmt: skip
-"""Data from which nothing can be read. (Nothing else of the case counts then.)"""
 
 
 # ---------------------------------------------------------------- labelled folders
@@ -1499,7 +1504,8 @@ def other_numbers(saved: _Saved, rng: Rng) -> Weights:
 
 
 def not_finite(saved: _Saved, rng: Rng) -> Weights:
-    return _pth({k: v * float("nan") if v.is_floating_point() else v for k, v in saved.state.items()})
+    state = {k: v * float("nan") if v.is_floating_point() else v for k, v in saved.state.items()}
+    return _pth(state, says="refused")
 
 
 def odd_content(saved: _Saved, rng: Rng) -> Weights:
