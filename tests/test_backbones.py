@@ -16,9 +16,12 @@ from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from lookalike import backbones, encoders
 from lookalike.backbones import Backbone, create, load_official
+from lookalike.nn import Teacher
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -541,6 +544,63 @@ def test_drop_path() -> None:
             create(name, image_size=64, drop_path=0.1)
     with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
         create("test_vit", drop_path=1.0)
+
+
+LIBRARIES = (
+    "torchvision/alexnet", "torchvision/vgg11", "torchvision/googlenet", "torchvision/inception_v3",
+    "torchvision/mobilenet_v2", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0",
+    "torchvision/mnasnet0_5", "torchvision/squeezenet1_1", "torchvision/densenet121", "torchvision/convnext_tiny",
+    "torchvision/swin_t", "torchvision/maxvit_t", "rexnet_100", "ghostnet_050", "swin_tiny_patch4_window7_224",
+    "nest_tiny", "vit_relpos_small_patch16_224",
+)  # fmt: skip
+"""Networks that drop features or skip blocks in training unless they are told not to."""
+
+
+def rates(net: nn.Module) -> list[float]:
+    """All probabilities in a network."""
+    own = [vars(part).get("p", 0.0) for part in net.modules() if isinstance(part, _DropoutNd | StochasticDepth)]
+    return own + [x for part in net.modules() for name, x in vars(part).items() if "drop" in name and type(x) is float]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_nothing_is_random_in_a_network_without_drop_path(name: str) -> None:
+    with torch.device("meta"):
+        made = (
+            backbones._torchvision_net(name, 3, False, 0.0)
+            if name.startswith("torchvision/")
+            else backbones._timm_net(name, 3, None, False, 0.0)
+        )
+    assert not any(rates(made))
+
+
+@pytest.mark.parametrize("name", ["torchvision/mobilenet_v3_small", "torchvision/squeezenet1_1", "ghostnet_050"])
+def test_features_are_the_same_twice_in_train_mode(name: str) -> None:
+    """The classifier is gone, and its dropout with it."""
+    net = create(name, image_size=32).train()
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "efficientnet_b0", "maxvit_t"])
+def test_drop_path_reaches_torchvisions_networks(name: str) -> None:
+    """Rising evenly to the last block, as timm's; no other rate is left."""
+    with torch.device("meta"):
+        net = backbones._torchvision_net(f"torchvision/{name}", 3, False, 0.3)
+    skips = [part.p for part in net.modules() if isinstance(part, StochasticDepth)]
+    assert skips == sorted(skips)
+    assert skips[-1] == pytest.approx(0.3)
+    if name != "maxvit_t":  # whose blocks have three each
+        assert np.diff(skips) == pytest.approx(0.3 / (len(skips) - 1))
+    assert max(rates(net)) == pytest.approx(0.3)
+
+
+def test_a_teacher_of_torchvisions_network_skips_nothing() -> None:
+    student = create("torchvision/efficientnet_b0", image_size=32, drop_path=0.5).train()
+    teacher, x = Teacher(student), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(student(x), student(x))
+    assert torch.equal(teacher(x), teacher(x))
 
 
 def test_a_users_vit_at_another_size() -> None:

@@ -1005,3 +1005,69 @@ def test_the_command_refuses_with_one_message(
     shown = run(capsys, ["compare", "--help"], 0)[0]
     assert "lookalike compare DATA METHOD" in shown
     assert "Passes over the images" in shown
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("error", [OSError("no key for the logger"), KeyboardInterrupt()], ids=["fails", "stopped"])
+def test_a_comparison_is_not_replaced_before_a_training_of_the_new_one_has_made_a_step(
+    error: BaseException, compared: Path, classed: Path, labelled: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = shutil.copytree(compared, tmp_path / "out")
+    before = files(out)
+
+    def fails(run: Run, callbacks: Any = ()) -> Any:
+        raise error
+
+    monkeypatch.setattr(training, "pretrain", fails)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    argv = command(classed, "simclr", labelled=labelled, out=out, more=more)
+    said, failed = run(capsys, argv, 1 if isinstance(error, OSError) else 130)
+    assert files(out) == before
+    assert ("no key for the logger. The comparison that was there is as it was" in failed) == isinstance(error, OSError)
+    assert ("holds the comparison that was to be replaced" in said) != isinstance(error, OSError)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    _, failed = run(capsys, [*argv, "--logger", "wandb"], 1)
+    assert "pip install 'lookalike[wandb]'" in failed
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "..", "", "VICTIM", "linked", 5, None])
+def test_a_comparison_names_no_folder_outside_of_its_own(
+    name: object, compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = shutil.copytree(compared / "simclr-seed0", tmp_path / "victim")
+    out = shutil.copytree(compared, tmp_path / "out")
+    (out / "linked").symlink_to(victim)
+    content = content_of(out)
+    for row in content["trainings"]:
+        row["folder"] = str(victim) if name == "VICTIM" else name
+    (out / "compare.json").write_text(json.dumps(content))
+    before = files(victim)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    argv = command(classed, "simclr", labelled=labelled, out=out, more=more)
+    _, failed = run(capsys, argv, 0 if name == "linked" else 1)
+    assert files(victim) == before
+    if name == "linked":
+        return
+    assert "Move it away, or give another --out." in failed
+    assert ("which is not in its own" in failed) or not isinstance(name, str)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1}', '{"format": 1, "trainings": 5, "untrained_by_seed": {}}', "[]"]
+)
+def test_a_comparisons_file_that_is_none_is_refused_in_a_sentence(
+    text: str, compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/compare.json").write_text(text)
+    argv = command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=SHORT)
+    for more in ([], ["--overwrite"]):
+        _, failed = run(capsys, [*argv, *more], 1)
+        assert "Move it away, or give another --out." in failed
+        assert len(failed) < 500
+    assert (tmp_path / "out/compare.json").read_text() == text

@@ -96,7 +96,9 @@ class _Listener(logging.Handler):
         while log is not None:
             found += [h for h in log.handlers if h is not self and not type(h).__module__.startswith("_pytest")]
             log = log.parent if log.propagate else None
-        if any(not isinstance(h, logging.NullHandler) for h in found) or (not found and record.levelno >= logging.WARNING):
+        if any(not isinstance(h, logging.NullHandler) for h in found) or (
+            not found and record.levelno >= logging.WARNING
+        ):
             self.heard.logged.append(f"{record.name}: {record.getMessage()}")
 
 
@@ -203,7 +205,9 @@ def clean(text: str, where: str) -> None:
 def has_remedy(message: str) -> bool:
     """Whether a message is more than one sentence, the last of them whole."""
     text = message.strip()
-    return text.endswith((".", "?", ")", ">")) and bool(re.search(r"[.?;:,](\s|$).*\S", text.removeprefix("error: "), re.DOTALL))
+    return text.endswith((".", "?", ")", ">")) and bool(
+        re.search(r"[.?;:,](\s|$).*\S", text.removeprefix("error: "), re.DOTALL)
+    )
 
 
 def raised_by_us(error: BaseException | None) -> bool:
@@ -258,7 +262,9 @@ def place_of(path: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
-def accounted(case: Case, source: Source, broken: Sequence[tuple[str, str]], files: Sequence[File], root: Path) -> set[str]:
+def accounted(
+    case: Case, source: Source, broken: Sequence[tuple[str, str]], files: Sequence[File], root: Path
+) -> set[str]:
     """Checks that each file is used as it is, or named with a reason; returns the names of the broken ones."""
     expected = Counter(place_of(os.path.join(root, file.name)) for file in files)
     found = Counter(place_of(source.file(i) or "") for i in range(len(source)))
@@ -344,7 +350,9 @@ def trained(case: Case, data: str, good: Sequence[str], broken: set[str]) -> str
     """Two steps of SimCLR; the run's folder where it worked."""
     batch = max(2, min(8, len(case.files) // 2))
     epochs = 1 if len(case.files) // batch >= 2 else 2
-    probe = ["--probe", case.data, case.test] if case.test is not None and case.labels == "good" and case.index % 2 else []
+    probe = (
+        ["--probe", case.data, case.test] if case.test is not None and case.labels == "good" and case.index % 2 else []
+    )
     found = command("pretrain", "simclr", data, "--out", "run", *TINY, "--epochs", epochs, "--batch-size", batch,
                     "--max-broken", 1, "--channels", case.channels, *probe)  # fmt: skip
     may = len(case.files) >= 2 and bool(good)
@@ -360,7 +368,9 @@ def trained(case: Case, data: str, good: Sequence[str], broken: set[str]) -> str
 def judged(case: Case, encoder: object) -> None:
     """Evaluates on labelled folders; where it works each test image is counted, or named as broken."""
     assert case.test is not None
-    found = command("evaluate", encoder, case.data, case.test, "--protocols", "knn", "--workers", 0, "--out", "evaluation.json")
+    found = command(
+        "evaluate", encoder, case.data, case.test, "--protocols", "knn", "--workers", 0, "--out", "evaluation.json"
+    )
     if case.labels == "refused":
         assert not found.worked, found.text
         return
@@ -442,7 +452,9 @@ def try_dataset(index: int, spare: Path) -> None:
     bad = {name for name, _ in broken}
     for file in case.files:
         if file.fate != "either":
-            assert (file.name in bad) == (file.fate == "broken"), f"{file.name} ({file.about}) should be {file.fate}: {broken}"
+            assert (file.name in bad) == (file.fate == "broken"), (
+                f"{file.name} ({file.about}) should be {file.fate}: {broken}"
+            )
     good = [name for name in names if name not in bad]
     assert embedded.worked == bool(good), embedded.message
     assert made == ([good] if good else [])
@@ -467,7 +479,9 @@ def try_weights(index: int, spare: Path) -> None:
         assert not wrong, f"{len(wrong)} of {len(right)} tensors are others, such as {wrong[0]}: {case}"
     else:
         assert says != "same", found.message
-    learnt = command("pretrain", "simclr", data, "--init", weights, "--out", "run", *TINY, "--epochs", 2, "--batch-size", 4)
+    learnt = command(
+        "pretrain", "simclr", data, "--init", weights, "--out", "run", *TINY, "--epochs", 2, "--batch-size", 4
+    )
     if "text" not in case.about[0]:
         assert learnt.worked <= found.worked, learnt.text
     for argv in (["embed", weights, data, "--out", "features.npz"], ["show", weights, data, "--what", "neighbours"],

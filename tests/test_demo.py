@@ -121,3 +121,30 @@ def test_it_keeps_its_promise(tmp_path: Path) -> None:
     assert trained.linear > 0.77 > max(pixels.linear, untrained.linear) + 0.2
     assert trained.few > 0.28 > max(pixels.few, untrained.few) + 0.1
     assert trained.knn > 0.75
+
+
+def test_a_demo_that_cannot_begin_leaves_the_earlier_one_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "PLACINGS", 1)
+    out, images = tmp_path / "demo", tmp_path / "demo-digits"
+    demo.write_images(images, 0)
+    out.mkdir()
+    (out / "run.yaml").write_text(f"method: simclr\ndata: {images / 'unlabelled'}\n")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("lookalike.training.pretrain", fails)
+    argv = ["demo", "--out", str(out), "--seed", "1"]
+    assert cli.main([*argv, "--overwrite"]) == 1
+    assert "error: out of memory" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    # one that was killed meanwhile: the earlier images are put back
+    images.rename(tmp_path / ".demo-digits.before")
+    demo.write_images(images, 1)
+    assert cli.main([*argv, "--overwrite"]) == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert cli.main(["demo", "--out", str(tmp_path / "new")]) == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

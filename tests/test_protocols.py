@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from lookalike.evaluation import (
     interval,
     interval_of_draws,
     judge,
+    knn,
     load_features,
     logistic,
     measures,
@@ -40,6 +42,8 @@ from lookalike.evaluation.doubts import doubts, missing_classes, swapped
 from lookalike.evaluation.linear import Settings
 from lookalike.evaluation.logistic import PENALTIES
 from lookalike.evaluation.measures import pooled
+from lookalike.evaluation.neighbours import tied
+from lookalike.evaluation.retrieval import RANKS, _expected
 from lookalike.evaluation.semi import drawn, listed
 from lookalike.runs import Folder
 
@@ -867,3 +871,62 @@ def test_the_commands_defaults_are_the_functions() -> None:
         for field in dataclasses.fields(options):
             if field.name in parameters and field.name not in ("encoder", "train", "test", "data", "out", "workers"):
                 assert vars(options)[field.name] == parameters[field.name].default, field.name
+
+
+# ---------------------------------------------------------------- images that are equally near
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["one feature", "one up to rounding", "zeros", "three features"])
+def test_a_collapsed_encoder_scores_the_same_in_any_order_of_the_training_images(kind: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    few = torch.randn(3, 37)
+    made = {
+        "one feature": lambda n: few[:1].repeat(n, 1),
+        "one up to rounding": lambda n: few[:1] + 1e-7 * torch.randn(n, 37),
+        "zeros": lambda n: torch.zeros(n, 37),
+        "three features": lambda n: few[torch.arange(n) % 3],
+    }[kind]
+    counts = (300, 60, 20, 20)
+    labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])  # as folders lie
+    train, test, own = made(400).to(dtype), made(50).to(dtype), torch.arange(50) % 4
+    orders = torch.arange(400), torch.randperm(400)
+    found = [retrieve(train[o], labels[o], test, own) for o in orders]
+    assert found[0].recall == pytest.approx(found[1].recall, abs=1e-9)
+    assert found[0].mean_average_precision == pytest.approx(found[1].mean_average_precision, abs=1e-9)
+    near = [knn(train[o], labels[o], test, own, also=(1, 7, 399)) for o in orders]
+    assert near[0].accuracies == near[1].accuracies
+    torch.testing.assert_close(near[0].votes, near[1].votes, rtol=1e-5, atol=0)
+    if kind in ("one feature", "zeros"):  # chance
+        shares = torch.tensor(counts, dtype=dtype) / 400
+        assert found[0].recall[1] == pytest.approx(float(shares[own].mean()))
+        votes = near[0].votes / near[0].votes.sum(1, keepdim=True)
+        torch.testing.assert_close(votes, shares.expand(50, 4), rtol=1e-5, atol=0)
+        assert near[0].top1 == 13 / 50  # all are taken for the largest class
+
+
+def test_what_ties_give_is_the_mean_over_their_orders() -> None:
+    """Two ties, of two and of four images, in all their orders."""
+    hit = [True, False, False, True, True, False]
+    begin, end = tied(torch.tensor([[0.9, 0.9, 0.5, 0.5, 0.5, 0.5]]))
+    assert begin.tolist() == [[0, 0, 2, 2, 2, 2]]
+    assert end.tolist() == [[2, 2, 6, 6, 6, 6]]
+    recalls, precisions = [], []
+    for first, rest in itertools.product(itertools.permutations(hit[:2]), itertools.permutations(hit[2:])):
+        order = [*first, *rest]
+        recalls.append([any(order[:k]) for k in RANKS])
+        right = [sum(order[: n + 1]) / (n + 1) for n, x in enumerate(order) if x]
+        precisions.append(sum(right) / len(right))
+    recall, precision = _expected(torch.tensor([hit]), begin, end)
+    assert recall[0].tolist() == pytest.approx(np.mean(recalls, 0).tolist())
+    assert precision.tolist() == pytest.approx([np.mean(precisions)])
+
+
+def test_ties_are_no_wider_than_rounding() -> None:
+    """However long a run of close cosines is."""
+    step = 2**-22
+    begin, end = tied(1 - step * torch.arange(12.0)[None])
+    assert (end - begin).tolist() == [[4] * 12]
+    begin, end = tied(torch.tensor([[0.5, 0.5 - 2**-19, 0.25, 0.25 - 2**-21]]))
+    assert begin.tolist() == [[0, 1, 2, 2]]
+    assert end.tolist() == [[1, 2, 4, 4]]

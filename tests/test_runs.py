@@ -359,7 +359,10 @@ def test_a_kill_while_a_run_is_replaced_leaves_a_folder_that_commands_take(tmp_p
         foreign = folder.path / "thesis.tex"
         foreign.write_text("years of work")
         new = Run(data="photos", method=SimCLR.Config())
-        died = killed_at(count, lambda folder=folder, new=new: folder.claim(resume=False, run=new))
+        died = killed_at(
+            count,
+            lambda folder=folder, new=new: folder.claim(resume=False, files={folder.run: runs.run_text(new).encode()}),
+        )
         folder.check(resume=False, overwrite=True)
         assert folder.run.is_file()
         assert foreign.read_text() == "years of work"
@@ -420,3 +423,135 @@ def test_a_damaged_row_costs_none_of_those_behind_it(tmp_path: Path, capfd: pyte
     folder.cut_metrics(5)
     assert [row["step"] for row in folder.rows()] == [1, 2, 3, 4, 5]
     assert not (tmp_path / "metrics.jsonl.corrupt.3").exists(), "a whole file is cut, and not put aside"
+
+
+# ---------------------------------------------------------------- files from elsewhere
+
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+)
+"""A billion values in a kilobyte."""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"method: simclr\ndata: p\n{LAUGHS}\nprobe: *a8", "aliases stand for more than 100000 values"),
+        ("method: simclr\ndata: p\nprobe: &a [*a]", "aliases stand for values without end"),
+        ("method: simclr\ndata: p\nprobe: " + "[" * 100_000, "is nested deeper than options ever are"),
+        (f"method: simclr\ndata: p\n? {'x' * 10**6}\n: 1", "nothing is called 'xxx"),
+        (f"method: simclr\ndata: p\nepochs: {'x' * 10**6}", "is not a whole number"),
+        (f"method: simclr\ndata: p\nprobe: [{'x, ' * 50_000}]", "probe"),
+        (f"method: simclr\ndata: p\nviews: [{{size: [{'1, ' * 50_000}]}}]", "is not a whole number"),
+        (f"format: {'x' * 10**6}\nmethod: simclr\ndata: p", "this version reads format 1"),
+        (f"method: {'x' * 10**6}\ndata: p", "No method is called 'xxx"),
+        (f"method: simclr\ndata: p\nepochs: {'1' * 5000}", "is not valid YAML"),
+        (f"method: simclr\ndata: p\n? [{'a, ' * 10_000}]\n: 1", ""),
+        ("method: simclr\ndata: p\n\x1b[31m: 1", "not valid YAML"),
+        ('method: simclr\ndata: p\n"\\e[31m\\n": 1', r"nothing is called '\x1b[31m\n'"),
+        ("# " + "x" * 2**21 + "\nmethod: simclr", "is larger than the 2 MiB"),
+    ],
+)  # fmt: skip
+def test_values_of_a_strangers_file_are_cut_in_messages(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(tmp_path, text)
+    said = str(caught.value)
+    assert words in said
+    assert len(said) < 3000
+    assert said.replace("\n", "").isprintable()
+
+
+def test_aliases_of_ones_own_stand_for_what_they_name(tmp_path: Path) -> None:
+    run = read(tmp_path, "method: simclr\ndata: p\nviews:\n- &v {size: 32, count: 1}\n- *v\n")
+    assert [view.size for view in run.method.views] == [32, 32]
+
+
+def old_run(path: Path) -> Folder:
+    folder = Folder(path)
+    for file in (folder.run, folder.last, folder.weights, folder.card, folder.metrics, folder.log, folder.views):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("old")
+    (path / "notes.txt").write_text("mine")
+    return folder
+
+
+def begin(folder: Folder) -> None:
+    folder.wait(folder.log, folder.metrics)
+    folder.note("new")
+    folder.append({"step": 1})
+    folder.claim(resume=False, files={folder.run: b"new", folder.views: b"new"})
+
+
+def test_kill_9_while_a_run_is_replaced_leaves_one_that_commands_take(tmp_path: Path) -> None:
+    """A process of its own dies at the n-th change of the folder."""
+    for call in range(1, 100):
+        folder = old_run(tmp_path / str(call))
+        child = os.fork()
+        if child == 0:
+            _dying(call)
+            begin(folder)
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        assert folder.run.read_text() in ("old", "new")
+        if folder.last.exists():  # what is left to resume is whole
+            assert folder.run.read_text() == folder.weights.read_text() == folder.card.read_text() == "old"
+        assert (folder.path / "notes.txt").read_text() == "mine"
+        folder.check(resume=True, overwrite=False)
+        folder.check(resume=False, overwrite=True)
+        begin(Folder(folder.path))
+        left = {p.name: p.read_text() for p in folder.path.rglob("*") if p.is_file()}
+        assert left == {"run.yaml": "new", "views.png": "new", "log.txt": "new\n", "metrics.jsonl": '{"step": 1}\n',
+                        "notes.txt": "mine"}  # fmt: skip
+    assert call > 12
+
+
+def _dying(call: int) -> None:
+    calls = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def replacement(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return replacement
+
+    for name in ("fsync", "rename", "replace", "unlink", "mkdir"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def test_a_run_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = old_run(tmp_path / "run")
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    flush, flushed = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal flushed
+        flushed += 1
+        if flushed == 3:
+            raise OSError(28, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="could not be written"):
+        begin(folder)
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_goes_on_by_its_own_verb(tmp_path: Path) -> None:
+    """Or by the call that began it, where run.yaml does not hold all that this was given."""
+    folder = Folder(tmp_path / "a run")
+    assert folder.resume_command() == f"lookalike pretrain --resume --out '{folder.path}'"
+    for name, verb in [("simclr", "pretrain"), ("distill", "distill"), ("finetune", "finetune")]:
+        write_run(Run(data="photos", method=get_method(name).Config()), folder.run)
+        assert folder.resume_command() == f"lookalike {verb} --resume --out '{folder.path}'"
+    folder.checkpoints.mkdir()
+    folder.last.touch()
+    assert folder.then() == f" {folder.last} is whole: go on with {folder.resume_command()}"
+    write_run(Run(data=[1, 2], method=SimCLR.Config()), folder.run)  # type: ignore[arg-type]
+    assert folder.resume_command() == "the same call and resume=True"

@@ -18,12 +18,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import core, encoders, training
+from lookalike import cli, core, encoders, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
@@ -1053,3 +1054,166 @@ def test_a_run_that_goes_on_keeps_what_fitting_chose_and_refuses_what_was_change
     own, _ = training.resolve(asked(adam, 20), 1000)
     other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
     assert any(line.startswith("optim.name: adamw in the run") for line in differences(flat(own), flat(other)))
+
+
+# ---------------------------------------------------------------- what others add to Lightning's trainer
+
+
+def installed(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that puts a callback into every trainer of Lightning's, and does something when it is imported."""
+    (place / "nosy-1.0.dist-info").mkdir(parents=True)
+    (place / "nosy-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: nosy-package\nVersion: 1.0\n")
+    (place / "nosy-1.0.dist-info/entry_points.txt").write_text(
+        "[lightning.pytorch.callbacks_factory]\nnosy = nosy:factory\n"
+    )
+    (place / "nosy.py").write_text(f"open({str(place / 'imported')!r}, 'w').close()\nfactory = None\n")
+    monkeypatch.syspath_prepend(place)
+    return place / "imported"
+
+
+def test_only_our_callbacks_and_the_users_run_in_lightnings_trainer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported = installed(tmp_path / "site", monkeypatch)
+    argv = ["pretrain", "simclr", str(photos), "--out", str(tmp_path / "run"), "--backbone", "test_byobnet"]
+    argv += ["--image-size", "32", "--batch-size", "20", "--workers", "0", "--epochs", "1", "--hidden-dim", "16"]
+    assert cli.main(argv) == 0
+    assert not imported.exists()
+    lines = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if "nosy" in line]
+    assert lines == ["left out    what others add to Lightning's trainer: nosy-package (nosy:factory)"]
+    assert lines[0] in capsys.readouterr().out
+    seen: list[str] = []
+
+    class Own(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            seen.extend(type(c).__module__.split(".")[0] for c in trainer.callbacks)  # type: ignore[attr-defined]
+
+    training.pretrain(tiny_run(photos, tmp_path / "own", epochs=1), [Own()])
+    assert set(seen) == {"lookalike", "test_training"}
+    assert not imported.exists()
+
+
+def test_the_environment_adds_nothing_to_lightnings_trainer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MAX_STEPS", "1"), ("FAST_DEV_RUN", "1"), ("GRADIENT_CLIP_VAL", "1e-9"), ("MAX_EPOCHS", "7")):
+        monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+    result = training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1))
+    assert [row["step"] for row in result.metrics] == [5]
+    assert os.environ["PL_TRAINER_MAX_STEPS"] == "1"
+    said = (tmp_path / "run/log.txt").read_text()
+    assert "PL_TRAINER_FAST_DEV_RUN, PL_TRAINER_MAX_EPOCHS, PL_TRAINER_MAX_STEPS, PL_TRAINER_GRADIENT_CLIP_VAL" in said
+    monkeypatch.undo()
+    training.pretrain(tiny_run(photos, tmp_path / "other", epochs=1))
+    assert_same_run(tmp_path / "run", tmp_path / "other")
+
+
+# ---------------------------------------------------------------- what fails before the first step
+
+
+class Keyless(DummyLogger):
+    """A logger that fails when it is first used, after it has written something."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    @property
+    def experiment(self) -> Any:
+        (self.folder / "wandb/run-1").mkdir(parents=True, exist_ok=True)
+        (self.folder / "wandb/run-1/log").write_text("half")
+        raise ValueError("No API key configured.")
+
+
+def fails(*args: Any, **options: Any) -> Any:
+    raise RuntimeError("out of memory")
+
+
+class FailingAtStart(Callback):
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        fails()
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("new", ["overwrite", "resume", "fresh"])
+@pytest.mark.parametrize("moment", ["logger", "tensorboard", "probe", "first step"])
+def test_what_fails_before_the_first_step_leaves_an_old_run_as_it_was_and_nothing_of_a_new_one(
+    moment: str, new: str, finished: Callable[[int], Path], photos: Path, labelled: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    if new != "fresh":
+        shutil.copytree(finished(1), out)
+        (out / "tensorboard").mkdir()
+        (out / "tensorboard/events.out.tfevents.1.old").write_bytes(b"old")
+        (out / "notes.txt").write_text("mine")
+        before = contents(out)
+    run = tiny_run(photos, out, epochs=4, **({} if new == "fresh" else {new: True}))
+    callbacks: list[Callback] = []
+    match moment:
+        case "logger":
+            monkeypatch.setattr(training, "_loggers", lambda run, folder: [Keyless(folder.path)])
+        case "tensorboard":  # its files are there when the training fails
+            run = dataclasses.replace(run, logger="tensorboard")
+            callbacks = [FailingAtStart()]
+        case "probe":
+            run = dataclasses.replace(run, probe=(str(labelled / "train"), str(tmp_path / "gone")))
+        case "first step":
+            monkeypatch.setattr(SimCLR, "forward", fails)
+    with pytest.raises((ValueError, RuntimeError, FileNotFoundError)):
+        training.pretrain(run, callbacks)
+    if new == "fresh":
+        return assert_nothing(out)
+    after = contents(out)
+    if new == "resume":  # its log says what happened
+        before["log.txt"] = after["log.txt"]
+    assert after == before
+    assert not (out / "wandb").exists()
+
+
+def assert_nothing(out: Path) -> None:
+    assert not out.exists(), list(out.rglob("*"))
+
+
+def test_a_logger_without_a_key_leaves_the_old_run_to_the_command(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    argv = ["pretrain", "simclr", str(photos), "--out", str(out), "--backbone", "test_byobnet", "--image-size", "32"]
+    argv += ["--batch-size", "20", "--workers", "0", "--epochs", "1", "--hidden-dim", "16"]
+    assert cli.main(argv) == 0
+    before = contents(out)
+    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    monkeypatch.setattr(training, "WandbLogger", lambda save_dir, **options: Keyless(save_dir))
+    assert cli.main([*argv, "--overwrite", "--logger", "wandb"]) == 1
+    assert "error: No API key configured." in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_its_own_weights(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished(1), tmp_path / "run")
+    before = contents(out)
+    for weights in (out, Folder(out).weights, Folder(out).last):
+        with pytest.raises(ValueError, match=r"is the folder of --init .* Give another --out"):
+            training.pretrain(tiny_run(photos, out, overwrite=True, backbone="test_byobnet", init=str(weights)))
+    taught = get_method("distill").Config(teacher=str(out))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="is the folder of --teacher"):
+        training.pretrain(tiny_run(photos, out, overwrite=True, backbone="test_byobnet", method=taught))
+    assert contents(out) == before
+
+
+def test_a_logger_of_a_run_that_replaces_another_keeps_its_own_files(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished(1), tmp_path / "run")
+    (out / "tensorboard").mkdir()
+    old = out / "tensorboard/events.out.tfevents.1.old"
+    old.write_bytes(b"old")
+    training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, logger="tensorboard"))
+    assert not old.exists()
+    assert [p.stat().st_size > 100 for p in (out / "tensorboard").glob("events*")] == [True]

@@ -19,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from .printing import brief, shown
+from .runs import Alpha
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -112,6 +116,8 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
+        self.alpha: Alpha = "auto"
+        """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -236,7 +242,7 @@ class Backbone(nn.Module):
         }
         if any(differences.values()):
             found = "; ".join(
-                f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                f"{len(names)} {kind}: {', '.join(map(brief, names[:5]))}{', ...' if len(names) > 5 else ''}"
                 for kind, names in differences.items()
                 if names
             )
@@ -538,7 +544,8 @@ def create(
         channels: of the images. Published weights are adapted to them by timm's rule.
         image_size: pixels a side. A plain ViT also takes all other multiples of its patch size.
         weights: loads the weights that the library publishes under this name.
-        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before.
+        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before. Nothing
+            else is random in the network of a name, whatever its library drops; a module of yours keeps what it has.
         mask_token: gives a plain ViT a learnable mask token, which starts at zero as in iBOT and DINOv2.
         interpolation: how a plain ViT resizes its position embedding: as DINO and DINOv2 do, or as timm does.
         stem: a ResNet's first layers: "standard", or "small" for a 3x3 convolution of stride 1 without pooling (SimCLR,
@@ -561,10 +568,9 @@ def create(
     else:
         name = _known(backbone)
         if name.startswith("torchvision/"):
-            if drop_path:
-                raise ValueError(
-                    f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet of timm's."
-                )
+            if drop_path:  # it is refused here, where no other error is expected
+                with torch.device("meta"):
+                    _torchvision_net(name, channels, False, drop_path)
             patch, kind = None, _Torchvision
         else:
             patch = _timm_patch_size(name, channels, drop_path)
@@ -580,7 +586,7 @@ def create(
         if isinstance(backbone, nn.Module):
             net = backbone
         elif kind is _Torchvision:
-            net = _torchvision_net(name, channels, fetch)
+            net = _torchvision_net(name, channels, fetch, drop_path)
         else:
             # A ViT's published positions keep their grid here; below they are resized by the rule that was asked for.
             net = _timm_net(name, channels, None if fetch and kind is ViT else size, fetch, drop_path)
@@ -628,7 +634,7 @@ def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    made.mean, made.std = backbone.mean, backbone.std
+    made.mean, made.std, made.alpha = backbone.mean, backbone.std, backbone.alpha
     if own:
         made.name = backbone.name
     else:
@@ -717,7 +723,7 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
     known = _known(name)
     with torch.device("meta"):
         plain = (
-            _torchvision_net(known, 3, False)
+            _torchvision_net(known, 3, False, 0.0)
             if known.startswith("torchvision/")
             else _timm_net(known, 3, None, False, 0)
         )
@@ -844,11 +850,11 @@ def _known(name: str) -> str:
         tags = [known for known in timm.list_pretrained(f"{architecture}.*") if known.split(".")[0] == architecture]
         if not tag or short in tags:
             return short
-        raise ValueError(f"{architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}.")
+        raise ValueError(f"{architecture} has no weights {shown(tag)}. There are: {', '.join(tags) or 'none'}.")
     by_end = {known.rpartition("/")[2]: known for known in reversed(names())}
     near = [by_end[end] for end in difflib.get_close_matches(short, by_end, n=3, cutoff=0.5)]
     nearest = f"The nearest names: {', '.join(near)}. " if near else ""
-    raise ValueError(f"There is no backbone {name!r}. {nearest}`lookalike list backbones` shows all.")
+    raise ValueError(f"There is no backbone {shown(name)}. {nearest}`lookalike list backbones` shows all.")
 
 
 def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, drop_path: float) -> nn.Module:
@@ -876,6 +882,7 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
+    without_chance(net, skips=not drop_path)  # some have rates of their own: Swin skips blocks, RexNet's head drops
     return net
 
 
@@ -886,8 +893,39 @@ def _timm_patch_size(name: str, channels: int, drop_path: float) -> int | None:
         return _patch_size(_timm_net(name, channels, None, False, drop_path))
 
 
-def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
-    """A network of torchvision's without the last layer of its classifier."""
+def without_chance(module: nn.Module, *, skips: bool = True) -> None:
+    """Switches off what is random in train mode, in place: dropout and, with `skips`, skipped residual blocks."""
+    from timm.layers import DropPath
+    from torchvision.ops import StochasticDepth
+
+    for part in module.modules():
+        if isinstance(part, DropPath | StochasticDepth) and not skips:
+            continue
+        if isinstance(part, _DropoutNd | StochasticDepth):
+            part.p = 0.0
+        # the rates that a module gives to functions: drop_rate, attn_drop, dropout, drop_prob
+        for name in [name for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]:
+            setattr(part, name, 0.0)
+
+
+def _set_drop_path(net: nn.Module, name: str, drop_path: float) -> None:
+    """Scales the probabilities with which torchvision's network skips blocks, so that the largest is `drop_path`."""
+    from torchvision.ops import StochasticDepth
+
+    skips = [part for part in net.modules() if isinstance(part, StochasticDepth)]
+    most = max((part.p for part in skips), default=0.0)
+    if drop_path and not most:
+        raise ValueError(
+            f"{name} takes no drop path. Leave it at 0, or choose a ConvNeXt, Swin, EfficientNet or MaxViT of "
+            "torchvision's, or a ViT, ConvNeXt or ResNet of timm's."
+        )
+    without_chance(net, skips=not drop_path)
+    for part in skips:
+        part.p *= drop_path / most if most else 0.0
+
+
+def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) -> nn.Module:
+    """A network of torchvision's without the last layer of its classifier, and without that one's dropout."""
     import torchvision
     from timm.models import adapt_input_conv
 
@@ -908,6 +946,7 @@ def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
     linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     convolutions = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     net.set_submodule((linear or convolutions)[-1], nn.Identity())  # SqueezeNet classifies by a convolution
+    _set_drop_path(net, name, drop_path)
     if channels != 3:
         first = net.get_submodule(convolutions[0])
         assert isinstance(first, nn.Conv2d)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .runs import FORMAT, Folder, atomic, nearest, write_json
+from .documents import parse_json, read_json
+from .printing import LONGEST_PATH, brief, printable, shown
+from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Card:
     method: str
     epochs: float
     """Finished epochs."""
+    alpha: Alpha = "white"
+    """What became of alpha channels; version 0.1, which did not write it, laid them on white."""
 
 
 def file_sha256(path: Path) -> str:
@@ -75,6 +80,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
+        alpha=backbone.alpha,
     )  # fmt: skip
     write(folder.weights, backbone.export_state(), card)
     write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})
@@ -92,14 +98,15 @@ def read_card(folder: Folder) -> Card:
     """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
     if (content := card_within(folder.weights)) is None:
         raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
-    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+    content = checked(content, folder.weights)
+    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
 
 
 def card_within(weights: Path) -> dict[str, Any] | None:
     """The card in the head of a file of ours; None of other files and of those that cannot be read."""
     try:
         with safe_open(weights, "pt") as file:
-            content = json.loads((file.metadata() or {}).get("lookalike", "null"))
+            content = parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
     except (OSError, SafetensorError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -122,10 +129,82 @@ def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
 def _card_beside(folder: Folder) -> dict[str, Any]:
     """What stands in `encoder.json`; nothing where it cannot be read."""
     try:
-        content = json.loads(folder.card.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder.card, dict)
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+DTYPES = ("uint8", "uint16", "float32")
+"""Of images."""
+
+
+def checked(card: object, where: object) -> dict[str, Any]:
+    """A card as it was read from a file that `where` names, once all in it is what an encoder can have.
+
+    Raises:
+        ValueError: a later format, a key that is missing, or a value that is none; the message names it.
+    """
+    if not isinstance(card, dict):
+        raise ValueError(f"{where} describes no encoder: {shown(card)} is no mapping.")
+    if card.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{where} has format {shown(card['format'])}, this version reads format {FORMAT}. Update lookalike."
+        )
+    if missing := [f.name for f in dataclasses.fields(Card) if f.name not in card and f.default is dataclasses.MISSING]:
+        raise ValueError(f"{where} describes no encoder: it does not say {', '.join(missing)}.")
+
+    def whole(most: int) -> Callable[[object], bool]:
+        return lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= most
+
+    channels = card["channels"]
+    rules: dict[str, tuple[str, Callable[[object], bool]]] = {
+        "backbone": ("a name", lambda v: isinstance(v, str) and bool(v)),
+        "stem": (" or ".join(get_args(backbones.Stem)), lambda v: v in get_args(backbones.Stem)),
+        "interpolation": (" or ".join(get_args(backbones.Interpolation)),
+                          lambda v: v in get_args(backbones.Interpolation)),
+        "dim": ("a whole number from 1", whole(2**31)),
+        "image_size": (f"a whole number from 1 to {LARGEST_IMAGE}", whole(LARGEST_IMAGE)),
+        "channels": (f"a whole number from 1 to {MOST_CHANNELS}", whole(MOST_CHANNELS)),
+        "dtype": (", ".join(DTYPES), lambda v: v in DTYPES),
+        "mean": ("a number for each channel", lambda v: _are_numbers(v, channels)),
+        "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, channels, LEAST_STD)),
+        "method": ("a name", lambda v: isinstance(v, str)),
+        "epochs": ("a number from 0", lambda v: _real(v) >= 0),
+        "alpha": (", ".join(get_args(Alpha)), lambda v: v in get_args(Alpha)),
+        "classes": ("a list of different names", _are_classes),
+    }  # fmt: skip
+    for name, (expected, is_right) in rules.items():
+        if name in card and not is_right(card[name]):
+            raise ValueError(
+                f"{where} says that {name} is {shown(card[name])}; expected {expected}. Copy the file anew."
+            )
+    if "classes" in card:
+        card = {**card, "classes": [printable(name) for name in card["classes"]]}
+    return card
+
+
+LEAST_STD = 1e-8
+"""Images are divided by it."""
+
+
+def _real(value: object) -> float:
+    """A number that is finite, or NaN, which compares with none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if abs(value) < 1e30 else math.nan
+
+
+def _are_numbers(value: object, count: object, above: float = -math.inf) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(_real(x) > above for x in value)
+
+
+def _are_classes(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, str) for v in value)
+        and len({*value}) == len(value)
+    )
 
 
 HUB = {
@@ -182,11 +261,21 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     if name.startswith("torchhub/"):
         return _from_hub(name.removeprefix("torchhub/")).eval()
     if name.startswith("<"):
-        raise FileNotFoundError(f"{name} is a module of somebody's own: pass it from Python, Run(teacher=module).")
+        raise FileNotFoundError(
+            f"{brief(name)} is a module of somebody's own: pass it from Python, Run(teacher=module)."
+        )
     raise FileNotFoundError(
-        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, an official weights file, timm/NAME, "
-        "torchvision/NAME or torchhub/NAME."
+        f"No encoder at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
+        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
+
+
+def places(encoder: str | os.PathLike[str]) -> list[str]:
+    """Where an encoder lies: its own path and, of a file, that of the run's folder."""
+    path = os.path.realpath(encoder)
+    folder = os.path.dirname(path)
+    above = [os.path.dirname(folder)] if os.path.basename(folder) == "checkpoints" else []
+    return [path, folder, *above] if os.path.isfile(path) else [path]
 
 
 def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> int:
@@ -218,7 +307,7 @@ def own(module: nn.Module, like: Backbone, size: int) -> Backbone:
 
 def _hub_entry(name: str) -> tuple[str, str]:
     if name not in HUB:
-        raise ValueError(f"Nothing of torch hub is known as {name!r}. {nearest(name, list(HUB))}")
+        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
     return HUB[name]
 
 
@@ -276,11 +365,9 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         assert backbone is None or isinstance(backbone, str)
         name, official = _architecture(path, state, backbone)
         return backbones.from_weights(state, name, official=official)
-    if card["format"] != FORMAT:
-        raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(
-            f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module). To "
+            f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "
             "teach, Run(teacher=load(path, backbone=module))."
         )
     made = backbones.create(
@@ -288,7 +375,12 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
+    made.alpha = card.get("alpha", "white")
     made.load_exported(state)
+    if made.dim != card["dim"]:
+        raise ValueError(
+            f"{path} says that it gives {card['dim']} numbers per image, and {made.name} gives {made.dim}."
+        )
     return made
 
 
@@ -314,7 +406,9 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
     if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
-    return _plain(state, path), json.loads(head["lookalike"]) if "lookalike" in head else None
+    if "lookalike" not in head:
+        return _plain(state, path), None
+    return _plain(state, path), checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
 
 
 def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -361,7 +455,8 @@ def start_from(backbone: Backbone, weights: str) -> str:
         state = source.export_state()
     else:
         raise FileNotFoundError(
-            f"No weights at {weights}. Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+            f"No weights at {brief(weights, LONGEST_PATH)}. Give a run, a weights file, timm/NAME, torchvision/NAME or "
+            "torchhub/NAME."
         )
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
@@ -421,7 +516,9 @@ def unpickled(path: Path) -> Any:
         ) from None
     except Exception as error:  # a malformed file makes torch stumble in every way there is
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise ValueError(f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more.") from None
+        raise ValueError(
+            f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more."
+        ) from None
 
 
 _OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
@@ -432,6 +529,13 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """All tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
     content = unpickled(path)
     said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
+    if isinstance(said, dict) and "backbone" in said:
+        said = checked(said, path)
+    elif said is not None:
+        mean, std = (said.get("mean"), said.get("std")) if isinstance(said, dict) else (None, None)
+        count = len(mean) if isinstance(mean, list | tuple) else 0
+        if not count or not _are_numbers(mean, count) or not _are_numbers(std, count, LEAST_STD):
+            raise ValueError(f"{path} is a run's checkpoint that does not say how images are normalised. Copy it anew.")
     for name in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

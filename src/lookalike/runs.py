@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,7 +23,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,6 +31,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+
+from . import marks
+from .documents import parse_json, read_text
+from .printing import LONGEST_VALUE, brief, cut, lines_of, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,8 +44,13 @@ if TYPE_CHECKING:
     from .core import Config, Method
     from .data import Source
 
+Alpha = Literal["auto", "white", "drop"]
 FORMAT = 1
 """Written into every file that a later version must be able to read."""
+LARGEST_IMAGE = 16_384
+"""Pixels a side of what a network sees, at most."""
+MOST_CHANNELS = 10_000
+"""Of an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +69,9 @@ class Options:
     """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
     channels: int = 3
     """Channels of an image: grey and colour files are converted."""
+    alpha: Alpha = "auto"
+    """Lay images with an alpha channel on white, or drop the channel. auto lays them on white where it is certainly
+    transparency, and drops what may be near infrared, a height or a mask. With `--channels 4` it is kept."""
     normalise: Literal["imagenet", "data"] = "imagenet"
     """Whose mean and standard deviation images are normalised with: ImageNet's, or those of 1,000 of the images. With
     `--init` it is the weights' own."""
@@ -112,6 +125,9 @@ class Options:
                             ("channels", 1), ("save_every", 1)):  # fmt: skip
             if (found := getattr(self, name)) < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
+        for name, most in (("image_size", LARGEST_IMAGE), ("channels", MOST_CHANNELS)):
+            if (found := getattr(self, name)) is not None and found > most:
+                raise ValueError(f"{name} is {found}; it must be at most {most}.")
         for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
@@ -217,10 +233,10 @@ _REMEDIES = {
 
 
 @contextmanager
-def named(path: Path, then: str = "") -> Iterator[None]:
+def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
     """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
 
-    `then` is what to do once the cause is gone.
+    `then` tells what to do once the cause is gone.
     """
     try:
         yield
@@ -230,7 +246,7 @@ def named(path: Path, then: str = "") -> Iterator[None]:
         number = cause.errno or 0
         reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
         remedy = _REMEDIES.get(number, "")
-        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then}".strip()) from error
+        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then()}".strip()) from error
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
@@ -343,7 +359,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
                     f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
                 ) from None
             if not said and time.monotonic() - began > 1:
-                print(f"Waiting for another process that holds {path}", file=sys.stderr, flush=True)
+                say(f"Waiting for another process that holds {path}", sys.stderr)
                 said = True
             time.sleep(0.05)
             continue
@@ -410,8 +426,31 @@ def write_json(path: Path, content: object) -> None:
 # ---------------------------------------------------------------- run.yaml
 
 
+MOST_YAML = 2**21
+"""Bytes of a run's file: twenty thousand names of classes take a quarter of a megabyte."""
+MOST_VALUES = 100_000
+"""In it, once its aliases are written out: a few lines of aliases stand for any number."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML reads 1e-6 as a text."""
+    """YAML 1.2's floats: PyYAML reads 1e-6 as a text. Aliases stand for so many values and no more."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and (found := _values(node, {})) > MOST_VALUES:
+            how_many = "values without end" if math.isinf(found) else f"more than {MOST_VALUES} values"
+            raise yaml.composer.ComposerError(None, None, f"its aliases stand for {how_many}", node.start_mark)
+        return node
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node holds; infinitely many if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_values(each, known) for each in nodes)
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver(
@@ -487,11 +526,17 @@ def module_name(module: object) -> str:
     return f"<{type(module).__module__}.{type(module).__qualname__}>"
 
 
+def run_text(run: Run) -> str:
+    """What stands in `run.yaml`: the run, with the versions, the commit and the machine that made it."""
+    own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
+    content = {"format": FORMAT} | flat(run) | {"made": made() | {"named_here": [marks.mark(place) for place in own]}}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
 def write_run(run: Run, path: Path) -> None:
-    """Writes `run.yaml`, with the versions, the commit and the machine that made it."""
-    content = {"format": FORMAT} | flat(run) | {"made": made()}
+    """Writes `run.yaml`."""
     with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+        temporary.write_text(run_text(run), encoding="utf-8")
 
 
 def made() -> dict[str, object]:
@@ -522,19 +567,49 @@ def commit() -> str | None:
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
-    path = Path(path)
+    content = _yaml(Path(path))
+    if "made" in content:
+        content.setdefault("alpha", "white")  # as version 0.1 did
+    content.pop("made", None)
+    return content
+
+
+def _yaml(path: Path) -> dict[str, object]:
+    """`read_yaml`, with what was `made`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
-    try:
-        content = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
+    content = parse_yaml(path)
     found = content.pop("format", FORMAT)
     if found != FORMAT:
-        raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}. Update lookalike.")
-    content.pop("made", None)
+        raise ValueError(f"{path} has format {shown(found)}, this version reads format {FORMAT}. Update lookalike.")
+    return content
+
+
+def written_by(path: Path) -> str:
+    """The version of this package that wrote a `run.yaml`; "" where it does not say so."""
+    made = _yaml(path).get("made")
+    versions = made.get("versions") if isinstance(made, dict) else None
+    return str(versions.get("lookalike", "")) if isinstance(versions, dict) else ""
+
+
+def parse_yaml(path: Path) -> dict[str, object]:
+    """All that a YAML file holds.
+
+    Raises:
+        ValueError: it is no YAML, holds no mapping of names, or more than a run's file ever does.
+    """
+    text = read_text(path, MOST_YAML)
+    try:
+        content = yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError(f"{path} is nested deeper than options ever are.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is not valid YAML: {cut(str(error), 500)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
+    for name in content:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: {shown(name)} is no name of an option; put it in quotes.")
     return content
 
 
@@ -553,7 +628,7 @@ def read_run(path: str | os.PathLike[str], method: "type[Method] | None" = None)
             raise ValueError(f"{path} names no method. Add a line like 'method: simclr'.")
         if name not in METHODS and ":" in name:
             raise ValueError(
-                f"{path} asks for {name}, your own class: pass it from Python, read_run(path, method=...)."
+                f"{path} asks for {shown(name)}, your own class: pass it from Python, read_run(path, method=...)."
             )
         method = get_method(name)
     if not isinstance(content.get("data"), str):
@@ -571,7 +646,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     rest = {k: v for k, v in content.items() if k != "data"}
     for key in rest:
         if key not in options and key not in fields:
-            raise ValueError(f"{where}: nothing is called '{key}'. {nearest(key, [*options, *fields, 'data'])}")
+            raise ValueError(f"{where}: nothing is called {shown(key)}. {nearest(key, [*options, *fields, 'data'])}")
     stated = {k: v for k, v in rest.items() if k in fields}
     _check_keys(stated, method.Config, where, "")
     converter = Converter()
@@ -587,32 +662,39 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         causes = [str(error)]
         if isinstance(error, ExceptionGroup):
             causes = transform_error(error, "", format_exception=lambda e, _: str(e))
-        raise ValueError(f"{where}: " + "; ".join(c.rstrip(" @").replace(" @ .", ", at ") for c in causes)) from None
+        raise ValueError(f"{where}: " + cut("; ".join(map(_cause, causes)), 2000)) from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
 
 
+def _cause(text: str) -> str:
+    """What cattrs says of a value, and where it is, without all of the value."""
+    said, at, place = text.rstrip(" @").rpartition(" @ .")
+    said, place = (cut(printable(part), 2 * LONGEST_VALUE) for part in (said, place))
+    return f"{said}, at {place}" if at else place
+
+
 def _to_float(value: object, _: type) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{shown(value)} is not a number")
     return float(value)
 
 
 def _to_int(value: object, _: type) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     return value
 
 
 def _to_bool(value: object, _: type) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
+        raise ValueError(f"{shown(value)} is neither true nor false")
     return value
 
 
 def _to_str(value: object, _: type) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
+        raise ValueError(f"{shown(value)} is not a text")
     return value
 
 
@@ -633,7 +715,7 @@ def _check_keys(content: object, cls: type, where: str, at: str) -> None:
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in content.items():
         if key not in names:
-            raise ValueError(f"{where}: nothing is called '{at}{key}'. {nearest(str(key), names)}")
+            raise ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {nearest(str(key), names)}")
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
@@ -659,7 +741,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
     lines = []
     for key in dict.fromkeys([*a, *b]):
         if key.split(".")[0] not in _MAY_CHANGE and a.get(key) != b.get(key):
-            lines.append(f"{key}: {a.get(key)} in the run, {b.get(key)} now")
+            lines.append(f"{brief(key)}: {brief(a.get(key))} in the run, {brief(b.get(key))} now")
     before, now = old.get("epochs"), new.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:
         lines.append(f"epochs: {before} in the run, {now} now (more are allowed, fewer are not)")
@@ -695,6 +777,8 @@ class Folder:
         self.log = self.path / "log.txt"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
+        self._waiting: dict[Path, str] = {}
+        """Lines for files that are not to be touched yet."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -779,19 +863,43 @@ class Folder:
             return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
         return (path in (self.lock, _lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
 
-    def claim(self, *, resume: bool, run: Run | None = None) -> None:
-        """Makes a checked folder ready: a replaced run's files are removed, a resumed run's are kept.
+    def wait(self, *paths: Path) -> None:
+        """Keeps what is added to these files until the folder is claimed."""
+        self._waiting = dict.fromkeys(paths, "")
 
-        `run` takes the place of the one that is replaced. Its `run.yaml` is there at every moment, and goes last.
+    def claim(self, *, resume: bool, files: Mapping[Path, bytes] | None = None, keep: Collection[Path] = ()) -> None:
+        """Makes a checked folder a run's: a replaced run's files are removed, a resumed run's are kept.
+
+        Nothing is removed or replaced before all `files`, and the lines that waited, are on the disk under other names:
+        `run.yaml` among them is the first to get its own, so that the folder holds a run at every moment. Files to
+        `keep` are not the replaced run's.
         """
         self.check_own()
+        waited, self._waiting = self._waiting, {}
+        first = dict(files or {})
         if not resume:
-            self._clear()
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if run is not None:
-            write_run(run, self.run)
-        elif not resume:
-            self.run.unlink(missing_ok=True)
+            first |= {path: text.encode("utf-8", "backslashreplace") for path, text in waited.items() if text}
+        staged = {path: temporary_beside(path) for path in first}
+        try:
+            for path, content in first.items():
+                with named(path), open(staged[path], "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except BaseException:
+            for path in staged.values():
+                path.unlink(missing_ok=True)
+            raise
+        if not resume:
+            self._clear({*keep, *staged.values()})
+            if self.run not in first:
+                self.run.unlink(missing_ok=True)
+        for path, new in staged.items():
+            new.replace(path)
+        sync(self.path)
+        for path, text in waited.items() if resume else ():
+            self._add(path, text)
         for path in (*self.path.iterdir(), *self.checkpoints.iterdir()):
             # the record of judgements and the page are written by other processes, too
             if self._is_temporary(path) and becomes(path) not in (self.evaluation.name, self.report.name):
@@ -828,11 +936,11 @@ class Folder:
             own = path in self._files or re.fullmatch(r"metrics\.jsonl\.corrupt(\.\d+)?", path.name) is not None
         return own or self._is_temporary(path)
 
-    def _clear(self) -> None:
-        """Removes the files of a run but `run.yaml`, and nothing that somebody else put there."""
+    def _clear(self, keep: Collection[Path] = ()) -> None:
+        """Removes the files of a run but `run.yaml` and those to keep, and nothing that somebody else put there."""
         for folder in (*self._folders, self.path):  # what is left goes on with no half of it
             for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
-                if path != self.run and not path.is_dir() and self._is_own(path):
+                if path != self.run and path not in keep and not path.is_dir() and self._is_own(path):
                     path.unlink()
 
     def kept(self) -> list[Path]:
@@ -846,8 +954,8 @@ class Folder:
         """The rows of `metrics.jsonl`; what is damaged is left out, and its number said on stderr."""
         rows, damaged = self.read_metrics()
         if damaged:
-            print(f"{self.metrics} holds {_damaged(damaged)}, which {'is' if damaged == 1 else 'are'} left out.",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            left = "which is left out" if damaged == 1 else "which are left out"
+            say(f"{self.metrics} holds {_damaged(damaged)}, {left}.", sys.stderr)
         return rows
 
     def read_metrics(self) -> tuple[list[Row], int]:
@@ -878,8 +986,7 @@ class Folder:
     def append(self, row: Row) -> None:
         """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
-        with named(self.metrics, self.then()), open(self.metrics, "a", opener=not_through_links) as file:
-            file.write(json.dumps(finite) + "\n")
+        self._add(self.metrics, json.dumps(finite) + "\n")
 
     def flush(self) -> None:
         """Flushes the rows to the disk: no checkpoint may outlive those of the steps before it."""
@@ -888,32 +995,49 @@ class Folder:
                 sync(self.metrics)
 
     def say(self, text: str) -> None:
-        """Prints to the console and to `log.txt`; what is no text is escaped."""
-        text = text.encode("utf-8", "backslashreplace").decode()
-        print(text, flush=True)
+        """Prints to the console and to `log.txt`, as `printing.say` does."""
+        say(text)
         self.note(text)
 
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
+        self._add(self.log, lines_of(text) + "\n")
+
+    def _add(self, path: Path, text: str) -> None:
+        if path in self._waiting:
+            self._waiting[path] += text
+            return
         with (
-            named(self.log, self.then()),
-            open(self.log, "a", encoding="utf-8", errors="backslashreplace", opener=not_through_links) as file,
+            named(path, self.then),
+            open(path, "a", encoding="utf-8", errors="backslashreplace", opener=not_through_links) as file,
         ):
-            file.write(text + "\n")
+            file.write(text)
 
     def then(self) -> str:
         """How to go on after what is written now failed."""
         whole = next((path for path in (self.last, self.before) if path.is_file()), None)
-        return f" {whole} is whole: go on with lookalike pretrain --resume --out {self.path}" if whole else ""
+        return f" {whole} is whole: go on with {self.resume_command()}" if whole else ""
+
+    def resume_command(self) -> str:
+        """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        from .methods import METHODS
+
+        content: dict[str, object] = {"method": "simclr"}
+        with suppress(OSError, ValueError):  # what failed before must stay the error
+            content |= read_yaml(self.run)
+        name, given = str(content["method"]), [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        if name not in METHODS or any(str(value).startswith("<") for value in given):  # see `flat`
+            return "the same call and resume=True"
+        return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
 
 
 def _row(line: str) -> Row | None:
     """A row of `metrics.jsonl`; None where the line is no object, or its step no whole number."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line, "metrics.jsonl", dict)
+    except ValueError:
         return None
-    step = row.get("step") if isinstance(row, dict) else None
+    step = row.get("step")
     if isinstance(step, bool) or not isinstance(step, int | float) or not 0 <= step < 2**63 or step != int(step):
         return None
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
@@ -967,4 +1091,4 @@ def _is_ours(path: Path) -> bool:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))

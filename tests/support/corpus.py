@@ -28,7 +28,15 @@ Rng = np.random.Generator
 Fate = Literal["used", "broken", "either"]
 """What becomes of an image: it is seen as it is, it is named with a reason, or its decoder may choose between both."""
 
-WAITING: tuple[str, ...] = ("png_huge_profile", "png_huge_text", "png_colour16", "tiff_colour16", "pipe_in_its_place", "tiff_infrared", "png_with_a_map")
+WAITING: tuple[str, ...] = (
+    "png_huge_profile",
+    "png_huge_text",
+    "png_colour16",
+    "tiff_colour16",
+    "pipe_in_its_place",
+    "tiff_infrared",
+    "png_with_a_map",
+)
 """Ingredients that are not dealt."""
 
 WHITE = 255.0
@@ -108,7 +116,9 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def _of(image: Image.Image, kind: str, look: np.ndarray, near: float = 0.02, suffix: str = "", **options: object) -> Picture:
+def _of(
+    image: Image.Image, kind: str, look: np.ndarray, near: float = 0.02, suffix: str = "", **options: object
+) -> Picture:
     return Picture(saved(image, kind, **options), suffix or f".{kind.lower()}", look=look, near=near)
 
 
@@ -250,7 +260,9 @@ def webp(rng: Rng) -> Picture:
 
 def webp_cut_out(rng: Rng) -> Picture:
     a, alpha = _cut_out(scene(rng))
-    return _of(Image.fromarray(np.dstack([a, alpha]), "RGBA"), "WEBP", on_white(a, alpha), 0.01, lossless=True, exact=True)
+    return _of(
+        Image.fromarray(np.dstack([a, alpha]), "RGBA"), "WEBP", on_white(a, alpha), 0.01, lossless=True, exact=True
+    )
 
 
 def webp_animated(rng: Rng) -> Picture:
@@ -340,7 +352,9 @@ def tiff_cut_out(rng: Rng) -> Picture:
 def tiff_infrared(rng: Rng) -> Picture:
     """A fourth band as aerial images have it, which some programs call transparency."""
     a = scene(rng)
-    return Picture(_tiff(np.dstack([a, a[..., 0] // 8]), extra=int(rng.choice([0, 2]))), ".tif", look=a / 255, near=0.001)
+    return Picture(
+        _tiff(np.dstack([a, a[..., 0] // 8]), extra=int(rng.choice([0, 2]))), ".tif", look=a / 255, near=0.001
+    )
 
 
 def tiff_colour16(rng: Rng) -> Picture:
@@ -373,7 +387,9 @@ def pgm16(rng: Rng) -> Picture:
 def pbm_text(rng: Rng) -> Picture:
     a = luma(scene(rng, most=300)) > 128
     text = "\n".join(" ".join("01"[not bit] for bit in row) for row in a)
-    return Picture(f"P1\n{a.shape[1]} {a.shape[0]}\n{text}\n".encode(), ".pbm", look=coloured(a.astype(float)), near=0.001)
+    return Picture(
+        f"P1\n{a.shape[1]} {a.shape[0]}\n{text}\n".encode(), ".pbm", look=coloured(a.astype(float)), near=0.001
+    )
 
 
 def tga(rng: Rng) -> Picture:
@@ -660,7 +676,7 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("option", "-x"),
     ("long option", "--out"),
     ("help", "--help"),
-    ("quotes", "it's \"quoted\" `here`"),
+    ("quotes", 'it\'s "quoted" `here`'),
     ("shell", "$(touch TRAPPED); touch TRAPPED & # |>"),
     ("format", "%s %d {0} {name} %(asctime)s"),
     ("markup", "[bold]b[/bold] [/] [link=x]"),
@@ -718,7 +734,9 @@ class Case:
 
     def __str__(self) -> str:
         found = [f"{self.kind} {self.index}", *self.about]
-        return "\n  ".join([*found, *(f"{ascii(f.name)}: {f.fate}, {f.about}" for f in [*self.files, *self.test_files])])
+        return "\n  ".join(
+            [*found, *(f"{ascii(f.name)}: {f.fate}, {f.about}" for f in [*self.files, *self.test_files])]
+        )
 
 
 def folder_case(place: Path, index: int) -> Case:
@@ -1541,10 +1559,15 @@ def text_weights(saved: _Saved, rng: Rng) -> Weights:
 
 
 def odd_safetensors(saved: _Saved, rng: Rng) -> Weights:
-    heads = (b"\xff" * 8, struct.pack("<Q", 2**40), struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 4) + b"null",
-             struct.pack("<Q", 50_000) + b"[" * 50_000,
-             struct.pack("<Q", 70) + b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,9]}}'.ljust(70),
-             struct.pack("<Q", 60) + b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}'.ljust(60) + bytes(4))
+    heads = (
+        b"\xff" * 8,
+        struct.pack("<Q", 2**40),
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 4) + b"null",
+        struct.pack("<Q", 50_000) + b"[" * 50_000,
+        struct.pack("<Q", 70) + b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,9]}}'.ljust(70),
+        struct.pack("<Q", 60) + b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}'.ljust(60) + bytes(4),
+    )
     return Weights("weights.safetensors", heads[rng.integers(len(heads))], "refused")
 
 
@@ -1567,8 +1590,22 @@ def lying_card(saved: _Saved, rng: Rng) -> Weights:
 
 
 def no_such_thing(saved: _Saved, rng: Rng) -> Weights:
-    names = ("gone.pth", "timm/no_such_network", "torchvision/no_such", "torchhub/no_such", f"gone\n{FORGED}\x1b[2J",
-             "", " ", "timm/", "hf-hub:x/y", "https://example.com/x.pth", "~", "x" * 5000, "../..", "runs/last")
+    names = (
+        "gone.pth",
+        "timm/no_such_network",
+        "torchvision/no_such",
+        "torchhub/no_such",
+        f"gone\n{FORGED}\x1b[2J",
+        "",
+        " ",
+        "timm/",
+        "hf-hub:x/y",
+        "https://example.com/x.pth",
+        "~",
+        "x" * 5000,
+        "../..",
+        "runs/last",
+    )
     return Weights(names[rng.integers(len(names))], None, "refused")
 
 

@@ -19,9 +19,11 @@ from ..backbones import Backbone
 from ..core import Config
 from ..data import Source, open_source
 from ..data.order import Order
+from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..methods import get_method
 from ..methods.distill import Distill
+from ..printing import brief, say, shown
 from ..random import key_of
 from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, becomes, is_lock, made, read_yaml, write_json
 from .advice import recommendation, table
@@ -69,6 +71,7 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     """
     if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
+    training.check_logger(asked.logger)
     folder = Folder(asked.out)
     _check(folder, asked)
     with folder.held():
@@ -76,13 +79,22 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
         try:
             work.do()
         except (KeyboardInterrupt, SystemExit):
-            print(f"Stopped. {folder.path} holds what was done; the same command goes on with it.", flush=True)
+            if work.replaced:
+                say(f"Stopped before the first step. {folder.path} holds the comparison that was to be replaced.")
+            else:
+                say(f"Stopped. {folder.path} holds what was done; the same command goes on with it.")
             raise
     found = work.answer()
-    print("\n" + "\n".join(table(found.ranking, work.untrained_results, found.trainings)))
-    print(f"\n{found.recommendation}", flush=True)
+    say("\n" + "\n".join(table(found.ranking, work.untrained_results, found.trainings)))
+    say(f"\n{found.recommendation}")
     if not found.ranking:
-        raise RuntimeError(f"No method could be trained and judged. {folder.path / FILE} says why.")
+        reasons = "; ".join(dict.fromkeys(t.error for t in found.trainings if t.error))
+        why = (
+            f"{reasons}. The comparison that was there is as it was."
+            if work.replaced
+            else f"{folder.path / FILE} says why."
+        )
+        raise RuntimeError(f"No method could be trained and judged. {why}")
     return found
 
 
@@ -102,17 +114,21 @@ class _Work:
     """What is asked, what is done so far, and how to go on."""
 
     def __init__(self, asked: Comparison, path: Path, callbacks: Sequence[Callback]) -> None:
+        if asked.alpha == "auto" and not asked.overwrite and (path / FILE).is_file():  # as it was begun
+            asked = dataclasses.replace(asked, alpha=_read(path / FILE)["question"]["alpha"])
         self.asked = asked
         self.path = path
         self.callbacks = callbacks
+        self.replaced: list[str] = []
+        """Folders of the trainings of a comparison that is replaced once one of this one has made a step."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels)
+        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [_labelled(train, test, asked.channels) for train, test in asked.pairs]
+        labelled = [_labelled(train, test, asked) for train, test in asked.pairs]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training.precision_of(asked),
@@ -138,7 +154,7 @@ class _Work:
         ]
         self._begin()
         for line in self._shared_words():
-            print(f"WARNING: {line}", flush=True)
+            say(f"WARNING: {line}")
 
     # ---- the file
 
@@ -154,9 +170,7 @@ class _Work:
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
                 if goes_on:
-                    print(
-                        f"{self.path} holds this comparison, unfinished: it goes on, nothing is replaced.", flush=True
-                    )
+                    say(f"{self.path} holds this comparison, unfinished: it goes on, nothing is replaced.")
             else:
                 goes_on = not lines or extends(old["question"], now)
                 if not goes_on:
@@ -170,17 +184,24 @@ class _Work:
                 if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
-            self.write()
-            for row in old["trainings"]:
-                _remove(self.path / str(row["folder"]))
+            self.replaced = [row["folder"] for row in old["trainings"]]
         self.write()
+
+    def take_over(self, training: str) -> None:
+        """Removes the comparison that is replaced, but for the folder of the training that has just begun."""
+        replaced, self.replaced = self.replaced, []
+        if replaced:
+            self.write()
+        for name in replaced:
+            if name != training:
+                _remove(self.path / name)
 
     def _take_up(self, old: dict[str, Any]) -> None:
         """Keeps all that is known of the trainings that are asked for."""
         known = {(t.method, t.seed): t for t in map(training_of, old["trainings"])}
         more = sum((t.method, t.seed) not in known for t in self.trainings)
         if more:
-            print(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.", flush=True)
+            say(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.")
         self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
         self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
 
@@ -192,7 +213,9 @@ class _Work:
         ]
 
     def write(self) -> None:
-        """Writes `compare.json`, with the ranking so far."""
+        """Writes `compare.json`, with the ranking so far; not over one that is yet to be replaced."""
+        if self.replaced:
+            return
         asked, seconds = self.asked, self.asked.budget_seconds
         found = self.answer()
         content = {
@@ -260,7 +283,7 @@ class _Work:
                 ended = isinstance(error, Collapsed | Diverged)
                 words = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if ended else {}
                 self._set(i, status="failed", final=ended, error=_message(error), **words)
-                print(f"{t.method}, seed {t.seed}, failed: {_message(error)}", flush=True)
+                say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
 
     def _try_out(self, method: str) -> None:
         """Finds out whether a method can be trained at all, and how many operations it takes."""
@@ -277,7 +300,7 @@ class _Work:
             built = training.build(run)
             built.before_training()
         except Exception as error:
-            print(f"{method} cannot be trained: {_message(error)}", flush=True)
+            say(f"{method} cannot be trained: {_message(error)}")
             for i, t in enumerate(self.trainings):
                 if t.method == method and t.status != "done" and not t.final:
                     self.trainings[i] = dataclasses.replace(t, status="failed", error=_message(error))
@@ -287,7 +310,7 @@ class _Work:
         try:
             flops = gflops_per_image(built.to("cuda" if torch.cuda.is_available() else "cpu"), run)
         except Exception as error:  # a figure beside others: the training may do well
-            print(f"The operations of {method} could not be counted: {_message(error)}", flush=True)
+            say(f"The operations of {method} could not be counted: {_message(error)}")
         self.ready[method] = run, flops
 
     def _config(self, method: str) -> Config:
@@ -313,7 +336,7 @@ class _Work:
                 found = self.untrained.setdefault(seed, {})
                 if any(test in tests for tests in found.values()):
                     continue
-                print(f"The untrained network, seed {seed}, on {test}", flush=True)
+                say(f"The untrained network, seed {seed}, on {test}")
                 model = untrained(dataclasses.replace(settled, seed=seed), self.source)
                 _add(found, test, self._evaluate(model, train, test, seed))
                 self.write()
@@ -333,8 +356,9 @@ class _Work:
         there = folder.run.is_file()
         run = self._run(t.method, t.seed, epochs, folder.path)
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
-        print(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs", flush=True)
-        result = training.pretrain(run, [*self.callbacks, Costs()])
+        say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
+        first = training.FirstStep(lambda: self.take_over(t.folder))
+        result = training.pretrain(run, [*self.callbacks, Costs(), first])
         cost = spent(folder.last)
         self._set(
             place,
@@ -348,9 +372,8 @@ class _Work:
         )
         budget = asked.budget_seconds
         if budget is not None and abs(cost.seconds / budget - 1) > OFF_BUDGET:
-            print(
+            say(
                 f"WARNING: it took {cost.seconds:.0f} s, {cost.seconds / budget:.0%} of the budget of {asked.budget}.",
-                flush=True,
             )
 
     def _epochs(self, method: str) -> int:
@@ -360,7 +383,7 @@ class _Work:
             return self.asked.epochs
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
-        print(f"Measuring the speed of {method} ...", flush=True)
+        say(f"Measuring the speed of {method} ...")
         for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
             if _is_timed(old):
                 _remove(old)
@@ -377,16 +400,14 @@ class _Work:
             shutil.rmtree(folder, ignore_errors=True)
         epoch = speed.step * speed.steps_per_epoch
         epochs = epochs_that_fit(budget, speed.start, epoch)
-        print(
+        say(
             f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: {epochs} epochs in "
             f"{self.asked.budget}",
-            flush=True,
         )
         if speed.start + epoch > budget:
-            print(
+            say(
                 f"WARNING: one epoch of {method} takes longer than the budget of {self.asked.budget}. It gets this one "
                 "epoch, so that its schedule is whole; the ranking says so. Give a larger --budget, or fewer images.",
-                flush=True,
             )
         return epochs
 
@@ -405,12 +426,12 @@ class _Work:
             for protocol, tests in t.results.items()
             for test, a in tests.items()
         )
-        print(f"{t.method}, seed {t.seed}: {accuracies}; {t.seconds:.1f} s, {t.images_per_s} images/s", flush=True)
+        say(f"{t.method}, seed {t.seed}: {accuracies}; {t.seconds:.1f} s, {t.images_per_s} images/s")
 
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         settled, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=print
+            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=say
         )
 
 
@@ -425,6 +446,7 @@ def untrained(run: Run, source: Source) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    encoder.alpha = run.alpha
     training.normalise(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)
@@ -453,10 +475,11 @@ def _protocol(entry: Entry) -> str:
     return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
 
 
-def _labelled(train: str, test: str, channels: int) -> tuple[Source, Source]:
+def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]:
     """Opens two labelled folders, and refuses them where they have no labels or other classes."""
-    first = open_source(train, channels=channels, labelled=True)
-    return first, open_source(test, channels=channels, labelled=True, classes=first.classes)
+    channels, alpha = asked.channels, asked.alpha
+    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
+    return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
@@ -495,17 +518,24 @@ def _means(of_seeds: Sequence[Results]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}). Move it away, or give another --out.") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is no comparison of format {FORMAT}. Move it away, or give another --out.")
-    for row in content["trainings"]:
-        if row["folder"] != f"{row['method']}-seed{row['seed']}" or Path(row["folder"]).name != row["folder"]:
-            raise ValueError(
-                f"{file} names the folder {row['folder']!r}, which no comparison makes. Move it away, or give another "
-                "--out."
-            )
+        content = read_json(file, dict)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{file} is no comparison of format {FORMAT}.")
+        for row in content["trainings"]:
+            training_of(row)
+            if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
+                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
+            name = row["folder"]  # it is written to, and removed
+            if name != f"{row['method']}-seed{row['seed']}" or Path(name).name != name:
+                raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
+        for results in content["untrained_by_seed"].values():
+            _results_of(results)
+        content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (
+            error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
+        )
+        raise ValueError(f"{said} Move it away, or give another --out.") from None
     return content
 
 

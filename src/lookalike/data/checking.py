@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from .decoding import BrokenImage
 from .images import moments, promote
 from .reading import stream
-from .sources import Source
+from .sources import Source, left_out
 
 _CHUNK: Final = 64
 NEAR_BITS: Final = 3
@@ -362,6 +362,7 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         )  # fmt: skip
         mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
         lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
+    lines += [f"            {line}" for line in (*split.source.notes(), *left_out(split.kinds))]
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..data import Source
+from ..documents import parse_json
 from ..runs import atomic, features_made_by, features_name
 from .features import Features
 
@@ -36,7 +37,10 @@ class Kept:
             return None
         if head.get("about") != about or len(values) != len(index) or (len(index) and int(index.max()) >= len(source)):
             return None
-        broken = [(str(name), str(reason)) for name, reason in json.loads(head["broken"])]
+        try:
+            broken = [(str(name), str(reason)) for name, reason in parse_json(head.get("broken", ""), path, list)]
+        except (TypeError, ValueError):
+            return None
         labels = None if source.labels is None else source.labels[index]
         return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import marks
+from ..documents import read_json
 from ..runs import changing, write_json
 
 
@@ -93,6 +95,9 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     """
     # tuples become lists, as in the file
     made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
+    for new in made:
+        if new["test"] and not new["test"].startswith("<"):
+            new["named_here"] = [marks.mark(new["test"])]
     with changing(path):
         rows = _read(path) if path.exists() else []
         for new in made:
@@ -102,9 +107,9 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
 
 def _read(path: Path) -> list[dict[str, object]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path, object)
     except ValueError as e:
-        raise ValueError(f"{path} is not JSON ({e}). It was left as it is; move it away to start a new one.") from e
+        raise ValueError(f"{e} It was left as it is; move it away to start a new one.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
         raise ValueError(
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "
