@@ -222,7 +222,7 @@ class Backbone(nn.Module):
         The position embedding of a plain ViT may be of another image size; it is resized by the backbone's rule.
 
         Raises:
-            ValueError: names or shapes differ; nothing was loaded then.
+            ValueError: names, shapes or kinds of numbers differ; nothing was loaded then.
         """
         state = self.resized(state)
         own = self.net.state_dict()
@@ -233,6 +233,11 @@ class Backbone(nn.Module):
                 f"{k} {tuple(state[k].shape)} in place of {tuple(v.shape)}"
                 for k, v in own.items()
                 if k in state and state[k].shape != v.shape
+            ],
+            "of another type": [
+                f"{k} {str(state[k].dtype).removeprefix('torch.')}"
+                for k, v in own.items()
+                if k in state and v.is_floating_point() and not state[k].is_floating_point()
             ],
         }
         if any(differences.values()):

@@ -5,7 +5,10 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -404,8 +407,23 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
     if "lookalike" not in head:
-        return state, None
-    return state, checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
+        return _plain(state, path), None
+    return _plain(state, path), checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
+
+
+def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The same tensors, once each is one of real numbers that are all there.
+
+    Raises:
+        ValueError: the first that is not, and what to do.
+    """
+    for name, x in state.items():
+        if x.layout != torch.strided or x.is_quantized or x.is_complex() or x.is_meta:
+            what = "quantised" if x.is_quantized else "without numbers" if x.is_meta else f"{x.dtype}, {x.layout}"
+            raise ValueError(f"{path}: {name} is {what}. Save dense tensors of real numbers, such as float32.")
+        if x.is_floating_point() and bool(x.float().isnan().any()):
+            raise ValueError(f"{path}: {name} holds NaN, as after a training that diverged. Give weights of before.")
+    return state
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -473,12 +491,43 @@ PREFIXES = (
 """Beginnings of an encoder's names in checkpoints; the first that is there counts, and other tensors are left out."""
 
 
+def unpickled(path: Path) -> Any:
+    """What a file of `torch.save` holds: tensors and plain values.
+
+    Raises:
+        ValueError: it is none, is damaged, or holds other objects, which could run programs.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
+                if (bad := archive.testzip()) is not None:
+                    raise ValueError(f"{bad} in it has another checksum")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sparse tensors, which are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # nothing is wrong with the file
+    except pickle.UnpicklingError as error:
+        named = _OBJECT.search(str(error))
+        raise ValueError(
+            f"{path} {f'holds a {named[1]}' if named else 'is damaged, or holds objects of Python'}, and only files of "
+            "plain tensors are read, since others could run programs. Where it was made, save the tensors alone: "
+            "torch.save(model.state_dict(), path)."
+        ) from None
+    except Exception as error:  # a malformed file makes torch stumble in every way there is
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise ValueError(
+            f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more."
+        ) from None
+
+
+_OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
+"""What torch names in a refusal."""
+
+
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """All tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as plain tensors (weights_only=True): {error}") from None
+    content = unpickled(path)
     said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
     if isinstance(said, dict) and "backbone" in said:
         said = checked(said, path)
@@ -491,8 +540,9 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    return {_WRAPPED.sub("", name): value for name, value in tensors.items()}, said
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in items if isinstance(v, Tensor) and isinstance(k, str)}
+    return {_WRAPPED.sub("", name): value for name, value in _plain(tensors, path).items()}, said
 
 
 _WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -1073,16 +1072,20 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
     broken: dict[Path, str] = {}
     for path in candidates:
+        unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
         try:
-            with zipfile.ZipFile(path) as archive:
-                if (bad := archive.testzip()) is not None:
-                    raise ValueError(f"{bad} in it is damaged")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = encoders.unpickled(path)
             own = content["lookalike"]
+            if own["format"] == FORMAT:
+                found = Found(
+                    path, int(content["global_step"]), int(str(before["epochs"])), tuple(own["mean"]),
+                    tuple(own["std"]), unreadable,
+                )  # fmt: skip
+                images = own["data"]
         except PermissionError:
             raise  # nothing is wrong with the file
         except Exception as error:
-            broken[path] = f"{path}: {error}".splitlines()[0]
+            broken[path] = str(error) if isinstance(error, ValueError) else f"{path} is no checkpoint of a training."
             folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")
             continue
         if own["format"] != FORMAT:
@@ -1091,14 +1094,12 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
             )
         if "run" in own:  # what was trained, even where run.yaml was edited since
             _refuse_changes(folder, own["run"], run)
-        if own["data"] != image_set(source):
+        if images != image_set(source):
             raise ValueError(
                 f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
                 "would be another run. Put the images back, or start a new run with --init."
             )
-        unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
-        mean, std = tuple(own["mean"]), tuple(own["std"])
-        return Found(path, content["global_step"], int(str(before["epochs"])), mean, std, unreadable)
+        return found
     if broken:
         raise ValueError(
             "No checkpoint of the run can be read:\n  "
