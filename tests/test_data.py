@@ -1204,7 +1204,7 @@ class Items(Dataset):
 
     def __getitem__(self, i):
         if "failed" in sys.argv:
-            raise TypeError("teapot")
+            return "a teapot"
         return torch.zeros(3, 4, 4)
 
 loader = Loader(open_source(Items()), 4, 0, workers=2)

@@ -630,7 +630,7 @@ def test_sheets_hold_every_image_in_its_place(tmp_path: Path) -> None:
             tmp_path / f"{i:03}.png"
         )
     (tmp_path / "000.png").write_bytes(b"went away")
-    source = maps.source_of(tmp_path, 3)
+    source = maps.source_of(tmp_path, create("test_byobnet", channels=3, image_size=32))
     made: Any = embedding_map.sheets(source, list(range(len(source))), 32)
     (url,) = made["urls"]
     header, data = url.split(",", 1)

@@ -20,6 +20,8 @@ from .reading import stream
 from .sources import Source, left_out
 
 _CHUNK: Final = 64
+_PIECE: Final = 2**20
+"""Pixels that are widened at once."""
 NEAR_BITS: Final = 3
 """Near duplicates differ in at most so many of the 64 bits of their difference hashes, ..."""
 NEAR_CORRELATION: Final = 0.98
@@ -85,8 +87,10 @@ class _Looking(Dataset[Looks]):
 def _look(image: Tensor) -> tuple[int, int, np.ndarray]:
     """Pixel digest, difference hash and thumbnail of an image (C, H, W)."""
     digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
-    digest.update(image.numpy().tobytes())
-    grey = promote(image, torch.float32).mean(0)[None, None]
+    digest.update(image.numpy().data)
+    rows = max(1, _PIECE // image.shape[2])
+    parts = [promote(image[:, y : y + rows], torch.float32).mean(0) for y in range(0, image.shape[1], rows)]
+    grey = torch.cat(parts)[None, None]
     steps = F.interpolate(grey, (8, 9), mode="bilinear", antialias=True)[0, 0].diff(dim=1) > 0
     bits = int.from_bytes(np.packbits(steps.numpy().reshape(-1)).tobytes(), "big")
     small = F.interpolate(grey, (16, 16), mode="bilinear", antialias=True).flatten()
