@@ -478,7 +478,7 @@ def test_the_limit_counts_the_bytes_that_decoding_takes(monkeypatch: pytest.Monk
 
 
 def test_large_images_take_little_more_than_their_pixels(tmp_path: Path) -> None:
-    """In a process of its own, whose largest size tells. In 0.1 these were 6.6 and 7.7 times the result."""
+    """In a process of its own, whose largest size tells. In 0.1 it was 4.3 times the pixels, and 16 for `check`."""
     side = 4000
     image = Image.new("P", (side, side), 1)
     image.putpalette([9, 8, 7, 200, 100, 50])
@@ -510,8 +510,7 @@ print(decoding, grown(lambda: look(image))[1])
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     decoding, looking = map(float, done.stdout.split())
-    print(decoding, looking)
-    assert decoding < 4
+    assert decoding < 3.5
     assert looking < 5
 
 

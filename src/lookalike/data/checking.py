@@ -89,8 +89,9 @@ def _look(image: Tensor) -> tuple[int, int, np.ndarray]:
     digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
     digest.update(image.numpy().data)
     rows = max(1, _PIECE // image.shape[2])
-    parts = [promote(image[:, y : y + rows], torch.float32).mean(0) for y in range(0, image.shape[1], rows)]
-    grey = torch.cat(parts)[None, None]
+    grey = torch.empty(1, 1, *image.shape[1:])
+    for y in range(0, image.shape[1], rows):
+        grey[0, 0, y : y + rows] = promote(image[:, y : y + rows], torch.float32).mean(0)
     steps = F.interpolate(grey, (8, 9), mode="bilinear", antialias=True)[0, 0].diff(dim=1) > 0
     bits = int.from_bytes(np.packbits(steps.numpy().reshape(-1)).tobytes(), "big")
     small = F.interpolate(grey, (16, 16), mode="bilinear", antialias=True).flatten()

@@ -63,7 +63,7 @@ LEFT_OUT: Final = "last channel left out"
 """How `kind_of` ends where a file has more channels than its colours, and the last is not certainly transparency."""
 
 _HEAD: Final = 2**16  # bytes in which a JPEG file's segments before its pixels are looked for
-_PIECE: Final = 2**22  # pixels that are converted at once: an image and all of its conversions would take too much
+_PIECE: Final = 2**21  # pixels that are converted at once: an image and all of its conversions would take too much
 _TOO_MUCH: Final = f"more than the limit of {MAX_BYTES // 2**20} MiB. Cut it into tiles or shrink it"
 _SAVE: Final = "Save it with 8 bits, or as .npy of shape (C, H, W)"
 _HELD: Final = {  # what begins so is no image in pixels
