@@ -150,7 +150,10 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     def begin() -> None:
         nonlocal begun
         begun = True
-        shutil.rmtree(aside, ignore_errors=True)
+        if there:  # under a name of its own: a kill in the middle leaves nothing that is taken for whole
+            gone = temporary_beside(aside)
+            aside.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     try:
         return _shown(folder, images, epochs, seed, overwrite, begin)

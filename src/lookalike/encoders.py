@@ -250,7 +250,9 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
                 "Give the folder of such a run, or a weights file."
             )
         if folder.run.is_file() and not (card_within(path) or {}).items() <= _card_beside(folder).items():
-            with suppress(OSError):  # where nothing may be written; the weights count in any case
+            with suppress(
+                OSError, ValueError
+            ):  # where nothing may be written; what is wrong with the card is said below
                 mend_card(folder, folder.note)
     if path.is_file():
         open(path, "rb").close()  # safetensors says of a file without permission that it does not exist

@@ -212,7 +212,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
         classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
         seconds=time.perf_counter() - begun, about=about,
     )  # fmt: skip
-    record(folder.evaluation, [made])
+    record(folder.evaluation, [made], named_here=not run.resume)
     for name, reason in found.broken:
         folder.note(f"broken test image {name}: {reason}")
     for line in _lines(made, found, settled, judged):

@@ -286,7 +286,13 @@ def check_writable(path: Path) -> None:
 
 def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
     """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
-    return os.open(path, flags if sys.platform == "win32" else flags | os.O_NOFOLLOW, 0o666)
+    if sys.platform == "win32":
+        return os.open(path, flags, 0o666)
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a pipe would wait for a reader
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileExistsError(errno.EEXIST, "no regular file is there", os.fspath(path))
+    return handle
 
 
 def temporary_beside(path: Path) -> Path:
@@ -365,9 +371,12 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
             continue
         except OSError:  # a file system without locks
             held = False
-        if not held or (path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))):
+        same = False
+        with suppress(FileNotFoundError):  # its last holder removed it
+            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        if same or not held:
             break
-        file.close()  # its last holder removed it
+        file.close()
     with file:
         yield held
 
@@ -526,10 +535,21 @@ def module_name(module: object) -> str:
     return f"<{type(module).__module__}.{type(module).__qualname__}>"
 
 
-def run_text(run: Run) -> str:
-    """What stands in `run.yaml`: the run, with the versions, the commit and the machine that made it."""
+def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
+    """What stands in `run.yaml`: the run, with the versions, the commit and the machine that made it.
+
+    Args:
+        begun: all of the file of a run that is resumed. What made it stays, and its places of images are marked as the
+            user's own only where they were, or where this command named others.
+    """
+    before = begun or {}
+    known = {*typing.cast(list[object], before.get("probe") or ()), before.get("data")} if begun else set()
     own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
-    content = {"format": FORMAT} | flat(run) | {"made": made() | {"named_here": [marks.mark(place) for place in own]}}
+    named_here = [marks.mark(place) for place in own if plain(place) not in known]
+    by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
+    marked = by.get("named_here")
+    by["named_here"] = [*(marked if isinstance(marked, list) else ()), *named_here]
+    content = {"format": FORMAT} | flat(run) | {"made": by}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -567,15 +587,15 @@ def commit() -> str | None:
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
-    content = _yaml(Path(path))
+    content = read_whole_yaml(Path(path))
     if "made" in content:
         content.setdefault("alpha", "white")  # as version 0.1 did
     content.pop("made", None)
     return content
 
 
-def _yaml(path: Path) -> dict[str, object]:
-    """`read_yaml`, with what was `made`."""
+def read_whole_yaml(path: Path) -> dict[str, object]:
+    """`read_yaml`, with what it was `made` by."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
     content = parse_yaml(path)
@@ -585,9 +605,9 @@ def _yaml(path: Path) -> dict[str, object]:
     return content
 
 
-def written_by(path: Path) -> str:
-    """The version of this package that wrote a `run.yaml`; "" where it does not say so."""
-    made = _yaml(path).get("made")
+def written_by(begun: Mapping[str, object]) -> str:
+    """The version of this package that began a run, by the whole of its `run.yaml`; "" where it does not say so."""
+    made = begun.get("made")
     versions = made.get("versions") if isinstance(made, dict) else None
     return str(versions.get("lookalike", "")) if isinstance(versions, dict) else ""
 
@@ -751,6 +771,8 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
 # ---------------------------------------------------------------- the folder
 
 
+MOST_METRICS = 2**31
+"""Bytes of a `metrics.jsonl` that are read."""
 _CHECKPOINT = re.compile(r"(last|last\.before|epoch=\d+)\.(ckpt|corrupt(\.\d+)?)|nonfinite-\d+-rank\d+\.safetensors")
 _KEPT = re.compile(r"epoch=\d+\.ckpt")
 
@@ -835,7 +857,7 @@ class Folder:
         Raises:
             FileExistsError: a link that would be written through, or something that is no file.
         """
-        for path in (*self._folders, self.lock, self.log, self.metrics):
+        for path in (*self._folders, self.path / "wandb", self.lock, self.log, self.metrics):
             if path.is_symlink():
                 raise FileExistsError(
                     f"{path} is a link, and a run writes to its own folder only. Put what it leads to in its place; "
@@ -875,7 +897,7 @@ class Folder:
         `keep` are not the replaced run's.
         """
         self.check_own()
-        waited, self._waiting = self._waiting, {}
+        waited = self._waiting
         first = dict(files or {})
         if not resume:
             first |= {path: text.encode("utf-8", "backslashreplace") for path, text in waited.items() if text}
@@ -891,6 +913,7 @@ class Folder:
             for path in staged.values():
                 path.unlink(missing_ok=True)
             raise
+        self._waiting = {}
         if not resume:
             self._clear({*keep, *staged.values()})
             if self.run not in first:
@@ -965,6 +988,10 @@ class Folder:
         """
         if not self.metrics.is_file():
             return [], 0
+        if (size := self.metrics.stat().st_size) > MOST_METRICS:
+            raise ValueError(
+                f"{self.metrics} has {size / 2**30:.3g} GiB, more than rows of a run ever take. Move it away."
+            )
         *lines, last = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
         found = [_row(line) for line in lines if line.strip()]
         rows = [row for row in (*found, _row(last)) if row is not None]

@@ -71,6 +71,7 @@ from .runs import (
     module_name,
     plain,
     read_run,
+    read_whole_yaml,
     read_yaml,
     run_text,
     second_name,
@@ -294,8 +295,8 @@ class Pretraining(LightningModule):
                 distributed.average(self._statistics)
             self.method.after_step(at)
         if self.begin is not None:
-            begin, self.begin = self.begin, None
-            begin()
+            self.begin()
+            self.begin = None
 
     def _is_frozen(self, at: Progress) -> bool:
         """Whether the encoder stays as `--init` gave it."""
@@ -563,7 +564,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         raise ValueError(
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
-    begun_by = written_by(folder.run) if run.resume else ""
+    as_begun = read_whole_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -587,7 +588,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
     if run.resume and rank == 0:
         encoders.mend_card(folder, folder.say)
-    opened = _of_loggers(folder)
+    opened = _of_loggers(folder, run)
 
     def begin() -> None:
         """Writes the first files, where an old run's were."""
@@ -595,10 +596,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
         if run.resume:
             folder.cut_metrics(found.step if found else -1)
-        files = {folder.run: run_text(run).encode()}
+        files = {folder.run: run_text(run, as_begun).encode()}
         if picture is not None:
             files[folder.views] = _png(picture)
-        folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder) - opened)
+        folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder, run) - opened)
 
     module = Pretraining(method, run, loader, folder, begin if later else None)
     if found is not None and found.step >= module.steps:
@@ -613,8 +614,16 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     method.memory = _memory(run, source, method)
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
 
+    def clear_loggers() -> None:
+        """Removes what loggers wrote where no step was made."""
+        if module.begin is not None or (rank == 0 and trainer.global_step == 0):
+            for path in sorted(_of_loggers(folder, run) - opened, reverse=True):
+                with suppress(OSError):
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
     def give_up(error: Exception) -> None:
         """Notes an error, and removes a run that did not begin."""
+        clear_loggers()
         if rank == 0:
             with suppress(OSError):  # it must not hide the error itself
                 if folder.run.is_file():
@@ -646,7 +655,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     try:
         if rank == 0:
             _say_start(folder, run, source, module, origin, changes, found)
-            if found is not None and (line := _other_version(begun_by, run)):
+            if found is not None and (line := _other_version(written_by(as_begun), run)):
                 folder.say(line)
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
@@ -677,10 +686,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         raise
     finally:
         loader.close()
-        if module.begin is not None or (rank == 0 and trainer.global_step == 0):  # no step was made
-            for path in sorted(_of_loggers(folder) - opened, reverse=True):
-                with suppress(OSError):
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        clear_loggers()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended
@@ -703,10 +709,13 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     return Result(folder.path, folder.rows())
 
 
-def _of_loggers(folder: Folder) -> set[Path]:
-    """The files and folders that loggers made in a run's folder."""
-    roots = [folder.path / name for name in ("tensorboard", "wandb")]
-    return {path for root in roots if root.is_dir() for path in (root, *root.rglob("*"))}
+def _of_loggers(folder: Folder, run: Run) -> set[Path]:
+    """The files and folders that a run's logger made in its folder."""
+    root = folder.path / run.logger
+    if run.logger == "none" or root.is_symlink() or not root.is_dir():
+        return set()
+    made = root.rglob("*") if run.logger == "wandb" else (*root.glob("events.out.tfevents.*"), root / "hparams.yaml")
+    return {root, *(path for path in made if path.exists())}
 
 
 def _png(picture: Image) -> bytes:

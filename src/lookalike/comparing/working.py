@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback
@@ -25,7 +26,20 @@ from ..methods import get_method
 from ..methods.distill import Distill
 from ..printing import brief, say, shown
 from ..random import key_of
-from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, becomes, is_lock, made, read_yaml, write_json
+from ..runs import (
+    FORMAT,
+    Alpha,
+    Collapsed,
+    Diverged,
+    Folder,
+    Options,
+    Run,
+    becomes,
+    is_lock,
+    made,
+    read_yaml,
+    write_json,
+)
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
@@ -104,6 +118,11 @@ def _check(folder: Folder, asked: Comparison) -> None:
     if folder.run.is_file():
         raise FileExistsError(f"{folder.path} holds a run. Give --out another folder.")
     folder.check_own()
+    for weights in (asked.init, asked.teacher) if asked.overwrite else ():
+        if weights and os.path.exists(weights) and folder.path.resolve() in Path(weights).resolve().parents:
+            raise ValueError(
+                f"{weights} lies in the comparison that --overwrite replaces. Copy it, or give another --out."
+            )
     if asked.resume and not there:
         raise FileNotFoundError(f"{folder.path} holds no {FILE} to go on with. Leave --resume out to start.")
     if not there:
@@ -187,14 +206,18 @@ class _Work:
             self.replaced = [row["folder"] for row in old["trainings"]]
         self.write()
 
-    def take_over(self, training: str) -> None:
-        """Removes the comparison that is replaced, but for the folder of the training that has just begun."""
+    def take_over(self) -> None:
+        """Removes the comparison that is replaced, but for the folders that trainings of this one take."""
         replaced, self.replaced = self.replaced, []
         if replaced:
             self.write()
+        asked = {t.folder for t in self.trainings}  # they replace what is there when it is their turn
         for name in replaced:
-            if name != training:
-                _remove(self.path / name)
+            if name not in asked:
+                try:
+                    _remove(self.path / name)
+                except BlockingIOError as error:
+                    say(f"{name} stays: {error}")
 
     def _take_up(self, old: dict[str, Any]) -> None:
         """Keeps all that is known of the trainings that are asked for."""
@@ -357,8 +380,8 @@ class _Work:
         run = self._run(t.method, t.seed, epochs, folder.path)
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
         say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
-        first = training.FirstStep(lambda: self.take_over(t.folder))
-        result = training.pretrain(run, [*self.callbacks, Costs(), first])
+        first = training.FirstStep(self.take_over)
+        result = training.pretrain(run, [first, *self.callbacks, Costs()])
         cost = spent(folder.last)
         self._set(
             place,
@@ -531,6 +554,8 @@ def _read(file: Path) -> dict[str, Any]:
         for results in content["untrained_by_seed"].values():
             _results_of(results)
         content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
+        if content["question"]["alpha"] not in get_args(Alpha):
+            raise ValueError(f"{file} asked for alpha {shown(content['question']['alpha'])}, which there is not.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = (
             error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
@@ -555,10 +580,10 @@ def _remove(path: Path) -> None:
         return
     with folder.held():
         folder.abandon()
-    if is_lock(folder.lock):
-        folder.lock.unlink()
-    if not any(path.iterdir()):
-        path.rmdir()
+        if is_lock(folder.lock):
+            folder.lock.unlink()
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _message(error: Exception) -> str:

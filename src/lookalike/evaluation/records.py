@@ -83,12 +83,15 @@ class Entry:
         return f"{name:<10} {'  '.join(figures)}  {of}"
 
 
-def record(path: Path, entries: Iterable[Entry]) -> None:
+def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> None:
     """Adds entries to an `evaluation.json`; the same protocol, settings, encoder and data replace the old entry.
 
     The contract of the file names protocol, settings and data alone. The encoder counts on purpose, too: a run that
     was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders. Several
     processes may record at once.
+
+    Args:
+        named_here: whether the user named the images in this command, so that a page may show them.
 
     Raises:
         ValueError: the file that is there is no list of entries of format 1. It is left as it is.
@@ -96,9 +99,11 @@ def record(path: Path, entries: Iterable[Entry]) -> None:
     # tuples become lists, as in the file
     made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
     for new in made:
-        if new["test"] and not new["test"].startswith("<"):
+        if named_here and new["test"] and not new["test"].startswith("<"):
             new["named_here"] = [marks.mark(new["test"])]
     with changing(path):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file. Move it away, or give another --out.")
         rows = _read(path) if path.exists() else []
         for new in made:
             rows = [row for row in rows if _identity(row) != _identity(new)] + [new]

@@ -118,10 +118,19 @@ def source_of(data: str | os.PathLike[str] | Dataset[object], model: Backbone) -
     return open_source(data, channels=model.channels, alpha=model.alpha)
 
 
+MOST_PIXELS = 2**26
+"""Of a picture on a page."""
+
+
 def picture(path: Path) -> str:
     """A picture's file as a data URI, neither tiny nor wider than a page."""
-    with Image.open(path, formats=["PNG"]) as image:
-        rgb = image.convert("RGB")
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{path} has {image.width} x {image.height} pixels, more than a page shows.")
+            rgb = image.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has more pixels than a page shows.") from error
     if rgb.width < NARROWEST:
         factor = -(-NARROWEST // rgb.width)
         rgb = rgb.resize((factor * rgb.width, factor * rgb.height), Image.Resampling.NEAREST)
