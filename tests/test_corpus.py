@@ -175,8 +175,6 @@ def checked(heard: Heard) -> Heard:
     lines = [ascii(line)[1:301] for line in f"{heard.text}\n{heard.beneath}".split("\n")]
     said = "\n".join([f"{ascii(heard.name)[:500]}: {heard.code}", *lines[-40:]])
     assert heard.code in (0, 1), said
-    if "b" in os.environ.get("LENIENT", ""):
-        heard.beneath, heard.warned, heard.logged = "", [], []
     assert not heard.beneath, f"a library writes to the console: {said}"
     assert not heard.warned, f"a library warns: {heard.warned[:3]}\n{said}"
     assert not heard.logged, f"a library logs: {heard.logged[:3]}\n{said}"
@@ -194,8 +192,6 @@ def checked(heard: Heard) -> Heard:
 
 def clean(text: str, where: str) -> None:
     """No character that a terminal obeys, and no line that a file's name began."""
-    if "n" in os.environ.get("LENIENT", ""):
-        return
     odd = {c for c in text if unicodedata.category(c) == "Cc" and c != "\n"}
     assert not odd, f"control characters {odd}: {ascii(where)}"
     forged = [line for line in re.split(r"[\n\u2028\u2029]", text) if line.startswith(FORGED)]
@@ -301,7 +297,7 @@ def only_named(log: Path, broken: Iterable[str]) -> None:
     """Checks that the broken images which a run's log names are so."""
     clean(text := log.read_text(encoding="utf-8"), str(log))
     for line in re.findall(r"^broken image (.+)", text, re.MULTILINE):
-        assert any(line.startswith(f"{name}: ") for name in broken), line
+        assert any(line.startswith(f"{name}: "[:1000]) for name in broken), line[:1000]
 
 
 def through_all_commands(case: Case, given: Path, spare: Path) -> None:
