@@ -11,11 +11,9 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import unicodedata
 import warnings
@@ -25,14 +23,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 import numpy as np
 import pytest
 import torch
-from support import corpus
-from support.corpus import FORGED, Case, File
-from torch.utils.data import Dataset
+from support import corpus, odd_datasets, odd_files, odd_runs, odd_weights
+from support.corpus import Case, File
+from support.odd_files import FORGED
 
 import lookalike
 from lookalike import backbones, cli, encoders, training
@@ -175,8 +172,6 @@ def checked(heard: Heard) -> Heard:
     lines = [ascii(line)[1:301] for line in f"{heard.text}\n{heard.beneath}".split("\n")]
     said = "\n".join([f"{ascii(heard.name)[:500]}: {heard.code}", *lines[-40:]])
     assert heard.code in (0, 1), said
-    if "b" in os.environ.get("LENIENT", ""):
-        heard.beneath, heard.warned, heard.logged = "", [], []
     assert not heard.beneath, f"a library writes to the console: {said}"
     assert not heard.warned, f"a library warns: {heard.warned[:3]}\n{said}"
     assert not heard.logged, f"a library logs: {heard.logged[:3]}\n{said}"
@@ -194,12 +189,10 @@ def checked(heard: Heard) -> Heard:
 
 def clean(text: str, where: str) -> None:
     """No character that a terminal obeys, and no line that a file's name began."""
-    if "n" in os.environ.get("LENIENT", ""):
-        return
     odd = {c for c in text if unicodedata.category(c) == "Cc" and c != "\n"}
-    assert not odd, f"control characters {odd}: {ascii(where)}"
+    assert not odd, f"control characters {odd}: {where!a}"
     forged = [line for line in re.split(r"[\n\u2028\u2029]", text) if line.startswith(FORGED)]
-    assert not forged, f"forged lines: {ascii(forged)}"
+    assert not forged, f"forged lines: {forged!a}"
 
 
 def has_remedy(message: str) -> bool:
@@ -268,7 +261,7 @@ def accounted(
     """Checks that each file is used as it is, or named with a reason; returns the names of the broken ones."""
     expected = Counter(place_of(os.path.join(root, file.name)) for file in files)
     found = Counter(place_of(source.file(i) or "") for i in range(len(source)))
-    assert found == expected, f"not found {ascii(dict(expected - found))}, unexpected {ascii(dict(found - expected))}"
+    assert found == expected, f"not found {dict(expected - found)!a}, unexpected {dict(found - expected)!a}"
     by_place = {place_of(source.file(i) or ""): i for i in range(len(source))}
     names = {name for name, _ in broken}
     for file in files:
@@ -301,7 +294,7 @@ def only_named(log: Path, broken: Iterable[str]) -> None:
     """Checks that the broken images which a run's log names are so."""
     clean(text := log.read_text(encoding="utf-8"), str(log))
     for line in re.findall(r"^broken image (.+)", text, re.MULTILINE):
-        assert any(line.startswith(f"{name}: ") for name in broken), line
+        assert any(line.startswith(f"{name}: "[:1000]) for name in broken), line[:1000]
 
 
 def through_all_commands(case: Case, given: Path, spare: Path) -> None:
@@ -417,7 +410,7 @@ def _inner() -> Path:
 
 
 def try_dataset(index: int, spare: Path) -> None:
-    dataset, case = corpus.dataset_case(Path.cwd(), index)
+    dataset, case = odd_datasets.dataset_case(Path.cwd(), index)
     names: list[str] = []
     broken: list[tuple[str, str]] = []
 
@@ -465,7 +458,7 @@ def try_dataset(index: int, spare: Path) -> None:
 
 
 def try_weights(index: int, spare: Path) -> None:
-    weights, case, says = corpus.weights_case(Path.cwd(), index, spare)
+    weights, case, says = odd_weights.weights_case(Path.cwd(), index, spare)
     before = contents(Path.cwd())
     data = _some_images()
     network = backbones.create(BACKBONE, image_size=32)
@@ -474,8 +467,8 @@ def try_weights(index: int, spare: Path) -> None:
     found = call("start_from", lambda: encoders.start_from(network, weights))
     if found.worked:
         assert says != "refused", str(case)
-        wrong = [name for name, value in network.export_state().items()
-                 if not torch.allclose(value.double(), right[name].double(), atol=2e-2, rtol=2e-2, equal_nan=True)]  # fmt: skip
+        loaded = network.export_state()
+        wrong = [k for k, v in loaded.items() if not torch.allclose(v.double(), right[k].double(), 2e-2, 2e-2)]
         assert not wrong, f"{len(wrong)} of {len(right)} tensors are others, such as {wrong[0]}: {case}"
     else:
         assert says != "same", found.message
@@ -493,7 +486,7 @@ def try_weights(index: int, spare: Path) -> None:
 
 
 def try_run(index: int, spare: Path) -> None:
-    run, case = corpus.run_case(Path.cwd(), index, spare)
+    run, case = odd_runs.run_case(Path.cwd(), index, spare)
     data = spare.parent / "images"
     treasure, foreign = contents(Path.cwd() / "treasure"), [p for p in run.rglob("*") if _is_mine(p)]
     everything = contents(run)
@@ -530,7 +523,7 @@ def _some_images() -> Path:
 
 def write_images(place: Path) -> None:
     for i in range(8):
-        made = corpus.png(corpus.drawn("some", i))
+        made = odd_files.png(corpus.drawn("some", i))
         path = place / f"class {i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.content)

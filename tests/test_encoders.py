@@ -1,7 +1,10 @@
 """Cards of encoders: what a file says of itself is checked before it is believed."""
 
+import argparse
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +115,64 @@ def test_what_we_write_is_read(made: Path) -> None:
     assert encoders.load(made).dim == card.dim
     write_json(Folder(made).card, {**json.loads(Folder(made).card.read_text()), "of_a_later_version": 1})
     assert encoders.read_card(Folder(made)).channels == 3
+
+
+def test_weights_whose_checksums_do_not_hold_are_refused(tmp_path: Path) -> None:
+    """torch itself looks at none, and loads the wrong numbers."""
+    net = create("test_byobnet", image_size=32)
+    path = tmp_path / "weights.pth"
+    torch.save(net.export_state(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(net.export_state()["stem.conv.weight"].numpy().tobytes()) + 3] ^= 64
+    path.write_bytes(content)
+    before = net.export_state()["stem.conv.weight"].clone()
+    with pytest.raises(ValueError, match=r"has another checksum\). Give another, or copy it once more"):
+        encoders.start_from(net, str(path))
+    assert torch.equal(net.export_state()["stem.conv.weight"], before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.to(torch.int8), "of another type: .*int8"),
+        (lambda x: x > 0, "of another type: .*bool"),
+        (lambda x: x * float("nan"), "with NaN, as after a training that diverged: "),
+        (lambda x: x.to(torch.complex64), "is torch.complex64, torch.strided. Save dense tensors of real numbers"),
+        (lambda x: x.to_sparse(), "is torch.float32, torch.sparse_coo. Save dense"),
+        (lambda x: x.to("meta"), "is without numbers. Save dense"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], words: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    net = create("test_byobnet", image_size=32)
+    state = {k: change(v) if v.is_floating_point() and v.ndim > 1 else v for k, v in net.export_state().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=words):
+        encoders.start_from(net, str(tmp_path / "weights.pth"))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(dtype: torch.dtype, tmp_path: Path) -> None:
+    net, fresh = create("test_byobnet", image_size=32), create("test_byobnet", image_size=32)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in net.export_state().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    encoders.start_from(fresh, str(tmp_path / "weights.pth"))
+    assert all(torch.equal(v, state[k].to(v.dtype)) for k, v in fresh.export_state().items())
+
+
+def test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do(tmp_path: Path) -> None:
+    """torch's own message of many lines proposes to run what is in the file."""
+    net, path = create("test_byobnet", image_size=32), tmp_path / "weights.pth"
+    torch.save({"state_dict": net.export_state(), "args": argparse.Namespace(lr=0.1)}, path)
+    expected = (
+        f"{path} holds a argparse.Namespace, and only files of plain tensors are read, since others could run "
+        "programs. Where it was made, save the tensors alone: torch.save(model.state_dict(), path)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        encoders.start_from(net, str(path))
+    for content in (b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"<html>"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(Give another, or copy it once more|save the tensors alone)"):
+            encoders.start_from(net, str(path))

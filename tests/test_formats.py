@@ -2,12 +2,14 @@
 
 import io
 import json
+import logging
 import os
 import socket
 import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -679,3 +681,16 @@ def test_a_dataset_that_decodes_by_itself_is_trained_on_and_embedded(workers: in
     found = lookalike.embed(tmp_path / "run", Decoding(root), workers=workers)
     assert (len(found.features), found.labels) == (35, None)
     assert found.broken[0][1].startswith("RuntimeError: ")
+
+
+def test_no_library_prints_what_is_wrong_with_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff writes to the terminal by itself, Pillow's loggers where nobody set up logging."""
+    file = io.BytesIO()
+    Image.fromarray(integers(255, 40, 40, 3, dtype="u1")).save(file, "TIFF", compression="tiff_lzw")
+    whole = file.getvalue()
+    for at in range(len(whole) // 2, len(whole), 7):
+        with suppress(BrokenImage):
+            decode(whole[:at] + bytes(len(whole) - at), 3)
+    handlers = logging.getLogger("PIL").handlers
+    assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
+    assert capfd.readouterr() == ("", "")

@@ -684,6 +684,19 @@ def test_plot_draws_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert lookalike.plot(other, out=tmp_path / "one.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("name", ["$x_{$ and $y^$", "_hidden", "照片", "a\tb"])
+def test_plot_shows_the_names_of_runs_as_they_are(
+    name: str, run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pytest.importorskip("matplotlib")
+    shutil.copytree(run, tmp_path / name)
+    one, both = tmp_path / "one.svg", tmp_path / "both.svg"
+    lookalike.plot(tmp_path / name, out=one)
+    lookalike.plot([run, tmp_path / name], out=both)
+    assert not [str(w.message) for w in recwarn.list if w.category is UserWarning]
+    assert 'id="legend_1"' in one.read_text()
+
+
 def test_plot_draws_entries_of_before(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     old = tmp_path / "old"

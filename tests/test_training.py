@@ -443,6 +443,19 @@ def test_no_readable_checkpoint_is_an_error(photos: Path, tmp_path: Path) -> Non
         training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
 
 
+@pytest.mark.parametrize("lacks", ["lookalike", "format", "data", "mean", "global_step"])
+def test_a_checkpoint_without_a_part_counts_as_damaged(lacks: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    for path in Folder(out).kept():
+        path.unlink()
+    content = torch.load(Folder(out).last, weights_only=True)
+    (content if lacks in content else content["lookalike"]).pop(lacks)
+    torch.save(content, Folder(out).last)
+    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint of a training\.\nStart again with --overwrite"):
+        training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
+
+
 def test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -239,6 +239,9 @@ class Backbone(nn.Module):
                 for k, v in own.items()
                 if k in state and v.is_floating_point() and not state[k].is_floating_point()
             ],
+            "with NaN, as after a training that diverged": [
+                k for k in own if k in state and bool(state[k].float().isnan().any())
+            ],
         }
         if any(differences.values()):
             found = "; ".join(

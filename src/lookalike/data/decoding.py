@@ -5,7 +5,9 @@ files of 16-bit colour uint16; float TIFFs float32. `.npy` files keep their dtyp
 word (16-bit colour elsewhere, bands that it has no mode for, uncompressed YCbCr) is refused.
 """
 
+import ctypes
 import io
+import logging
 import math
 import os
 import stat
@@ -41,8 +43,11 @@ try:
 except ImportError:  # Pillow reads all that it reads
     simplejpeg = None
 
-# what its metadata lack is no news: an image that cannot be read is named, with the reason
+# what a file lacks is no news: an image that cannot be read is named, with the reason
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed where nobody set up logging
+with suppress(OSError, AttributeError):  # where Pillow's libtiff cannot be reached, it prints what it finds wrong
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 T = TypeVar("T")
 
