@@ -96,20 +96,26 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 def read_card(folder: Folder) -> Card:
     """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
-    if (content := card_within(folder.weights)) is None:
-        raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
-    content = checked(content, folder.weights)
+    content = checked(_head_of(folder.weights), folder.weights)
     return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
 
 
 def card_within(weights: Path) -> dict[str, Any] | None:
     """The card in the head of a file of ours; None of other files and of those that cannot be read."""
     try:
-        with safe_open(weights, "pt") as file:
-            content = parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
-    except (OSError, SafetensorError, ValueError):
+        content = _head_of(weights)
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _head_of(weights: Path) -> object:
+    """What a file of ours says of itself; None of other files. Raises ValueError where it cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is not a whole safetensors file ({error}).") from None
 
 
 def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
