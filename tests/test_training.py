@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
@@ -286,7 +285,8 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
 
 
 def _killed_between(photos: Path, out: Path, moment: str) -> None:
-    """A process of its own: dies by SIGKILL before `encoder.json` is written the second time, or before `run.yaml`."""
+    """A process of its own: dies by SIGKILL before `encoder.json` is written the second time, or before the
+    new `run.yaml` takes the place of the old one."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
 
@@ -302,7 +302,13 @@ def _killed_between(photos: Path, out: Path, moment: str) -> None:
 
         encoders.write_json = second  # type: ignore[assignment]
     else:
-        yaml.safe_dump = die  # type: ignore[assignment]
+        clear = Folder._clear
+
+        def cleared(folder: Folder, keep: Collection[Path] = ()) -> None:
+            clear(folder, keep)
+            die()
+
+        Folder._clear = cleared  # type: ignore[method-assign]
     training.pretrain(tiny_run(photos, out, overwrite=moment == "run.yaml"))
 
 

@@ -188,7 +188,7 @@ def odd_safetensors(saved: _Saved, rng: Rng) -> Weights:
 
 def lying_card(saved: _Saved, rng: Rng) -> Weights:
     """One of ours by its head, which says what cannot be."""
-    card = yaml.safe_load(saved.head["lookalike"])
+    card = json.loads(saved.head["lookalike"])
     changes: tuple[dict[str, object], ...] = (
         {"format": 99}, {"format": None}, {"backbone": "resnet18"}, {"backbone": "no_such_network"}, {"backbone": 3},
         {"backbone": "../../etc/passwd"}, {"backbone": f"<a.B>\x1b[31m\n{FORGED}"}, {"channels": 4}, {"channels": -1},
