@@ -1174,6 +1174,7 @@ def test_what_fails_before_the_first_step_leaves_an_old_run_as_it_was_and_nothin
     callbacks: list[Callback] = []
     match moment:
         case "logger":
+            run = dataclasses.replace(run, logger="wandb")
             monkeypatch.setattr(training, "_loggers", lambda run, folder: [Keyless(folder.path)])
         case "tensorboard":  # its files are there when the training fails
             run = dataclasses.replace(run, logger="tensorboard")
@@ -1232,7 +1233,7 @@ def test_a_logger_of_a_run_that_replaces_another_keeps_its_own_files(
     out = shutil.copytree(finished(1), tmp_path / "run")
     (out / "tensorboard").mkdir()
     old = out / "tensorboard/events.out.tfevents.1.old"
-    old.write_bytes(b"old")
+    old.write_bytes(b"images_per_s data_wait")  # as an earlier run's
     training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, logger="tensorboard"))
     assert not old.exists()
     assert [p.stat().st_size > 100 for p in (out / "tensorboard").glob("events*")] == [True]
