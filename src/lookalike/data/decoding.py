@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import IO, Final, TypeVar
 
 import numpy as np
@@ -46,8 +47,9 @@ except ImportError:  # Pillow reads all that it reads
 # what a file lacks is no news: an image that cannot be read is named, with the reason
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed where nobody set up logging
-with suppress(OSError, AttributeError):  # where Pillow's libtiff cannot be reached, it prints what it finds wrong
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+if (_core := find_spec("PIL._imaging")) is not None:
+    with suppress(OSError, AttributeError):  # where Pillow's libtiff cannot be reached, it prints what it finds wrong
+        ctypes.CDLL(_core.origin).TIFFSetErrorHandler(None)
 
 T = TypeVar("T")
 
