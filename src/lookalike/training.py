@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -67,6 +66,7 @@ from .runs import (
     read_run,
     read_yaml,
     sync,
+    version,
     write_run,
 )
 from .schedules import Schedule
@@ -566,9 +566,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
-            for part in method.children():
-                for each in part if isinstance(part, Teacher) else (part,):
-                    each.compile()
+            compile_parts(method)
         with _quiet_lightning(), signals.put_back():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
     except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
@@ -813,6 +811,13 @@ def build(run: Run) -> Method:
         if run.checkpoint_activations:  # after the teacher was copied, which keeps none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
+
+
+def compile_parts(method: Method) -> None:
+    """Compiles the backbone and the heads, and those of a teacher, by torch.compile."""
+    for part in method.children():
+        for each in part if isinstance(part, Teacher) else (part,):
+            each.compile()
 
 
 def restored(run: Run) -> tuple[Method, Run]:
@@ -1075,7 +1080,7 @@ def _say_start(
         views += f" (at the end {', '.join(f'{v.count} x {v.size} px' for v in last)})"
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
-        f"lookalike {version('lookalike')}  {command_line()}",
+        f"lookalike {version()}  {command_line()}",
         f"data        {len(source)} images in {flat(run)['data']}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else origin}",

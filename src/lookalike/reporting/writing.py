@@ -3,12 +3,11 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from ..runs import Folder, atomic, check_writable
+from ..runs import Folder, atomic, check_writable, version
 from .gathering import Content, comparison, curve_words, is_run, name_of, read_entries, run_content, run_names
 from .maps import Gallery, run_pictures
 from .page import rendered
@@ -161,7 +160,7 @@ def gathered(
     title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
     report_content = {
         "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
-        "version": version("lookalike"),
+        "version": version(),
         "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
         "runs": runs,
         "groups": groups,
