@@ -81,7 +81,8 @@ def same_losses(bench: Bench, case: str, name: str, images: InMemory) -> None:
     run, _ = training.resolve(asked(bench, name, images, epochs=3, precision="fp32"), len(images))
     losses = []
     for device in (torch.device("cpu"), bench.device):
-        method = training.build(run)  # the same weights each time
+        # a network of one's own is trained itself, not a copy of it; drawn anew, it has the same weights
+        method = training.build(dataclasses.replace(run, backbone=network(name)))
         losses.append(steps_on(method.to(device).train(), run, images.images, steps, device))
     here, there = losses
     apart = [abs(a - b) / abs(a) for a, b in zip(here, there, strict=True)]
@@ -140,7 +141,7 @@ def resumed(bench: Bench, case: str, name: str, images: InMemory, strict: bool) 
         try:
             training.pretrain(whole)
             training.pretrain(parts, callbacks=[StopAt(stop)])
-            training.pretrain(dataclasses.replace(parts, resume=True))
+            training.pretrain(dataclasses.replace(parts, resume=True, backbone=network(name)))
         finally:
             torch.use_deterministic_algorithms(False)
         first, second = (load_file(Folder(run.out).weights) for run in (whole, parts))
