@@ -13,11 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from lookalike import backbones, encoders
 from lookalike.backbones import Backbone, create, load_official
+from lookalike.nn import Teacher
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -91,7 +95,8 @@ def test_init_takes_official_checkpoints_whole(tmp_path: Path) -> None:
         count = len(fresh.export_state())
         line = encoders.start_from(fresh, str(tmp_path / "teacher.pth"))
         token = ", and the mask token" if "backbone.mask_token" in state else ""
-        assert line.endswith(f"teacher.pth: {count} of {count} tensors{token}")
+        beside = "; left out: dino_head.mlp.0.weight"
+        assert line.endswith(f"teacher.pth: {count} of {count} tensors{token}{beside}")
         if token:
             assert torch.equal(fresh.mask_token, state["backbone.mask_token"])
         for name, value in made.export_state().items():
@@ -541,6 +546,63 @@ def test_drop_path() -> None:
         create("test_vit", drop_path=1.0)
 
 
+LIBRARIES = (
+    "torchvision/alexnet", "torchvision/vgg11", "torchvision/googlenet", "torchvision/inception_v3",
+    "torchvision/mobilenet_v2", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0",
+    "torchvision/mnasnet0_5", "torchvision/squeezenet1_1", "torchvision/densenet121", "torchvision/convnext_tiny",
+    "torchvision/swin_t", "torchvision/maxvit_t", "rexnet_100", "ghostnet_050", "swin_tiny_patch4_window7_224",
+    "nest_tiny", "vit_relpos_small_patch16_224",
+)  # fmt: skip
+"""Networks that drop features or skip blocks in training unless they are told not to."""
+
+
+def rates(net: nn.Module) -> list[float]:
+    """All probabilities in a network."""
+    own = [vars(part).get("p", 0.0) for part in net.modules() if isinstance(part, _DropoutNd | StochasticDepth)]
+    return own + [x for part in net.modules() for name, x in vars(part).items() if "drop" in name and type(x) is float]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_nothing_is_random_in_a_network_without_drop_path(name: str) -> None:
+    with torch.device("meta"):
+        made = (
+            backbones._torchvision_net(name, 3, False, 0.0)
+            if name.startswith("torchvision/")
+            else backbones._timm_net(name, 3, None, False, 0.0)
+        )
+    assert not any(rates(made))
+
+
+@pytest.mark.parametrize("name", ["torchvision/mobilenet_v3_small", "torchvision/squeezenet1_1", "ghostnet_050"])
+def test_features_are_the_same_twice_in_train_mode(name: str) -> None:
+    """The classifier is gone, and its dropout with it."""
+    net = create(name, image_size=32).train()
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "efficientnet_b0", "maxvit_t"])
+def test_drop_path_reaches_torchvisions_networks(name: str) -> None:
+    """Rising evenly to the last block, as timm's; no other rate is left."""
+    with torch.device("meta"):
+        net = backbones._torchvision_net(f"torchvision/{name}", 3, False, 0.3)
+    skips = [part.p for part in net.modules() if isinstance(part, StochasticDepth)]
+    assert skips == sorted(skips)
+    assert skips[-1] == pytest.approx(0.3)
+    if name != "maxvit_t":  # whose blocks have three each
+        assert np.diff(skips) == pytest.approx(0.3 / (len(skips) - 1))
+    assert max(rates(net)) == pytest.approx(0.3)
+
+
+def test_a_teacher_of_torchvisions_network_skips_nothing() -> None:
+    student = create("torchvision/efficientnet_b0", image_size=32, drop_path=0.5).train()
+    teacher, x = Teacher(student), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(student(x), student(x))
+    assert torch.equal(teacher(x), teacher(x))
+
+
 def test_a_users_vit_at_another_size() -> None:
     made = create(vit(), image_size=64)
     assert (made.dim, made.patch_dim, made.patch_size, made.image_size) == (16, 16, 8, 64)
@@ -726,6 +788,137 @@ def test_official_files_are_encoders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dinov2_vitb14"):
         encoders.load("torchhub/dinov2_vitb15")
     assert encoders.image_size("torchhub/dino_resnet50") == 224
+
+
+# ---------------------------------------------------------------- weights of another network
+
+Weights = dict[str, Tensor]
+
+
+def of(name: str | nn.Module, **options: object) -> Weights:
+    net = name if isinstance(name, nn.Module) else timm.create_model(name, **{"num_classes": 0, **options})
+    return {key: value + 1 for key, value in net.state_dict().items()}
+
+
+def beneath(prefix: str, state: Weights) -> Weights:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def saved(content: object, folder: Path) -> str:
+    torch.save(content, folder / "weights.pth")
+    return str(folder / "weights.pth")
+
+
+OTHERS = {
+    "a deeper ResNet": ("resnet34", "resnet18", "80 have no place in the network: layer1.2.conv1.weight; layer1"),
+    "a shallower ResNet": ("resnet18", "resnet34", "80 of the network's are missing or of another shape: layer1.2.c"),
+    "bottlenecks": ("resnet50", "resnet18", r"layer1.0.conv1.weight, there \(64, 64, 1, 1\), here \(64, 64, 3, 3\)"),
+    "a wider ConvNeXt": ("test_convnext2", "test_convnext", "missing or of another shape: stem.0.weight, there"),
+    "a deeper ViT": (vit(depth=4), vit(), "24 have no place in the network: blocks.2.norm1.weight; blocks.2"),
+    "a shallower ViT": (vit(), vit(depth=3), "12 of the network's are missing or of another shape: blocks.2.norm1"),
+    "a ViT with registers": (vit(reg_tokens=4), vit(), "1 have no place in the network: reg_token"),
+    "registers without a position": (vit(reg_tokens=4, no_embed_class=True), vit(), "1 have no place .*: reg_token"),
+    "a ViT with layer scales": (vit(init_values=1e-5), vit(), "4 have no place in the network: blocks.0.ls1.gamma"),
+    "a ViT with normalised keys": (vit(qk_norm=True), vit(), "no place in the network: blocks.0.attn.q_norm.weight"),
+    "a ViT with a norm before its blocks": (vit(pre_norm=True), vit(), "no place in the network: norm_pre.weight"),
+    "a wider ViT": (vit(), vit(embed_dim=32), "of the network's are missing or of another shape: cls_token, there"),
+    "another family": ("test_resnet", vit(), "no place in the network"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_weights_of_another_network_are_refused_with_names(case: str, tmp_path: Path) -> None:
+    weights, network, words = OTHERS[case]
+    made = create(network, image_size=32, stem=None if isinstance(network, nn.Module) else "standard")
+    before = {name: value.clone() for name, value in made.export_state().items()}
+    state = of(weights)
+    queue = {"module.queue": torch.zeros(2)}
+    for content in (state, {"state_dict": beneath("module.", state) | queue}):
+        with pytest.raises(ValueError, match=words) as refused:
+            encoders.start_from(made, saved(content, tmp_path))
+        held = len(state) + (content is not state)
+        assert f"weights.pth holds {held} tensors, {made.name} has {len(before)}." in str(refused.value)
+        assert str(refused.value).endswith("Give the --backbone that the weights are of.")
+    assert all(torch.equal(value, before[name]) for name, value in made.export_state().items())
+
+
+def checkpoints(state: Weights) -> dict[str, tuple[object, str]]:
+    """Files that hold an encoder's weights among other things, as they are found, and what is left out."""
+    head = {"head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)}
+    layers = {f"{i}.{part}": torch.zeros(3) for i in range(3) for part in ("weight", "bias")}
+    queue = {"queue": torch.zeros(4, 8), "queue_ptr": torch.zeros(1)}
+    other = {key: value + 5 for key, value in state.items()}
+    moco = beneath("module.encoder_q.", state | beneath("fc.", layers)) | beneath("module.encoder_k.", other)
+    return {
+        "timm's, with its classifier": (state | head, "head.weight, head.bias"),
+        "with another number of classes": (state | {"fc.weight": torch.zeros(3, 64), "fc.bias": torch.zeros(3)},
+                                           "fc.weight, fc.bias"),
+        "MoCo's": ({"epoch": 3, "state_dict": moco | beneath("module.", queue), "optimizer": {"state": {}}},
+                   "fc.0.weight, fc.0.bias, fc.1.weight, fc.1.bias, fc.2.weight and "),
+        "DINO's": ({"student": beneath("module.backbone.", other) | beneath("module.head.", layers),
+                    "teacher": beneath("backbone.", state) | beneath("head.", layers), "dino_loss": {}},
+                   "head.0.weight, "),
+        "lightly's, by Lightning": (
+            {"state_dict": beneath("backbone.", state) | beneath("projection_head.layers.", layers)
+             | beneath("backbone_momentum.", other) | beneath("projection_head_momentum.layers.", layers),
+             "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}], "callbacks": {}, "loops": {}},
+            "projection_head.layers.0.weight, "),
+        "student and teacher of lightly's": (
+            beneath("student_backbone.", other) | beneath("teacher_backbone.", state), "student_backbone."),
+        "compiled, of several processes": (beneath("module._orig_mod.", state), ""),
+        "MAE's": ({"model": state | beneath("decoder_blocks.0.", layers) | {"mask_token": torch.zeros(1, 1, 64)}},
+                  "decoder_blocks.0.0.weight, "),
+        "with a head of another name": (state | beneath("my_projector.", layers) | beneath("predictor.", layers),
+                                        "my_projector.0.weight, "),
+        "with few tensors of another name": (state | {"scale": torch.zeros(1), "n": torch.zeros(1)}, "scale, n"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", checkpoints({}))
+@pytest.mark.parametrize("name", ["test_vit", "test_byobnet"])
+def test_weights_are_taken_from_checkpoints_and_what_is_left_out_is_said(case: str, name: str, tmp_path: Path) -> None:
+    state = of(name, **({"img_size": 32} if name == "test_vit" else {}))
+    content, left = checkpoints(state)[case]
+    made = create(name, image_size=32)
+    line = encoders.start_from(made, saved(content, tmp_path))
+    assert all(torch.equal(value, state[key]) for key, value in made.export_state().items())
+    assert f"weights.pth: {len(state)} of {len(state)} tensors" in line
+    assert line.partition("tensors")[2].startswith(f"; left out: {left}" if left else "")
+    assert bool(left) == ("left out" in line)
+
+
+def test_what_the_network_lacks_of_a_few_layers_is_said(tmp_path: Path) -> None:
+    """A first layer for other channels; counters that old files do not have; a classifier that is left out."""
+    made = create("resnet18", image_size=32, channels=5)
+    state = of("resnet18", num_classes=10)
+    del state["bn1.num_batches_tracked"]
+    line = encoders.start_from(made, saved(state, tmp_path))
+    assert line.endswith(
+        "weights.pth: 118 of 120 tensors; random as before: conv1.weight; left out: fc.weight, fc.bias"
+    )
+
+
+def test_relative_positions_of_other_windows_do_not_make_another_network(tmp_path: Path) -> None:
+    swin = SwinTransformer(
+        img_size=32, patch_size=4, embed_dim=16, depths=(6, 2), num_heads=(2, 4), window_size=4, num_classes=0
+    )
+    state = of(swin)
+    state |= {f"layers.0.blocks.{i}.attn.relative_position_index": torch.zeros(49, 49) for i in range(6)}
+    state |= {k: v[:-1] for k, v in state.items() if k.endswith("relative_position_bias_table")}
+    made = create(swin, image_size=32)
+    line = encoders.start_from(made, saved(state, tmp_path))
+    assert "random as before: layers.0.blocks.0.attn.relative_position_bias_table" in line
+
+
+def test_a_file_of_another_network_is_no_encoder_of_the_named_one(tmp_path: Path) -> None:
+    """`evaluate`, `embed`, `distill` and `finetune` load a file by the name of its backbone: whole or not at all."""
+    state = of("test_vit")
+    for name in ("blocks.6.norm1.weight", "reg_token", "scale"):
+        with pytest.raises(ValueError, match=f"1 unexpected: {name}"):
+            encoders.load(saved(state | {name: torch.zeros(64)}, tmp_path), backbone="test_vit")
+    for case in ("lightly's, by Lightning", "MAE's"):
+        found = encoders.load(saved(checkpoints(state)[case][0], tmp_path), backbone="test_vit")
+        assert all(torch.equal(value, state[key]) for key, value in found.export_state().items())
 
 
 def test_a_named_networks_shapes_are_tried_once_and_a_users_own_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`check`: what it counts, the copies it finds, and odd images through every command that reads images."""
 
+import csv
 import json
 import os
 import struct
@@ -14,6 +15,8 @@ from PIL import Image
 from lookalike import cli
 from lookalike.data import open_source
 from lookalike.data.checking import NEAR_BITS, check, duplicates, groups, look
+from lookalike.evaluation.features import load_features
+from lookalike.evaluation.linear import Settings
 from lookalike.runs import Folder
 
 
@@ -263,3 +266,96 @@ def test_odd_images_go_through_every_command(tmp_path: Path, capsys: pytest.Capt
     assert cli.main(["embed", str(tmp_path / "run"), str(photos), "--out", str(table), "--workers", "1"]) == 0
     names = set(np.load(table, allow_pickle=False)["names"].tolist())
     assert names == good
+
+
+# ---------------------------------------------------------------- names that act on terminals and spreadsheets
+
+
+ACTING = ("\x1b]0;title\x07", "a\nerror: forged", "photo\u202egnp.exe", "=1+1", "@SUM(A1)", "bytes \udcff")
+"""Of folders and of files."""
+
+
+@pytest.fixture
+def acting(tmp_path: Path) -> Path:
+    """train/ and test/ with such class folders, and such files in them, one of which is broken."""
+    for split, count in (("train", 4), ("test", 2)):
+        for k, name in enumerate(ACTING):
+            for i in range(count):
+                path = tmp_path / split / name / f"{ACTING[(k + i) % len(ACTING)]}{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scene(10 * k + i).save(path)
+        (tmp_path / split / ACTING[1] / f"broken{ACTING[0]}\n.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_no_command_lets_a_name_act_on_the_terminal_the_log_or_a_spreadsheet(
+    acting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", Settings(least_steps=20, epochs=1))
+    train, test, run = str(acting / "train"), str(acting / "test"), str(acting / "run")
+    small = ["--image-size", "32", "--batch-size", "8", "--epochs", "1", "--workers", "0", "--max-broken", "0.5"]
+    for argv in (
+        ["check", train, "--test", test, "--workers", "0", "--out", f"{acting}/check.json"],
+        ["pretrain", "simclr", train, "--out", run, "--backbone", "test_byobnet", "--hidden-dim", "16", *small],
+        ["evaluate", run, train, test, "--protocols", "knn", "--workers", "0"],
+        ["embed", run, train, "--out", f"{acting}/e.csv", "--workers", "0"],
+        ["embed", run, train, "--out", f"{acting}/e.npz", "--workers", "0"],
+        ["evaluate", "--features", f"{acting}/e.csv", f"{acting}/e.npz", "--protocols", "knn"],
+        ["show", run, train, "--what", "neighbours", "--out", f"{acting}/show", "--workers", "0"],
+        ["finetune", run, train, test, "--out", f"{acting}/tuned", *small],
+        ["predict", f"{acting}/tuned", test, "--out", f"{acting}/p.csv", "--workers", "0"],
+    ):
+        assert cli.main(argv) == 0, capsys.readouterr().err
+        said = capsys.readouterr()
+        assert all(c.isprintable() or c == "\n" for c in said.out + said.err), argv[0]
+        assert not [line for line in (said.out + said.err).splitlines() if line.startswith("error: forged")]
+    for folder in (Folder(run), Folder(f"{acting}/tuned")):
+        log = folder.log.read_text()
+        assert all(c.isprintable() or c == "\n" for c in log)
+        assert "error: forged" not in [line[:13] for line in log.splitlines()]
+        assert "broken\\x1b" in log
+    written = {}
+    for name in ("e.csv", "p.csv", "show/neighbours.csv"):
+        with open(acting / name, newline="") as file:
+            written[name] = list(csv.reader(file))
+        for cell in (cell for row in written[name][1:] for cell in row):
+            assert cell.isprintable()
+            assert not cell.startswith(("=", "@"))
+    assert "'=1+1" in {row[2] for row in written["e.csv"][1:]}
+    assert "'=1+1" in {label for row in written["p.csv"][1:] for label in row}
+    # read back, they are what they were
+    guarded, plain = load_features(acting / "e.csv"), load_features(acting / "e.npz")
+    assert (guarded.names, guarded.classes) == (plain.names, plain.classes)
+    assert "=1+1" in guarded.classes
+
+
+def test_class_folders_that_are_written_alike_are_refused(tmp_path: Path) -> None:
+    for i, name in enumerate(("a\x07", "a\\x07", "b")):
+        (tmp_path / name).mkdir()
+        scene(i).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match="several folders that are all written"):
+        open_source(tmp_path, labelled=True)
+
+
+def test_arguments_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = str(tmp_path / "x\x1b]0;t\x07\nerror: forged")
+    for argv, code in (
+        (["check", name], 1),
+        (["check", str(tmp_path), f"--\x1b[31m{name}"], 2),
+        (["check", "--workers", name, name], 2),
+        ([name], 2),
+        (["pretrain", name, name], 2),
+        (["report", name], 1),
+        (["embed", name, name], 1),
+        (["pretrain", "simclr", name], 1),
+        (["pretrain", "--resume", "--out", name], 1),
+        (["pretrain", "--from", name], 1),
+    ):
+        assert cli.main(argv) == code
+        said = capsys.readouterr()
+        assert all(c.isprintable() or c == "\n" for c in said.out + said.err), argv
+        assert not [line for line in (said.out + said.err).splitlines() if line.startswith("error: forged")], argv
+    Path(name).mkdir()
+    scene(0).save(Path(name) / "a.png")
+    assert cli.main(["check", name, "--workers", "0"]) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: forged")]

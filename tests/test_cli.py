@@ -144,6 +144,11 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         ),
         (["evaluate", "DAMAGED", "LABELLED", "LABELLED"], 1, "Copy it once more"),
         (["pretrain", "simclr", "PHOTOS", "--init", "TRUNCATED", *SMALL], 1, "not a whole safetensors file"),
+        (
+            ["pretrain", "simclr", "PHOTOS", "--init", "RUN", *SMALL, "--backbone", "test_vit"],
+            1,
+            "no place in the network",
+        ),
         (["views", "simclr", "PHOTOS", "--out", "RUN/views.png"], 1, "or --overwrite"),
         (["list", "backbones", "resnet19"], 1, "Did you mean resnet"),
         (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),
@@ -341,7 +346,12 @@ def test_tensorboard_gets_the_rows(photos: Path, tmp_path: Path, capsys: pytest.
         "tensorboard",
     ]
     printed(capsys, argv, 0)
-    assert list((tmp_path / "run/tensorboard").glob("events*"))
+    written = tmp_path / "run/tensorboard"
+    assert list(written.glob("events*"))
+    foreign = written / "events.out.tfevents.1.host.1.0"
+    foreign.write_bytes(b"of another program")
+    printed(capsys, [*argv[:-2], "--overwrite"], 0)
+    assert list(written.iterdir()) == [foreign]
 
 
 def test_a_logger_that_is_not_installed_names_its_extra(

@@ -22,7 +22,8 @@ from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
 from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, extends, seconds_of
 from lookalike.comparing.overlap import shared_images
-from lookalike.comparing.ranking import Accuracy, Training, not_told_apart, rank, score_range, training_of
+from lookalike.comparing.ranking import Accuracy, Training, not_distinguishable, rank, score_range, training_of
+from lookalike.comparing.significance import SeedNoise, studentized_range
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
 from lookalike.evaluation import evaluate, protocols
@@ -180,8 +181,10 @@ def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
     best = found[0]
     assert best.score == pytest.approx((0.51 + 0.4) / 2)
     assert best.deviation == pytest.approx(0.005)  # of the means over the tests
-    assert best.high - best.score == pytest.approx(2 * 0.0075 / 3**0.5)  # between its own 0.005 and 0.01 of byol
-    assert found[1].high - found[1].score == pytest.approx(2 * 0.01 / 3**0.5)
+    half = 3.9265 / 2  # Tukey's range of two methods, 4 degrees of freedom
+    pooled = ((0.005**2 + 0.01**2) / 2) ** 0.5
+    assert best.high - best.score == pytest.approx(half * pooled / 3**0.5, rel=1e-4)
+    assert found[1].high - found[1].score == pytest.approx(half * 0.01 / 3**0.5, rel=1e-4)  # its own is larger
     assert best.results["knn"]["a"].mean == pytest.approx(0.51)
     assert best.results["knn"]["a"].deviation == pytest.approx(0.01)
     assert best.results["knn"]["b"].deviation == pytest.approx(0.0)
@@ -190,36 +193,69 @@ def test_methods_are_ordered_by_the_mean_over_tests_and_seeds() -> None:
 
 
 def test_one_seed_has_the_range_of_its_test_images() -> None:
-    assert score_range([judged(0.5)], 0) == pytest.approx((0.48, 0.52))
-    assert score_range([judged(0.5)], 0.1) == pytest.approx((0.3, 0.7))  # the one that is left of several
-    assert score_range([judged(0.5)], 0.3) == (0.0, 1.0)
-    assert score_range([judged(0.5, 0.7)], 0) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
-    assert score_range([judged(0.99), judged(1.0)], 0)[1] == 1.0  # a share
+    alone = SeedNoise.of([0.0, 0.0], [1, 1])
+    assert score_range([judged(0.5)], alone) == pytest.approx((0.48, 0.52))
+    assert score_range([judged(0.5, 0.7)], alone) == pytest.approx((0.6 - 0.02 / 2**0.5, 0.6 + 0.02 / 2**0.5))
+    many = score_range([judged(0.5)], SeedNoise.of([0.0] * 14, [1] * 14))
+    assert many[1] - 0.5 == pytest.approx(0.02 * 4.743 / 2 / 1.96, rel=1e-3)  # of 14 methods, one is far off by chance
+    noise = SeedNoise.of([0.1**2, 0.0], [3, 1])
+    half = studentized_range(2, 2) / 2 * 0.1
+    assert score_range([judged(0.5)], noise) == pytest.approx((0.5 - half, 0.5 + half))  # what is left of several
+    assert score_range([judged(0.99), judged(1.0)], noise)[1] == 1.0  # a share
     (one,) = rank([trained("simclr", 0, 0.5)])
     assert (one.deviation, one.results["knn"]["a"].deviation) == (None, None)
 
 
+def test_one_seed_shows_no_method_to_be_better() -> None:
+    rows = [trained("a", 0, 0.6), trained("b", 0, 0.5), trained("c", 0, 0.59)]
+    words = advice.recommendation(rank(rows), rows, [])
+    assert words.startswith("Highest score on these images: a")
+    assert "c is not significantly different from it" in words
+    assert "significantly worse" not in words
+    assert "no method is shown to be better than another" in words
+
+
 def test_seeds_that_agree_by_luck_are_not_taken_at_their_word() -> None:
-    """The usual deviation is the median: neither the lucky method nor the wild one sets it."""
+    """A lucky method has the pooled deviation, a wild one its own."""
     scores = {"lucky": (0.5, 0.5), "usual": (0.40, 0.42), "wild": (0.1, 0.3)}
     found = {r.method: r for r in rank([trained(m, s, x) for m, xs in scores.items() for s, x in enumerate(xs)])}
     assert found["lucky"].deviation == 0
-    halves = {m: (r.high - r.low) / 2 for m, r in found.items()}
-    assert halves == pytest.approx({"lucky": 0.02, "usual": 0.02, "wild": 0.2})
+    pooled = ((0 + 0.0002 + 0.02) / 3) ** 0.5
+    quantile = studentized_range(3, 3)
+    halves = {m: max(r.high - r.score, r.score - r.low) for m, r in found.items()}  # one side of wild is cut at 0
+    expected = {"lucky": pooled, "usual": pooled, "wild": 0.02**0.5}
+    assert halves == pytest.approx({m: quantile / 2 * d / 2**0.5 for m, d in expected.items()})
 
 
-def test_methods_whose_ranges_meet_are_named() -> None:
-    """Three seeds a point apart: a range of 1.15 points to each side."""
-    rows = [trained("a", s, x) for s, x in enumerate((0.50, 0.51, 0.52))]
-    rows += [trained("near", s, x - 0.022) for s, x in enumerate((0.50, 0.51, 0.52))]
-    rows += [trained("far", s, x - 0.024) for s, x in enumerate((0.50, 0.51, 0.52))]
+def test_a_method_that_collapsed_does_not_widen_the_ranges_of_others() -> None:
+    sound = [trained(m, s, x + s / 100) for m, x in (("a", 0.5), ("b", 0.3)) for s in range(3)]
+    fallen = [trained("c", s, x, verdict="collapsed" if s else "learning") for s, x in enumerate((0.5, 0.1, 0.1))]
+    found = {r.method: r for r in rank(sound + fallen)}
+    assert [found[m].remark for m in "abc"] == ["", "", "not significantly different from the best; 2 of 3 collapsed"]
+    assert found["a"].high - found["a"].score == pytest.approx(studentized_range(3, 4) / 2 * 0.01 / 3**0.5)
+
+
+def test_seeds_that_all_agree_leave_the_range_of_the_test_images() -> None:
+    rows = [trained(m, s, x) for m, x in (("a", 0.53), ("b", 0.51), ("c", 0.4)) for s in range(3)]
     found = rank(rows)
-    assert [r.method for r in not_told_apart(found)] == ["near"]
-    assert [r.remark for r in found] == ["", "not told apart from the best", ""]
+    assert [r.method for r in not_distinguishable(found)] == ["b"]
+    assert found[0].high - found[0].low == pytest.approx(0.04)
+
+
+def test_methods_that_are_not_significantly_different_are_named() -> None:
+    """Three seeds a point apart, three methods: Tukey's range is 4.339 standard errors of 0.577 points."""
+    rows = [trained("a", s, x) for s, x in enumerate((0.50, 0.51, 0.52))]
+    rows += [trained("near", s, x - 0.0249) for s, x in enumerate((0.50, 0.51, 0.52))]
+    rows += [trained("far", s, x - 0.0252) for s, x in enumerate((0.50, 0.51, 0.52))]
+    found = rank(rows)
+    assert [r.method for r in not_distinguishable(found)] == ["near"]
+    assert [r.remark for r in found] == ["", "not significantly different from the best", ""]
     words = advice.recommendation(found, rows, [])
-    assert "Best on these images: a, 51.0% by k-NN (49.8% to 52.2%), after 1.0 min of training." in words
-    assert "near cannot be told apart from it" in words
-    assert "3 seeds do not tell small differences apart (the widest range here is 2.3 points)" in words
+    assert "Best on these images: a, 51.0% by k-NN (49.7% to 52.3%), after 1.0 min of training." in words
+    assert "near is not significantly different from it: choose among them by time, memory or stability." in words
+    assert "With 3 seeds, differences below 2.5 points are not significant here" in words
+    words = advice.recommendation(rank(rows[:3] + rows[6:]), rows[:3] + rows[6:], [])
+    assert "All others are significantly worse." in words
 
 
 def test_equal_scores_are_ordered_by_time() -> None:
@@ -271,7 +307,7 @@ def test_the_untrained_network_is_the_measure() -> None:
     rows += [trained("weak", s, 0.20 + s / 100) for s in range(3)]
     before = [judged(x) for x in (0.20, 0.21, 0.22)]
     words = advice.recommendation(rank(rows), rows, before)
-    assert "The untrained network comes to 21.0% (19.8% to 22.2%)" in words
+    assert "The untrained network comes to 21.0% (19.7% to 22.3%)" in words
     assert "weak does not clearly beat it" in words
     assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
     timed = advice.recommendation(rank(rows), rows, before, timed=True)
@@ -280,7 +316,7 @@ def test_the_untrained_network_is_the_measure() -> None:
     only = rows[6:]
     words = advice.recommendation(rank(only), only, before)
     assert words.startswith(
-        "No method clearly beats the untrained network, 21.0% (19.8% to 22.2%): give a larger budget"
+        "No method clearly beats the untrained network, 21.0% (19.2% to 22.8%): give a larger budget"
     )
     assert "The highest score: weak, 21.0%" in words
     assert "Best" not in words
@@ -297,7 +333,7 @@ def test_a_first_that_collapsed_is_not_called_the_best() -> None:
     assert words.startswith("fallen has the highest score, but 2 of its 3 trainings collapsed: do not choose it.")
     assert "The first that did not collapse: sound, 41.0%" in words
     assert "Best" not in words
-    assert "clear of" not in words
+    assert "significantly worse" not in words
 
 
 def test_an_unfinished_comparison_says_so_and_makes_no_claim() -> None:
@@ -306,7 +342,7 @@ def test_an_unfinished_comparison_says_so_and_makes_no_claim() -> None:
     words = advice.recommendation(rank(rows + left), rows + left, [judged(0.1)])
     assert words.startswith("Unfinished: 3 of 6 trainings are done. The highest score so far: a, 60.5% by k-NN")
     assert "Best" not in words
-    assert "clear of" not in words
+    assert "significantly worse" not in words
     left[0] = dataclasses.replace(left[0], status="failed", error="It broke.")
     assert "3 of 6 trainings are done, 1 failed." in advice.recommendation(rank(rows + left), rows + left, [])
     left = [dataclasses.replace(t, status="failed", error="It broke.") for t in left]
@@ -598,6 +634,23 @@ def test_the_same_question_does_nothing_twice(
     assert numbers(out) == before
 
 
+def test_a_finished_comparison_of_0_1_is_ranked_anew(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    new = content_of(out)
+    old = {k: v for k, v in new.items() if k not in ("error_rate", "untrained_range")}
+    old["ranking"] = [r | {"low": 0.0, "high": 0.1, "remark": "not told apart from the best"} for r in new["ranking"]]
+    (out / "compare.json").write_text(json.dumps(old | {"recommendation": "b cannot be told apart from it."}))
+    argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
+    run(capsys, argv, 0)
+    again = content_of(out)
+    for name in ("error_rate", "untrained_range", "ranking", "recommendation", "trainings"):
+        assert again[name] == new[name]
+    assert new["error_rate"] == 0.05
+    assert 0 <= new["untrained_range"][0] <= new["untrained_range"][1] <= 1
+
+
 def test_more_seeds_and_methods_extend_it(
     compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -645,6 +698,16 @@ def test_test_images_are_not_to_be_learnt_from(
     assert "16 images of the test" in content["recommendation"]
 
 
+def test_init_from_another_network_ends_a_comparison_before_it_trains(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(backbones.create("test_vit", image_size=32).export_state(), tmp_path / "vit.pth")
+    more = (*SHORT, "--init", str(tmp_path / "vit.pth"))
+    _, error = run(capsys, command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=more), 1)
+    assert "have no place in the network: cls_token" in error
+    assert not (tmp_path / "out" / "simclr-seed0").exists()
+
+
 def test_an_error_does_not_outlive_its_cause(
     compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -679,6 +742,49 @@ def test_overwrite_replaces_it(
     assert {p.name for p in out.iterdir()} - {".lock"} - page == {"compare.json", "simclr-seed0", "supcon-seed0"}
     assert [p.name for p in (out / "supcon-seed0").iterdir()] == ["mine.txt"]
     assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("named", ["../mine", "simclr-seed9", ".", "/tmp/mine"])
+def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tmp_path: Path, named: str) -> None:
+    """`compare.json` may be a stranger's: the folders that it names are not believed."""
+    mine = shutil.copytree(compared / "simclr-seed0", tmp_path / "mine")
+    out = shutil.copytree(compared, tmp_path / "out")
+    content = content_of(out)
+    content["trainings"][0]["folder"] = named
+    (out / "compare.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"names the folder .*, which no comparison makes"):
+        comparing._read(out / "compare.json")
+    assert Folder(mine).weights.is_file()
+
+
+def test_a_training_that_is_replaced_takes_nothing_of_others_with_it(compared: Path, tmp_path: Path) -> None:
+    trained = compared / "simclr-seed0"
+    mine = shutil.copytree(trained, tmp_path / "mine")
+    (tmp_path / "linked").symlink_to(mine)
+    comparing._remove(tmp_path / "linked")
+    assert Folder(mine).last.is_file()
+    notes = tmp_path / "simclr-seed0"  # no run, but files of a run's names
+    notes.mkdir()
+    (notes / "log.txt").write_text("mine")
+    comparing._remove(notes)
+    assert (notes / "log.txt").read_text() == "mine"
+    comparing._remove(mine)
+    assert not mine.exists()
+
+
+def test_a_training_is_not_written_into_a_linked_folder(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    shutil.rmtree(out / "simclr-seed0")
+    outside = shutil.copytree(compared / "supcon-seed0", tmp_path / "outside")
+    before = Folder(outside).last.read_bytes()
+    (out / "simclr-seed0").symlink_to(outside)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    _, said = run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 1)
+    assert "No method could be trained" in said
+    assert "simclr-seed0 is a link" in content_of(out)["trainings"][0]["error"]
+    assert Folder(outside).last.read_bytes() == before
 
 
 def test_overwrite_given_again_goes_on(
@@ -789,8 +895,14 @@ def test_a_budget_of_time(
     assert all(row["seconds"] > 0 for row in content["trainings"])
     monkeypatch.setattr(costs, "WARM_STEPS", 1)
     tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    (out / comparing.SPEED).mkdir()
+    (out / comparing.SPEED / "mine.txt").write_text("mine")
+    killed = shutil.copytree(out / "moco_v2-seed0", out / f"{comparing.SPEED}-killed")
+    text = Folder(killed).run.read_text()
+    Folder(killed).run.write_text(text.replace(f"\nepochs: {epochs}\n", f"\nepochs: {comparing.MANY_EPOCHS}\n"))
     said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=tiny), 0)
     assert "WARNING: one epoch of moco_v2 takes longer than the budget of 0.001s" in said
+    assert [path.name for path in out.rglob("*") if comparing.SPEED in str(path)] == [comparing.SPEED, "mine.txt"]
     assert content_of(out)["trainings"][0]["epochs"] == 1
     assert "one epoch takes" in content_of(out)["ranking"][0]["remark"]
 
@@ -893,3 +1005,69 @@ def test_the_command_refuses_with_one_message(
     shown = run(capsys, ["compare", "--help"], 0)[0]
     assert "lookalike compare DATA METHOD" in shown
     assert "Passes over the images" in shown
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("error", [OSError("no key for the logger"), KeyboardInterrupt()], ids=["fails", "stopped"])
+def test_a_comparison_is_not_replaced_before_a_training_of_the_new_one_has_made_a_step(
+    error: BaseException, compared: Path, classed: Path, labelled: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = shutil.copytree(compared, tmp_path / "out")
+    before = files(out)
+
+    def fails(run: Run, callbacks: Any = ()) -> Any:
+        raise error
+
+    monkeypatch.setattr(training, "pretrain", fails)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    argv = command(classed, "simclr", labelled=labelled, out=out, more=more)
+    said, failed = run(capsys, argv, 1 if isinstance(error, OSError) else 130)
+    assert files(out) == before
+    assert ("no key for the logger. The comparison that was there is as it was" in failed) == isinstance(error, OSError)
+    assert ("holds the comparison that was to be replaced" in said) != isinstance(error, OSError)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    _, failed = run(capsys, [*argv, "--logger", "wandb"], 1)
+    assert "pip install 'lookalike[wandb]'" in failed
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "..", "", "VICTIM", "linked", 5, None])
+def test_a_comparison_names_no_folder_outside_of_its_own(
+    name: object, compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = shutil.copytree(compared / "simclr-seed0", tmp_path / "victim")
+    out = shutil.copytree(compared, tmp_path / "out")
+    (out / "linked").symlink_to(victim)
+    content = content_of(out)
+    for row in content["trainings"]:
+        row["folder"] = str(victim) if name == "VICTIM" else name
+    (out / "compare.json").write_text(json.dumps(content))
+    before = files(victim)
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    argv = command(classed, "simclr", labelled=labelled, out=out, more=more)
+    _, failed = run(capsys, argv, 0 if name == "linked" else 1)
+    assert files(victim) == before
+    if name == "linked":
+        return
+    assert "Move it away, or give another --out." in failed
+    assert ("which is not in its own" in failed) or not isinstance(name, str)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1}', '{"format": 1, "trainings": 5, "untrained_by_seed": {}}', "[]"]
+)
+def test_a_comparisons_file_that_is_none_is_refused_in_a_sentence(
+    text: str, compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/compare.json").write_text(text)
+    argv = command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=SHORT)
+    for more in ([], ["--overwrite"]):
+        _, failed = run(capsys, [*argv, *more], 1)
+        assert "Move it away, or give another --out." in failed
+        assert len(failed) < 500
+    assert (tmp_path / "out/compare.json").read_text() == text

@@ -9,7 +9,10 @@ import signal
 import struct
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +22,20 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_processes import is_running
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lookalike import random
-from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_source
+from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_maybe_labelled, open_source
 from lookalike.data import decoding as decoding_module
+from lookalike.data import reading as reading_module
 from lookalike.data import resident as resident_module
+from lookalike.data.checking import look
 from lookalike.data.images import pack, starts
 from lookalike.data.order import Order
+from lookalike.evaluation.features import features
+from lookalike.random import key_of
 
 RNG = np.random.default_rng(0)
 
@@ -105,6 +113,70 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [source.name(i) for i in range(len(source))] == ["a/1.png", "linked/2.png", "self.png"]
     with pytest.raises(BrokenImage, match=r"self\.png: "):
         source.read(2, None)
+
+
+def names_of(source: Source) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
+
+
+def test_folders_that_are_linked_to_each_other_give_each_image_once(tmp_path: Path) -> None:
+    """In 0.1 ten such folders gave each image a million times."""
+    root = tmp_path / "data"
+    for i in range(10):
+        save(root / f"f{i}" / f"{i}.png", noise(4, 4, 3))
+    for i in range(10):
+        for j in range(10):
+            (root / f"f{i}" / f"to{j}").symlink_to(root / f"f{j}")
+    source = open_source(root)
+    assert names_of(source) == [f"f{i}/{i}.png" for i in range(10)]
+    assert source.keys.tolist() == [key_of(f"f{i}/{i}.png") for i in range(10)]
+    (note,) = source.notes()
+    assert note.startswith("100 linked folders lead to folders that are read already")
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_which_way_to_a_linked_folder_counts_depends_on_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
+) -> None:
+    root, other = tmp_path / "data", tmp_path / "other"
+    save(other / "inner/1.png", noise(4, 4, 3))
+    save(other / "2.png", noise(4, 4, 3))
+    save(root / "z/real/3.png", noise(4, 4, 3))
+    for link, to in (
+        ("b", other),
+        ("a", other / "inner"),
+        ("c", other),
+        ("d", root / "z"),
+        ("e/up", root),
+        ("z/f", other),
+    ):
+        (root / link).parent.mkdir(exist_ok=True)
+        (root / link).symlink_to(to)
+    whole = os.scandir
+
+    @contextmanager
+    def ordered(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with whole(path) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
+
+    monkeypatch.setattr(os, "scandir", ordered)
+    # the real way before a link, a shorter way before a longer one, then the first name
+    assert names_of(open_source(root)) == ["a/1.png", "b/2.png", "z/real/3.png"]
+
+
+def test_a_folder_that_is_two_classes_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in "ab":
+        save(root / name / "1.png", noise(4, 4, 3))
+    (root / "a" / "round").symlink_to(root)  # a circle is none
+    source = open_source(root, labelled=True)
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1]
+    (root / "c").symlink_to(root / "a")
+    with pytest.raises(ValueError, match="c/ is the same folder as a/: its images would be of two classes"):
+        open_source(root, labelled=True)
+    assert names_of(open_source(root)) == ["a/1.png", "b/1.png"]
+    assert open_maybe_labelled(root).labels is None
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
@@ -226,7 +298,9 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
-    for i, reason in enumerate(["item 0: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]):
+    for i, reason in enumerate(
+        ["item 0: OSError: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]
+    ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
     with pytest.raises(TypeError, match="Item 3 of Items holds a dict"):
@@ -254,10 +328,126 @@ def test_a_datasets_labels() -> None:
     assert (source.labels.tolist(), source.classes) == ([0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Item 0 of Items has no label"):
         open_source(Items([image]), labelled=True)
-    with pytest.raises(ValueError, match="not 1 integers from 0"):
+    with pytest.raises(ValueError, match="label -1; expected 1 integers from 0"):
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
+
+
+class Boxes(Items):
+    """A Dataset for detection, or of what else its `targets` are."""
+
+    def __init__(self, items: list[object], targets: object, classes: object = None) -> None:
+        super().__init__(items)
+        self.targets = targets
+        if classes is not None:
+            self.classes = classes
+
+
+ODD_LABELS = {
+    "boxes": [{"boxes": [1, 2], "labels": 3}] * 3, "nothing": [None] * 3, "ragged": [[1], [1, 2], []],
+    "texts": ["cat", "dog", "cat"], "several": np.eye(3), "many at once": torch.eye(3, dtype=torch.int64),
+    "columns": np.zeros((3, 1), np.int64), "tensors": [torch.zeros(2), torch.zeros(1), torch.zeros(2)],
+    "objects": np.array([{}, object(), None]), "floats": [0.5, 1.0, 2.0], "too few": [0, 1], "negative": [0, 1, -1],
+    "a number": 7, "a text": "train", "dates": np.array(["2020-01-01"] * 3, "M8[D]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_LABELS)
+def test_labels_that_are_not_needed_stop_nothing_and_others_are_described(name: str) -> None:
+    dataset = Boxes([noise(4, 4, 3)] * 3, ODD_LABELS[name])
+    source = open_maybe_labelled(dataset)
+    assert source.labels is None
+    assert source.read(2, None).shape == (3, 4, 4)
+    assert len(look(source).places) == 3
+    with pytest.raises(ValueError, match=r"Boxes.*expected 3 integers from 0, the numbers of classes"):
+        open_source(dataset, labelled=True)
+
+
+def test_labels_of_every_kind_of_whole_numbers_are_taken() -> None:
+    for labels in (
+        [1, 0, 1],
+        (1, 0, 1),
+        np.array([1, 0, 1], np.uint8),
+        torch.tensor([1, 0, 1]),
+        [np.int32(1), 0, True],
+    ):
+        for classes in (None, ["no", "yes"], {"no": 0, "yes": 1}, 7):
+            source = open_maybe_labelled(Boxes([noise(4, 4, 3)] * 3, labels, classes))
+            assert source.labels is not None
+            assert source.labels.tolist() == [1, 0, 1]
+            assert source.classes == (("no", "yes") if isinstance(classes, list | dict) else ("0", "1"))
+
+    class Failing(Items):
+        @property
+        def targets(self) -> object:
+            raise RuntimeError("not loaded")
+
+    assert open_maybe_labelled(Failing([(noise(4, 4, 3), 0)])).labels is None
+
+
+class Odd(Exception):
+    """An exception of a library that nobody knows."""
+
+
+FAILURES = [
+    KeyError("key"),
+    RuntimeError("decode_jpeg\nfailed"),
+    zlib.error("Error -3"),
+    Odd("odd"),
+    IndexError(3),
+    ValueError("v"),
+    TypeError("t"),
+    AssertionError(),
+    UnicodeDecodeError("utf-8", b"", 0, 1, "bad"),
+    RecursionError("deep"),
+    OSError("o"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_of_a_dataset_is_the_failure_of_its_item(workers: int) -> None:
+    items: list[object] = [noise(4, 4, 3) for _ in range(40)]
+    items[3 : 3 + len(FAILURES)] = FAILURES
+    found = look(open_source(Items(items)), workers)
+    assert dict(found.broken) == {
+        f"item {3 + i}": " ".join(f"{type(e).__name__}: {e}".split()).removesuffix(":") for i, e in enumerate(FAILURES)
+    }
+    loader = Loader(open_source(Items(items)), 8, 0, workers=workers, max_broken=0.5)
+    assert sum(len(batch.index) for batch in loader) == 40
+    loader.close()
+    assert set(loader.broken) <= {f"item {i}" for i in range(3, 14)}
+    assert all(": " in reason or reason == "AssertionError" for reason in loader.broken.values())
+
+
+def test_what_stops_a_program_is_no_failure_of_an_item() -> None:
+    for stop in (KeyboardInterrupt(), SystemExit(3), MemoryError()):
+
+        class Stopping(Items):
+            def __getitem__(self, i: int, stop: BaseException = stop) -> object:
+                raise stop
+
+        source = open_source(Stopping([0]))
+        with pytest.raises(type(stop)):
+            source.read(0, None)
+
+
+def test_an_error_that_all_items_share_is_shown() -> None:
+    items = Items([KeyError("pixels")] * 40)
+    with pytest.raises(ValueError, match=r"None of 40 images .*\n  item \d+: KeyError: 'pixels'\n  and 39 others"):
+        next(iter(Loader(open_source(items), 8, 0)))
+    with pytest.raises(ValueError, match=r"None of the 40 images could be read; .*KeyError: 'pixels'"):
+        features(torch.nn.Flatten(), open_source(items), image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def test_an_item_that_cannot_be_had_has_no_label_and_is_not_used() -> None:
+    image = noise(4, 4, 3)
+    source = open_source(Items([(image, 1), Odd("gone"), (image, 0)]), labelled=True)
+    assert source.labels is not None
+    assert source.labels[[0, 2]].tolist() == [1, 0]
+    source.dataset.items[1] = (image, 1)  # type: ignore[attr-defined]
+    with pytest.raises(BrokenImage, match="item 1: Odd: gone"):
+        source.read(1, None)
 
 
 # ---------------------------------------------------------------- decoding
@@ -833,6 +1023,55 @@ def test_the_disk_cache_does_not_remember_a_failing_disk(tmp_path: Path, monkeyp
     assert len(epochs(Loader(source, 4, 0, cache="disk", cache_dir=cache), 1)) == 2
 
 
+def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporary names of 0.1 can be foretold, where another host's process has the same number."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    source = open_source(tmp_path)
+    kept = resident_module.Kept(source, None, cache)
+    stem = kept.pixels.stem
+    monkeypatch.setattr("platform.node", lambda: "host")
+    foreign = [f".{stem}.notes.tmp", f".{stem}.tmp.pixels", "mine.txt", f".{stem}0.host.1.tmp.pixels"]
+    stale = [f".{stem}.host.1.tmp.pixels", f".{stem}.ho.st.1.tmp.pixels.wide", f".{stem}.7.tmp.npz",
+             f".{stem}.host.0123456789abcdef.tmp.pixels"]  # fmt: skip
+    for name in (*foreign, *stale):
+        (cache / name).write_text("mine")
+    (cache / f".{stem}.host.{os.getpid()}.tmp.pixels").symlink_to(cache / "mine.txt")
+    kept.images(0, None)
+    left = {path.name for path in cache.iterdir()}
+    assert left >= {*foreign, f".{stem}.host.{os.getpid()}.tmp.pixels"}
+    assert not left & {*stale}
+    assert (cache / "mine.txt").read_text() == "mine"
+
+
+def test_shared_memory_of_another_container_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that share /dev/shm have processes of one number."""
+    foreign, own = (tmp_path / f"torch_{os.getpid()}_{i}_0" for i in (1, 2))
+    foreign.touch()
+    monkeypatch.setattr(reading_module, "_SHARED", tmp_path)
+    monkeypatch.setattr(reading_module, "_no_sharing", False)
+    with open(own, "wb"):
+
+        def full(x: Tensor) -> Tensor:
+            raise RuntimeError("no room")
+
+        monkeypatch.setattr(Tensor, "share_memory_", full)
+        reading_module._shared(torch.zeros(1))
+    assert foreign.exists()
+    assert not own.exists()
+
+
+def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:
+    Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
+    kept = resident_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    kept.lock.symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="nothing is written through links"):
+        kept.images(0, None)
+    assert not (tmp_path / "outside").exists()
+
+
 def test_the_disk_cache_tells_folders_apart(tmp_path: Path) -> None:
     for name in "ab":
         for i in range(4):
@@ -965,7 +1204,7 @@ class Items(Dataset):
 
     def __getitem__(self, i):
         if "failed" in sys.argv:
-            raise TypeError("teapot")
+            return "a teapot"
         return torch.zeros(3, 4, 4)
 
 loader = Loader(open_source(Items()), 4, 0, workers=2)
@@ -981,6 +1220,44 @@ def test_a_process_with_workers_ends(how: str) -> None:
     command = [sys.executable, "-W", "ignore::UserWarning", "-c", LEAVES, how]  # torch warns where there is one core
     done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+DIES = """
+import multiprocessing, os, signal, sys, time, torch
+from torch.utils.data import Dataset
+from lookalike.data import Loader, open_source, reading
+
+class Items(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.zeros(3, 256, 256)
+
+reading._no_sharing = True
+batches = iter(Loader(open_source(Items()), 8, 0, workers=2))
+next(batches)
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+time.sleep(2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_main_process_that_was_killed() -> None:
+    """Even while they send through a pipe, for want of shared memory, that nobody empties any more."""
+    command = [sys.executable, "-W", "ignore::UserWarning", "-c", DIES]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        deadline = time.monotonic() + 60
+        while any(map(is_running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [pid for pid in workers if is_running(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert left == []
 
 
 def test_a_failure_ends_its_workers() -> None:
@@ -1032,7 +1309,7 @@ def test_odd_jpegs_are_left_to_pillow():
     picture, exif = Image.fromarray(noise(20, 30, 3)), Image.Exif()
     exif[0x0112] = 6
     turned = encoded(picture, "JPEG", exif=exif)
-    assert decoding_module._plain_jpeg(turned) is None
+    assert not decoding_module._is_plain(turned)
     long = b"\xff\xe2" + (65000).to_bytes(2, "big") + bytes(64998)
     late = turned[:2] + long + long + turned[2:]  # the metadata begin after 64 KiB
     assert decode(late, 3).shape == (3, 30, 20)

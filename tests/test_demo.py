@@ -1,6 +1,7 @@
 """The demo: what it places, what it leaves behind, and (slow) that what it promises comes true."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,31 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.Ca
     assert "Use --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name", ["mine/0001.png", "train/mine/0001.png", "test/3/notes.txt", "mine", "train/3/1234.png/"]
+)
+def test_images_of_an_earlier_demo_are_replaced_where_nothing_else_lies_among_them(tmp_path: Path, name: str) -> None:
+    images = tmp_path / "demo-digits"
+    for own in ("unlabelled/0001-3.png", "train/3/0001.png", "test/3/0002.png"):
+        (images / own).parent.mkdir(parents=True, exist_ok=True)
+        (images / own).touch()
+    (images / "README.txt").write_text("Written by `lookalike demo` (seed 0)")
+    foreign = images / name
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    if "." in foreign.name and not name.endswith("/"):
+        foreign.touch()
+    else:
+        foreign.mkdir()
+    with pytest.raises(FileExistsError, match="is not of this demo"):
+        demo._make_room(images, overwrite=True)
+    assert foreign.exists()
+    shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
+    if foreign.parent.name == "mine":
+        foreign.parent.rmdir()
+    demo._make_room(images, overwrite=True)
+    assert not images.exists()
+
+
 @pytest.mark.slow
 def test_it_keeps_its_promise(tmp_path: Path) -> None:
     """The sketch that the demo grew from had 77 % linear and 29 % with one label per class."""
@@ -95,3 +121,30 @@ def test_it_keeps_its_promise(tmp_path: Path) -> None:
     assert trained.linear > 0.77 > max(pixels.linear, untrained.linear) + 0.2
     assert trained.few > 0.28 > max(pixels.few, untrained.few) + 0.1
     assert trained.knn > 0.75
+
+
+def test_a_demo_that_cannot_begin_leaves_the_earlier_one_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "PLACINGS", 1)
+    out, images = tmp_path / "demo", tmp_path / "demo-digits"
+    demo.write_images(images, 0)
+    out.mkdir()
+    (out / "run.yaml").write_text(f"method: simclr\ndata: {images / 'unlabelled'}\n")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("lookalike.training.pretrain", fails)
+    argv = ["demo", "--out", str(out), "--seed", "1"]
+    assert cli.main([*argv, "--overwrite"]) == 1
+    assert "error: out of memory" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    # one that was killed meanwhile: the earlier images are put back
+    images.rename(tmp_path / ".demo-digits.before")
+    demo.write_images(images, 1)
+    assert cli.main([*argv, "--overwrite"]) == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert cli.main(["demo", "--out", str(tmp_path / "new")]) == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

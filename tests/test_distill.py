@@ -2,14 +2,18 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import support.tiny as tiny
 import torch
 import torch.nn.functional as F
 from test_backbones import official
@@ -263,12 +267,56 @@ def test_answers_are_asked_for_once_and_found_again(tmp_path: Path) -> None:
     again = Answers(tmp_path, "teacher views", 10, 2, 5, torch.float32)
     assert torch.equal(again.recall(torch.tensor([3]), 0, ask), first[[1]])
     assert asked == [[0, 1, 2], [0, 1]]
-    # of a batch in which some are known the others are asked for
-    again.recall(torch.tensor([3, 9, 7]), 0, ask)
-    assert asked[2:] == [[1]]
+    # of a batch in which some are known all are asked for, and what is known stays
+    assert torch.equal(again.recall(torch.tensor([3, 9, 7]), 0, ask)[:, 0], torch.tensor([1.1, 1.1, 0.1]))
+    assert asked[2:] == [[0, 1, 2]]
     # what one process writes another one sees
     assert torch.equal(answers.recall(torch.tensor([9]), 0, ask), torch.full((1, 5), 1.1))
     assert len(asked) == 3
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+@contextmanager
+def killed_at_write(n: int) -> Iterator[None]:
+    """The n-th write of an answer or its checksum, from 1, does not happen any more."""
+    real, writes = os.pwrite, itertools.count(1)
+
+    def writing(handle: int, content: bytes, start: int) -> int:
+        if next(writes) >= n:
+            raise Killed
+        return real(handle, content, start)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", writing)
+        with pytest.raises(Killed):
+            yield
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_a_batch_of_which_a_part_was_written_is_asked_for_as_a_whole(n: int, tmp_path: Path) -> None:
+    """An answer depends on who else is asked, in its last bits or, as here, much; an image is there twice."""
+    asked: list[int] = []
+
+    def ask(rows: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return torch.stack([rows + 10.0 * len(rows), rows * 0.1], 1)
+
+    def answers(folder: str) -> Answers:
+        return Answers(tmp_path / folder, "x", 9, 1, 2, torch.float32)
+
+    first, second = torch.tensor([4, 2, 4, 7]), torch.tensor([2, 8, 1, 4])
+    wanted = [answers("whole").recall(index, 0, ask) for index in (first, second, first)]
+    assert torch.equal(wanted[0], wanted[2])
+    with killed_at_write(n):  # each row is written twice: it, and its checksum
+        answers("killed").recall(first, 0, ask)
+        answers("killed").recall(second, 0, ask)
+    one, other = answers("killed"), answers("killed")  # two processes
+    found = [process.recall(index, 0, ask) for process, index in ((one, first), (other, second), (other, first))]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    assert set(asked) == {4}
 
 
 def test_answers_of_half_precision_and_what_is_not_finite(tmp_path: Path) -> None:
@@ -342,7 +390,7 @@ def test_a_damaged_answer_is_asked_for_again(tmp_path: Path) -> None:
         return ask(rows)
 
     found = Answers(tmp_path, "x", 3, 1, 4, torch.float32).recall(torch.arange(3), 0, note)
-    assert asked == [1]
+    assert asked == [0, 1, 2]
     assert torch.equal(found, torch.full((3, 4), 2.0))
     values.write_bytes(bytes(content[:-4]))
     with pytest.raises(ValueError, match="not whole"):
@@ -361,6 +409,18 @@ def test_answers_of_other_images_or_views_are_refused(tmp_path: Path) -> None:
         mine.recall(torch.arange(4), 0, lambda rows: torch.ones(len(rows), 3))
     with pytest.raises(ValueError, match="belongs to another teacher, other images or other views"):
         Answers(tmp_path, "mine", 4, 1, 3, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["values", "sums"])
+def test_answers_are_not_written_through_links(tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    answers = Answers(tmp_path / "cache", "x", 3, 1, 4, torch.float32)
+    (tmp_path / "cache").mkdir()
+    vars(answers)[kind].symlink_to(outside)
+    with pytest.raises(OSError, match="nothing is written through links"):
+        answers.recall(torch.arange(3), 0, lambda rows: torch.ones(len(rows), 4))
+    assert outside.read_text() == "mine"
 
 
 def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,6 +534,40 @@ def test_a_run_that_was_stopped_goes_on(photos: Path, taught: Path, tmp_path: Pa
     other = backbones.create("test_vit", image_size=32)
     encoders.save(Folder(teacher), other, method="none", epochs=0, dtype=torch.uint8)
     assert cli.main(["distill", "--resume", "--out", str(tmp_path / "run"), "--epochs", "5"]) == 1
+
+
+class Crowded(nn.Module):
+    """A teacher whose answers depend on how many are asked for at once, more than in the last bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), torch.full((len(x),), 0.1 * len(x))], 1)
+
+
+@pytest.fixture(scope="module")
+def crowded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A whole training of two epochs of three steps, each with views of its own."""
+    root = tmp_path_factory.mktemp("crowded")
+    images = root / "images.txt"
+    images.write_text("\n".join(map(str, sorted(photos.rglob("*.jpg"))[:25])))  # one is left out of each epoch
+    cfg = Distill.Config(cache_teacher=True, cached_views=2, patch_weight=0.0, hidden_dim=8)
+    run = Run(
+        data=images, method=cfg, teacher=Crowded(), backbone=tiny.CNN, image_size=32, epochs=4, batch_size=8,
+        workers=0, out=str(root / "run"), cache_dir=str(root / "cache"),
+    )  # fmt: skip
+    training.pretrain(run)
+    return run
+
+
+@pytest.mark.parametrize("n", [6, 23, 60])
+def test_a_run_killed_while_answers_are_written_goes_on_to_the_same_bits(n: int, crowded: Run, tmp_path: Path) -> None:
+    """In the first batch, in the second, and in the second epoch, which has a checkpoint behind it."""
+    run = dataclasses.replace(crowded, out=str(tmp_path / "run"), cache_dir=str(tmp_path / "cache"))
+    with killed_at_write(n):
+        training.pretrain(run)
+    training.pretrain(dataclasses.replace(run, resume=True))
+    states = [torch.load(Folder(out).last, weights_only=True)["state_dict"] for out in (crowded.out, run.out)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_a_module_of_ones_own_teaches(photos: Path, tmp_path: Path) -> None:

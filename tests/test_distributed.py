@@ -2,35 +2,212 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from test_processes import is_running
 
 from lookalike import backbones, cli, encoders
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder
 
+SECONDS = 240
+"""Within which all that is awaited here happens, on a busy machine."""
+TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--workers", "1", "--epochs", "5000"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-def test_a_signal_to_one_process_stops_both(photos: Path, tmp_path: Path) -> None:
+
+class Training:
+    """A training by two processes through the real command. None of its processes outlives the test."""
+
+    def __init__(self, out: Path, *argv: object, launcher: Sequence[str] = ()) -> None:
+        self.out = Folder(out)
+        self.said = out.with_name(f"{out.name}.txt")
+        command = [sys.executable, *launcher, "-m", "lookalike", *map(str, argv), "--out", str(out), "--no-report"]
+        with open(self.said, "w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        self.seen = {self.process.pid}
+
+    def __enter__(self) -> "Training":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.look():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def look(self) -> set[int]:
+        """The processes that run now, of all that were seen and what they started."""
+        for pid in list(self.seen):
+            self.seen |= self.started_by(pid)
+        return {pid for pid in self.seen if is_running(pid)}
+
+    def started_by(self, parent: int) -> set[int]:
+        found: set[int] = set()
+        for file in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):
+                for child in map(int, file.read_text().split()):
+                    found |= {child, *self.started_by(child)}
+        return found
+
+    def rank(self, number: int) -> int | None:
+        """The process of that rank, once it runs."""
+        ours = f"LOCAL_RANK={number}".encode()
+        for pid in sorted(self.look()):  # data workers came later
+            with suppress(OSError):
+                if ours in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return pid
+        return None
+
+    def await_(self, happened: Callable[[], object]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not happened():
+            assert self.process.poll() is None, self.said.read_text()
+            assert time.monotonic() < deadline, self.said.read_text()
+            time.sleep(0.02)
+
+    def starts(self, number: int, seconds: float = 0) -> int:
+        """Waits for the process of that rank, and then so long: it imports torch."""
+        self.await_(lambda: self.rank(number))
+        time.sleep(seconds)
+        pid = self.rank(number)
+        assert pid is not None
+        return pid
+
+    def trains(self, checkpoint: bool = True) -> None:
+        """Waits for a step, or for a checkpoint."""
+        self.await_(self.out.last.is_file if checkpoint else lambda: self.out.rows())
+        self.look()
+
+    def ends(self, code: int) -> str:
+        """What was said, once all processes are gone."""
+        assert self.process.wait(SECONDS) == code, self.said.read_text()
+        deadline = time.monotonic() + 30
+        while (left := self.look()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        text = self.said.read_text()
+        assert not left, text
+        return text
+
+
+def simclr(photos: Path, out: Path, *more: object, launcher: Sequence[str] = ()) -> Training:
+    return Training(out, "pretrain", "simclr", photos, "--devices", 2, *TINY, *more, launcher=launcher)
+
+
+def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, tmp_path: Path) -> None:
+    """With exit code 1 and the command that goes on; then 143."""
     out = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "lookalike", "pretrain", "simclr", str(photos), "--out", str(out), "--devices", "2",
-        "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--epochs", "5000", "--workers", "0",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics, deadline = Folder(out).metrics, time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(other), signal.SIGTERM)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, text
-    assert "Go on with: lookalike pretrain --resume" in text
+    with simclr(photos, out, "--save-every", 1) as run:
+        run.trains()
+        os.kill(run.rank(1) or 0, signal.SIGKILL)
+        text = run.ends(1)
+    assert "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory)." in text
+    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {out}" in text
+    assert "Traceback" not in text
+    before = len(Folder(out).rows())
+    with Training(out, "pretrain", "--resume", "--save-every", 1) as run:
+        run.await_(lambda: len(run.out.rows()) > before)
+        os.kill(run.starts(1), signal.SIGTERM)
+        text = run.ends(143)
+    assert f"Go on with: lookalike pretrain --resume --out {out}" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+)
+def test_both_processes_end_with_the_first_one_before_the_first_step(
+    photos: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    with simclr(photos, tmp_path / "run") as run:
+        run.starts(1)
+        os.kill(run.process.pid, number)
+        run.ends(code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2.0, 8.0])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_both_processes_end_with_the_first_one_at_any_moment(
+    photos: Path, tmp_path: Path, number: int, code: int, seconds: float
+) -> None:
+    """While the second one imports torch, meets the first, fills its cache and begins."""
+    with simclr(photos, tmp_path / "run", "--cache", "ram") as run:
+        run.starts(1, seconds)
+        os.kill(run.process.pid, number)
+        run.ends(code)
+
+
+@pytest.mark.slow
+def test_the_second_process_ends_with_the_first_one_in_training(photos: Path, tmp_path: Path) -> None:
+    with simclr(photos, tmp_path / "run") as run:
+        run.trains(checkpoint=False)
+        os.kill(run.process.pid, signal.SIGKILL)
+        text = run.ends(-signal.SIGKILL)
+    assert "error" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (signal.SIGKILL, 1, "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory). Nothing was"),
+        (signal.SIGTERM, 143, "Process 1 of 2 was stopped by SIGTERM."),
+    ],
+)
+def test_the_first_process_ends_with_the_second_before_the_first_step(
+    photos: Path, tmp_path: Path, number: int, code: int, says: str, seconds: float
+) -> None:
+    with simclr(photos, tmp_path / "run") as run:
+        os.kill(run.starts(1, seconds), number)
+        text = run.ends(code)
+    assert says in text
+    assert "Traceback" not in text
+    assert code != 1 or not run.out.run.exists()  # the same command can be given again
+
+
+@pytest.mark.slow
+def test_an_error_of_the_second_process_ends_the_first(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    with simclr(own, tmp_path / "run") as run:
+        run.starts(1)
+        own.rename(tmp_path / "elsewhere")  # the first process knows its images already
+        text = run.ends(1)
+    assert f"error: {own} does not exist" in text
+    assert "error: Process 1 of 2 failed (exit code 1); its own message tells why. Nothing was saved before." in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_of_torchrun_says_that_another_one_is_gone(photos: Path, tmp_path: Path, number: int) -> None:
+    with simclr(photos, tmp_path / "run", "--save-every", 1, launcher=TORCHRUN) as run:
+        run.trains()
+        os.kill(run.rank(number) or 0, signal.SIGKILL)
+        text = run.ends(1)
+    assert "error: Another process of this training is gone; " in text
+    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {run.out.path}" in text
+    assert "RuntimeError" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_processes_of_torchrun_end_with_it(photos: Path, tmp_path: Path, number: int) -> None:
+    with simclr(photos, tmp_path / "run", launcher=TORCHRUN) as run:
+        run.trains(checkpoint=False)
+        os.kill(run.process.pid, number)
+        text = run.ends(-9 if number == signal.SIGKILL else 1)  # torchrun's own
+    assert ("Go on with: lookalike pretrain --resume" in text) == (number == signal.SIGTERM)
 
 
 CASES = [

@@ -1,5 +1,6 @@
 """The contract that every method of the table keeps. A new method needs no new test here."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -18,15 +19,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from lookalike import backbones, load, optim, training
+from lookalike import backbones, distributed, load, optim, training
 from lookalike.core import Batch, Config, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
+from lookalike.kmeans import spherical_kmeans
 from lookalike.methods import METHODS, SELF_SUPERVISED, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.dino import DINO
+from lookalike.methods.dinov2 import DINOv2
+from lookalike.methods.ibot import IBOT
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.methods.moco_v3 import MoCoV3
@@ -249,6 +253,122 @@ def test_batchnorm_in_ibots_head_sees_all_patches_whatever_is_hidden() -> None:
         head, teacher = method.get_submodule("head"), method.get_submodule("teacher.1")
         torch.testing.assert_close(head(tokens, patches=True), teacher(tokens, patches=True))
         assert head(tokens, patches=True).shape == (4, 4, 6)
+
+
+def test_ibots_logged_parts_include_their_weights() -> None:
+    """As the official code's, whose parts add up to the loss."""
+    parts, plain = {}, {}
+    for weight, found in ((0.25, parts), (1.0, plain)):
+        method = make("ibot")
+        assert isinstance(method, IBOT)
+        method.cfg = dataclasses.replace(method.cfg, patch_weight=weight)
+        torch.manual_seed(1)  # for the blocks that are skipped
+        found |= method(batch(method))
+    assert parts["patch_loss"].item() == 0.25 * plain["patch_loss"].item() > 0
+    assert parts["image_loss"] == plain["image_loss"]
+    assert parts["loss"] == parts["image_loss"] + parts["patch_loss"]
+
+
+def test_dinov2s_logged_koleo_includes_its_weight_and_its_patches_do_not() -> None:
+    """As the official code's."""
+    parts, plain = {}, {}
+    for weight, koleo, found in ((0.25, 0.5, parts), (1.0, 1.0, plain)):
+        method = make("dinov2")
+        assert isinstance(method, DINOv2)
+        method.cfg = dataclasses.replace(method.cfg, patch_weight=weight, koleo_weight=koleo)
+        torch.manual_seed(1)
+        found |= method(batch(method))
+    assert parts["koleo"].item() == 0.5 * plain["koleo"].item()
+    assert parts["patch_loss"] == plain["patch_loss"]
+    torch.testing.assert_close(parts["loss"], parts["image_loss"] + 0.25 * parts["patch_loss"] + parts["koleo"])
+
+
+def test_a_frozen_last_layer_counts_in_dinov2s_clipping_and_gathers_moments() -> None:
+    """Two steps are those of an optimizer that has a learning rate of 0 for it, as in the official code."""
+    method = make("dinov2")
+    assert isinstance(method, DINOv2)
+    cfg = dataclasses.replace(method.cfg.optim, clip=1e-3)
+    twin = copy.deepcopy(method)
+    rates, wanted = (optim.build(each, cfg, 256, fused=False) for each in (method, twin))
+    last = twin.head.last_parameters()
+    for group in wanted.optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if all(p is not q for q in last)]
+    wanted.optimizer.add_param_group({"params": last, "lr": 0.0, "weight_decay": 0.1, "adapt": True})
+    begun = [p.detach().clone() for p in last]
+    for at in (Progress(3, 20, 5), Progress(4, 20, 5)):  # after the warm-up's first
+        for each, own in ((method, rates), (twin, wanted)):
+            torch.manual_seed(at.step)  # for the blocks that are skipped
+            each.zero_grad()
+            each(dataclasses.replace(batch(each, seed=at.step), progress=at))["loss"].backward()
+            if each is method:
+                each.before_step(at)
+            optim.clip(each, cfg)
+            norm = torch.stack([p.grad.norm() for p in each.head.parameters() if p.grad is not None]).norm()
+            assert norm.item() == pytest.approx(1e-3, rel=1e-3)  # the last layer's included
+            own.apply(at)
+            own.optimizer.step()
+            each.after_step(at)
+    assert all(torch.equal(p, q) for p, q in zip(method.parameters(), twin.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(method.head.last_parameters(), begun))
+    for p, q in zip(method.head.last_parameters(), last):
+        moments, theirs = rates.optimizer.state[p]["exp_avg"], wanted.optimizer.state[q]["exp_avg"]
+        assert torch.equal(moments, theirs)
+        assert moments.any()
+
+
+@pytest.mark.parametrize("name", ["ibot", "dinov2", "lejepa", "moco_v2", "deepcluster_v2"])
+def test_what_a_method_draws_depends_on_the_runs_seed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And on nothing else: the same seed draws the same."""
+
+    def drawn(seed: int) -> torch.Tensor:
+        method = make(name)
+        views = dataclasses.replace(batch(method, 40), progress=Progress(3, 20, 5, seed))
+        if isinstance(method, IBOT | DINOv2):
+            return method._masks(views)
+        if isinstance(method, LeJEPA):
+            return method._directions(views.progress, torch.device("cpu"))
+        if isinstance(method, MoCoV2):  # of two processes, with the same images
+            monkeypatch.setattr(distributed, "world", lambda: 2)
+            monkeypatch.setattr(distributed, "gather", lambda x: torch.cat([x, x + 1]))
+            seen: list[torch.Tensor] = []
+            monkeypatch.setattr(method.momentum_encoder, "forward", lambda x: seen.append(x) or x[:, 0, 0, :2])
+            method._keys_of(views.views[1], views.progress)
+            monkeypatch.undo()
+            return seen[0]
+        assert isinstance(method, DeepClusterV2)
+        begun: list[torch.Tensor] = []
+
+        def kmeans(x: torch.Tensor, centroids: torch.Tensor, rounds: int) -> tuple[torch.Tensor, torch.Tensor]:
+            begun.append(centroids)
+            return spherical_kmeans(x, centroids, rounds)
+
+        monkeypatch.setattr("lookalike.methods.deepcluster_v2.spherical_kmeans", kmeans)
+        generator = torch.Generator().manual_seed(0)
+        method.bank.copy_(torch.randn(method.bank.shape, generator=generator))
+        method._cluster(1, seed)
+        return torch.cat(begun)
+
+    assert torch.equal(drawn(5), drawn(5))
+    assert not torch.equal(drawn(5), drawn(6))
+
+
+def test_the_start_says_that_drop_path_does_not_reach_a_module_of_ones_own() -> None:
+    run = Run(data="", method=small("dinov2"), backbone=narrow_vit())
+    assert training._left_out(run) == [
+        "            drop path 0.3 does not reach a module of your own: it keeps what it has"
+    ]
+    assert training._left_out(dataclasses.replace(run, backbone="test_vit")) == []
+    assert training._left_out(dataclasses.replace(run, method=small("simclr"))) == []
+
+
+def test_a_training_tells_its_method_the_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: set[int] = set()
+    monkeypatch.setattr(SimCLR, "after_step", lambda self, at: seeds.add(at.seed))
+    monkeypatch.setattr(SimCLR, "survey", lambda self, batches: seeds.add(next(iter(batches)).progress.seed + 1))
+    run = Run(data=photos, method=small("simclr"), backbone=net("simclr"), image_size=16, epochs=1, batch_size=8,
+              workers=0, seed=7, out=str(tmp_path / "run"))  # fmt: skip
+    training.pretrain(run)
+    assert seeds == {7, 8}
 
 
 def test_views_that_a_user_asked_for_are_kept_whole() -> None:

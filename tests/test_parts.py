@@ -1,16 +1,21 @@
 """`nn`'s parts with a state: the teacher, the predictor, the queue; and a ViT as MoCo v3 starts it."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from timm.layers import DropPath
-from torch import nn
+import torch.nn.functional as F
+from timm.layers import Attention, DropBlock2d, DropPath, PatchDropout
+from timm.models.levit import Attention as LeViTAttention
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention
+from torchvision.ops import StochasticDepth
 
 from lookalike import backbones
 from lookalike.evaluation.labelfree import effective_rank
-from lookalike.nn import Predictor, Queue, Teacher, mlp
+from lookalike.nn import DINOHead, Predictor, Queue, Teacher, mlp
 
 
 def parts(seed: int = 0) -> tuple[nn.Sequential, nn.Sequential]:
@@ -149,3 +154,90 @@ def test_a_vit_without_a_place_for_the_positions_is_refused() -> None:
     vit.net.pos_embed = None
     with pytest.raises(ValueError, match="no absolute positions"):
         vit.start_as_moco_v3(freeze_patches=True)
+
+
+class Rates(nn.Module):
+    """Layers that drop by functions, as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.drop_rate = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(F.dropout(self.layer(x), training=self.training), self.drop_rate, self.training)
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+RANDOM: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "dropout": (lambda: nn.Dropout(0.5), (4, 8)),
+    "dropout of channels": (lambda: nn.Dropout2d(0.5), (4, 8, 5, 5)),
+    "dropout that keeps the variance": (lambda: nn.FeatureAlphaDropout(0.5), (4, 8)),
+    "timm's skipped blocks": (lambda: DropPath(0.5), (4, 8)),
+    "timm's dropped boxes": (lambda: DropBlock2d(0.5), (4, 8, 9, 9)),
+    "timm's dropped patches": (lambda: PatchDropout(0.5, num_prefix_tokens=0), (4, 16, 8)),
+    "timm's attention": (lambda: Attention(8, 2, attn_drop=0.5, proj_drop=0.5), (4, 9, 8)),
+    "torchvision's skipped blocks": (lambda: StochasticDepth(0.5, "row"), (4, 8)),
+    "torchvision's windows": (lambda: ShiftedWindowAttention(8, [2, 2], [0, 0], 2, dropout=0.5), (4, 4, 4, 8)),
+    "torch's attention": (Attending, (4, 9, 8)),
+    "torch's transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True), (4, 9, 8)),
+    "random slopes": (nn.RReLU, (4, 8)),
+    "functions": (Rates, (4, 8)),
+    "noise": (Noise, (4, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_nothing_in_a_teacher_is_random(kind: str) -> None:
+    make, shape = RANDOM[kind]
+    torch.manual_seed(0)
+    student = nn.Sequential(make(), nn.BatchNorm1d(8) if len(shape) == 2 else nn.Identity()).train()
+    method = nn.ModuleDict({"student": student, "teacher": Teacher(student)}).train()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        assert not torch.equal(student(x), student(x))  # it stays as its owner made it
+    assert torch.equal(method["teacher"](x), method["teacher"](x))
+    assert all(m.training for m in method["teacher"].modules() if isinstance(m, nn.BatchNorm1d))
+
+
+def test_a_teacher_follows_where_a_network_keeps_what_it_computed_in_eval_mode() -> None:
+    """LeViT's attention does so with its biases, until the mode changes."""
+    torch.manual_seed(0)
+    student = LeViTAttention(8, 4, 2, resolution=4)
+    teacher, x = Teacher(student), torch.randn(2, 16, 8)
+    teacher(x)
+    with torch.no_grad():
+        for p in student.parameters():
+            p.normal_()
+        teacher.follow(student, momentum=0.0)
+        torch.testing.assert_close(teacher(x), student(x))
+
+
+# ---------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_the_last_product_of_a_head_is_that_of_float32_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = DINOHead(16, 32, 12, 40, learn_scale=True, patch_prototypes=30)
+    x = torch.randn(6, 16)
+    for net in (head, Teacher(head)[0]):
+        for patches, layer in ((False, net.last_layer), (True, net.patch_layer)):
+            with torch.autocast("cpu", dtype):
+                scores, z = net(x, patches=patches), net._bottleneck(x)
+            assert scores.dtype == torch.float32
+            assert torch.equal(scores, F.linear(z, layer.weight_g * F.normalize(layer.weight_v)))
+    assert head.double()(x.double()).dtype == torch.float64

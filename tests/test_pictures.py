@@ -208,3 +208,23 @@ def test_images_of_one_channel(photos: Path, tmp_path: Path) -> None:
     assert len(files) == 4
     shown = pixels(files[0])[:CELL, :CELL]
     assert np.array_equal(shown[..., 0], shown[..., 1])
+
+
+def test_pictures_are_replaced_together_or_not_at_all(
+    vit: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("attention.png", "pca.png", "neighbours.png", "neighbours.csv"):
+        (out / name).write_text("old")
+
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(pictures, "features", fails)
+    argv = ["show", str(vit), str(photos), "--out", str(out), "--workers", "0", "--count", "2", "--overwrite"]
+    assert cli.main(argv) == 1
+    assert "error: out of memory" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in out.iterdir()} == dict.fromkeys(
+        ("attention.png", "pca.png", "neighbours.png", "neighbours.csv"), "old"
+    )

@@ -2,9 +2,11 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders
 from lookalike.evaluation import (
     FROZEN,
     PROTOCOLS,
+    Entry,
     Features,
     Few,
     embed,
@@ -26,9 +30,11 @@ from lookalike.evaluation import (
     interval,
     interval_of_draws,
     judge,
+    knn,
     load_features,
     logistic,
     measures,
+    record,
     retrieve,
     save_features,
 )
@@ -36,6 +42,8 @@ from lookalike.evaluation.doubts import doubts, missing_classes, swapped
 from lookalike.evaluation.linear import Settings
 from lookalike.evaluation.logistic import PENALTIES
 from lookalike.evaluation.measures import pooled
+from lookalike.evaluation.neighbours import tied
+from lookalike.evaluation.retrieval import RANKS, _expected
 from lookalike.evaluation.semi import drawn, listed
 from lookalike.runs import Folder
 
@@ -513,6 +521,72 @@ def test_what_was_kept_does_not_outlive_its_cause(
         assert names != [kept.name], "features of the weights of before are of no use"
 
 
+def test_files_of_others_among_the_kept_features_stay(run: Path, tmp_path: Path) -> None:
+    """A new encoder's features take the place of the old one's, known by what is in them."""
+    from conftest import draw
+
+    draw(tmp_path / "photos" / "0.png", 0, 0)
+    embed(run, tmp_path / "photos")
+    (old,) = (run / "features").iterdir()
+    foreign = [run / "features" / f"{name}.safetensors" for name in ("mine", "other", "0" * 32, "copy", "broken")]
+    shutil.copy(run / "encoder.safetensors", foreign[0])
+    save_file({"features": torch.zeros(1, 2), "index": torch.zeros(1)}, foreign[1], metadata={"encoder": "another"})
+    foreign[2].symlink_to(foreign[0])
+    shutil.copy(old, foreign[3])
+    foreign[4].write_bytes(b"\x00")
+    torch.manual_seed(1)
+    other = backbones.create("test_vit", image_size=32)
+    encoders.save(Folder(run), other, method="simclr", epochs=2, dtype=torch.uint8)
+    embed(run, tmp_path / "photos")
+    left = {p.name for p in (run / "features").iterdir()}
+    assert {p.name for p in foreign} < left
+    assert old.name not in left
+    assert len(left) == len(foreign) + 1
+
+
+def test_a_linked_folder_of_features_is_neither_used_nor_changed(run: Path, tmp_path: Path) -> None:
+    from conftest import draw
+
+    draw(tmp_path / "photos" / "0.png", 0, 0)
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(run / "encoder.safetensors", models / "best.safetensors")
+    (run / "features").symlink_to(models)
+    said: list[str] = []
+    embed(run, tmp_path / "photos", say=said.append)
+    assert [p.name for p in models.iterdir()] == ["best.safetensors"]
+    assert any("the features are not kept" in line and "features is a link" in line for line in said)
+
+
+def test_processes_that_record_at_once_lose_no_entry(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    (tmp_path / ".evaluation.9.tmp.json").write_text("of a process that was killed")
+
+    def entry(name: str) -> Entry:
+        return Entry(
+            protocol=name, top1=0.5, top5=1.0, interval=(0.4, 0.6), settings={}, train_images=1, test_images=1,
+            classes=2, encoder_sha256="e", data_fingerprint="d", seed=0, seconds=0.0, date="", history=[],
+        )  # fmt: skip
+
+    def many(process: int) -> None:
+        threads = [threading.Thread(target=record, args=(path, [entry(f"{process}-{i}")])) for i in range(10)]
+        for thread in threads:  # threads of one process, too
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    children = []
+    for process in range(8):
+        if not (child := os.fork()):
+            many(process)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    found = {row["protocol"] for row in json.loads(path.read_text())}
+    assert found == {f"{process}-{i}" for process in range(8) for i in range(10)}
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"], "nothing is left of the locks"
+
+
 def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
     run: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -797,3 +871,62 @@ def test_the_commands_defaults_are_the_functions() -> None:
         for field in dataclasses.fields(options):
             if field.name in parameters and field.name not in ("encoder", "train", "test", "data", "out", "workers"):
                 assert vars(options)[field.name] == parameters[field.name].default, field.name
+
+
+# ---------------------------------------------------------------- images that are equally near
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["one feature", "one up to rounding", "zeros", "three features"])
+def test_a_collapsed_encoder_scores_the_same_in_any_order_of_the_training_images(kind: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    few = torch.randn(3, 37)
+    made = {
+        "one feature": lambda n: few[:1].repeat(n, 1),
+        "one up to rounding": lambda n: few[:1] + 1e-7 * torch.randn(n, 37),
+        "zeros": lambda n: torch.zeros(n, 37),
+        "three features": lambda n: few[torch.arange(n) % 3],
+    }[kind]
+    counts = (300, 60, 20, 20)
+    labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])  # as folders lie
+    train, test, own = made(400).to(dtype), made(50).to(dtype), torch.arange(50) % 4
+    orders = torch.arange(400), torch.randperm(400)
+    found = [retrieve(train[o], labels[o], test, own) for o in orders]
+    assert found[0].recall == pytest.approx(found[1].recall, abs=1e-9)
+    assert found[0].mean_average_precision == pytest.approx(found[1].mean_average_precision, abs=1e-9)
+    near = [knn(train[o], labels[o], test, own, also=(1, 7, 399)) for o in orders]
+    assert near[0].accuracies == near[1].accuracies
+    torch.testing.assert_close(near[0].votes, near[1].votes, rtol=1e-5, atol=0)
+    if kind in ("one feature", "zeros"):  # chance
+        shares = torch.tensor(counts, dtype=dtype) / 400
+        assert found[0].recall[1] == pytest.approx(float(shares[own].mean()))
+        votes = near[0].votes / near[0].votes.sum(1, keepdim=True)
+        torch.testing.assert_close(votes, shares.expand(50, 4), rtol=1e-5, atol=0)
+        assert near[0].top1 == 13 / 50  # all are taken for the largest class
+
+
+def test_what_ties_give_is_the_mean_over_their_orders() -> None:
+    """Two ties, of two and of four images, in all their orders."""
+    hit = [True, False, False, True, True, False]
+    begin, end = tied(torch.tensor([[0.9, 0.9, 0.5, 0.5, 0.5, 0.5]]))
+    assert begin.tolist() == [[0, 0, 2, 2, 2, 2]]
+    assert end.tolist() == [[2, 2, 6, 6, 6, 6]]
+    recalls, precisions = [], []
+    for first, rest in itertools.product(itertools.permutations(hit[:2]), itertools.permutations(hit[2:])):
+        order = [*first, *rest]
+        recalls.append([any(order[:k]) for k in RANKS])
+        right = [sum(order[: n + 1]) / (n + 1) for n, x in enumerate(order) if x]
+        precisions.append(sum(right) / len(right))
+    recall, precision = _expected(torch.tensor([hit]), begin, end)
+    assert recall[0].tolist() == pytest.approx(np.mean(recalls, 0).tolist())
+    assert precision.tolist() == pytest.approx([np.mean(precisions)])
+
+
+def test_ties_are_no_wider_than_rounding() -> None:
+    """However long a run of close cosines is."""
+    step = 2**-22
+    begin, end = tied(1 - step * torch.arange(12.0)[None])
+    assert (end - begin).tolist() == [[4] * 12]
+    begin, end = tied(torch.tensor([[0.5, 0.5 - 2**-19, 0.25, 0.25 - 2**-21]]))
+    assert begin.tolist() == [[0, 1, 2, 2]]
+    assert end.tolist() == [[1, 2, 4, 4]]

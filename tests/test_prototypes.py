@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_methods import batch, make, small
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 from lookalike import training
@@ -242,3 +243,46 @@ def test_a_survey_survives_what_is_not_finite(tmp_path: Path, monkeypatch: pytes
     assert result.metrics[-1]["skipped"] == 0
     state = torch.load(Folder(run.out).last, weights_only=True)["state_dict"]
     assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+class Indices(TorchDispatchMode):
+    """Notes the places that values are put to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_put_.default:
+            self.seen += [x.tolist() for x in args[1] if x is not None]
+        return func(*args, **(kwargs or {}))
+
+
+def test_of_an_image_twice_in_a_step_the_bank_keeps_the_last_embedding() -> None:
+    """Each place is written once: on a GPU any of two would win. What is not finite does not count."""
+    method = deepcluster()
+    before = method.bank.clone()
+    index = torch.tensor([30, 21, 30, 25, 30, 21, 22])
+    z = torch.nn.functional.normalize(torch.randn(2, 7, method.bank.shape[2]), dim=2)
+    z[0, 5, 0] = torch.nan
+    # of two micro-batches
+    method.collected.add(at(3), index[:4], *z[:, :4])
+    method.collected.add(at(3), index[4:], *z[:, 4:])
+    with Indices() as put:
+        method.after_step(at(3))
+    assert [sorted(places) for places in put.seen] == [[21, 22, 25, 30]]
+    for image, row in ((21, 1), (22, 6), (25, 3), (30, 4)):
+        assert torch.equal(method.bank[:, image], z[:, row])
+    untouched = [i for i in range(len(before[0])) if i not in (21, 22, 25, 30)]
+    assert torch.equal(method.bank[:, untouched], before[:, untouched])
+
+
+def test_swavs_queue_is_scored_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = swav(queue=16, queue_starts=0)
+    method.queues_full = True
+    shared: list[Tensor] = []
+    monkeypatch.setattr("lookalike.methods.swav.sinkhorn", lambda scores, *rest: shared.append(scores) or scores)
+    with torch.autocast("cpu", torch.bfloat16):
+        method(one(method, 3, 0))
+    for scores, queue in zip(shared, method.queues):
+        assert torch.equal(scores[:16], queue.keys.T @ method.prototypes.weight.T)

@@ -178,7 +178,7 @@ def _full_disk(photos: Path, whole: Path, disk: Path, moment: str) -> None:
     out = disk / "run"
     folder, encoder, checkpoint = Folder(out), *(p.stat().st_size for p in (Folder(whole).weights, Folder(whole).last))
     if moment in ("run.yaml", "log.txt", "views.png"):
-        fill(disk, {"run.yaml": 0, "log.txt": PAGE, "views.png": 3 * PAGE}[moment])
+        fill(disk, {"run.yaml": 0, "views.png": PAGE, "log.txt": PAGE + Folder(whole).views.stat().st_size}[moment])
         refused(pretrain(photos, out), f"{moment} could not be written (No space left on device", "Make room")
         (disk / "filler").unlink()
         if folder.run.is_file():

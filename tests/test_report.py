@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import draw
 from PIL import Image
 
 import lookalike
-from lookalike import cli, encoders
+from lookalike import cli, encoders, marks
 from lookalike.backbones import create
 from lookalike.reporting import embedding_map, gathering, judgements, maps, writing
 from lookalike.reporting.page import embedded, finite, rendered
@@ -93,6 +95,31 @@ def test_the_command_writes_a_page_with_everything(run: Path, capsys: pytest.Cap
     assert array(made["near"], np.uint32).max() < 13
 
 
+def test_a_page_passes_over_damaged_rows_and_believes_the_weights(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row of junk, and `encoder.json` of the checkpoint before, as a kill between two files leaves it."""
+    twin = shutil.copytree(run, tmp_path / "twin")
+    folder = Folder(twin)
+    first, *rest = folder.metrics.read_text().splitlines(keepends=True)
+    folder.metrics.write_text("".join([first, "junk\n", '{"loss": 1}\n', *rest]))
+    card = json.loads(folder.card.read_text())
+    folder.card.write_text(json.dumps(card | {"epochs": 1.0, "sha256": "0" * 64}))
+    found = gathering.run_content(twin, "twin")
+    assert "metrics.jsonl holds 2 damaged rows, which are left out." in capsys.readouterr().err
+    assert found["curves"] == gathering.run_content(run, "run")["curves"]
+    assert {fact["label"]: fact["value"] for fact in found["facts"]}["Epochs"] == "2 of 2"
+
+
+def test_a_page_of_a_comparison_shows_no_folder_outside_of_it(run: Path, tmp_path: Path) -> None:
+    """`compare.json` may be a stranger's."""
+    shutil.copytree(run, tmp_path / "mine-seed0")
+    (tmp_path / "compared").mkdir()
+    for method, named in (("mine", "../mine-seed0"), ("../mine", None), ("mine", str(tmp_path / "mine-seed0"))):
+        found = {"trainings": [{"method": method, "seed": 0, "folder": named}]}
+        assert writing._trainings(tmp_path / "compared", found) == {}
+
+
 def test_a_page_asks_nothing_of_a_network(run: Path, tmp_path: Path) -> None:
     page = lookalike.report(run, out=tmp_path / "page.html").read_text()
     assert "default-src 'none'" in page
@@ -152,8 +179,9 @@ def test_what_cannot_be_reported(
 def test_images_that_went_away_leave_a_page_without_a_map(run: Path, tmp_path: Path) -> None:
     moved = tmp_path / "run"
     shutil.copytree(run, moved)
-    text = (moved / "run.yaml").read_text()
-    (moved / "run.yaml").write_text(text.replace(str(run.parent), str(tmp_path / "gone")))
+    text = (moved / "run.yaml").read_text().replace(str(run.parent), str(tmp_path / "gone"))
+    gone = marks.mark(tmp_path / "gone/test")
+    (moved / "run.yaml").write_text(text.replace("  named_here:", f"  named_here:\n  - {gone}"))
     page = lookalike.report(moved)
     assert content_of(page, "maps") == {"sets": [], "maps": []}
     (note,) = content_of(page)["mapNotes"]
@@ -253,6 +281,163 @@ def test_trainings_end_with_a_page_unless_told_not_to(
     assert "no report was written (RuntimeError: no page today)" in capsys.readouterr().out
 
 
+# ---------------------------------------------------------------- files that came from a stranger
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """Images of this machine that nobody named to lookalike."""
+    for i in range(4):
+        draw(tmp_path / "private/class" / f"secret {i}.jpg", i, i)
+        draw(tmp_path / "private/other" / f"secret {i}.jpg", i, 9 + i)
+    return tmp_path / "private"
+
+
+@pytest.fixture
+def strangers(run: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "from elsewhere"
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "features", "views.png"))
+    (out / "evaluation.json").unlink()
+    return out
+
+
+def unread(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """Lets nobody look into a folder."""
+    scan = os.scandir
+
+    def guarded(path: Any = ".") -> Any:
+        assert not os.path.realpath(path).startswith(os.path.realpath(place)), path
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+
+
+@pytest.mark.parametrize("by", ["data", "probe", "evaluation"])
+def test_images_that_only_a_strangers_files_name_are_named_and_left_out(
+    by: str, run: Path, strangers: Path, private: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    content = yaml.safe_load((strangers / "run.yaml").read_text())
+    content |= {"data": str(private), "probe": None}
+    if by == "probe":
+        content |= {"probe": [str(private), str(private)]}
+    if by == "evaluation":
+        entries = json.loads((run / "evaluation.json").read_text())
+        (strangers / "evaluation.json").write_text(json.dumps([e | {"test": str(private)} for e in entries]))
+    (strangers / "run.yaml").write_text(yaml.safe_dump(content))
+    with monkeypatch.context() as patch:
+        unread(patch, private)
+        assert cli.main(["report", str(strangers), "--workers", "0"]) == 0
+    page = content_of(strangers / "report.html")
+    assert content_of(strangers / "report.html", "maps") == {"sets": [], "maps": []}
+    assert "secret" not in (strangers / "report.html").read_text()
+    assert page["runs"][0]["pictures"] == []
+    (note,) = page["mapNotes"]
+    assert f"its files name the images {private}, which no command of yours named on this machine" in note
+    assert f"--images {private}" in note
+    assert note in capsys.readouterr().out
+    # a user who names them has confirmed them
+    assert cli.main(["report", str(strangers), "--images", str(private), "--workers", "0"]) == 0
+    (shown,) = content_of(strangers / "report.html", "maps")["sets"]
+    assert len(shown["names"]) == 8
+
+
+def test_a_strangers_file_that_names_the_whole_disk_scans_none_of_it(
+    strangers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for data in ("/", "\0", "~", "..", "https://example.org/x"):
+        content = yaml.safe_load((strangers / "run.yaml").read_text()) | {"data": data, "probe": None}
+        (strangers / "run.yaml").write_text(yaml.safe_dump(content))
+        with monkeypatch.context() as patch:
+            unread(patch, Path("/"))
+            page = lookalike.report(strangers, points=4)
+        assert content_of(page, "maps") == {"sets": [], "maps": []}
+        assert len(content_of(page)["mapNotes"]) == 1
+
+
+def test_marks_are_of_this_user_and_of_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = marks.mark(tmp_path / "photos")
+    assert (tmp_path / "cache/lookalike/key").stat().st_mode & 0o777 == 0o600
+    assert marks.is_marked(tmp_path / "photos", [own])
+    assert marks.is_marked(tmp_path / "x/../photos", ["", 5, "ü", own])
+    for images, known in ((tmp_path, [own]), (tmp_path / "photos", own), (tmp_path / "photos", None), ("\0", [own])):
+        assert not marks.is_marked(images, known)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another user"))
+    assert not marks.is_marked(tmp_path / "photos", [own])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no key can be kept
+    assert marks.is_marked(tmp_path / "photos", [marks.mark(tmp_path / "photos")])
+
+
+def test_links_out_of_a_strangers_folder_are_not_followed(strangers: Path, private: Path) -> None:
+    secret = private / "secret.json"
+    secret.write_text('{"password": "hunter2"}')
+    (private / "rows.jsonl").write_text('{"step": 1, "loss": 77.5}')
+    (private / "log.txt").write_text("data        hunter2")
+    (strangers / "views.png").symlink_to(private / "class/secret 0.jpg")
+    (strangers / "show").symlink_to(private)
+    shutil.copy(private / "class/secret 0.jpg", private / "pca.png")
+    for name, target in (
+        ("distillation.json", secret), ("encoder.json", secret), ("evaluation.json", secret),
+        ("metrics.jsonl", private / "rows.jsonl"), ("log.txt", private / "log.txt"),
+    ):  # fmt: skip
+        (strangers / name).unlink(missing_ok=True)
+        (strangers / name).symlink_to(target)
+    (strangers / "run.yaml").write_text("data: x")
+    page = lookalike.report(strangers, points=4)
+    (shown,) = content_of(page)["runs"]
+    assert shown["pictures"] == []
+    assert shown["distillation"] is None
+    assert shown["curves"]["series"] == {}
+    assert len(shown["problems"]) == 4
+    assert "is a link to a file outside of the run's folder" in shown["problems"][0]
+    assert "hunter2" not in page.read_text()
+
+
+def test_a_comparison_shows_no_folder_outside_of_its_own(run: Path, strangers: Path, tmp_path: Path) -> None:
+    folder = comparison(tmp_path / "compare", run)
+    shutil.rmtree(folder / "simclr-seed0")
+    (folder / "simclr-seed0").symlink_to(strangers)
+    content = json.loads((folder / "compare.json").read_text())
+    content["trainings"][0]["folder"] = str(strangers)
+    content["trainings"].append({"method": "dino", "seed": 0, "folder": f"../{strangers.name}"})
+    (folder / "compare.json").write_text(json.dumps(content))
+    assert content_of(lookalike.report(folder, points=4))["runs"] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 900 + "1" + "}" * 900, "\udcff", "1" * 5000, "[1" + "0" * 4000 + "]"]
+)
+def test_files_nested_without_end_leave_a_page(
+    text: str, strangers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("evaluation.json", "distillation.json", "encoder.json", "metrics.jsonl", "log.txt"):
+        (strangers / name).write_bytes(text.encode(errors="surrogateescape"))
+    (strangers / "run.yaml").write_text("data: " + "[" * 100_000)
+    for argv in (["report", str(strangers)], ["report", str(strangers), "--out", str(tmp_path / "page.html")]):
+        assert cli.main([*argv, "--workers", "0"]) == 0
+    assert cli.main(["plot", str(strangers), "--out", str(tmp_path / "a.png")]) == 1
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    (shown,) = content_of(tmp_path / "page.html")["runs"]
+    assert "run.yaml is nested deeper" in shown["problems"][0] or "nested deeper" in shown["problems"][0]
+    (strangers / "compare.json").write_text(text, errors="surrogateescape")
+    assert cli.main(["report", str(strangers), "--out", str(tmp_path / "page.html"), "--overwrite"]) == 1
+    assert "is no comparison with format 1" in capsys.readouterr().err
+
+
+def test_names_that_act_on_a_page_are_written_out(strangers: Path, tmp_path: Path) -> None:
+    hostile = strangers.rename(strangers.with_name("run\x1b]0;x\x07\u202e\nline"))
+    draw(tmp_path / "images/class/a\u202egpj.jpg", 0, 0)
+    draw(tmp_path / "images/class/b.jpg", 0, 1)
+    page = lookalike.report(hostile, images=tmp_path / "images", out=tmp_path / "page.html")
+    title = re.search("<title>(.*?)</title>", page.read_text(), re.DOTALL)
+    for text in (str(content_of(page)), str(content_of(page, "maps")["sets"][0]["names"]), str(title)):
+        assert not re.search(r"(?<!\\)\\(x1b|x07|u202e)", text)  # repr writes them with one backslash
+    assert "a\\u202egpj.jpg" in content_of(page, "maps")["sets"][0]["names"][0]
+
+
 def comparison(
     folder: Path, run: Path, methods: tuple[str, ...] = ("byol", "simclr"), seeds: int = 1, minutes: float | None = None
 ) -> Path:
@@ -262,7 +447,7 @@ def comparison(
     for seed in range(seeds):
         for method in methods:
             name = f"{method}-seed{seed}"
-            (folder / name).symlink_to(run.absolute())
+            shutil.copytree(run, folder / name, ignore=shutil.ignore_patterns("checkpoints", "features"))
             trainings.append({"method": method, "seed": seed, "folder": name, "status": "done", "error": None})
     trainings.append({"method": "ibot", "seed": 0, "folder": "ibot-seed0", "status": "failed", "error": "takes a ViT"})
     ranking = [
@@ -445,7 +630,7 @@ def test_sheets_hold_every_image_in_its_place(tmp_path: Path) -> None:
             tmp_path / f"{i:03}.png"
         )
     (tmp_path / "000.png").write_bytes(b"went away")
-    source = maps.source_of(tmp_path, 3)
+    source = maps.source_of(tmp_path, create("test_byobnet", channels=3, image_size=32))
     made: Any = embedding_map.sheets(source, list(range(len(source))), 32)
     (url,) = made["urls"]
     header, data = url.split(",", 1)
@@ -474,7 +659,7 @@ def test_nothing_ends_the_element_that_holds_the_content() -> None:
     text = "</script><script>alert(1)</script><!-- & \u2028"
     inside = embedded({"name": text})
     assert not set("<>&") & set(inside)
-    assert json.loads(inside) == {"name": text}
+    assert json.loads(inside) == {"name": text.replace("\u2028", "\\u2028")}
     page = rendered(HOSTILE, {"report": {"name": HOSTILE}, "maps": {}})
     assert HOSTILE not in page
     assert "&lt;img" in page
@@ -497,6 +682,19 @@ def test_plot_draws_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (other / "evaluation.json").unlink()
     assert cli.main([*argv, "--overwrite"]) == 0
     assert lookalike.plot(other, out=tmp_path / "one.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("name", ["$x_{$ and $y^$", "_hidden", "照片", "a\tb"])
+def test_plot_shows_the_names_of_runs_as_they_are(
+    name: str, run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pytest.importorskip("matplotlib")
+    shutil.copytree(run, tmp_path / name)
+    one, both = tmp_path / "one.svg", tmp_path / "both.svg"
+    lookalike.plot(tmp_path / name, out=one)
+    lookalike.plot([run, tmp_path / name], out=both)
+    assert not [str(w.message) for w in recwarn.list if w.category is UserWarning]
+    assert 'id="legend_1"' in one.read_text()
 
 
 def test_plot_draws_entries_of_before(run: Path, tmp_path: Path) -> None:

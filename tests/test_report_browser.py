@@ -349,6 +349,7 @@ def test_a_comparison_at_both_widths(make_comparison: Callable[[], Path]) -> Non
             assert missing == []
             assert len(browser.find_elements(By.CSS_SELECTOR, ".ranking td[data-title=Epochs]")) == 3
             assert "top‑1 by k-NN, the mean over tests and seeds" in ranking
+            assert "Its ranges are version 0.1’s" in ranking  # its compare.json has no error rate
             assert len(browser.find_elements(By.CSS_SELECTOR, "#scatter-0 .baseline")) == 1
             assert "By the encoder of byol-seed0." in text(browser, "map-section")
             assert "Of byol-seed0." in text(browser, "use")

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lookalike import core, training
+import lookalike
+from lookalike import cli, core, encoders, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
@@ -282,6 +285,133 @@ def test_kill_9_at_any_moment_of_writing_resumes_bit_for_bit(
     assert survived >= 9
 
 
+def _killed_between(photos: Path, out: Path, moment: str) -> None:
+    """A process of its own: dies by SIGKILL before `encoder.json` is written the second time, or before `run.yaml`."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+
+    def die(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment == "encoder.json":
+        write_json, cards = encoders.write_json, []
+
+        def second(path: Path, content: object) -> None:
+            cards.append(path)
+            (die if len(cards) == 2 else write_json)(path, content)
+
+        encoders.write_json = second  # type: ignore[assignment]
+    else:
+        yaml.safe_dump = die  # type: ignore[assignment]
+    training.pretrain(tiny_run(photos, out, overwrite=moment == "run.yaml"))
+
+
+def killed_between(photos: Path, out: Path, moment: str) -> None:
+    process = forkserver().Process(target=_killed_between, args=(photos, out, moment))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_kill_between_the_weights_and_encoder_json_is_noticed_and_mended(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    killed_between(photos, out, "encoder.json")
+    folder = Folder(out)
+    assert json.loads(folder.card.read_text())["epochs"] == 1.0
+    assert encoders.read_card(folder).epochs == 2.0
+    old, twin = folder.card.read_text(), Folder(shutil.copytree(out, tmp_path / "twin"))
+    lookalike.load(out, TinyNet())
+    card = json.loads(folder.card.read_text())
+    assert (card["epochs"], card["sha256"]) == (2.0, encoders.file_sha256(folder.weights))
+    assert "encoder.json was not of" in folder.log.read_text()
+    changed = folder.card.stat().st_mtime_ns
+    lookalike.load(out, TinyNet())
+    assert folder.card.stat().st_mtime_ns == changed
+    # a file that somebody wrote to, of these very weights, stays
+    folder.card.write_text(json.dumps(card | {"epochs": 7.0, "note": "mine"}))
+    lookalike.load(out, TinyNet())
+    assert json.loads(folder.card.read_text())["note"] == "mine"
+    # nothing is written where there is no run
+    alone = Folder(tmp_path / "alone")
+    alone.path.mkdir()
+    shutil.copy(twin.weights, alone.weights)
+    alone.card.write_text(old)
+    lookalike.load(alone.path, TinyNet())
+    assert alone.card.read_text() == old
+    capsys.readouterr()
+    training.pretrain(tiny_run(photos, twin.path, resume=True))
+    assert "encoder.json was not of" in capsys.readouterr().out
+    assert_same_run(twin.path, finished(1))
+
+
+def test_a_kill_while_a_run_is_replaced_can_be_made_good(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = Folder(shutil.copytree(finished(1), tmp_path / "run"))
+    out.features.mkdir()
+    foreign = [out.path / "thesis.tex", out.features / "mine.safetensors"]
+    for path in foreign:
+        path.write_text("mine")
+    killed_between(photos, out.path, "run.yaml")
+    assert not out.weights.exists()
+    training.pretrain(tiny_run(photos, out.path, overwrite=True))
+    assert_same_run(out.path, finished(1))
+    assert [path.read_text() for path in foreign] == ["mine"] * 2
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_is(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a checkpoint must find the rows of the steps before it."""
+    fsync, replace = os.fsync, os.replace
+    happened: list[tuple[str, int]] = []
+
+    def synced(handle: int) -> None:
+        happened.append((Path(f"/proc/self/fd/{handle}").resolve().name, os.fstat(handle).st_size))
+        fsync(handle)
+
+    def renamed(old: Any, new: Any) -> None:
+        happened.append((f"renamed to {Path(new).name}", 0))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    training.pretrain(tiny_run(photos, tmp_path / "run", epochs=2))
+    sizes = [sum(map(len, Folder(tmp_path / "run").metrics.read_bytes().splitlines(True)[:n])) for n in (1, 2)]
+    for size, name in zip(sizes, ("epoch=1.ckpt", "epoch=2.ckpt")):
+        flushed = happened.index(("metrics.jsonl", size))
+        assert flushed < happened.index((f"renamed to {name}", 0))
+
+
+def test_a_second_damaged_checkpoint_does_not_replace_the_first_that_was_put_aside(
+    photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    for epochs, content in ((2, b"first"), (3, b"second")):
+        Folder(out).last.unlink()  # its content has another name, too
+        Folder(out).last.write_bytes(content)
+        training.pretrain(tiny_run(photos, out, epochs=epochs, resume=True))
+    kept = [Folder(out).checkpoints / name for name in ("last.corrupt", "last.corrupt.2")]
+    assert [path.read_bytes() for path in kept] == [b"first", b"second"]
+
+
+def test_a_checkpoint_that_no_run_names_is_not_resumed_from(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    mine = Folder(out).checkpoints / "epoch=1-mine.ckpt"
+    shutil.copy(Folder(out).last, mine)
+    training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
+    assert mine.is_file()
+    for path in (Folder(out).last, Folder(out).before, Folder(out).checkpoints / "epoch=1.ckpt"):
+        path.unlink(missing_ok=True)
+    result = training.pretrain(tiny_run(photos, out, epochs=1, resume=True))
+    assert "NO CHECKPOINT is there" in Folder(out).log.read_text()
+    assert [row["step"] for row in result.metrics] == [5]
+
+
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
     finished: Callable[[int], Path],
     photos: Path,
@@ -310,6 +440,19 @@ def test_no_readable_checkpoint_is_an_error(photos: Path, tmp_path: Path) -> Non
     for path in Folder(out).checkpoints.iterdir():
         path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="No checkpoint of the run can be read"):
+        training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
+
+
+@pytest.mark.parametrize("lacks", ["lookalike", "format", "data", "mean", "global_step"])
+def test_a_checkpoint_without_a_part_counts_as_damaged(lacks: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    for path in Folder(out).kept():
+        path.unlink()
+    content = torch.load(Folder(out).last, weights_only=True)
+    (content if lacks in content else content["lookalike"]).pop(lacks)
+    torch.save(content, Folder(out).last)
+    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint of a training\.\nStart again with --overwrite"):
         training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
 
 
@@ -924,3 +1067,166 @@ def test_a_run_that_goes_on_keeps_what_fitting_chose_and_refuses_what_was_change
     own, _ = training.resolve(asked(adam, 20), 1000)
     other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
     assert any(line.startswith("optim.name: adamw in the run") for line in differences(flat(own), flat(other)))
+
+
+# ---------------------------------------------------------------- what others add to Lightning's trainer
+
+
+def installed(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that puts a callback into every trainer of Lightning's, and does something when it is imported."""
+    (place / "nosy-1.0.dist-info").mkdir(parents=True)
+    (place / "nosy-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: nosy-package\nVersion: 1.0\n")
+    (place / "nosy-1.0.dist-info/entry_points.txt").write_text(
+        "[lightning.pytorch.callbacks_factory]\nnosy = nosy:factory\n"
+    )
+    (place / "nosy.py").write_text(f"open({str(place / 'imported')!r}, 'w').close()\nfactory = None\n")
+    monkeypatch.syspath_prepend(place)
+    return place / "imported"
+
+
+def test_only_our_callbacks_and_the_users_run_in_lightnings_trainer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported = installed(tmp_path / "site", monkeypatch)
+    argv = ["pretrain", "simclr", str(photos), "--out", str(tmp_path / "run"), "--backbone", "test_byobnet"]
+    argv += ["--image-size", "32", "--batch-size", "20", "--workers", "0", "--epochs", "1", "--hidden-dim", "16"]
+    assert cli.main(argv) == 0
+    assert not imported.exists()
+    lines = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if "nosy" in line]
+    assert lines == ["left out    what others add to Lightning's trainer: nosy-package (nosy:factory)"]
+    assert lines[0] in capsys.readouterr().out
+    seen: list[str] = []
+
+    class Own(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            seen.extend(type(c).__module__.split(".")[0] for c in trainer.callbacks)  # type: ignore[attr-defined]
+
+    training.pretrain(tiny_run(photos, tmp_path / "own", epochs=1), [Own()])
+    assert set(seen) == {"lookalike", "test_training"}
+    assert not imported.exists()
+
+
+def test_the_environment_adds_nothing_to_lightnings_trainer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MAX_STEPS", "1"), ("FAST_DEV_RUN", "1"), ("GRADIENT_CLIP_VAL", "1e-9"), ("MAX_EPOCHS", "7")):
+        monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+    result = training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1))
+    assert [row["step"] for row in result.metrics] == [5]
+    assert os.environ["PL_TRAINER_MAX_STEPS"] == "1"
+    said = (tmp_path / "run/log.txt").read_text()
+    assert "PL_TRAINER_FAST_DEV_RUN, PL_TRAINER_MAX_EPOCHS, PL_TRAINER_MAX_STEPS, PL_TRAINER_GRADIENT_CLIP_VAL" in said
+    monkeypatch.undo()
+    training.pretrain(tiny_run(photos, tmp_path / "other", epochs=1))
+    assert_same_run(tmp_path / "run", tmp_path / "other")
+
+
+# ---------------------------------------------------------------- what fails before the first step
+
+
+class Keyless(DummyLogger):
+    """A logger that fails when it is first used, after it has written something."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    @property
+    def experiment(self) -> Any:
+        (self.folder / "wandb/run-1").mkdir(parents=True, exist_ok=True)
+        (self.folder / "wandb/run-1/log").write_text("half")
+        raise ValueError("No API key configured.")
+
+
+def fails(*args: Any, **options: Any) -> Any:
+    raise RuntimeError("out of memory")
+
+
+class FailingAtStart(Callback):
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        fails()
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("new", ["overwrite", "resume", "fresh"])
+@pytest.mark.parametrize("moment", ["logger", "tensorboard", "probe", "first step"])
+def test_what_fails_before_the_first_step_leaves_an_old_run_as_it_was_and_nothing_of_a_new_one(
+    moment: str, new: str, finished: Callable[[int], Path], photos: Path, labelled: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    if new != "fresh":
+        shutil.copytree(finished(1), out)
+        (out / "tensorboard").mkdir()
+        (out / "tensorboard/events.out.tfevents.1.old").write_bytes(b"old")
+        (out / "notes.txt").write_text("mine")
+        before = contents(out)
+    run = tiny_run(photos, out, epochs=4, **({} if new == "fresh" else {new: True}))
+    callbacks: list[Callback] = []
+    match moment:
+        case "logger":
+            monkeypatch.setattr(training, "_loggers", lambda run, folder: [Keyless(folder.path)])
+        case "tensorboard":  # its files are there when the training fails
+            run = dataclasses.replace(run, logger="tensorboard")
+            callbacks = [FailingAtStart()]
+        case "probe":
+            run = dataclasses.replace(run, probe=(str(labelled / "train"), str(tmp_path / "gone")))
+        case "first step":
+            monkeypatch.setattr(SimCLR, "forward", fails)
+    with pytest.raises((ValueError, RuntimeError, FileNotFoundError)):
+        training.pretrain(run, callbacks)
+    if new == "fresh":
+        return assert_nothing(out)
+    after = contents(out)
+    if new == "resume":  # its log says what happened
+        before["log.txt"] = after["log.txt"]
+    assert after == before
+    assert not (out / "wandb").exists()
+
+
+def assert_nothing(out: Path) -> None:
+    assert not out.exists(), list(out.rglob("*"))
+
+
+def test_a_logger_without_a_key_leaves_the_old_run_to_the_command(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    argv = ["pretrain", "simclr", str(photos), "--out", str(out), "--backbone", "test_byobnet", "--image-size", "32"]
+    argv += ["--batch-size", "20", "--workers", "0", "--epochs", "1", "--hidden-dim", "16"]
+    assert cli.main(argv) == 0
+    before = contents(out)
+    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    monkeypatch.setattr(training, "WandbLogger", lambda save_dir, **options: Keyless(save_dir))
+    assert cli.main([*argv, "--overwrite", "--logger", "wandb"]) == 1
+    assert "error: No API key configured." in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_its_own_weights(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished(1), tmp_path / "run")
+    before = contents(out)
+    for weights in (out, Folder(out).weights, Folder(out).last):
+        with pytest.raises(ValueError, match=r"is the folder of --init .* Give another --out"):
+            training.pretrain(tiny_run(photos, out, overwrite=True, backbone="test_byobnet", init=str(weights)))
+    taught = get_method("distill").Config(teacher=str(out))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="is the folder of --teacher"):
+        training.pretrain(tiny_run(photos, out, overwrite=True, backbone="test_byobnet", method=taught))
+    assert contents(out) == before
+
+
+def test_a_logger_of_a_run_that_replaces_another_keeps_its_own_files(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished(1), tmp_path / "run")
+    (out / "tensorboard").mkdir()
+    old = out / "tensorboard/events.out.tfevents.1.old"
+    old.write_bytes(b"old")
+    training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, logger="tensorboard"))
+    assert not old.exists()
+    assert [p.stat().st_size > 100 for p in (out / "tensorboard").glob("events*")] == [True]

@@ -9,7 +9,8 @@ import copy
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from .printing import brief, shown
+from .runs import Alpha
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -35,6 +40,19 @@ SMALL_STEM_UP_TO = 64
 
 _SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 """Image sizes that are tried to say in an error message what works."""
+
+_HEADS = ("head.", "heads.", "head_dist.", "fc.", "classifier.")
+"""Beginnings of a classifier's tensors at timm and torchvision."""
+_BESIDE = re.compile(
+    r"head|proj|predict|prototype|classif|logit|fc|linear|probe|aux|queue|bank|momentum|ema|averaged|teacher|student|"
+    r"decoder|center|centre|loss|mask|temperature|criterion|metric",
+    re.IGNORECASE,
+)
+"""In the first part of a name: what trainings keep beside an encoder, unless the network has such a part."""
+BUFFERS = re.compile(r"(^|\.)(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask)$")
+"""Counters, and tables that follow from the architecture alone: nothing that was learnt."""
+_TRUNK = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre", "blocks")
+"""First parts of names in ViTs: where the network has no such part, the file is of another one."""
 
 _MAPS = {
     "AlexNet": "features", "ConvNeXt": "features", "EfficientNet": "features", "GoogLeNet": "inception5b",
@@ -98,6 +116,8 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
+        self.alpha: Alpha = "auto"
+        """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -202,7 +222,7 @@ class Backbone(nn.Module):
         The position embedding of a plain ViT may be of another image size; it is resized by the backbone's rule.
 
         Raises:
-            ValueError: names or shapes differ; nothing was loaded then.
+            ValueError: names, shapes or kinds of numbers differ; nothing was loaded then.
         """
         state = self.resized(state)
         own = self.net.state_dict()
@@ -214,10 +234,18 @@ class Backbone(nn.Module):
                 for k, v in own.items()
                 if k in state and state[k].shape != v.shape
             ],
+            "of another type": [
+                f"{k} {str(state[k].dtype).removeprefix('torch.')}"
+                for k, v in own.items()
+                if k in state and v.is_floating_point() and not state[k].is_floating_point()
+            ],
+            "with NaN, as after a training that diverged": [
+                k for k in own if k in state and bool(state[k].float().isnan().any())
+            ],
         }
         if any(differences.values()):
             found = "; ".join(
-                f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                f"{len(names)} {kind}: {', '.join(map(brief, names[:5]))}{', ...' if len(names) > 5 else ''}"
                 for kind, names in differences.items()
                 if names
             )
@@ -519,7 +547,8 @@ def create(
         channels: of the images. Published weights are adapted to them by timm's rule.
         image_size: pixels a side. A plain ViT also takes all other multiples of its patch size.
         weights: loads the weights that the library publishes under this name.
-        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before.
+        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before. Nothing
+            else is random in the network of a name, whatever its library drops; a module of yours keeps what it has.
         mask_token: gives a plain ViT a learnable mask token, which starts at zero as in iBOT and DINOv2.
         interpolation: how a plain ViT resizes its position embedding: as DINO and DINOv2 do, or as timm does.
         stem: a ResNet's first layers: "standard", or "small" for a 3x3 convolution of stride 1 without pooling (SimCLR,
@@ -542,10 +571,9 @@ def create(
     else:
         name = _known(backbone)
         if name.startswith("torchvision/"):
-            if drop_path:
-                raise ValueError(
-                    f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet of timm's."
-                )
+            if drop_path:  # it is refused here, where no other error is expected
+                with torch.device("meta"):
+                    _torchvision_net(name, channels, False, drop_path)
             patch, kind = None, _Torchvision
         else:
             patch = _timm_patch_size(name, channels, drop_path)
@@ -561,7 +589,7 @@ def create(
         if isinstance(backbone, nn.Module):
             net = backbone
         elif kind is _Torchvision:
-            net = _torchvision_net(name, channels, fetch)
+            net = _torchvision_net(name, channels, fetch, drop_path)
         else:
             # A ViT's published positions keep their grid here; below they are resized by the rule that was asked for.
             net = _timm_net(name, channels, None if fetch and kind is ViT else size, fetch, drop_path)
@@ -609,7 +637,7 @@ def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    made.mean, made.std = backbone.mean, backbone.std
+    made.mean, made.std, made.alpha = backbone.mean, backbone.std, backbone.alpha
     if own:
         made.name = backbone.name
     else:
@@ -698,7 +726,7 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
     known = _known(name)
     with torch.device("meta"):
         plain = (
-            _torchvision_net(known, 3, False)
+            _torchvision_net(known, 3, False, 0.0)
             if known.startswith("torchvision/")
             else _timm_net(known, 3, None, False, 0)
         )
@@ -713,10 +741,58 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
         cfg = timm.get_pretrained_cfg(known)
         if cfg is not None:
             made.mean, made.std = (_per_channel(tuple(x), made.channels) for x in (cfg.mean, cfg.std))
-    heads = ("head.", "head_dist.", "fc.", "classifier.")
     own = made.net.state_dict()
-    load_official(made, {k: v for k, v in state.items() if k in own or not k.startswith(heads)})
+    load_official(made, {k: v for k, v in state.items() if k in own or not is_beside(k, own)})
     return made
+
+
+def is_beside(name: str, own: Collection[str]) -> bool:
+    """Whether a file's tensor is no part of an encoder whose tensors are called `own`: a head, a queue, a counter."""
+    part = _part(name)
+    return (
+        name.startswith(_HEADS)
+        or bool(BUFFERS.search(name))
+        or (bool(_BESIDE.search(part)) and part not in map(_part, own))
+    )
+
+
+def _part(name: str) -> str:
+    """The first part of a tensor's name, without a number behind it: `layer` of layer4.0.conv1.weight."""
+    return re.sub(r"(?<=\D)\d+$", "", name.partition(".")[0])
+
+
+FEW = 4
+"""Tensors that a file may hold besides, or lack, and still be of the network: two layers."""
+
+
+def check_fit(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights of which only a part fits the network, since they are of another one.
+
+    Heads, counters and relative positions do not count. Of tensors that are of no known part of a network, and of those
+    that the network has and the file lacks, a few may be: a first layer for other channels, a norm, registers.
+
+    Raises:
+        ValueError: what has no place, what is missing, and what to do.
+    """
+    own = backbone.export_state()
+    strange = [k for k in state if k not in own and not is_beside(k, own)]
+    parts = {*_TRUNK, *map(_part, own)}
+    of_trunk = [k for k in strange if _part(k) in parts]
+    lacking = [
+        k if k not in state else f"{k}, there {tuple(state[k].shape)}, here {tuple(v.shape)}"
+        for k, v in own.items()
+        if (k not in state or state[k].shape != v.shape) and not BUFFERS.search(k) and "relative_position" not in k
+    ]
+    if not of_trunk and max(len(strange), len(lacking)) <= FEW and 2 * len(lacking) <= len(own):
+        return
+    found = [f"{source} holds {len(state)} tensors, {backbone.name} has {len(own)}."]
+    for names, what in (
+        ([*of_trunk, *(k for k in strange if k not in of_trunk)], "have no place in the network"),
+        (lacking, "of the network's are missing or of another shape"),
+    ):
+        if names:
+            found.append(f"{len(names)} {what}: {'; '.join(names[:5])}{'; ...' if len(names) > 5 else ''}.")
+    raise ValueError(" ".join([*found, "Give the --backbone that the weights are of."]))
 
 
 def recognised(state: Mapping[str, Tensor]) -> str | None:
@@ -777,11 +853,11 @@ def _known(name: str) -> str:
         tags = [known for known in timm.list_pretrained(f"{architecture}.*") if known.split(".")[0] == architecture]
         if not tag or short in tags:
             return short
-        raise ValueError(f"{architecture} has no weights {tag!r}. There are: {', '.join(tags) or 'none'}.")
+        raise ValueError(f"{architecture} has no weights {shown(tag)}. There are: {', '.join(tags) or 'none'}.")
     by_end = {known.rpartition("/")[2]: known for known in reversed(names())}
     near = [by_end[end] for end in difflib.get_close_matches(short, by_end, n=3, cutoff=0.5)]
     nearest = f"The nearest names: {', '.join(near)}. " if near else ""
-    raise ValueError(f"There is no backbone {name!r}. {nearest}`lookalike list backbones` shows all.")
+    raise ValueError(f"There is no backbone {shown(name)}. {nearest}`lookalike list backbones` shows all.")
 
 
 def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, drop_path: float) -> nn.Module:
@@ -809,6 +885,7 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
         if "drop_path_rate" not in str(error):
             raise
         raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
+    without_chance(net, skips=not drop_path)  # some have rates of their own: Swin skips blocks, RexNet's head drops
     return net
 
 
@@ -819,8 +896,39 @@ def _timm_patch_size(name: str, channels: int, drop_path: float) -> int | None:
         return _patch_size(_timm_net(name, channels, None, False, drop_path))
 
 
-def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
-    """A network of torchvision's without the last layer of its classifier."""
+def without_chance(module: nn.Module, *, skips: bool = True) -> None:
+    """Switches off what is random in train mode, in place: dropout and, with `skips`, skipped residual blocks."""
+    from timm.layers import DropPath
+    from torchvision.ops import StochasticDepth
+
+    for part in module.modules():
+        if isinstance(part, DropPath | StochasticDepth) and not skips:
+            continue
+        if isinstance(part, _DropoutNd | StochasticDepth):
+            part.p = 0.0
+        # the rates that a module gives to functions: drop_rate, attn_drop, dropout, drop_prob
+        for name in [name for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]:
+            setattr(part, name, 0.0)
+
+
+def _set_drop_path(net: nn.Module, name: str, drop_path: float) -> None:
+    """Scales the probabilities with which torchvision's network skips blocks, so that the largest is `drop_path`."""
+    from torchvision.ops import StochasticDepth
+
+    skips = [part for part in net.modules() if isinstance(part, StochasticDepth)]
+    most = max((part.p for part in skips), default=0.0)
+    if drop_path and not most:
+        raise ValueError(
+            f"{name} takes no drop path. Leave it at 0, or choose a ConvNeXt, Swin, EfficientNet or MaxViT of "
+            "torchvision's, or a ViT, ConvNeXt or ResNet of timm's."
+        )
+    without_chance(net, skips=not drop_path)
+    for part in skips:
+        part.p *= drop_path / most if most else 0.0
+
+
+def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) -> nn.Module:
+    """A network of torchvision's without the last layer of its classifier, and without that one's dropout."""
     import torchvision
     from timm.models import adapt_input_conv
 
@@ -841,6 +949,7 @@ def _torchvision_net(name: str, channels: int, weights: bool) -> nn.Module:
     linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     convolutions = [path for path, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     net.set_submodule((linear or convolutions)[-1], nn.Identity())  # SqueezeNet classifies by a convolution
+    _set_drop_path(net, name, drop_path)
     if channels != 3:
         first = net.get_submodule(convolutions[0])
         assert isinstance(first, nn.Conv2d)

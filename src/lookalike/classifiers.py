@@ -72,6 +72,8 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
         )
     encoder = encoders.load(path, backbone)
     weight = state["head.weight"]
+    if weight.ndim != 2 or state["head.bias"].shape != weight.shape[:1]:
+        raise ValueError(f"{path} is no classifier: its head is {tuple(weight.shape)}, expected (classes, numbers).")
     head = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         head.weight.copy_(weight)

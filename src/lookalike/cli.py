@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
+from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
+from .printing import brief, cut, printable, say, shown, typed
 from .runs import (
+    Alpha,
     Folder,
     Options,
     Run,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from .core import Method
 
 T = TypeVar("T")
+
+LONGEST_MESSAGE = 20_000
+"""Characters of an error's message."""
 
 Protocol = Literal[
     "knn", "linear", "logistic", "semi", "retrieval", "label-free", "linear-augmented", "semi-finetune", "finetune"
@@ -329,6 +335,8 @@ class Check:
     groups: str | None = None
     """Regular expression that finds an image's group (a patient, a scene, a video) in its name, such as '^([^/]+)/'."""
     channels: int = 3
+    alpha: Alpha = Options.alpha
+    """Lay images with an alpha channel on white, or drop the channel; auto decides by each image, as in training."""
     image_size: int = 224
     """Pixels that a training would see, for the estimates."""
     workers: int | None = None
@@ -350,8 +358,10 @@ class List:
 
 def entry() -> None:
     """The console script."""
+    processes.follow_starter()
     # an interrupted import of torch ends in a crash or a traceback; each verb hands Ctrl-C back once it has imported
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, processes.end_at_once)
     sys.exit(main())
 
 
@@ -363,6 +373,7 @@ def _imported() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 1 (failure), 2 (usage), 130 (Ctrl-C), 143 (SIGTERM)."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    typed(argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     verbs = {
@@ -391,7 +402,7 @@ def main(argv: list[str] | None = None) -> int:
             print(version())
             return 0
         if argv[0] not in verbs:
-            raise UsageError(f"No command is called '{argv[0]}'. {nearest(argv[0], list(verbs))}")
+            raise UsageError(f"No command is called {shown(argv[0])}. {nearest(argv[0], list(verbs))}")
         verbs[argv[0]](argv[1:])
         return 0
     except SystemExit as stop:  # tyro's help (0) and usage errors (2); SIGTERM (143)
@@ -402,12 +413,12 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {cut(str(error), LONGEST_MESSAGE)}", sys.stderr)
         return 2
     except Exception as error:
         if debug:
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        say(f"error: {cut(_message(error), LONGEST_MESSAGE)}", sys.stderr)
         return 1
 
 
@@ -420,12 +431,19 @@ def _message(error: Exception) -> str:
         if error.filename is not None and error.strerror:
             denied = isinstance(error, PermissionError)
             advice = " Give this user the permission (ls -ld shows who has it), or name another." if denied else ""
-            return f"{os.fsdecode(error.filename)}: {error.strerror}.{advice}"
+            return f"{printable(os.fsdecode(error.filename))}: {error.strerror}.{advice}"
     return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = None) -> T:
     try:
+        if (written := [printable(a) for a in argv]) != argv:  # tyro prints what it does not understand as it is
+            try:
+                return tyro.cli(
+                    cls, args=argv, prog=f"lookalike {prog}", description=description, console_outputs=False
+                )
+            except SystemExit:
+                argv = written
         return tyro.cli(cls, args=argv, prog=f"lookalike {prog}", description=description)
     except ValueError as error:  # a dataclass refused a value
         raise UsageError(str(error)) from None
@@ -471,27 +489,27 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
     known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:
-            raise UsageError(f"{file} is a run of {named}, and {first} was asked for. Leave one of them out.")
+            raise UsageError(f"{file} is a run of {brief(named)}, and {first} was asked for. Leave one of them out.")
         name, argv = first, argv[1:]
     elif named is None or (first is not None and len(argv) > 1 and not argv[1].startswith("-")):
         if first is None:
             raise UsageError(
                 f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(known)}."
             )
-        first_words = f"No method is called '{first}'. {nearest(first, list(known))}"
+        first_words = f"No method is called {shown(first)}. {nearest(first, list(known))}"
         is_data = " The method comes before the data." if os.path.exists(first) else ""
         raise UsageError(first_words + is_data)
-    elif named not in METHODS:
+    elif not isinstance(named, str) or named not in METHODS:
         raise ValueError(
-            f"{file} asks for {named}, which is not one of ours: run it from Python, lookalike.pretrain(...)."
+            f"{file} asks for {brief(named)}, which is not one of ours: run it from Python, lookalike.pretrain(...)."
         )
     else:
-        name = str(named)
+        name = named
     method = get_method(name)
     if file is None:
         return name, method, None, argv
     if not isinstance(content.setdefault("data", ""), str):
-        raise ValueError(f"{file}: data is {content['data']!r}; give a path, in quotes where it is a number.")
+        raise ValueError(f"{file}: data is {shown(content['data'])}; give a path, in quotes where it is a number.")
     return name, method, from_mapping(content, method, file), argv
 
 
@@ -625,14 +643,14 @@ def predict(argv: list[str]) -> None:
 
     found = tell(
         options.classifier, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
-        workers=_workers(options.workers), say=print,
+        workers=_workers(options.workers), say=say,
     )  # fmt: skip
     counts = Counter(found.labels).most_common(5)
-    print(f"Wrote {path}: {len(found.names)} images; {', '.join(f'{count} {label}' for label, count in counts)}")
+    say(f"Wrote {path}: {len(found.names)} images; {', '.join(f'{count} {label}' for label, count in counts)}")
     if found.broken:
         name, reason = found.broken[0]
-        print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
-    print(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
+        say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+    say(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
 
 
 def views(argv: list[str]) -> None:
@@ -656,7 +674,7 @@ def views(argv: list[str]) -> None:
     options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
     if verb == "finetune":
         options = f"ENCODER {options} TEST"
-    print(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
+    say(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
 
 
 # ---------------------------------------------------------------- the other verbs
@@ -690,17 +708,17 @@ def evaluate(argv: list[str]) -> None:
     if options.features:
         evaluate_features(
             *options.features, protocols=options.protocols, seed=options.seed, seeds=options.seeds,
-            shares=options.shares, labels=options.labels, out=options.out, say=print,
+            shares=options.shares, labels=options.labels, out=options.out, say=say,
         )  # fmt: skip
     else:
         judge(
             options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
             image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
             workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
-            labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=print,
+            labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=say,
         )  # fmt: skip
-    print(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    print(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
+    say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
+    say(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
 
 
 def _check_question(options: Evaluate) -> None:
@@ -736,8 +754,8 @@ def compare(argv: list[str]) -> None:
     first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
     if with_report:
         _write_report(str(folder), _workers(asked.workers))
-    print(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
-    print(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
+    say(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
+    say(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
 
 
 def embed(argv: list[str]) -> None:
@@ -752,15 +770,15 @@ def embed(argv: list[str]) -> None:
 
     found = write(
         options.encoder, options.data, out=path, image_size=options.image_size, pool=options.pool,
-        batch_size=options.batch_size, workers=_workers(options.workers), keep=options.keep, say=print,
+        batch_size=options.batch_size, workers=_workers(options.workers), keep=options.keep, say=say,
     )  # fmt: skip
     count, width = found.features.shape
-    print(f"Wrote {path}: {count} images x {width} numbers, with file names.")
+    say(f"Wrote {path}: {count} images x {width} numbers, with file names.")
     if found.broken:
         name, reason = found.broken[0]
-        print(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+        say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
     if path.suffix == ".npz":
-        print(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
+        say(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
 
 
 def show(argv: list[str]) -> None:
@@ -772,10 +790,10 @@ def show(argv: list[str]) -> None:
     files = draw(
         options.encoder, options.data, out=options.out, what=options.what, count=options.count,
         image_size=options.image_size, workers=_workers(options.workers), seed=options.seed,
-        overwrite=options.overwrite, say=print,
+        overwrite=options.overwrite, say=say,
     )  # fmt: skip
-    print(f"Wrote {', '.join(map(str, files))}")
-    print(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
+    say(f"Wrote {', '.join(map(str, files))}")
+    say(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
 
 
 def report(argv: list[str]) -> None:
@@ -788,10 +806,10 @@ def report(argv: list[str]) -> None:
 
     path = write(
         options.runs, images=options.images, out=options.out, points=options.points, overwrite=options.overwrite,
-        workers=_workers(options.workers), say=print,
+        workers=_workers(options.workers), say=say,
     )  # fmt: skip
-    print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    print("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
+    say(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    say("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
 
 
 def plot(argv: list[str]) -> None:
@@ -803,8 +821,8 @@ def plot(argv: list[str]) -> None:
     _imported()
 
     path = draw(options.runs, out=options.out, overwrite=options.overwrite)
-    print(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
-    print(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
+    say(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
+    say(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
 
 
 def check(argv: list[str]) -> None:
@@ -819,15 +837,19 @@ def check(argv: list[str]) -> None:
 
     _imported()
 
-    sources = [open_maybe_labelled(path, options.channels) for path in (options.data, options.test) if path is not None]
+    sources = [
+        open_maybe_labelled(path, options.channels, options.alpha)
+        for path in (options.data, options.test)
+        if path is not None
+    ]
     found = look(
-        *sources, pattern=options.groups, image_size=options.image_size, workers=_workers(options.workers), say=print
+        *sources, pattern=options.groups, image_size=options.image_size, workers=_workers(options.workers), say=say
     )  # fmt: skip
-    print("\n".join(found.lines()))
+    say("\n".join(found.lines()))
     if options.out is not None:
         write_json(Path(options.out), found.content())
-    print(f"Wrote {options.out}" if options.out else "Nothing was written; --out FILE.json keeps all of it.")
-    print(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
+    say(f"Wrote {options.out}" if options.out else "Nothing was written; --out FILE.json keeps all of it.")
+    say(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
 
 
 def show_list(argv: list[str]) -> None:
@@ -835,7 +857,7 @@ def show_list(argv: list[str]) -> None:
     if options.what == "methods":
         for name in SELF_SUPERVISED:
             if options.pattern in name:
-                print(f"{name:<14} {METHODS[name].line}")
+                say(f"{name:<14} {METHODS[name].line}")
         return
     from .backbones import names
 
@@ -843,4 +865,4 @@ def show_list(argv: list[str]) -> None:
     found = [name for name in known if options.pattern in name]
     if not found:
         raise ValueError(f"No backbone's name contains '{options.pattern}'. {nearest(options.pattern, known)}")
-    print("\n".join(found))
+    say("\n".join(found))

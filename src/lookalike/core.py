@@ -26,6 +26,8 @@ class Progress:
     """The optimizer step being made, from 0 to `steps` - 1."""
     steps: int
     steps_per_epoch: int
+    seed: int = 0
+    """Of the run: whatever a method draws itself is a function of it, so that other seeds are other trainings."""
 
     @property
     def share(self) -> float:
@@ -228,8 +230,8 @@ class Memory(Protocol):
 
         They come on `device`, or else that of `index`.
 
-        `ask` is called with the rows (n,) of this batch that are not known yet, if there are any; its answer (n, W) is
-        kept.
+        Where one is not known yet, `ask` is called with the rows (B,) of the whole batch; of its answer (B, W) what was
+        not known is kept.
         """
 
 

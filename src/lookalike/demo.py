@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from .evaluation.neighbours import nearest
 from .evaluation.reading import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
+from .printing import say
 from .random import key_of
-from .runs import Folder, Result, Run, atomic, read_yaml
+from .runs import Folder, Result, Run, atomic, read_yaml, temporary_beside
 from .schedules import Schedule
 from .views import View
 
@@ -36,6 +38,8 @@ SIDES = 10.0, 22.0
 """Range of a digit's side, in pixels."""
 TURN = 45.0
 """A digit is turned by up to so many degrees, either way."""
+IMAGES = "-digits"
+"""Ends the name of the images' folder, which begins as the run's."""
 TEST_DIGITS = 500
 PLACINGS = 8
 """Unlabelled images of each training digit, each placed anew."""
@@ -79,7 +83,8 @@ def write_images(folder: Path, seed: int) -> None:
 
     digits = load_digits()
     train = len(digits.target) - TEST_DIGITS
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(folder)
+    temporary.mkdir(parents=True)  # fails where something is there
     try:
         for i, (digit, label) in enumerate(zip(digits.images, digits.target)):
             own = temporary / ("train" if i < train else "test") / str(label)
@@ -129,13 +134,44 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     folder.check(resume=False, overwrite=overwrite)
     if folder.path.name in ("", ".."):
         raise ValueError(f"--out {out} has no name of its own. Give one such as runs/demo; the images go beside it.")
-    images = folder.path.with_name(f"{folder.path.name}-digits")
+    images = folder.path.with_name(f"{folder.path.name}{IMAGES}")
     if folder.run.is_file() and read_yaml(folder.run).get("data") != str(images / "unlabelled"):
         raise FileExistsError(f"{folder.path} holds a run that is no demo. Give another --out.")
-    _make_room(images, overwrite)
+    aside = images.with_name(f".{images.name}.before")
+    if _are_ours(aside):  # a demo was killed before its training began
+        if _are_ours(images):
+            shutil.rmtree(images)
+        aside.rename(images)
+    there, begun = images.exists(), False
+    if there:
+        _check_replaceable(images, overwrite)
+        images.rename(aside)
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        if there:  # under a name of its own: a kill in the middle leaves nothing that is taken for whole
+            gone = temporary_beside(aside)
+            aside.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    try:
+        return _shown(folder, images, epochs, seed, overwrite, begin)
+    except BaseException:
+        if not begun:
+            shutil.rmtree(images, ignore_errors=True)
+            if there:
+                aside.rename(images)
+        raise
+
+
+def _shown(
+    folder: Folder, images: Path, epochs: int, seed: int, overwrite: bool, begin: Callable[[], None]
+) -> tuple[Result, list[Score]]:
+    """`demo`, once there is room for its images; `begin` is called when the training has made a step."""
     write_images(images, seed)
     parts = {name: len(list((images / name).rglob("*.png"))) for name in ("unlabelled", "train", "test")}
-    print(
+    say(
         f"Wrote {images}: {parts['unlabelled']} unlabelled images of {parts['train']} handwritten digits (real, from "
         f"scikit-learn),\neach at a random position, size and rotation on a black canvas (placed by this demo); "
         f"{parts['test']} other digits to test with.\n"
@@ -146,7 +182,7 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
         epochs=epochs, batch_size=256, cache="ram", precision="fp32", seed=seed, fit=False, probe=(train, test),
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
-    result = training.pretrain(run)
+    result = training.pretrain(run, [training.FirstStep(begin)])
     bank = open_source(train, channels=1, labelled=True)
     other = open_source(test, channels=1, labelled=True, classes=bank.classes)
     untrained = training.build(training.resolve(run, parts["unlabelled"])[0]).encoder
@@ -154,7 +190,7 @@ def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
     untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
     trained = encoders.load(folder.path)
     pixels = nn.Flatten()
-    print("\nJudging raw pixels, the untrained and the trained encoder ...")
+    say("\nJudging raw pixels, the untrained and the trained encoder ...")
     scores, near = [], []
     for name, model in (("raw pixels", pixels), ("untrained encoder", untrained), ("trained encoder", trained)):
         a, b = (_features(model, source) for source in (bank, other))
@@ -185,18 +221,24 @@ def table(scores: list[Score]) -> list[str]:
     return rows + [f"{s.name:<19}{s.knn:>7.1%}{s.linear:>9.1%}{s.few:>12.1%} ± {s.deviation:.1%}" for s in scores]
 
 
-def _make_room(images: Path, overwrite: bool) -> None:
-    if not images.exists():
-        return
+def _are_ours(images: Path) -> bool:
+    """Whether a folder holds images of the demo, and nothing else."""
     readme = images / "README.txt"
-    ours = readme.is_file() and readme.read_text(errors="replace").startswith("Written by `lookalike demo`")
-    ours = ours and not images.is_symlink()
-    ours = ours and all(re.fullmatch(r"\d{4}(-\d)?\.png|README\.txt", p.name) for p in images.rglob("*") if p.is_file())
+    if images.is_symlink() or not readme.is_file():
+        return False
+    names = re.compile(r"README\.txt|unlabelled(/\d{4}-\d\.png)?|(train|test)(/\d(/\d{4}\.png)?)?")
+    return readme.read_text(errors="replace").startswith("Written by `lookalike demo`") and all(
+        names.fullmatch(p.relative_to(images).as_posix()) and p.is_file() == bool(p.suffix) and not p.is_symlink()
+        for p in images.rglob("*")
+    )
+
+
+def _check_replaceable(images: Path, overwrite: bool) -> None:
+    ours = _are_ours(images)
     if not (ours and overwrite):
         what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."
         raise FileExistsError(f"{images} {what}. {advice}")
-    shutil.rmtree(images)
 
 
 def _features(model: nn.Module, source: Source) -> Features:

@@ -56,7 +56,7 @@ def compare(run: Run) -> SideBySide:
         batch_size=64, workers=settled.workers or 0, seed=run.seed,
     )  # fmt: skip
     data = run.data if test is None else test
-    source = open_source(data, channels=settled.channels)
+    source = open_source(data, channels=settled.channels, alpha=settled.alpha)
     drawn = Subset(source, permutation(len(source), run.seed, "agreement")[:IMAGES].tolist())
     by_teacher, by_student = (
         features(

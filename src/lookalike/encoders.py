@@ -3,11 +3,17 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +22,9 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .runs import FORMAT, Folder, atomic, nearest, write_json
+from .documents import parse_json, read_json
+from .printing import LONGEST_PATH, brief, printable, shown
+from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Card:
     method: str
     epochs: float
     """Finished epochs."""
+    alpha: Alpha = "white"
+    """What became of alpha channels; version 0.1, which did not write it, laid them on white."""
 
 
 def file_sha256(path: Path) -> str:
@@ -70,6 +80,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
+        alpha=backbone.alpha,
     )  # fmt: skip
     write(folder.weights, backbone.export_state(), card)
     write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})
@@ -84,9 +95,116 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 
 def read_card(folder: Folder) -> Card:
-    """What stands in a run's `encoder.json`."""
-    content = json.loads(folder.card.read_text())
-    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card)})
+    """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
+    if (content := card_within(folder.weights)) is None:
+        raise ValueError(f"{folder.weights} does not say what it holds: no run wrote it, or it is damaged.")
+    content = checked(content, folder.weights)
+    return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
+
+
+def card_within(weights: Path) -> dict[str, Any] | None:
+    """The card in the head of a file of ours; None of other files and of those that cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            content = parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
+    """Writes `encoder.json` anew where it is not of the weights, as after a kill between the two: the weights count.
+
+    A training may write both meanwhile: it is looked at until they are of one another.
+    """
+    while (content := card_within(folder.weights)) is not None:
+        digest = file_sha256(folder.weights)
+        if _card_beside(folder).get("sha256") == digest:
+            return
+        if card_within(folder.weights) == content:  # the digest is of the same file
+            write_json(folder.card, content | {"sha256": digest})
+            say(f"{folder.card} was not of {folder.weights}: it is written anew from what the weights say.")
+
+
+def _card_beside(folder: Folder) -> dict[str, Any]:
+    """What stands in `encoder.json`; nothing where it cannot be read."""
+    try:
+        return read_json(folder.card, dict)
+    except (OSError, ValueError):
+        return {}
+
+
+DTYPES = ("uint8", "uint16", "float32")
+"""Of images."""
+
+
+def checked(card: object, where: object) -> dict[str, Any]:
+    """A card as it was read from a file that `where` names, once all in it is what an encoder can have.
+
+    Raises:
+        ValueError: a later format, a key that is missing, or a value that is none; the message names it.
+    """
+    if not isinstance(card, dict):
+        raise ValueError(f"{where} describes no encoder: {shown(card)} is no mapping.")
+    if card.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{where} has format {shown(card['format'])}, this version reads format {FORMAT}. Update lookalike."
+        )
+    if missing := [f.name for f in dataclasses.fields(Card) if f.name not in card and f.default is dataclasses.MISSING]:
+        raise ValueError(f"{where} describes no encoder: it does not say {', '.join(missing)}.")
+
+    def whole(most: int) -> Callable[[object], bool]:
+        return lambda v: isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= most
+
+    channels = card["channels"]
+    rules: dict[str, tuple[str, Callable[[object], bool]]] = {
+        "backbone": ("a name", lambda v: isinstance(v, str) and bool(v)),
+        "stem": (" or ".join(get_args(backbones.Stem)), lambda v: v in get_args(backbones.Stem)),
+        "interpolation": (" or ".join(get_args(backbones.Interpolation)),
+                          lambda v: v in get_args(backbones.Interpolation)),
+        "dim": ("a whole number from 1", whole(2**31)),
+        "image_size": (f"a whole number from 1 to {LARGEST_IMAGE}", whole(LARGEST_IMAGE)),
+        "channels": (f"a whole number from 1 to {MOST_CHANNELS}", whole(MOST_CHANNELS)),
+        "dtype": (", ".join(DTYPES), lambda v: v in DTYPES),
+        "mean": ("a number for each channel", lambda v: _are_numbers(v, channels)),
+        "std": ("a number above 0 for each channel", lambda v: _are_numbers(v, channels, LEAST_STD)),
+        "method": ("a name", lambda v: isinstance(v, str)),
+        "epochs": ("a number from 0", lambda v: _real(v) >= 0),
+        "alpha": (", ".join(get_args(Alpha)), lambda v: v in get_args(Alpha)),
+        "classes": ("a list of different names", _are_classes),
+    }  # fmt: skip
+    for name, (expected, is_right) in rules.items():
+        if name in card and not is_right(card[name]):
+            raise ValueError(
+                f"{where} says that {name} is {shown(card[name])}; expected {expected}. Copy the file anew."
+            )
+    if "classes" in card:
+        card = {**card, "classes": [printable(name) for name in card["classes"]]}
+    return card
+
+
+LEAST_STD = 1e-8
+"""Images are divided by it."""
+
+
+def _real(value: object) -> float:
+    """A number that is finite, or NaN, which compares with none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if abs(value) < 1e30 else math.nan
+
+
+def _are_numbers(value: object, count: object, above: float = -math.inf) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(_real(x) > above for x in value)
+
+
+def _are_classes(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, str) for v in value)
+        and len({*value}) == len(value)
+    )
 
 
 HUB = {
@@ -124,12 +242,18 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     """
     path = Path(encoder)
     if path.is_dir():
-        path = Folder(path).weights
+        folder = Folder(path)
+        path = folder.weights
         if not path.is_file():
             raise FileNotFoundError(
                 f"{encoder} holds no encoder.safetensors; a run writes it with its first checkpoint. "
                 "Give the folder of such a run, or a weights file."
             )
+        if folder.run.is_file() and not (card_within(path) or {}).items() <= _card_beside(folder).items():
+            with suppress(
+                OSError, ValueError
+            ):  # where nothing may be written; what is wrong with the card is said below
+                mend_card(folder, folder.note)
     if path.is_file():
         open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
         return _from_file(path, backbone).eval()
@@ -139,11 +263,21 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     if name.startswith("torchhub/"):
         return _from_hub(name.removeprefix("torchhub/")).eval()
     if name.startswith("<"):
-        raise FileNotFoundError(f"{name} is a module of somebody's own: pass it from Python, Run(teacher=module).")
+        raise FileNotFoundError(
+            f"{brief(name)} is a module of somebody's own: pass it from Python, Run(teacher=module)."
+        )
     raise FileNotFoundError(
-        f"No encoder at {name}. Give a run's folder, an encoder.safetensors, an official weights file, timm/NAME, "
-        "torchvision/NAME or torchhub/NAME."
+        f"No encoder at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
+        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
+
+
+def places(encoder: str | os.PathLike[str]) -> list[str]:
+    """Where an encoder lies: its own path and, of a file, that of the run's folder."""
+    path = os.path.realpath(encoder)
+    folder = os.path.dirname(path)
+    above = [os.path.dirname(folder)] if os.path.basename(folder) == "checkpoints" else []
+    return [path, folder, *above] if os.path.isfile(path) else [path]
 
 
 def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> int:
@@ -175,7 +309,7 @@ def own(module: nn.Module, like: Backbone, size: int) -> Backbone:
 
 def _hub_entry(name: str) -> tuple[str, str]:
     if name not in HUB:
-        raise ValueError(f"Nothing of torch hub is known as {name!r}. {nearest(name, list(HUB))}")
+        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
     return HUB[name]
 
 
@@ -206,10 +340,23 @@ def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) ->
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of an encoder's file, and the card of one of ours."""
-    state, card = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    state, card, _ = _opened(path)
     if card is not None and "backbone" not in card:
         raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
     return state, card
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, list[str]]:
+    """The tensors of an encoder in a file, what one of ours says of itself, and the names of the tensors beside it."""
+    state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    if said is not None and "backbone" in said:
+        return state, said, []
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), "")
+    return (
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
+        said,
+        [k for k in state if not k.startswith(prefix)],
+    )
 
 
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
@@ -220,11 +367,9 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         assert backbone is None or isinstance(backbone, str)
         name, official = _architecture(path, state, backbone)
         return backbones.from_weights(state, name, official=official)
-    if card["format"] != FORMAT:
-        raise ValueError(f"{path} has format {card['format']}, this version reads format {FORMAT}. Update lookalike.")
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(
-            f"{path} was trained from your own {card['backbone']}: pass it, load(path, backbone=module). To "
+            f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "
             "teach, Run(teacher=load(path, backbone=module))."
         )
     made = backbones.create(
@@ -232,7 +377,12 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     made.mean, made.std = tuple(card["mean"]), tuple(card["std"])
+    made.alpha = card.get("alpha", "white")
     made.load_exported(state)
+    if made.dim != card["dim"]:
+        raise ValueError(
+            f"{path} says that it gives {card['dim']} numbers per image, and {made.name} gives {made.dim}."
+        )
     return made
 
 
@@ -258,7 +408,22 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
     if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
-    return state, json.loads(head["lookalike"]) if "lookalike" in head else None
+    if "lookalike" not in head:
+        return _plain(state, path), None
+    return _plain(state, path), checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
+
+
+def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The same tensors, once each holds real numbers that are all there.
+
+    Raises:
+        ValueError: the first that is not, and what to do.
+    """
+    for name, x in state.items():
+        if x.layout != torch.strided or x.is_quantized or x.is_complex() or x.is_meta:
+            what = "quantised" if x.is_quantized else "without numbers" if x.is_meta else f"{x.dtype}, {x.layout}"
+            raise ValueError(f"{path}: {name} is {what}. Save dense tensors of real numbers, such as float32.")
+    return state
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -267,14 +432,14 @@ def start_from(backbone: Backbone, weights: str) -> str:
     `weights` is anything that `load` takes, or a file of tensors under timm's names (.safetensors, .pth, .ckpt).
 
     Raises:
-        ValueError: no tensor fits.
+        ValueError: they are of another network.
     """
-    path = Path(weights)
+    path, beside = Path(weights), list[str]()
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
-        state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+        state, said, beside = _opened(path)
         if said is not None and len(said["mean"]) == backbone.channels:
             backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
     elif weights.startswith(("timm/", "torchvision/")):
@@ -290,48 +455,95 @@ def start_from(backbone: Backbone, weights: str) -> str:
         state = source.export_state()
     else:
         raise FileNotFoundError(
-            f"No weights at {weights}. Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+            f"No weights at {brief(weights, LONGEST_PATH)}. Give a run, a weights file, timm/NAME, torchvision/NAME or "
+            "torchhub/NAME."
         )
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token
+    backbones.check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if len(fitting) < len(own) / 2:
-        raise ValueError(
-            f"Of the {len(own)} tensors of {backbone.name}, {weights} holds {len(fitting)}. "
-            "Give the --backbone that the weights are of."
-        )
     backbone.load_exported(own | fitting)
+    line = f"{weights}: {len(fitting)} of {len(own)} tensors"
     if place is not None and token is not None and token.numel() == place.numel():
         with torch.no_grad():
             place.copy_(token.view_as(place))
-    missing = [name for name in own if name not in fitting]
-    left = "" if place is None or token is None else ", and the mask token"
-    left += f"; random as before: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
-    return f"{weights}: {len(fitting)} of {len(own)} tensors{left}"
+        line += ", and the mask token"
+    elif token is not None:
+        beside = ["mask_token", *beside]
+    random = [k for k in own if k not in fitting and not backbones.BUFFERS.search(k)]
+    for what, names in (("random as before", random), ("left out", [*(k for k in state if k not in own), *beside])):
+        if names:
+            line += f"; {what}: {', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"
+    return line
+
+
+PREFIXES = (
+    "method.backbone.net.",
+    "backbone.",
+    "module.backbone.",
+    "teacher_backbone.",
+    "student_backbone.",
+    "module.encoder_q.",
+    "module.base_encoder.",
+    "module.",
+)
+"""Beginnings of an encoder's names in checkpoints; the first that is there counts, and other tensors are left out."""
+
+
+def unpickled(path: Path) -> Any:
+    """What a file of `torch.save` holds: tensors and plain values.
+
+    Raises:
+        ValueError: it is none, is damaged, or holds other objects, which could run programs.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
+                if (bad := archive.testzip()) is not None:
+                    raise ValueError(f"{bad} in it has another checksum")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sparse tensors, which are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise  # nothing is wrong with the file
+    except pickle.UnpicklingError as error:
+        named = _OBJECT.search(str(error))
+        raise ValueError(
+            f"{path} {f'holds a {named[1]}' if named else 'is damaged, or holds objects of Python'}, and only files of "
+            "plain tensors are read, since others could run programs. Where it was made, save the tensors alone: "
+            "torch.save(model.state_dict(), path)."
+        ) from None
+    except Exception as error:  # a malformed file makes torch stumble in every way there is
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise ValueError(
+            f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more."
+        ) from None
+
+
+_OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
+"""What torch names in a refusal."""
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as plain tensors (weights_only=True): {error}") from None
+    """All tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
+    content = unpickled(path)
     said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
+    if isinstance(said, dict) and "backbone" in said:
+        said = checked(said, path)
+    elif said is not None:
+        mean, std = (said.get("mean"), said.get("std")) if isinstance(said, dict) else (None, None)
+        count = len(mean) if isinstance(mean, list | tuple) else 0
+        if not count or not _are_numbers(mean, count) or not _are_numbers(std, count, LEAST_STD):
+            raise ValueError(f"{path} is a run's checkpoint that does not say how images are normalised. Copy it anew.")
     for name in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    prefixes = (
-        "method.backbone.net.",
-        "backbone.",
-        "module.backbone.",
-        "module.encoder_q.",
-        "module.base_encoder.",
-        "module.",
-    )
-    for prefix in prefixes:
-        if any(k.startswith(prefix) for k in tensors):
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, said
-    return tensors, said
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in items if isinstance(v, Tensor) and isinstance(k, str)}
+    return {_WRAPPED.sub("", name): value for name, value in _plain(tensors, path).items()}, said
+
+
+_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of names that come from torch.compile, FSDP and activation checkpointing."""

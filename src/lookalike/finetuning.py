@@ -112,7 +112,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             f"--unfreeze-after {cfg.unfreeze_after:g} of {run.epochs} epochs: the encoder would never learn. Give "
             "fewer, or --frozen for a linear probe."
         )
-    if run.init is not None and not run.resume and os.path.realpath(run.out) in _places(run.init):
+    if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
     if training.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
@@ -121,10 +121,18 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         model = _encoder(run, cfg)
         cfg = dataclasses.replace(cfg, encoder_stem=model.stem, encoder_interpolation=model.interpolation)
         run = dataclasses.replace(
-            run, backbone=model, channels=model.channels, image_size=run.image_size or model.image_size
+            run,
+            backbone=model,
+            channels=model.channels,
+            image_size=run.image_size or model.image_size,
+            alpha=model.alpha if run.alpha == "auto" else run.alpha,
         )
     source = open_source(
-        run.data, channels=run.channels, labelled=True, classes=cfg.classes if run.resume and cfg.classes else None
+        run.data,
+        channels=run.channels,
+        alpha=run.alpha,
+        labelled=True,
+        classes=cfg.classes if run.resume and cfg.classes else None,
     )
     assert source.classes is not None
     if sorted(source.classes) != sorted(cfg.classes):  # else their order was chosen
@@ -132,14 +140,8 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     judged = test if test is not None else cfg.test
     if isinstance(judged, str | os.PathLike):
         cfg = dataclasses.replace(cfg, test=os.fspath(judged))
-    _open_test(judged, run.channels, cfg.classes)
+    _open_test(judged, run, cfg.classes)
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
-
-
-def _places(encoder: str) -> list[str]:
-    """Where an encoder lies: its own path, and the folder of a file."""
-    path = os.path.realpath(encoder)
-    return [path, os.path.dirname(path)] if os.path.isfile(path) else [path]
 
 
 def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
@@ -158,7 +160,7 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
     return encoders.load(run.init, cfg.encoder_backbone or None)
 
 
-def _open_test(test: Data, channels: int, classes: Sequence[str]) -> Source:
+def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
     """The test images, with labels that are places in `classes`.
 
     Raises:
@@ -166,7 +168,7 @@ def _open_test(test: Data, channels: int, classes: Sequence[str]) -> Source:
     """
     if isinstance(test, str) and not test:
         raise ValueError("There are no images to judge on. Give TEST, a folder with the classes of TRAIN.")
-    return open_source(test, channels=channels, labelled=True, classes=classes)
+    return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
 def classifier_of(run: Run) -> tuple[Classifier, Run]:
@@ -194,8 +196,10 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
     judged = test if test is not None else cfg.test
-    second = _open_test(judged, settled.channels, cfg.classes)
-    first = open_source(settled.data, channels=settled.channels, labelled=True, classes=cfg.classes)
+    second = _open_test(judged, settled, cfg.classes)
+    first = open_source(
+        settled.data, channels=settled.channels, alpha=settled.alpha, labelled=True, classes=cfg.classes
+    )
     found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
@@ -208,7 +212,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
         classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
         seconds=time.perf_counter() - begun, about=about,
     )  # fmt: skip
-    record(folder.evaluation, [made])
+    record(folder.evaluation, [made], named_here=not run.resume)
     for name, reason in found.broken:
         folder.note(f"broken test image {name}: {reason}")
     for line in _lines(made, found, settled, judged):

@@ -20,6 +20,7 @@ from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
+from .printing import lines_of
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -42,8 +43,8 @@ class Probe:
     """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
 
     def __init__(self, train: str, test: str, run: Run) -> None:
-        first = open_source(train, channels=run.channels, labelled=True)
-        second = open_source(test, channels=run.channels, labelled=True, classes=first.classes)
+        first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
+        second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
         self.train, self.test = (
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))
@@ -272,7 +273,7 @@ class Monitor(Callback):
         if self._bar is None:
             self.folder.say(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(lines_of(text), markup=False, highlight=False)
             self.folder.note(text)
 
     def _show(self, row: Row, now: float, epoch_ends: bool) -> None:

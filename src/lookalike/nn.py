@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from . import distributed
+from .backbones import without_chance
 
 if TYPE_CHECKING:
     from .core import Progress
@@ -80,8 +81,8 @@ def embed(
 class Teacher(nn.Sequential):
     """A copy of a student's parts, run one after the other, that gets no gradient and follows the student.
 
-    It is in the student's mode, so that its BatchNorm normalises by its own batches and keeps statistics of its own;
-    residual blocks are never skipped in it. A frozen teacher stays in eval mode.
+    Its BatchNorm is in the student's mode, so that it normalises by its own batches and keeps statistics of its own.
+    Nothing in it is random: no block is skipped, nothing is dropped. A frozen teacher stays in eval mode.
 
     Args:
         student: the parts in the order in which they run, such as a backbone and a projector.
@@ -90,14 +91,10 @@ class Teacher(nn.Sequential):
     """
 
     def __init__(self, *student: nn.Module, frozen: bool = False) -> None:
-        from timm.layers import DropPath
-
         super().__init__(*(copy.deepcopy(part) for part in student))
         self.frozen = frozen
         self.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.drop_prob = 0.0
+        without_chance(self)
         if frozen:
             from .encoders import sha256
 
@@ -114,8 +111,16 @@ class Teacher(nn.Sequential):
         return x
 
     def train(self, mode: bool = True) -> "Teacher":
-        """As for every module, but a frozen teacher stays in eval mode."""
+        """As for every module, but a frozen teacher stays in eval mode, and so does what may be random in others.
+
+        In train mode are modules that hold statistics, such as BatchNorm, and those that do something of their own when
+        the mode changes, such as forgetting what they computed in eval mode (LeViT).
+        """
         super().train(mode and not self.frozen)
+        for module in self.modules():
+            holds = any(b is not None and b.is_floating_point() for b in module.buffers(recurse=False))
+            if module is not self and not holds and type(module).train is nn.Module.train:
+                module.training = False
         return self
 
     def digest(self) -> str:
@@ -241,8 +246,13 @@ class NormedLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(count, dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., K)."""
-        return F.linear(x, self.weight_g * F.normalize(self.weight_v))
+        """(..., D) -> (..., K), in float32 or float64 whatever the autocast: temperatures magnify what bf16 rounds off.
+
+        At K = 65,536 that is a hundredth of the operations of DINO's ViT-S/16, at the device's rate for float32.
+        """
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.to(exact), (self.weight_g * F.normalize(self.weight_v)).to(exact))
 
 
 class DINOHead(nn.Module):
@@ -280,11 +290,17 @@ class DINOHead(nn.Module):
         scores: Tensor = layer(self._bottleneck(x))
         return scores
 
+    def last_parameters(self) -> list[nn.Parameter]:
+        """Those of the layers that hold prototypes."""
+        return [p for layer in (self.last_layer, self.patch_layer) if layer is not None for p in layer.parameters()]
+
     def freeze_last(self) -> None:
-        """Drops the gradients of the layers that hold prototypes."""
-        for layer in (self.last_layer, self.patch_layer):
-            if layer is not None:
-                layer.weight_v.grad = layer.weight_g.grad = None
+        """Drops the gradients of the layers that hold prototypes.
+
+        The official codes of DINO and iBOT do so after clipping: the same, where each parameter's own norm is clipped.
+        """
+        for p in self.last_parameters():
+            p.grad = None
 
     def _bottleneck(self, x: Tensor) -> Tensor:
         z = self.mlp(x.reshape(-1, x.shape[-1]))  # BatchNorm takes (N, D)

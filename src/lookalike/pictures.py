@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import Backbone
-from .data import BrokenImage, Source, open_source
+from .data import BrokenImage, Source, open_source, remarks
 from .evaluation.features import crop, evaluating, features
 from .evaluation.judging import Data
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
+from .printing import cell
 from .random import permutation
 from .runs import atomic
 from .views import sheet
@@ -74,7 +76,9 @@ def show(
     model = opened(encoder, image_size)
     size = image_size or model.image_size
     model.check_size(size)
-    source = open_source(images, channels=model.channels)
+    source = open_source(images, channels=model.channels, alpha=model.alpha)
+    for line in remarks(source, asks=False):
+        say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
     drawn: dict[What, Tensor] = {}
     with evaluating(model), torch.inference_mode():
@@ -90,7 +94,16 @@ def show(
     for file in [*files.values(), *([table] if "neighbours" in files else [])]:
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists. Give another --out, or --overwrite.")
-    folder.mkdir(parents=True, exist_ok=True)
+    found: Neighbours | None = None
+    if "neighbours" in files:
+        try:
+            found = _neighbours(model, source, names, size, workers, say)
+        except ValueError as error:
+            if "neighbours" in what:
+                raise
+            say(f"neighbours: left out. {error}")
+            del files["neighbours"]
+    folder.mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
     seen = _rgb(x)
     if "attention" in drawn:
         maps = drawn["attention"]
@@ -101,14 +114,10 @@ def show(
         first, colours = patch_colours(_grid(drawn["pca"], size, model))
         _write(files["pca"], [seen, heat(first), colours], size)
         say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
-    if "neighbours" in files:
-        try:
-            _neighbours(files["neighbours"], model, source, names, size, workers, say)
-        except ValueError as error:
-            if "neighbours" in what:
-                raise
-            say(f"neighbours: left out. {error}")
-            del files["neighbours"]
+    if found is not None:
+        _write(files["neighbours"], found.columns, size)
+        _write_table(table, found)
+        say(f"neighbours: {len(x)} images, each followed by the {len(found.columns) - 1} nearest of {found.images}")
     return [*files.values(), *([table] if "neighbours" in files else [])]
 
 
@@ -256,27 +265,45 @@ def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:
         sheet([F.interpolate(c, (cell, cell)) for c in columns], None, None, len(columns[0])).save(temporary)
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest images of some images."""
+
+    columns: list[Tensor]
+    """(M, 3, size, size): the images, then the nearest of each, then the next."""
+    rows: list[tuple[str, int, str, float]]
+    """An image's name, a rank from 1, the neighbour's name and the cosine."""
+    images: int
+    """That they were looked for among."""
+
+
 def _neighbours(
-    path: Path, model: Backbone, source: Source, names: list[str], size: int, workers: int, say: Callable[[str], None]
-) -> None:
+    model: Backbone, source: Source, names: list[str], size: int, workers: int, say: Callable[[str], None]
+) -> Neighbours:
     made = features(
         model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
         progress=lambda done, total: say(f"neighbours: {done} of {total} images") if done % 5120 == 0 else None,
     )  # fmt: skip
     if len(made.names) < 2:
         raise ValueError("One image alone has no neighbours. Give a folder of more.")
-    rows = {name: row for row, name in enumerate(made.names)}
-    queries = torch.tensor([rows[name] for name in names])
+    places_of = {name: row for row, name in enumerate(made.names)}
+    queries = torch.tensor([places_of[name] for name in names])
     cosines, places = others(made.features, queries, NEIGHBOURS)
     shown = [queries[:, None], places]
     columns = [_rgb(_some(source, made.index[c].tolist(), len(c), size)[1]) for c in torch.cat(shown, 1).unbind(1)]
-    _write(path, columns, size)
+    rows = [
+        (name, n, made.names[place], cosine)
+        for name, values, found in zip(names, cosines.tolist(), places.tolist())
+        for n, (cosine, place) in enumerate(zip(values, found), 1)
+    ]
+    return Neighbours(columns, rows, len(made.names))
+
+
+def _write_table(path: Path, found: Neighbours) -> None:
     with (
-        atomic(path.with_suffix(".csv")) as temporary,
+        atomic(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["image", "rank", "neighbour", "cosine"])
-        for name, values, found in zip(names, cosines.tolist(), places.tolist()):
-            writer.writerows([name, n, made.names[p], f"{v:.4f}"] for n, (v, p) in enumerate(zip(values, found), 1))
-    say(f"neighbours: {len(names)} images, each followed by the {places.shape[1]} nearest of {len(made.names)}")
+        writer.writerows([cell(image), n, cell(near), f"{cosine:.4f}"] for image, n, near, cosine in found.rows)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def plot(
     trained, probed = any(rows), any(probes)
     figure = Figure(figsize=(11, 3.6 * (trained + probed)), layout="constrained")
     parts = figure.subfigures(trained + probed, 1, squeeze=False)[:, 0]
-    names = run_names(folders)
+    names = [_label(name) for name in run_names(folders)]
     if trained:
         left, right = parts[0].subplots(1, 2)
         _curve(left, names, rows, "loss", "Pretraining: loss", "loss")
@@ -78,9 +79,16 @@ def plot(
         for axes in middle:
             _courses(axes, names, histories)
         _accuracies(right, names, probes)
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what its font lacks
         figure.savefig(temporary, dpi=150)
     return path
+
+
+def _label(name: str) -> str:
+    """A name that matplotlib shows as it is: to it $ begins a formula, and what begins with _ belongs in no legend."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _probe(folder: Path) -> dict[str, Any] | None:
@@ -93,7 +101,7 @@ def _curve(
     axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]], key: str, title: str, unit: str
 ) -> None:
     for i, (name, rows) in enumerate(zip(names, series)):
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
+        points = [(row["step"], row[key]) for row in rows if is_finite(row.get(key)) and is_finite(row.get("step"))]
         if points:
             axes.plot(*zip(*points), color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.5,
                       linestyle="-" if i < len(COLOURS) else "--")  # fmt: skip

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from . import classifiers
 from .classifiers import Classifier
-from .data import open_source
+from .data import open_source, remarks
 from .evaluation.features import check_suffix, features
 from .evaluation.reading import counting
+from .printing import cell, printable
 from .runs import atomic
 
 SHOWN = 5
@@ -57,9 +58,10 @@ class Predictions:
         check_suffix(path, SUFFIXES)
         labels, probabilities = self.likeliest(SHOWN)
         ends = ["", *(f"_{place}" for place in range(2, len(labels[0]) + 1))]
-        columns: dict[str, list[str] | list[float]] = {"file": self.names}
+        # a name may hold bytes that are no text; Parquet's strings may not
+        columns: dict[str, list[str] | list[float]] = {"file": [printable(name) for name in self.names]}
         for place, end in enumerate(ends):
-            columns[f"label{end}"] = [row[place] for row in labels]
+            columns[f"label{end}"] = [printable(row[place]) for row in labels]
             columns[f"probability{end}"] = [row[place] for row in probabilities]
         with atomic(path) as temporary:
             (_write_csv if Path(path).suffix.lower() == ".csv" else _write_parquet)(temporary, columns)
@@ -98,7 +100,10 @@ def predict(
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)
-    source = open_source(data, channels=net.channels)
+    source = open_source(data, channels=net.channels, alpha=net.alpha)
+    if say is not None:
+        for line in remarks(source, asks=False):
+            say(line)
     found = features(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,
         progress=counting(say, "", "images", last=True) if say is not None else None,
@@ -114,16 +119,11 @@ def _write_csv(path: Path, columns: dict[str, list[str] | list[float]]) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values()):
-            writer.writerow([x if isinstance(x, str) else f"{x:.9g}" for x in row])
+            writer.writerow([cell(x) if isinstance(x, str) else f"{x:.9g}" for x in row])
 
 
 def _write_parquet(path: Path, columns: dict[str, list[str] | list[float]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    # a class's name may hold bytes that are no text; Parquet's strings may not
-    made = {
-        name: [x.encode("utf-8", "backslashreplace").decode() if isinstance(x, str) else x for x in values]
-        for name, values in columns.items()
-    }
-    pyarrow.parquet.write_table(pa.table(made), path)
+    pyarrow.parquet.write_table(pa.table(columns), path)

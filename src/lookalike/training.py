@@ -6,20 +6,23 @@ epoch, and our own `Progress` counts the epochs.
 
 import dataclasses
 import hashlib
+import inspect
+import io
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -28,26 +31,30 @@ from typing import Any, Literal, cast
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors import callback_connector
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, optim
+from . import backbones, distributed, encoders, optim, processes
 from .core import Batch, Config, Method, Progress
-from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics
+from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, remarks, statistics
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
+from .printing import LONGEST_PATH, brief, printable, say
 from .random import key_of
 from .runs import (
     FORMAT,
+    Alpha,
     Collapsed,
     Diverged,
     Folder,
@@ -64,10 +71,14 @@ from .runs import (
     module_name,
     plain,
     read_run,
+    read_whole_yaml,
     read_yaml,
+    run_text,
+    second_name,
     sync,
+    unused,
     version,
-    write_run,
+    written_by,
 )
 from .schedules import Schedule
 from .views import View, make_views, resized, sheet
@@ -82,6 +93,18 @@ MANY = 10_000
 """So many images are decoded into a cache by several processes."""
 COUNTING_SECONDS = 10
 """Time between two lines while all images are looked at before the first step."""
+DRAWN_ANEW = {
+    "moco_v2": "the order in which several processes compute keys",
+    "lejepa": "directions",
+    "deepcluster_v2": "the first centroids of groups",
+    "ibot": "masks",
+    "dinov2": "masks",
+}
+"""What methods draw otherwise than in 0.1, which did so without the run's seed."""
+NOTHING = " Nothing was saved before."
+"""Said in the place of `Folder.then`."""
+SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
+"""Said where this process did not start the others."""
 MOST_SKIPPED = 20
 """So many optimizer steps without finite gradients, one after the other, end the run."""
 
@@ -118,8 +141,14 @@ class Stream:
 class Pretraining(LightningModule):
     """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
 
-    def __init__(self, method: Method, run: Run, loader: Loader) -> None:
+    def __init__(
+        self, method: Method, run: Run, loader: Loader, folder: Folder | None = None,
+        begin: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.folder = folder or Folder(run.out)
+        self.begin = begin
+        """Called once, when the first optimizer step is done."""
         self.method = method
         self.run = run
         self.loader = loader
@@ -153,7 +182,7 @@ class Pretraining(LightningModule):
 
     @property
     def at(self) -> Progress:
-        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch)
+        return Progress(min(self.done_steps, self.steps - 1), self.steps, self.steps_per_epoch, self.run.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
@@ -218,7 +247,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(Folder(self.run.out), "survey", "images seen")
+        say = _counting(self.folder, "survey", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -266,6 +295,9 @@ class Pretraining(LightningModule):
             if not self.method.sync_batchnorm:
                 distributed.average(self._statistics)
             self.method.after_step(at)
+        if self.begin is not None:
+            self.begin()
+            self.begin = None
 
     def _is_frozen(self, at: Progress) -> bool:
         """Whether the encoder stays as `--init` gave it."""
@@ -275,7 +307,7 @@ class Pretraining(LightningModule):
         """Saves the last batch's views and raises Diverged."""
         from safetensors.torch import save_file
 
-        path = Folder(self.run.out).checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
+        path = self.folder.checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
             save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
@@ -338,19 +370,11 @@ def _keep_last(folder: Folder) -> None:
         folder.last.replace(folder.before)
 
 
-def _second_name(file: Path, name: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copyfile(file, name)
-        sync(name)
-
-
 class Signals(Callback):
     """Ctrl-C and SIGTERM: noted while training, to be answered at the next optimizer step."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: processes.Watch) -> None:
+        self.watch = watch
         self.caught: int | None = None
 
     @contextmanager
@@ -366,18 +390,34 @@ class Signals(Callback):
                         signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # only now: until here there is nothing to save, and Lightning has just put its own handler for SIGTERM in place
+        # only now: until here there is nothing to save
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
+        self.watch.begun = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watch.over = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None and number == signal.SIGINT:
-            if sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h")  # the live line hides the cursor
-            os._exit(130)
+            processes.end(130)
         self.caught = number
         os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
+
+
+class FirstStep(Callback):
+    """Calls something once, when this process has made an optimizer step and the run's first files are there."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin: Callable[[], None] | None = begin
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step and self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
 
 
 class Checkpoints(Callback):
@@ -390,8 +430,6 @@ class Checkpoints(Callback):
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.run.resume and trainer.is_global_zero:
-            write_run(self.run, self.folder.run)  # not earlier: the other processes compare with the old one
         self._saved = time.monotonic()
 
     def on_train_batch_end(
@@ -436,12 +474,13 @@ class Checkpoints(Callback):
                 free = f", where {shutil.disk_usage(self.folder.path).free / 2**20:.0f} MiB are free"
             raise RuntimeError(
                 f"The checkpoint of step {pl_module.done_steps} could not be written to {self.folder.path}{free}: "
-                f"{reason}.{self.folder.then() or ' Nothing was saved before.'}"
+                f"{reason}.{self.folder.then() or NOTHING}"
             ) from error
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
         if trainer.is_global_zero:
+            self.folder.flush()
             encoders.save(
                 self.folder,
                 pl_module.method.encoder,
@@ -456,7 +495,8 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(kept)
             if trainer.is_global_zero:
                 with atomic(self.folder.last) as temporary:
-                    _second_name(kept, temporary)
+                    temporary.unlink()  # a link takes no name that is there
+                    second_name(kept, temporary)
                     _keep_last(self.folder)
 
 
@@ -482,6 +522,9 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         Collapsed: all images get one feature, and `run.on_collapse` is "stop".
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
+    processes.follow_starter()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes go on without it where it is killed
+        processes.follow(os.getppid())
     folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
     launched = int(os.environ.get("WORLD_SIZE", world))
     if launched != world or rank >= world:
@@ -491,6 +534,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    teacher = vars(run.method).get("teacher")
+    for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
+        if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
+            raise ValueError(
+                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
+            )
     if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
         raise ValueError(
             f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
@@ -504,12 +553,19 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     """`pretrain`, once the folder is this process's alone."""
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    # a run that is there stays as it is until this one has made a step: much can fail before
+    later = rank == 0 and folder.run.is_file()
+    if later:
+        folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
+    before = read_yaml(folder.run) if run.resume else {}
+    if run.resume and run.alpha == "auto":  # as the run was begun
+        run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
     source = open_images(run)
     if len(source) < 2:
         raise ValueError(
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
-    before = read_yaml(folder.run) if run.resume else {}
+    as_begun = read_whole_yaml(folder.run) if run.resume else {}
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -531,7 +587,22 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
     found = _find_checkpoint(folder, run, before, source) if run.resume else None
-    module = Pretraining(method, run, loader)
+    if run.resume and rank == 0:
+        encoders.mend_card(folder, folder.say)
+    opened = _of_loggers(folder, run)
+
+    def begin() -> None:
+        """Writes the first files, where an old run's were."""
+        for path in found.unreadable if found else ():
+            path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
+        if run.resume:
+            folder.cut_metrics(found.step if found else -1)
+        files = {folder.run: run_text(run, as_begun).encode()}
+        if picture is not None:
+            files[folder.views] = _png(picture)
+        folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder, run) - opened)
+
+    module = Pretraining(method, run, loader, folder, begin if later else None)
     if found is not None and found.step >= module.steps:
         folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
         return Result(folder.path, folder.rows())
@@ -543,56 +614,84 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     method.before_training()
     method.memory = _memory(run, source, method)
     probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
-    signals = Signals()
+
+    def clear_loggers() -> None:
+        """Removes what loggers wrote where no step was made."""
+        if module.begin is not None or (rank == 0 and trainer.global_step == 0):
+            for path in sorted(_of_loggers(folder, run) - opened, reverse=True):
+                with suppress(OSError):
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def give_up(error: Exception) -> None:
+        """Notes an error, and removes a run that did not begin."""
+        clear_loggers()
+        if rank == 0:
+            with suppress(OSError):  # it must not hide the error itself
+                if folder.run.is_file():
+                    folder.note(f"error: {error}")
+            with suppress(OSError):
+                if trainer.global_step == 0 and not later:
+                    folder.abandon()
+
+    def alone(ended: processes.Ended) -> None:
+        """Ends this process without its main thread, which waits for another one that is gone."""
+        error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
+        if ended.stopped:
+            folder.say(str(error))
+            processes.end(ended.stopped)
+        give_up(error)
+        say(f"error: {error}", sys.stderr)
+        processes.end(1)
+
+    watch = processes.Watch(rank, world, alone)
+    signals = Signals(watch)
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
-    with _quiet_lightning():
+    with _quiet_lightning(), _undisturbed():
         trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
-    if rank == 0:  # from here on an old run is gone: all that can be known to fail has been tried
-        folder.claim(resume=run.resume)
+    if rank == 0 and not later:  # all that can be known to fail has been tried
+        begin()
     try:
         if rank == 0:
-            for path in found.unreadable if found else ():
-                path.replace(path.with_suffix(".corrupt"))  # else it would become the one before
-            folder.cut_metrics(found.step if found else -1)
-            if not run.resume:
-                write_run(run, folder.run)
             _say_start(folder, run, source, module, origin, changes, found)
-            if picture is not None:
-                with atomic(folder.views) as temporary:
-                    picture.save(temporary)
+            if found is not None and (line := _other_version(written_by(as_begun), run)):
+                folder.say(line)
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
             compile_parts(method)
-        with _quiet_lightning(), signals.put_back():
+        with _quiet_lightning(), signals.put_back(), watch if world > 1 else nullcontext():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
-    except SIGTERMException:  # Lightning's own handler caught it, before ours was in place
-        raise SystemExit(143) from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning answers it
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        if rank == 0:
-            with suppress(OSError):  # it must not hide the error itself
-                folder.note(f"error: {error}")
-            with suppress(OSError):
-                if trainer.global_step == 0 and not run.resume and run.logger == "none":
-                    folder.abandon()
+        if world > 1 and _is_disconnection(error):
+            ended = watch.ended(processes.GRACE_SECONDS)
+            if ended is None and processes.started_by_another():
+                time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
+            gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
+            if ended is not None and ended.stopped:
+                folder.say(str(gone))
+                raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
+            give_up(gone)
+            raise gone from error
+        give_up(error)
         if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
             raise lost(error, loader.workers) from error
         raise
     finally:
         loader.close()
+        clear_loggers()
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
-            raise SystemExit(0)  # rank 0 tells how it ended; Lightning kills all where one fails
+            raise SystemExit(0)  # rank 0 tells how it ended
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
-            f"Go on with: lookalike pretrain --resume --out {folder.path}"
+            f"Go on with: {folder.resume_command()}"
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
@@ -609,13 +708,39 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     return Result(folder.path, folder.rows())
 
 
+def _of_loggers(folder: Folder, run: Run) -> set[Path]:
+    """The files and folders that a run's logger made in its folder."""
+    root = folder.path / run.logger
+    if run.logger == "none" or root.is_symlink() or not root.is_dir():
+        return set()
+    made = root.rglob("*") if run.logger == "wandb" else (*root.glob("events.out.tfevents.*"), root / "hparams.yaml")
+    return {root, *(path for path in made if path.exists())}
+
+
+def _png(picture: Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def _is_disconnection(error: BaseException | None) -> bool:
+    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
+    if isinstance(error, torch.distributed.DistError):
+        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
+    else:
+        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
+    return gone or (error is not None and _is_disconnection(error.__cause__))
+
+
 def open_images(run: Run) -> Source:
     """The images of a run, with labels where the method learns from them."""
     method = run.method.method
     if not method.needs_labels:
-        return open_source(run.data, channels=run.channels)
+        return open_source(run.data, channels=run.channels, alpha=run.alpha)
     try:
-        source = open_source(run.data, channels=run.channels, labelled=True, classes=method.known_classes(run.method))
+        source = open_source(
+            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=method.known_classes(run.method)
+        )
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
     if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
@@ -804,6 +929,7 @@ def build(run: Run) -> Method:
                 drop_path=drop_path if isinstance(run.backbone, str) else 0.0, mask_token=mask_token,
                 stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
             )  # fmt: skip
+        backbone.alpha = run.alpha
         for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
@@ -927,7 +1053,7 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
 
 def draw_views(run: Run, path: Path) -> None:
     """Writes the picture of a run's first images and their views, without a run."""
-    source = open_source(run.data, channels=run.channels)
+    source = open_source(run.data, channels=run.channels, alpha=run.alpha)
     run, _ = resolve(run, len(source))
     backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
     normalise(backbone, run, source)
@@ -958,20 +1084,23 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
     _refuse_changes(folder, before, run)
-    kept = sorted(folder.checkpoints.glob("epoch=*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    candidates = [p for p in (folder.last, folder.before, *kept) if p.is_file()]
+    candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
     broken: dict[Path, str] = {}
     for path in candidates:
+        unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
         try:
-            with zipfile.ZipFile(path) as archive:
-                if (bad := archive.testzip()) is not None:
-                    raise ValueError(f"{bad} in it is damaged")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = encoders.unpickled(path)
             own = content["lookalike"]
+            if own["format"] == FORMAT:
+                found = Found(
+                    path, int(content["global_step"]), int(str(before["epochs"])), tuple(own["mean"]),
+                    tuple(own["std"]), unreadable,
+                )  # fmt: skip
+                images = own["data"]
         except PermissionError:
             raise  # nothing is wrong with the file
         except Exception as error:
-            broken[path] = f"{path}: {error}".splitlines()[0]
+            broken[path] = str(error) if isinstance(error, ValueError) else f"{path} is no checkpoint of a training."
             folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")
             continue
         if own["format"] != FORMAT:
@@ -980,14 +1109,12 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
             )
         if "run" in own:  # what was trained, even where run.yaml was edited since
             _refuse_changes(folder, own["run"], run)
-        if own["data"] != image_set(source):
+        if images != image_set(source):
             raise ValueError(
                 f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
                 "would be another run. Put the images back, or start a new run with --init."
             )
-        unreadable = tuple(p for p in broken if p in (folder.last, folder.before))
-        mean, std = tuple(own["mean"]), tuple(own["std"])
-        return Found(path, content["global_step"], int(str(before["epochs"])), mean, std, unreadable)
+        return found
     if broken:
         raise ValueError(
             "No checkpoint of the run can be read:\n  "
@@ -999,7 +1126,7 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
 
 
 def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> None:
-    asked = {name: value for name, value in begun.items() if name != "method"}
+    asked = {"alpha": "white"} | {name: value for name, value in begun.items() if name != "method"}  # 0.1 had no other
     # through a Run, so that options that came after the run was begun have their defaults
     old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
     if lines := differences(old, flat(run)):
@@ -1013,12 +1140,12 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return Trainer(
+    trainer = Trainer(
         accelerator="cuda" if cuda else "cpu",
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
-        strategy=DDPStrategy(
+        strategy=_Together(
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=run.method.method.learns_in_turns(run.method),
@@ -1039,13 +1166,72 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+    # its answer to SIGTERM is a message to the other processes, which need not be listening: `Signals` answers
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes, which end with this one. `Watch` observes them: Lightning would kill this one."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            with processes.followed():
+                self._call_children_scripts()
+            processes.launched.extend(self.procs)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+class _Together(DDPStrategy):
+    """DDP by processes that end together."""
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+CALLBACKS = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages that Lightning takes callbacks from, for every trainer."""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Lets neither an installed package nor the environment add to a trainer; no such package is even imported."""
+    there, name = vars(callback_connector), "_load_external_callbacks"
+    load = there.get(name)
+    there[name] = lambda group: []
+    hidden = {variable: os.environ.pop(variable) for variable in _variables()}
+    try:
+        yield
+    finally:
+        there[name] = load
+        os.environ.update(hidden)
+
+
+def _variables() -> list[str]:
+    """The variables of the environment from which Lightning's trainer would take what it is not told."""
+    return [name for p in inspect.signature(Trainer).parameters if (name := f"PL_TRAINER_{p.upper()}") in os.environ]
+
+
+def _not_taken() -> list[str]:
+    """Says what this machine would add to a trainer, and what has no say here."""
+    found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
+    found += _variables()
+    return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
+
+
+def check_logger(logger: str) -> None:
+    """Raises ModuleNotFoundError where a logger is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
 
 
 def _loggers(run: Run, folder: Folder) -> list[Logger]:
     if run.logger == "none":
         return []
-    if find_spec(run.logger) is None:
-        raise ModuleNotFoundError(f"--logger {run.logger} needs the extra: pip install 'lookalike[{run.logger}]'")
+    check_logger(run.logger)
     if run.logger == "tensorboard":
         return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
     return [WandbLogger(name=folder.path.name, save_dir=folder.path, project="lookalike", config=flat(run))]
@@ -1081,18 +1267,20 @@ def _say_start(
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version()}  {command_line()}",
-        f"data        {len(source)} images in {flat(run)['data']}",
+        f"data        {len(source)} images in {brief(flat(run)['data'], LONGEST_PATH)}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
-        f"weights     {f'step {found.step} of {found.path}' if found else origin}",
+        f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
         *method.words(),
         *_left_out(run),
         *_classes(source, sum(view.count for view in first)),
+        *(f"WARNING     {line}" for line in remarks(source)),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         *_frozen(run),
+        *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
@@ -1109,6 +1297,18 @@ def _say_start(
         folder.say(line)
 
 
+def _other_version(before: str, run: Run) -> str:
+    """A line for a run that was begun by another version; else ""."""
+    now = version()
+    if before in ("", now):
+        return ""
+    new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None
+    return (
+        f"VERSION     begun with lookalike {before:.20}, this is {now}: it continues, bits may differ from an "
+        f"uninterrupted run{f' (drawn anew: {new})' if new else ''}"
+    )
+
+
 def _frozen(run: Run) -> list[str]:
     """Says how long the encoder stays as it is, and what of it."""
     if not run.frozen_epochs:
@@ -1120,16 +1320,22 @@ def _frozen(run: Run) -> list[str]:
 
 
 def _left_out(run: Run) -> list[str]:
-    """Says which steps of the views need colour where there is none."""
+    """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
+    lines = []
+    own = isinstance(run.backbone, nn.Module) and (
+        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+    )
+    if own and (drop_path := run.method.method.drop_path(run.method)):
+        lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]
     if run.channels == 3:
-        return []
+        return lines
     wanted = {
         "saturation": any(v.jitter and v.saturation for v in run.method.views),
         "hue": any(v.jitter and v.hue for v in run.method.views),
         "grayscale": any(v.grayscale for v in run.method.views),
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [f"            without {', '.join(names)}, which need 3 channels"] if names else []
+    return [*lines, *([f"            without {', '.join(names)}, which need 3 channels"] if names else [])]
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import augment
 from .data.images import Images, movable
 from .memory import moved
+from .printing import brief
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -497,7 +498,7 @@ def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
         furthest = (ours.cpu() - theirs).abs().max().item()
         reason = "" if furthest < 1e-3 else f"their views are {furthest:.3g} of the range of values off"
     except Exception as error:  # no C compiler, a GPU that Triton does not know, ...
-        reason = f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}"
+        reason = brief(f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}")
     if reason:
         warnings.warn(
             f"Views are made by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2

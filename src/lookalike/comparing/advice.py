@@ -4,7 +4,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from .ranking import Rank, Results, Training, not_told_apart, score_of, score_range, troubles, usual_deviation
+from .ranking import (
+    Rank,
+    Results,
+    Training,
+    not_distinguishable,
+    score_of,
+    score_range,
+    seed_noise,
+    significantly_above,
+    troubles,
+)
 
 
 def recommendation(
@@ -22,10 +32,10 @@ def recommendation(
     waiting = sum(t.status == "waiting" for t in trainings)
     if not ranking and not waiting:
         return " ".join(["No method could be trained and judged.", *failed])
-    before = _before(untrained, ranking)
+    before = _before(untrained, trainings)
     if waiting:
         return " ".join([*_so_far(ranking, trainings, before), *_unstable(ranking, trainings), *failed])
-    beaten = [r for r in ranking if before is None or r.low > before.high]
+    beaten = [r for r in ranking if before is None or significantly_above(r, before)]
     fallen = {r.method for r in ranking if _collapses(r, trainings)}
     said = []
     if before is not None and not beaten:
@@ -52,18 +62,17 @@ class _Untrained:
     def remedy(self, ranking: Sequence[Rank]) -> str:
         """What to do where no method clearly beats it."""
         if self.high >= 1 and any(r.high >= self.low for r in ranking):
-            return "this test is too easy to tell them apart, so do not choose by this table"
+            return "this test is too easy to distinguish them, so do not choose by this table"
         return "give a larger budget, and do not choose by this table"
 
     def __str__(self) -> str:
         return f"{self.score:.1%} ({self.low:.1%} to {self.high:.1%})"
 
 
-def _before(untrained: Sequence[Results], ranking: Sequence[Rank]) -> _Untrained | None:
+def _before(untrained: Sequence[Results], trainings: Sequence[Training]) -> _Untrained | None:
     if not untrained:
         return None
-    low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
-    return _Untrained(mean(map(score_of, untrained)), low, high)
+    return _Untrained(mean(map(score_of, untrained)), *score_range(untrained, seed_noise(trainings)))
 
 
 def _figures(row: Rank) -> str:
@@ -90,8 +99,8 @@ def _so_far(ranking: Sequence[Rank], trainings: Sequence[Training], before: _Unt
 
 
 def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Collection[str], timed: bool) -> list[str]:
-    """The first method, and who is not told apart from it; where it collapsed, that, and the first that did not."""
-    best, even = ranking[0], not_told_apart(ranking)
+    """The first method, and who is not significantly different; where it collapsed, the first that did not."""
+    best, even = ranking[0], not_distinguishable(ranking)
     if best.method in fallen:
         count, of = _collapses(best, trainings), len(_of(best.method, trainings))
         said = [f"{best.method} has the highest score, but {count} of its {of} trainings collapsed: do not choose it."]
@@ -99,12 +108,16 @@ def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Colle
         if healthy := [r for r in ranking if r.method not in fallen]:
             said.append(f"The first that did not collapse: {_figures(healthy[0])}.")
         return said
-    said = [f"Best on these images: {_figures(best)}."]
+    one_seed = all(r.seeds == 1 for r in ranking)
+    said = [f"{'Highest score' if one_seed else 'Best'} on these images: {_figures(best)}."]
     if even:
         by = "memory or stability" if timed else "time, memory or stability"
-        said.append(f"{_listed([r.method for r in even])} cannot be told apart from it: choose among them by {by}.")
-    elif len(ranking) > 1:
-        said.append("Its range is clear of the others'.")
+        are = "is" if len(even) == 1 else "are"
+        said.append(
+            f"{_listed([r.method for r in even])} {are} not significantly different from it: choose among them by {by}."
+        )
+    elif len(ranking) > 1 and not one_seed:
+        said.append("All others are significantly worse.")
     return said
 
 
@@ -152,21 +165,21 @@ def _unstable(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[st
 
 
 def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
-    """What so many seeds cannot tell."""
+    """What so many seeds do not show."""
     asked = {r.method: len(_of(r.method, trainings)) for r in ranking}
     short = [r for r in ranking if r.seeds < asked[r.method]]
     said = [f"{r.method} came to its end in {r.seeds} of {asked[r.method]} seeds." for r in short]
-    if max(asked.values()) == 1:
-        return [
-            *said,
-            "One seed says nothing of how much another would change: ranges are those of the test images alone. Give "
-            "--seeds 3 before you rely on the order.",
-        ]
-    width = max(r.high - r.low for r in ranking)
+    if all(r.seeds == 1 for r in ranking):
+        said.append(
+            "One seed says nothing of how much another would change: ranges are those of the test images alone, and "
+            "no method is shown to be better than another."
+        )
+        return [*said, *(["Give --seeds 3 before you rely on the order."] if max(asked.values()) == 1 else [])]
+    least = min(2 * max(r.high - r.score, r.score - r.low) for r in ranking)
     return [
         *said,
-        f"{max(asked.values())} seeds do not tell small differences apart (the widest range here is "
-        f"{100 * width:.1f} points), and the order holds for this budget: longer trainings may change it.",
+        f"With {max(asked.values())} seeds, differences below {100 * least:.1f} points are not significant here, and "
+        "the order holds for this budget: longer trainings may change it.",
     ]
 
 
@@ -223,7 +236,7 @@ def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequ
             ]
         )  # fmt: skip
     if untrained and ranking:
-        low, high = score_range(untrained, usual_deviation([r.deviation for r in ranking]))
+        low, high = score_range(untrained, seed_noise(trainings))
         means = [f"{100 * mean(mean(a.top1 for a in u[p].values()) for u in untrained):.1f}" for p in protocols]
         blank = [""] * (len(rows[0]) - 4 - len(protocols))
         rows.append(["", "untrained", *means, f"{low:.1%} to {high:.1%}", str(len(untrained)), *blank])

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ..methods import METHODS
+from ..printing import shown
 from ..runs import Options, dotted, nearest, plain
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -40,8 +41,8 @@ def seconds_of(budget: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", budget)
     if found is None or float(found[1]) == 0:
         raise ValueError(
-            f"budget is {budget!r}; expected a time above 0 with its unit: s, min or h, without a space. Give 90s, "
-            "10min or 2h."
+            f"budget is {shown(budget)}; expected a time above 0 with its unit: s, min or h, without a space. Give "
+            "90s, 10min or 2h."
         )
     return float(found[1]) * SECONDS[found[2]]
 
@@ -90,7 +91,7 @@ class Comparison(Options):
         super().__post_init__()
         for name in self.methods:
             if name not in METHODS:
-                raise ValueError(f"No method is called '{name}'. {nearest(name, list(METHODS))}")
+                raise ValueError(f"No method is called {shown(name)}. {nearest(name, list(METHODS))}")
             if METHODS[name].verb not in ("pretrain", "distill"):
                 raise ValueError(f"{name} learns no representation of its own to compare. Leave it out.")
         for option in ("methods", "test", "protocols"):

@@ -4,12 +4,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, median, stdev
-from typing import Any, Literal
+from statistics import mean, stdev, variance
+from typing import Any, Literal, Protocol
 
-ERRORS = 2.0
-"""Standard errors to each side of a mean over seeds. Two means whose ranges just touch are 2.8 standard errors of their
-difference apart: with three seeds chance alone does that about once in 20 pairs, with two about once in 10."""
+from .significance import SeedNoise, significant
+
 OFF_BUDGET = 0.2
 """A training that took so much more or less than its budget, as a share of it, is reported."""
 
@@ -77,6 +76,17 @@ class Mean:
     """Standard deviation; None of one seed."""
 
 
+class Scored(Protocol):
+    """A score and its range."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rank:
     """One method's place."""
@@ -89,8 +99,7 @@ class Rank:
     low: float
     """The score's range goes from here ..."""
     high: float
-    """... to here: two standard errors over the seeds (by the median of all methods' deviations where its own is less);
-    of a single seed the 95 % interval over the test images, or two of these deviations where that is more."""
+    """... to here: methods whose ranges overlap are not significantly different; see `score_range`."""
     deviation: float | None
     """Standard deviation of the score over the seeds."""
     results: Mapping[str, Mapping[str, Mean]]
@@ -115,25 +124,46 @@ def score_of(results: Results) -> float:
     return mean(a.top1 for a in next(iter(results.values())).values())
 
 
-def usual_deviation(deviations: Sequence[float | None]) -> float:
-    """The median of the methods' deviations over seeds, 0 where there is none: two or three seeds may agree by luck."""
-    return median(known) if (known := [d for d in deviations if d is not None]) else 0.0
+def seed_noise(trainings: Sequence[Training]) -> SeedNoise:
+    """What a seed does to the score of these methods.
 
-
-def score_range(of_seeds: Sequence[Results], least: float) -> tuple[float, float]:
-    """The range of a score over seeds, within [0, 1]; of one seed over the test images, which tests have of their own.
-
-    A range says how far the mean over other seeds may be on these test images, or that of this seed on others. `least`
-    is the deviation over seeds to reckon with at least, also of the one seed that came to its end.
+    A method with a training that collapsed or diverged is not asked: its scores vary far more than the others', or
+    not at all.
     """
-    scores = [score_of(results) for results in of_seeds]
-    if len(scores) > 1:
-        half = ERRORS * max(least, stdev(scores)) / math.sqrt(len(scores))
-        return max(0.0, mean(scores) - half), min(1.0, mean(scores) + half)
-    tests = list(next(iter(of_seeds[0].values())).values())
-    below, above = (math.hypot(*(a.top1 - a.interval[side] for a in tests)) / len(tests) for side in (0, 1))
-    below, above = (max(side, ERRORS * least) for side in (below, above))
-    return max(0.0, scores[0] - below), min(1.0, scores[0] + above)
+    done: dict[str, list[Training]] = {}
+    for t in trainings:
+        if t.status == "done":
+            done.setdefault(t.method, []).append(t)
+    return SeedNoise.of(
+        [_variance([t.results for t in rows]) for rows in done.values()],
+        [len(rows) for rows in done.values()],
+        [not any(t.verdict in ("collapsed", "diverged") for t in rows) for rows in done.values()],
+    )
+
+
+def _variance(of_seeds: Sequence[Results]) -> float:
+    return variance(map(score_of, of_seeds)) if len(of_seeds) > 1 else 0.0
+
+
+def score_range(of_seeds: Sequence[Results], noise: SeedNoise) -> tuple[float, float]:
+    """The range of a score, within [0, 1], for a comparison of all methods at once.
+
+    It says how far the mean over other seeds may be on these test images. Where nothing is known of seeds, because
+    there is one of each method or all agree, it says how far these encoders' mean may be on other test images.
+    """
+    score = mean(map(score_of, of_seeds))
+    below = above = 0.0
+    if noise.freedom:
+        below = above = float(noise.half_range(_variance(of_seeds), len(of_seeds)).item())
+    if not noise.variance.any():
+        tests = [list(next(iter(results.values())).values()) for results in of_seeds]
+        wide = noise.of_one_seed()
+        sides = [
+            wide * mean(math.hypot(*(a.top1 - a.interval[side] for a in own)) / len(own) for own in tests)
+            for side in (0, 1)
+        ]
+        below, above = max(below, sides[0]), max(above, sides[1])
+    return max(0.0, score - below), min(1.0, score + above)
 
 
 def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> list[Rank]:
@@ -147,24 +177,21 @@ def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> 
     for t in trainings:
         by_method.setdefault(t.method, []).append(t)
     done = {method: [t for t in rows if t.status == "done"] for method, rows in by_method.items()}
-    scores = [[score_of(t.results) for t in rows] for rows in done.values()]
-    least = usual_deviation([stdev(of_seeds) for of_seeds in scores if len(of_seeds) > 1])
-    found = [_rank(by_method[method], rows, least, budget_seconds) for method, rows in done.items() if rows]
+    noise = seed_noise(trainings)
+    found = [_rank(by_method[method], rows, noise, budget_seconds) for method, rows in done.items() if rows]
     found.sort(key=lambda r: (-r.score, r.seconds, r.method))
-    if not found:
-        return []
-    even = {r.method for r in not_told_apart(found)}
+    even = {r.method for r in not_distinguishable(found)}
     return [
-        dataclasses.replace(r, remark="; ".join(filter(None, ["not told apart from the best", r.remark])))
+        dataclasses.replace(r, remark="; ".join(filter(None, ["not significantly different from the best", r.remark])))
         if r.method in even
         else r
         for r in found
     ]
 
 
-def _rank(of_method: Sequence[Training], done: Sequence[Training], least: float, budget: float | None) -> Rank:
+def _rank(of_method: Sequence[Training], done: Sequence[Training], noise: SeedNoise, budget: float | None) -> Rank:
     scores = [score_of(t.results) for t in done]
-    low, high = score_range([t.results for t in done], least)
+    low, high = score_range([t.results for t in done], noise)
     seconds = mean(t.seconds or 0.0 for t in done)
     peaks = [t.peak_memory_gib for t in done if t.peak_memory_gib is not None]
     energies = [t.energy_kj for t in done if t.energy_kj is not None]
@@ -210,6 +237,12 @@ def _mean(values: Sequence[float]) -> Mean:
     return Mean(mean(values), stdev(values) if len(values) > 1 else None)
 
 
-def not_told_apart(ranking: Sequence[Rank]) -> list[Rank]:
-    """The methods after the first whose ranges meet its own."""
-    return [r for r in ranking[1:] if r.high >= ranking[0].low]
+def significantly_above(better: Scored, other: Scored) -> bool:
+    """Whether a score is higher than another by more than chance explains; see `score_range` for which."""
+    apart = significant(better.score - other.score, better.score - better.low, other.high - other.score)
+    return bool(apart) and better.low > other.high  # which were cut to [0, 1]
+
+
+def not_distinguishable(ranking: Sequence[Rank]) -> list[Rank]:
+    """The methods after the first that are not significantly different from it."""
+    return [r for r in ranking[1:] if not significantly_above(ranking[0], r)]

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback
@@ -18,21 +20,37 @@ from ..backbones import Backbone
 from ..core import Config
 from ..data import Source, open_source
 from ..data.order import Order
+from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..methods import get_method
 from ..methods.distill import Distill
+from ..printing import brief, say, shown
 from ..random import key_of
-from ..runs import FORMAT, Collapsed, Diverged, Folder, Options, Run, made, write_json
+from ..runs import (
+    FORMAT,
+    Alpha,
+    Collapsed,
+    Diverged,
+    Folder,
+    Options,
+    Run,
+    becomes,
+    is_lock,
+    made,
+    read_yaml,
+    write_json,
+)
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
-from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, training_of
+from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
+from .significance import ERROR_RATE
 
 FILE = "compare.json"
 SPEED = ".speed"
-"""Folder of a training that is begun to be timed, and removed."""
+"""What the folder of a training that is begun to be timed is called, and then something drawn; it is removed."""
 MANY_EPOCHS = 10**6
 """Of such a training: it ends by itself."""
 
@@ -67,6 +85,7 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     """
     if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
+    training.check_logger(asked.logger)
     folder = Folder(asked.out)
     _check(folder, asked)
     with folder.held():
@@ -74,13 +93,22 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
         try:
             work.do()
         except (KeyboardInterrupt, SystemExit):
-            print(f"Stopped. {folder.path} holds what was done; the same command goes on with it.", flush=True)
+            if work.replaced:
+                say(f"Stopped before the first step. {folder.path} holds the comparison that was to be replaced.")
+            else:
+                say(f"Stopped. {folder.path} holds what was done; the same command goes on with it.")
             raise
     found = work.answer()
-    print("\n" + "\n".join(table(found.ranking, work.untrained_results, found.trainings)))
-    print(f"\n{found.recommendation}", flush=True)
+    say("\n" + "\n".join(table(found.ranking, work.untrained_results, found.trainings)))
+    say(f"\n{found.recommendation}")
     if not found.ranking:
-        raise RuntimeError(f"No method could be trained and judged. {folder.path / FILE} says why.")
+        reasons = "; ".join(dict.fromkeys(t.error for t in found.trainings if t.error))
+        why = (
+            f"{reasons}. The comparison that was there is as it was."
+            if work.replaced
+            else f"{folder.path / FILE} says why."
+        )
+        raise RuntimeError(f"No method could be trained and judged. {why}")
     return found
 
 
@@ -89,6 +117,12 @@ def _check(folder: Folder, asked: Comparison) -> None:
     there = (folder.path / FILE).is_file()
     if folder.run.is_file():
         raise FileExistsError(f"{folder.path} holds a run. Give --out another folder.")
+    folder.check_own()
+    for weights in (asked.init, asked.teacher) if asked.overwrite else ():
+        if weights and os.path.exists(weights) and folder.path.resolve() in Path(weights).resolve().parents:
+            raise ValueError(
+                f"{weights} lies in the comparison that --overwrite replaces. Copy it, or give another --out."
+            )
     if asked.resume and not there:
         raise FileNotFoundError(f"{folder.path} holds no {FILE} to go on with. Leave --resume out to start.")
     if not there:
@@ -99,17 +133,21 @@ class _Work:
     """What is asked, what is done so far, and how to go on."""
 
     def __init__(self, asked: Comparison, path: Path, callbacks: Sequence[Callback]) -> None:
+        if asked.alpha == "auto" and not asked.overwrite and (path / FILE).is_file():  # as it was begun
+            asked = dataclasses.replace(asked, alpha=_read(path / FILE)["question"]["alpha"])
         self.asked = asked
         self.path = path
         self.callbacks = callbacks
+        self.replaced: list[str] = []
+        """Folders of the trainings of a comparison that is replaced once one of this one has made a step."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels)
+        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [_labelled(train, test, asked.channels) for train, test in asked.pairs]
+        labelled = [_labelled(train, test, asked) for train, test in asked.pairs]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training.precision_of(asked),
@@ -135,24 +173,23 @@ class _Work:
         ]
         self._begin()
         for line in self._shared_words():
-            print(f"WARNING: {line}", flush=True)
+            say(f"WARNING: {line}")
 
     # ---- the file
 
     def _begin(self) -> None:
         """Takes up what `compare.json` holds, or starts it."""
         file = self.path / FILE
-        for stale in self.path.glob(".*.tmp*"):
-            stale.unlink()
+        for path in self.path.iterdir():
+            if becomes(path) == FILE:
+                path.unlink()
         if file.is_file():
             old, now = _read(file), json.loads(json.dumps(self.question))
             lines = changes(old["question"], now)
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
                 if goes_on:
-                    print(
-                        f"{self.path} holds this comparison, unfinished: it goes on, nothing is replaced.", flush=True
-                    )
+                    say(f"{self.path} holds this comparison, unfinished: it goes on, nothing is replaced.")
             else:
                 goes_on = not lines or extends(old["question"], now)
                 if not goes_on:
@@ -163,20 +200,31 @@ class _Work:
                     )
             if goes_on:
                 self._take_up(old)
-                if lines:
+                if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
-            self.write()
-            for row in old["trainings"]:
-                _remove(self.path / str(row["folder"]))
+            self.replaced = [row["folder"] for row in old["trainings"]]
         self.write()
+
+    def take_over(self) -> None:
+        """Removes the comparison that is replaced, but for the folders that trainings of this one take."""
+        replaced, self.replaced = self.replaced, []
+        if replaced:
+            self.write()
+        asked = {t.folder for t in self.trainings}  # they replace what is there when it is their turn
+        for name in replaced:
+            if name not in asked:
+                try:
+                    _remove(self.path / name)
+                except BlockingIOError as error:
+                    say(f"{name} stays: {error}")
 
     def _take_up(self, old: dict[str, Any]) -> None:
         """Keeps all that is known of the trainings that are asked for."""
         known = {(t.method, t.seed): t for t in map(training_of, old["trainings"])}
         more = sum((t.method, t.seed) not in known for t in self.trainings)
         if more:
-            print(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.", flush=True)
+            say(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.")
         self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
         self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
 
@@ -188,7 +236,9 @@ class _Work:
         ]
 
     def write(self) -> None:
-        """Writes `compare.json`, with the ranking so far."""
+        """Writes `compare.json`, with the ranking so far; not over one that is yet to be replaced."""
+        if self.replaced:
+            return
         asked, seconds = self.asked, self.asked.budget_seconds
         found = self.answer()
         content = {
@@ -205,7 +255,10 @@ class _Work:
             **self.made,
             "question": self.question,
             "shared_images": self.shared,
+            "error_rate": ERROR_RATE,
             "untrained": _means(self.untrained_results),
+            "untrained_range": self.untrained_results
+            and score_range(self.untrained_results, seed_noise(self.trainings)),
             "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
             "trainings": [dataclasses.asdict(t) for t in self.trainings],
             "ranking": [dataclasses.asdict(r) for r in found.ranking],
@@ -253,7 +306,7 @@ class _Work:
                 ended = isinstance(error, Collapsed | Diverged)
                 words = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if ended else {}
                 self._set(i, status="failed", final=ended, error=_message(error), **words)
-                print(f"{t.method}, seed {t.seed}, failed: {_message(error)}", flush=True)
+                say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
 
     def _try_out(self, method: str) -> None:
         """Finds out whether a method can be trained at all, and how many operations it takes."""
@@ -270,7 +323,7 @@ class _Work:
             built = training.build(run)
             built.before_training()
         except Exception as error:
-            print(f"{method} cannot be trained: {_message(error)}", flush=True)
+            say(f"{method} cannot be trained: {_message(error)}")
             for i, t in enumerate(self.trainings):
                 if t.method == method and t.status != "done" and not t.final:
                     self.trainings[i] = dataclasses.replace(t, status="failed", error=_message(error))
@@ -280,7 +333,7 @@ class _Work:
         try:
             flops = gflops_per_image(built.to("cuda" if torch.cuda.is_available() else "cpu"), run)
         except Exception as error:  # a figure beside others: the training may do well
-            print(f"The operations of {method} could not be counted: {_message(error)}", flush=True)
+            say(f"The operations of {method} could not be counted: {_message(error)}")
         self.ready[method] = run, flops
 
     def _config(self, method: str) -> Config:
@@ -306,7 +359,7 @@ class _Work:
                 found = self.untrained.setdefault(seed, {})
                 if any(test in tests for tests in found.values()):
                     continue
-                print(f"The untrained network, seed {seed}, on {test}", flush=True)
+                say(f"The untrained network, seed {seed}, on {test}")
                 model = untrained(dataclasses.replace(settled, seed=seed), self.source)
                 _add(found, test, self._evaluate(model, train, test, seed))
                 self.write()
@@ -317,6 +370,8 @@ class _Work:
         if t.seconds is not None:
             return
         folder = Folder(self.path / t.folder)
+        if folder.path.is_symlink():
+            raise FileExistsError(f"{folder.path} is a link. Remove it, or put what it leads to in its place.")
         number = f"[{place + 1}/{len(self.trainings)}]"
         begun, epochs = t.epochs is not None, t.epochs or self._epochs(t.method)
         gflops = self.ready[t.method][1]
@@ -324,8 +379,9 @@ class _Work:
         there = folder.run.is_file()
         run = self._run(t.method, t.seed, epochs, folder.path)
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
-        print(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs", flush=True)
-        result = training.pretrain(run, [*self.callbacks, Costs()])
+        say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
+        first = training.FirstStep(self.take_over)
+        result = training.pretrain(run, [first, *self.callbacks, Costs()])
         cost = spent(folder.last)
         self._set(
             place,
@@ -339,9 +395,8 @@ class _Work:
         )
         budget = asked.budget_seconds
         if budget is not None and abs(cost.seconds / budget - 1) > OFF_BUDGET:
-            print(
+            say(
                 f"WARNING: it took {cost.seconds:.0f} s, {cost.seconds / budget:.0%} of the budget of {asked.budget}.",
-                flush=True,
             )
 
     def _epochs(self, method: str) -> int:
@@ -351,9 +406,11 @@ class _Work:
             return self.asked.epochs
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
-        print(f"Measuring the speed of {method} ...", flush=True)
-        folder, speed = self.path / SPEED, Speed(budget)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        say(f"Measuring the speed of {method} ...")
+        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
+            if _is_timed(old):
+                _remove(old)
+        folder, speed = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path)), Speed(budget)
         run = dataclasses.replace(
             self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
         )
@@ -366,16 +423,14 @@ class _Work:
             shutil.rmtree(folder, ignore_errors=True)
         epoch = speed.step * speed.steps_per_epoch
         epochs = epochs_that_fit(budget, speed.start, epoch)
-        print(
+        say(
             f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: {epochs} epochs in "
             f"{self.asked.budget}",
-            flush=True,
         )
         if speed.start + epoch > budget:
-            print(
+            say(
                 f"WARNING: one epoch of {method} takes longer than the budget of {self.asked.budget}. It gets this one "
                 "epoch, so that its schedule is whole; the ranking says so. Give a larger --budget, or fewer images.",
-                flush=True,
             )
         return epochs
 
@@ -394,12 +449,12 @@ class _Work:
             for protocol, tests in t.results.items()
             for test, a in tests.items()
         )
-        print(f"{t.method}, seed {t.seed}: {accuracies}; {t.seconds:.1f} s, {t.images_per_s} images/s", flush=True)
+        say(f"{t.method}, seed {t.seed}: {accuracies}; {t.seconds:.1f} s, {t.images_per_s} images/s")
 
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         settled, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=print
+            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=say
         )
 
 
@@ -414,6 +469,7 @@ def untrained(run: Run, source: Source) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    encoder.alpha = run.alpha
     training.normalise(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)
@@ -442,10 +498,11 @@ def _protocol(entry: Entry) -> str:
     return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
 
 
-def _labelled(train: str, test: str, channels: int) -> tuple[Source, Source]:
+def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]:
     """Opens two labelled folders, and refuses them where they have no labels or other classes."""
-    first = open_source(train, channels=channels, labelled=True)
-    return first, open_source(test, channels=channels, labelled=True, classes=first.classes)
+    channels, alpha = asked.channels, asked.alpha
+    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
+    return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
@@ -484,20 +541,47 @@ def _means(of_seeds: Sequence[Results]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}). Move it away, or give another --out.") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is no comparison of format {FORMAT}. Move it away, or give another --out.")
+        content = read_json(file, dict)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{file} is no comparison of format {FORMAT}.")
+        for row in content["trainings"]:
+            training_of(row)
+            if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
+                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
+            name = row["folder"]  # it is written to, and removed
+            if name != f"{row['method']}-seed{row['seed']}" or Path(name).name != name:
+                raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
+        for results in content["untrained_by_seed"].values():
+            _results_of(results)
+        content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
+        if content["question"]["alpha"] not in get_args(Alpha):
+            raise ValueError(f"{file} asked for alpha {shown(content['question']['alpha'])}, which there is not.")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (
+            error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
+        )
+        raise ValueError(f"{said} Move it away, or give another --out.") from None
     return content
+
+
+def _is_timed(path: Path) -> bool:
+    """Whether a training that was begun to be timed left this folder behind."""
+    run = Folder(path).run
+    try:
+        return not run.is_file() or read_yaml(run).get("epochs") == MANY_EPOCHS
+    except (OSError, ValueError):
+        return False
 
 
 def _remove(path: Path) -> None:
     """Removes the run of a comparison that is replaced, and nothing that somebody else put there."""
-    if path.is_dir():
-        folder = Folder(path)
+    folder = Folder(path)
+    if not path.is_dir() or path.is_symlink() or not (folder.run.is_file() or folder.is_left_over()):
+        return
+    with folder.held():
         folder.abandon()
-        folder.lock.unlink(missing_ok=True)
+        if is_lock(folder.lock):
+            folder.lock.unlink()
         if not any(path.iterdir()):
             path.rmdir()
 

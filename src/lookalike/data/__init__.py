@@ -6,7 +6,7 @@ from .images import Images
 from .loading import Loader
 from .reading import lost
 from .resident import cache_folder
-from .sources import Source, Subset, open_maybe_labelled, open_source, statistics
+from .sources import Source, Subset, open_maybe_labelled, open_source, remarks, statistics
 
 __all__ = [
     "Answers",
@@ -20,5 +20,6 @@ __all__ = [
     "lost",
     "open_maybe_labelled",
     "open_source",
+    "remarks",
     "statistics",
 ]

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..documents import read_json
 from ..memory import moved
+from ..printing import brief
 from ..random import key_of
-from ..runs import atomic, check_writable, locked, named
+from ..runs import atomic, check_writable, locked, named, not_through_links
 
 _FORMAT: Final = 1
 _SHARE: Final = 0.9  # of the free disk
@@ -70,25 +72,29 @@ class Answers:
     ) -> Tensor:
         """The rows (B, W) of images, by their places (B,), in float32, on `device`, or else that of `index`.
 
-        `ask` is called with the rows (n,) of this batch that are not there, if there are any; its answer (n, W) is kept
-        and returned as it is read back, so that it is the same in this epoch and the next. What is not finite in the
-        file's precision is returned and not kept.
+        Where a row is not there `ask` is called with the rows (B,) of the whole batch: among fewer others a network's
+        answer may differ in its last bits, and a training that was killed in the middle of a batch would go on
+        otherwise. What of its answer (B, W) is not there is kept. What is there never changes, and all is returned as
+        it is read back, so that it is the same in this epoch and the next. What is not finite in the file's precision
+        is returned and not kept.
         """
         device = device or index.device
         places = turn * self.images + index.cpu().numpy()
         rows, sums = self._opened()
-        missing = np.array([row for row, place in enumerate(places) if not self._known(rows, sums, place)], np.int64)
-        found = moved(torch.from_numpy(rows[places]), device).float()
-        if len(missing):
-            there = moved(torch.from_numpy(missing), device)
-            asked = ask(there)
+        asked: Tensor | None = None
+        if not all(self._known(rows, sums, place) for place in places):
+            asked = ask(torch.arange(len(places), device=device))
             fresh = asked.to(self.dtype).cpu().numpy()
-            finite = np.isfinite(fresh).all(1)
-            for place, row in zip(places[missing][finite], fresh[finite]):
-                self._keep(int(place), row)
-            good = moved(torch.from_numpy(finite), device)[:, None]
-            found[there] = torch.where(good, asked.to(self.dtype).float(), asked.float())
-        return found
+            for place, row in zip(places, fresh):
+                if np.isfinite(row).all() and not self._known(rows, sums, place):
+                    self._keep(int(place), row)
+        kept = moved(torch.from_numpy(rows[places]), device).float()
+        known = torch.tensor([self._known(rows, sums, place) for place in places])
+        return (
+            kept
+            if asked is None or bool(known.all())
+            else torch.where(moved(known, device)[:, None], kept, asked.float())
+        )
 
     def _known(self, rows: np.ndarray, sums: np.ndarray, place: int) -> bool:
         if not self._sound[place]:
@@ -102,7 +108,7 @@ class Answers:
             (self.sums, 8 * place, np.int64(_sum(row)).tobytes()),
         ):
             with named(path):
-                handle = os.open(path, os.O_WRONLY)
+                handle = not_through_links(path, os.O_WRONLY)
                 try:
                     written = os.pwrite(handle, content, start)
                 finally:
@@ -125,11 +131,12 @@ class Answers:
         return self._rows, self._sums
 
     def _check(self) -> None:
-        head = json.loads(self.card.read_text())
+        head = read_json(self.card, dict)
         if head != self.head:
             raise ValueError(
-                f"{self.card} belongs to another teacher, other images or other views: it is for {head.get('name')}, "
-                f"and {self.head['name']} was expected. Remove it, or give another --cache-dir."
+                f"{self.card} belongs to another teacher, other images or other views: it is for "
+                f"{brief(head.get('name'))}, and {self.head['name']} was expected. Remove it, or give another "
+                "--cache-dir."
             )
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
             if not path.is_file() or path.stat().st_size != size:
@@ -147,7 +154,7 @@ class Answers:
     def _make(self) -> None:
         self.card.parent.mkdir(parents=True, exist_ok=True)
         for path, size in ((self.values, self._row * self.shape[0]), (self.sums, 8 * self.shape[0])):
-            with named(path), open(path, "wb") as file:
+            with named(path), open(path, "wb", opener=not_through_links) as file:
                 file.truncate(size)  # takes no room until it is written to
                 os.fsync(file.fileno())
         with atomic(self.card) as temporary:

@@ -17,9 +17,11 @@ from torch.utils.data import Dataset
 from .decoding import BrokenImage
 from .images import moments, promote
 from .reading import stream
-from .sources import Source
+from .sources import Source, left_out
 
 _CHUNK: Final = 64
+_PIECE: Final = 2**20
+"""Pixels that are widened at once."""
 NEAR_BITS: Final = 3
 """Near duplicates differ in at most so many of the 64 bits of their difference hashes, ..."""
 NEAR_CORRELATION: Final = 0.98
@@ -85,8 +87,11 @@ class _Looking(Dataset[Looks]):
 def _look(image: Tensor) -> tuple[int, int, np.ndarray]:
     """Pixel digest, difference hash and thumbnail of an image (C, H, W)."""
     digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
-    digest.update(image.numpy().tobytes())
-    grey = promote(image, torch.float32).mean(0)[None, None]
+    digest.update(image.numpy().data)
+    rows = max(1, _PIECE // image.shape[2])
+    grey = torch.empty(1, 1, *image.shape[1:])
+    for y in range(0, image.shape[1], rows):
+        grey[0, 0, y : y + rows] = promote(image[:, y : y + rows], torch.float32).mean(0)
     steps = F.interpolate(grey, (8, 9), mode="bilinear", antialias=True)[0, 0].diff(dim=1) > 0
     bits = int.from_bytes(np.packbits(steps.numpy().reshape(-1)).tobytes(), "big")
     small = F.interpolate(grey, (16, 16), mode="bilinear", antialias=True).flatten()
@@ -362,6 +367,7 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         )  # fmt: skip
         mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
         lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
+    lines += [f"            {line}" for line in (*split.source.notes(), *left_out(split.kinds))]
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)

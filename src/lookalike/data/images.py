@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _DTYPES = (torch.uint8, torch.uint16, torch.float32)  # from narrow to wide
+_PIECE = 2**18  # pixels that are looked at at once
 _SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
@@ -74,8 +75,11 @@ def promote(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def moments(image: Tensor) -> Tensor:
     """(2, C) float64: mean and mean square of each channel of an image (C, H, W), of values in [0, 1]."""
-    flat = promote(image, torch.float32).flatten(1).double()
-    return torch.stack([flat.mean(1), flat.square().mean(1)])
+    sums, flat = torch.zeros(2, len(image), dtype=torch.float64), movable(image).flatten(1)
+    for part in torch.split(flat, _PIECE, 1):  # of a large image the numbers in double would take 16 times as much
+        values = promote(part.view(image.dtype), torch.float32).double()
+        sums += torch.stack([values.sum(1), values.square().sum(1)])
+    return sums / flat.shape[1]
 
 
 def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:

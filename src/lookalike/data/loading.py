@@ -184,17 +184,24 @@ class Loader:
             )  # fmt: skip
         return map(self._resident.__getitem__, requests)
 
+    def _first_broken(self) -> str:
+        """The first broken images, a line each; a reason that all of them share stands once."""
+        found = list(self.broken.items())
+        if len(found) > 1 and len(set(self.broken.values())) == 1:
+            return f"\n  {found[0][0]}: {found[0][1]}\n  and {len(found) - 1} others for the same reason"
+        return "".join(f"\n  {name}: {reason}" for name, reason in found[:5])
+
     def _count(self, read: Read) -> None:
         """Keeps account of the broken images, and stops when they are too many."""
         self._seen[torch.from_numpy(read.places)] = True
         self.broken.update(read.broken)
         if not read.broken:
             return
-        first = "".join(f"\n  {name}: {reason}" for name, reason in list(self.broken.items())[:5])
+        first = self._first_broken()
         if not len(read.places):
             raise ValueError(
                 f"None of {len(dict(read.broken))} images tried in turn could be read:{first}\n"
-                + (self.source.missing() or "Repair them.")
+                + (self.source.missing() or "Repair what they come from.")
             )
         looked = int(self._seen.sum()) + len(self.broken)
         few = min(_FEW, len(self.source) // 2)

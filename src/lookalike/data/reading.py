@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from ..printing import printable, say
+from ..processes import follow_main_process
 from .decoding import BrokenImage
 from .images import pack
 from .order import Order, Request
@@ -114,7 +116,7 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
         traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
         text = str(error)
         if "Original Traceback" in text:
-            raise RuntimeError(f"A loading process failed: {text.strip().splitlines()[-1]}") from error
+            raise RuntimeError(f"A loading process failed: {printable(text.strip().splitlines()[-1])}") from error
         # the last three: it died while it sent a batch
         if text.startswith("DataLoader worker") or isinstance(error, EOFError | ConnectionError | FileNotFoundError):
             raise lost(error, workers) from error
@@ -212,8 +214,10 @@ def _shared(x: Tensor) -> Tensor | _Piped:
             return shared
         except (OSError, RuntimeError):  # other processes were quicker, or no more files may be open
             _no_sharing = True  # each failure keeps a file open
+            opened = {os.path.realpath(handle) for handle in Path("/proc/self/fd").glob("*")}
             for left in _SHARED.glob(f"torch_{os.getpid()}_*"):
-                left.unlink()
+                if str(left) in opened:  # another container's process may have this one's number
+                    left.unlink()
     return _Piped(x.numpy())
 
 
@@ -225,11 +229,11 @@ def _received(read: T) -> T:
     if not _told:
         _told = True
         size = sum(x.array.nbytes for x in piped) / 2**20
-        print(
+        say(
             f"WARNING: shared memory has no room for another batch of {size:.3g} MiB ({_room()}); batches go through a "
             "pipe instead, which is slower. Use fewer --workers or smaller batches, or give a container more: "
             "docker run --shm-size 8g.",
-            file=sys.stderr,
+            sys.stderr,
         )
     return cast(T, _with_parts(read, [torch.from_numpy(x.array) if isinstance(x, _Piped) else x for x in read]))
 
@@ -252,3 +256,5 @@ def _start_worker(_: int) -> None:
     # Ctrl-C and a batch system's SIGTERM are the main process's to answer: it finishes a step and saves first
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # torch's workers look for it only between two batches: one that sends through a full pipe would stay for ever
+    follow_main_process()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import platform
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..memory import free_memory, moved
 from ..random import key_of
-from ..runs import atomic, check_writable, locked, named, sync
+from ..runs import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from .decoding import BrokenImage
 from .images import movable, promote, starts, widest
 from .order import Order, Request
@@ -121,7 +120,7 @@ class _InFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with named(path):
-            self.file = open(path, "wb")  # noqa: SIM115 (`whole` closes it)
+            self.file = open(path, "xb")  # noqa: SIM115 (`whole` closes it)
 
     def add(self, piece: np.ndarray) -> None:
         with named(self.path):
@@ -209,13 +208,13 @@ class Kept:
             if (found := self._read()) is not None:
                 return found
             if held:  # nobody is at work on them
-                for stale in self.folder.glob(f".{self.pixels.stem}.*.tmp*"):
-                    stale.unlink()
+                for path in self.folder.iterdir():
+                    if (becomes(path) or "").startswith(f"{self.pixels.stem}."):
+                        path.unlink()
             return self._make(workers, progress)
 
     def _make(self, workers: int, progress: Progress | None) -> _Decoded:
-        unique = f"{platform.node()}.{os.getpid()}"
-        file = _InFile(self.pixels.with_name(f".{self.pixels.stem}.{unique}.tmp.pixels"))
+        file = _InFile(temporary_beside(self.pixels))
         try:
             found = _decode_all(self.source, self.decode_size, workers, progress, file)
             self.index.unlink(missing_ok=True)  # an old one must not meet new pixels

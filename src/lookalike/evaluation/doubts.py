@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..printing import shown
 from ..random import permutation
 from .features import Features
 from .knn import knn
@@ -83,7 +84,7 @@ def swapped(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             pairs += steps
     if not pairs:
         return ""
-    said = ", ".join(f"{names[a]!r} look like {names[b]!r}" for a, b in sorted(pairs)[:5])
+    said = ", ".join(f"{shown(names[a])} look like {shown(names[b])}" for a, b in sorted(pairs)[:5])
     more = ", ..." if len(pairs) > 5 else ""
     return (
         f"The labels of TRAIN and TEST seem to be in different orders: most test images called {said}{more}. Check "

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..data.reading import stream
+from ..printing import brief, cell, of_cell, printable
 from ..random import permutation
 
 if TYPE_CHECKING:
@@ -317,11 +318,14 @@ def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", "
 def _write_npz(path: Path, made: Features) -> None:
     import numpy as np
 
-    arrays = {"features": made.features.numpy(), "names": np.array(made.names, dtype=np.str_)}
+    arrays = {
+        "features": made.features.numpy(),
+        "names": np.array(made.names, dtype=np.str_),
+    }
     if made.labels is not None:
         arrays["labels"] = made.labels.numpy()
         if made.classes is not None:
-            arrays["classes"] = np.array([_text(name) for name in made.classes], dtype=np.str_)
+            arrays["classes"] = np.array([printable(name) for name in made.classes], dtype=np.str_)
     with path.open("wb") as file:  # given a name, numpy would append its own suffix to .NPZ
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -330,12 +334,12 @@ def _write_parquet(path: Path, made: Features) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    names = [_text(name) for name in made.names]
+    names = [printable(name) for name in made.names]
     labels = [None] * len(names) if made.labels is None else made.labels.tolist()
     values = pa.FixedSizeListArray.from_arrays(pa.array(made.features.flatten().numpy()), made.features.shape[1])
     columns = {"file": pa.array(names, pa.string()), "label": pa.array(labels, pa.int64())}
     if (classes := _class_of_each(made)) is not None:
-        columns["class"] = pa.array([_text(name) for name in classes], pa.string())
+        columns["class"] = pa.array([printable(name) for name in classes], pa.string())
     columns["features"] = values
     pyarrow.parquet.write_table(pa.table(columns), path)
 
@@ -348,9 +352,9 @@ def _write_csv(path: Path, made: Features) -> None:
         writer.writerow(["file", "label", *named, *(f"f{i}" for i in range(made.features.shape[1]))])
         labels = [""] * len(made.names) if made.labels is None else made.labels.tolist()
         for i, (name, label, row) in enumerate(zip(made.names, labels, made.features)):
-            own = [] if classes is None else [_text(classes[i])]
+            own = [] if classes is None else [cell(printable(classes[i]))]
             # 9 digits give float32 back exactly
-            writer.writerow([name, label, *own, *(f"{x:.9g}" for x in row.tolist())])
+            writer.writerow([cell(name), label, *own, *(f"{x:.9g}" for x in row.tolist())])
 
 
 def _class_of_each(made: Features) -> list[str] | None:
@@ -358,11 +362,6 @@ def _class_of_each(made: Features) -> list[str] | None:
     if made.labels is None or made.classes is None:
         return None
     return [made.classes[label] for label in made.labels.tolist()]
-
-
-def _text(name: str) -> str:
-    """A file's name may hold bytes that are no text; the strings of Parquet and numpy may not."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def load_features(path: str | os.PathLike[str]) -> Features:
@@ -385,7 +384,7 @@ def load_features(path: str | os.PathLike[str]) -> Features:
         return readers[path.suffix.lower()](path)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} holds no features as `lookalike embed` writes them ({type(error).__name__}: {error})."
+            f"{path} holds no features as `lookalike embed` writes them ({type(error).__name__}: {brief(str(error))})."
         ) from error
 
 
@@ -430,7 +429,7 @@ def _read_csv(path: Path) -> Features:
         for row in reader:
             rows.append(np.array([row[i] for i in numbers], dtype=np.float32))
             for name, place in places.items():
-                columns[name].append(row[place])
+                columns[name].append(of_cell(row[place]))
     label = columns.get("label")
     stated = [int(x) for x in label] if label and all(label) else None
     labels, classes = _labels_of(stated, columns.get("class"))
@@ -471,7 +470,8 @@ def _features_of(
         raise ValueError(f"a label is {int(labels.max())}, and {len(classes)} classes have names")
     return Features(
         values.float(), None if labels is None else labels.long(),
-        list(names) if names is not None else [f"row {i}" for i in range(count)], torch.arange(count), [], classes,
+        list(names) if names is not None else [f"row {i}" for i in range(count)],
+        torch.arange(count), [], None if classes is None else tuple(map(printable, classes)),
     )  # fmt: skip
 
 

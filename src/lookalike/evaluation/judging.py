@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from .. import encoders
 from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
+from ..printing import shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -183,9 +184,9 @@ class _Pair:
 
 def _pair(train: Data, test: Data, reader: Reader) -> _Pair:
     """The labelled images of a pair, with the classes of the first."""
-    channels = reader.model.channels
-    first = open_source(train, channels=channels, labelled=True)
-    second = open_source(test, channels=channels, labelled=True, classes=first.classes)
+    channels, alpha = reader.model.channels, reader.model.alpha
+    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
+    second = open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
     assert first.classes is not None
     if len(first.classes) < 2:
         raise ValueError(
@@ -340,7 +341,7 @@ def _with_one_list(train: Features, test: Features, file: str | os.PathLike[str]
         return train, test
     assert test.labels is not None
     if strange := sorted({test.classes[i] for i in test.labels.tolist()} - set(train.classes)):
-        raise ValueError(f"{file} has the class {strange[0]!r}, which the training features do not have.")
+        raise ValueError(f"{file} has the class {shown(strange[0])}, which the training features do not have.")
     place = torch.tensor([train.classes.index(name) if name in train.classes else -1 for name in test.classes])
     return train, dataclasses.replace(test, labels=place[test.labels], classes=train.classes)
 
@@ -367,7 +368,7 @@ def embed(
     reader = Reader(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say
     )
-    found = reader.features(open_maybe_labelled(data, reader.model.channels), "images")
+    found = reader.features(open_maybe_labelled(data, reader.model.channels, reader.model.alpha), "images")
     if out is not None:
         save_features(out, found)
     return found
@@ -396,7 +397,7 @@ def label_free(
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
     """
     model = opened(encoder, image_size)
-    source = open_source(data, channels=model.channels)
+    source = open_source(data, channels=model.channels, alpha=model.alpha)
     count = min(images, len(source))
     if count < 2:
         raise ValueError(f"{count} image cannot be told apart from others. Give at least 2, better 1,000.")

@@ -1,6 +1,5 @@
 """Features that were computed once, kept in a run's folder until its encoder changes."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..data import Source
-from ..runs import atomic
+from ..documents import parse_json
+from ..runs import atomic, features_made_by, features_name
 from .features import Features
 
 
@@ -26,9 +26,9 @@ class Kept:
         `made` is how they are made, as in `Entry.settings`.
         """
         about = self._about(source, made)
-        if about is None:
+        if about is None or self.folder.is_symlink():
             return None
-        path = self._path(about)
+        path = self.folder / features_name(about)
         try:
             with safe_open(path, "pt") as file:
                 head = file.metadata() or {}
@@ -37,7 +37,10 @@ class Kept:
             return None
         if head.get("about") != about or len(values) != len(index) or (len(index) and int(index.max()) >= len(source)):
             return None
-        broken = [(str(name), str(reason)) for name, reason in json.loads(head["broken"])]
+        try:
+            broken = [(str(name), str(reason)) for name, reason in parse_json(head.get("broken", ""), path, list)]
+        except (TypeError, ValueError):
+            return None
         labels = None if source.labels is None else source.labels[index]
         return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
 
@@ -45,17 +48,19 @@ class Kept:
         """Writes features, and removes those of other encoders. None where the images are no files to be known by.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it could not be written; or the folder is a link, which may lead out of the run's.
         """
         about = self._about(source, made)
         if about is None:
             return None
-        path = self._path(about)
+        if self.folder.is_symlink():
+            raise FileExistsError(f"{self.folder} is a link. Remove it, or put what it leads to in its place.")
+        path = self.folder / features_name(about)
         head = {"about": about, "broken": json.dumps(found.broken), "encoder": self.encoder_sha256}
         with atomic(path) as temporary:
             save_file({"features": found.features.contiguous(), "index": found.index}, temporary, metadata=head)
         for other in self.folder.glob("*.safetensors"):
-            if other != path and self._encoder_of(other) != self.encoder_sha256:
+            if features_made_by(other) not in (None, self.encoder_sha256):
                 other.unlink(missing_ok=True)
         return path
 
@@ -66,14 +71,3 @@ class Kept:
             return None
         content = {"encoder": self.encoder_sha256, "images": version, "channels": source.channels, "made": dict(made)}
         return json.dumps(content, sort_keys=True)
-
-    def _path(self, about: str) -> Path:
-        return self.folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
-
-    @staticmethod
-    def _encoder_of(path: Path) -> str | None:
-        try:
-            with safe_open(path, "pt") as file:
-                return (file.metadata() or {}).get("encoder")
-        except (OSError, SafetensorError):
-            return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .features import count_classes
-from .neighbours import BLOCK, nearest
+from .neighbours import BLOCK, TIE, near, nearest, tied
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def knn(
     """Lets the k training images of highest cosine similarity vote for their class, with exp(cosine / temperature).
 
     One search serves `k` and every k in `also`. Training and test images are taken in blocks, so beside the features
-    and the votes it needs no memory that grows with them (see `nearest`). Among training images that are exactly
-    equally near, which ones count is left open.
+    and the votes it needs no memory that grows with them (see `nearest`). Where some of the training images that are
+    equally near (see `tied`) would count and others not, each has the same share of a vote: their order says nothing.
 
     Args:
         train_features: (N, D), raw: they are L2-normalised here, in float32, or in float64 where either side is.
@@ -85,16 +85,29 @@ def knn(
         for start in range(0, len(test_features), block):
             rows = slice(start, start + block)
             queries = test_features[rows].to(device, dtype)
-            similarity, neighbour = nearest(queries, train_features, ks[-1], block)  # (B, k)
+            similarity, neighbour = nearest(queries, train_features, ks[-1] + 1, block)  # (B, k + 1)
             weight = (similarity / temperature).exp()
             voted = train_labels.to(device, torch.int64)[neighbour]
             own = test_labels[rows].to(device, torch.int64)
-            tally = weight.new_zeros(len(queries), classes)
-            for fewer, n in zip([0, *ks], ks):
-                tally.scatter_add_(1, voted[:, fewer:n], weight[:, fewer:n])
+            begin, end = tied(similarity)
+            last = begin[:, -1:]  # (B, 1): the last tie may have more members than were asked for
+            unseen = weight.new_zeros(len(queries), classes)
+            torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
+            if similarity.shape[1] < len(train_features) and len(torn):
+                lowest_tied = similarity.gather(1, last)[torn, 0] - TIE
+                every = near(queries[torn], train_features, lowest_tied, train_labels, classes, block)
+                seen = torch.zeros_like(every).scatter_add_(1, voted[torn], torch.ones_like(weight[torn]))
+                unseen[torn] = (every - seen).clamp(min=0)
+                end = torch.where(begin == last, end + unseen.sum(1, keepdim=True).long(), end)
+            tally, before = weight.new_zeros(len(queries), classes), torch.zeros_like(weight)
+            for n in ks:
+                share = ((n - begin).to(dtype) / (end - begin)).clamp(0, 1)  # of each neighbour's vote
+                tally.scatter_add_(1, voted, weight * (share - before))
+                tally += unseen * (weight.gather(1, last) * (share - before)[:, -1:])
                 ranks[n].append(rank(tally, own).cpu())
                 if n == k:
                     votes[rows] = tally.cpu()
+                before = share
             if progress is not None:
                 progress(min(start + block, len(test_features)), len(test_features))
     accuracies = {n: (share_below(torch.cat(r), 1), share_below(torch.cat(r), min(5, n))) for n, r in ranks.items()}

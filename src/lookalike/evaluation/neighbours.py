@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ QUERIES, ROWS = 1024, 4096
 """Queries of one thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
 BLOCK = 8192
 """Queries that are in the search, and rows of the bank that torch compares with them, at once."""
+TIE = 8 * torch.finfo(torch.float32).eps
+"""Cosines that differ by no more are taken for equal: networks compute in float32, whatever their features are in."""
 
 
 @torch.no_grad()
@@ -85,6 +88,40 @@ def others(features: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     other = places != rows[:, None]
     other &= other.cumsum(1) <= k  # beside k + 1 copies of it a row may not be among its own nearest
     return cosines[other].view(len(rows), k), places[other].view(len(rows), k)
+
+
+def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """The ties in rows of falling cosines (B, N): where that of each place begins and where it ends, (B, N) int64.
+
+    What differs by no more than rounding is tied, so that no order of the bank makes a rank: a tie begins behind a gap
+    of more than `TIE`, and a longer run of close cosines is cut into ties that are no wider.
+    """
+    place = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
+    new = F.pad(cosines[:, :-1] - cosines[:, 1:] > TIE, (1, 0), value=True)
+    run = cosines.gather(1, torch.where(new, place, 0).cummax(1).values)
+    below = run - cosines
+    if bool((below >= TIE).any()):
+        cut = (below / TIE).long()
+        new[:, 1:] |= cut[:, 1:] != cut[:, :-1]
+    begin = torch.where(new, place, 0).cummax(1).values
+    last = F.pad(new[:, 1:], (0, 1), value=True)
+    end = torch.where(last, place + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
+    return begin, end
+
+
+def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
+    """How many rows of a bank, by their class, are at least as near to queries (B, D) as `least` (B,): (B, classes).
+
+    `bank` (N, D) and `labels` (N,) may be on another device.
+    """
+    unit, _ = _unit(queries)
+    counts = queries.new_zeros(len(queries), classes)
+    with torch.autocast(queries.device.type, enabled=False):
+        for start in range(0, len(bank), block):
+            part, _ = _unit(bank[start : start + block].to(queries))
+            own = F.one_hot(labels[start : start + block].to(queries.device, torch.int64), classes).to(queries)
+            counts += (unit @ part.T >= least[:, None]).to(queries) @ own
+    return counts
 
 
 def _unit(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import backbones, encoders
 from ..backbones import Backbone
-from ..data import Source
+from ..data import Source, remarks
 from ..runs import Folder
 from .features import Features, features
 from .keeping import Kept
@@ -126,6 +126,8 @@ class Reader:
             self.say(f"{what}: features of {len(there.features)} images, computed before")
             say_broken(there, what, self.say)
             return there
+        for line in remarks(source, asks=False):
+            self.say(f"{what}: {line}")
         found = features(
             self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,
             batch_size=self.batch_size, workers=self.workers,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runs import write_json
+from .. import marks
+from ..documents import read_json
+from ..runs import changing, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,27 +83,38 @@ class Entry:
         return f"{name:<10} {'  '.join(figures)}  {of}"
 
 
-def record(path: Path, entries: Iterable[Entry]) -> None:
+def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> None:
     """Adds entries to an `evaluation.json`; the same protocol, settings, encoder and data replace the old entry.
 
     The contract of the file names protocol, settings and data alone. The encoder counts on purpose, too: a run that
-    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders.
+    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders. Several
+    processes may record at once.
+
+    Args:
+        named_here: whether the user named the images in this command, so that a page may show them.
 
     Raises:
         ValueError: the file that is there is no list of entries of format 1. It is left as it is.
     """
-    rows = _read(path) if path.exists() else []
-    for entry in entries:
-        new = json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False))  # tuples become lists, as in the file
-        rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
-    write_json(path, rows)
+    # tuples become lists, as in the file
+    made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
+    for new in made:
+        if named_here and new["test"] and not new["test"].startswith("<"):
+            new["named_here"] = [marks.mark(new["test"])]
+    with changing(path):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file. Move it away, or give another --out.")
+        rows = _read(path) if path.exists() else []
+        for new in made:
+            rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
+        write_json(path, rows)
 
 
 def _read(path: Path) -> list[dict[str, object]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path, object)
     except ValueError as e:
-        raise ValueError(f"{path} is not JSON ({e}). It was left as it is; move it away to start a new one.") from e
+        raise ValueError(f"{e} It was left as it is; move it away to start a new one.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
         raise ValueError(
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "

@@ -1,7 +1,8 @@
 """Retrieval: each test image looks for the training images of its class, by cosine.
 
 Recall@k as in Jegou et al., TPAMI 2011 and the metric-learning tables: the share of queries with at least one image of
-their class among the k nearest. mAP is the mean over queries of the average precision over the whole ranking.
+their class among the k nearest. mAP is the mean over queries of the average precision over the whole ranking. Training
+images that are equally near have no order: both are means over all orders of theirs.
 """
 
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .features import check_finite, count_classes
+from .neighbours import tied
 
 RANKS = (1, 5, 10, 100)
 """k of the recalls."""
 NUMBERS = 2**25
 """Cosines that are held at once."""
+RANKED = 2**20
+"""Cosines that are ranked at once: a processor's cache holds what is computed of them."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,55 @@ def retrieve(
     device = torch.device(device or train_features.device)
     bank, queries = (F.normalize(x.to(device, dtype), dim=1) for x in (train_features, test_features))
     bank_labels, labels = train_labels.to(device), test_labels.to(device)
-    firsts, precisions, alone = [], [], 0
-    for some, own in zip(*(torch.split(x, max(1, NUMBERS // len(bank))) for x in (queries, labels))):
-        order = (some @ bank.T).argsort(dim=1, descending=True, stable=True)
-        hit = bank_labels[order] == own[:, None]  # (B, N), nearest first
-        there = hit.any(1)
-        alone += int((~there).sum())
-        hit = hit[there]
-        firsts.append(hit.int().argmax(1).cpu())
-        place = torch.arange(1, len(bank) + 1, device=device)
-        precision = hit.cumsum(1) / place
-        precisions.append(((precision * hit).sum(1) / hit.sum(1)).double().cpu())
-    first, precision = torch.cat(firsts), torch.cat(precisions)
-    if not len(first):
+    recalls, precisions, alone = list[Tensor](), list[Tensor](), 0
+    rows, few = (max(1, numbers // len(bank)) for numbers in (NUMBERS, RANKED))
+    with torch.autocast(device.type, enabled=False):
+        for some, classes in zip(torch.split(queries, rows), torch.split(labels, rows)):
+            for cosines, own in zip(torch.split(some @ bank.T, few), torch.split(classes, few)):
+                near, order = cosines.sort(dim=1, descending=True, stable=True)
+                hit = bank_labels[order] == own[:, None]  # (B, N), nearest first
+                there = hit.any(1)
+                alone += int((~there).sum())
+                if bool(there.any()):
+                    found, precision = _expected(hit[there], *tied(near[there]))
+                    recalls.append(found.cpu())
+                    precisions.append(precision.cpu())
+    if not precisions:
         raise ValueError("No test image has a class that a training image has: nothing can be found.")
-    recall = {k: float((first < k).double().mean()) for k in RANKS}
-    return Retrieval(recall, float(precision.mean()), alone)
+    recall = dict(zip(RANKS, torch.cat(recalls).mean(0).tolist()))
+    return Retrieval(recall, float(torch.cat(precisions).mean()), alone)
+
+
+def _expected(hit: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Recalls (B, ranks) and average precision (B,) in float64, on average over all orders of what is tied.
+
+    Args:
+        hit: (B, N), whether the image at each place is of the query's class; one is at least.
+        begin, end: (B, N), of the tie that each place is in.
+
+    McSherry and Najork, ECIR 2008, "Computing information retrieval performance measures efficiently in the presence
+    of tied scores".
+    """
+    upto = F.pad(hit.cumsum(1), (1, 0))  # (B, N + 1): hits before each place
+    row, place = hit.nonzero(as_tuple=True)
+    start, stop = begin[row, place], end[row, place]  # (hits,), of each hit's tie
+    before, size = upto[row, start], stop - start
+    right = upto[row, stop] - before
+    # over the places p of a tie: 1 / p adds up to h, and (p - first p) / p to what is left of the places
+    harmonic = F.pad((1 / torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)).cumsum(0), (1, 0))
+    h = harmonic[stop] - harmonic[start]
+    # at each place the hit itself, those before the tie, and of the tie's others as many as come first on average
+    precision = ((before + 1) * h + (right - 1) / (size - 1).clamp(min=1) * (size - (start + 1) * h)) / size
+    average = torch.segment_reduce(precision, "mean", lengths=upto[:, -1], axis=0)
+    first = upto[:, -1].cumsum(0) - upto[:, -1]  # each query's nearest hit, among all of them
+    start, right, size = (x[first, None].double() for x in (start, right, size))  # (B, 1)
+    drawn = (torch.tensor(RANKS, device=hit.device) - start).clamp(min=0).minimum(size)  # (B, ranks), from the tie
+    wrong = size - right
+    none = (_log_factorial(wrong) - _log_factorial((wrong - drawn).clamp(min=0))) - (
+        _log_factorial(size) - _log_factorial(size - drawn)
+    )
+    return torch.where(drawn > wrong, 1.0, 1 - none.exp()), average
+
+
+def _log_factorial(n: Tensor) -> Tensor:
+    return torch.lgamma(n + 1)

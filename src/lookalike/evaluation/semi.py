@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..printing import shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
@@ -126,7 +127,9 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
         here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:
             what = f"{len(here)} images" if here else "no image"
-            raise ValueError(f"{path}: {line!r} names {what} of TRAIN, such as {names[0]!r}. It must name one.")
+            raise ValueError(
+                f"{path}: {shown(line)} names {what} of TRAIN, such as {shown(names[0])}. It must name one."
+            )
         found.append(here[0])
     if not found:
         raise ValueError(f"{path} names no image. Give the name of a labelled image per line.")

@@ -4,6 +4,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..printing import shown
+
 if TYPE_CHECKING:
     from ..core import Method
     from .barlow_twins import BarlowTwins as BarlowTwins
@@ -69,7 +71,7 @@ def get_method(name: str) -> "type[Method]":
     if name not in METHODS:
         from ..runs import nearest
 
-        raise ValueError(f"No method is called '{name}'. {nearest(name, list(METHODS))}")
+        raise ValueError(f"No method is called {shown(name)}. {nearest(name, list(METHODS))}")
     entry = METHODS[name]
     method: type[Method] = importlib.import_module(entry.module).__dict__[entry.cls]
     return method

@@ -104,10 +104,12 @@ class DeepClusterV2(Method):
         return 2 * cfg.bank * cfg.out_dim
 
     def survey(self, batches: Iterable[Batch]) -> None:
+        seed = 0
         for batch in batches:
+            seed = batch.progress.seed
             self.collected.add(batch.progress, batch.index, *self._embed(batch.views[:2]))
             self._remember(*self.collected.take())
-        self._cluster(0)
+        self._cluster(0, seed)
 
     def _embed(self, views: list[Tensor]) -> Tensor:
         return losses.unit(nn.embed(self.backbone, self.projector, views))  # (V, B, D)
@@ -130,14 +132,19 @@ class DeepClusterV2(Method):
         epoch = (at.step + 1) // at.steps_per_epoch
         # not only at an epoch's last step: it may have been dropped
         if epoch > self.clustered and at.step + 1 < at.steps:
-            self._cluster(epoch)
+            self._cluster(epoch, at.seed)
 
     def _remember(self, index: Tensor, z1: Tensor, z2: Tensor) -> None:
+        """Puts a step's embeddings (B, D) of two views into the bank; of an image that is there twice the last ones."""
         z = torch.stack([z1, z2])  # (2, B, D)
-        finite = z.isfinite().all(2).all(0)
-        self.bank[:, index[finite]] = z[:, finite].to(self.bank.dtype)
+        kept = z.isfinite().all(2).all(0).nonzero().squeeze(1)
+        rows = kept[index[kept].argsort(stable=True)]  # those of one image stand together, in their order
+        places = index[rows]
+        last = torch.ones_like(places, dtype=torch.bool)
+        last[:-1] = places[1:] != places[:-1]  # a GPU would let any of them win
+        self.bank[:, places[last]] = z[:, rows[last]].to(self.bank.dtype)
 
-    def _cluster(self, epoch: int) -> None:
+    def _cluster(self, epoch: int, seed: int = 0) -> None:
         """Groups all images that were seen, for each head, and makes the centroids its prototypes."""
         seen = self.bank[0].any(1).nonzero().squeeze(1)
         for h, head in enumerate(self.prototypes):
@@ -145,7 +152,7 @@ class DeepClusterV2(Method):
             k = len(head.weight)
             if len(x) < k:  # of many broken images others are seen twice
                 raise ValueError(f"{k} groups cannot be made of {len(x)} images. Give fewer --prototypes.")
-            first = permutation(len(x), "k-means", epoch, h)[:k].to(x.device)
+            first = permutation(len(x), "k-means", seed, epoch, h)[:k].to(x.device)
             centroids, groups = spherical_kmeans(x, x[first], self.cfg.kmeans_iterations)
             head.weight.copy_(centroids)
             self.assignments[h, seen] = groups

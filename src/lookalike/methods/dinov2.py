@@ -59,7 +59,7 @@ class DINOv2(Method):
         koleo_weight: float = 0.1
         """Weight of the push, for each global view."""
         freeze_epochs: float = 1.0
-        """Epochs in which the heads' last layers stay as they began."""
+        """Epochs in which the heads' last layers stay as they began; their gradients count in the clipping."""
         patch_lr: float = 0.2
         """Factor on the learning rate of the patch embedding."""
         drop_path: float = 0.3
@@ -103,6 +103,8 @@ class DINOv2(Method):
         self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.patch_center = nn.Center(cfg.prototypes, cfg.center_momentum)
         self.collected = nn.Collected()
+        self.still: list[tuple[Tensor, Tensor]] = []
+        """Parameters that a step is not to move, and as they were before it."""
         self.seen: tuple[Tensor, Tensor] | None = None
         """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
@@ -178,12 +180,13 @@ class DINOv2(Method):
             )
             self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
-        parts = {
+        koleo = torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum()
+        parts = {  # as officially, koleo with its weight and the patches' without
             "image_loss": losses.cross_view(s, p, cfg.student_temp),
             "patch_loss": losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp),
-            "koleo": torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum(),
+            "koleo": cfg.koleo_weight * koleo,
         }
-        loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + cfg.koleo_weight * parts["koleo"]
+        loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + parts["koleo"]
         return {"loss": loss, **parts}
 
     @torch.no_grad()
@@ -197,11 +200,11 @@ class DINOv2(Method):
         patch = self.backbone.patch_size
         assert patch is not None
         rows, columns = (side // patch for side in batch.views[0].shape[-2:])
-        index = distributed.gather(batch.index)
-        keys = torch.cat([keys_of("masks", batch.progress.step, view, index) for view in range(2)])
+        at, index = batch.progress, distributed.gather(batch.index)
+        keys = torch.cat([keys_of("masks", at.seed, at.step, view, index) for view in range(2)])
         most = int(len(keys) * self.cfg.mask_probability)  # so many views are masked: the first of a shuffled order
         low, high = self.cfg.mask_ratios
-        place = uniform(keys, "order").argsort().argsort()
+        place = uniform(keys, "order").argsort(stable=True).argsort()
         share = low + (high - low) * (place + uniform(keys, "ratio")) / max(most, 1)
         counts = torch.where(place < most, (share * rows * columns).long(), 0)
         made = masks.block_masks(keys, counts, rows, columns, 4, rows * columns // 2).flatten(1)
@@ -210,12 +213,19 @@ class DINOv2(Method):
         return torch.cat([both[first : first + own] for both in made.chunk(2)])
 
     def before_step(self, at: Progress) -> None:
-        if at.epoch < self.cfg.freeze_epochs:
-            for head in (self.head, self.patch_head):
-                if head is not None:
-                    head.freeze_last()
+        """At first the heads' last layers do not move, as with the official code's learning rate of 0 for them.
 
+        Their gradients count in the clipping and gather in the optimizer's moments: after the step they are put back.
+        """
+        self.still = []
+        if at.epoch < self.cfg.freeze_epochs:
+            own = [p for head in (self.head, self.patch_head) if head is not None for p in head.last_parameters()]
+            self.still = [(p, p.detach().clone()) for p in own]
+
+    @torch.no_grad()
     def after_step(self, at: Progress) -> None:
+        for p, before in self.still:
+            p.copy_(before)
         means, sums, counts = self.collected.take()  # of each micro-batch of each process
         if self.cfg.centering == "softmax":
             self.center.move(means.mean(0))

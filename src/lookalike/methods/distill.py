@@ -18,6 +18,7 @@ from .. import core, distributed, encoders, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import FEW, FEW_LR, Optim
+from ..printing import LONGEST_PATH, brief
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
@@ -322,7 +323,7 @@ class Distill(Method):
     def words(self) -> list[str]:
         net, size = self.teacher_net, self.cfg.teacher_pixels
         kept = f", asked once for each of {self.cfg.cached_views} views" if self.cfg.cache_teacher else ""
-        return [f"teacher     {self.cfg.teacher}: {net.name}, sees {size} px{kept}"]
+        return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}, sees {size} px{kept}"]
 
 
 def _head(dim: int, hidden_dim: int, out_dim: int) -> torch.nn.Module:

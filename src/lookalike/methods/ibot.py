@@ -146,8 +146,8 @@ class IBOT(Method):
             self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         images = losses.cross_view(s, p, cfg.student_temp)
-        patches = losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
-        return {"loss": images + cfg.patch_weight * patches, "image_loss": images, "patch_loss": patches}
+        patches = cfg.patch_weight * losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
+        return {"loss": images + patches, "image_loss": images, "patch_loss": patches}  # with its weight, as officially
 
     @torch.no_grad()
     def _teacher(self, whole: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,8 @@ class IBOT(Method):
         assert patch is not None
         rows, columns = (side // patch for side in batch.views[0].shape[-2:])
         ratios, spreads = torch.tensor([self.cfg.mask_ratios, self.cfg.mask_spreads], device=batch.index.device)
-        keys = torch.cat([keys_of("masks", batch.progress.step, view, batch.index) for view in range(2)])
+        at = batch.progress
+        keys = torch.cat([keys_of("masks", at.seed, at.step, view, batch.index) for view in range(2)])
         which = (uniform(keys, "which") * len(ratios)).long()
         counts = (ratios[which] + spreads[which] * (2 * uniform(keys, "ratio") - 1)) * rows * columns
         if self.cfg.blocks:

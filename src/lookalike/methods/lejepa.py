@@ -87,7 +87,7 @@ class LeJEPA(Method):
     def _directions(self, at: Progress, device: torch.device) -> Tensor:
         """Columns of length 1 (D, S), the same on all processes."""
         places = torch.arange(self.cfg.out_dim * self.cfg.directions, device=device)
-        drawn = normal(keys_of("directions", at.step, places)).view(self.cfg.out_dim, -1)
+        drawn = normal(keys_of("directions", at.seed, at.step, places)).view(self.cfg.out_dim, -1)
         return F.normalize(drawn, dim=0)
 
     def figures(self) -> dict[str, float]:

@@ -101,7 +101,7 @@ class MoCoV2(Method):
             alone: Tensor = self.momentum_encoder(view)
             return alone
         joined = distributed.gather(view)
-        order = permutation(len(joined), "shuffle", at.step).to(view.device)  # the same on all processes
+        order = permutation(len(joined), "shuffle", at.seed, at.step).to(view.device)  # the same on all processes
         shuffled = self.momentum_encoder(joined[order.chunk(world)[rank]])
         back = order.argsort().chunk(world)[rank]
         return distributed.gather(shuffled)[back]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, losses, nn
@@ -119,7 +118,7 @@ class SwAV(Method):
         if self.queues_full:
             own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
             # not by calling the module, whose outputs are watched: these are earlier embeddings'
-            scores = torch.cat([F.linear(own, self.prototypes.weight), scores])
+            scores = torch.cat([self.prototypes.forward(own), scores])
         return sinkhorn(scores, self.cfg.epsilon, self.cfg.sinkhorn_iterations)[-images:]
 
     def before_step(self, at: Progress) -> None:

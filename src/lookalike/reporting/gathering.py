@@ -3,17 +3,17 @@
 import dataclasses
 import importlib
 import itertools
-import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..documents import read_json
+from ..encoders import card_within
 from ..methods import METHODS
-from ..runs import Folder, Row
+from ..printing import brief
+from ..runs import Folder, Row, parse_yaml
 from .judgements import dictionaries, evaluations, is_finite
 from .words import CURVES, MAIN, VERDICTS
 
@@ -55,16 +55,18 @@ def run_content(path: Path, name: str) -> Content:
     A file that is not there, or that cannot be read, leaves its part out; `problems` says which could not be read.
     """
     folder, problems = Folder(path), list[str]()
-    options = _mapping(folder.run, problems)
+    options = read_options(folder.run, problems)
     card = _record(folder.card, problems)
-    rows = folder.rows()
+    if (own := card_within(folder.weights)) is not None:
+        card |= own  # a training that was killed between the two files left an older card
+    rows = folder.rows() if is_own(folder.metrics, problems) else []
     method = str(options.get("method") or card.get("method") or "")
 
     def part(what: str, make: Callable[[], object], nothing: object) -> Any:
         try:
             return make()
         except Exception as error:  # what a file holds may be anything; the other parts stand
-            problems.append(f"{what} could not be shown: {type(error).__name__}: {error}")
+            problems.append(f"{what} could not be shown: {type(error).__name__}: {brief(str(error))}")
             return nothing
 
     return {
@@ -93,7 +95,7 @@ def paper(method: str) -> str:
 
 def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) -> list[Content]:
     """What was trained on what, as labels and values."""
-    said = _said(folder)
+    said = _said(folder) if is_own(folder.log, []) else {}
     made = options.get("made") or {}
     versions, machine = made.get("versions") or {}, made.get("machine") or {}
     optim = options.get("optim") or {}
@@ -233,29 +235,25 @@ def _said(folder: Folder) -> dict[str, str]:
     return {m[1]: m[2].strip() for line in text.splitlines() if (m := _SAID.match(line))}
 
 
-def _mapping(path: Path, problems: list[str]) -> Content:
+def read_options(path: Path, problems: list[str]) -> Content:
     """`run.yaml` as it is, with what was `made`; `runs.read_yaml` leaves that out."""
-    if not path.is_file():
+    if not is_own(path, problems):
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return parse_yaml(path)
+    except (OSError, ValueError) as error:
         problems.append(f"{path.name} could not be read: {error}")
         return {}
-    if not isinstance(content, dict):
-        problems.append(f"{path.name} holds no options, and is left out.")
-        return {}
-    if isinstance(optim := content.get("optim"), dict):
-        content["optim"] = {k: _number(v) for k, v in optim.items()}
-    return content
 
 
-def _number(value: object) -> object:
-    """PyYAML takes 1e-6 for a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def is_own(path: Path, problems: list[str]) -> bool:
+    """Whether a file is there, in the folder of its run: a stranger's link could lead to any file of this machine."""
+    if not path.is_file():
+        return False
+    if path.resolve().is_relative_to(path.parent.resolve()):
+        return True
+    problems.append(f"{path.name} is a link to a file outside of the run's folder, and is left out.")
+    return False
 
 
 def _record(path: Path, problems: list[str]) -> Content:
@@ -267,10 +265,10 @@ def _record(path: Path, problems: list[str]) -> Content:
 
 
 def _json(path: Path, problems: list[str]) -> Any:
-    if not path.is_file():
+    if not is_own(path, problems):
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, object)
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} could not be read: {error}")
         return None

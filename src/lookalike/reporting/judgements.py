@@ -45,7 +45,7 @@ def confused(triples: Sequence[Triple]) -> list[tuple[int, int, float, float]]:
 
 def is_finite(value: object) -> bool:
     """Whether a value is a number, and neither NaN nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _judgement(entry: Content) -> Content:

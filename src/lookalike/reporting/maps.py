@@ -63,7 +63,7 @@ class Gallery:
             ValueError, FileNotFoundError: an encoder or images that cannot be used.
         """
         model = opened(folder)
-        source = source_of(data, model.channels)
+        source = source_of(data, model)
         chosen = permutation(len(source), 0, "report")[: self.points].sort().values
         if len(chosen) < len(source) or not isinstance(data, str | os.PathLike):
             made = features(
@@ -111,17 +111,26 @@ class Gallery:
         )
 
 
-def source_of(data: str | os.PathLike[str] | Dataset[object], channels: int) -> Source:
+def source_of(data: str | os.PathLike[str] | Dataset[object], model: Backbone) -> Source:
     """The images, with labels where they have some."""
     if isinstance(data, str | os.PathLike):
-        return open_maybe_labelled(os.fspath(data), channels)
-    return open_source(data, channels=channels)
+        return open_maybe_labelled(os.fspath(data), model.channels, model.alpha)
+    return open_source(data, channels=model.channels, alpha=model.alpha)
+
+
+MOST_PIXELS = 2**26
+"""Of a picture on a page."""
 
 
 def picture(path: Path) -> str:
     """A picture's file as a data URI, neither tiny nor wider than a page."""
-    with Image.open(path) as image:
-        rgb = image.convert("RGB")
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{path} has {image.width} x {image.height} pixels, more than a page shows.")
+            rgb = image.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has more pixels than a page shows.") from error
     if rgb.width < NARROWEST:
         factor = -(-NARROWEST // rgb.width)
         rgb = rgb.resize((factor * rgb.width, factor * rgb.height), Image.Resampling.NEAREST)
@@ -135,7 +144,8 @@ def found_pictures(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in PICTURES:
         for path in (folder / "show" / f"{name}.png", folder / f"{name}.png"):
-            if path.is_file():
+            # a link in a stranger's folder could lead to any picture of this machine
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
                 found.setdefault(name, path)
     return found
 

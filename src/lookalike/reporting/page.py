@@ -8,6 +8,8 @@ import math
 from importlib import resources
 from typing import Any
 
+from ..printing import printable
+
 SCRIPTS = ("elements.js", "charts.js", "map.js", "overview.js", "ranking.js", "judged.js", "page.js")
 
 _PAGE = """<!doctype html>
@@ -48,7 +50,11 @@ def rendered(title: str, content: dict[str, Any]) -> str:
         f'<script type="application/json" id="{name}">{embedded(value)}</script>' for name, value in content.items()
     ]
     return _PAGE.format(
-        policy=policy, title=html.escape(title), style=_file("page.css"), content="\n".join(parts), script=script
+        policy=policy,
+        title=html.escape(printable(title)),
+        style=_file("page.css"),
+        content="\n".join(parts),
+        script=script,
     )
 
 
@@ -59,9 +65,11 @@ def embedded(value: object) -> str:
 
 
 def finite(value: object) -> object:
-    """The same without NaN and infinity, which JSON does not know: None is in their place."""
+    """The same without NaN and infinity, which JSON does not know, and without characters that move or hide text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return printable(value, keep="\n")
     if isinstance(value, dict):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -35,6 +35,7 @@ function rankingTable(found, ranking) {
     ...costs.map(([, get, words]) => (known(get(r)) ? words(get(r)) : '–')),
   ]);
   const base = untrainedScore(found.untrained, protocols.length ? protocols[0][0] : '');
+  if (found.untrained_range && found.untrained_range.length === 2) [base.low, base.high] = found.untrained_range;
   if (known(base.y)) rows.push([el('td', {}, 'untrained', el('div', { class: 'small' }, 'the network before any training')), scoreCell(base.y, base.low, base.high),
     ...protocols.map(([p, t]) => { const v = ((found.untrained || {})[p] || {})[t]; return v ? percent(v.top1) : '–'; }), ...costs.map(() => '–')]);
   const made = table(['Method', 'Score', ...protocols.map(([p, t]) => (manyTests ? `${protocolWords(p)}, ${lastPart(t)}` : protocolWords(p))), ...costs.map(([title]) => title)], rows,
@@ -54,10 +55,15 @@ function showComparison(found, index) {
   const timed = points.filter((p) => p.timed), energy = trainings.filter((t) => t.energy_kj);
   const words = first ? ` The score is top‑1 by ${protocolWords(first)}, the mean over tests and seeds;` : ' The score';
   const where = report.comparisons.length > 1 ? ` of ${found.name}` : '';
-  section(`comparison-${index}`, `Ranking${where}`, `Equal for all: ${equal}.${words} the ranking sorts by it. The range below it is what chance alone may explain.`,
+  const seeds = Math.max(...ranking.map((r) => r.seeds || 1));
+  // version 0.1 wrote no error rate: its ranges are those of each method by itself
+  const ranges = !ranking.length ? '' : !known(found.error_rate) ? 'Its ranges are version 0.1’s, of each method by itself, and differ by chance too often; the same command computes them anew.'
+    : seeds > 1 ? `Methods whose ranges overlap are not significantly different. Of methods that are all equal, one or more is called worse in at most ${percent(found.error_rate, 0)} of comparisons.`
+      : 'Its ranges are those of the test images alone: with one seed no method is shown to be better than another.';
+  section(`comparison-${index}`, `Ranking${where}`, `Equal for all: ${equal}.${words} the ranking sorts by it. ${ranges}`,
     found.recommendation ? el('div', { class: 'card big recommendation' }, el('h3', {}, 'Recommendation for this data'), el('p', {}, found.recommendation)) : null,
     ranking.length ? el('div', { class: 'card more' }, rankingTable(found, ranking)) : null,
-    points.length > 1 && budget.minutes ? el('div', { class: 'card more', id: `dots-${index}` }, el('h3', {}, 'Scores with their ranges'), el('div', { class: 'small' }, 'All had the same time. Methods whose ranges overlap much are not told apart.'), dots(points, 'score', base)) : null,
+    points.length > 1 && budget.minutes ? el('div', { class: 'card more', id: `dots-${index}` }, el('h3', {}, 'Scores with their ranges'), el('div', { class: 'small' }, 'All had the same time.'), dots(points, 'score', base)) : null,
     timed.length > 1 && !budget.minutes ? el('div', { class: 'card more', id: `scatter-${index}` }, el('h3', {}, 'Score against time'), el('div', { class: 'small' }, 'Up and to the left is better: a higher score in less training time. Lines are the range of the score.'), scatter(timed, 'training time in minutes', 'score', (t) => number(t, 3), base)) : null,
     energy.length ? el('p', { class: 'small more' }, `Energy: ${energy.map((t) => `${t.method} (seed ${t.seed}) ${number(t.energy_kj, 3)} kJ`).join(', ')}.`) : null,
     failed.length ? el('div', { class: 'card more words' }, el('h3', {}, 'What failed'), table(['Method', 'Seed', 'Why'], failed.map((t) => [t.method, String(t.seed), t.error || 'no reason was written']), [], true)) : null,

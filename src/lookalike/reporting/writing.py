@@ -1,14 +1,27 @@
 """`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from ..marks import is_marked
+from ..printing import brief
 from ..runs import Folder, atomic, check_writable, version
-from .gathering import Content, comparison, curve_words, is_run, name_of, read_entries, run_content, run_names
+from .gathering import (
+    Content,
+    comparison,
+    curve_words,
+    is_run,
+    name_of,
+    read_entries,
+    read_options,
+    run_content,
+    run_names,
+)
 from .maps import Gallery, run_pictures
 from .page import rendered
 
@@ -140,12 +153,21 @@ def gathered(
         if not run["shown"]:  # their details stay on their own pages
             for entry in run["evaluations"]:
                 entry |= {"per_class": [], "confusion": [], "pairs": [], "calibration": None}
-        data = images if images is not None else _own_images(path)
+        data, unasked = (images, None) if images is not None else _own_images(path)
         try:
             run["pictures"] = run_pictures(path, data if path in mapped else None, say) if run["shown"] else []
         except (OSError, ValueError) as error:
             run["problems"].append(f"Pictures: {error}")
         if path not in mapped or not Folder(path).weights.is_file():
+            continue
+        if data is None and unasked is not None:
+            said = (
+                f"{name}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
+                f"To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                f"{'.' + where if (where := _where(unasked)) else ''}"
+            )
+            say(f"map of {said}")
+            notes.append(said)
             continue
         if data is None:
             notes.append(f"{name}: its images are not in a folder or list. Give them: --images FOLDER.")
@@ -171,30 +193,26 @@ def gathered(
     return f"{title} - lookalike", {"report": report_content, "maps": {"sets": gallery.sets, "maps": gallery.maps}}
 
 
-def _own_images(path: Path) -> str | None:
-    """What a run's own map shows: the test images that it was probed or judged on, or its data; None if these are no
-    files."""
-    from ..runs import read_yaml
+def _own_images(path: Path) -> tuple[str | None, str | None]:
+    """What a run's own map shows, and else what its files name that may not be shown unasked.
 
-    folder = Folder(path)
-    if not folder.run.is_file():
-        return None
-    try:
-        options = read_yaml(folder.run)
-    except ValueError:
-        return None
-    probe, data = options.get("probe"), options.get("data")
+    These are the test images that it was probed or judged on, or its data, where the user named them on this machine:
+    the files of a stranger's run could name any folder, and nobody would expect its images on the page.
+    """
+    options = read_options(Folder(path).run, [])
+    made, probe = options.get("made"), options.get("probe")
+    marks = made.get("named_here") if isinstance(made, dict) else None
     probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
-    for found in (probed, *_judged_on(folder), data):
-        if isinstance(found, str) and found and not found.startswith("<"):
-            return found
-    return None
-
-
-def _judged_on(folder: Folder) -> list[str]:
-    """The test images of its judgements that are still there, the newest first."""
-    tests = [entry.get("test") for entry in reversed(read_entries(folder.path))]
-    return [test for test in tests if isinstance(test, str) and os.path.isdir(test)]
+    judged = [(entry.get("test"), entry.get("named_here")) for entry in reversed(read_entries(path))]
+    unasked = None
+    for images, by in ((probed, marks), *judged, (options.get("data"), marks)):
+        if not isinstance(images, str) or not images or images.startswith("<"):
+            continue
+        if not is_marked(images, by):
+            unasked = unasked or images
+        elif (images, by) not in judged or os.path.isdir(images):
+            return images, None
+    return None, unasked
 
 
 def _where(data: object) -> str:
@@ -231,9 +249,8 @@ def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
         method, seed = training.get("method"), training.get("seed")
         if not isinstance(method, str) or not isinstance(seed, int):
             continue
-        named = Path(str(training.get("folder") or f"{method}-seed{seed}"))
-        for path in (folder / named, folder / named.name):
-            if path.is_dir() and is_run(path):
-                trained[(method, seed)] = path
-                break
+        path = folder / Path(f"{method}-seed{seed}").name  # within the comparison, whatever its file names
+        # neither a path nor a link leads out of the comparison
+        if path.is_dir() and is_run(path) and path.resolve().parent == folder.resolve():
+            trained[(method, seed)] = path
     return trained

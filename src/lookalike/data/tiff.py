@@ -1,0 +1,144 @@
+"""What a TIFF file holds, from its first directory, and whether Pillow reads that as it is."""
+
+import struct
+from typing import IO, Final
+
+MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value, by the number of its type."""
+_CODES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_OFFSETS: Final = (273, 279, 324, 325)  # of strips and tiles: as many as the pixels need
+_WANTED: Final = (256, 257, 258, 259, 262, 266, 277, 284, 322, 323, 332, 338, 339)
+_MOST_VALUES: Final = 4096
+_PHOTOMETRIC: Final = {
+    0: "grey that begins with white",
+    1: "grey",
+    2: "RGB",
+    3: "palette",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "LAB",
+}
+_FORMATS: Final = {
+    1: "unsigned integers",
+    2: "signed integers",
+    3: "floats",
+    5: "complex integers",
+    6: "complex floats",
+}
+
+_PIXELS: Final = frozenset(
+    (*_WANTED, *_OFFSETS, 274, 278, 317, 320, 347, *range(512, 522), 529, 530, 531)
+)  # what decoding needs, of which 274 is the orientation
+
+Tags = dict[int, tuple[int, ...]]
+_BIG_ENDIAN: Final = 0
+"""Stands among the tags, which have no such number."""
+
+
+def read_tags(file: IO[bytes], limit: int) -> Tags:
+    """The tags of the first directory that say how its pixels are stored.
+
+    Raises:
+        ValueError: no directory, or metadata of more than `limit` bytes.
+    """
+    file.seek(0)
+    head = file.read(16)
+    order, big = ("<" if head[:1] == b"I" else ">"), 43 in head[2:4]
+    width, entry, number = (20, "HHQ", "Q") if big else (12, "HHI", "I")
+    inline = 8 if big else 4
+    try:
+        file.seek(*struct.unpack(order + number, head[8:16] if big else head[4:8]))
+        count = int(struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))[0])
+        if count > 2**16:
+            raise ValueError(f"a TIFF directory of {count} entries")
+        entries = file.read(count * width)
+        found: Tags = {_BIG_ENDIAN: (int(order == ">"),)}
+        total = 0
+        for at in range(0, len(entries) - width + 1, width):
+            tag, kind, values = struct.unpack_from(order + entry, entries, at)
+            size = values * _WIDTHS.get(kind, 1)
+            total += size if size > inline and tag not in _OFFSETS else 0
+            if tag not in _WANTED or kind not in _CODES or not 0 < values <= _MOST_VALUES:
+                continue
+            place = at + width - inline
+            data = entries[place : place + size]
+            if size > inline:
+                file.seek(*struct.unpack_from(order + number, entries, place))
+                data = file.read(size)
+            found[tag] = struct.unpack(f"{order}{values}{_CODES[kind]}", data)
+    except (struct.error, OverflowError, OSError) as error:
+        raise ValueError("TIFF file is truncated or damaged") from error
+    finally:
+        file.seek(0)
+    if total > limit:
+        raise ValueError(f"{total} bytes of metadata are more than the limit of {limit}. Save the image without them")
+    if 256 not in found or 257 not in found:
+        raise ValueError("a TIFF file without width and height")
+    return found
+
+
+def bare(content: bytes, oriented: bool) -> bytes:
+    """The same file with those tags of the first directory alone that decoding needs, perhaps without orientation."""
+    order, big = ("<" if content[:1] == b"I" else ">"), 43 in content[2:4]
+    width, number = (20, "Q") if big else (12, "H")
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), content, 8 if big else 4)
+        (count,) = struct.unpack_from(order + number, content, at)
+    except struct.error:
+        return content
+    first = at + struct.calcsize(order + number)
+    entries = [content[i : i + width] for i in range(first, min(first + count * width, len(content)), width)]
+    kept = [e for e in entries if (tag := int.from_bytes(e[:2], "little" if order == "<" else "big")) in _PIXELS
+            and (oriented or tag != 274)]  # fmt: skip
+    directory = struct.pack(order + number, len(kept)) + b"".join(kept) + bytes(8)  # and no further one
+    return content[:at] + directory + content[at + len(directory) :] if len(kept) < len(entries) else content
+
+
+def samples(tags: Tags) -> int:
+    """How many numbers a pixel has."""
+    return tags.get(277, (1,))[0]
+
+
+def described(tags: Tags) -> str:
+    """Bands, bits and colour, in words."""
+    bits, kind, photometric = tags.get(258, (1,)), tags.get(339, (1,))[0], tags.get(262, (-1,))[0]
+    depth = f"{bits[0]} bits" if len(set(bits)) == 1 else "unequal bits"
+    colour = _PHOTOMETRIC.get(photometric, "colours that it does not name")
+    planes = ", a plane each" if tags.get(284) == (2,) and samples(tags) > 1 else ""
+    ends = ", big endian" if tags[_BIG_ENDIAN] == (1,) else ""
+    return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {colour}{planes}{ends})"
+
+
+def is_plain(tags: Tags) -> bool:
+    """Whether Pillow reads the pixels as they are; of others it drops bits, bands or signs, or mixes bytes."""
+    bands, photometric, extra = samples(tags), tags.get(262, (-1,))[0], len(tags.get(338, ()))
+    bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
+    planes, packed, in_order = tags.get(284) == (2,), tags.get(259, (1,)) != (1,), tags.get(266, (1,)) == (1,)
+    if len(set(bits)) > 1 or len(bits) not in (1, bands) or len(set(kinds)) > 1:
+        return False
+    number = (_FORMATS.get(kinds[0], "")[:1], bits[0])  # u8, s16, f32
+    if bands == 1:
+        if number in (("u", 1), ("u", 2), ("u", 4), ("u", 8)):
+            return photometric in (0, 1, 3)
+        if number == ("u", 16):
+            return in_order and photometric in (0, 1)
+        wide = number in (("s", 16), ("u", 32), ("s", 32), ("f", 32))  # unpacked, their bytes lie as the machine's do
+        return wide and in_order and photometric == 1 and not (packed and tags[_BIG_ENDIAN] == (1,))
+    if number != ("u", 8):
+        return False
+    match photometric:
+        case 1:  # with alpha, or another band
+            return bands == 2 and extra == 1 and not planes
+        case 2:
+            return bands == 3 + extra <= 6 or (bands == 4 and extra == 0)
+        case 5:
+            return bands == 4 and extra == 0 and tags.get(332, (1,)) == (1,)
+        case 6:  # uncompressed ones are subsampled in a way that Pillow does not know
+            return bands == 3 and packed and not planes
+    return False
+
+
+def tile_bytes(tags: Tags) -> int:
+    """What one tile takes once it is unpacked; 0 in a file of strips."""
+    return tags.get(322, (0,))[0] * tags.get(323, (0,))[0] * samples(tags) * tags.get(258, (1,))[0] // 8

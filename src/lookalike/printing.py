@@ -1,0 +1,99 @@
+"""Names and values that came from elsewhere, made fit for a terminal, a log, a message, a page or a table."""
+
+import re
+import reprlib
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import TextIO
+
+LONGEST_VALUE = 200
+"""Characters of a value in a message."""
+LONGEST_PATH = 1000
+"""Characters of a path in one."""
+LONGEST_LINE = 20_000
+"""Characters of a printed line."""
+
+_HARMFUL = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that Persian, Indic scripts and emoji are written with; they move and hide nothing."""
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+"""How cells begin that spreadsheets compute (OWASP, "CSV Injection"), guarded or not."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with its control characters written out (`\x1b`, `\u202e`): one line that shows what is in it.
+
+    Args:
+        keep: control characters that stay, such as the ends of lines of our own text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if c not in keep and c not in _JOINERS and unicodedata.category(c) in _HARMFUL
+        else c
+        for c in text
+    )
+
+
+def cut(text: str, most: int = LONGEST_VALUE) -> str:
+    """At most so many characters of a text, and how many there were."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = LONGEST_VALUE
+        self.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """A value that somebody else wrote, for a message: as Python writes it, on one line and not long."""
+    try:
+        text = _Short().repr(value)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        text = f"<{type(value).__name__}>"
+    return cut(printable(text))
+
+
+def brief(value: object, most: int = LONGEST_VALUE) -> str:
+    """The same, but without quotes around a text."""
+    return cut(printable(value), most) if isinstance(value, str) else shown(value)
+
+
+_typed: dict[str, str] = {}
+"""Arguments of the command line that hold ends of lines, and how they are printed."""
+
+
+def typed(arguments: Iterable[str]) -> None:
+    """Lets paths on the command line, which a shell may have found, be printed as one line in all that is said."""
+    _typed.clear()
+    _typed.update({each: printable(each) for each in arguments if "\n" in each})
+
+
+def lines_of(text: str) -> str:
+    """Our own text, which may have several lines, with all that came into it from elsewhere made harmless."""
+    for argument, written in _typed.items():
+        text = text.replace(argument, written)
+    return "\n".join(cut(line, LONGEST_LINE) for line in printable(text, keep="\n").split("\n"))
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints text, which may hold names that came from elsewhere; letters that the terminal lacks are written out."""
+    file = file or sys.stdout
+    encoding = file.encoding or "utf-8"
+    print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a CSV file: an apostrophe goes before what a spreadsheet would compute, as OWASP advises."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def of_cell(text: str) -> str:
+    """Undoes `cell`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -1,0 +1,193 @@
+"""The processes of one training end together, whichever ends first, however it ends, and whatever the others wait for.
+
+Nothing here imports torch: a process that another one started follows it from its first line on.
+"""
+
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+POLL_SECONDS = 0.2
+"""Time between two looks at other processes."""
+GRACE_SECONDS = 5.0
+"""What the main thread has to end by itself once another process is gone."""
+_PARENT = "LOOKALIKE_PARENT"
+"""Names, in the environment of a process that a training started, the process that started it."""
+
+launched: list[subprocess.Popen[bytes]] = []
+"""The other processes that a training of this one started: ranks after its own."""
+_followed: set[int] = set()
+_started_by_another = False
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process from any thread, whatever its main thread does."""
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h")  # a live line hides the cursor
+    os._exit(code)
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """Answers a signal. (The default answer to SIGTERM would not give the exit code 143.)"""
+    end(128 + number)
+
+
+@contextmanager
+def followed() -> Iterator[None]:
+    """What is started meanwhile ends with this process."""
+    os.environ[_PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[_PARENT]
+
+
+def started_by_another() -> bool:
+    """Whether another process of the training started this one."""
+    return _started_by_another
+
+
+def follow_starter() -> None:
+    """Lets this process end with the one of its training that started it, if one did."""
+    global _started_by_another
+    starter = int(os.environ.pop(_PARENT, "0"))  # out of the environment: what this process starts is not meant
+    if starter and sys.platform != "win32" and (os.getppid() == starter or not _is_alive(starter)):
+        _started_by_another = True
+        follow(starter)
+
+
+def follow(parent: int) -> None:
+    """Ends this process, from a thread, when its parent is not that process (any more)."""
+
+    def look() -> None:
+        # not Linux's PR_SET_PDEATHSIG: it acts when the thread ends that started this process, and there alone
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        end(1)
+
+    if sys.platform != "win32" and parent not in _followed:  # where a parent's number stays when it is gone
+        _followed.add(parent)
+        threading.Thread(target=look, daemon=True, name="follows its parent").start()
+
+
+def follow_main_process() -> None:
+    """In a process of multiprocessing: ends it with the process that asked for it, whatever it waits for."""
+    main = multiprocessing.parent_process()
+    assert main is not None
+
+    def look() -> None:
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="follows the main process").start()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Another process of the training, which ended before it should."""
+
+    rank: int
+    world: int
+    code: int
+    """As `Popen.returncode`."""
+
+    @property
+    def stopped(self) -> int | None:
+        """130 or 143 where Ctrl-C or SIGTERM stopped it."""
+        return {-signal.SIGINT: 130, -signal.SIGTERM: 143, 130: 130, 143: 143}.get(self.code)
+
+    def __str__(self) -> str:
+        which = f"Process {self.rank} of {self.world}"
+        if self.stopped:
+            return f"{which} was stopped by {'Ctrl-C' if self.stopped == 130 else 'SIGTERM'}."
+        if self.code < 0:
+            name = "perhaps for want of memory" if self.code == -signal.SIGKILL else signal.strsignal(-self.code)
+            return f"{which} was killed (signal {-self.code}, {name})."
+        if self.code:
+            return f"{which} failed (exit code {self.code}); its own message tells why."
+        return f"{which} ended without having trained."
+
+
+class Watch:
+    """Looks, from a thread, after what the main thread cannot see while it waits for other processes.
+
+    Before the training has `begun` Ctrl-C and SIGTERM end this process at once; then a second Ctrl-C does. (Python
+    itself would answer them when the main thread comes back from waiting.) Once a launched process is gone, `lost` is
+    called, unless the main thread notices by itself and leaves the context, or the training is `over`.
+    """
+
+    def __init__(self, rank: int, world: int, lost: Callable[[Ended], None]) -> None:
+        self.rank = rank
+        self.world = world
+        self.lost = lost
+        self.begun = False
+        self.over = False
+        self._left = False
+
+    def __enter__(self) -> "Watch":
+        self._numbers, sender = self._pair = socket.socketpair()
+        for end_ in self._pair:
+            end_.setblocking(False)
+        self._before: int | None = None
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, end_at_once)
+            self._before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._look, daemon=True, name="watches the training")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left = True
+        if self._before is not None:
+            signal.set_wakeup_fd(self._before)
+        self._thread.join()
+        for end_ in self._pair:
+            end_.close()
+
+    def ended(self, seconds: float = 0) -> Ended | None:
+        """The first launched process that ended and should not have; waits so long for one."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for i, process in enumerate(launched, self.rank + 1):
+                if process.poll() is not None and (process.returncode or not self.begun):
+                    return Ended(i, self.world, process.returncode)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_SECONDS / 10)
+
+    def _look(self) -> None:
+        interrupts, found, deadline = 0, None, 0.0
+        while not self._left:
+            if select.select([self._numbers], [], [], POLL_SECONDS)[0]:
+                for number in self._numbers.recv(64):
+                    interrupts += number == signal.SIGINT
+                    if (number in (signal.SIGINT, signal.SIGTERM) and not self.begun) or interrupts > 1:
+                        end(128 + number)
+            if self.over:
+                continue
+            if found is None:
+                found, deadline = self.ended(), time.monotonic() + GRACE_SECONDS
+            elif time.monotonic() > deadline and not self._left:
+                self.lost(found)

@@ -1,0 +1,178 @@
+"""Cards of encoders: what a file says of itself is checked before it is believed."""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lookalike import cli, encoders
+from lookalike.backbones import create
+from lookalike.runs import Folder, write_json
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Folder(tmp_path_factory.mktemp("made"))
+    torch.manual_seed(0)
+    net = create("test_byobnet", image_size=32)
+    encoders.save(folder, net, method="simclr", epochs=1, dtype=torch.uint8)
+    return folder.path
+
+
+def rewritten(made: Path, out: Path, card: object) -> Path:
+    """The same weights, which say something else of themselves."""
+    shutil.copytree(made, out)
+    path = Folder(out).weights
+    state = load_file(path)
+    text = card if isinstance(card, str) else json.dumps(card)
+    save_file(state, path, metadata={"lookalike": text, "sha256": encoders._digest(state)})
+    return out
+
+
+WRONG = [
+    ({"std": [0.0, 1.0, 1.0]}, "says that std is"),
+    ({"std": [1e-30] * 3}, "says that std is"),
+    ({"mean": [0.5]}, "says that mean is"),
+    ({"mean": [float("nan")] * 3}, "says that mean is"),
+    ({"mean": "0.5"}, "says that mean is"),
+    ({"image_size": 1_000_000}, "says that image_size is 1000000; expected a whole number from 1 to 16384"),
+    ({"image_size": -1}, "says that image_size is -1"),
+    ({"image_size": "64"}, "says that image_size is '64'"),
+    ({"image_size": True}, "says that image_size is True"),
+    ({"channels": 0, "mean": [], "std": []}, "says that channels is 0"),
+    ({"dtype": "float8"}, "says that dtype is 'float8'; expected uint8, uint16, float32"),
+    ({"dim": None}, "says that dim is None"),
+    ({"dim": 7}, "says that it gives 7 numbers per image"),
+    ({"backbone": ["resnet18"]}, "says that backbone is"),
+    ({"backbone": "x" * 10**6}, "There is no backbone 'xxx"),
+    ({"backbone": "hf-hub:somebody/something"}, "There is no backbone"),
+    ({"stem": "huge"}, "says that stem is 'huge'"),
+    ({"interpolation": 5}, "says that interpolation is 5"),
+    ({"epochs": -1}, "says that epochs is -1"),
+    ({"format": 2}, "has format 2, this version reads format 1. Update lookalike."),
+    ({"format": "x" * 10**6}, "has format 'xxx"),
+    ({"classes": []}, "says that classes is []"),
+    ({"classes": ["a", "a"]}, "says that classes is"),
+    ({"classes": "ab"}, "says that classes is 'ab'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG)
+def test_a_card_with_a_value_that_no_encoder_has_is_refused(
+    change: dict[str, Any], words: str, made: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads(Folder(made).card.read_text()) | change
+    odd = rewritten(made, tmp_path / "odd", card)
+    argv = ["embed", str(odd), str(photos), "--out", str(tmp_path / "e.npz"), "--workers", "0"]
+    assert cli.main(argv) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said) < 1000
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ("[" * 100_000, "nested more than"),
+        ("[]", "describes no encoder"),
+        ("null", "describes no encoder"),
+        ('{"format": 1}', "does not say backbone, stem"),
+        ("no JSON", "is not JSON"),
+    ],
+)
+def test_a_card_that_is_none_is_refused(card: str, words: str, made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        encoders.load(rewritten(made, tmp_path / "odd", card))
+    folder = Folder(tmp_path / "odd")
+    folder.card.write_text(card)
+    with pytest.raises(ValueError, match=words):
+        encoders.read_card(folder)
+
+
+def test_every_way_to_start_from_weights_checks_their_card(made: Path, tmp_path: Path) -> None:
+    card = json.loads(Folder(made).card.read_text()) | {"std": [0, 0, 0]}
+    net = create("test_byobnet", image_size=32)
+    with pytest.raises(ValueError, match="says that std is"):
+        encoders.start_from(net, str(rewritten(made, tmp_path / "odd", card)))
+    with pytest.raises(ValueError, match="says that std is"):
+        encoders.image_size(tmp_path / "odd")
+    for said in (5, {"mean": "x", "std": [1, 1, 1]}, {"mean": [0, 0, 0], "std": [0, 0, 0]}, {}):
+        torch.save({"state_dict": net.export_state(), "lookalike": said}, tmp_path / "last.ckpt")
+        with pytest.raises(ValueError, match="does not say how images are normalised"):
+            encoders.start_from(net, str(tmp_path / "last.ckpt"))
+
+
+def test_what_we_write_is_read(made: Path) -> None:
+    card = encoders.read_card(Folder(made))
+    assert encoders.load(made).dim == card.dim
+    write_json(Folder(made).card, {**json.loads(Folder(made).card.read_text()), "of_a_later_version": 1})
+    assert encoders.read_card(Folder(made)).channels == 3
+
+
+def test_weights_whose_checksums_do_not_hold_are_refused(tmp_path: Path) -> None:
+    """torch itself looks at none, and loads the wrong numbers."""
+    net = create("test_byobnet", image_size=32)
+    path = tmp_path / "weights.pth"
+    torch.save(net.export_state(), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(net.export_state()["stem.conv.weight"].numpy().tobytes()) + 3] ^= 64
+    path.write_bytes(content)
+    before = net.export_state()["stem.conv.weight"].clone()
+    with pytest.raises(ValueError, match=r"has another checksum\). Give another, or copy it once more"):
+        encoders.start_from(net, str(path))
+    assert torch.equal(net.export_state()["stem.conv.weight"], before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.to(torch.int8), "of another type: .*int8"),
+        (lambda x: x > 0, "of another type: .*bool"),
+        (lambda x: x * float("nan"), "with NaN, as after a training that diverged: "),
+        (lambda x: x.to(torch.complex64), "is torch.complex64, torch.strided. Save dense tensors of real numbers"),
+        (lambda x: x.to_sparse(), "is torch.float32, torch.sparse_coo. Save dense"),
+        (lambda x: x.to("meta"), "is without numbers. Save dense"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], words: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    net = create("test_byobnet", image_size=32)
+    state = {k: change(v) if v.is_floating_point() and v.ndim > 1 else v for k, v in net.export_state().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=words):
+        encoders.start_from(net, str(tmp_path / "weights.pth"))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(dtype: torch.dtype, tmp_path: Path) -> None:
+    net, fresh = create("test_byobnet", image_size=32), create("test_byobnet", image_size=32)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in net.export_state().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    encoders.start_from(fresh, str(tmp_path / "weights.pth"))
+    assert all(torch.equal(v, state[k].to(v.dtype)) for k, v in fresh.export_state().items())
+
+
+def test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do(tmp_path: Path) -> None:
+    """torch's own message of many lines proposes to run what is in the file."""
+    net, path = create("test_byobnet", image_size=32), tmp_path / "weights.pth"
+    torch.save({"state_dict": net.export_state(), "args": argparse.Namespace(lr=0.1)}, path)
+    expected = (
+        f"{path} holds a argparse.Namespace, and only files of plain tensors are read, since others could run "
+        "programs. Where it was made, save the tensors alone: torch.save(model.state_dict(), path)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        encoders.start_from(net, str(path))
+    for content in (b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"<html>"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(Give another, or copy it once more|save the tensors alone)"):
+            encoders.start_from(net, str(path))

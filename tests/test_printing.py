@@ -1,0 +1,77 @@
+"""What foreign names and values can do to a terminal, a log and a table: nothing."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookalike import printing
+from lookalike.printing import cell, lines_of, of_cell, printable, say, shown
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("plain Ärztin 写真 👩\u200d🔬.jpg", "plain Ärztin 写真 👩\u200d🔬.jpg"),
+        ("\x1b]0;title\x07.png", r"\x1b]0;title\x07.png"),
+        ("a\nerror: forged\r.png", r"a\nerror: forged\r.png"),
+        ("photo\u202egnp.exe", r"photo\u202egnp.exe"),
+        ("\x9b2J", r"\x9b2J"),
+        ("a\u2028b\ufeff", r"a\u2028b\ufeff"),
+        ("bytes \udcff", r"bytes \udcff"),
+    ],
+)
+def test_control_characters_of_names_are_written_out(name: str, written: str) -> None:
+    assert printable(name) == written
+    assert printable(written) == written
+
+
+def test_our_own_lines_stay_lines() -> None:
+    assert lines_of("one\ntwo \x1b[31m") == "one\ntwo \\x1b[31m"
+    assert len(lines_of("x" * 10**6)) < 30_000
+
+
+def test_a_terminal_without_the_letters_gets_them_written_out() -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say("Ärztin", ascii_only)
+    assert ascii_only.buffer.getvalue() == b"\\xc4rztin\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, list(range(10**6)), {str(i): [[i]] for i in range(10**5)}, 10**5000, b"x" * 10**6, {1: "\x1b"}],
+    ids=["text", "list", "mapping", "number", "bytes", "escape"],
+)
+def test_values_in_messages_are_cut_and_escaped(value: object) -> None:
+    assert len(shown(value)) < 300
+    assert shown(value).isprintable()
+
+
+@given(st.text())
+def test_a_guarded_cell_reads_back_as_it_was(text: str) -> None:
+    assert of_cell(cell(text)) == text
+    assert cell(text)[:1] not in set("=@\t\r")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("-1", "-1"),
+        ("+1.5", "+1.5"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("'=1", "''=1"),
+        ("dogs", "dogs"),
+    ],
+)
+def test_cells_that_a_spreadsheet_would_compute_get_an_apostrophe(text: str, written: str) -> None:
+    assert cell(text) == written
+
+
+def test_arguments_with_ends_of_lines_are_printed_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.typed(["a\nerror: forged"])
+    say("Wrote a\nerror: forged/run.yaml\nNext: more")
+    printing.typed([])
+    assert capsys.readouterr().out == "Wrote a\\nerror: forged/run.yaml\nNext: more\n"
