@@ -19,7 +19,7 @@ PyYAML, Pillow. lookalike need not be installed: its sources are taken from besi
 rich, jaxtyping, threadpoolctl, simplejpeg (JPEG files are decoded by Pillow then) and kornia (it is left out then).
 Without cattrs no run is resumed (in `correct`); where nothing can be fetched, its wheel is enough:
 PYTHONPATH=cattrs-26.2.1-py3-none-any.whl (it wants attrs and typing_extensions). kornia and simplejpeg come as wheels,
-too. A checkout without .git does not know its commit: give --commit.
+too (kornia wants kornia_rs). A checkout without .git does not know its commit: give --commit.
 """
 
 import argparse
@@ -55,8 +55,8 @@ class Part:
 PARTS = {
     "views": Part("gpu_views", 45, "engines against each other, views/s beside kornia and torchvision, bandwidth"),
     "correct": Part("gpu_correct", 55, "GPU against CPU, resume bit for bit, fp16 with the scaler"),
-    "step": Part("gpu_step", 90, "SimCLR, BYOL, DINO at 224 pixels: images/s beside the bare loop, shares, FLOPs"),
-    "distil": Part("gpu_distil", 20, "teacher and student on two streams or one; answers that are kept"),
+    "step": Part("gpu_step", 140, "SimCLR, BYOL, DINO at 224 pixels: images/s beside the bare loop, shares, FLOPs"),
+    "distil": Part("gpu_distil", 18, "teacher and student on two streams or one; answers that are kept"),
     "files": Part("gpu_files", 25, "from JPEG files to a step: decoded by workers, and by nvJPEG"),
     "neighbours": Part("gpu_neighbours", 15, "k-NN of 50,000 among 1.28 million features"),
     "cifar": Part("gpu_cifar", 230, "ResNet-18 on CIFAR-10: k-NN accuracy over time, linear probe"),
@@ -65,6 +65,8 @@ PRELOADED = ("gpu_bench", "timm", "numba", "lookalike.fused")
 """Imported once, with the parts' modules: each process has them from here. None of them asks CUDA for anything."""
 SOME_FAILED, SOME_CASES = 3, "some cases failed"
 """The exit code of a part whose own rows say what failed, and what it means."""
+NO_GPU, NO_CUDA = 4, "CUDA is not available (--device cpu --tiny shows that all runs)"
+"""The same where there is no GPU."""
 LEAST = 3.0
 """Seconds below which a part is not begun."""
 PATIENCE = 15.0
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="to see that all runs: next to nothing is measured")
     parser.add_argument("--commit", help="of lookalike, where the checkout does not tell")
-    parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)  # what a process is, see `_in_process`
+    parser.add_argument("--part", choices=tuple(PARTS), help=argparse.SUPPRESS)  # what a process is, see `_begin`
     parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--same", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -156,9 +158,11 @@ def measure(parts: dict[str, Part], args: argparse.Namespace) -> int:
 
 
 def _commit() -> str | None:
-    from lookalike.runs import commit
+    with suppress(ImportError):  # the parts will say what is missing
+        from lookalike.runs import commit
 
-    return commit()
+        return commit()
+    return None
 
 
 def driver(device: str) -> dict[str, str]:
@@ -199,7 +203,7 @@ def _run(name: str, part: Part, args: argparse.Namespace, limit: float, same: di
             time.sleep(0.05)
     if late or status is None:
         return f"killed at its limit of {limit:.0f} s"
-    known = {0: "", SOME_FAILED: SOME_CASES}
+    known = {0: "", SOME_FAILED: SOME_CASES, NO_GPU: NO_CUDA}
     return known.get(status, f"ended by signal {-status}" if status < 0 else f"exit code {status}")
 
 
@@ -249,8 +253,11 @@ def _usable() -> bool:
 
 def _work(name: str, part: Part, args: argparse.Namespace, limit: float, same: dict[str, Any]) -> int:
     """Measures a part in this process; the exit code."""
+    import torch
     from gpu_bench import Bench, without_broken_numba
 
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return NO_GPU
     without_broken_numba()
     bench = Bench(name, args.archive, args.record, args.device, tiny=args.tiny, limit=limit, same=same)
     with bench.trying(name):

@@ -1,14 +1,16 @@
 """What the parts of `gpu.py` share: their time, their rows, the device's limits, and how calls and steps are timed."""
 
 import gc
+import io
 import json
 import math
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -88,9 +90,9 @@ class Bench:
                 torch.cuda.empty_cache()
 
     def _write(self, row: Mapping[str, object]) -> None:
-        whole = {"benchmark": "gpu", "part": self.part, **self.same, **self.facts, **row}
-        append(self.record, whole)
-        print(f"{self.part}: {json.dumps(row)}", flush=True)
+        date = time.strftime("%Y-%m-%dT%H:%M:%S")
+        append(self.record, {"benchmark": "gpu", "part": self.part, "date": date, **self.same, **self.facts, **row})
+        print(f"{self.part}: {json.dumps(row)}", file=sys.__stdout__, flush=True)  # also while a training is silenced
 
     @cached_property
     def facts(self) -> dict[str, object]:
@@ -99,7 +101,7 @@ class Bench:
             with suppress(metadata.PackageNotFoundError):
                 versions[name] = metadata.version(name)
         found: dict[str, object] = {
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S"), "device": f"{platform.machine()}, {os.cpu_count()} cores",
+            "device": f"{platform.machine()}, {os.cpu_count()} cores",
             "cuda": torch.version.cuda, "python": platform.python_version(), "versions": versions,
             "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -280,6 +282,11 @@ class Pace(Callback):
 
 
 def trained(run: Run, *callbacks: Callback) -> None:
-    """A training that a callback may end by raising `Measured`."""
-    with suppress(Measured):
-        training.pretrain(run, callbacks=callbacks)
+    """A training that a callback may end by raising `Measured`; what it says is shown only where it fails."""
+    said = io.StringIO()
+    try:
+        with suppress(Measured), redirect_stdout(said):
+            training.pretrain(run, callbacks=callbacks)
+    except Exception:
+        print(said.getvalue()[-2000:], flush=True)
+        raise

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
-from gpu_bench import Bench, InMemory, settle, short
+from gpu_bench import Bench, InMemory, settle, short, trained
 from lightning.pytorch import Callback
 from torch import Tensor
 
@@ -257,7 +257,7 @@ def learn(bench: Bench, name: str, recipe: Recipe, train: Split, test: Split, un
             image_size=SIZE, batch_size=batch, epochs=MOST_EPOCHS, precision="fp32" if bench.tiny else "bf16",
             cache="device", workers=0, compile=bench.cuda, fit=False, save_every=10**6, out=f"{folder}/run",
         )  # fmt: skip
-        training.pretrain(asked, callbacks=[watch])
+        trained(asked, watch)
     last = watch.curve[-1]
     done = int(last["epoch"])
     images = done * (len(train.images) // batch) * batch

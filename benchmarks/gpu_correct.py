@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from gpu_bench import Bench, InMemory, short
+from gpu_bench import Bench, InMemory, short, trained
 from lightning.pytorch import Callback
-from networks import small_resnet, vit_patch4
+from networks import narrow_resnet, small_resnet, vit_patch4
 from photographs import photographs
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def run(bench: Bench) -> None:
         elif bench.has(0 if bench.tiny else 8, case):
             with bench.trying(case):
                 resumed(bench, case, name, images, strict)
-    for name in ("supcon",) if bench.tiny else SELF_SUPERVISED:
+    for name in ("distill",) if bench.tiny else (*SELF_SUPERVISED, "distill"):
         precision = "fp16" if bench.cuda else "bf16"
         case = f"{name}, {precision}"
         if bench.has(0 if bench.tiny else 4, case):
@@ -67,6 +67,9 @@ def network(name: str) -> nn.Module:
 
 def asked(bench: Bench, name: str, images: InMemory, **options: Any) -> Run:
     cfg = get_method(name).Config()  # type: ignore[call-arg]
+    if name == "distill":
+        cfg = dataclasses.replace(cfg, teacher="<teacher>", patch_weight=0.0)  # type: ignore[call-arg]
+        options["teacher"] = narrow_resnet()
     if "drop_path" in vars(cfg):  # what is random in it is drawn by the device
         cfg = dataclasses.replace(cfg, drop_path=0.0)  # type: ignore[call-arg]
     batch = 4 if bench.tiny else BATCH
@@ -139,9 +142,9 @@ def resumed(bench: Bench, case: str, name: str, images: InMemory, strict: bool) 
         )
         torch.use_deterministic_algorithms(strict)
         try:
-            training.pretrain(whole)
-            training.pretrain(parts, callbacks=[StopAt(stop)])
-            training.pretrain(dataclasses.replace(parts, resume=True, backbone=network(name)))
+            trained(whole)
+            trained(parts, StopAt(stop))
+            trained(dataclasses.replace(parts, resume=True, backbone=network(name)))
         finally:
             torch.use_deterministic_algorithms(False)
         first, second = (load_file(Folder(run.out).weights) for run in (whole, parts))
@@ -162,7 +165,8 @@ def half(bench: Bench, case: str, name: str, images: InMemory, precision: str) -
     epochs = 1 if bench.tiny else 2
     with tempfile.TemporaryDirectory() as folder:
         run = asked(bench, name, images, epochs=epochs, precision=precision, out=f"{folder}/run")
-        rows = [row for row in training.pretrain(run).metrics if "loss" in row]
+        trained(run)
+        rows = [row for row in Folder(run.out).rows() if "loss" in row]
     losses = [row["loss"] for row in rows]
     bench.row(
         case,

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 ONE_BY_ONE = 16
 """Images that torchvision gets in a call: it takes them one after the other."""
-COMPARED = 64
+COMPARED = 32
 """Images whose views are compared between the engines."""
 
 
@@ -109,8 +109,8 @@ def others(images: Tensor, recipe: Sequence[View]) -> tuple[dict[str, Callable[[
         "torchvision": lambda: [torch.stack([step(image) for image in few]) for step in steps]
     }
     try:
-        batches = [kornias(view) for view in recipe for _ in range(view.count)]
-    except ImportError as error:
+        batches = [kornias(view).to(images.device) for view in recipe for _ in range(view.count)]
+    except Exception as error:  # it is not there, or another version
         return found, {"kornia": words(error)}
     found["kornia"] = lambda: [batch(images.to(torch.float32).div_(255)) for batch in batches]
     return found, {}
@@ -177,5 +177,6 @@ def measure(bench: Bench, name: str, case: Case, engines: list[str], copied: flo
             "share_of_bandwidth_kernels": short(least / busy / copied) if busy else None,
             "kernels_ms": {kernel: short(ms) for kernel, ms in list(kernels.items())[:8]},
         },
-        batch=case.batch, repeats=repeats, least_bytes=least, missing=missing | failed,
+        batch=case.batch, torchvisions_batch=min(ONE_BY_ONE, case.batch), repeats=repeats, least_bytes=least,
+        missing=missing | failed,
     )  # fmt: skip

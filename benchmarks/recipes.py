@@ -1,9 +1,7 @@
 """A `View` by other libraries: what it is measured beside."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import nn
 from torchvision.transforms import v2
 
 from lookalike.backbones import IMAGENET_MEAN as MEAN
@@ -24,7 +22,7 @@ def torchvisions(view: View) -> tuple[list[v2.Transform], list[v2.Transform]]:
     return steps, [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
-def kornias(view: View) -> Callable[[Tensor], Tensor]:
+def kornias(view: View) -> nn.Module:
     """kornia's steps for a batch of floats in [0, 1].
 
     Raises:
@@ -33,7 +31,7 @@ def kornias(view: View) -> Callable[[Tensor], Tensor]:
     import kornia.augmentation as K
 
     solarize = [K.RandomSolarize((view.threshold, view.threshold), 0.0, p=view.solarize)] if view.solarize else []
-    steps: Callable[[Tensor], Tensor] = K.AugmentationSequential(
+    steps: nn.Module = K.AugmentationSequential(
         K.RandomResizedCrop((view.size, view.size), scale=view.scale, ratio=view.ratio),
         K.RandomHorizontalFlip(p=view.hflip),
         K.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue, p=view.jitter),

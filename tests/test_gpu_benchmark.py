@@ -121,7 +121,7 @@ def test_all_parts_run_where_optional_packages_are_missing(archive: Path, tmp_pa
     for deviation in measured["views", f"{made_views['case']}, between the engines"]["largest_deviation"].values():
         assert deviation < 1e-3
     assert measured["correct", "dino, this device and the CPU"]["largest_relative_deviation"] == 0  # both are the CPU
-    assert measured["correct", "supcon, bf16"]["finite"] is True
+    assert measured["correct", "distill, bf16"]["finite"] is True
     assert {"its own stream", "before the student"} == measured["distil", "a batch of 4"].keys()
     assert measured["files", "decoding by workers"]["images_per_s"][0] > 0
     assert measured["neighbours", "200 x 5000, 16 dimensions"]["agreement"]["in_common"] == 1
