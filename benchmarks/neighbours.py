@@ -15,34 +15,34 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rows import append
+from rows import append, summary
 from torch import Tensor
 
 from lookalike.evaluation import knn
 from lookalike.evaluation.neighbours import nearest
 from lookalike.runs import commit
 
+CPU = torch.device("cpu")
 CLASSES = 1000
 SPREAD = 2.0
 """Length of the noise for a centre of length 1."""
 
 
-def draw(count: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features (count, dim) of length 1 and their classes, sorted by class."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, dim, generator=generator) / dim**0.5
+def draw(count: int, dim: int, seed: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+    """Features (count, dim) of length 1 and their classes, sorted by class; each device draws others."""
+    generator = torch.Generator(device).manual_seed(0)
+    centres = torch.randn(CLASSES, dim, generator=generator, device=device) / dim**0.5
     generator.manual_seed(seed)
-    labels = torch.arange(count) * CLASSES // count
-    features = torch.empty(count, dim)
+    labels = torch.arange(count, device=device) * CLASSES // count
+    features = torch.empty(count, dim, device=device)
     for start in range(0, count, 8192):
         y = labels[start : start + 8192]
-        part = centres[y] + torch.randn(len(y), dim, generator=generator) * (SPREAD / dim**0.5)
+        part = centres[y] + torch.randn(len(y), dim, generator=generator, device=device) * (SPREAD / dim**0.5)
         features[start : start + 8192] = part / torch.linalg.vector_norm(part, dim=1, keepdim=True)
     return features, labels
 
@@ -62,10 +62,6 @@ def timed(search: Callable[[], object]) -> tuple[float, float, int]:
     began, processor = time.perf_counter(), time.process_time()
     search()
     return time.perf_counter() - began, time.process_time() - processor, memory("VmHWM") - before
-
-
-def summary(values: list[float], digits: int) -> list[float]:
-    return [round(f(values), digits) for f in (statistics.median, min, max)]
 
 
 def main() -> None:

@@ -5,7 +5,8 @@
 One process. Blocks of 20 optimizer steps of `lookalike.pretrain` (data, views, schedules, checks, logging, Lightning)
 and of a bare loop (forward, backward, optimizer step of a copy of the same method with the same optimizer) take turns,
 so that both see the same machine. Prints the median of the ratios of neighbouring blocks with a 95 % bootstrap
-interval, and the share of our time that went into data, views and logging. Appends the figures as a line to --record.
+interval, and the share of our time that went into data, views, logging and health figures. Appends the figures as a
+line to --record.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +30,52 @@ import torch
 from lightning.pytorch import Callback
 from rows import append
 
-from lookalike import monitor, optim, training
+from lookalike import optim, training
+from lookalike.comparing.costs import Measured, energy, peak_bytes, reset_peak
 from lookalike.core import Batch
+from lookalike.health import Health
 from lookalike.methods import get_method
+from lookalike.monitor import Monitor
 from lookalike.runs import Run
 
 
 class Turns(Callback):
-    """After each block of our steps, times a block of the bare loop on copies of model, optimizer and one batch."""
+    """After each block of our steps, times a block of the bare loop on copies of model, optimizer and one batch.
+
+    Ends the training by raising `Measured`. A GPU must be waited for before and after what is timed within a step, so
+    there a further block at the end tells the shares, and the others are left alone.
+    """
 
     def __init__(self, block: int, pairs: int) -> None:
         self.block, self.pairs = block, pairs
         self.ours: list[float] = []
         self.bare: list[float] = []
-        self.spent = dict.fromkeys(("data", "views", "logging"), 0.0)
+        self.joules: list[float] = []
+        """Of our blocks; nothing where the device does not tell."""
+        self.peak: int | None = None
+        """Bytes at most in our first block."""
+        self.spent = dict.fromkeys(("data", "views", "logging", "health"), 0.0)
+        self.total = 0.0
+        """Seconds of the blocks in which these were spent."""
+        self._looking = not torch.cuda.is_available()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Within it the parts of a step are timed."""
+        kept = training.make_views, Monitor.on_train_batch_end, Health.__call__
+        training.make_views = self.timed("views", kept[0])
+        Monitor.on_train_batch_end = self.timed("logging", kept[1])  # type: ignore[method-assign]
+        Health.__call__ = self.timed("health", kept[2])  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            training.make_views, Monitor.on_train_batch_end, Health.__call__ = kept  # type: ignore[method-assign]
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not self._looking:
+                return function(*args, **kwargs)
             began = self._now()
             try:
                 return function(*args, **kwargs)
@@ -59,26 +89,47 @@ class Turns(Callback):
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        reset_peak()
+
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Batch, batch_idx: int) -> None:
         if batch_idx == self.block:  # the first block warms up
+            self._now()
+            self.peak = peak_bytes()
+            self.run = module.run
             self.method = copy.deepcopy(module.method)
-            self.rates = optim.build(self.method, module.run.method.optim, module.run.batch_size, fused=True)
+            if module.run.compile:
+                training.compile_parts(self.method)
+            fused = module.run.precision != "fp16"
+            self.rates = optim.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
             self.batch = dataclasses.replace(batch, views=[v.clone() for v in batch.views])
-            self.waited = module.loader.waited
-            self.spent = dict.fromkeys(self.spent, 0.0)
             self.bare_block(module)
-            self.began = self._now()
+            self.spent = dict.fromkeys(self.spent, 0.0)
+            self._begin(module)
+
+    def _begin(self, module: Any) -> None:
+        self._waited, self._energy = module.loader.waited, energy()
+        self._began = self._now()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: object, batch: Batch, batch_idx: int) -> None:
         done = batch_idx + 1
         if done <= self.block or done % self.block:
             return
-        self.ours.append(self._now() - self.began)
-        self.spent["data"] += module.loader.waited - self.waited
+        taken, joules = self._now() - self._began, energy()
+        if self._looking:
+            self.spent["data"] += module.loader.waited - self._waited
+            self.total += taken
+        if len(self.ours) == self.pairs:
+            raise Measured
+        self.ours.append(taken)
+        if joules is not None and self._energy is not None:
+            self.joules.append(joules - self._energy)
         self.bare.append(self.bare_block(module))
         if len(self.ours) == self.pairs:
-            trainer.should_stop = True
-        self.waited, self.began = module.loader.waited, self._now()
+            if self._looking:
+                raise Measured
+            self._looking = True
+        self._begin(module)
 
     def bare_block(self, module: Any) -> float:
         began = self._now()
@@ -90,6 +141,12 @@ class Turns(Callback):
             loss.backward()
             self.rates.optimizer.step()
         return self._now() - began
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of our time; logging without the health figures."""
+        found = {name: round(seconds / self.total, 4) for name, seconds in self.spent.items()}
+        return found | {"logging": round(found["logging"] - found["health"], 4)}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -118,16 +175,13 @@ def main() -> None:
     # a module keeps the stem that it has, a name gets the small one at 64 pixels or less
     backbone = timm.create_model(args.backbone, num_classes=0) if args.stem == "standard" else args.backbone
     turns = Turns(args.block, args.pairs)
-    training.make_views = turns.timed("views", training.make_views)
-    monitor.Monitor.on_train_batch_end = turns.timed("logging", monitor.Monitor.on_train_batch_end)  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, turns.looking(), suppress(Measured):
         run = Run(
             data=args.data, method=get_method(args.method).Config(), backbone=backbone, image_size=args.image_size,
             batch_size=args.batch_size, epochs=1000, cache=args.cache, workers=args.workers, out=f"{folder}/run",
         )  # fmt: skip
         training.pretrain(run, callbacks=[turns])
     ratios = [a / b for a, b in zip(turns.ours, turns.bare)]
-    total = sum(turns.ours)
     device = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
     )
@@ -138,7 +192,7 @@ def main() -> None:
         "ratio_median": round(statistics.median(ratios), 4),
         "ratio_interval": interval(ratios),
         "ratio_min_max": [round(min(ratios), 4), round(max(ratios), 4)],
-        "share": {name: round(seconds / total, 4) for name, seconds in turns.spent.items()},
+        "share": turns.shares,
         "images_per_s": round(args.block * args.batch_size / statistics.median(turns.ours), 1),
         "bare_images_per_s": round(args.block * args.batch_size / statistics.median(turns.bare), 1),
         "threads": torch.get_num_threads(),

@@ -16,7 +16,6 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +25,8 @@ import numpy as np
 import torch
 from photographs import photographs
 from PIL import Image
-from rows import append
+from recipes import MEAN, STD, kornias, torchvisions
+from rows import append, summary
 from torchvision.transforms import v2
 
 from lookalike import views
@@ -38,8 +38,6 @@ warnings.filterwarnings("ignore")
 
 CASES = ((32, 32, 256), (256, 224, 256), (256, 96, 256))
 """Side of the source, side of the view, images in a batch."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-JITTER = (0.8, 0.8, 0.8, 0.2)
 
 Engine = Callable[[], torch.Tensor]
 
@@ -65,12 +63,7 @@ def engines(images: np.ndarray, size: int, kernel: int) -> dict[str, Engine]:
         finally:
             views.ENGINES["cpu"] = "numba"
 
-    steps = [
-        v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(*JITTER)], p=0.8), v2.RandomGrayscale(0.2),
-        v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], p=0.5),
-    ]  # fmt: skip
-    scaled = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    steps, scaled = torchvisions(view)
     found: dict[str, Engine] = {
         "lookalike": ours,
         "lookalike, torch's operations": ours_anywhere,
@@ -92,7 +85,7 @@ def engines(images: np.ndarray, size: int, kernel: int) -> dict[str, Engine]:
         recipe = A.Compose(
             [
                 A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5),
-                A.ColorJitter(*JITTER, p=0.8), A.ToGray(p=0.2),
+                A.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue, p=0.8), A.ToGray(p=0.2),
                 A.GaussianBlur(blur_limit=(kernel, kernel), sigma_limit=(0.1, 2.0), p=0.5),
                 A.Normalize(MEAN, STD), ToTensorV2(),
             ]
@@ -100,18 +93,9 @@ def engines(images: np.ndarray, size: int, kernel: int) -> dict[str, Engine]:
         found["albumentations"] = one_by_one(lambda image: recipe(image=image)["image"], list(images))
     except ImportError:
         pass
-    try:
-        import kornia.augmentation as K
-
-        batch = K.AugmentationSequential(
-            K.RandomResizedCrop((size, size), scale=(0.08, 1.0)), K.RandomHorizontalFlip(p=0.5),
-            K.ColorJitter(*JITTER, p=0.8), K.RandomGrayscale(p=0.2),
-            K.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5),
-            K.Normalize(torch.tensor(MEAN), torch.tensor(STD)), data_keys=["input"],
-        )  # fmt: skip
+    with contextlib.suppress(ImportError):
+        batch = kornias(view)
         found["kornia"] = lambda: batch(planes.float().div_(255))
-    except ImportError:
-        pass
     return found
 
 
@@ -152,8 +136,8 @@ def main() -> None:
         row = {
             "benchmark": "views", "date": time.strftime("%Y-%m-%d"), "source": source, "size": size, "batch": count,
             "threads": args.threads, "repeats": args.repeats,
-            "views_per_s": {name: [round(f(r), 1) for f in (statistics.median, min, max)] for name, r in rates.items()},
-            "ratio_to_fastest": [round(f(ratios), 2) for f in (statistics.median, min, max)],
+            "views_per_s": {name: summary(r, 1) for name, r in rates.items()},
+            "ratio_to_fastest": summary(ratios, 2),
             "versions": versions, "lookalike": commit(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }  # fmt: skip
         print(f"{source} -> {size} pixels, {args.threads} threads, views/s: median (smallest, largest)")

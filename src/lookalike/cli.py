@@ -397,9 +397,9 @@ def main(argv: list[str] | None = None) -> int:
             print(OVERVIEW)
             return 0
         if argv[0] == "--version":
-            from importlib.metadata import version
+            from .runs import version
 
-            print(version("lookalike"))
+            print(version())
             return 0
         if argv[0] not in verbs:
             raise UsageError(f"No command is called {shown(argv[0])}. {nearest(argv[0], list(verbs))}")

@@ -1,11 +1,17 @@
 """Spherical k-means: clusters of directions -- Dhillon and Modha, Machine Learning 42, 2001."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import distributed
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _CHUNK = 2**27
 """Similarities that are held at once: half a GiB in float32."""

@@ -4,10 +4,16 @@ Legend: B images (of all processes, where the method gathers), V views, D embedd
 prototypes. Reduced precision is widened to float32, float64 stays float64.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 def unit(x: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
 from torch import Tensor, nn
 
 from . import distributed
@@ -27,6 +25,8 @@ from .random import permutation
 from .runs import Folder, Row, Run
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from .training import Pretraining
 
 LOG_EVERY = 10
@@ -98,7 +98,7 @@ class Monitor(Callback):
         self._watching = False
         self._listed: set[str] = set()
         self._count = 0
-        self._bar: Progress | None = None
+        self._bar: "Progress | None" = None
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last row, so that a resumed run writes the very same losses."""
@@ -127,6 +127,9 @@ class Monitor(Callback):
                 if module.method.watches_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
         if not self.quiet and sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+            from rich.table import Column
+
             words = TextColumn(
                 "{task.description}", table_column=Column(no_wrap=False)
             )  # two lines where 80 columns are few

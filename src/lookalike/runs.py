@@ -563,11 +563,19 @@ def made() -> dict[str, object]:
     """When, by which versions and commit, and on which machine something is made."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {p: metadata.version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
+        "versions": {p: version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
         | {"python": platform.python_version()},
         "commit": commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
+
+
+def version(package: str = "lookalike") -> str:
+    """Of an installed package; "not installed" of a source tree that is used as it lies."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def commit() -> str | None:

@@ -1,10 +1,16 @@
 """Sinkhorn-Knopp -- Cuturi, NeurIPS 2013. https://arxiv.org/abs/1306.0895"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from . import distributed
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @torch.no_grad()

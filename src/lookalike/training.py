@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -77,6 +77,7 @@ from .runs import (
     second_name,
     sync,
     unused,
+    version,
     written_by,
 )
 from .schedules import Schedule
@@ -660,9 +661,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if world > 1 and method.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
-            for part in method.children():
-                for each in part if isinstance(part, Teacher) else (part,):
-                    each.compile()
+            compile_parts(method)
         with _quiet_lightning(), signals.put_back(), watch if world > 1 else nullcontext():
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
     except SystemExit as stop:
@@ -938,6 +937,13 @@ def build(run: Run) -> Method:
         if run.checkpoint_activations:  # after the teacher was copied, which keeps none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
+
+
+def compile_parts(method: Method) -> None:
+    """Compiles the backbone and the heads, and those of a teacher, by torch.compile."""
+    for part in method.children():
+        for each in part if isinstance(part, Teacher) else (part,):
+            each.compile()
 
 
 def restored(run: Run) -> tuple[Method, Run]:
@@ -1260,7 +1266,7 @@ def _say_start(
         views += f" (at the end {', '.join(f'{v.count} x {v.size} px' for v in last)})"
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
-        f"lookalike {version('lookalike')}  {command_line()}",
+        f"lookalike {version()}  {command_line()}",
         f"data        {len(source)} images in {brief(flat(run)['data'], LONGEST_PATH)}",
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
@@ -1293,7 +1299,7 @@ def _say_start(
 
 def _other_version(before: str, run: Run) -> str:
     """A line for a run that was begun by another version; else ""."""
-    now = version("lookalike")
+    now = version()
     if before in ("", now):
         return ""
     new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None

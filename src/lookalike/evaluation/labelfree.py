@@ -3,12 +3,17 @@
 B images, V views, D features. All work in float32, or in float64 where the features are, on the features' device.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 LEAST = 8
 """Images whose targets may tell them apart; of one or two alone they cannot."""

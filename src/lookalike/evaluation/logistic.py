@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .features import check_finite, count_classes
@@ -82,6 +81,7 @@ def regress(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, invers
         ValueError: the labels are of one class.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     if len(np.unique(y)) < 2:
         raise ValueError("All labelled images are of one class; a regression needs two or more.")

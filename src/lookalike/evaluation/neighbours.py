@@ -10,15 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from threading import Event
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-ENGINE: Literal["compiled", "torch"] = "compiled" if find_spec("numba") else "torch"
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+ENGINE: Literal["compiled", "torch"] = "compiled" if find_spec("numba") and find_spec("threadpoolctl") else "torch"
 """How a CPU searches banks of several blocks in float32."""
 QUERIES, ROWS = 1024, 4096
 """Queries of one thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
@@ -156,8 +158,10 @@ def _by_torch(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
 
 
 @functools.cache
-def _blas() -> ThreadpoolController:
+def _blas() -> "ThreadpoolController":
     """Looking for the libraries takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

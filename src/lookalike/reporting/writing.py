@@ -4,14 +4,13 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from ..marks import is_marked
 from ..printing import brief
-from ..runs import Folder, atomic, check_writable
+from ..runs import Folder, atomic, check_writable, version
 from .gathering import (
     Content,
     comparison,
@@ -183,7 +182,7 @@ def gathered(
     title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
     report_content = {
         "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
-        "version": version("lookalike"),
+        "version": version(),
         "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
         "runs": runs,
         "groups": groups,
