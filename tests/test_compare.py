@@ -1070,3 +1070,15 @@ def test_a_comparisons_file_that_is_none_is_refused_in_a_sentence(
         assert "Move it away, or give another --out." in failed
         assert len(failed) < 500
     assert (tmp_path / "out/compare.json").read_text() == text
+
+
+def test_a_comparison_is_not_replaced_by_one_that_starts_from_its_weights(
+    classed: Path, labelled: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "compared")
+    weights = next(path for path in sorted(out.iterdir()) if (path / "encoder.safetensors").is_file())
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite", "--init", str(weights))
+    _, said = run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 1)
+    assert "lies in the comparison that --overwrite replaces. Copy it, or give another --out." in said
+    assert {path: path.read_bytes() for path in before} == before

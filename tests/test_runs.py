@@ -555,3 +555,22 @@ def test_a_run_goes_on_by_its_own_verb(tmp_path: Path) -> None:
     assert folder.then() == f" {folder.last} is whole: go on with {folder.resume_command()}"
     write_run(Run(data=[1, 2], method=SimCLR.Config()), folder.run)  # type: ignore[arg-type]
     assert folder.resume_command() == "the same call and resume=True"
+
+
+def test_a_pipe_in_the_place_of_a_file_makes_no_command_wait(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for path in (folder.log, folder.metrics, folder.lock):
+        os.mkfifo(path)
+    for act in (lambda: folder.note("x"), lambda: folder.append({"step": 1}), lambda: folder.held().__enter__()):
+        with pytest.raises(OSError, match=r"could not be written"):
+            act()
+
+
+def test_a_resumed_run_keeps_what_made_it_and_marks_nothing_that_a_file_named() -> None:
+    run = Run(data="photos", method=SimCLR.Config(), probe=("a", "b"))
+    begun = yaml.safe_load(runs.run_text(run))
+    begun["made"] |= {"versions": {"lookalike": "0.1.0"}, "named_here": ["somebody else's"]}
+    again = yaml.safe_load(runs.run_text(run, begun))
+    assert again["made"] == begun["made"]
+    moved = yaml.safe_load(runs.run_text(dataclasses.replace(run, data="elsewhere"), begun))
+    assert moved["made"]["named_here"] == ["somebody else's", runs.marks.mark("elsewhere")]
