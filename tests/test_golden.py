@@ -67,7 +67,7 @@ def test_every_method_has_a_training_that_was_begun_by_0_1() -> None:
 @pytest.mark.parametrize("name", BEGUN)
 def test_a_training_of_0_1_goes_on_where_it_stopped(name: str, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
-    monkeypatch.setattr(training, "version", lambda package: "0.2.0.dev0")  # whatever is installed
+    monkeypatch.setattr(training, "version", lambda: "0.2.0.dev0")  # whatever is installed
     verb = name if name in ("distill", "finetune") else "pretrain"
     assert json.loads((golden / name / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
     assert cli.main([verb, "--resume", "--out", name, "--no-report"]) == 0
