@@ -108,7 +108,7 @@ def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, 
     out = tmp_path / "run"
     with simclr(photos, out, "--save-every", 1) as run:
         run.trains()
-        os.kill(run.rank(1) or 0, signal.SIGKILL)
+        os.kill(run.starts(1), signal.SIGKILL)
         text = run.ends(1)
     assert "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory)." in text
     assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {out}" in text
@@ -193,7 +193,7 @@ def test_an_error_of_the_second_process_ends_the_first(photos: Path, tmp_path: P
 def test_a_process_of_torchrun_says_that_another_one_is_gone(photos: Path, tmp_path: Path, number: int) -> None:
     with simclr(photos, tmp_path / "run", "--save-every", 1, launcher=TORCHRUN) as run:
         run.trains()
-        os.kill(run.rank(number) or 0, signal.SIGKILL)
+        os.kill(run.starts(number), signal.SIGKILL)
         text = run.ends(1)
     assert "error: Another process of this training is gone; " in text
     assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {run.out.path}" in text
