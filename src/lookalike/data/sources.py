@@ -186,6 +186,8 @@ def left_out(kinds: Mapping[str, int], asks: bool = True) -> list[str]:
     ]
 
 
+MOST_CLASSES = 1_000_000
+"""That numbers alone name: larger numbers are no labels."""
 _DECODER = 2
 """Counts up when files give other pixels than before, so that what was kept of them is made anew."""
 
@@ -532,6 +534,11 @@ def _item_labels(
     numbers = _class_numbers(labels, count, name)
     top = int(numbers.max())
     own = _own_classes(dataset)
+    if own is None and classes is None and top >= MOST_CLASSES:
+        raise ValueError(
+            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, such as "
+            "with numpy.unique(labels, return_inverse=True)."
+        )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
         raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
