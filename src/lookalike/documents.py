@@ -36,7 +36,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 @contextmanager
 def in_utf8(path: Path) -> Iterator[Path]:
-    """A name of an existing file that is UTF-8, for libraries that open no other: that of an open handle, if need be."""
+    """A name of an existing file that is UTF-8, for libraries that open no other: if need be that of a handle."""
     try:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:

@@ -447,6 +447,8 @@ def start_from(backbone: Backbone, weights: str) -> str:
     Raises:
         ValueError: they are of another network.
     """
+    if not weights:
+        raise FileNotFoundError(f"The name of the weights is empty. {_TAKEN}")
     path, beside = Path(weights), list[str]()
     if path.is_dir():
         path = Folder(path).weights

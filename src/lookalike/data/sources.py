@@ -536,8 +536,8 @@ def _item_labels(
     own = _own_classes(dataset)
     if own is None and classes is None and top >= MOST_CLASSES:
         raise ValueError(
-            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, such as "
-            "with numpy.unique(labels, return_inverse=True)."
+            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, "
+            "such as with numpy.unique(labels, return_inverse=True)."
         )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):

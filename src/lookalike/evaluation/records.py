@@ -124,8 +124,8 @@ def _read(path: Path) -> list[dict[str, object]]:
         json.dumps(rows, allow_nan=False)
     except ValueError:
         raise ValueError(
-            f"{path} holds a number that is infinite or none, as no evaluation writes it. It was left as it is; move it "
-            "away to start a new one."
+            f"{path} holds a number that is infinite or none, as no evaluation writes it. It was left as it is; move "
+            "it away to start a new one."
         ) from None
     return rows
 
