@@ -333,7 +333,7 @@ def test_a_datasets_labels() -> None:
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
-    with pytest.raises(ValueError, match="label 1000000000000, .* Number the classes from 0"):
+    with pytest.raises(ValueError, match=r"label 1000000000000, .* Number the classes from 0"):
         open_source(Items([(image, 10**12)]), labelled=True)
 
 
