@@ -125,6 +125,11 @@ def test_a_folder_whose_name_is_no_utf8_is_opened(made: Path, tmp_path: Path) ->
     assert encoders.start_from(create("test_byobnet", image_size=32), str(folder))
 
 
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "encoder.safetensors")
+    assert encoders.card_within(tmp_path / "encoder.safetensors") is None
+
+
 def test_an_empty_name_is_no_encoder_of_this_folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     for open_it in (encoders.load, lambda name: encoders.start_from(create("test_byobnet", image_size=32), name)):

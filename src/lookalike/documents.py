@@ -35,8 +35,14 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 @contextmanager
-def in_utf8(path: Path) -> Iterator[Path]:
-    """A name of an existing file that is UTF-8, for libraries that open no other: if need be that of a handle."""
+def tensor_file(path: Path) -> Iterator[Path]:
+    """A name of a file for libraries that map tensors: they open no name that is not UTF-8, and wait for pipes.
+
+    Raises:
+        FileNotFoundError: it is no file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
     try:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .documents import in_utf8, parse_json, read_json
+from .documents import tensor_file, parse_json, read_json
 from .printing import LONGEST_PATH, brief, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 
@@ -115,7 +115,7 @@ def card_within(weights: Path) -> dict[str, Any] | None:
 def _head_of(weights: Path) -> object:
     """What a file of ours says of itself; None of other files. Raises ValueError where it cannot be read."""
     try:
-        with in_utf8(weights) as path, safe_open(path, "pt") as file:
+        with tensor_file(weights) as path, safe_open(path, "pt") as file:
             return parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
     except SafetensorError as error:
         raise ValueError(f"{weights} is not a whole safetensors file ({error}).") from None
@@ -413,7 +413,7 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         ValueError: it is not whole, or damaged.
     """
     try:
-        with in_utf8(path) as named:
+        with tensor_file(path) as named:
             with safe_open(named, "pt") as file:
                 head: Mapping[str, str] = file.metadata() or {}
             state = load_file(named)
