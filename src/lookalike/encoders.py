@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .documents import tensor_file, parse_json, read_json
+from .documents import parse_json, read_json, tensor_file
 from .printing import LONGEST_PATH, brief, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 

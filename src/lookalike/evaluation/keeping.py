@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..data import Source
-from ..documents import tensor_file, parse_json
+from ..documents import parse_json, tensor_file
 from ..runs import atomic, features_made_by, features_name
 from .features import Features
 
