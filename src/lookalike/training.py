@@ -562,7 +562,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
     source = open_images(run)
     if run.resume:
-        source = _as_begun(folder, run, source)
+        source = _with_system_folders(folder, run, source)
     if len(source) < 2:
         raise ValueError(
             f"{brief(flat(run)['data'], LONGEST_PATH)} holds {len(source)} image; at least 2 are needed, and "
@@ -755,7 +755,7 @@ def open_images(run: Run, system_folders: bool = False) -> Source:
     return source
 
 
-def _as_begun(folder: Folder, run: Run, source: Source) -> Source:
+def _with_system_folders(folder: Folder, run: Run, source: Source) -> Source:
     """The images of a run that is resumed: 0.1 took those in folders of systems, such as @eaDir, for data, too."""
     if not source.system_folders:
         return source
