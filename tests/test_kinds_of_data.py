@@ -267,6 +267,8 @@ ODD: dict[str, tuple[object, str]] = {
     "huge": ([10**12] * 6, "has the label 1000000000000"),
     "texts and numbers": (["cat", 1] * 3, "of type str, such as 'cat'"),
     "too few": (["cat"], "of type str, such as 'cat'"),
+    "images": (pictures(), "of type Image, such as <PIL"),
+    "masks": (list(PIXELS[..., 0]), "of type ndarray, such as array"),
 }
 
 

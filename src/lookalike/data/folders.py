@@ -17,7 +17,7 @@ _SYSTEMS: Final = frozenset(
 _SYSTEM_FILES: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _NO_IMAGES: Final = frozenset(
     (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".log", ".ini",
-     ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt", ".pth",
+     ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar.gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt", ".pth",
      ".ckpt", ".safetensors", ".db")
 )  # fmt: skip
 """Suffixes of files beside images, about which nothing is to be done."""
@@ -109,6 +109,8 @@ def scan(root: str, system_folders: bool) -> Scanned:
                 elif (suffix := os.path.splitext(entry.name)[1].lower())[1:] in SUFFIXES:
                     found.images.append(prefix + entry.name)
                 else:
+                    if suffix == ".gz":  # of .nii.gz and .tar.gz the first part tells more
+                        suffix = os.path.splitext(entry.name[:-3])[1].lower() + suffix
                     found.others[suffix or "without suffix"] += 1
     if not found.images:
         passed = found.passed()

@@ -105,7 +105,12 @@ def _as_array(labels: object) -> np.ndarray:
     try:
         if isinstance(labels, Tensor):
             return labels.detach().cpu().numpy()
-        if isinstance(labels, list | tuple):
+        if isinstance(labels, list | tuple) and labels:
+            first = labels[0]
+            if not isinstance(first, int | float | str | bytes | list | tuple | np.ndarray | np.generic | Tensor) or (
+                isinstance(first, np.ndarray | Tensor) and first.ndim > 1
+            ):
+                return np.array(None)  # images, which NumPy would join to a huge array
             labels = [each.detach().cpu().numpy() if isinstance(each, Tensor) else each for each in labels]
         return np.asarray(labels)
     except Exception:  # rows of unequal length

@@ -19,7 +19,7 @@ ALL: Final = frozenset({"alpha", "channels", "normalise"})
 """The options that a remark may name. "scale" stands for files that can be scaled, and is none."""
 _SAMPLE: Final = 64
 """Images that are looked at before they are used, ..."""
-_SECONDS: Final = 3.0
+_SECONDS: Final = 2.0
 """... and the time for it."""
 _LITTLE: Final = 0.25
 """The part of the range of values that images use at least, or little."""
@@ -35,7 +35,7 @@ def warnings_about(source: Source, options: Set[str] = frozenset()) -> list[str]
     """Lines about what is left out of some images, spread over all of the source, and what would suit them better.
 
     Args:
-        source: of which few images are looked at, for 3 seconds at most.
+        source: of which few images are looked at, for 2 seconds at most.
         options: those of `ALL` that whoever reads the lines can choose. Without any, images are not decoded.
     """
     kinds: Counter[str] = Counter()

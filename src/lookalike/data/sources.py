@@ -378,6 +378,8 @@ class _Items(Source):
         kind = type(self.dataset).__name__
         with suppress(Exception):  # `read` says why an item cannot be had
             image = image_of(self.dataset[i])
+            if isinstance(image, str | os.PathLike) and is_path(image):
+                return kind_of(image, self.channels, self.alpha)
             if isinstance(image, Image.Image):
                 kind += f" {pillow_kind(image, self.channels, self.alpha)}"
         return kind
