@@ -240,6 +240,8 @@ def test_nothing_is_advised_about_files_that_lie_beside_images(
     assert "passed over" not in checked(tmp_path, capfd)
     (tmp_path / "labels.csv").write_text("x")
     assert "            passed over: 1 .csv\n" in checked(tmp_path, capfd)
+    (tmp_path / "scan.nii.gz").write_bytes(b"x")
+    assert "passed over: 1 .csv, 1 .nii.gz. Convert images among them" in checked(tmp_path, capfd)
 
 
 SYSTEMS = (

@@ -17,8 +17,8 @@ _SYSTEMS: Final = frozenset(
 _SYSTEM_FILES: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _NO_IMAGES: Final = frozenset(
     (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".log", ".ini",
-     ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar.gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt", ".pth",
-     ".ckpt", ".safetensors", ".db")
+     ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar.gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt",
+     ".pth", ".ckpt", ".safetensors", ".db")
 )  # fmt: skip
 """Suffixes of files beside images, about which nothing is to be done."""
 
