@@ -333,6 +333,13 @@ def test_a_datasets_labels() -> None:
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
+    with pytest.raises(ValueError, match=r"label 1000000000000, .* Number the classes from 0"):
+        open_source(Items([(image, 10**12)]), labelled=True)
+
+
+def test_an_image_that_is_part_of_a_computation_is_taken_by_its_values() -> None:
+    image = torch.rand(3, 4, 5, requires_grad=True)
+    assert torch.equal(open_source(Items([image])).read(0, None), image.detach())
 
 
 class Boxes(Items):

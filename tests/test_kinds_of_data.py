@@ -264,7 +264,6 @@ ODD: dict[str, tuple[object, str]] = {
     "shares": (np.full((6, 3), 1 / 3), r"of shape \(6, 3\) and type float64"),
     "halves": ([0.5] * 6, r"of shape \(6,\) and type float64"),
     "negative": ([-1] * 6, "has the label -1"),
-    "huge": ([10**12] * 6, "has the label 1000000000000"),
     "texts and numbers": (["cat", 1] * 3, "of type str, such as 'cat'"),
     "too few": (["cat"], "of type str, such as 'cat'"),
     "images": (pictures(), "of type Image, such as <PIL"),

@@ -1,6 +1,9 @@
 """JSON and text from a disk, which may be anything: too large, nested without end, in no known encoding."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +32,18 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}).") from None
+
+
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """A name of an existing file that is UTF-8, for libraries that open no other: if need be that of a handle."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
 
 
 def parse_json(text: str, where: object, kind: type[T]) -> T:

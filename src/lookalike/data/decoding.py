@@ -318,6 +318,7 @@ def from_tensor(image: Tensor, channels: int, decode_size: int | None, key: int)
     """`decode` for an array (C, H, W). Raises ValueError for other dtypes or ranges, or without a way to `channels`."""
     if image.ndim != 3 or not image.numel():
         raise ValueError(f"an array of shape {tuple(image.shape)}; expected (C, H, W) with pixels in it")
+    image = image.detach()
     width = {torch.bool: 1, torch.uint8: 1, torch.uint16: 2}.get(image.dtype, 4)
     _check_size(image.shape[2], image.shape[1], max(channels, image.shape[0]) * width)
     if image.dtype == torch.bool:

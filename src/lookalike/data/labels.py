@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..printing import brief, printable, shown
 
-_MOST_CLASSES: Final = 2**20
 _MOST_TEXTS: Final = 100
 """Texts of which most are different are no names of classes, where there are more than this."""
 
@@ -95,9 +94,8 @@ def class_numbers(labels: object, count: int, where: str) -> tuple[Tensor, tuple
     whole = array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.floor(array))).all())
     if array.shape != (count,) or not (array.dtype.kind in "biu" or whole):
         raise ValueError(f"The labels of {where} are {_described(array, labels)}; {expected}.")
-    for label in (int(array.min()), int(array.max())):
-        if not 0 <= label < _MOST_CLASSES:
-            raise ValueError(f"{where} has the label {label}; {expected}.")
+    if float(array.min()) < 0:
+        raise ValueError(f"{where} has the label {int(array.min())}; {expected}.")
     return torch.from_numpy(array.astype(np.int64)), None
 
 

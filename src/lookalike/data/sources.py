@@ -232,6 +232,8 @@ def _has_labels(data: Data) -> bool:
     return _targets(data) is not None or any(column_classes(data, name) for name in features_of(data))
 
 
+MOST_CLASSES = 1_000_000
+"""That numbers alone name: larger numbers are no labels."""
 _DECODER = 2
 """Counts up when files give other pixels than before, so that what was kept of them is made anew."""
 
@@ -513,6 +515,11 @@ def _item_labels(
         known = texts if own is None or {*map(composed, texts)} - {*map(composed, own)} else own
         return onto(texts, numbers, known if classes is None else tuple(classes), name)
     top = int(numbers.max())
+    if own is None and classes is None and top >= MOST_CLASSES:
+        raise ValueError(
+            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, "
+            "such as with numpy.unique(labels, return_inverse=True)."
+        )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
         raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
