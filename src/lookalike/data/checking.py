@@ -415,6 +415,7 @@ def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[s
 def _split_content(split: Split) -> dict[str, object]:
     return {
         "images": len(split.source),
+        "notes": split.source.notes(),
         "broken": [[name, reason] for name, reason in split.broken],
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,
