@@ -38,11 +38,10 @@ from .printing import LONGEST_VALUE, brief, cut, lines_of, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import Dataset
 
     from .backbones import Backbone
     from .core import Config, Method
-    from .data import Source
+    from .data import Data
 
 Alpha = Literal["auto", "white", "drop"]
 FORMAT = 1
@@ -156,8 +155,9 @@ class Options:
 class Run(Options):
     """A training: the data, the method with its configuration, and the options."""
 
-    data: "str | os.PathLike[str] | Dataset[object] | Source"
-    """A folder (scanned recursively), a text file of paths, any torch Dataset of images, or an open source."""
+    data: "Data"
+    """A folder (scanned recursively), a text file of paths, a list or array of images, a torch or Hugging Face Dataset,
+    or an open source."""
     method: "Config"
     """The method's configuration, for instance `SimCLR.Config(temperature=0.2)`."""
     backbone: "str | nn.Module" = Options.backbone  # type: ignore[assignment]
