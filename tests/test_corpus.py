@@ -199,9 +199,8 @@ def clean(text: str, where: str) -> None:
 def has_remedy(message: str) -> bool:
     """Whether a message is more than one sentence, the last of them whole."""
     text = message.strip()
-    return text.endswith((".", "?", ")", ">")) and bool(
-        re.search(r"[.?;:,](\s|$).*\S", text.removeprefix("error: "), re.DOTALL)
-    )
+    whole = text.endswith((".", "?", ")", ">")) or "lookalike " in text.splitlines()[-1]  # a command to be pasted
+    return whole and bool(re.search(r"[.?;:,](\s|$).*\S", text.removeprefix("error: "), re.DOTALL))
 
 
 def raised_by_us(error: BaseException | None) -> bool:

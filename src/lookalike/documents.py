@@ -22,8 +22,10 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
     Raises:
         ValueError: it is larger than `most` bytes, or not in UTF-8.
-        OSError: it cannot be read.
+        OSError: it is no file (a pipe would be waited for), or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no file. Move it away, or put the file in its place.")
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -31,7 +33,9 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}).") from None
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 @contextmanager

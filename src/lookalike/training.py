@@ -1145,7 +1145,11 @@ def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> No
     # through a Run, so that options that came after the run was begun have their defaults
     old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
     if lines := differences(old, flat(run)):
-        raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
+        raise ValueError(
+            f"{folder.path} cannot be resumed with another configuration:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave these options out, or give --out another folder."
+        )
 
 
 def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:

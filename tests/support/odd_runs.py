@@ -197,7 +197,10 @@ def odd_json(run: Path, treasure: Path, rng: Rng) -> str:
                  '[{"format": 1}]', "\ufeff[]", "9" * 5000)  # fmt: skip
         text = whole[rng.integers(len(whole))]
     else:
-        content = json.loads(path.read_text(errors="replace"))
+        try:
+            content = json.loads(path.read_text(errors="replace"))
+        except ValueError:
+            return "no JSON any more"
         for _ in range(2):
             entry = content[0] if isinstance(content, list) and content else content
             if isinstance(entry, dict) and entry:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data import Data
 from ..marks import is_marked
-from ..printing import brief
+from ..printing import brief, printable
 from ..runs import Folder, atomic, check_writable, version
 from .gathering import (
     Content,
@@ -159,9 +159,10 @@ def gathered(
             run["problems"].append(f"Pictures: {error}")
         if path not in mapped or not Folder(path).weights.is_file():
             continue
+        named = printable(name)
         if data is None and unasked is not None:
             said = (
-                f"{name}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
+                f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
                 f"To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
                 f"{'.' + where if (where := _where(unasked)) else ''}"
             )
@@ -174,7 +175,7 @@ def gathered(
         try:
             gallery.add(name, path, data)
         except Exception as error:  # a page without a map is better than none
-            say(f"map of {name}: left out. {error}")
+            say(f"map of {named}: left out. {error}")
             notes.append(f"{name}: {error}{_where(data)}")
     series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
     compared = " and ".join(found["name"] for found in comparisons)
