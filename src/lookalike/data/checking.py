@@ -330,6 +330,8 @@ def check(
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
     looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
     train, other = looked[0], looked[1] if len(looked) > 1 else None
+    if (count := sum(len(split.places) for split in looked)) > 20_000:
+        say(f"looking for copies among {count} images")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 

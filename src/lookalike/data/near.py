@@ -17,14 +17,16 @@ from torch import Tensor
 
 SIDE: Final = 48
 """Pixels a side of a thumbnail: a byte each is all that is kept of an image."""
-NEAR_HASH: Final = 0.62
+NEAR_HASH: Final = 0.65
 """Near duplicates have perceptual hashes that correlate at least so much, ..."""
 NEAR_DETAIL: Final = 0.9
 """... and details that correlate at least so much once one image is laid over the other, ..."""
 NEAR_SHARE: Final = 0.88
 """... and do so in that share of the squares that have details. Measured: `benchmarks/near_duplicates.py`."""
 PARTNERS: Final = 8
-"""Images before it, the most alike, that an image is compared with at most."""
+"""Images before it, the most alike, that an image is compared with at most, ..."""
+ENOUGH: Final = 2
+"""... but no more than these once so many of them are near duplicates: the rest of a crowd is joined by them."""
 
 _TERMS: Final = 7
 """Half waves per side in the hash, less one."""
@@ -68,18 +70,22 @@ def near_pairs(thumbnails: np.ndarray, first: int | None = None) -> tuple[np.nda
     Returns:
         (P, 2) places i < j, in order, and (P,) the correlations of their details.
     """
-    pairs = _candidates(_hashes(thumbnails), first)
-    parts = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
+    pairs, rank = _candidates(_hashes(thumbnails), first)
+    detail = np.zeros(len(pairs), np.float32)
+    partners = np.zeros(len(thumbnails), np.int64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # over small matrices they would wait for each other: each takes parts of its own
     try:
         with ThreadPoolExecutor(threads, "lookalike-near") as pool:
-            found = list(pool.map(lambda part: _detail(thumbnails[part[:, 0]], thumbnails[part[:, 1]]), parts))
+            for low, high in ((0, ENOUGH), (ENOUGH, PARTNERS)):
+                turn = np.flatnonzero((low <= rank) & (rank < high) & (partners[pairs[:, 1]] < ENOUGH))
+                parts = [turn[start : start + _AT_ONCE] for start in range(0, len(turn), _AT_ONCE)]
+                looked = pool.map(lambda part: _detail(*thumbnails[pairs[part].T]), parts)
+                detail[turn] = np.concatenate([np.zeros(0, np.float32), *looked])
+                np.add.at(partners, pairs[turn, 1], detail[turn] > 0)
     finally:
         torch.set_num_threads(threads)
-    detail = np.concatenate([np.zeros(0, np.float32), *found])
-    keep = detail >= NEAR_DETAIL
-    return pairs[keep], detail[keep]
+    return pairs[detail > 0], detail[detail > 0]
 
 
 # ---------------------------------------------------------------- the perceptual hash
@@ -116,10 +122,10 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _candidates(hashes: np.ndarray, first: int | None) -> np.ndarray:
-    """(P, 2), in order: each image with those before it (or among the `first`) that are alike enough, the PARTNERS most
-    alike of them."""
-    found = [np.zeros((0, 2), np.int64)]
+def _candidates(hashes: np.ndarray, first: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Each image with those before it (or among the `first`) that are alike enough, the PARTNERS most alike of them:
+    (P, 2), in order, and (P,) their ranks."""
+    found = [np.zeros((0, 3), np.int64)]
     rows = max(1, _TABLE // max(1, len(hashes) if first is None else first))
     for start in range(first or 0, len(hashes), rows):
         block = hashes[start : start + rows]
@@ -131,9 +137,10 @@ def _candidates(hashes: np.ndarray, first: int | None) -> np.ndarray:
         order = np.lexsort((-alike.ravel()[flat], row))  # by rows, the most alike first
         row, column = row[order], column[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row)
-        found.append(np.column_stack([column, row + start])[rank < PARTNERS])
+        found.append(np.column_stack([column, row + start, rank])[rank < PARTNERS])
     pairs = np.concatenate(found)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    return pairs[:, :2], pairs[:, 2]
 
 
 # ---------------------------------------------------------------- the detail
@@ -162,7 +169,7 @@ def _found(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     soft, softer = (_smoothing(SIDE // 2, blur) for blur in (0.7, 1.1))
     a, b = (soft @ F.avg_pool2d(x[:, None], 2)[:, 0] @ soft.T for x in (a, b))
     fine_a, fine_b = (_details(x, _COARSE) for x in (a, b))
-    move = _laid_over(softer @ fine_a @ softer.T, softer @ fine_b @ softer.T, torch.zeros(len(a), 4), 6)
+    move = _laid_over(softer @ fine_a @ softer.T, softer @ fine_b @ softer.T, torch.zeros(len(a), 4), 5)
     move = _laid_over(fine_a, fine_b, move, 3)
     return move, _agreement(a, b, move, _COARSE)
 
