@@ -17,18 +17,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .decoding import BrokenImage
-from .images import moments, promote
+from .errors import UNSUPPORTED
+from .images import Levels, levels, moments, promote
 from .near import SIDE, near_pairs, thumbnail
 from .pair_sheet import Twins, pair_sheet
 from .reading import stream
-from .sources import Source, left_out
+from .remarks import ALL, left_out, unused
+from .sources import Source
 from .suspects import blank, same_stems
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20
 """Pixels that are widened at once."""
 _CROWD: Final = 512
-"""Images that agree in a quarter of their hash are compared in pairs up to this many; of more, neighbours only."""
+"""Equal images are paired each with each up to this many; of more, neighbours only."""
 
 Pair = tuple[int, int]
 
@@ -49,6 +51,7 @@ class Looks(NamedTuple):
     ranges: np.ndarray
     """(B,) of the thumbnails, before they were stretched."""
     kinds: list[str]
+    levels: list[Levels]
     broken: list[tuple[str, str]]
     seconds: float
     """What decoding took."""
@@ -80,6 +83,7 @@ class _Looking(Dataset[Looks]):
             thumbnails=np.array([small for _, small, _ in marks], np.uint8).reshape(count, SIDE, SIDE),
             ranges=np.array([range for _, _, range in marks]),
             kinds=[self.source.kind(i) for i in places],
+            levels=[levels(image) for image in images],
             broken=broken,
             seconds=seconds,
         )
@@ -107,6 +111,8 @@ class Split:
     kinds: Counter[str]
     """File format and mode, such as "JPEG RGB"."""
     types: Counter[str]
+    levels: list[tuple[str, Levels]]
+    """Of each image that could be read, with its type."""
     mean: list[float]
     """Per channel, of values in [0, 1], over all pixels; each image counts once."""
     std: list[float]
@@ -167,6 +173,7 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
         sizes=np.concatenate([s.sizes for s in seen]),
         kinds=Counter(kind for s in seen for kind in s.kinds),
         types=Counter(kind for s in seen for kind in s.types),
+        levels=[pair for s in seen for pair in zip(s.types, s.levels, strict=True)],
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
         classes=classes,
@@ -266,6 +273,7 @@ class Checked:
         if self.test is not None:
             lines += _split_lines("test", self.test, self.image_size, self.workers)
         lines += _suspect_lines(self.train, self.within)
+        lines += [] if self.test is None else _suspect_lines(self.test)
         lines += _duplicate_lines("duplicates  within the images", self.within, self.train, self.train)
         if self.across is not None and self.test is not None:
             lines += _duplicate_lines("duplicates  between images and test", self.across, self.train, self.test)
@@ -356,7 +364,10 @@ def _some(names: list[str], most: int = 5) -> str:
 
 def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list[str]:
     total, read = len(split.source), len(split.places)
-    lines = [f"{what:<11} {total}, of which {len(split.broken)} cannot be read"]
+    other = sum(reason.startswith(UNSUPPORTED) for _, reason in split.broken)
+    lines = [f"{what:<11} {total}, of which {len(split.broken) - other} cannot be read"]
+    lines[0] += f", and {other} are whole but cannot be used as they are" if other else ""
+    lines += [f"            {line}" for line in split.source.notes()]
     lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
     if len(split.broken) > 10:
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
@@ -374,7 +385,8 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         )  # fmt: skip
         mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
         lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
-    lines += [f"            {line}" for line in (*split.source.notes(), *left_out(split.kinds))]
+    remarks = (*left_out(split.kinds, ALL), *unused(split.kinds, split.levels, split.source.channels, ALL))
+    lines += [f"            {line}" for line in remarks]
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
@@ -446,7 +458,7 @@ def _twins(found: Duplicates, a: Split, b: Split) -> list[Twins]:
     return twins
 
 
-def _suspect_lines(split: Split, within: Duplicates) -> list[str]:
+def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
     lines = []
     rows = np.flatnonzero(split.blank).tolist()
     if rows:
@@ -455,10 +467,10 @@ def _suspect_lines(split: Split, within: Duplicates) -> list[str]:
             f"{_some([split.name(row) for row in rows[:6]])}. They teach nothing, and are left out of the pairs below. "
             "Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
         )
-    if split.same_stems:
+    if split.same_stems and within is not None:
         place = {int(p): row for row, p in enumerate(split.places)}
         group = _groups_of(within, len(split.places))
-        same = sum(len({group[place[p]] if p in place else -p for p in stems}) == 1 for stems in split.same_stems)
+        same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
         names = _some([split.source.name(p) for p in split.same_stems[0]])
         lines.append(
             f"same names  {len(split.same_stems)} names with several suffixes, such as {names}. Of {same} all files "
@@ -479,6 +491,7 @@ def _groups_of(found: Duplicates, count: int) -> np.ndarray:
 def _split_content(split: Split) -> dict[str, object]:
     return {
         "images": len(split.source),
+        "notes": split.source.notes(),
         "broken": [[name, reason] for name, reason in split.broken],
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,
