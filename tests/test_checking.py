@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lookalike import cli
 from lookalike.data import open_source
-from lookalike.data.checking import NEAR_BITS, check, duplicates, groups, look
+from lookalike.data.checking import check, duplicates, groups, look
 from lookalike.evaluation.features import load_features
 from lookalike.evaluation.linear import Settings
 from lookalike.printing import printable
@@ -57,38 +56,6 @@ def test_copies_are_found_and_nothing_else(splits: Path) -> None:
     }  # fmt: skip
     assert [(train.name(i), test.name(j)) for i, j in across.exact] == [("b/patient0_3.png", "a/patient0_seen.png")]
     assert across.near == []
-
-
-def test_near_duplicates_meet_a_search_of_all_pairs() -> None:
-    """The search by quarters of the hash finds every pair that differs in few bits."""
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 2**63, 200, np.uint64)
-    flips = [sum(1 << int(b) for b in rng.choice(64, k, replace=False)) for k in rng.integers(0, 6, 200)]
-    hashes = np.concatenate([base, base ^ np.array(flips, np.uint64)])
-    split = look(open_source(_Blank(len(hashes))))
-    thumbnails = np.tile(np.eye(1, 256, dtype=np.float16), (len(hashes), 1))
-    object.__setattr__(split, "hashes", hashes)
-    object.__setattr__(split, "thumbnails", thumbnails)
-    object.__setattr__(split, "digests", np.arange(len(hashes), dtype=np.uint64))
-    slow = {
-        (i, j)
-        for i in range(len(hashes))
-        for j in range(i + 1, len(hashes))
-        if int(hashes[i] ^ hashes[j]).bit_count() <= NEAR_BITS
-    }
-    assert len(slow) > 50
-    assert set(duplicates(split).near) == slow
-
-
-class _Blank(torch.utils.data.Dataset[torch.Tensor]):
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return torch.zeros(3, 2, 2)
 
 
 def test_the_figures_are_those_of_the_pixels(splits: Path) -> None:

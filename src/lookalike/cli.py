@@ -343,8 +343,11 @@ class Check:
     """Processes that decode images. Without it one per free core, 8 at most."""
     out: str | None = None
     """JSON file for all of it, every broken file and pair of duplicates by name."""
+    sheet: str | None = None
+    """Picture (.png, .jpg) of the near duplicates side by side, the doubtful ones first: different classes, then the
+    least alike."""
     overwrite: bool = False
-    """Replace the file if it exists."""
+    """Replace the files if they exist."""
 
 
 @dataclass(frozen=True)
@@ -829,13 +832,16 @@ def plot(argv: list[str]) -> None:
 
 def check(argv: list[str]) -> None:
     options = _parse(Check, argv, "check")
-    if options.out is not None and Path(options.out).exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
-    if options.out is not None:
-        check_writable(Path(options.out))
+    if options.sheet is not None and Path(options.sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--sheet {options.sheet} is neither .png nor .jpg.")
+    for name, file in (("--out", options.out), ("--sheet", options.sheet)):
+        if file is not None and Path(file).exists() and not options.overwrite:
+            raise FileExistsError(f"{file} exists. Give another {name}, or --overwrite.")
+        if file is not None:
+            check_writable(Path(file))
     from .data import open_maybe_labelled
     from .data.checking import check as look
-    from .runs import write_json
+    from .runs import atomic, write_json
 
     _imported()
 
@@ -850,7 +856,11 @@ def check(argv: list[str]) -> None:
     say("\n".join(found.lines()))
     if options.out is not None:
         write_json(Path(options.out), found.content())
-    say(f"Wrote {options.out}" if options.out else "Nothing was written; --out FILE.json keeps all of it.")
+    if options.sheet is not None:
+        with atomic(options.sheet) as temporary:
+            found.sheet().save(temporary)
+        say(f"Wrote {options.sheet}: near duplicates side by side, the doubtful ones first")
+    say(f"Wrote {options.out}" if options.out else "No list was written; --out FILE.json keeps all of it.")
     say(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
 
 

@@ -10,26 +10,27 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL.Image import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
 from .images import Levels, levels, moments, promote
+from .near import SIDE, near_pairs, thumbnail
+from .pair_sheet import Twins, pair_sheet
 from .reading import stream
 from .remarks import ALL, left_out, unused
 from .sources import Source
+from .suspects import blank, same_stems
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20
 """Pixels that are widened at once."""
-NEAR_BITS: Final = 3
-"""Near duplicates differ in at most so many of the 64 bits of their difference hashes, ..."""
-NEAR_CORRELATION: Final = 0.98
-"""... and their 16 x 16 grey thumbnails correlate at least so much."""
 _CROWD: Final = 512
-"""Images that agree in a quarter of their hash are compared in pairs up to this many; of more, neighbours only."""
+"""Equal images are paired each with each up to this many; of more, neighbours only."""
 
 Pair = tuple[int, int]
 
@@ -45,10 +46,10 @@ class Looks(NamedTuple):
     """(B, 2, C): mean and mean square of each channel, of values in [0, 1]."""
     digests: np.ndarray
     """(B,) uint64: hash of the decoded pixels."""
-    hashes: np.ndarray
-    """(B,) uint64: difference hash."""
     thumbnails: np.ndarray
-    """(B, 256) float16, zero mean and unit length."""
+    """(B, SIDE, SIDE) uint8, grey, stretched."""
+    ranges: np.ndarray
+    """(B,) of the thumbnails, before they were stretched."""
     kinds: list[str]
     levels: list[Levels]
     broken: list[tuple[str, str]]
@@ -79,8 +80,8 @@ class _Looking(Dataset[Looks]):
             types=[str(image.dtype).removeprefix("torch.") for image in images],
             moments=np.array([moments(image).numpy() for image in images]).reshape(count, 2, channels),
             digests=np.array([digest for digest, _, _ in marks], np.uint64),
-            hashes=np.array([bits for _, bits, _ in marks], np.uint64),
-            thumbnails=np.array([thumbnail for _, _, thumbnail in marks], np.float16).reshape(count, 256),
+            thumbnails=np.array([small for _, small, _ in marks], np.uint8).reshape(count, SIDE, SIDE),
+            ranges=np.array([range for _, _, range in marks]),
             kinds=[self.source.kind(i) for i in places],
             levels=[levels(image) for image in images],
             broken=broken,
@@ -88,19 +89,15 @@ class _Looking(Dataset[Looks]):
         )
 
 
-def _look(image: Tensor) -> tuple[int, int, np.ndarray]:
-    """Pixel digest, difference hash and thumbnail of an image (C, H, W)."""
+def _look(image: Tensor) -> tuple[int, np.ndarray, float]:
+    """Pixel digest, grey thumbnail and the range that it had, of an image (C, H, W)."""
     digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
     digest.update(image.numpy().data)
     rows = max(1, _PIECE // image.shape[2])
     grey = torch.empty(1, 1, *image.shape[1:])
     for y in range(0, image.shape[1], rows):
         grey[0, 0, y : y + rows] = promote(image[:, y : y + rows], torch.float32).mean(0)
-    steps = F.interpolate(grey, (8, 9), mode="bilinear", antialias=True)[0, 0].diff(dim=1) > 0
-    bits = int.from_bytes(np.packbits(steps.numpy().reshape(-1)).tobytes(), "big")
-    small = F.interpolate(grey, (16, 16), mode="bilinear", antialias=True).flatten()
-    small = F.normalize(small - small.mean(), dim=0)
-    return int.from_bytes(digest.digest(), "big"), bits, small.numpy()
+    return int.from_bytes(digest.digest(), "big"), *thumbnail(grey)
 
 
 @dataclass(frozen=True)
@@ -124,21 +121,32 @@ class Split:
     decode_seconds: float
     """Per image, in one process."""
     digests: np.ndarray
-    hashes: np.ndarray
     thumbnails: np.ndarray
+    blank: np.ndarray
+    """(N,) bool: constant, or nearly so."""
+    same_stems: list[tuple[int, ...]]
+    """Places of images whose names differ in the suffix alone."""
 
     def name(self, row: int) -> str:
         return self.source.name(int(self.places[row]))
 
+    def label(self, row: int) -> str | None:
+        """The image's class, if there are classes."""
+        if self.source.labels is None or self.source.classes is None:
+            return None
+        return self.source.classes[int(self.source.labels[int(self.places[row])])]
+
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs of rows, the first of one split and the second of the same or another."""
+    """Pairs of rows, the first of one split and the second of the same or another; no blank images."""
 
     exact: list[Pair]
     """Equal in every decoded pixel."""
     near: list[Pair]
-    """Resized, re-encoded or slightly changed copies; without the exact ones."""
+    """Resized, re-encoded, cropped or slightly changed copies; without the exact ones."""
+    detail: list[float]
+    """Of each near pair: how much the two correlate in detail, up to 1."""
 
 
 def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Split:
@@ -172,38 +180,32 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
         broken=[b for s in seen for b in s.broken],
         decode_seconds=sum(s.seconds for s in seen) / max(1, count),
         digests=np.concatenate([s.digests for s in seen]),
-        hashes=np.concatenate([s.hashes for s in seen]),
         thumbnails=np.concatenate([s.thumbnails for s in seen]),
+        blank=blank(values, np.concatenate([s.ranges for s in seen]), [kind for s in seen for kind in s.types]),
+        same_stems=same_stems(source),
     )
 
 
 def duplicates(a: Split, b: Split | None = None) -> Duplicates:
-    """Copies within a split, or between two."""
+    """Copies within a split, or between two. Blank images are all alike and copies of nothing: they are left out."""
     parts = [a] if b is None else [a, b]
-    digests = np.concatenate([part.digests for part in parts])
-    hashes = np.concatenate([part.hashes for part in parts])
-    thumbnails = np.concatenate([part.thumbnails for part in parts])
     shift = 0 if b is None else len(a.digests)
-
-    def pairs(keys: np.ndarray, same: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Iterator[Pair]:
-        for i, j in _runs(keys):
-            keep = np.ones(len(i), bool) if b is None else (i < shift) != (j < shift)
-            i, j = i[keep], j[keep]
-            keep = same(i, j)
-            for x, y in zip(i[keep].tolist(), j[keep].tolist()):
-                yield min(x, y), max(x, y) - shift
-
-    def near(i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        keep = np.bitwise_count(hashes[i] ^ hashes[j]) <= NEAR_BITS
-        keep[keep] = (thumbnails[i[keep]].astype(np.float32) * thumbnails[j[keep]]).sum(1) >= NEAR_CORRELATION
-        chosen: np.ndarray = keep
-        return chosen
-
-    exact = set(pairs(digests, lambda i, j: np.ones(len(i), bool)))
-    # hashes that differ in 3 bits agree in one quarter at least
-    bands = [(hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF) for band in range(4)]
-    found = {pair for band in bands for pair in pairs(band, near)}
-    return Duplicates(sorted(exact), sorted(found - exact))
+    digests = np.concatenate([part.digests for part in parts])
+    shown = np.flatnonzero(~np.concatenate([part.blank for part in parts]))
+    exact: set[Pair] = set()
+    for i, j in _runs(digests[shown]):
+        i, j = shown[i], shown[j]
+        keep = np.ones(len(i), bool) if b is None else (i < shift) != (j < shift)
+        exact.update(zip(i[keep].tolist(), (j[keep] - shift).tolist()))
+    sides = [shown[shown < shift], shown[shown >= shift]]  # of exact copies the first stands for all
+    firsts = [side[np.sort(np.unique(digests[side], return_index=True)[1])] for side in sides]
+    rows = np.concatenate(firsts)
+    thumbnails = np.concatenate([part.thumbnails for part in parts])[rows]
+    found, detail = near_pairs(thumbnails, None if b is None else len(firsts[0]))
+    found = rows[found]
+    other = digests[found[:, 0]] != digests[found[:, 1]]
+    near = [(i, j - shift) for i, j in found[other].tolist()]
+    return Duplicates(sorted(exact), near, detail[other].tolist())
 
 
 def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -270,9 +272,13 @@ class Checked:
         lines = _split_lines("images", self.train, self.image_size, self.workers)
         if self.test is not None:
             lines += _split_lines("test", self.test, self.image_size, self.workers)
+        lines += _suspect_lines(self.train, self.within)
+        lines += [] if self.test is None else _suspect_lines(self.test)
         lines += _duplicate_lines("duplicates  within the images", self.within, self.train, self.train)
         if self.across is not None and self.test is not None:
             lines += _duplicate_lines("duplicates  between images and test", self.across, self.train, self.test)
+        if self.within.near or (self.across is not None and self.across.near):
+            lines.append(f"            {BY_EYE}")
         if self.groups is not None:
             sizes = sorted(self.groups.images.values())
             lines.append(
@@ -286,22 +292,22 @@ class Checked:
                 )
         return lines
 
+    def sheet(self) -> Image:
+        """The near pairs side by side, and the exact ones of different classes; see `pair_sheet`."""
+        twins = _twins(self.within, self.train, self.train)
+        if self.across is not None and self.test is not None:
+            twins += _twins(self.across, self.train, self.test)
+        return pair_sheet(twins)
+
     def content(self) -> dict[str, object]:
         """All of it, every pair and broken file by name, for JSON."""
-        names = self.train.name, (self.test or self.train).name
         return {
             "images": _split_content(self.train),
             "test": None if self.test is None else _split_content(self.test),
-            "duplicates": {
-                "exact": [[names[0](i), names[0](j)] for i, j in self.within.exact],
-                "near": [[names[0](i), names[0](j)] for i, j in self.within.near],
-            },
+            "duplicates": _duplicate_content(self.within, self.train, self.train),
             "duplicates_between": None
-            if self.across is None
-            else {
-                "exact": [[names[0](i), names[1](j)] for i, j in self.across.exact],
-                "near": [[names[0](i), names[1](j)] for i, j in self.across.near],
-            },
+            if self.across is None or self.test is None
+            else _duplicate_content(self.across, self.train, self.test),
             "groups": None if self.groups is None else self.groups.images,
             "groups_in_both": self.shared,
         }
@@ -332,6 +338,8 @@ def check(
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
     looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
     train, other = looked[0], looked[1] if len(looked) > 1 else None
+    if (count := sum(len(split.places) for split in looked)) > 20_000:
+        say(f"looking for copies among {count} images")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 
@@ -405,11 +413,79 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     return lines
 
 
+BY_EYE: Final = (
+    "Drop exact copies alone. Of a near pair look at both: a defect, a finding or a label may be all that differs "
+    "(--sheet FILE.png draws the pairs, the doubtful ones first)"
+)
+
+
 def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[str]:
     lines = [f"{what}: {len(found.exact)} exact pairs, {len(found.near)} near pairs"]
-    for kind, pairs in (("exact", found.exact), ("near", found.near)):
-        lines += [f"            {kind}: {a.name(i)} = {b.name(j)}" for i, j in pairs[:3]]
+    lines += [f"            exact: {a.name(i)} = {b.name(j)}" for i, j in found.exact[:3]]
+    lines += [
+        f"            near: {a.name(i)} = {b.name(j)} ({detail:.3f})"
+        for (i, j), detail in zip(found.near[:3], found.detail)
+    ]
+    doubtful = [twins for twins in _twins(found, a, b) if twins.classes is not None]
+    if doubtful:
+        first = doubtful[0]
+        lines.append(
+            f"            OF DIFFERENT CLASSES: {len(doubtful)}, such as {first.names[0]} = {first.names[1]}. If the "
+            "folders are labels, either the labels or this search are wrong there: look at these first"
+        )
     return lines
+
+
+def _duplicate_content(found: Duplicates, a: Split, b: Split) -> dict[str, object]:
+    return {
+        "exact": [[a.name(i), b.name(j)] for i, j in found.exact],
+        "near": [[a.name(i), b.name(j)] for i, j in found.near],
+        "detail": [round(detail, 4) for detail in found.detail],
+        "different_classes": [list(twins.names) for twins in _twins(found, a, b) if twins.classes is not None],
+    }
+
+
+def _twins(found: Duplicates, a: Split, b: Split) -> list[Twins]:
+    """Near pairs, and exact ones of different classes."""
+    twins = []
+    known = set(a.source.classes or ()) & set(b.source.classes or ())
+    pairs = [*found.exact, *found.near]
+    for n, ((i, j), detail) in enumerate(zip(pairs, [1.0] * len(found.exact) + found.detail, strict=True)):
+        one, two = a.label(i), b.label(j)
+        other = (one, two) if one and two and one != two and {one, two} <= known else None
+        if other is not None or n >= len(found.exact):
+            twins.append(Twins((a.source, int(a.places[i])), (b.source, int(b.places[j])), detail, other))
+    return twins
+
+
+def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
+    lines = []
+    rows = np.flatnonzero(split.blank).tolist()
+    if rows:
+        lines.append(
+            f"blank       {len(rows)} of {len(split.blank)} images are constant, or nearly so: "
+            f"{_some([split.name(row) for row in rows[:6]])}. They teach nothing, and are left out of the pairs below. "
+            "Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
+        )
+    if split.same_stems and within is not None:
+        place = {int(p): row for row, p in enumerate(split.places)}
+        group = _groups_of(within, len(split.places))
+        same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
+        names = _some([split.source.name(p) for p in split.same_stems[0]])
+        lines.append(
+            f"same names  {len(split.same_stems)} names with several suffixes, such as {names}. Of {same} all files "
+            f"show the same: keep one of each. Of {len(split.same_stems) - same} they do not (masks, previews?): "
+            "give a list of those to learn from as DATA; --out FILE.json names all"
+        )
+    return lines
+
+
+def _groups_of(found: Duplicates, count: int) -> np.ndarray:
+    """(count,): one number for all rows that pairs join."""
+    pairs = np.array([*found.exact, *found.near], np.int64).reshape(-1, 2)
+    joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (count, count))
+    numbers: np.ndarray = connected_components(joined, directed=False)[1]
+    return numbers
 
 
 def _split_content(split: Split) -> dict[str, object]:
@@ -423,5 +499,7 @@ def _split_content(split: Split) -> dict[str, object]:
         "mean": split.mean if len(split.places) else None,
         "std": split.std if len(split.places) else None,
         "classes": split.classes,
+        "blank": [split.name(row) for row in np.flatnonzero(split.blank).tolist()],
+        "same_names": [[split.source.name(place) for place in stems] for stems in split.same_stems],
         "decode_seconds": split.decode_seconds,
     }
