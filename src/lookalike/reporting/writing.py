@@ -162,8 +162,8 @@ def gathered(
         named = printable(name)
         if data is None and unasked is not None:
             said = (
-                f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
-                f"To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this "
+                f"machine. To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
                 f"{'.' + where if (where := _where(unasked)) else ''}"
             )
             say(f"map of {said}")
