@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from . import classifiers
 from .classifiers import Classifier
 from .data import open_source, remarks
-from .evaluation.features import check_suffix, features
+from .evaluation.features import features
 from .evaluation.reading import counting
+from .places import check_suffix
 from .printing import cell, printable
 from .runs import atomic
 

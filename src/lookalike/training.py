@@ -81,6 +81,7 @@ from .runs import (
     written_by,
 )
 from .schedules import Schedule
+from .tensor_file import write_tensors
 from .views import View, make_views, resized, sheet
 
 SAVE_SECONDS = 600
@@ -305,11 +306,9 @@ class Pretraining(LightningModule):
 
     def give_up(self) -> None:
         """Saves the last batch's views and raises Diverged."""
-        from safetensors.torch import save_file
-
         path = self.folder.checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
-            save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
+            write_tensors(temporary, {f"views.{i}": v for i, v in enumerate(self.micro_batch)}, {})
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
         raise Diverged(
             f"At step {self.done_steps} of {self.steps}, {found.why} The checkpoints are of steps before them, {path} "

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..places import no_images
 from ..printing import LONGEST_PATH, brief, printable, shown
 from ..random import key_of, permutation
 from ..runs import Alpha
@@ -110,7 +111,7 @@ def open_source(
     if isinstance(data, Dataset):
         return _Items(data, channels, labelled, classes, alpha)
     if not os.fspath(data):
-        raise ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
+        raise no_images(data)
     path = os.path.abspath(os.fspath(data))
     if os.path.isdir(path):
         images, linked = _scan(path)
@@ -119,9 +120,7 @@ def open_source(
         return _Files(path, images, channels, labelled, classes, alpha, linked)
     if os.path.isfile(path):
         return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes, alpha, {})
-    raise FileNotFoundError(
-        f"{brief(path, LONGEST_PATH)} does not exist. Give a folder of images or a text file with one path per line."
-    )
+    raise no_images(path)
 
 
 def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
