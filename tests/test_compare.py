@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, cli, encoders, training
+from lookalike import backbones, cli, encoders, places, training
 from lookalike import core as contract
 from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
@@ -1030,7 +1030,7 @@ def test_a_comparison_is_not_replaced_before_a_training_of_the_new_one_has_made_
     assert files(out) == before
     assert ("no key for the logger. The comparison that was there is as it was" in failed) == isinstance(error, OSError)
     assert ("holds the comparison that was to be replaced" in said) != isinstance(error, OSError)
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
     _, failed = run(capsys, [*argv, "--logger", "wandb"], 1)
     assert "pip install 'lookalike[wandb]'" in failed
     assert files(out) == before

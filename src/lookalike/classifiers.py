@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
+from .places import no_classifier
 from .runs import Folder, read_yaml, write_json
 
 
@@ -59,9 +60,7 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
         if not path.is_file():
             raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
-        )
+        raise no_classifier(classifier)
     open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
     state, card = encoders.read_whole(path)
     classes = card.get("classes") if card is not None else None

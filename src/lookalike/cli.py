@@ -11,10 +11,12 @@ import sys
 import threading
 import typing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
@@ -22,23 +24,35 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
-from .printing import brief, cut, printable, say, shown, typed
+from .outlines import outline
+from .places import (
+    PLOTTED,
+    PREDICTED,
+    check_backbone,
+    check_encoder,
+    check_images,
+    check_logger,
+    check_suffix,
+    no_classifier,
+    no_run,
+)
+from .printing import brief, cut, pasteable, printable, say, shown, typed
 from .runs import (
+    LOCATIONS,
     Alpha,
     Folder,
     Options,
     Run,
     check_writable,
+    directory_of,
     dotted,
     from_mapping,
     method_name,
     nearest,
     plain,
+    read_whole_yaml,
     read_yaml,
 )
-
-if TYPE_CHECKING:
-    from .core import Method
 
 T = TypeVar("T")
 
@@ -473,15 +487,40 @@ def _take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
     return flag not in argv, [a for a in argv if a != flag]
 
 
-def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
-    """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
+@dataclass(frozen=True)
+class _Asked:
+    """What a command line of a training says before its options are looked at."""
+
+    verb: str
+    method: str
+    file: str | None
+    """What --from or --resume reads."""
+    content: dict[str, object]
+    """The options in it."""
+    whole: dict[str, object]
+    """All that stands in it, as it stands there."""
+    options: list[str]
+
+    @property
+    def classifies(self) -> bool:
+        return METHODS[self.method].verb == "finetune" and self.verb != "views"
+
+    @property
+    def typed(self) -> set[str]:
+        """Options that stand on the command line, as names of fields."""
+        return {a[2:].split("=")[0].replace("-", "_") for a in self.options if a.startswith("--")}
+
+
+def _asked(verb: str, argv: list[str]) -> _Asked:
+    """Finds METHOD: the first argument, or in the file that --from or --resume reads."""
     file, argv = _take(argv, "--from")
     if file is None and verb in ("pretrain", "distill", "finetune") and "--resume" in argv:
         out, _ = _take(argv, "--out")
         folder = Folder(out or Options.out)
         folder.check(resume=True, overwrite=False)
         file = str(folder.run)
-    content = dict(read_yaml(file)) if file is not None else {}
+    content = read_yaml(file) if file is not None else {}
+    whole = read_whole_yaml(Path(file)) if file is not None else {}
     named = content.pop("method", None)
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
@@ -505,23 +544,74 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
         )
     else:
         name = named
-    method = get_method(name)
-    if file is None:
-        return name, method, None, argv
-    if not isinstance(content.setdefault("data", ""), str):
+    if file is not None and not isinstance(content.setdefault("data", ""), str):
         raise ValueError(f"{file}: data is {shown(content['data'])}; give a path, in quotes where it is a number.")
-    return name, method, from_mapping(content, method, file), argv
+    return _Asked(verb, name, file, content, whole, argv)
 
 
 def _parse_run(verb: str, argv: list[str]) -> Run:
-    name, method, base, rest = _method_and_defaults(verb, argv)
-    cfg = base.method if base is not None else method.Config()  # type: ignore[call-arg]
-    classifies = METHODS[name].verb == "finetune" and verb != "views"
-    places = {"data": "" if base is None else cast(str, base.data)}
-    if classifies:
-        places = {"encoder": (base and base.init) or "", "train": places["data"], "test": vars(cfg)["test"]}
-    hidden = NOT_OF_FINETUNE if classifies else {}
-    options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)}) if base else Options()
+    asked = _asked(verb, argv)
+    if "--probe" in asked.options:
+        pair = asked.options[asked.options.index("--probe") + 1 :][:2]
+        if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
+            raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
+    checked = False
+    if "torch" not in sys.modules and not {"--help", "-h"} & set(asked.options):
+        listed = asked.content.get("views")
+        places = [int(found[1]) + 1 for found in re.finditer(r"--views\.(\d{1,2})\.", " ".join(asked.options))]
+        outlined = outline(asked.method, max([1, *places, len(listed) if isinstance(listed, list) else 0]))
+        if outlined is not None:
+            _check_places(asked, _parse_options(asked, SimpleNamespace(Config=outlined)))
+            checked = True
+    method = get_method(asked.method)
+    parsed = _parse_options(asked, method)
+    if not checked:
+        _check_places(asked, parsed)
+    cfg, base = parsed.base.method, parsed.base
+    fields = dotted(plain(cfg))
+    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in asked.typed)]
+    chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
+    # what a file derived from the sizes that it had does not hold for others
+    sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in asked.typed)
+    if sized and "image_size" not in asked.typed:
+        chosen["image_size"] = None
+    if (sized or "image_size" in asked.typed) and "decode_size" not in asked.typed and not parsed.options.resume:
+        chosen["decode_size"] = None
+    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
+    if asked.classifies:
+        chosen["init"], own["test"] = parsed.encoder, parsed.test
+    return Run(
+        **chosen, data=parsed.data, method=type(cfg)(**own),
+        given=tuple(dict.fromkeys([*base.given, *stated, *({"batch_size"} & asked.typed)])),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """The values of a command line of a training, defaults from a file included."""
+
+    base: Run
+    """The defaults."""
+    options: Options
+    method: Any
+    """The method's own fields, in the type that its help was shown with."""
+    data: str
+    encoder: str
+    test: str
+
+
+def _parse_options(asked: _Asked, method: Any) -> _Parsed:
+    """Reads all options by tyro. `method` is the class of a method, or what has its `Config` alone."""
+    if asked.file is None:
+        base = Run(data="", method=method.Config())
+    else:
+        base = from_mapping(asked.content, method, asked.file)
+    cfg, line = base.method, f"{getattr(method, '__doc__', '')} ({METHODS[asked.method].line})"
+    places = {"data": cast(str, base.data)}
+    if asked.classifies:
+        places = {"encoder": base.init or "", "train": places["data"], "test": vars(cfg)["test"]}
+    hidden = NOT_OF_FINETUNE if asked.classifies else {}
+    options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)})
     command = dataclasses.make_dataclass(
         "Command",
         [
@@ -543,31 +633,75 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         ],
         frozen=True,
     )
-    line = f"{method.__doc__} ({METHODS[name].line})"
-    if "--probe" in rest:
-        pair = rest[rest.index("--probe") + 1 :][:2]
-        if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
-            raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
-    prog = verb if verb == name else f"{verb} {name}"
-    parsed: Any = _parse(command, rest, prog, description=line)
-    given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
-    fields = dotted(plain(cfg))
-    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in given)]
-    kept = base.given if base is not None else ()
-    chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
-    # what a file derived from the sizes that it had does not hold for others
-    sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in given)
-    if sized and "image_size" not in given:
-        chosen["image_size"] = None
-    if (sized or "image_size" in given) and "decode_size" not in given and "--resume" not in rest:
-        chosen["decode_size"] = None
-    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
-    if classifies:
-        chosen["init"], own["test"] = parsed.encoder, parsed.test
-    return Run(
-        **chosen, data=parsed.train if classifies else parsed.data, method=type(cfg)(**own),
-        given=tuple(dict.fromkeys([*kept, *stated])),
+    prog = asked.verb if asked.verb == asked.method else f"{asked.verb} {asked.method}"
+    found: Any = _parse(command, asked.options, prog, description=line)
+    return _Parsed(
+        base, found.options, found.method, found.train if asked.classifies else found.data,
+        found.encoder if asked.classifies else "", found.test if asked.classifies else "",
     )  # fmt: skip
+
+
+_RANKS = {"RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"}
+"""Variables that tell a process which of several it is: the folder is the first one's to look at."""
+
+
+def _check_places(asked: _Asked, parsed: _Parsed) -> None:
+    """Refuses what cannot be found, before anything heavy is imported.
+
+    Raises:
+        FileNotFoundError, FileExistsError, PermissionError, ModuleNotFoundError, ValueError: the first of it.
+    """
+    options, resumes = parsed.options, parsed.options.resume
+    check_logger(options.logger)
+    if asked.verb != "views" and not _RANKS & os.environ.keys():
+        Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
+    if not asked.classifies and "timm" not in sys.modules:
+        check_backbone(options.backbone)
+    start = parsed.encoder if asked.classifies else options.init
+    if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
+        with _from_file(asked, start):
+            check_encoder(start, "encoder" if asked.classifies else "weights")
+    teacher = vars(parsed.method).get("teacher", "<")
+    if not teacher.startswith("<"):
+        with _from_file(asked, teacher):
+            check_encoder(teacher)
+    probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out
+    for place in (parsed.data, *([parsed.test] if asked.classifies else []), *probed):
+        with _from_file(asked, place):
+            check_images(place)
+
+
+@contextmanager
+def _from_file(asked: _Asked, place: str) -> Iterator[None]:
+    """Lets an error about a place that a run's file names say so, and how to name another one."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        named = [asked.content.get(name) for name in LOCATIONS]
+        if place not in (each for value in named for each in (value if isinstance(value, list) else [value])):
+            raise
+        raise FileNotFoundError(f"{error} {_whence(asked, place)}") from None
+
+
+def _whence(asked: _Asked, place: str) -> str:
+    """Which file names a place, where its relative paths count from, and how to name another one."""
+    words, is_run = [f"{asked.file} names it."], "made" in asked.whole
+    if is_run and not os.path.isabs(place):
+        began = directory_of(asked.whole)
+        words.append(
+            f"The path is relative to {began}, where the run began, and it is not there either."
+            if began is not None
+            else "The path is relative to the directory in which the run began, which lookalike 0.1 did not note: run "
+            "the command there."
+        )
+    which = ["--teacher", "TEACHER"] if place == asked.content.get("teacher") else ["DATA"]
+    which = ["ENCODER", "TRAIN", "TEST"] if asked.classifies else which
+    if place in cast(list[object], asked.content.get("probe") or []):
+        which = ["--probe", "TRAIN", "TEST"]
+    out, _ = _take(asked.options, "--out")
+    goes_on = ["--resume", "--out", out or Options.out] if "--resume" in asked.options else ["--from", str(asked.file)]
+    words.append(f"To name another place: {pasteable('lookalike', asked.verb, *which, *goes_on)}")
+    return " ".join(words)
 
 
 def _without(content: T, names: Sequence[str]) -> T:
@@ -637,6 +771,10 @@ def predict(argv: list[str]) -> None:
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
+    check_suffix(path, PREDICTED)
+    if not os.path.exists(options.classifier):
+        raise no_classifier(options.classifier)
+    check_images(options.data)
     from .predicting import predict as tell
 
     _imported()
@@ -733,6 +871,11 @@ def _check_question(options: Evaluate) -> None:
             raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
     elif len(given) < 3:
         raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+    else:
+        check_encoder(options.encoder)
+        check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+    for file in (*options.features, *([] if options.labels is None else [options.labels])):
+        os.stat(file)  # raises where it is not there
 
 
 def compare(argv: list[str]) -> None:
@@ -744,6 +887,15 @@ def compare(argv: list[str]) -> None:
     given = {a.split("=")[0] for a in argv}
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
+    if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
+        raise UsageError(f"No protocol is called {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
+    check_logger(asked.logger)
+    check_images(asked.data, *asked.train, *asked.test)
+    if "timm" not in sys.modules:
+        check_backbone(asked.backbone)
+    for weights in (asked.init, asked.teacher):
+        if weights is not None:
+            check_encoder(weights)
     from .comparing.working import FILE
     from .comparing.working import compare as rank
 
@@ -764,6 +916,9 @@ def embed(argv: list[str]) -> None:
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
+    check_suffix(path)
+    check_encoder(options.encoder)
+    check_images(options.data)
     from .evaluation import embed as write
 
     _imported()
@@ -783,6 +938,8 @@ def embed(argv: list[str]) -> None:
 
 def show(argv: list[str]) -> None:
     options = _parse(Show, argv, "show")
+    check_encoder(options.encoder)
+    check_images(options.data)
     from .pictures import show as draw
 
     _imported()
@@ -800,6 +957,8 @@ def report(argv: list[str]) -> None:
     options = _parse(Report, argv, "report")
     if not options.runs:
         raise UsageError("The runs come first: lookalike report RUN... [options].")
+    _check_runs(options.runs)
+    check_images(*([] if options.images is None else [options.images]))
     from .reporting.writing import report as write
 
     _imported()
@@ -812,10 +971,19 @@ def report(argv: list[str]) -> None:
     say("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
 
 
+def _check_runs(folders: Sequence[str]) -> None:
+    """Refuses the first that is no folder; what is in it is looked at later."""
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise no_run(folder)
+
+
 def plot(argv: list[str]) -> None:
     options = _parse(Plot, argv, "plot")
     if not options.runs:
         raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
+    _check_runs(options.runs)
+    check_suffix(options.out, PLOTTED)
     from .plotting import plot as draw
 
     _imported()
@@ -831,6 +999,7 @@ def check(argv: list[str]) -> None:
         raise FileExistsError(f"{options.out} exists. Give another --out, or --overwrite.")
     if options.out is not None:
         check_writable(Path(options.out))
+    check_images(options.data, *([] if options.test is None else [options.test]))
     from .data import open_maybe_labelled
     from .data.checking import check as look
     from .runs import write_json

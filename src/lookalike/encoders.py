@@ -24,7 +24,7 @@ from . import backbones
 from .backbones import Backbone
 from .documents import parse_json, read_json
 from .places import HUB_URL, hub_entry, no_encoder, weights_of
-from .printing import LONGEST_PATH, brief, printable, shown
+from .printing import brief, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
 from .tensor_file import write_tensors
 
@@ -429,10 +429,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         backbone.mean, backbone.std = source.mean, source.std
         state = source.export_state()
     else:
-        raise FileNotFoundError(
-            f"No weights at {brief(weights, LONGEST_PATH)}. Give a run, a weights file, timm/NAME, torchvision/NAME or "
-            "torchhub/NAME."
-        )
+        raise no_encoder(weights, "weights")
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token

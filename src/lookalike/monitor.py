@@ -45,6 +45,8 @@ class Probe:
     def __init__(self, train: str, test: str, run: Run) -> None:
         first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
         second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
+        self.listings = {"probe-train": first.listing(), "probe-test": second.listing()}
+        """The names of all images."""
         self.train, self.test = (
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))

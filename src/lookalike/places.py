@@ -55,10 +55,10 @@ def check_images(*data: str) -> None:
             raise no_images(each)
 
 
-def no_encoder(name: str) -> FileNotFoundError:
+def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
     """What is raised where no encoder has this name, and no file or folder either."""
     return FileNotFoundError(
-        f"No encoder at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
+        f"No {what} at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
         "file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
 
@@ -89,7 +89,7 @@ def hub_entry(name: str) -> tuple[str, str]:
     return HUB[name]
 
 
-def check_encoder(name: str) -> None:
+def check_encoder(name: str, what: str = "encoder") -> None:
     """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
 
     Raises:
@@ -102,7 +102,26 @@ def check_encoder(name: str) -> None:
     elif name.startswith(LIBRARIES) and not os.path.exists(name):
         check_backbone(name)
     elif not os.path.exists(name):
-        raise no_encoder(name)
+        raise no_encoder(name, what)
+
+
+def no_classifier(name: object) -> FileNotFoundError:
+    """What is raised where no classifier is."""
+    return FileNotFoundError(
+        f"No classifier at {name}. Give the folder of a finetune run, or its classifier.safetensors."
+    )
+
+
+def no_run(folder: Path) -> FileNotFoundError:
+    """What is raised where there is no run to report on."""
+    what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
+    return FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
+
+
+def check_logger(logger: str) -> None:
+    """Raises ModuleNotFoundError where a logger is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
 
 
 def no_backbone(name: str, known: Collection[str]) -> ValueError:
@@ -141,8 +160,14 @@ def _source(package: str) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
+PREDICTED = (".csv", ".parquet")
+"""Suffixes of files that predictions are written to."""
+PLOTTED = (".png", ".pdf", ".svg")
+"""Of those that curves are drawn to."""
+
+
 def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", ".parquet", ".csv")) -> None:
-    """Refuses a table that could not be written, before there is work to be lost.
+    """Refuses a file that could not be written, before there is work to be lost.
 
     Raises:
         ValueError: another suffix.

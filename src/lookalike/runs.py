@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
 import stat
 import subprocess
@@ -34,7 +33,7 @@ import yaml
 
 from . import marks
 from .documents import parse_json, read_text
-from .printing import LONGEST_VALUE, brief, cut, lines_of, printable, say, shown
+from .printing import LONGEST_VALUE, brief, cut, lines_of, pasteable, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -480,10 +479,13 @@ _MAY_CHANGE = frozenset(
         "fit",
         "max_broken",
         "data",
+        "probe",
+        "test",
+        "teacher",
         "on_collapse",
     }
 )
-"""Options that `--resume` may give another value. (Whether the data hold the same images is checked by their keys.)"""
+"""Options that `--resume` may give another value. (Of places what is in them is compared: names of images, weights.)"""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -543,10 +545,15 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
             user's own only where they were, or where this command named others.
     """
     before = begun or {}
-    known = {*typing.cast(list[object], before.get("probe") or ()), before.get("data")} if begun else set()
+    known = {
+        place
+        for content in (before, located(before))
+        for place in (*typing.cast(list[object], content.get("probe") or ()), content.get("data"))
+    }
     own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
     named_here = [marks.mark(place) for place in own if plain(place) not in known]
     by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
+    by["directory"] = here()  # from where the paths of this run count
     marked = by.get("named_here")
     by["named_here"] = [*(marked if isinstance(marked, list) else ()), *named_here]
     content = {"format": FORMAT} | flat(run) | {"made": by}
@@ -560,14 +567,54 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def made() -> dict[str, object]:
-    """When, by which versions and commit, and on which machine something is made."""
+    """When, where, by which versions and commit, and on which machine something is made."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": here(),
         "versions": {p: version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
         | {"python": platform.python_version()},
         "commit": commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
+
+
+def here() -> str | None:
+    """The current directory; None where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir")
+"""Fields of a run that may name a place on a disk."""
+
+
+def directory_of(content: Mapping[str, object]) -> str | None:
+    """The directory in which a run began, by the whole of its `run.yaml`; None where it does not say so, as in 0.1."""
+    by = content.get("made")
+    found = by.get("directory") if isinstance(by, dict) else None
+    return found if isinstance(found, str) and os.path.isabs(found) else None
+
+
+def located(content: Mapping[str, object]) -> dict[str, object]:
+    """The whole of a `run.yaml` with relative paths that lead from where the run began to what is there, made absolute.
+
+    What is not there stays as it is written, and counts from the current directory: a project may have moved.
+    """
+    began = directory_of(content)
+    if began is None or began == here():
+        return dict(content)
+
+    def place(value: object) -> object:
+        if isinstance(value, list):
+            return [place(each) for each in value]
+        if not isinstance(value, str) or not value or value.startswith("<") or os.path.isabs(value):
+            return value
+        there = os.path.normpath(os.path.join(began, value))
+        return there if os.path.exists(there) else value
+
+    return {name: place(value) if name in LOCATIONS else value for name, value in content.items()}
 
 
 def version(package: str = "lookalike") -> str:
@@ -594,8 +641,12 @@ def commit() -> str | None:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
-    content = read_whole_yaml(Path(path))
+    """Reads a run's file to a mapping, its paths from where the run began; see `located`.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, is no YAML, or is of a later format.
+    """
+    content = located(read_whole_yaml(Path(path)))
     if "made" in content:
         content.setdefault("alpha", "white")  # as version 0.1 did
     content.pop("made", None)
@@ -805,6 +856,7 @@ class Folder:
         self.features = self.path / "features"
         self.tensorboard = self.path / "tensorboard"
         self.log = self.path / "log.txt"
+        self.inputs = self.path / "inputs.zip"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._waiting: dict[Path, str] = {}
@@ -940,7 +992,7 @@ class Folder:
     def _files(self) -> tuple[Path, ...]:
         """The files of a run that lie in its folder itself."""
         return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
-                self.log, self.classifier, self.classes, self.report)  # fmt: skip
+                self.log, self.inputs, self.classifier, self.classes, self.report)  # fmt: skip
 
     @property
     def _folders(self) -> tuple[Path, ...]:
@@ -1055,15 +1107,26 @@ class Folder:
 
     def resume_command(self) -> str:
         """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        content = self._content()
+        given = [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        words = self.resume_words()
+        if not words or any(str(value).startswith("<") for value in given):  # see `flat`
+            return "the same call and resume=True"
+        return pasteable(*words)
+
+    def resume_words(self) -> list[str]:
+        """The words of the command that goes on with the run; none for a method of the user's own."""
         from .methods import METHODS
 
+        name = str(self._content()["method"])
+        return ["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)] if name in METHODS else []
+
+    def _content(self) -> dict[str, object]:
+        """What is in `run.yaml`, as far as it can be read."""
         content: dict[str, object] = {"method": "simclr"}
         with suppress(OSError, ValueError):  # what failed before must stay the error
             content |= read_yaml(self.run)
-        name, given = str(content["method"]), [content.get(field) for field in ("data", "backbone", "teacher", "test")]
-        if name not in METHODS or any(str(value).startswith("<") for value in given):  # see `flat`
-            return "the same call and resume=True"
-        return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
+        return content
 
 
 def _row(line: str) -> Row | None:
@@ -1126,4 +1189,4 @@ def _is_ours(path: Path) -> bool:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    return printable(pasteable(Path(sys.argv[0]).name, *sys.argv[1:]))

@@ -23,7 +23,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -43,14 +42,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, optim, processes
+from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, remarks, statistics
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
-from .printing import LONGEST_PATH, brief, printable, say
+from .places import check_logger
+from .printing import LONGEST_PATH, brief, pasteable, printable, say
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -565,6 +565,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
         )
     as_begun = read_whole_yaml(folder.run) if run.resume else {}
+    begun = inputs.read(folder.inputs) if run.resume else {}
+    source = _as_begun(source, run, folder, before, begun)
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -585,7 +587,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     optim.build(
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
-    found = _find_checkpoint(folder, run, before, source) if run.resume else None
+    found = _find_checkpoint(folder, run, before, source, begun) if run.resume else None
     if run.resume and rank == 0:
         encoders.mend_card(folder, folder.say)
     opened = _of_loggers(folder, run)
@@ -596,7 +598,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
         if run.resume:
             folder.cut_metrics(found.step if found else -1)
-        files = {folder.run: run_text(run, as_begun).encode()}
+        files = {folder.run: run_text(run, as_begun).encode(), folder.inputs: inputs.packed(listings)}
         if picture is not None:
             files[folder.views] = _png(picture)
         folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder, run) - opened)
@@ -612,7 +614,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     origin = _start(method.backbone, run) if found is None else ""
     method.before_training()
     method.memory = _memory(run, source, method)
-    probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
+    probe, listings = None, dict[str, bytes]()
+    if rank == 0:
+        probe = _probe_of(run, folder, before, begun)
+        listings = _listings(run, folder, before, begun, source, probe, found is not None)
 
     def clear_loggers() -> None:
         """Removes what loggers wrote where no step was made."""
@@ -729,6 +734,103 @@ def _is_disconnection(error: BaseException | None) -> bool:
     else:
         gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
     return gone or (error is not None and _is_disconnection(error.__cause__))
+
+
+def _as_begun(
+    source: Source, run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]
+) -> Source:
+    """The images under the names that they had when a run began, wherever they lie now."""
+    now, then, old = source.listing(), begun.get("data"), before.get("data")
+    if now is None:
+        return source
+    if then is not None:
+        names = inputs.renamed(now, then)
+        return source if names is None or now == then else source.called(names)
+    if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
+        # 0.1 kept no names: those in a list count from the list's own folder
+        seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))
+        for path in (folder.last, folder.before):
+            with suppress(Exception):  # `_find_checkpoint` says what is wrong
+                if encoders.unpickled(path)["lookalike"]["data"] == image_set(seen):
+                    return seen
+    return source
+
+
+def _probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
+    """The probe of a run. One that a resumed run had and that is gone is said, and left out.
+
+    Raises:
+        ValueError: the run that is resumed had other images.
+    """
+    if run.probe is None:
+        return None
+    stays = list(run.probe) == before.get("probe")
+    if stays and (gone := [place for place in run.probe if not os.path.exists(place)]):
+        command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
+        folder.say(
+            f"WARNING     {gone[0]}, of the probe, is not there: the k-NN is left out of what follows. Where it was "
+            f"moved to, it can be named: {command}"
+        )
+        return None
+    probe = Probe(*run.probe, run)
+    old = before.get("probe")
+    olds = old if isinstance(old, list) and len(old) == 2 else [None, None]
+    for (part, listing), place, then in zip(probe.listings.items(), run.probe, olds):
+        _check_same(folder, run, place, then, listing, begun.get(part), "--probe None leaves it out")
+    return probe
+
+
+def _check_same(
+    folder: Folder, run: Run, place: str, then: object, listing: bytes | None, begun: bytes | None, choice: str
+) -> None:
+    """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
+
+    Args:
+        place, listing: where they are, and their names.
+        then, begun: where they were, and their names where the run kept them.
+        choice: what else can be done.
+    """
+    if listing is None or not isinstance(then, str):
+        return
+    if begun is None and then != place:  # 0.1 kept no names
+        with suppress(OSError, ValueError):
+            begun = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True).listing()
+    if begun is None or not (said := inputs.difference(listing, begun)):
+        return
+    text = f"{place} holds other images than when {folder.path} was begun: {said}"
+    if then != place:
+        raise ValueError(f"{text}. Give the same images; {choice}.")
+    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.")
+
+
+def _listings(
+    run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
+    probe: Probe | None, goes_on: bool,
+) -> dict[str, bytes]:  # fmt: skip
+    """What is kept of a run's images and of its first weights; of one that `goes_on` what was kept.
+
+    Raises:
+        ValueError: the run that is resumed had another test.
+    """
+    test = vars(run.method).get("test")
+    found: dict[str, bytes | None] = {"data": source.listing(), **(probe.listings if probe else {})}
+    if isinstance(test, str) and test:
+        found["test"] = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True).listing()
+        _check_same(
+            folder, run, test, before.get("test"), found["test"], begun.get("test"), "another test takes a new run"
+        )
+    if run.init and (digest := _weights_digest(run.init)):
+        found["init"] = digest.encode()
+    if goes_on:
+        found |= {name: listing for name, listing in begun.items() if run.probe or not name.startswith("probe-")}
+    return {name: listing for name, listing in found.items() if listing is not None}
+
+
+def _weights_digest(place: str) -> str | None:
+    """SHA-256 of weights in a file or a run's folder; None of names and of what is not there."""
+    path = Path(place)
+    path = Folder(path).weights if path.is_dir() else path
+    return encoders.file_sha256(path) if path.is_file() else None
 
 
 def open_images(run: Run) -> Source:
@@ -1076,13 +1178,15 @@ class Found:
     """Newer ones that cannot be read."""
 
 
-def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], source: Source) -> Found | None:
+def _find_checkpoint(
+    folder: Folder, run: Run, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
+) -> Found | None:
     """The newest checkpoint of a run that can be read, or None where the run wrote none yet.
 
     Raises:
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
-    _refuse_changes(folder, before, run)
+    _refuse_changes(folder, before, run, begun)
     candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
     broken: dict[Path, str] = {}
     for path in candidates:
@@ -1107,11 +1211,13 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
                 f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
             )
         if "run" in own:  # what was trained, even where run.yaml was edited since
-            _refuse_changes(folder, own["run"], run)
+            _refuse_changes(folder, own["run"], run, begun)
         if images != image_set(source):
+            now, then = source.listing(), begun.get("data")
+            said = inputs.difference(now, then) if now is not None and then is not None else f"{len(source)} now"
             raise ValueError(
-                f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
-                "would be another run. Put the images back, or start a new run with --init."
+                f"{run.data} holds other images than when {folder.path} was begun: {said}. Going on would be another "
+                "run. Put the images back, or start a new run with --init."
             )
         return found
     if broken:
@@ -1124,10 +1230,14 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     return None
 
 
-def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> None:
-    asked = {"alpha": "white"} | {name: value for name, value in begun.items() if name != "method"}  # 0.1 had no other
+def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begun: Mapping[str, bytes]) -> None:
+    asked = {"alpha": "white"} | {name: value for name, value in before.items() if name != "method"}  # 0.1 had no other
     # through a Run, so that options that came after the run was begun have their defaults
-    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
+    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": before.get("method")}
+    if isinstance(old["init"], str) and run.init and (now := _weights_digest(run.init)):
+        then = begun["init"].decode(errors="replace") if "init" in begun else _weights_digest(old["init"])
+        if then in (now, None):  # moved; of 0.1, which kept no digest, what is gone cannot be compared
+            old["init"] = run.init
     if lines := differences(old, flat(run)):
         raise ValueError(f"{folder.path} cannot be resumed with another configuration:\n  " + "\n  ".join(lines))
 
@@ -1219,12 +1329,6 @@ def _not_taken() -> list[str]:
     found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
     found += _variables()
     return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
-
-
-def check_logger(logger: str) -> None:
-    """Raises ModuleNotFoundError where a logger is not installed."""
-    if logger != "none" and find_spec(logger) is None:
-        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
 
 
 def _loggers(run: Run, folder: Folder) -> list[Logger]:

@@ -24,6 +24,7 @@ from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..methods import get_method
 from ..methods.distill import Distill
+from ..places import check_logger
 from ..printing import brief, say, shown
 from ..random import key_of
 from ..runs import (
@@ -85,7 +86,7 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     """
     if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
-    training.check_logger(asked.logger)
+    check_logger(asked.logger)
     folder = Folder(asked.out)
     _check(folder, asked)
     with folder.held():

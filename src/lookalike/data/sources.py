@@ -1,5 +1,6 @@
 """Where images come from: a folder, a text file of paths, or a torch Dataset behind one face."""
 
+import copy
 import difflib
 import hashlib
 import heapq
@@ -54,6 +55,18 @@ class Source(ABC):
     def file(self, i: int) -> str | None:
         """The path of the image's file; None where it has none of its own."""
         return None
+
+    def listing(self) -> bytes | None:
+        """The names that keys are made of, one after the other with a zero byte between; None where there are none."""
+        return None
+
+    def called(self, names: Sequence[str]) -> "Source":
+        """The same files with the keys that they have under other names, in their order; of others all stays."""
+        return self
+
+    def seen_from(self, folder: str) -> list[str]:
+        """The names that the files would have in a list that lies in a folder."""
+        return []
 
     def missing(self) -> str:
         """What is to be done if all of it went away since it was opened; empty while it is there."""
@@ -200,6 +213,7 @@ class _Files(Source):
         self.channels = channels
         self.alpha = alpha
         self._linked = linked
+        self._listing = b""  # of other names than the paths
         # One block of bytes: millions of strings would be copied page by page into every forked worker.
         self._text = os.fsencode("\0".join(paths))
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
@@ -226,6 +240,19 @@ class _Files(Source):
 
     def file(self, i: int) -> str:
         return os.path.join(self.root, self._path(i))
+
+    def listing(self) -> bytes:
+        return self._listing or self._text
+
+    def called(self, names: Sequence[str]) -> "_Files":
+        made = copy.copy(self)
+        made._listing = os.fsencode("\0".join(names))
+        made._keys = np.fromiter(map(key_of, names), np.int64, len(names))
+        return made
+
+    def seen_from(self, folder: str) -> list[str]:
+        files = (os.path.normpath(self.file(i)) for i in range(len(self)))
+        return [file.removeprefix(os.path.join(folder, "")).replace(os.sep, "/") for file in files]
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..marks import is_marked
+from ..places import no_run
 from ..printing import brief
 from ..runs import Folder, atomic, check_writable, version
 from .gathering import (
@@ -76,8 +77,7 @@ def report(
         raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
     for folder in folders:
         if not folder.is_dir() or not (is_run(folder) or (folder / "compare.json").is_file()):
-            what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
-            raise FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
+            raise no_run(folder)
     path = target(folders, out)
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'report.html'}.")
