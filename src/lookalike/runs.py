@@ -63,7 +63,8 @@ class Options:
     epochs: int = 100
     """Passes over the images."""
     batch_size: int = 256
-    """Images per optimizer step, over all devices and accumulated micro-batches together."""
+    """Images per optimizer step, over all devices and accumulated micro-batches together. Without it a quarter of the
+    images where there are fewer than 256."""
     image_size: int | None = None
     """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
     channels: int = 3
@@ -107,6 +108,8 @@ class Options:
     """Labelled folders TRAIN TEST for a k-NN that is shown during training."""
     save_every: int = 10
     """Keep a checkpoint every so many epochs. The last two states are always kept."""
+    keep_checkpoints: int | None = None
+    """So many of these are kept, the newest; without it all. They are needed by nobody who goes on from the end."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
@@ -127,7 +130,7 @@ class Options:
         for name, most in (("image_size", LARGEST_IMAGE), ("channels", MOST_CHANNELS)):
             if (found := getattr(self, name)) is not None and found > most:
                 raise ValueError(f"{name} is {found}; it must be at most {most}.")
-        for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1)):
+        for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1), ("keep_checkpoints", 0)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
         if not 0 <= self.max_broken <= 1:
@@ -162,7 +165,7 @@ class Run(Options):
     """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
     teacher that the method names. It gets images normalised as the student does."""
     given: tuple[str, ...] = ()
-    """Dotted names of the method's fields that the user stated: fitting leaves them alone."""
+    """Dotted names of the method's fields that the user stated, and `batch_size`: fitting leaves them alone."""
 
 
 Row = dict[str, Any]
@@ -475,6 +478,7 @@ _MAY_CHANGE = frozenset(
         "strategy",
         "logger",
         "save_every",
+        "keep_checkpoints",
         "out",
         "fit",
         "max_broken",
@@ -743,7 +747,8 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
             causes = transform_error(error, "", format_exception=lambda e, _: str(e))
         raise ValueError(f"{where}: " + cut("; ".join(map(_cause, causes)), 2000)) from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
-    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
+    given = (*dotted(stated), *(["batch_size"] if "batch_size" in rest else []))
+    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=given)
 
 
 def _cause(text: str) -> str:
@@ -1031,7 +1036,24 @@ class Folder:
         found = [
             path for path in self.checkpoints.glob("epoch=*.ckpt") if _KEPT.fullmatch(path.name) and path.is_file()
         ]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        return sorted(
+            found, key=lambda path: (path.stat().st_mtime, int(path.stem.removeprefix("epoch="))), reverse=True
+        )
+
+    def thin(self, keep: int) -> list[Path]:
+        """Removes the checkpoints of single epochs but the newest ones, and returns those that went.
+
+        The newest stays where there is no other to go on from.
+        """
+        gone = self.kept()[keep if self.last.is_file() or self.before.is_file() else max(1, keep) :]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return gone
+
+    def checkpoint_bytes(self) -> int:
+        """What all checkpoints take on the disk: a file with two names counts once."""
+        found = [path.stat() for path in self.checkpoints.glob("*.ckpt") if path.is_file() and not path.is_symlink()]
+        return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:
         """The rows of `metrics.jsonl`; what is damaged is left out, and its number said on stderr."""

@@ -419,6 +419,26 @@ class FirstStep(Callback):
             begin()
 
 
+class Compiling(Callback):
+    """Says before the first step that networks are compiled, and after it how long that took."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._began: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+        if trainer.is_global_zero:
+            self.folder.say("compiling   backbone and heads for the first step (--compile): minutes on a CPU ...")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self._began is not None and trainer.is_global_zero:
+            seconds, self._began = time.perf_counter() - self._began, None
+            self.folder.say(f"compiled    in {timedelta(seconds=round(seconds))}, with the first batch")
+
+
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
@@ -497,6 +517,8 @@ class Checkpoints(Callback):
                     temporary.unlink()  # a link takes no name that is there
                     second_name(kept, temporary)
                     _keep_last(self.folder)
+                if self.run.keep_checkpoints is not None:
+                    self.folder.thin(self.run.keep_checkpoints)
 
 
 def image_set(source: Source) -> str:
@@ -567,6 +589,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     as_begun = read_whole_yaml(folder.run) if run.resume else {}
     begun = inputs.read(folder.inputs) if run.resume else {}
     source = _as_begun(source, run, folder, before, begun)
+    asked = run.batch_size
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -653,13 +676,15 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
     with _quiet_lightning(), _undisturbed():
-        trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
+        compiling = [Compiling(folder)] if run.compile else []
+        trainer = _trainer(run, folder, [signals, *compiling, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
     if rank == 0 and not later:  # all that can be known to fail has been tried
         begin()
     try:
         if rank == 0:
-            _say_start(folder, run, source, module, origin, changes, found)
+            batch = batch_words(asked, run.batch_size, len(source))
+            _say_start(folder, run, source, module, origin, changes, found, batch)
             if found is not None and (line := _other_version(written_by(as_begun), run)):
                 folder.say(line)
         if world > 1 and method.sync_batchnorm:
@@ -885,14 +910,19 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     `begun` is the `run.yaml` of a run that is resumed: it was fitted to its epochs then.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
+    world = run.devices * run.nodes
+    if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
+        world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
+    run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
     cfg, patch = run.method, backbones.patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
-    given = (*run.given, *_stated(cfg))
+    stated = [name for name in run.given if name != "batch_size"]
+    given = (*stated, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
     # a stated optimizer is kept whole: no other one's learning rate and decay suit it
-    whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
+    whole = "optim.name" in given or (not stated and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
 
     def fitted_to(epochs: int) -> Config:
         made = fit_to(cfg, images, size, run.batch_size, patch, epochs)
@@ -928,6 +958,31 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         frozen_epochs=frozen,
     )  # fmt: skip
     return settled, changes
+
+
+def batch_for(options: Options, images: int, world: int, stated: bool) -> int:
+    """The images per step: those asked for, or of fewer images than the default batch a quarter, for steps to be made.
+
+    Args:
+        options: of a training or a comparison.
+        images: in the data.
+        world: processes.
+        stated: whether the user chose the batch size; one that is not the default is always chosen.
+    """
+    if stated or options.batch_size != Options.batch_size or images >= options.batch_size:
+        return options.batch_size
+    least = world * options.accumulate
+    return max(2 * least, images // 4 // least * least)
+
+
+def batch_words(before: int, after: int, images: int) -> list[str]:
+    """A line about a batch that was fitted to few images."""
+    if before == after:
+        return []
+    return [
+        f"batch       {after} images: {images} are fewer than a batch of {before}, the default. --batch-size takes "
+        "another number"
+    ]
 
 
 def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
@@ -1357,8 +1412,9 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _say_start(
-    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str], found: Found | None
-) -> None:
+    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str],
+    found: Found | None, batch: list[str],
+) -> None:  # fmt: skip
     method, cfg = module.method, run.method
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
@@ -1382,6 +1438,7 @@ def _say_start(
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
+        *batch,
         *_frozen(run),
         *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
@@ -1453,5 +1510,19 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> No
         f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
         "checkpoints/, log.txt"
     )
+    if line := checkpoint_words(folder):
+        folder.say(line)
     if method.watches_features:  # others are judged by who trains them
-        folder.say(f"Next: lookalike evaluate {folder.path} TRAIN TEST   (folders with one sub-folder per class)")
+        command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
+        folder.say(f"Next: {command}   # folders with one sub-folder per class")
+
+
+def checkpoint_words(folder: Folder) -> str:
+    """What a run's checkpoints take, and how to remove those that nothing needs; empty where there are none."""
+    kept = len(folder.kept())
+    if not kept:
+        return ""
+    return (
+        f"Checkpoints take {folder.checkpoint_bytes() / 1e6:.1f} MB, {kept} of them of single epochs. To remove these "
+        f"and leave what --resume needs: {pasteable('lookalike', 'thin', folder.path)}"
+    )

@@ -21,11 +21,13 @@ UNASKED = frozenset(
         "cache_dir",
         "max_broken",
         "save_every",
+        "keep_checkpoints",
         "logger",
         "devices",
         "nodes",
         "strategy",
         "probe",
+        "given",
     }
 )
 """Options that are no part of the question: they say where and how it is answered, are refused, or stand in `budget`
@@ -83,6 +85,8 @@ class Comparison(Options):
     """The first seed."""
     resume: bool = Options.resume
     """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
+    given: tuple[str, ...] = ()
+    """`batch_size` where the user stated it: it is not fitted to few images then."""
     overwrite: bool = Options.overwrite
     """Replace the comparison in `out`, and its trainings, where it is complete or asked something else. Once begun, the
     same one goes on."""

@@ -40,6 +40,7 @@ from ..runs import (
     made,
     read_yaml,
     write_json,
+    write_run,
 )
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
@@ -145,6 +146,10 @@ class _Work:
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
+        batch = training.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
+        for line in training.batch_words(asked.batch_size, batch, len(self.source)):
+            say(line)
+        self.asked = asked = dataclasses.replace(asked, batch_size=batch)
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
@@ -350,7 +355,7 @@ class _Work:
             "seed": seed, "epochs": epochs, "out": str(out), "image_size": self.size, "resume": False,
             "overwrite": False,
         }  # fmt: skip
-        return Run(**options, data=self.asked.data, method=self._config(method))
+        return Run(**options, data=self.asked.data, method=self._config(method), given=("batch_size",))
 
     def _judge_untrained(self) -> None:
         """Judges the network before any training, its BatchNorm with the statistics of the images."""
@@ -377,8 +382,10 @@ class _Work:
         begun, epochs = t.epochs is not None, t.epochs or self._epochs(t.method)
         gflops = self.ready[t.method][1]
         self._set(place, status="waiting", error=None, epochs=epochs, gflops_per_image=gflops)
-        there = folder.run.is_file()
         run = self._run(t.method, t.seed, epochs, folder.path)
+        if not folder.run.is_file() and folder.path.is_dir() and not folder.is_left_over():
+            write_run(run, folder.run)  # somebody's files lie in the training's own folder: they stay, and it begins
+        there = folder.run.is_file()
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
         say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
         first = training.FirstStep(self.take_over)

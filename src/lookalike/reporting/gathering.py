@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import itertools
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from ..documents import read_json
 from ..encoders import card_within
 from ..methods import METHODS
-from ..printing import brief
-from ..runs import Folder, Row, parse_yaml
+from ..printing import brief, pasteable
+from ..runs import Folder, Row, located, parse_yaml
 from .judgements import dictionaries, evaluations, is_finite
 from .words import CURVES, MAIN, VERDICTS
 
@@ -77,6 +76,7 @@ def run_content(path: Path, name: str) -> Content:
         "paper": part("The paper", lambda: paper(method), ""),
         "facts": part("The facts", lambda: facts(folder, options, card, rows), []),
         "verdict": part("The verdict", lambda: verdict(rows), None),
+        "classifies": method in METHODS and METHODS[method].verb == "finetune",
         "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
         "evaluations": part("The evaluations", lambda: evaluations(_json(folder.evaluation, problems)), []),
         "distillation": _record(folder.distillation, problems) or None,
@@ -184,6 +184,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
 
 def use(path: Path, options: Content) -> Content:
     """The lines that use this encoder."""
+    options = located(options)
+    path = path if path.name else path.resolve()  # "." leads nowhere from another directory
     train, test = options.get("probe") or ("TRAIN", "TEST")
     data = options.get("data")
     data = data if isinstance(data, str) and not data.startswith("<") else "DATA"
@@ -194,9 +196,9 @@ def use(path: Path, options: Content) -> Content:
             f"features = lookalike.embed(encoder, {data!r}).features  # one row per image"
         ),
         "shell": (
-            f"lookalike evaluate {_quoted(path)} {_quoted(train)} {_quoted(test)}\n"
-            f"lookalike embed {_quoted(path)} {_quoted(data)} --out embeddings.npz\n"
-            f"lookalike show {_quoted(path)} {_quoted(data)} --out show"
+            f"{pasteable('lookalike', 'evaluate', path, train, test)}\n"
+            f"{pasteable('lookalike', 'embed', path, data, '--out', 'embeddings.npz')}\n"
+            f"{pasteable('lookalike', 'show', path, data, '--out', 'show')}"
         ),
     }
 
@@ -281,8 +283,3 @@ def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
         return float(first["step"])
     last = rows[-1] if rows else {}
     return last["step"] / last["epoch"] if last.get("epoch") and last.get("step") else None
-
-
-def _quoted(path: object) -> str:
-    text = str(path)
-    return text if text in ("TRAIN", "TEST", "DATA") else shlex.quote(text)

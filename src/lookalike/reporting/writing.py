@@ -1,7 +1,6 @@
 """`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from torch.utils.data import Dataset
 
 from ..marks import is_marked
 from ..places import no_run
-from ..printing import brief
-from ..runs import Folder, atomic, check_writable, version
+from ..printing import LONGEST_PATH, brief, pasteable
+from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
     Content,
     comparison,
@@ -106,7 +105,9 @@ def write(folder: str | os.PathLike[str], *, workers: int = 0, say: Say = print)
     try:
         path = report(folder, points=FEW_POINTS, workers=workers)
     except Exception as error:
-        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: lookalike report {folder}")
+        say(
+            f"WARNING     no report was written ({type(error).__name__}: {error}). Try: {pasteable('lookalike', 'report', folder)}"
+        )
         return None
     say(f"Wrote {path}: curves, evaluations and a map of the embedding; open it in a browser")
     return path
@@ -163,7 +164,7 @@ def gathered(
         if data is None and unasked is not None:
             said = (
                 f"{name}: its files name the images {brief(unasked)}, which no command of yours named on this machine. "
-                f"To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                f"To show them: {pasteable('lookalike', 'report', path, '--images', brief(unasked, LONGEST_PATH))}"
                 f"{'.' + where if (where := _where(unasked)) else ''}"
             )
             say(f"map of {said}")
@@ -199,11 +200,17 @@ def _own_images(path: Path) -> tuple[str | None, str | None]:
     These are the test images that it was probed or judged on, or its data, where the user named them on this machine:
     the files of a stranger's run could name any folder, and nobody would expect its images on the page.
     """
-    options = read_options(Folder(path).run, [])
+    whole = read_options(Folder(path).run, [])
+    options = located(whole)
     made, probe = options.get("made"), options.get("probe")
     marks = made.get("named_here") if isinstance(made, dict) else None
     probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
-    judged = [(entry.get("test"), entry.get("named_here")) for entry in reversed(read_entries(path))]
+    began = directory_of(whole)
+    judged = [
+        (place, entry.get("named_here"))
+        for entry in reversed(read_entries(path))
+        for place in _from(entry.get("test"), began)
+    ]
     unasked = None
     for images, by in ((probed, marks), *judged, (options.get("data"), marks)):
         if not isinstance(images, str) or not images or images.startswith("<"):
@@ -213,6 +220,14 @@ def _own_images(path: Path) -> tuple[str | None, str | None]:
         elif (images, by) not in judged or os.path.isdir(images):
             return images, None
     return None, unasked
+
+
+def _from(images: object, began: str | None) -> list[object]:
+    """Where judged images may be: as they are written, and from where the run began if nothing is there."""
+    if not isinstance(images, str) or not images or began is None or os.path.exists(images):
+        return [images]
+    there = os.path.join(began, images)
+    return [there if os.path.exists(there) else images]
 
 
 def _where(data: object) -> str:
