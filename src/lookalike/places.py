@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -151,6 +152,7 @@ def check_backbone(name: str) -> None:
         raise no_backbone(name, [*own, *(f"torchvision/{each}" for each in others if each not in own)])
 
 
+@cache
 def _source(package: str) -> str:
     """All that a package's models are written in; empty where that is not to be seen."""
     found = find_spec(package)

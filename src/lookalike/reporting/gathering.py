@@ -182,9 +182,9 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
     return [*kept, points[-1]]
 
 
-def use(path: Path, options: Content) -> Content:
+def use(path: Path, content: Content) -> Content:
     """The lines that use this encoder."""
-    options = located(options)
+    options: Content = located(content)
     path = path if path.name else path.resolve()  # "." leads nowhere from another directory
     train, test = options.get("probe") or ("TRAIN", "TEST")
     data = options.get("data")

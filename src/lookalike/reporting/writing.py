@@ -105,9 +105,8 @@ def write(folder: str | os.PathLike[str], *, workers: int = 0, say: Say = print)
     try:
         path = report(folder, points=FEW_POINTS, workers=workers)
     except Exception as error:
-        say(
-            f"WARNING     no report was written ({type(error).__name__}: {error}). Try: {pasteable('lookalike', 'report', folder)}"
-        )
+        again = pasteable("lookalike", "report", folder)
+        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: {again}")
         return None
     say(f"Wrote {path}: curves, evaluations and a map of the embedding; open it in a browser")
     return path
