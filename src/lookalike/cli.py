@@ -32,6 +32,7 @@ from .places import (
     check_encoder,
     check_images,
     check_logger,
+    check_optimizer,
     check_suffix,
     no_classifier,
     no_run,
@@ -674,6 +675,8 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
     if not asked.classifies and "timm" not in sys.modules:
         check_backbone(options.backbone)
+    if "optim.name" in asked.typed:
+        check_optimizer(vars(parsed.method)["optim"].name)
     start = parsed.encoder if asked.classifies else options.init
     if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
         with _from_file(asked, start):

@@ -137,6 +137,29 @@ _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTIL
 """How timm and torchvision name a network in their source."""
 
 
+OPTIMIZERS = ("adamw", "adam", "sgd", "lars", "lars_simclr", "larc")
+"""Names of optimizers that are not timm's."""
+_NAMED = re.compile(r"\bname='(\w+)'")
+"""How timm names an optimizer in its source."""
+
+
+def no_optimizer(name: str, known: Collection[str]) -> ValueError:
+    """What is raised where no optimizer has this name: the nearest ones."""
+    near = difflib.get_close_matches(name, {*OPTIMIZERS, *known}, cutoff=0.4)
+    return ValueError(f"There is no optimizer {name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
+
+
+def check_optimizer(name: str) -> None:
+    """Refuses a name that stands nowhere in the source of timm's optimizers; nothing of them is imported.
+
+    Raises:
+        ValueError: as a training does.
+    """
+    text = _source("timm", "optim")
+    if text and name not in OPTIMIZERS and not re.search(rf"\b{re.escape(name)}\b", text):
+        raise no_optimizer(name, _NAMED.findall(text))
+
+
 def check_backbone(name: str) -> None:
     """Refuses a name that stands nowhere in the source of timm and torchvision; nothing of them is imported.
 
@@ -153,12 +176,12 @@ def check_backbone(name: str) -> None:
 
 
 @cache
-def _source(package: str) -> str:
-    """All that a package's models are written in; empty where that is not to be seen."""
+def _source(package: str, part: str = "models") -> str:
+    """All that a package's models, or another part of it, are written in; empty where that is not to be seen."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
         return ""
-    files = sorted(Path(found.submodule_search_locations[0], "models").rglob("*.py"))
+    files = sorted(Path(found.submodule_search_locations[0], part).rglob("*.py"))
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -178,7 +179,9 @@ def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin:
     before = multiprocessing.active_children()
     _answered, _started = False, []
     try:
-        answers = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Got pickle error")  # the error itself says it
+            answers = iter(loader)
     except OSError as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
