@@ -1,8 +1,12 @@
 """Runs whose images, probe, test, teacher or project lie elsewhere when they are resumed, or are no longer the same."""
 
+import json
+import re
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -229,3 +233,49 @@ def test_names_are_compared_from_where_they_part(then: list[str], now: list[str]
     assert inputs.difference(listing(now), listing(then)) == said
     found = inputs.renamed(listing(now), listing(then))
     assert found == (then if not said else None)
+
+
+def content_of(page: Path, element: str = "report") -> Any:
+    """What the scripts of a page read."""
+    found = re.search(rf'<script type="application/json" id="{element}">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.mark.parametrize("probed", [True, False])
+def test_a_page_that_is_written_in_the_runs_own_folder_finds_its_images(
+    probed: bool, place: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = ["--probe", "labelled/train", "labelled/test"] if probed else []
+    done(capsys, "pretrain", "simclr", "photos", *probe, *TINY, "--epochs", "1", "--out", "a run")
+    monkeypatch.chdir(place / "a run")
+    done(capsys, "report", ".", "--workers", "0")
+    (shown,) = content_of(Path("report.html"))["runs"]
+    (images,) = content_of(Path("report.html"), "maps")["sets"]
+    assert (images["of"], images["all"]) == (
+        (str(place / "labelled/test"), 16) if probed else (str(place / "photos"), 40)
+    )
+    monkeypatch.chdir(place.parent)  # the lines to paste lead there from everywhere
+    for line in shown["use"]["shell"].splitlines():
+        words = shlex.split(line)
+        assert Path(words[2]) == place / "a run"
+        assert all(Path(word).exists() for word in words[2 : 5 if probed and words[1] == "evaluate" else 3])
+        assert words[1] == "evaluate" or words[3] == str(place / "photos")
+
+
+def test_a_page_finds_the_images_that_a_run_was_judged_on(
+    place: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(capsys, "pretrain", "simclr", "photos", *TINY, "--epochs", "1", "--out", "r")
+    few = ["--batch-size", "8", "--workers", "0", "--no-report", "--epochs", "1"]
+    done(capsys, "finetune", "r", "labelled/train", "labelled/test", *few, "--out", "f")
+    monkeypatch.chdir(place / "f")
+    done(capsys, "report", ".", "--workers", "0")
+    page = Path("report.html")
+    (images,) = content_of(page, "maps")["sets"]
+    assert images["of"] == str(place / "labelled/test")
+    (shown,) = content_of(page)["runs"]
+    assert (shown["verdict"], shown["classifies"]) == (None, True)  # no box says that it is too short
+    monkeypatch.chdir(place)
+    done(capsys, "report", "r", "--workers", "0")
+    assert not content_of(Path("r/report.html"))["runs"][0]["classifies"]

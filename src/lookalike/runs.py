@@ -944,6 +944,10 @@ class Folder:
         """Whether the folder is empty, but for what killed runs left behind."""
         return all(map(self._is_leftover, self.path.iterdir()))
 
+    def is_of_others(self) -> bool:
+        """Whether only files are there that no run would take for its own."""
+        return not any(path in (*self._files, *self._folders) or self._is_own(path) for path in self.path.iterdir())
+
     def _is_leftover(self, path: Path) -> bool:
         """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
         if path in self._folders:
@@ -1050,9 +1054,9 @@ class Folder:
             path.unlink(missing_ok=True)
         return gone
 
-    def checkpoint_bytes(self) -> int:
-        """What all checkpoints take on the disk: a file with two names counts once."""
-        found = [path.stat() for path in self.checkpoints.glob("*.ckpt") if path.is_file() and not path.is_symlink()]
+    def checkpoint_bytes(self, pattern: str = "*.ckpt") -> int:
+        """What checkpoints take on the disk: a file with two names, as the last one has, counts once."""
+        found = [path.stat() for path in self.checkpoints.glob(pattern) if path.is_file() and not path.is_symlink()]
         return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:

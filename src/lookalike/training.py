@@ -1518,11 +1518,11 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> No
 
 
 def checkpoint_words(folder: Folder) -> str:
-    """What a run's checkpoints take, and how to remove those that nothing needs; empty where there are none."""
-    kept = len(folder.kept())
-    if not kept:
+    """What a run's checkpoints take, and how to remove those that nothing needs; empty where that frees nothing."""
+    whole, needed = folder.checkpoint_bytes(), folder.checkpoint_bytes("last*.ckpt")
+    if whole == needed or not needed:
         return ""
     return (
-        f"Checkpoints take {folder.checkpoint_bytes() / 1e6:.1f} MB, {kept} of them of single epochs. To remove these "
-        f"and leave what --resume needs: {pasteable('lookalike', 'thin', folder.path)}"
+        f"Checkpoints take {whole / 1e6:.1f} MB, {(whole - needed) / 1e6:.1f} MB of them those of single epochs, which "
+        f"--resume does not need. To remove them: {pasteable('lookalike', 'thin', folder.path)}"
     )

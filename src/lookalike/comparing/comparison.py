@@ -169,6 +169,13 @@ def _all_in(some: object, others: object) -> bool:
     return isinstance(some, list) and isinstance(others, list) and all(value in others for value in some)
 
 
+def with_places_of(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    """A question with the places of an older one, where what lies at its own is the same: images may have moved."""
+    images = ["data"] if old.get("images") == new.get("images") else []
+    labels = ["train", "test"] if old.get("labels") == new.get("labels") else []
+    return new | {name: old[name] for name in (*images, *labels) if name in old}
+
+
 def changes(old: dict[str, object], new: dict[str, object]) -> list[str]:
     """What differs between two questions, a line each."""
     a, b = dotted(old), dotted(new)

@@ -43,7 +43,7 @@ from ..runs import (
     write_run,
 )
 from .advice import recommendation, table
-from .comparison import Comparison, changes, epochs_that_fit, extends
+from .comparison import Comparison, changes, epochs_that_fit, extends, with_places_of
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
@@ -190,7 +190,9 @@ class _Work:
             if becomes(path) == FILE:
                 path.unlink()
         if file.is_file():
-            old, now = _read(file), json.loads(json.dumps(self.question))
+            old = _read(file)
+            moved = json.loads(json.dumps(self.question))
+            now = with_places_of(old["question"], moved)
             lines = changes(old["question"], now)
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
@@ -206,7 +208,7 @@ class _Work:
                     )
             if goes_on:
                 self._take_up(old)
-                if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
+                if lines or moved != now or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
             self.replaced = [row["folder"] for row in old["trainings"]]
@@ -231,8 +233,12 @@ class _Work:
         more = sum((t.method, t.seed) not in known for t in self.trainings)
         if more:
             say(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.")
+        places = dict(zip(old["question"]["test"], self.asked.test))  # tests may lie elsewhere now
         self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
-        self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
+        self.trainings = [dataclasses.replace(t, results=_at(places, t.results)) for t in self.trainings]
+        self.untrained = {
+            int(seed): _at(places, _results_of(found)) for seed, found in old["untrained_by_seed"].items()
+        }
 
     def _shared_words(self) -> list[str]:
         return [
@@ -383,8 +389,8 @@ class _Work:
         gflops = self.ready[t.method][1]
         self._set(place, status="waiting", error=None, epochs=epochs, gflops_per_image=gflops)
         run = self._run(t.method, t.seed, epochs, folder.path)
-        if not folder.run.is_file() and folder.path.is_dir() and not folder.is_left_over():
-            write_run(run, folder.run)  # somebody's files lie in the training's own folder: they stay, and it begins
+        if folder.path.is_dir() and not folder.is_left_over() and folder.is_of_others():
+            write_run(run, folder.run)  # somebody's notes lie in the training's own folder: they stay, and it begins
         there = folder.run.is_file()
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
         say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
@@ -511,6 +517,11 @@ def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]
     channels, alpha = asked.channels, asked.alpha
     first = open_source(train, channels=channels, alpha=alpha, labelled=True)
     return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
+
+
+def _at(places: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:
+    """Results with the tests' new places."""
+    return {p: {places.get(test, test): a for test, a in tests.items()} for p, tests in results.items()}
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
