@@ -38,6 +38,8 @@ def refused(capsys: Say, *argv: object, code: int = 1) -> str:
 
 # ---------------------------------------------------------------- before torch is imported
 
+IMPORTED = "torch was imported"
+"""Said where nothing is wrong."""
 MISTAKES = [
     (["pretran"], 2, "Did you mean pretrain"),
     (["pretrain", "simclrr", "DATA"], 2, "Did you mean simclr"),
@@ -62,7 +64,7 @@ MISTAKES = [
     (["evaluate", "timm/resnet19", "DATA", "DATA"], 1, "resnet18"),
     (["evaluate", "DATA", "DATA", "DATA"], 1, "holds no encoder.safetensors"),
     (["evaluate", "timm/resnet18", "DATA", "DATA", "--also", "DATA", "nowhere"], 1, "nowhere does not exist"),
-    (["evaluate", "--features", "nowhere.npz"], 1, "nowhere.npz: No such file"),
+    (["evaluate", "--features", "nowhere.npz"], 1, "nowhere.npz is not there"),
     (["embed", "timm/resnet18", "nowhere"], 1, "nowhere does not exist"),
     (["embed", "timm/resnet18", "DATA", "--out", "b.txt"], 1, ".npz"),
     (["show", "timm/resnet18", "nowhere"], 1, "nowhere does not exist"),
@@ -72,6 +74,12 @@ MISTAKES = [
     (["thin", "nowhere"], 1, "nowhere is not a folder"),
     (["check", "nowhere"], 1, "nowhere does not exist"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "nowhere"], 1, "nowhere does not exist"),
+    (["pretrain", "simclr", "DATA", "--views.0.blur", "0.1", "--backbone", "timm/resnet50.a1_in1k"], 1, IMPORTED),
+    (["pretrain", "dino", "DATA", "--init", "timm/resnet18", "--optim.name", "adopt"], 1, IMPORTED),
+    (["distill", "DATA"], 1, IMPORTED),
+    (["finetune", "torchhub/dino_vits16", "DATA", "DATA", "--frozen"], 1, IMPORTED),
+    (["evaluate", "torchvision/alexnet", "DATA", "DATA", "--protocols", "knn", "semi"], 1, IMPORTED),
+    (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--backbone", "resnet18"], 1, IMPORTED),
     (["compare", "DATA", "simclrr", "--train", "DATA", "--test", "DATA"], 2, "Did you mean simclr"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--protocols", "knnn"], 2, "Did you mean knn"),
 ]  # fmt: skip

@@ -35,6 +35,7 @@ from .places import (
     check_optimizer,
     check_suffix,
     no_classifier,
+    no_features,
     no_run,
 )
 from .printing import brief, cut, pasteable, printable, say, shown, typed
@@ -681,8 +682,8 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
     if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
         with _from_file(asked, start):
             check_encoder(start, "encoder" if asked.classifies else "weights")
-    teacher = vars(parsed.method).get("teacher", "<")
-    if not teacher.startswith("<"):
+    named = "teacher" in asked.typed or "teacher" in asked.content  # else it is the method's own, or stands for it
+    if named and not (teacher := vars(parsed.method)["teacher"]).startswith("<"):
         with _from_file(asked, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out
@@ -902,8 +903,11 @@ def _check_question(options: Evaluate) -> None:
     else:
         check_encoder(options.encoder)
         check_images(options.train, options.test, *(place for pair in options.also for place in pair))
-    for file in (*options.features, *([] if options.labels is None else [options.labels])):
-        os.stat(file)  # raises where it is not there
+    for file in options.features:
+        if not os.path.isfile(file):
+            raise no_features(file)
+    if options.labels is not None:
+        os.stat(options.labels)  # raises where it is not there
 
 
 def compare(argv: list[str]) -> None:

@@ -113,6 +113,11 @@ def no_classifier(name: object) -> FileNotFoundError:
     )
 
 
+def no_features(path: object) -> FileNotFoundError:
+    """What is raised where no file of features is."""
+    return FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+
+
 def no_run(folder: Path) -> FileNotFoundError:
     """What is raised where there is no run to report on."""
     what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"

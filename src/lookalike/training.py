@@ -621,9 +621,11 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
         if run.resume:
             folder.cut_metrics(found.step if found else -1)
-        files = {folder.run: run_text(run, as_begun).encode(), folder.inputs: inputs.packed(listings)}
+        files = {folder.run: run_text(run, as_begun).encode()}
         if picture is not None:
             files[folder.views] = _png(picture)
+        if listings:
+            files[folder.inputs] = inputs.packed(listings)
         folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder, run) - opened)
 
     module = Pretraining(method, run, loader, folder, begin if later else None)

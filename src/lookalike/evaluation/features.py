@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..data.reading import stream
-from ..places import check_suffix
+from ..places import check_suffix, no_features
 from ..printing import brief, cell, of_cell, printable
 from ..random import permutation
 
@@ -363,7 +363,7 @@ def load_features(path: str | os.PathLike[str]) -> Features:
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} is none of .npz, .parquet and .csv, as `lookalike embed` writes features.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+        raise no_features(path)
     try:
         return readers[path.suffix.lower()](path)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
