@@ -9,6 +9,7 @@ between, in the order of the run.
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {each.filename: archive.read(each) for each in archive.infolist() if each.file_size <= MOST_BYTES}
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
 
 
