@@ -81,7 +81,7 @@ MISTAKES = [
     (["evaluate", "torchvision/alexnet", "DATA", "DATA", "--protocols", "knn", "semi"], 1, IMPORTED),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--backbone", "resnet18"], 1, IMPORTED),
     (["compare", "DATA", "simclrr", "--train", "DATA", "--test", "DATA"], 2, "Did you mean simclr"),
-    (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--protocols", "knnn"], 2, "Did you mean knn"),
+    (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--protocols", "knnn"], 1, "Did you mean knn"),
 ]  # fmt: skip
 
 

@@ -922,7 +922,7 @@ def compare(argv: list[str]) -> None:
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
     if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
-        raise UsageError(f"No protocol is called {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
+        raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
     check_logger(asked.logger)
     check_images(asked.data, *asked.train, *asked.test)
     if "timm" not in sys.modules:
