@@ -74,7 +74,7 @@ def config(case: Case, tiny: bool) -> Config:
 
 def measure(bench: Bench, case: Case, images: InMemory, limit: float, counted: dict[tuple[str, str], float]) -> None:
     torch._dynamo.reset()  # it gives up after so many networks
-    turns = Turns(block=1 if bench.tiny else 10, pairs=1 if bench.tiny else 3)
+    turns = Turns(block=2 if bench.tiny else 10, pairs=1 if bench.tiny else 3)
     with tempfile.TemporaryDirectory() as folder, turns.looking():
         asked = Run(
             data=images, method=config(case, bench.tiny), backbone=case.network, batch_size=case.batch, epochs=1000,

@@ -92,20 +92,19 @@ class Turns(Callback):
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         reset_peak()
 
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Batch, batch_idx: int) -> None:
-        if batch_idx == self.block:  # the first block warms up
-            self._now()
-            self.peak = peak_bytes()
-            self.run = module.run
-            self.method = copy.deepcopy(module.method)
-            if module.run.compile:
-                training.compile_parts(self.method)
-            fused = module.run.precision != "fp16"
-            self.rates = optim.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
-            self.batch = dataclasses.replace(batch, views=[v.clone() for v in batch.views])
-            self.bare_block(module)
-            self.spent = dict.fromkeys(self.spent, 0.0)
-            self._begin(module)
+    def _prepare(self, module: Any, batch: Batch) -> None:
+        """Copies what the bare loop trains, after the first block, which warms up."""
+        self._now()
+        self.peak = peak_bytes()
+        self.run = module.run
+        self.method = copy.deepcopy(module.method)
+        if module.run.compile:
+            training.compile_parts(self.method)
+        fused = module.run.precision != "fp16"
+        self.rates = optim.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
+        self.batch = dataclasses.replace(batch, views=[v.clone() for v in batch.views])
+        self.bare_block(module)
+        self.spent = dict.fromkeys(self.spent, 0.0)
 
     def _begin(self, module: Any) -> None:
         self._waited, self._energy = module.loader.waited, energy()
@@ -113,7 +112,11 @@ class Turns(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: object, batch: Batch, batch_idx: int) -> None:
         done = batch_idx + 1
-        if done <= self.block or done % self.block:
+        if done % self.block:
+            return
+        if done == self.block:
+            self._prepare(module, batch)
+            self._begin(module)
             return
         taken, joules = self._now() - self._began, energy()
         if self._looking:

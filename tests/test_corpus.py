@@ -151,8 +151,9 @@ def command(*argv: object) -> Heard:
             heard.code = cli.main(words)
     finally:
         cli._message = original
-    if errors:
-        heard.error, heard.message = errors[0], heard.text[heard.text.rfind("error: ") :]
+    heard.error = errors[0] if errors else None
+    if heard.error or heard.code == 2:
+        heard.message = heard.text[heard.text.rfind("error: ") :]
     return checked(heard)
 
 
@@ -171,7 +172,7 @@ def checked(heard: Heard) -> Heard:
     """What holds for every command: our own words only, none of them forged, and a remedy where it failed."""
     lines = [ascii(line)[1:301] for line in f"{heard.text}\n{heard.beneath}".split("\n")]
     said = "\n".join([f"{ascii(heard.name)[:500]}: {heard.code}", *lines[-40:]])
-    assert heard.code in (0, 1), said
+    assert heard.code in (0, 1, 2), said
     assert not heard.beneath, f"a library writes to the console: {said}"
     assert not heard.warned, f"a library warns: {heard.warned[:3]}\n{said}"
     assert not heard.logged, f"a library logs: {heard.logged[:3]}\n{said}"
@@ -205,7 +206,7 @@ def has_remedy(message: str) -> bool:
 
 def raised_by_us(error: BaseException | None) -> bool:
     """Whether an error comes from our own lines; the system's are put into words where they are shown."""
-    if error is None or (isinstance(error, OSError) and error.errno):
+    if error is None or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_code.co_filename.startswith(PACKAGE)

@@ -300,7 +300,7 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
     for i, reason in enumerate(
-        ["item 0: OSError: gone", "item 1: bad", "item 2: has 5 channels, and 3 cannot be made"]
+        ["item 0: OSError: gone", "item 1: bad", "item 2: not supported: has 5 channels, and 3 cannot be made"]
     ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
@@ -333,6 +333,13 @@ def test_a_datasets_labels() -> None:
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
+    with pytest.raises(ValueError, match=r"label 1000000000000, .* Number the classes from 0"):
+        open_source(Items([(image, 10**12)]), labelled=True)
+
+
+def test_an_image_that_is_part_of_a_computation_is_taken_by_its_values() -> None:
+    image = torch.rand(3, 4, 5, requires_grad=True)
+    assert torch.equal(open_source(Items([image])).read(0, None), image.detach())
 
 
 class Boxes(Items):
@@ -347,8 +354,9 @@ class Boxes(Items):
 
 ODD_LABELS = {
     "boxes": [{"boxes": [1, 2], "labels": 3}] * 3, "nothing": [None] * 3, "ragged": [[1], [1, 2], []],
-    "texts": ["cat", "dog", "cat"], "several": np.eye(3), "many at once": torch.eye(3, dtype=torch.int64),
-    "columns": np.zeros((3, 1), np.int64), "tensors": [torch.zeros(2), torch.zeros(1), torch.zeros(2)],
+    "several": 1 - np.eye(3), "none or many": torch.ones(3, 3).triu(1).long(), "columns": np.zeros((3, 2), np.int64),
+    "more than one": np.eye(3) * 2, "texts and numbers": ["cat", 1, "dog"], "rows of texts": [["a"], ["a", "b"], []],
+    "tensors": [torch.zeros(2), torch.zeros(1), torch.zeros(2)],
     "objects": np.array([{}, object(), None]), "floats": [0.5, 1.0, 2.0], "too few": [0, 1], "negative": [0, 1, -1],
     "a number": 7, "a text": "train", "dates": np.array(["2020-01-01"] * 3, "M8[D]"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -115,6 +116,25 @@ def test_what_we_write_is_read(made: Path) -> None:
     assert encoders.load(made).dim == card.dim
     write_json(Folder(made).card, {**json.loads(Folder(made).card.read_text()), "of_a_later_version": 1})
     assert encoders.read_card(Folder(made)).channels == 3
+
+
+def test_a_folder_whose_name_is_no_utf8_is_opened(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(made, folder)
+    assert encoders.load(folder).dim == encoders.load(made).dim
+    assert encoders.start_from(create("test_byobnet", image_size=32), str(folder))
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "encoder.safetensors")
+    assert encoders.card_within(tmp_path / "encoder.safetensors") is None
+
+
+def test_an_empty_name_is_no_encoder_of_this_folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    for open_it in (encoders.load, lambda name: encoders.start_from(create("test_byobnet", image_size=32), name)):
+        with pytest.raises(FileNotFoundError, match="Give a run"):
+            open_it("")
 
 
 def test_weights_whose_checksums_do_not_hold_are_refused(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_all_parts_run_where_optional_packages_are_missing(archive: Path, tmp_pa
     step = measured["step", "dino, test_byobnet, eager"]
     assert {"images_per_s", "bare_images_per_s", "shares", "flop_share", "peak_gib"} <= step.keys()
     assert set(step["shares"]) == {"views", "data", "logging", "health"}
+    assert step["shares"]["views"] > 0
+    assert 0 < sum(step["shares"].values()) < 1
     made_views = next(row for row in made if row["part"] == "views" and "missing" in row)
     assert "kornia" in made_views["missing"]
     assert made_views["figures"]["views_per_s"].keys() == {"numba", "torch", "planning", "torchvision"}

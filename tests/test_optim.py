@@ -295,6 +295,26 @@ def test_a_copied_lars_goes_on_alike(rule: Rule, duplicate: Callable[[Any], Any]
     assert other[0].weight is not layer.weight
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_sgd_takes_gradients_that_come_late(fused: bool) -> None:
+    """As of DINO's last layer, which is frozen at first: torch's fused SGD alone fails on it."""
+    method = toy()
+    own, head = copy.deepcopy(method.head.weight.data), method.head.weight
+    rates = build(method, Optim("sgd", 0.1, momentum=0.9), fused=fused)
+    moved = torch.zeros_like(own)
+    for i in range(4):
+        method.zero_grad()
+        method.head(method.backbone.net(torch.full((2, 4), i + 1.0))).square().mean().backward()
+        if i < 2:
+            head.grad = None
+        else:
+            assert head.grad is not None
+            moved = head.grad.clone() if i == 2 else 0.9 * moved + head.grad
+            own -= rates.optimizer.param_groups[0]["lr"] * moved
+        rates.optimizer.step()
+    assert torch.allclose(head, own, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["lars", "lars_simclr", "larc", "adamw", "sgd", "lamb"])
 def test_state_loads_without_pickled_code_and_goes_on_alike(name: str, tmp_path: Any) -> None:
     method = toy()

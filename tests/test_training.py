@@ -936,6 +936,7 @@ def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: 
         ({"accumulate": 8}, "1 image at a time"),
         ({"nodes": 2}, "must be started on every node"),
         ({"data": ""}, "DATA is empty"),
+        ({"init": ""}, "init is empty"),
         ({"method": SimCLR.Config(optim=Optim("larz", lr=1.0))}, "Near names: lars"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),

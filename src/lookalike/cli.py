@@ -458,6 +458,8 @@ def main(argv: list[str] | None = None) -> int:
 def _message(error: Exception) -> str:
     """What the user reads: our own messages as they are, anything unexpected with its kind."""
     expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, PermissionError, RuntimeError)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Take fewer --workers, smaller images, or a smaller --batch-size."
     if isinstance(error, OSError):
         if not error.errno and str(error):  # our own words
             return str(error)

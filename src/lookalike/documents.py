@@ -1,6 +1,9 @@
 """JSON and text from a disk, which may be anything: too large, nested without end, in no known encoding."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +32,24 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}).") from None
+
+
+@contextmanager
+def tensor_file(path: Path) -> Iterator[Path]:
+    """A name of a file for libraries that map tensors: they open no name that is not UTF-8, and wait for pipes.
+
+    Raises:
+        FileNotFoundError: it is no file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
 
 
 def parse_json(text: str, where: object, kind: type[T]) -> T:

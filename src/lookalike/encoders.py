@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
-from .documents import parse_json, read_json
+from .documents import parse_json, read_json, tensor_file
 from .places import HUB_URL, hub_entry, no_encoder, weights_of
 from .printing import brief, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
@@ -56,7 +56,10 @@ class Card:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as `sha256sum` prints it."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:  # a failing disk does not name the file
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sha256(encoder: nn.Module) -> str:
@@ -114,7 +117,7 @@ def card_within(weights: Path) -> dict[str, Any] | None:
 def _head_of(weights: Path) -> object:
     """What a file of ours says of itself; None of other files. Raises ValueError where it cannot be read."""
     try:
-        with safe_open(weights, "pt") as file:
+        with tensor_file(weights) as path, safe_open(path, "pt") as file:
             return parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
     except SafetensorError as error:
         raise ValueError(f"{weights} is not a whole safetensors file ({error}).") from None
@@ -215,6 +218,9 @@ def _are_classes(value: object) -> bool:
     )
 
 
+_TAKEN = "Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+
+
 def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = None) -> Backbone:
     """Loads an encoder, in eval mode: a module from normalised images (B, C, H, W) to features (B, D).
 
@@ -229,6 +235,8 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is no encoder; the message says what was expected.
     """
+    if not os.fspath(encoder):
+        raise FileNotFoundError(f"The name of the encoder is empty. {_TAKEN}")
     path = Path(encoder)
     if path.is_dir():
         folder = Folder(path)
@@ -376,11 +384,12 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         ValueError: it is not whole, or damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
-            head: Mapping[str, str] = file.metadata() or {}
-        state = load_file(path)
+        with tensor_file(path) as named:
+            with safe_open(named, "pt") as file:
+                head: Mapping[str, str] = file.metadata() or {}
+            state = load_file(named)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from None
+        raise ValueError(f"{path} is not a whole safetensors file ({error}). Copy or save it once more.") from None
     if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
     if "lookalike" not in head:
@@ -409,6 +418,8 @@ def start_from(backbone: Backbone, weights: str) -> str:
     Raises:
         ValueError: they are of another network.
     """
+    if not weights:
+        raise FileNotFoundError(f"The name of the weights is empty. {_TAKEN}")
     path, beside = Path(weights), list[str]()
     if path.is_dir():
         path = Folder(path).weights

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from lightning.pytorch import Callback
 from torch import nn
-from torch.utils.data import Dataset
 
 from . import backbones, classifiers, encoders, training
 from .backbones import Backbone
 from .classifiers import Classifier
-from .data import Source, open_source
+from .data import Data, Source, open_source
+from .data.labels import composed
 from .evaluation import About, Entry, Features, features, fingerprint, measures, record
 from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
@@ -22,8 +22,6 @@ from .evaluation.reading import counting
 from .methods.finetune import FineTune
 from .printing import pasteable
 from .runs import Folder, Options, Result, Run, plain
-
-Data = str | os.PathLike[str] | Dataset[object] | Source
 
 SHOWN = 3
 """Classes that are named as the worst."""
@@ -136,7 +134,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         classes=cfg.classes if run.resume and cfg.classes else None,
     )
     assert source.classes is not None
-    if sorted(source.classes) != sorted(cfg.classes):  # else their order was chosen
+    if sorted(map(composed, source.classes)) != sorted(map(composed, cfg.classes)):  # else their order was chosen
         cfg = dataclasses.replace(cfg, classes=source.classes)
     judged = test if test is not None else cfg.test
     if isinstance(judged, str | os.PathLike):

@@ -278,9 +278,13 @@ def _optimizer(params: ParamsT, cfg: Optim, lr: float, fused: bool) -> torch.opt
         case "lars" | "lars_simclr" | "larc":
             return LARS(params, cfg.name, lr, cfg.momentum, cfg.nesterov, cfg.trust)
         case "sgd":
-            return torch.optim.SGD(
+            sgd = torch.optim.SGD(
                 params, lr, momentum=cfg.momentum, nesterov=cfg.nesterov, weight_decay=0, fused=fused_or_default
             )
+            if fused and cfg.momentum:  # the fused one fails on parameters whose first gradient comes late
+                for p in (p for group in sgd.param_groups for p in group["params"]):
+                    sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            return sgd
         case "adam":
             return torch.optim.Adam(params, lr, betas=cfg.betas, weight_decay=0, fused=fused_or_default)
         case "adamw":

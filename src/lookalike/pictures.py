@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import Backbone
-from .data import BrokenImage, Source, open_source, remarks
+from .data import BrokenImage, Data, Source, open_source, remarks
 from .evaluation.features import crop, evaluating, features
-from .evaluation.judging import Data
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
 from .printing import cell
 from .random import permutation
 from .runs import atomic
-from .views import sheet
+from .views import black_and_white, sheet
 
 What = Literal["attention", "pca", "neighbours"]
 
@@ -77,7 +76,7 @@ def show(
     size = image_size or model.image_size
     model.check_size(size)
     source = open_source(images, channels=model.channels, alpha=model.alpha)
-    for line in remarks(source, asks=False):
+    for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
     drawn: dict[What, Tensor] = {}
@@ -104,7 +103,8 @@ def show(
             say(f"neighbours: left out. {error}")
             del files["neighbours"]
     folder.mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
-    seen = _rgb(x)
+    limits = black_and_white([*x])
+    seen = _rgb(x, limits)
     if "attention" in drawn:
         maps = drawn["attention"]
         per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
@@ -115,7 +115,7 @@ def show(
         _write(files["pca"], [seen, heat(first), colours], size)
         say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
     if found is not None:
-        _write(files["neighbours"], found.columns, size)
+        _write(files["neighbours"], [_rgb(column, limits) for column in found.columns], size)
         _write_table(table, found)
         say(f"neighbours: {len(x)} images, each followed by the {len(found.columns) - 1} nearest of {found.images}")
     return [*files.values(), *([table] if "neighbours" in files else [])]
@@ -253,9 +253,10 @@ def _scaled(maps: Tensor) -> Tensor:
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _rgb(x: Tensor) -> Tensor:
-    """Images (M, C, H, W) in [0, 1] with 3 channels: the first 3, or the first as grey."""
-    return x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
+def _rgb(x: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Images (M, C, H, W) with 3 channels, the first 3 or the first as grey, and these values as black and white."""
+    rgb = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
+    return (rgb - limits[0]) / (limits[1] - limits[0])
 
 
 def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:
@@ -270,7 +271,7 @@ class Neighbours:
     """The nearest images of some images."""
 
     columns: list[Tensor]
-    """(M, 3, size, size): the images, then the nearest of each, then the next."""
+    """(M, C, size, size): the images, then the nearest of each, then the next."""
     rows: list[tuple[str, int, str, float]]
     """An image's name, a rank from 1, the neighbour's name and the cosine."""
     images: int
@@ -290,7 +291,7 @@ def _neighbours(
     queries = torch.tensor([places_of[name] for name in names])
     cosines, places = others(made.features, queries, NEIGHBOURS)
     shown = [queries[:, None], places]
-    columns = [_rgb(_some(source, made.index[c].tolist(), len(c), size)[1]) for c in torch.cat(shown, 1).unbind(1)]
+    columns = [_some(source, made.index[c].tolist(), len(c), size)[1] for c in torch.cat(shown, 1).unbind(1)]
     rows = [
         (name, n, made.names[place], cosine)
         for name, values, found in zip(names, cosines.tolist(), places.tolist())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .places import PLOTTED, check_suffix
+from .printing import printable
 from .reporting.gathering import read_entries, run_names
 from .reporting.judgements import dictionaries, is_finite
 from .runs import Folder, Row, atomic, check_writable
@@ -87,7 +88,7 @@ def plot(
 
 def _label(name: str) -> str:
     """A name that matplotlib shows as it is: to it $ begins a formula, and what begins with _ belongs in no legend."""
-    name = name.replace("$", r"\$")
+    name = printable(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from . import classifiers
 from .classifiers import Classifier
-from .data import open_source, remarks
+from .data import Data, open_source, remarks
 from .evaluation.features import features
 from .evaluation.reading import counting
 from .places import PREDICTED, check_suffix
@@ -68,7 +67,7 @@ class Predictions:
 
 def predict(
     classifier: str | os.PathLike[str] | Classifier,
-    data: str | os.PathLike[str] | Dataset[object],
+    data: Data,
     *,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
@@ -101,7 +100,7 @@ def predict(
     net.check_size(size)
     source = open_source(data, channels=net.channels, alpha=net.alpha)
     if say is not None:
-        for line in remarks(source, asks=False):
+        for line in remarks(source):
             say(line)
     found = features(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,

@@ -37,11 +37,10 @@ from .printing import LONGEST_VALUE, brief, cut, lines_of, pasteable, printable,
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import Dataset
 
     from .backbones import Backbone
     from .core import Config, Method
-    from .data import Source
+    from .data import Data
 
 Alpha = Literal["auto", "white", "drop"]
 FORMAT = 1
@@ -133,6 +132,9 @@ class Options:
         for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1), ("keep_checkpoints", 0)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
+        for name in ("out", "init"):  # such as of a variable of the shell that is not set
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty. Give --{name} a name, or leave it out.")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken is {self.max_broken}; it is a share between 0 and 1.")
         if self.frozen_epochs is not None and self.frozen_epochs < 0:
@@ -155,8 +157,9 @@ class Options:
 class Run(Options):
     """A training: the data, the method with its configuration, and the options."""
 
-    data: "str | os.PathLike[str] | Dataset[object] | Source"
-    """A folder (scanned recursively), a text file of paths, any torch Dataset of images, or an open source."""
+    data: "Data"
+    """A folder (scanned recursively), a text file of paths, a list or array of images, a torch or Hugging Face Dataset,
+    or an open source."""
     method: "Config"
     """The method's configuration, for instance `SimCLR.Config(temperature=0.2)`."""
     backbone: "str | nn.Module" = Options.backbone  # type: ignore[assignment]
@@ -687,7 +690,9 @@ def parse_yaml(path: Path) -> dict[str, object]:
     except RecursionError:
         raise ValueError(f"{path} is nested deeper than options ever are.") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is not valid YAML: {cut(str(error), 500)}") from None
+        raise ValueError(
+            f"{path} is not valid YAML; mend it, or take the file of another run. {cut(str(error), 500)}."
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
     for name in content:
@@ -744,11 +749,19 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     except Exception as error:
         causes = [str(error)]
         if isinstance(error, ExceptionGroup):
-            causes = transform_error(error, "", format_exception=lambda e, _: str(e))
-        raise ValueError(f"{where}: " + cut("; ".join(map(_cause, causes)), 2000)) from None
+            causes = transform_error(error, "", format_exception=_why)
+        told = cut("; ".join(map(_cause, causes)), 2000)
+        raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     given = (*dotted(stated), *(["batch_size"] if "batch_size" in rest else []))
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=given)
+
+
+def _why(error: BaseException, kind: object) -> str:
+    """Our own words on a value, or what was expected where a library stumbled over it."""
+    if isinstance(error, ValueError) or kind is None:
+        return str(error)
+    return f"expected {kind.__name__ if isinstance(kind, type) else str(kind).replace('typing.', '')}"
 
 
 def _cause(text: str) -> str:

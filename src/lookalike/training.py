@@ -44,7 +44,7 @@ from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, Method, Progress
-from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, remarks, statistics
+from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
@@ -582,9 +582,12 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     if run.resume and run.alpha == "auto":  # as the run was begun
         run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
     source = open_images(run)
+    if run.resume:
+        source = _with_system_folders(folder, run, source)
     if len(source) < 2:
         raise ValueError(
-            f"{run.data} holds {len(source)} image; at least 2 are needed, and thousands to learn something."
+            f"{brief(flat(run)['data'], LONGEST_PATH)} holds {len(source)} image; at least 2 are needed, and "
+            "thousands to learn something."
         )
     as_begun = read_whole_yaml(folder.run) if run.resume else {}
     begun = inputs.read(folder.inputs) if run.resume else {}
@@ -860,22 +863,34 @@ def _weights_digest(place: str) -> str | None:
     return encoders.file_sha256(path) if path.is_file() else None
 
 
-def open_images(run: Run) -> Source:
-    """The images of a run, with labels where the method learns from them."""
+def open_images(run: Run, system_folders: bool = False) -> Source:
+    """The images of a run, with labels where the method learns from them; see `open_source`."""
     method = run.method.method
     if not method.needs_labels:
-        return open_source(run.data, channels=run.channels, alpha=run.alpha)
+        return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
     try:
         source = open_source(
-            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=method.known_classes(run.method)
-        )
+            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=method.known_classes(run.method),
+            system_folders=system_folders,
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
     if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
         raise ValueError(
-            f"{method.__name__} learns from labels, and all images of {run.data} are of one class. Give a folder with "
-            "a sub-folder per class, or choose a method without labels."
+            f"{method.__name__} learns from labels, and all images of {brief(flat(run)['data'], LONGEST_PATH)} are of "
+            "one class. Give a folder with a sub-folder per class, or choose a method without labels."
         )
+    return source
+
+
+def _with_system_folders(folder: Folder, run: Run, source: Source) -> Source:
+    """The images of a run that is resumed: 0.1 took those in folders of systems, such as @eaDir, for data, too."""
+    if not source.system_folders:
+        return source
+    every = open_images(run, system_folders=True)
+    for path in (folder.last, folder.before, *folder.kept()):
+        with suppress(Exception):  # what is wrong with it is said where it is read to go on from
+            return every if encoders.unpickled(path)["lookalike"]["data"] == image_set(every) else source
     return source
 
 
@@ -1429,6 +1444,7 @@ def _say_start(
     lines = [
         f"lookalike {version()}  {command_line()}",
         f"data        {len(source)} images in {brief(flat(run)['data'], LONGEST_PATH)}",
+        *(f"            {line}" for line in source.notes()),
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
@@ -1436,7 +1452,7 @@ def _say_start(
         *method.words(),
         *_left_out(run),
         *_classes(source, sum(view.count for view in first)),
-        *(f"WARNING     {line}" for line in remarks(source)),
+        *(f"WARNING     {line}" for line in warnings_about(source, _choices(run, method.backbone))),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
@@ -1457,6 +1473,14 @@ def _say_start(
         )
     for line in lines:
         folder.say(line)
+
+
+def _choices(run: Run, backbone: backbones.Backbone) -> set[str]:
+    """The options of a run that its images may ask for; see `warnings_about`."""
+    if run.init is None and isinstance(run.backbone, str):
+        return {"alpha", "channels"} | ({"normalise"} if run.normalise == "imagenet" else set())
+    # the weights say how many channels, and what is normalised with: perhaps images of another brightness
+    return {"alpha", "scale"} if max(backbone.mean) > 0.25 else {"alpha"}
 
 
 def _other_version(before: str, run: Run) -> str:

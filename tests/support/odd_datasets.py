@@ -56,7 +56,7 @@ ITEMS: tuple[Item, ...] = (
     ("array of 0.0 to 255.0", "broken", _array(lambda a: a.astype(np.float32) + 2)),
     ("array of NaN", "broken", _array(lambda a: a * np.float32(np.nan))),
     ("array of objects", "either", _array(lambda a: a.astype(object))),
-    ("array of texts", "broken", _array(lambda a: a.astype(str))),
+    ("array of texts", "either", _array(lambda a: a.astype(str))),
     ("array without pixels", "broken", _array(lambda a: a[:0])),
     ("array of 4 dimensions", "broken", _array(lambda a: a[None])),
     ("number", "either", lambda rng: np.uint8(3)),

@@ -378,9 +378,14 @@ def avif(rng: Rng) -> Picture:
     return _of(Image.fromarray(a), "AVIF", a / 255, 0.05, quality=95)
 
 
+def _tells_its_channels(a: np.ndarray) -> bool:
+    """Whether a shape (H, W, C) cannot be meant as (C, H, W)."""
+    return min(a.shape[:2]) > 4
+
+
 def npy(rng: Rng) -> Picture:
     a = scene(rng)
-    return Picture(_npy(a), ".npy", look=a / 255, near=0.001)
+    return Picture(_npy(a), ".npy", look=a / 255 if _tells_its_channels(a) else None, near=0.001)
 
 
 def npy_planes(rng: Rng) -> Picture:
@@ -396,7 +401,8 @@ def npy_grey16(rng: Rng) -> Picture:
 
 def npy_float(rng: Rng) -> Picture:
     a = (scene(rng) / 255).astype(rng.choice([np.float16, np.float32, np.float64]))
-    return Picture(_npy(np.asfortranarray(a)), ".npy", look=a.astype(float), near=0.001)
+    look = a.astype(float) if _tells_its_channels(a) else None
+    return Picture(_npy(np.asfortranarray(a)), ".npy", look=look, near=0.001)
 
 
 def npy_bool(rng: Rng) -> Picture:

@@ -243,5 +243,6 @@ def weights_case(place: Path, index: int, run: Path) -> tuple[str, Case, Says]:
     if made.content is None:
         return made.name, case, made.says
     name = made.name if rng.integers(2) else f"{odd(rng)}{made.name}"
+    (place / name).parent.mkdir(parents=True, exist_ok=True)  # "</script>" names a folder
     (place / name).write_bytes(made.content)
     return f"./{name}", case, made.says

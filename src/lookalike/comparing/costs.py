@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import Batch, Method, Progress
+from ..documents import tensor_file
 from ..evaluation.features import evaluating
 from ..runs import Run
 from ..training import Pretraining
@@ -87,7 +88,8 @@ def spent(checkpoint: Path) -> Spent:
         FileNotFoundError: there is none.
         ValueError: no `Costs` kept account.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    with tensor_file(checkpoint) as path:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     own = content["callbacks"].get(Costs.__qualname__)
     if own is None:
         raise ValueError(

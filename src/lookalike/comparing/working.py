@@ -201,6 +201,10 @@ class _Work:
             else:
                 goes_on = not lines or extends(old["question"], now)
                 if not goes_on:
+                    if self.source.system_folders:
+                        lines.append(
+                            "folders of systems, such as @eaDir, whose images version 0.1 took: passed over now"
+                        )
                     raise ValueError(
                         f"{self.path} holds a comparison that asked something else:\n  "
                         + "\n  ".join(lines)

@@ -5,12 +5,14 @@ from .decoding import BrokenImage, decode
 from .images import Images
 from .loading import Loader
 from .reading import lost
+from .remarks import remarks, warnings_about
 from .resident import cache_folder
-from .sources import Source, Subset, open_maybe_labelled, open_source, remarks, statistics
+from .sources import Data, Source, Subset, open_maybe_labelled, open_source, statistics
 
 __all__ = [
     "Answers",
     "BrokenImage",
+    "Data",
     "Images",
     "Loader",
     "Source",
@@ -22,4 +24,5 @@ __all__ = [
     "open_source",
     "remarks",
     "statistics",
+    "warnings_about",
 ]

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .decoding import BrokenImage
-from .images import moments, promote
+from .errors import UNSUPPORTED
+from .images import Levels, levels, moments, promote
 from .reading import stream
-from .sources import Source, left_out
+from .remarks import ALL, left_out, unused
+from .sources import Source
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20
@@ -48,6 +50,7 @@ class Looks(NamedTuple):
     thumbnails: np.ndarray
     """(B, 256) float16, zero mean and unit length."""
     kinds: list[str]
+    levels: list[Levels]
     broken: list[tuple[str, str]]
     seconds: float
     """What decoding took."""
@@ -79,6 +82,7 @@ class _Looking(Dataset[Looks]):
             hashes=np.array([bits for _, bits, _ in marks], np.uint64),
             thumbnails=np.array([thumbnail for _, _, thumbnail in marks], np.float16).reshape(count, 256),
             kinds=[self.source.kind(i) for i in places],
+            levels=[levels(image) for image in images],
             broken=broken,
             seconds=seconds,
         )
@@ -110,6 +114,8 @@ class Split:
     kinds: Counter[str]
     """File format and mode, such as "JPEG RGB"."""
     types: Counter[str]
+    levels: list[tuple[str, Levels]]
+    """Of each image that could be read, with its type."""
     mean: list[float]
     """Per channel, of values in [0, 1], over all pixels; each image counts once."""
     std: list[float]
@@ -159,6 +165,7 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
         sizes=np.concatenate([s.sizes for s in seen]),
         kinds=Counter(kind for s in seen for kind in s.kinds),
         types=Counter(kind for s in seen for kind in s.types),
+        levels=[pair for s in seen for pair in zip(s.types, s.levels, strict=True)],
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
         classes=classes,
@@ -349,7 +356,10 @@ def _some(names: list[str], most: int = 5) -> str:
 
 def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list[str]:
     total, read = len(split.source), len(split.places)
-    lines = [f"{what:<11} {total}, of which {len(split.broken)} cannot be read"]
+    other = sum(reason.startswith(UNSUPPORTED) for _, reason in split.broken)
+    lines = [f"{what:<11} {total}, of which {len(split.broken) - other} cannot be read"]
+    lines[0] += f", and {other} are whole but cannot be used as they are" if other else ""
+    lines += [f"            {line}" for line in split.source.notes()]
     lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
     if len(split.broken) > 10:
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
@@ -367,7 +377,8 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         )  # fmt: skip
         mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
         lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
-    lines += [f"            {line}" for line in (*split.source.notes(), *left_out(split.kinds))]
+    remarks = (*left_out(split.kinds, ALL), *unused(split.kinds, split.levels, split.source.channels, ALL))
+    lines += [f"            {line}" for line in remarks]
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
@@ -404,6 +415,7 @@ def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[s
 def _split_content(split: Split) -> dict[str, object]:
     return {
         "images": len(split.source),
+        "notes": split.source.notes(),
         "broken": [[name, reason] for name, reason in split.broken],
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,

@@ -29,6 +29,7 @@ from ..printing import brief, printable
 from ..random import key_of
 from ..runs import Alpha
 from . import png, tiff
+from .errors import UNSUPPORTED, Unsupported
 from .transparency import (
     deep_in_mode,
     ground_of,
@@ -68,11 +69,17 @@ MAX_ASPECT: Final = 4
 """The longer side is cut to so many times the shorter one."""
 LEFT_OUT: Final = "last channel left out"
 """How `kind_of` ends where a file has more channels than its colours, and the last is not certainly transparency."""
+PAGES: Final = "several pages"
+"""Stands in `kind_of` of a TIFF file with more than one picture."""
+ANIMATED: Final = "animated"
+"""Stands in `kind_of` of other files with more than one picture."""
 
 _HEAD: Final = 2**16  # bytes in which a JPEG file's segments before its pixels are looked for
 _PIECE: Final = 2**21  # pixels that are converted at once: an image and all of its conversions would take too much
-_TOO_MUCH: Final = f"more than the limit of {MAX_BYTES // 2**20} MiB. Cut it into tiles or shrink it"
-_SAVE: Final = "Save it with 8 bits, or as .npy of shape (C, H, W)"
+_SMALLER: Final = "Cut it into tiles, or shrink it; docs/quickstart.md has a script for both"
+_TOO_MUCH: Final = f"more than the limit of {MAX_BYTES // 2**20} MiB. {_SMALLER}"
+_SAVE: Final = "Save it as RGB of 8 bits, or as .npy of shape (C, H, W)"
+_ALIKE: Final = "Scale all images alike"  # image by image would change what they show
 _HELD: Final = {  # what begins so is no image in pixels
     b"%!PS": "EPS", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF", b"8BPS": "PSD", b"gimp xcf": "XCF",
     b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip",
@@ -138,7 +145,7 @@ def decode(
         with open(image, "rb") as file:
             return _decoded(file, size, image, channels, decode_size, key, alpha)
     except Exception as error:  # a malformed file makes decoders stumble in every way there is
-        raise BrokenImage("(bytes)" if isinstance(image, bytes) else os.fspath(image), _reason(error)) from error
+        raise BrokenImage("(bytes)" if isinstance(image, bytes) else os.fspath(image), reason_of(error)) from error
 
 
 def _file_size(path: str | os.PathLike[str]) -> int:
@@ -163,7 +170,7 @@ def _decoded(
     if head.startswith(tiff.MAGIC):
         _check_tiff(file)
     elif size > MAX_BYTES:
-        raise ValueError(f"a file of {size / 2**20:.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB")
+        raise ValueError(f"a file of {size / 2**20:.0f} MiB, {_TOO_MUCH}")
     if channels == 3 and simplejpeg is not None and _is_plain(head):
         content = head + file.read()
         if (pixels := _from_jpeg(content, decode_size)) is not None:
@@ -186,7 +193,7 @@ def _by_pillow(source: str | os.PathLike[str] | IO[bytes], use: Callable[[Image.
                 with suppress(Exception), Image.open(io.BytesIO(content), formats=_formats()) as opened:
                     return use(opened)  # else the first error says what is wrong
             if isinstance(error, UnidentifiedImageError):
-                raise ValueError(_unidentified(head, file)) from error
+                raise _unidentified(head, file) from error
         raise
 
 
@@ -197,16 +204,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _unidentified(head: bytes, file: IO[bytes]) -> str:
+def _unidentified(head: bytes, file: IO[bytes]) -> ValueError:
     """What a file holds that Pillow opens as nothing."""
     if head.startswith(tiff.MAGIC):
-        return f"TIFF of {tiff.described(tiff.read_tags(file, MAX_BYTES))}, which cannot be read. {_SAVE}"
+        return _unread_tiff(tiff.read_tags(file, MAX_BYTES))
     held = next((name for begin, name in _HELD.items() if head.lstrip().startswith(begin)), None)
     if head[4:8] == b"ftyp" and held is None:
         held = "HEIC" if head[8:11] in (b"hei", b"hev", b"mif", b"msf") else "a video"
     if head[128:132] == b"DICM":
         held = "DICOM"
-    return "not an image of a known format" + (f": it holds {held}. Convert it to PNG or TIFF" if held else "")
+    return ValueError(
+        "not an image of a known format" + (f": it holds {held}. Convert it to PNG or TIFF" if held else "")
+    )
 
 
 def _without_metadata(head: bytes, file: IO[bytes]) -> list[bytes]:
@@ -240,7 +249,9 @@ def kind_of(path: str | os.PathLike[str], channels: int = 3, alpha: Alpha = "aut
     """Format and mode of a file that can be decoded, from its head; see `Source.kind`."""
     size = _file_size(path)
     with open(path, "rb") as file:
-        if file.read(6) == b"\x93NUMPY":
+        if (head := file.read(6)).startswith(tiff.MAGIC):
+            _check_tiff(file)  # Pillow would log what it cannot read
+        elif head == b"\x93NUMPY":
             file.seek(0)
             shape, _, dtype = _npy_head(file, size)
             return f"npy {dtype.name} {shape}"
@@ -250,9 +261,19 @@ def kind_of(path: str | os.PathLike[str], channels: int = 3, alpha: Alpha = "aut
 def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
     """`kind_of` for an image that Pillow has opened."""
     kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_colour(image) else "")
+    bands = unnamed_bands(image)
+    if bands and (image.mode, bands) != ("RGB", 1):  # which 4 channels hold
+        kind += f" of {bands + len(image.getbands())} bands"
     with suppress(Exception):  # a later frame may be damaged
-        kind += ", animated" if getattr(image, "is_animated", False) else ""
+        kind += _several(image)
     return f"{kind}, {LEFT_OUT}" if alpha == "auto" and _leaves_out(image, channels) else kind
+
+
+def _several(image: Image.Image) -> str:
+    """The part of a kind that says that a file holds more than its first picture. (A camera's MPO has a preview.)"""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return f", {PAGES}" if image.fp is not None and tiff.has_pages(image.fp) else ""
+    return f", {ANIMATED}" if image.format != "MPO" and getattr(image, "is_animated", False) else ""
 
 
 def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
@@ -297,17 +318,22 @@ def from_tensor(image: Tensor, channels: int, decode_size: int | None, key: int)
     """`decode` for an array (C, H, W). Raises ValueError for other dtypes or ranges, or without a way to `channels`."""
     if image.ndim != 3 or not image.numel():
         raise ValueError(f"an array of shape {tuple(image.shape)}; expected (C, H, W) with pixels in it")
+    image = image.detach()
     width = {torch.bool: 1, torch.uint8: 1, torch.uint16: 2}.get(image.dtype, 4)
     _check_size(image.shape[2], image.shape[1], max(channels, image.shape[0]) * width)
     if image.dtype == torch.bool:
         image = image.to(torch.uint8) * 255
     elif image.dtype.is_floating_point:
         low, high = image.min().item(), image.max().item()
-        if not (low >= -0.01 and high <= 1.01):  # also true for NaN
-            raise ValueError(f"float values from {low:g} to {high:g}; expected 0 to 1")
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"float values from {low:g} to {high:g}, not all of them finite; expected 0 to 1")
+        if not (low >= -0.01 and high <= 1.01):
+            raise Unsupported(f"float values from {low:g} to {high:g}; expected 0 to 1. {_ALIKE}")
         image = image.to(torch.float32)
     elif image.dtype not in (torch.uint8, torch.uint16):
-        raise ValueError(f"values of type {str(image.dtype).removeprefix('torch.')}; expected uint8, uint16 or float32")
+        raise Unsupported(
+            f"values of type {str(image.dtype).removeprefix('torch.')}; expected uint8, uint16 or float32"
+        )
     if decode_size:
         top, left, height, width = _window(image.shape[1], image.shape[2], key)
         image = image[:, top : top + height, left : left + width]
@@ -361,7 +387,7 @@ def _channels_first(array: np.ndarray, channels: int) -> Tensor:
                 return torch.from_numpy(array)
             if array.shape[2] == count:
                 return torch.from_numpy(array).permute(2, 0, 1)
-    raise ValueError(f"an array of shape {array.shape}; expected (H, W), (C, H, W) or (H, W, C) with C = {channels}")
+    raise Unsupported(f"an array of shape {array.shape}; expected (H, W), (C, H, W) or (H, W, C) with C = {channels}")
 
 
 def _npy_head(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -378,12 +404,12 @@ def _npy_head(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dty
     if dtype.hasobject:
         raise ValueError("an array of Python objects; expected uint8, uint16 or float32")
     if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise ValueError(f"values of type {dtype.name}; expected uint8, uint16 or float32")
+        raise Unsupported(f"values of type {dtype.name}; expected uint8, uint16 or float32")
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of shape {shape}; expected (H, W), (C, H, W) or (H, W, C)")
     taken = math.prod(shape) * dtype.itemsize
     if taken > MAX_BYTES:
-        raise ValueError(f"an array of shape {shape} takes {taken / 2**20:.0f} MiB, {_TOO_MUCH}")
+        raise Unsupported(f"an array of shape {shape} takes {taken / 2**20:.0f} MiB, {_TOO_MUCH}")
     if file.tell() + taken > size:
         raise ValueError(f"the file is truncated: {size - file.tell()} of {taken} bytes of its values are there")
     return shape, fortran, dtype
@@ -429,12 +455,10 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
 
 def _check_size(width: int, height: int, pixel_bytes: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{width} x {height} pixels are above the limit of {MAX_PIXELS}. Cut it into tiles or shrink it"
-        )
+        raise Unsupported(f"{width} x {height} pixels are above the limit of {MAX_PIXELS}. {_SMALLER}")
     if width * height * pixel_bytes > MAX_BYTES:
         taken = f"{width} x {height} pixels of {pixel_bytes} bytes take {width * height * pixel_bytes / 2**20:.0f} MiB"
-        raise ValueError(f"{taken}, {_TOO_MUCH}")
+        raise Unsupported(f"{taken}, {_TOO_MUCH}")
 
 
 def _check_room(image: Image.Image, channels: int, deep_colour: bool) -> None:
@@ -463,11 +487,11 @@ def _check_faithful(image: Image.Image) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image.fp)
     elif image.format == "PPM" and image.mode == "RGB" and max(_numbers(image.tile[0].args), default=0) > 255:
-        raise ValueError(f"a PPM file of 16-bit colour, which would be cut to 8 bits. {_SAVE} or as PNG of 16 bits")
+        raise Unsupported(f"a PPM file of 16-bit colour, which would be cut to 8 bits. {_SAVE}, or as 16-bit PNG")
     elif image.format == "JPEG2000":
         bits = _jpeg2000_bits(image.fp)
         if bits != [16] and max(bits) > 8:
-            raise ValueError(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; read are 8 bits, and grey of 16. {_SAVE}")
+            raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; read are 8 bits, and grey of 16. {_SAVE}")
 
 
 def _numbers(args: object) -> list[int]:
@@ -477,11 +501,13 @@ def _numbers(args: object) -> list[int]:
 def _check_tiff(file: IO[bytes]) -> None:
     tags = tiff.read_tags(file, MAX_BYTES)
     if tiff.tile_bytes(tags) > MAX_BYTES:
-        raise ValueError(f"a TIFF of tiles that take {tiff.tile_bytes(tags) / 2**20:.0f} MiB, {_TOO_MUCH}")
+        raise Unsupported(f"a TIFF of tiles that take {tiff.tile_bytes(tags) / 2**20:.0f} MiB, {_TOO_MUCH}")
     if not tiff.is_plain(tags):
-        raise ValueError(
-            f"a TIFF of {tiff.described(tags)}; read are grey of up to 16 bits or float32, and 8-bit colours. {_SAVE}"
-        )
+        raise _unread_tiff(tags)
+
+
+def _unread_tiff(tags: tiff.Tags) -> Unsupported:
+    return Unsupported(f"a TIFF of {tiff.described(tags)}. {tiff.remedy(tags)}")
 
 
 def _jpeg2000_bits(file: IO[bytes]) -> list[int]:
@@ -501,7 +527,7 @@ def _deep_colour(image: Image.Image) -> tuple[np.ndarray, bool]:
     """Pixels (H, W, bands) uint16 of a PNG file of 16-bit colour; see `png.read_deep`."""
     assert isinstance(image, ImageFile.ImageFile)
     if image.format != "PNG" or image.fp is None:
-        raise ValueError(f"{image.format} of 16-bit colour, which would be cut to 8 bits. {_SAVE} or as PNG of 16 bits")
+        raise Unsupported(f"{image.format} of 16-bit colour, which would be cut to 8 bits. {_SAVE}, or as 16-bit PNG")
     image.fp.seek(0)
     content = image.fp.read(MAX_BYTES)
     if png.turns(content):  # perhaps behind the pixels
@@ -550,7 +576,7 @@ def _deep_pixels(image: Image.Image) -> Tensor:
     if image.mode == "F":
         return torch.from_numpy(array)[None]
     if array.min() < 0 or array.max() > 65535:
-        raise ValueError(f"integers from {array.min()} to {array.max()}; expected 0 to 65535")
+        raise Unsupported(f"integers from {array.min()} to {array.max()}; expected 0 to 65535. {_ALIKE}")
     return torch.from_numpy(array.astype(np.uint16))[None]
 
 
@@ -562,16 +588,19 @@ def _with_channels(image: Tensor, channels: int) -> Tensor:
     if image.shape[0] == 3 and channels == 1:  # ITU-R 601-2, as Pillow does
         luma = torch.einsum("chw,c->hw", image.to(torch.float32), torch.tensor((0.299, 0.587, 0.114)))[None]
         return luma if image.dtype == torch.float32 else luma.round().to(image.dtype)
-    raise ValueError(f"has {image.shape[0]} channels, and {channels} cannot be made of them")
+    raise Unsupported(f"has {image.shape[0]} channels, and {channels} cannot be made of them")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be used, in one line."""
+    if isinstance(error, Unsupported):
+        return f"{UNSUPPORTED}{error}"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, MemoryError):
         return "takes more memory than there is"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more pixels than the limit of {MAX_PIXELS}. Cut it into tiles or shrink it"
+        return f"{UNSUPPORTED}more pixels than the limit of {MAX_PIXELS}. {_SMALLER}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, (ValueError, OSError, SyntaxError, struct.error)) and str(error):

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +82,36 @@ def moments(image: Tensor) -> Tensor:
         values = promote(part.view(image.dtype), torch.float32).double()
         sums += torch.stack([values.sum(1), values.square().sum(1)])
     return sums / flat.shape[1]
+
+
+class Levels(NamedTuple):
+    """How an image uses its channels and the range of values."""
+
+    grey: bool
+    """Whether it has three channels that are equal, but for what packing changes."""
+    low: float
+    """Its smallest value, of 0 to 1."""
+    high: float
+    """Its largest value."""
+
+
+def levels(image: Tensor) -> Levels:
+    """The levels of an image (C, H, W)."""
+    array = image.numpy()
+    top = _SCALES.get(image.dtype, 1.0)
+    return Levels(len(array) == 3 and _are_equal(array), float(array.min()) / top, float(array.max()) / top)
+
+
+def _are_equal(array: np.ndarray) -> bool:
+    """Whether the channels of (C, H, W) differ by 2 of 255, or of 65,535, at most; of most images few rows tell."""
+    near = 2 / 255 if array.dtype.kind == "f" else 2
+    wide = np.float32 if array.dtype.kind == "f" else np.int32
+    rows = max(1, _PIECE // array.shape[2])
+    for y in range(0, array.shape[1], rows):
+        first = array[0, y : y + rows].astype(wide)
+        if any(np.abs(first - other[y : y + rows]).max() > near for other in array[1:]):
+            return False
+    return True
 
 
 def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import Final, Literal
 import torch
 
 from ..random import key_of, keys_of
+from .errors import remedy
 from .images import Images, starts
 from .order import Order
 from .reading import Batches, Read, stream
@@ -201,7 +202,7 @@ class Loader:
         if not len(read.places):
             raise ValueError(
                 f"None of {len(dict(read.broken))} images tried in turn could be read:{first}\n"
-                + (self.source.missing() or "Repair what they come from.")
+                + (self.source.missing() or f"{remedy([reason for _, reason in read.broken])}.")
             )
         looked = int(self._seen.sum()) + len(self.broken)
         few = min(_FEW, len(self.source) // 2)
@@ -211,7 +212,7 @@ class Loader:
                 f"that is allowed:{first}\n"
                 + (
                     self.source.missing()
-                    or "Repair them or put them back (a run that has begun goes on with --resume), "
-                    "raise --max-broken, or remove them and start a new run."
+                    or f"{remedy([*self.broken.values()])}, or put them back (a run that has begun goes on with "
+                    "--resume), raise --max-broken, or remove them and start a new run."
                 )
             )

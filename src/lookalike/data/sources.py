@@ -1,16 +1,13 @@
 """Where images come from: a folder, a text file of paths, or a torch Dataset behind one face."""
 
 import copy
-import difflib
 import hashlib
-import heapq
 import os
-import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -19,11 +16,34 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..places import no_images
-from ..printing import LONGEST_PATH, brief, printable, shown
+from ..printing import LONGEST_PATH, brief, printable
 from ..random import key_of, permutation
 from ..runs import Alpha
-from .decoding import LEFT_OUT, SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind
+from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind, reason_of
+from .folders import Scanned, scan
 from .images import moments
+from .items import (
+    check_arrays,
+    column_classes,
+    features_of,
+    image_of,
+    is_encoded,
+    is_path,
+    label_column,
+    label_of,
+    planes,
+    tensor_planes,
+    whole_column,
+)
+from .labels import class_numbers, composed, folder_labels, onto
+
+
+class Indexed(Protocol):
+    """Something with images as its items 0 to N - 1: a list, an array, a torch Dataset, a Hugging Face Dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> object: ...
 
 
 class Source(ABC):
@@ -35,6 +55,8 @@ class Source(ABC):
     labels: Tensor | None = None
     """(N,) int64, places in `classes`; None without labels."""
     classes: tuple[str, ...] | None = None
+    system_folders: int = 0
+    """How many folders of systems, such as @eaDir, were passed over."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,48 +114,101 @@ class Source(ABC):
         return []
 
 
+Data = str | os.PathLike[str] | Dataset[object] | Source | Indexed
+
+
 def open_source(
-    data: str | os.PathLike[str] | Dataset[object] | Source,
+    data: Data,
     channels: int = 3,
     labelled: bool = False,
     classes: Sequence[str] | None = None,
     alpha: Alpha = "auto",
+    system_folders: bool = False,
 ) -> Source:
     """Finds the images of DATA; none is opened yet.
 
     Args:
-        data: a folder, searched recursively, where file order never matters and hidden names are passed over; a text
-            file with a path per line, absolute or relative to its own folder (blank lines and # comments are passed
-            over); or a map-style Dataset whose items are an image, or a tuple of an image, a label and more, the image
-            as a PIL image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W). A `Source` that is open
-            already stays as it is, where it has these channels, labels and classes.
+        data: a folder, searched recursively, where file order never matters and hidden names and folders of systems
+            are passed over; a text file with a path per line, absolute or relative to its own folder (blank lines and
+            # comments are passed over); an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a
+            map-style Dataset or a Hugging Face Dataset. Its items are an image, a tuple of an image, a label and more,
+            or a row with columns for both; an image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor
+            (H, W) or (C, H, W), or a path. A `Source` that is open already stays as it is, where it has these channels,
+            labels and classes.
         channels: how many channels images are brought to.
-        labelled: take labels: a file's first folder below DATA; a Dataset's `targets`, or else its items' second parts.
+        labelled: take labels: a file's first folder below DATA; a Dataset's `targets`, or else those in its items.
         classes: with `labelled`, the class names in their order, as a training set gave them. None: those found.
         alpha: what becomes of an alpha channel; see `decode`. A `Source` that is open keeps its own.
+        system_folders: take images in folders of systems, such as @eaDir, too, as version 0.1 did.
 
     Raises:
         FileNotFoundError: no such folder or file, or no listed file exists.
-        ValueError: no image in it; a file outside a class folder; a class that `classes` lacks.
+        ValueError: no image in it; a file outside a class folder; a class that `classes` lacks; no such data.
     """
     if channels < 1:
         raise ValueError(f"channels is {channels}; images have at least 1.")
     if isinstance(data, Source):
         _check_open(data, channels, labelled, classes)
         return data
-    if isinstance(data, Dataset):
-        return _Items(data, channels, labelled, classes, alpha)
+    if not isinstance(data, str | os.PathLike):
+        if isinstance(data, list | tuple) and data and all(isinstance(p, str | os.PathLike) for p in data):
+            here = os.getcwd()
+            paths = _relative([os.path.normpath(p) for p in data], here, "the list")
+            return _Files(here, paths, channels, labelled, classes, alpha)
+        return _Items(_indexed(data), channels, labelled, classes, alpha)
     if not os.fspath(data):
         raise no_images(data)
     path = os.path.abspath(os.fspath(data))
     if os.path.isdir(path):
-        images, linked = _scan(path)
+        found = scan(path, system_folders)
         if labelled:
-            _refuse_two_classes(linked)
-        return _Files(path, images, channels, labelled, classes, alpha, linked)
+            _refuse_two_classes(found.linked)
+        return _Files(path, found.images, channels, labelled, classes, alpha, found)
     if os.path.isfile(path):
-        return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes, alpha, {})
+        return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes, alpha)
     raise no_images(path)
+
+
+def _indexed(data: object) -> Indexed:
+    """Something with items 0 to N - 1.
+
+    Raises:
+        ValueError: it is something else; the message says what to give.
+    """
+    kind = type(data).__name__
+    if isinstance(data, np.ndarray | Tensor) and data.dtype != object:
+        check_arrays(data)
+    elif isinstance(data, Mapping):
+        names = ", ".join(printable(str(name)) for name in list(data)[:5])
+        raise ValueError(f"The data are a {kind} of {names}. Give one of them, or a list of images.")
+    elif isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise ValueError(
+            f"{kind} cannot be read by index. Give a folder, a text file of paths, a list of images, an array "
+            "(N, H, W, C), or a Dataset with __len__ and __getitem__."
+        )
+    found = cast(Indexed, data)
+    if not len(found):
+        raise ValueError(f"{kind} is empty. Give a Dataset with items.")
+    if not isinstance(data, Dataset | list | tuple | np.ndarray | Tensor):
+        _check_items(found)
+    return found
+
+
+def _check_items(data: Indexed) -> None:
+    """Raises ValueError where something of another library has no items 0 to N - 1, as a table of pandas."""
+    for i in range(min(3, len(data))):
+        try:
+            data[i]
+        except (LookupError, TypeError) as error:
+            reason = _failure(error)
+        except Exception:  # its items are there, and this one is broken
+            return
+        else:
+            return
+    raise ValueError(
+        f"{type(data).__name__} has no item 0 ({reason}). Give a list of images, an array (N, H, W, C), or a Dataset "
+        "whose items 0 to N - 1 are images."
+    )
 
 
 def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
@@ -144,60 +219,33 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
         )
     if labelled and (source.labels is None or source.classes is None):
         raise ValueError("The source has no labels. Open it with labelled=True.")
-    if labelled and classes is not None and source.classes != tuple(classes):
+    if labelled and classes is not None and [*map(composed, source.classes or ())] != [*map(composed, classes)]:
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
-def open_maybe_labelled(
-    data: str | os.PathLike[str] | Dataset[object], channels: int = 3, alpha: Alpha = "auto"
-) -> Source:
-    """The images of DATA, with labels where all images of a folder lie in class folders, or a Dataset has `targets`.
+def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") -> Source:
+    """The images of DATA, with labels where all images of a folder lie in class folders, or where they are at hand.
 
-    Labels that are no numbers of classes (boxes, texts, several at once) are left aside.
+    They are at hand in a Dataset's `targets`, in a column of classes, and in a list of tuples. Labels that are no
+    classes (boxes, captions, several at once) are left aside.
     """
-    known = _targets(data) is not None if isinstance(data, Dataset) else os.path.isdir(data)
-    if known:
+    if _has_labels(data):
         with suppress(ValueError):
             return open_source(data, channels=channels, labelled=True, alpha=alpha)
     return open_source(data, channels=channels, alpha=alpha)
 
 
-_SAMPLE, _SECONDS = 64, 3.0  # images, and time for them, in which doubtful transparency is looked for
+def _has_labels(data: Data) -> bool:
+    """Whether labels can be had without reading images."""
+    if isinstance(data, str | os.PathLike):
+        return os.path.isdir(data)
+    if isinstance(data, list | tuple):
+        return bool(data) and isinstance(data[0], tuple | list | Mapping)
+    return _targets(data) is not None or any(column_classes(data, name) for name in features_of(data))
 
 
-def remarks(source: Source, asks: bool = True) -> list[str]:
-    """What is to be said before images are used: what was passed over, and channels that are left out.
-
-    Args:
-        source: of which some images, spread over all of it, are looked at.
-        asks: whether whoever reads it can choose, with --alpha.
-    """
-    kinds: Counter[str] = Counter()
-    began = time.monotonic()
-    for i in permutation(len(source), "remarks")[:_SAMPLE].tolist() if source.alpha == "auto" else []:
-        with suppress(Exception):  # who reads the image says why it cannot be read
-            kinds[source.kind(i)] += 1
-        if time.monotonic() - began > _SECONDS:
-            break
-    return [*source.notes(), *left_out(kinds, asks)]
-
-
-def left_out(kinds: Mapping[str, int], asks: bool = True) -> list[str]:
-    """A line about channels that are left out, from what `Source.kind` said of images and how often."""
-    found = {kind.removesuffix(f", {LEFT_OUT}"): n for kind, n in kinds.items() if kind.endswith(LEFT_OUT)}
-    if not found:
-        return []
-    choice = (
-        " --alpha white lays such images on white, --alpha drop leaves the channel out of all; pretraining with "
-        "--channels 4 keeps it."
-    )
-    return [
-        f"{sum(found.values())} of {sum(kinds.values())} images looked at ({', '.join(found)}) have a last channel "
-        "that may be no transparency (near infrared, a height, a mask): it is left out, and colours stay as they are."
-        + (choice if asks else "")
-    ]
-
-
+MOST_CLASSES = 1_000_000
+"""That numbers alone name: larger numbers are no labels."""
 _DECODER = 2
 """Counts up when files give other pixels than before, so that what was kept of them is made anew."""
 
@@ -207,19 +255,20 @@ class _Files(Source):
 
     def __init__(
         self, root: str, paths: list[str], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha,
-        linked: Mapping[str, str],
+        scanned: Scanned | None = None,
     ) -> None:  # fmt: skip
         self.root = root
         self.channels = channels
         self.alpha = alpha
-        self._linked = linked
+        self._notes = [] if scanned is None else scanned.notes()
+        self.system_folders = 0 if scanned is None else scanned.systems.total()
         self._listing = b""  # of other names than the paths
         # One block of bytes: millions of strings would be copied page by page into every forked worker.
         self._text = os.fsencode("\0".join(paths))
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
         self._bounds = np.concatenate(([-1], ends, [len(self._text)]))
         if labelled:
-            self.labels, self.classes = _folder_labels(root, paths, classes)
+            self.labels, self.classes = folder_labels(root, paths, classes)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -284,32 +333,20 @@ class _Files(Source):
         return kind_of(self.file(i), self.channels, self.alpha)
 
     def notes(self) -> list[str]:
-        if not self._linked:
-            return []
-        link, there = next(iter(self._linked.items()))
-        return [
-            f"{len(self._linked)} linked folders lead to folders that are read already, and are passed over: {link} is "
-            f"{there or '.'}" + (", ..." if len(self._linked) > 1 else "")
-        ]
+        return self._notes
 
 
 class _Items(Source):
-    """A torch Dataset's items."""
+    """The items of a Dataset, a list or an array."""
 
     def __init__(
-        self, dataset: Dataset[object], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha
+        self, dataset: Indexed, channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha
     ) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ValueError(
-                f"{type(dataset).__name__} cannot be read by index. Give a Dataset with __len__ and __getitem__."
-            )
         self.dataset = dataset
         self.channels = channels
         self.alpha = alpha
         self._failed: dict[int, str] = {}
         self._keys = torch.arange(len(dataset))
-        if not len(self):
-            raise ValueError(f"{type(dataset).__name__} is empty. Give a Dataset with items.")
         if labelled:
             self.labels, self.classes = _item_labels(dataset, len(self), classes, self._failed)
 
@@ -332,33 +369,45 @@ class _Items(Source):
             raise
         except Exception as error:  # the user's code and the libraries that it calls stumble in every way there is
             raise BrokenImage(self.name(i), _failure(error)) from error
-        image = item[0] if isinstance(item, tuple | list) and item else item
+        try:
+            image = image_of(item)
+        except TypeError as error:
+            raise self._no_image(i, str(error)) from None
         try:
             match image:
                 case Image.Image():
                     return from_pillow(image, self.channels, decode_size, i, self.alpha)
                 case Tensor():
-                    return from_tensor(image[None] if image.ndim == 2 else image, self.channels, decode_size, i)
+                    return from_tensor(tensor_planes(image, self.channels), self.channels, decode_size, i)
                 case np.ndarray() if image.dtype.kind in "buif":
-                    planes = np.atleast_3d(image).transpose(2, 0, 1).astype(image.dtype.newbyteorder("="))
-                    return from_tensor(torch.from_numpy(planes), self.channels, decode_size, i)
+                    native = planes(image, self.channels).astype(image.dtype.newbyteorder("="))
+                    return from_tensor(torch.from_numpy(native), self.channels, decode_size, i)
+                case str() | bytes() | os.PathLike() if isinstance(image, bytes) or is_path(image):
+                    return decode(image, self.channels, decode_size, i, self.alpha)
+                case Mapping() if is_encoded(image):
+                    file = image["bytes"] if image["bytes"] is not None else image["path"]
+                    return decode(file, self.channels, decode_size, i, self.alpha)
         except MemoryError:
             raise
         except ValueError as error:
-            raise BrokenImage(self.name(i), str(error)) from error
+            raise BrokenImage(self.name(i), reason_of(error)) from error
         except Exception as error:
             raise BrokenImage(self.name(i), _failure(error)) from error
         what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
-        raise TypeError(
-            f"Item {i} of {type(self.dataset).__name__} holds {what} where an image belongs. "
-            "Return a PIL image, an array (H, W, C) or a tensor (C, H, W), alone or first in a tuple."
+        raise self._no_image(i, what)
+
+    def _no_image(self, i: int, what: str) -> TypeError:
+        return TypeError(
+            f"Item {i} of {type(self.dataset).__name__} holds {what} where an image belongs. Return a PIL image, an "
+            "array (H, W, C), a tensor (C, H, W) or a path, alone, first in a tuple, or as the column image of a dict."
         )
 
     def kind(self, i: int) -> str:
         kind = type(self.dataset).__name__
         with suppress(Exception):  # `read` says why an item cannot be had
-            item = self.dataset[i]
-            image = item[0] if isinstance(item, tuple | list) else item
+            image = image_of(self.dataset[i])
+            if isinstance(image, str | os.PathLike) and is_path(image):
+                return kind_of(image, self.channels, self.alpha)
             if isinstance(image, Image.Image):
                 kind += f" {pillow_kind(image, self.channels, self.alpha)}"
         return kind
@@ -424,54 +473,25 @@ def statistics(source: Source, decode_size: int | None, images: int = 1000) -> t
     return mean.tolist(), std.tolist()
 
 
-def _scan(root: str) -> tuple[list[str], dict[str, str]]:
-    """All images below `root`, sorted, and the linked folders that are passed over, with the one that was read.
-
-    Each folder is entered once, whatever links lead to it: by the way with the fewest links, then the shortest, then
-    the first in the order of names. So links neither multiply images nor lead in circles.
-    """
-    images: list[str] = []
-    others: Counter[str] = Counter()
-    entered: dict[tuple[int, int] | str, str] = {}
-    linked: dict[str, str] = {}
-    ways = [(0, 0, "")]  # links, folders, path
-    while ways:
-        links, depth, prefix = heapq.heappop(ways)
-        folder = os.path.join(root, prefix)
-        status = os.stat(folder)
-        here = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
-        if here in entered:
-            linked[prefix] = entered[here]
-            continue
-        entered[here] = prefix
-        if prefix and os.path.isfile(f"{folder}run.yaml") and os.path.isdir(f"{folder}checkpoints"):
-            continue  # the folder of a run, whose pictures are none of the data
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                # a link that leads nowhere or to itself is a file that cannot be read
-                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    heapq.heappush(ways, (links + entry.is_symlink(), depth + 1, f"{prefix}{entry.name}/"))
-                elif (suffix := os.path.splitext(entry.name)[1].lower())[1:] in SUFFIXES:
-                    images.append(prefix + entry.name)
-                else:
-                    others[suffix or "without suffix"] += 1
-    if not images:
-        found = "but " + ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        raise ValueError(
-            f"{root} holds no image, {found if others else 'and no files at all'}. "
-            "Give a folder with images (.jpg, .png, .tif, .webp, .npy ...)."
-        )
-    images.sort()
-    return images, linked
-
-
 def _refuse_two_classes(linked: Mapping[str, str]) -> None:
     """Raises ValueError where a class folder is another one, or holds it: its images would have two labels."""
     for link, there in linked.items():
         if there and link.split("/")[0] != there.split("/")[0]:
             raise ValueError(f"{link} is the same folder as {there}: its images would be of two classes. Remove one.")
+
+
+def _relative(paths: list[str], root: str, where: str) -> list[str]:
+    """Paths relative to a folder where they lie in it, with / between the parts.
+
+    Raises:
+        FileNotFoundError: none of the first is there.
+    """
+    if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
+        raise FileNotFoundError(
+            f"None of the first {min(100, len(paths))} files that {where} names exists; the first is "
+            f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
+        )
+    return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
 
 
 def _listed(path: str) -> list[str]:
@@ -488,33 +508,7 @@ def _listed(path: str) -> list[str]:
     paths = [os.path.normpath(line) for line in lines if line.strip() and not line.startswith("#")]
     if not paths:
         raise ValueError(f"{path} names no image. Give a text file with one path per line.")
-    if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
-        raise FileNotFoundError(
-            f"None of the first {min(100, len(paths))} files that {path} names exists; the first is "
-            f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
-        )
-    return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
-
-
-def _folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
-    found: dict[str, int] = {}
-
-    def first_folders() -> Iterator[int]:
-        for path in paths:
-            folder, slash, _ = path.partition("/")
-            if not (folder and slash) or folder == "..":
-                raise ValueError(
-                    f"{printable(path)} lies in no class folder of {root}. Labels are the names of the first folders: "
-                    f"{root}/CLASS/{printable(path)}."
-                )
-            yield found.setdefault(folder, len(found))
-
-    numbers = torch.from_numpy(np.fromiter(first_folders(), np.int64, len(paths)))
-    # bytes and control characters would act on every file and line that names the class
-    names = tuple(map(printable, found))
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{root} has several folders that are all written {twice[0]}. Rename all but one.")
-    return _onto(names, numbers, tuple(sorted(names)) if classes is None else tuple(map(printable, classes)), root)
+    return _relative(paths, root, path)
 
 
 def _failure(error: Exception) -> str:
@@ -525,7 +519,7 @@ def _failure(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _targets(dataset: Dataset[object]) -> object | None:
+def _targets(dataset: object) -> object | None:
     """A Dataset's `targets`; None where it has none, or they cannot be had."""
     try:
         found: object = dataset.targets  # type: ignore[attr-defined]
@@ -535,71 +529,64 @@ def _targets(dataset: Dataset[object]) -> object | None:
 
 
 def _item_labels(
-    dataset: Dataset[object], count: int, classes: Sequence[str] | None, failed: dict[int, str]
+    dataset: Indexed, count: int, classes: Sequence[str] | None, failed: dict[int, str]
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels and class names. Items that cannot be had get label 0, and their reason in `failed`: they are not used."""
+    """Labels and class names. Items that cannot be had get another one's label, and their reason in `failed`."""
     name = type(dataset).__name__
-    labels = _targets(dataset)
+    labels, own = _targets(dataset), _own_classes(dataset)
     if labels is None:
-        seconds: list[object] = []
-        for i in range(count):
-            try:
-                item = dataset[i]
-            except MemoryError:
-                raise
-            except Exception as error:
-                failed[i] = _failure(error)
-                seconds.append(0)
-                continue
-            if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
-                raise ValueError(f"Item {i} of {name} has no label. Return tuples of an image and an int.")
-            seconds.append(item[1])
-        labels = seconds
-    numbers = _class_numbers(labels, count, name)
+        labels, own = _labels_of_items(dataset, count, failed, own)
+    numbers, texts = class_numbers(labels, count, name)
+    if texts is not None:
+        known = texts if own is None or {*map(composed, texts)} - {*map(composed, own)} else own
+        return onto(texts, numbers, known if classes is None else tuple(classes), name)
     top = int(numbers.max())
-    own = _own_classes(dataset)
+    if own is None and classes is None and top >= MOST_CLASSES:
+        raise ValueError(
+            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, "
+            "such as with numpy.unique(labels, return_inverse=True)."
+        )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
         raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
-    return _onto(names, numbers, names if classes is None else tuple(classes), name)
+    return onto(names, numbers, names if classes is None else tuple(classes), name)
 
 
-def _class_numbers(labels: object, count: int, name: str) -> Tensor:
-    """Labels as numbers (N,) int64, or ValueError with what they are."""
-    expected = f"expected {count} integers from 0, the numbers of classes"
-    try:
-        array = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    except Exception:  # rows of unequal length
-        array = np.array(None)
-    if array.dtype.kind not in "biu" or array.shape != (count,):
-        found = f"of shape {array.shape} and type {array.dtype}"
-        if array.dtype.kind not in "biuf" and isinstance(labels, Sequence) and labels:
-            shown = repr(labels[0])
-            found = f"of type {type(labels[0]).__name__}, such as {shown if len(shown) < 60 else shown[:57] + '...'}"
-        raise ValueError(f"The labels of {name} are {found}; {expected}.")
-    if int(array.min()) < 0:
-        raise ValueError(f"{name} has the label {int(array.min())}; {expected}.")
-    return torch.from_numpy(array.astype(np.int64))
+def _labels_of_items(
+    dataset: Indexed, count: int, failed: dict[int, str], own: tuple[str, ...] | None
+) -> tuple[list[object], tuple[str, ...] | None]:
+    """The labels in a Dataset's items, and the class names that it has for them."""
+    found: list[object] = []
+    column: object | None = None
+    missing = object()
+    for i in range(count):
+        try:
+            item = dataset[i]
+        except MemoryError:
+            raise
+        except Exception as error:
+            failed[i] = _failure(error)
+            found.append(missing)
+            continue
+        if column is None and (column := label_column(item, dataset)) is not None:
+            own = own or tuple(map(printable, column_classes(dataset, column))) or None
+            whole = whole_column(dataset, column)
+            if whole is not None and len(whole) == count:
+                return whole, own
+        label = label_of(item, column)
+        if label is None:
+            raise ValueError(
+                f"Item {i} of {type(dataset).__name__} has no label. Return tuples of an image and an int, or rows "
+                "with a column label."
+            )
+        found.append(label)
+    any_label = next((label for label in found if label is not missing), 0)
+    return [any_label if label is missing else label for label in found], own
 
 
-def _own_classes(dataset: Dataset[object]) -> tuple[str, ...] | None:
+def _own_classes(dataset: object) -> tuple[str, ...] | None:
     """The class names of a Dataset, where it has a list of them."""
     try:
         return tuple(printable(str(c)) for c in dataset.classes)  # type: ignore[attr-defined]
     except Exception:  # none, or no list
         return None
-
-
-def _onto(
-    found: tuple[str, ...], numbers: Tensor, classes: tuple[str, ...], where: str
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Turns numbers of `found` names into numbers of `classes`."""
-    place = {name: k for k, name in enumerate(classes)}
-    for name in found:
-        if name not in place:
-            near = difflib.get_close_matches(name, classes, n=3, cutoff=0.4) or list(classes[:3])
-            raise ValueError(
-                f"{where} has the class {shown(name)}, which is none of the {len(classes)} known ones; nearest: "
-                f"{', '.join(near)}."
-            )
-    return torch.tensor([place[name] for name in found])[numbers], classes

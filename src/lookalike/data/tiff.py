@@ -95,6 +95,43 @@ def bare(content: bytes, oriented: bool) -> bytes:
     return content[:at] + directory + content[at + len(directory) :] if len(kept) < len(entries) else content
 
 
+def has_pages(file: IO[bytes]) -> bool:
+    """Whether a file holds several pictures of their own: smaller versions and masks of the first do not count.
+
+    The file is left at the place where it was.
+    """
+    before = file.tell()
+    file.seek(0)
+    head = file.read(16)
+    order, big = ("<" if head[:1] == b"I" else ">"), 43 in head[2:4]
+    width, number, count_of = (20, "Q", "Q") if big else (12, "I", "H")
+    found, seen = 0, set[int]()
+    try:
+        (at,) = struct.unpack(order + number, head[8:16] if big else head[4:8])
+        while at and at not in seen and len(seen) < _MOST_VALUES and found < 2:
+            seen.add(at)
+            file.seek(at)
+            (count,) = struct.unpack(order + count_of, file.read(struct.calcsize(order + count_of)))
+            entries = file.read(count * width)
+            found += len(seen) == 1 or not _is_of_another(entries, order, width)
+            (at,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
+    except (struct.error, OverflowError, OSError):
+        pass  # the file ends here: what follows is no page
+    finally:
+        file.seek(before)
+    return found > 1
+
+
+def _is_of_another(entries: bytes, order: str, width: int) -> bool:
+    """Whether a directory holds a smaller version or a mask of another page."""
+    for at in range(0, len(entries) - width + 1, width):
+        tag, kind = struct.unpack_from(order + "HH", entries, at)
+        if tag in (254, 255) and kind in (3, 4):
+            value = int(struct.unpack_from(order + _CODES[kind], entries, at + (12 if width == 20 else 8))[0])
+            return bool(value & 5) if tag == 254 else value == 2
+    return False
+
+
 def samples(tags: Tags) -> int:
     """How many numbers a pixel has."""
     return tags.get(277, (1,))[0]
@@ -108,6 +145,17 @@ def described(tags: Tags) -> str:
     planes = ", a plane each" if tags.get(284) == (2,) and samples(tags) > 1 else ""
     ends = ", big endian" if tags[_BIG_ENDIAN] == (1,) else ""
     return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {colour}{planes}{ends})"
+
+
+def remedy(tags: Tags) -> str:
+    """How an image that is not plain can be stored so that it is read."""
+    bands, photometric = samples(tags), tags.get(262, (-1,))[0]
+    if bands == 1:
+        return "Save it with 8 or 16 bits, or as floats of 0 to 1"
+    if bands == 3 or photometric in (5, 6, 8):
+        deep = photometric == 2 and tags.get(258) == (16, 16, 16)
+        return f"Save it as {'PNG of 16 bits' if deep else 'RGB of 8 bits'}, or as .npy of shape (3, H, W)"
+    return f"Save it as .npy of shape ({bands}, H, W), which training with --channels {bands} reads"
 
 
 def is_plain(tags: Tags) -> bool:

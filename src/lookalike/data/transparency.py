@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ..runs import Alpha
+from .errors import Unsupported
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's of 8 bits, by channels."""
@@ -36,7 +37,7 @@ def ground_of(image: Image.Image, channels: int, alpha: Alpha) -> Ground:
         return "drop"
     if alpha != "white" and not (alpha == "auto" and _is_transparency(image)):
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(338, (0,))[0] == 1:
-            raise ValueError(
+            raise Unsupported(
                 "its colours are said to be multiplied with a last channel that may be no transparency. Save it with "
                 "plain colours, or give --alpha white"
             )
@@ -66,10 +67,10 @@ def _is_transparency(image: Image.Image) -> bool:
 def in_mode(image: Image.Image, channels: int, ground: Ground) -> Image.Image:
     """Converts to L, RGB or RGBA."""
     if channels not in MODES:
-        raise ValueError(f"has {len(image.getbands())} channels, and {channels} cannot be made of them")
+        raise Unsupported(f"has {len(image.getbands())} channels, and {channels} cannot be made of them")
     if channels == 4:
         if not image.has_transparency_data:
-            raise ValueError(f"has no transparency (mode {image.mode}), so 4 channels cannot be made of it")
+            raise Unsupported(f"has no transparency (mode {image.mode}), so 4 channels cannot be made of it")
         return image.convert("RGBA")
     if ground == "white":
         white = Image.new("RGBA", image.size, "white")

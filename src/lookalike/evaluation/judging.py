@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .. import encoders
-from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
+from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
+from ..data.labels import composed
 from ..methods.simclr import SimCLR
 from ..places import check_suffix
 from ..printing import shown
@@ -51,8 +51,6 @@ EPOCHS = 100
 """Of the protocols that train, over the labelled images: DINO's linear probe, MAE's ViT-B."""
 VIEWED = 1000
 """Images that are scored without labels, at most."""
-
-Data = str | os.PathLike[str] | Dataset[object]
 
 
 def _silent(text: str) -> None:
@@ -190,7 +188,7 @@ def _pair(train: Data, test: Data, reader: Reader) -> _Pair:
     assert first.classes is not None
     if len(first.classes) < 2:
         raise ValueError(
-            f"{train} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
+            f"{named(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
         )
     if same_folder(train, test):
         reader.say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
@@ -340,9 +338,10 @@ def _with_one_list(train: Features, test: Features, file: str | os.PathLike[str]
     if train.classes == test.classes:
         return train, test
     assert test.labels is not None
-    if strange := sorted({test.classes[i] for i in test.labels.tolist()} - set(train.classes)):
+    known, own = ([*map(composed, names)] for names in (train.classes, test.classes))
+    if strange := sorted({own[i] for i in test.labels.tolist()} - set(known)):
         raise ValueError(f"{file} has the class {shown(strange[0])}, which the training features do not have.")
-    place = torch.tensor([train.classes.index(name) if name in train.classes else -1 for name in test.classes])
+    place = torch.tensor([known.index(name) if name in known else -1 for name in own])
     return train, dataclasses.replace(test, labels=place[test.labels], classes=train.classes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..data import Source
-from ..documents import parse_json
+from ..documents import parse_json, tensor_file
 from ..runs import atomic, features_made_by, features_name
 from ..tensor_file import write_tensors
 from .features import Features
@@ -30,7 +30,7 @@ class Kept:
             return None
         path = self.folder / features_name(about)
         try:
-            with safe_open(path, "pt") as file:
+            with tensor_file(path) as named, safe_open(named, "pt") as file:
                 head = file.metadata() or {}
                 values, index = file.get_tensor("features"), file.get_tensor("index")
         except (OSError, SafetensorError):

@@ -126,7 +126,7 @@ class Reader:
             self.say(f"{what}: features of {len(there.features)} images, computed before")
             say_broken(there, what, self.say)
             return there
-        for line in remarks(source, asks=False):
+        for line in remarks(source):
             self.say(f"{what}: {line}")
         found = features(
             self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,

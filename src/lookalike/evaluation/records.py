@@ -120,6 +120,13 @@ def _read(path: Path) -> list[dict[str, object]]:
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "
             "It was left as it is; move it away to start a new one."
         )
+    try:
+        json.dumps(rows, allow_nan=False)
+    except ValueError:
+        raise ValueError(
+            f"{path} holds a number that is infinite or none, as no evaluation writes it. It was left as it is; move "
+            "it away to start a new one."
+        ) from None
     return rows
 
 

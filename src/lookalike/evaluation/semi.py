@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.labels import composed
 from ..printing import shown
 from ..random import permutation
 from .features import check_finite, count_classes
@@ -115,10 +116,11 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
+    names = [*map(composed, names)]
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name.rpartition("/")[2], []).append(place)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [composed(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
     found = []
     for line in filter(None, lines):
         alike = places.get(line.rpartition("/")[2], [])

@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones import Backbone
+from ..data import Data
 from .features import evaluating
-from .judging import Data, evaluate
+from .judging import evaluate
 from .neighbours import others
 
 NEIGHBOURS = 10

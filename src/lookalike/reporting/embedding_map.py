@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..data import Source
 from ..evaluation.features import crop
+from ..views import black_and_white
 
 NEIGHBOURS = 8
 """Nearest images that are kept of each one."""
@@ -123,15 +125,18 @@ def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, obj
     from ..data import BrokenImage
 
     per_sheet, urls = COLUMNS * COLUMNS, []
+    limits: tuple[float, float] | None = None
     for start in range(0, len(places), per_sheet):
         part = places[start : start + per_sheet]
         sheet = Image.new("RGB", (COLUMNS * tile, -(-len(part) // COLUMNS) * tile), "#888888")
+        small: dict[int, Tensor] = {}
         for n, place in enumerate(part):
-            try:
-                thumbnail = _thumbnail(source.read(place, 2 * tile), tile)
-            except BrokenImage:
-                continue
-            sheet.paste(thumbnail, (n % COLUMNS * tile, n // COLUMNS * tile))
+            with suppress(BrokenImage):
+                small[n] = _thumbnail(source.read(place, 2 * tile), tile)
+        if limits is None and small:  # the same for all sheets
+            limits = black_and_white([*small.values()])
+        for n, image in small.items():
+            sheet.paste(_picture(image, limits or (0.0, 1.0)), (n % COLUMNS * tile, n // COLUMNS * tile))
         urls.append(data_uri(sheet, quality=72))
     return {"tile": tile, "columns": COLUMNS, "perSheet": per_sheet, "urls": urls}
 
@@ -143,10 +148,15 @@ def data_uri(image: Image.Image, *, quality: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _thumbnail(image: Tensor, tile: int) -> Image.Image:
-    """An image (C, H, W) as 8-bit RGB of `tile` pixels a side: its first three channels, or the first as grey."""
+def _thumbnail(image: Tensor, tile: int) -> Tensor:
+    """What an image (C, H, W) shows at `tile` pixels a side, in [0, 1]: its first three channels, or the first."""
     small = crop(image, tile)
     if not small.dtype.is_floating_point:
         small = small.float() / torch.iinfo(small.dtype).max
-    rgb = small[:3] if len(small) >= 3 else small[:1].expand(3, -1, -1)
+    return small[:3] if len(small) >= 3 else small[:1]
+
+
+def _picture(image: Tensor, limits: tuple[float, float]) -> Image.Image:
+    """A thumbnail as 8-bit RGB, with these values as black and white."""
+    rgb = ((image - limits[0]) / (limits[1] - limits[0])).expand(3, -1, -1)
     return Image.fromarray((rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())

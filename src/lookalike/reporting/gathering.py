@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ ASIDE = ("Views", "Started from", "Device", "Machine", "Versions", "Commit", "Se
 """Facts that are folded away."""
 
 _SAID = re.compile(r"(data|model|weights|views|steps|optimizer|device) {2,}(\S.*)")
+MOST_LOG = 2**26
+"""Bytes of a log that are read, from its end; a long training writes one or two MiB."""
 Content = dict[str, Any]
 
 
@@ -231,7 +234,9 @@ def _title(method: str, data: object) -> str:
 def _said(folder: Folder) -> dict[str, str]:
     """What the first lines of the last training's log say."""
     try:
-        text = folder.log.read_text(encoding="utf-8", errors="replace")
+        with open(folder.log, "rb") as file:  # of a long log the end
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG))
+            text = file.read(MOST_LOG).decode("utf-8", errors="replace")
     except OSError:
         return {}
     return {m[1]: m[2].strip() for line in text.splitlines() if (m := _SAID.match(line))}

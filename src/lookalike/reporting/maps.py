@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from .. import encoders, pictures
 from ..backbones import Backbone
-from ..data import Source, Subset, open_maybe_labelled, open_source
+from ..data import Data, Source, Subset, open_maybe_labelled, open_source
 from ..evaluation.features import features
 from ..evaluation.judging import embed
 from ..evaluation.reading import opened
@@ -56,7 +55,7 @@ class Gallery:
     maps: list[Content] = field(default_factory=list)
     _known: dict[tuple[str, int, tuple[int, ...]], int] = field(default_factory=dict)
 
-    def add(self, name: str, folder: Path, data: str | os.PathLike[str] | Dataset[object]) -> None:
+    def add(self, name: str, folder: Path, data: Data) -> None:
         """Maps a run's embedding of some images.
 
         Raises:
@@ -111,7 +110,7 @@ class Gallery:
         )
 
 
-def source_of(data: str | os.PathLike[str] | Dataset[object], model: Backbone) -> Source:
+def source_of(data: Data, model: Backbone) -> Source:
     """The images, with labels where they have some."""
     if isinstance(data, str | os.PathLike):
         return open_maybe_labelled(os.fspath(data), model.channels, model.alpha)
@@ -150,7 +149,7 @@ def found_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def run_pictures(folder: Path, data: str | os.PathLike[str] | Dataset[object] | None, say: Say) -> list[Content]:
+def run_pictures(folder: Path, data: Data | None, say: Say) -> list[Content]:
     """The pictures of a run: those in its folder, and attention and patches of a few of `data`, drawn now."""
     found = {name: picture(path) for name, path in found_pictures(folder).items()}
     if data is not None and Folder(folder).weights.is_file():
@@ -165,7 +164,7 @@ def run_pictures(folder: Path, data: str | os.PathLike[str] | Dataset[object] | 
     ]
 
 
-def _drawn(folder: Path, data: str | os.PathLike[str] | Dataset[object], names: list[pictures.What]) -> dict[str, str]:
+def _drawn(folder: Path, data: Data, names: list[pictures.What]) -> dict[str, str]:
     model = encoders.load(folder)
     worth = [name for name in names if _is_worth(name, model)]
     with tempfile.TemporaryDirectory(prefix="lookalike-report-") as temporary:

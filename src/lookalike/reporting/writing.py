@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
+from ..data import Data
 from ..marks import is_marked
 from ..places import no_run
 from ..printing import LONGEST_PATH, brief, pasteable
@@ -40,7 +39,7 @@ def _silent(text: str) -> None:
 def report(
     runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    images: "str | os.PathLike[str] | Dataset[object] | None" = None,
+    images: "Data | None" = None,
     out: str | os.PathLike[str] | None = None,
     points: int = POINTS,
     overwrite: bool = False,
@@ -121,7 +120,7 @@ def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
 
 def gathered(
     folders: Sequence[Path],
-    images: "str | os.PathLike[str] | Dataset[object] | None",
+    images: "Data | None",
     points: int,
     workers: int,
     say: Say,

@@ -1,0 +1,157 @@
+"""What an item of a Dataset holds: an image, a tuple of an image and a label, or a row of named columns."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from .decoding import SUFFIXES
+from .errors import Unsupported
+
+_IMAGES: Final = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "png")
+_LABELS: Final = ("label", "labels", "target", "targets", "class", "cls")
+"""Names of columns that are taken where several would do."""
+_FEW: Final = (1, 3, 4)
+"""Channels of an array that its shape is known by."""
+
+
+def image_of(item: object) -> object:
+    """The image in an item: the item itself, the first part of a tuple, or a column that holds one.
+
+    Raises:
+        TypeError: a row with several images, or with none.
+    """
+    if isinstance(item, tuple | list) and item:
+        return item[0]
+    if not isinstance(item, Mapping) or is_encoded(item):
+        return item
+    found = [name for name, value in item.items() if _is_image(value)]
+    chosen = found if len(found) == 1 else [name for name in _IMAGES if name in found][:1]
+    if not chosen:
+        columns = ", ".join(map(str, item))
+        if found:
+            raise TypeError(f"several images ({', '.join(map(str, found))}). Call the one to use image")
+        raise TypeError(f"a {type(item).__name__} without an image (columns: {columns})")
+    return item[chosen[0]]
+
+
+def _is_image(value: object) -> bool:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim in (2, 3)
+    return isinstance(value, Image.Image) or is_encoded(value)
+
+
+def is_encoded(value: object) -> bool:
+    """Whether a value is an image that a Hugging Face Dataset has not decoded: its bytes, or its path."""
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
+
+
+def is_path(value: object) -> bool:
+    """Whether a value names an image file."""
+    if isinstance(value, os.PathLike):
+        return True
+    return isinstance(value, str) and os.path.splitext(value)[1].lower()[1:] in SUFFIXES
+
+
+def planes(array: np.ndarray, channels: int) -> np.ndarray:
+    """An array (H, W), (H, W, C) or (C, H, W) as (C, H, W).
+
+    The channels are last, unless their number, `channels`, 1, 3 or 4, stands first and not last.
+
+    Raises:
+        Unsupported: it has other dimensions.
+    """
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3:
+        raise Unsupported(f"an array of shape {array.shape}; expected one image, (H, W), (H, W, C) or (C, H, W)")
+    first, last = (array.shape[axis] in (channels, *_FEW) for axis in (0, 2))
+    if not (first or last):
+        raise Unsupported(f"an array of shape {array.shape}; expected (H, W, C) or (C, H, W) with C = {channels}")
+    return array if first and not last else array.transpose(2, 0, 1)
+
+
+def tensor_planes(image: Tensor, channels: int) -> Tensor:
+    """`planes` of a tensor, whose channels are first, unless their number stands last behind two large ones."""
+    if image.ndim == 2:
+        return image[None]
+    if image.ndim == 3:
+        first, last = (image.shape[axis] in (channels, *_FEW) for axis in (0, 2))
+        return image.permute(2, 0, 1) if last and not first and min(image.shape[:2]) > max(_FEW) else image
+    raise Unsupported(f"a tensor of shape {tuple(image.shape)}; expected one image, (H, W) or (C, H, W)")
+
+
+def check_arrays(data: np.ndarray | Tensor) -> None:
+    """Refuses an array that is not clearly one of images.
+
+    Raises:
+        ValueError: fewer or more dimensions than (N, H, W), (N, H, W, C) or (N, C, H, W), or a single image.
+    """
+    shape = tuple(data.shape)
+    expected = "expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
+    if data.ndim not in (3, 4):
+        raise ValueError(f"The data are of shape {shape}; {expected}.")
+    if data.ndim == 3 and (shape[0] in _FEW or shape[2] in _FEW):
+        raise ValueError(
+            f"The data are of shape {shape}, as a single image is; {expected}. Where they are x, x[None] holds one "
+            "image, and x[:, None] as many grey ones as x is long."
+        )
+
+
+def label_of(item: object, column: object | None) -> object:
+    """The label in an item: the second part of a tuple, or a column of a row; None without one."""
+    if isinstance(item, tuple | list):
+        return item[1] if len(item) > 1 else None
+    return item.get(column) if isinstance(item, Mapping) and column is not None else None
+
+
+def label_column(row: object, dataset: object) -> object | None:
+    """The column of rows that holds their class: that of class names, of a usual name, or the only whole number.
+
+    Raises:
+        ValueError: several would do.
+    """
+    if not isinstance(row, Mapping):
+        return None
+    for found in (
+        [name for name in features_of(dataset) if column_classes(dataset, name)],
+        [name for name in _LABELS if name in row][:1],
+        [name for name, value in row.items() if isinstance(value, int | np.integer)],
+    ):
+        chosen = found if len(found) < 2 else [name for name in _LABELS if name in found][:1]
+        if found and not chosen:
+            raise ValueError(
+                f"{type(dataset).__name__} has several columns that may be labels: {', '.join(map(str, found))}. Call "
+                "the one to use label."
+            )
+        if chosen:
+            return chosen[0]
+    return None
+
+
+def features_of(dataset: object) -> Mapping[str, object]:
+    """A Hugging Face Dataset's description of its columns; empty for others."""
+    with suppress(Exception):  # a property may do anything
+        found = dataset.features  # type: ignore[attr-defined]
+        if isinstance(found, Mapping):
+            return found
+    return {}
+
+
+def column_classes(dataset: object, column: object) -> tuple[str, ...]:
+    """The class names of a column; empty where it has none."""
+    with suppress(Exception):
+        return tuple(str(name) for name in features_of(dataset)[str(column)].names)  # type: ignore[attr-defined]
+    return ()
+
+
+def whole_column(dataset: object, column: object) -> list[object] | None:
+    """A column of a Hugging Face Dataset, without its images; None where it cannot be had so."""
+    with suppress(Exception):
+        if column in features_of(dataset):
+            return list(dataset[column])  # type: ignore[index]
+    return None

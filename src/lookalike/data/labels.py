@@ -1,0 +1,134 @@
+"""Labels and the names of classes: of folders, and of what a Dataset has."""
+
+import difflib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..printing import brief, printable, shown
+
+_MOST_TEXTS: Final = 100
+"""Texts of which most are different are no names of classes, where there are more than this."""
+
+
+def composed(name: str) -> str:
+    """A class name in the form in which names are compared: Unicode writes some letters in two ways (NFC, NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels by the first folder of each path below `root`, as places in `classes` or in the names that are found."""
+    found: dict[str, int] = {}
+
+    def first_folders() -> Iterator[int]:
+        for path in paths:
+            folder, slash, _ = path.partition("/")
+            if not (folder and slash) or folder == "..":
+                raise ValueError(
+                    f"{printable(path)} lies in no class folder of {root}. Labels are the names of the first folders: "
+                    f"{root}/CLASS/{printable(path)}."
+                )
+            yield found.setdefault(folder, len(found))
+
+    numbers = torch.from_numpy(np.fromiter(first_folders(), np.int64, len(paths)))
+    # bytes and control characters would act on every file and line that names the class
+    names = tuple(map(printable, found))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{root} has several folders that are all written {twice[0]}. Rename all but one.")
+    return onto(names, numbers, None if classes is None else tuple(map(printable, classes)), root)
+
+
+def onto(
+    found: tuple[str, ...], numbers: Tensor, classes: tuple[str, ...] | None, where: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Turns numbers of `found` names into numbers of `classes`; without them into those of the sorted names."""
+    if classes is None:
+        kept: dict[str, str] = {}
+        for name in sorted(found):
+            kept.setdefault(composed(name), name)
+        classes = tuple(kept.values())
+    place = {composed(name): k for k, name in enumerate(classes)} | {name: k for k, name in enumerate(classes)}
+    places = []
+    for name in found:
+        if (k := place.get(name, place.get(composed(name)))) is None:
+            near = difflib.get_close_matches(name, classes, n=3, cutoff=0.4) or list(classes[:3])
+            raise ValueError(
+                f"{where} has the class {shown(name)}, which is none of the {len(classes)} known ones; nearest: "
+                f"{', '.join(near)}."
+            )
+        places.append(k)
+    return torch.tensor(places)[numbers], classes
+
+
+def class_numbers(labels: object, count: int, where: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Labels of `count` images as numbers of classes (N,) int64, and the classes' names where the labels are texts.
+
+    Whole numbers (N,) or (N, 1), texts, and one-hot rows (N, C) are labels.
+
+    Raises:
+        ValueError: they are something else; the message says what, and what is expected.
+    """
+    expected = f"expected {count} integers from 0, the numbers of classes, or {count} texts, their names"
+    array = _as_array(labels)
+    if array.shape == (count, 1):
+        array = array[:, 0]
+    if (texts := _texts(array, labels)) is not None and array.shape == (count,):
+        names, numbers = np.unique(texts, return_inverse=True)
+        if len(names) > max(_MOST_TEXTS, count / 2):
+            raise ValueError(
+                f"The labels of {where} are {len(names)} different texts, such as {shown(str(names[0]))}; {expected}."
+            )
+        return torch.from_numpy(numbers.astype(np.int64)), tuple(printable(str(name)) for name in names)
+    if array.ndim == 2 and len(array) == count and array.dtype.kind in "buif" and set(np.unique(array)) <= {0, 1}:
+        if (array.sum(1) == 1).all():
+            return torch.from_numpy(array.argmax(1).astype(np.int64)), None
+        raise ValueError(
+            f"The labels of {where} are of shape {array.shape}, with several classes or none for an image; {expected}. "
+            "Choose one class per image."
+        )
+    whole = array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.floor(array))).all())
+    if array.shape != (count,) or not (array.dtype.kind in "biu" or whole):
+        raise ValueError(f"The labels of {where} are {_described(array, labels)}; {expected}.")
+    if float(array.min()) < 0:
+        raise ValueError(f"{where} has the label {int(array.min())}; {expected}.")
+    return torch.from_numpy(array.astype(np.int64)), None
+
+
+def _as_array(labels: object) -> np.ndarray:
+    try:
+        if isinstance(labels, Tensor):
+            return labels.detach().cpu().numpy()
+        if isinstance(labels, list | tuple) and labels:
+            first = labels[0]
+            if not isinstance(first, int | float | str | bytes | list | tuple | np.ndarray | np.generic | Tensor) or (
+                isinstance(first, np.ndarray | Tensor) and first.ndim > 1
+            ):
+                return np.array(None)  # images, which NumPy would join to a huge array
+            labels = [each.detach().cpu().numpy() if isinstance(each, Tensor) else each for each in labels]
+        return np.asarray(labels)
+    except Exception:  # rows of unequal length
+        return np.array(None)
+
+
+def _texts(array: np.ndarray, labels: object) -> np.ndarray | None:
+    """The labels as texts, where each of them is one."""
+    if array.dtype.kind == "U":  # NumPy makes texts of numbers that stand beside texts
+        return array if not isinstance(labels, list | tuple) or all(_is_text(each) for each in labels) else None
+    if array.dtype.kind in "SO" and array.size and all(_is_text(each) for each in array.flat):
+        return np.array([b.decode(errors="backslashreplace") if isinstance(b, bytes) else b for b in array.flat])
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | bytes) or (isinstance(value, np.ndarray | list) and all(map(_is_text, value)))
+
+
+def _described(array: np.ndarray, labels: object) -> str:
+    if array.dtype.kind not in "biuf" and isinstance(labels, Sequence) and labels:
+        return f"of type {type(labels[0]).__name__}, such as {brief(repr(labels[0]), 60)}"
+    return f"of shape {array.shape} and type {array.dtype}"
