@@ -23,10 +23,13 @@ _VALUES: dict[Any, object] = {int: 0, float: 0.0, str: "", bool: False}
 
 @cache
 def outline(method: str, views: int) -> Any:
-    """The dataclass of a method of ours with so many recipes of views; None where its source is not at hand."""
+    """The dataclass of a method of ours with so many recipes of views.
+
+    None where its source is not at hand, or has a type that an outline does not know: the method itself will say it.
+    """
     try:
         made = _made(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
-    except OSError:
+    except (OSError, TypeError, LookupError, StopIteration):
         return None
     kind = typing.get_type_hints(made)["views"]
     recipes = dataclasses.field(default=(typing.get_args(kind)[0](),) * views)
