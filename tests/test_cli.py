@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import lookalike
-from lookalike import cli
+from lookalike import cli, places
 from lookalike.evaluation import protocols
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.runs import Folder
@@ -109,7 +109,7 @@ def test_pretrain_from_file_takes_everything_and_options_win(
 def test_sizes_of_a_file_give_way_to_stated_ones(
     run: Path, stated: list[str], sizes: tuple[int | None, int | None, int]
 ) -> None:
-    parsed = cli._parse_run("pretrain", ["--from", str(run / "run.yaml"), *stated])
+    parsed = cli._parse_run("pretrain", ["--from", str(run / "run.yaml"), "--out", "elsewhere", *stated])
     assert (parsed.image_size, parsed.decode_size, parsed.method.views[0].size) == sizes
 
 
@@ -357,9 +357,7 @@ def test_tensorboard_gets_the_rows(photos: Path, tmp_path: Path, capsys: pytest.
 def test_a_logger_that_is_not_installed_names_its_extra(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lookalike import training
-
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
     argv = [
         "pretrain",
         "simclr",

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, cli, encoders, training
+from lookalike import backbones, cli, encoders, places, training
 from lookalike import core as contract
 from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
@@ -744,6 +744,44 @@ def test_overwrite_replaces_it(
     assert Folder(out / "simclr-seed0").rows()[-1]["epoch"] == 2
 
 
+def test_foreign_files_in_the_folders_of_trainings_stay_and_the_trainings_begin(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    (out / "byol-seed0").mkdir()  # of a comparison that was replaced
+    for name in ("simclr-seed0", "byol-seed0"):
+        (out / name / "notes.txt").write_text("mine")
+    more = ("--epochs", "1", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    run(capsys, command(classed, "simclr", "byol", labelled=labelled, out=out, more=more), 0)
+    assert [row[:4] for row in numbers(out)] == [("simclr", 0, "done", None), ("byol", 0, "done", None)]
+    assert all((out / name / "notes.txt").read_text() == "mine" for name in ("simclr-seed0", "byol-seed0"))
+    shutil.rmtree(out / "byol-seed0")
+    (out / "byol-seed0").mkdir()
+    (out / "byol-seed0" / "log.txt").write_text("mine")  # called as a run's own would be
+    more = ("--epochs", "1", "--seeds", "1", "--protocols", "knn", "--overwrite")
+    run(capsys, command(classed, "byol", labelled=labelled, out=out, more=more), 1)
+    assert (out / "byol-seed0" / "log.txt").read_text() == "mine"
+
+
+def test_images_and_tests_may_lie_elsewhere_when_the_question_is_asked_again(
+    compared: Path, classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(compared, tmp_path / "out")
+    data, judged = shutil.copytree(classed, tmp_path / "data"), shutil.copytree(labelled, tmp_path / "judged")
+    argv = command(data, "simclr", "ibot", "supcon", labelled=judged, out=out, more=SHORT)
+    said, _ = run(capsys, argv, 0)
+    assert "epoch 1/1" not in said  # nothing is trained again
+    now, then = content_of(out), content_of(compared)
+    assert now["tests"] == now["question"]["test"] == [str(judged / "test")]
+    assert now["ranking"][0]["method"] == then["ranking"][0]["method"]
+    results = [row["results"] for row in now["trainings"] if row["status"] == "done"]
+    assert results
+    assert all(list(tests) == [str(judged / "test")] for found in results for tests in found.values())
+    (data / "class0" / "0.jpg").unlink()
+    _, error = run(capsys, argv, 1)
+    assert "asked something else:\n  images: " in error
+
+
 @pytest.mark.parametrize("named", ["../mine", "simclr-seed9", ".", "/tmp/mine"])
 def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tmp_path: Path, named: str) -> None:
     """`compare.json` may be a stranger's: the folders that it names are not believed."""
@@ -1030,7 +1068,7 @@ def test_a_comparison_is_not_replaced_before_a_training_of_the_new_one_has_made_
     assert files(out) == before
     assert ("no key for the logger. The comparison that was there is as it was" in failed) == isinstance(error, OSError)
     assert ("holds the comparison that was to be replaced" in said) != isinstance(error, OSError)
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(places, "find_spec", lambda name: None)
     _, failed = run(capsys, [*argv, "--logger", "wandb"], 1)
     assert "pip install 'lookalike[wandb]'" in failed
     assert files(out) == before

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import cli, core, encoders, training
+from lookalike import cli, core, encoders, places, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
@@ -115,9 +115,9 @@ def test_the_folder_holds_what_the_contract_names(finished: Callable[[int], Path
     out = finished(1)
     found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     assert found == {
-        "run.yaml", "metrics.jsonl", "log.txt", "views.png", "encoder.safetensors", "encoder.json", ".lock",
-        "checkpoints/last.ckpt", "checkpoints/last.before.ckpt", "checkpoints/epoch=1.ckpt", "checkpoints/epoch=2.ckpt",
-        "checkpoints/epoch=3.ckpt",
+        "run.yaml", "metrics.jsonl", "log.txt", "views.png", "inputs.zip", "encoder.safetensors", "encoder.json",
+        ".lock", "checkpoints/last.ckpt", "checkpoints/last.before.ckpt", "checkpoints/epoch=1.ckpt",
+        "checkpoints/epoch=2.ckpt", "checkpoints/epoch=3.ckpt",
     }  # fmt: skip
     rows = Folder(out).rows()
     assert [(r["step"], r["epoch"]) for r in rows] == [(5, 1), (10, 2), (15, 3)]
@@ -948,7 +948,7 @@ def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: 
 def test_bad_input_is_named_and_leaves_no_folder(
     photos: Path, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "find_spec", lambda name: None)  # as where no logger's extra is installed
+    monkeypatch.setattr(places, "find_spec", lambda name: None)  # as where no logger's extra is installed
     with pytest.raises((ValueError, FileNotFoundError, ModuleNotFoundError)) as caught:
         training.pretrain(tiny_run(photos, tmp_path / "run", **changes))
     assert message in str(caught.value)
@@ -1207,7 +1207,7 @@ def test_a_logger_without_a_key_leaves_the_old_run_to_the_command(
     argv += ["--batch-size", "20", "--workers", "0", "--epochs", "1", "--hidden-dim", "16"]
     assert cli.main(argv) == 0
     before = contents(out)
-    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    monkeypatch.setattr(places, "find_spec", lambda name: name)
     monkeypatch.setattr(training, "WandbLogger", lambda save_dir, **options: Keyless(save_dir))
     assert cli.main([*argv, "--overwrite", "--logger", "wandb"]) == 1
     assert "error: No API key configured." in capsys.readouterr().err

@@ -6,7 +6,6 @@ as their library wrote them, without the classifier.
 """
 
 import copy
-import difflib
 import functools
 import math
 import re
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from .places import no_backbone
 from .printing import brief, shown
 from .runs import Alpha
 
@@ -854,10 +854,7 @@ def _known(name: str) -> str:
         if not tag or short in tags:
             return short
         raise ValueError(f"{architecture} has no weights {shown(tag)}. There are: {', '.join(tags) or 'none'}.")
-    by_end = {known.rpartition("/")[2]: known for known in reversed(names())}
-    near = [by_end[end] for end in difflib.get_close_matches(short, by_end, n=3, cutoff=0.5)]
-    nearest = f"The nearest names: {', '.join(near)}. " if near else ""
-    raise ValueError(f"There is no backbone {shown(name)}. {nearest}`lookalike list backbones` shows all.")
+    raise no_backbone(name, names())
 
 
 def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, drop_path: float) -> nn.Module:

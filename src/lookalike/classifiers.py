@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
+from .places import no_classifier
+from .printing import pasteable
 from .runs import Folder, read_yaml, write_json
 
 
@@ -59,9 +61,7 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
         if not path.is_file():
             raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
-        )
+        raise no_classifier(classifier)
     open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
     state, card = encoders.read_whole(path)
     classes = card.get("classes") if card is not None else None
@@ -85,5 +85,5 @@ def _advice(folder: Path) -> str:
     """How a folder without a classifier gets one."""
     run = Folder(folder).run
     if run.is_file() and read_yaml(run).get("method") == "finetune":
-        return f"The run has not ended: lookalike finetune --resume --out {folder}"
-    return f"Train one: lookalike finetune {folder} TRAIN TEST"
+        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
+    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"

@@ -11,10 +11,12 @@ import sys
 import threading
 import typing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
@@ -22,23 +24,37 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
-from .printing import brief, cut, printable, say, shown, typed
+from .outlines import outline
+from .places import (
+    PLOTTED,
+    PREDICTED,
+    check_backbone,
+    check_encoder,
+    check_images,
+    check_logger,
+    check_optimizer,
+    check_suffix,
+    no_classifier,
+    no_features,
+    no_run,
+)
+from .printing import brief, cut, pasteable, printable, say, shown, typed
 from .runs import (
+    LOCATIONS,
     Alpha,
     Folder,
     Options,
     Run,
     check_writable,
+    directory_of,
     dotted,
     from_mapping,
     method_name,
     nearest,
     plain,
+    read_whole_yaml,
     read_yaml,
 )
-
-if TYPE_CHECKING:
-    from .core import Method
 
 T = TypeVar("T")
 
@@ -64,6 +80,7 @@ lookalike: self-supervised learning of image representations
   lookalike show ENCODER DATA --out FOLDER     pictures of where it looks, what it parts, what it takes for alike
   lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
   lookalike plot RUN... --out FILE.png         the curves of pretraining and of the linear probe as a picture
+  lookalike thin RUN...                        remove checkpoints that a finished run does not need
   lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
@@ -226,6 +243,7 @@ class Compare(Comparison):
     probe: Suppress[tuple[str, str] | None] = None
     nodes: Suppress[int] = 1
     strategy: Suppress[Literal["ddp"]] = "ddp"
+    given: Suppress[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -325,6 +343,20 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Thin:
+    """Remove the checkpoints of single epochs; the encoder, the last state and all else stay, and --resume works."""
+
+    runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
+    """Folders of runs, or of a comparison, whose trainings are thinned."""
+    keep_checkpoints: int = 0
+    """So many of them stay, the newest."""
+
+    def __post_init__(self) -> None:
+        if self.keep_checkpoints < 0:
+            raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}; it must be at least 0.")
+
+
+@dataclass(frozen=True)
 class Check:
     """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
 
@@ -391,6 +423,7 @@ def main(argv: list[str] | None = None) -> int:
         "show": show,
         "report": report,
         "plot": plot,
+        "thin": thin,
         "views": views,
         "check": check,
         "list": show_list,
@@ -478,15 +511,40 @@ def _take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
     return flag not in argv, [a for a in argv if a != flag]
 
 
-def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method], Run | None, list[str]]":
-    """Finds METHOD (first argument, or in the file that --from or --resume reads) and the defaults for all options."""
+@dataclass(frozen=True)
+class _Asked:
+    """What a command line of a training says before its options are looked at."""
+
+    verb: str
+    method: str
+    file: str | None
+    """What --from or --resume reads."""
+    content: dict[str, object]
+    """The options in it."""
+    whole: dict[str, object]
+    """All that stands in it, as it stands there."""
+    options: list[str]
+
+    @property
+    def classifies(self) -> bool:
+        return METHODS[self.method].verb == "finetune" and self.verb != "views"
+
+    @property
+    def typed(self) -> set[str]:
+        """Options that stand on the command line, as names of fields."""
+        return {a[2:].split("=")[0].replace("-", "_") for a in self.options if a.startswith("--")}
+
+
+def _asked(verb: str, argv: list[str]) -> _Asked:
+    """Finds METHOD: the first argument, or in the file that --from or --resume reads."""
     file, argv = _take(argv, "--from")
     if file is None and verb in ("pretrain", "distill", "finetune") and "--resume" in argv:
         out, _ = _take(argv, "--out")
         folder = Folder(out or Options.out)
         folder.check(resume=True, overwrite=False)
         file = str(folder.run)
-    content = dict(read_yaml(file)) if file is not None else {}
+    content = read_yaml(file) if file is not None else {}
+    whole = read_whole_yaml(Path(file)) if file is not None else {}
     named = content.pop("method", None)
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
@@ -510,23 +568,74 @@ def _method_and_defaults(verb: str, argv: list[str]) -> "tuple[str, type[Method]
         )
     else:
         name = named
-    method = get_method(name)
-    if file is None:
-        return name, method, None, argv
-    if not isinstance(content.setdefault("data", ""), str):
+    if file is not None and not isinstance(content.setdefault("data", ""), str):
         raise ValueError(f"{file}: data is {shown(content['data'])}; give a path, in quotes where it is a number.")
-    return name, method, from_mapping(content, method, file), argv
+    return _Asked(verb, name, file, content, whole, argv)
 
 
 def _parse_run(verb: str, argv: list[str]) -> Run:
-    name, method, base, rest = _method_and_defaults(verb, argv)
-    cfg = base.method if base is not None else method.Config()  # type: ignore[call-arg]
-    classifies = METHODS[name].verb == "finetune" and verb != "views"
-    places = {"data": "" if base is None else cast(str, base.data)}
-    if classifies:
-        places = {"encoder": (base and base.init) or "", "train": places["data"], "test": vars(cfg)["test"]}
-    hidden = NOT_OF_FINETUNE if classifies else {}
-    options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)}) if base else Options()
+    asked = _asked(verb, argv)
+    if "--probe" in asked.options:
+        pair = asked.options[asked.options.index("--probe") + 1 :][:2]
+        if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
+            raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
+    checked = False
+    if "torch" not in sys.modules and not {"--help", "-h"} & set(asked.options):
+        listed = asked.content.get("views")
+        places = [int(found[1]) + 1 for found in re.finditer(r"--views\.(\d{1,2})\.", " ".join(asked.options))]
+        outlined = outline(asked.method, max([1, *places, len(listed) if isinstance(listed, list) else 0]))
+        if outlined is not None:
+            _check_places(asked, _parse_options(asked, SimpleNamespace(Config=outlined)))
+            checked = True
+    method = get_method(asked.method)
+    parsed = _parse_options(asked, method)
+    if not checked:
+        _check_places(asked, parsed)
+    cfg, base = parsed.base.method, parsed.base
+    fields = dotted(plain(cfg))
+    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in asked.typed)]
+    chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
+    # what a file derived from the sizes that it had does not hold for others
+    sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in asked.typed)
+    if sized and "image_size" not in asked.typed:
+        chosen["image_size"] = None
+    if (sized or "image_size" in asked.typed) and "decode_size" not in asked.typed and not parsed.options.resume:
+        chosen["decode_size"] = None
+    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
+    if asked.classifies:
+        chosen["init"], own["test"] = parsed.encoder, parsed.test
+    return Run(
+        **chosen, data=parsed.data, method=type(cfg)(**own),
+        given=tuple(dict.fromkeys([*base.given, *stated, *({"batch_size"} & asked.typed)])),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """The values of a command line of a training, defaults from a file included."""
+
+    base: Run
+    """The defaults."""
+    options: Options
+    method: Any
+    """The method's own fields, in the type that its help was shown with."""
+    data: str
+    encoder: str
+    test: str
+
+
+def _parse_options(asked: _Asked, method: Any) -> _Parsed:
+    """Reads all options by tyro. `method` is the class of a method, or what has its `Config` alone."""
+    if asked.file is None:
+        base = Run(data="", method=method.Config())
+    else:
+        base = from_mapping(asked.content, method, asked.file)
+    cfg, line = base.method, f"{getattr(method, '__doc__', '')} ({METHODS[asked.method].line})"
+    places = {"data": cast(str, base.data)}
+    if asked.classifies:
+        places = {"encoder": base.init or "", "train": places["data"], "test": vars(cfg)["test"]}
+    hidden = NOT_OF_FINETUNE if asked.classifies else {}
+    options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)})
     command = dataclasses.make_dataclass(
         "Command",
         [
@@ -548,31 +657,77 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         ],
         frozen=True,
     )
-    line = f"{method.__doc__} ({METHODS[name].line})"
-    if "--probe" in rest:
-        pair = rest[rest.index("--probe") + 1 :][:2]
-        if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
-            raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
-    prog = verb if verb == name else f"{verb} {name}"
-    parsed: Any = _parse(command, rest, prog, description=line)
-    given = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
-    fields = dotted(plain(cfg))
-    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in given)]
-    kept = base.given if base is not None else ()
-    chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
-    # what a file derived from the sizes that it had does not hold for others
-    sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in given)
-    if sized and "image_size" not in given:
-        chosen["image_size"] = None
-    if (sized or "image_size" in given) and "decode_size" not in given and "--resume" not in rest:
-        chosen["decode_size"] = None
-    own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
-    if classifies:
-        chosen["init"], own["test"] = parsed.encoder, parsed.test
-    return Run(
-        **chosen, data=parsed.train if classifies else parsed.data, method=type(cfg)(**own),
-        given=tuple(dict.fromkeys([*kept, *stated])),
+    prog = asked.verb if asked.verb == asked.method else f"{asked.verb} {asked.method}"
+    found: Any = _parse(command, asked.options, prog, description=line)
+    return _Parsed(
+        base, found.options, found.method, found.train if asked.classifies else found.data,
+        found.encoder if asked.classifies else "", found.test if asked.classifies else "",
     )  # fmt: skip
+
+
+_RANKS = {"RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"}
+"""Variables that tell a process which of several it is: the folder is the first one's to look at."""
+
+
+def _check_places(asked: _Asked, parsed: _Parsed) -> None:
+    """Refuses what cannot be found, before anything heavy is imported.
+
+    Raises:
+        FileNotFoundError, FileExistsError, PermissionError, ModuleNotFoundError, ValueError: the first of it.
+    """
+    options, resumes = parsed.options, parsed.options.resume
+    check_logger(options.logger)
+    if asked.verb != "views" and not _RANKS & os.environ.keys():
+        Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
+    if not asked.classifies and "timm" not in sys.modules:
+        check_backbone(options.backbone)
+    if "optim.name" in asked.typed:
+        check_optimizer(vars(parsed.method)["optim"].name)
+    start = parsed.encoder if asked.classifies else options.init
+    if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
+        with _from_file(asked, start):
+            check_encoder(start, "encoder" if asked.classifies else "weights")
+    named = "teacher" in asked.typed or "teacher" in asked.content  # else it is the method's own, or stands for it
+    if named and not (teacher := vars(parsed.method)["teacher"]).startswith("<"):
+        with _from_file(asked, teacher):
+            check_encoder(teacher)
+    probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out
+    for place in (parsed.data, *([parsed.test] if asked.classifies else []), *probed):
+        with _from_file(asked, place):
+            check_images(place)
+
+
+@contextmanager
+def _from_file(asked: _Asked, place: str) -> Iterator[None]:
+    """Lets an error about a place that a run's file names say so, and how to name another one."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        named = [asked.content.get(name) for name in LOCATIONS]
+        if place not in (each for value in named for each in (value if isinstance(value, list) else [value])):
+            raise
+        raise FileNotFoundError(f"{error} {_whence(asked, place)}") from None
+
+
+def _whence(asked: _Asked, place: str) -> str:
+    """Which file names a place, where its relative paths count from, and how to name another one."""
+    words, is_run = [f"{asked.file} names it."], "made" in asked.whole
+    if is_run and not os.path.isabs(place):
+        began = directory_of(asked.whole)
+        words.append(
+            f"The path is relative to {began}, where the run began, and it is not there either."
+            if began is not None
+            else "The path is relative to the directory in which the run began, which lookalike 0.1 did not note: run "
+            "the command there."
+        )
+    which = ["--teacher", "TEACHER"] if place == asked.content.get("teacher") else ["DATA"]
+    which = ["ENCODER", "TRAIN", "TEST"] if asked.classifies else which
+    if place in cast(list[object], asked.content.get("probe") or []):
+        which = ["--probe", "TRAIN", "TEST"]
+    out, _ = _take(asked.options, "--out")
+    goes_on = ["--resume", "--out", out or Options.out] if "--resume" in asked.options else ["--from", str(asked.file)]
+    words.append(f"To name another place: {pasteable('lookalike', asked.verb, *which, *goes_on)}")
+    return " ".join(words)
 
 
 def _without(content: T, names: Sequence[str]) -> T:
@@ -642,6 +797,10 @@ def predict(argv: list[str]) -> None:
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
+    check_suffix(path, PREDICTED)
+    if not os.path.exists(options.classifier):
+        raise no_classifier(options.classifier)
+    check_images(options.data)
     from .predicting import predict as tell
 
     _imported()
@@ -655,7 +814,9 @@ def predict(argv: list[str]) -> None:
     if found.broken:
         name, reason = found.broken[0]
         say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
-    say(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
+    more = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "show", options.classifier, options.data, *more, "--out", "show")
+    say(f"Next: {command}   # where the encoder looks")
 
 
 def views(argv: list[str]) -> None:
@@ -676,10 +837,13 @@ def views(argv: list[str]) -> None:
 
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
-    options = " ".join(a for a in rest if a != "--overwrite").removeprefix(f"{verb} ")
+    words = [a for a in rest if a != "--overwrite"]
+    if words[:1] == [verb]:
+        words = words[1:]
     if verb == "finetune":
-        options = f"ENCODER {options} TEST"
-    say(f"Wrote {path}: one row per image, the whole image first.\nNext: lookalike {verb} {options}")
+        words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+    command = pasteable("lookalike", verb, *words)
+    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
 
 
 # ---------------------------------------------------------------- the other verbs
@@ -723,7 +887,10 @@ def evaluate(argv: list[str]) -> None:
             labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=say,
         )  # fmt: skip
     say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    say(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
+    chosen = [("--image-size", options.image_size, None), ("--pool", options.pool, "pooled")]
+    more = [word for option, value, usual in chosen if value != usual for word in (option, value)]
+    command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
+    say(f"Next: {command}")
 
 
 def _check_question(options: Evaluate) -> None:
@@ -738,6 +905,14 @@ def _check_question(options: Evaluate) -> None:
             raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
     elif len(given) < 3:
         raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+    else:
+        check_encoder(options.encoder)
+        check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+    for file in options.features:
+        if not os.path.isfile(file):
+            raise no_features(file)
+    if options.labels is not None:
+        os.stat(options.labels)  # raises where it is not there
 
 
 def compare(argv: list[str]) -> None:
@@ -747,8 +922,19 @@ def compare(argv: list[str]) -> None:
     with_report, argv = _take_flag(argv, "--no-report")
     asked = _parse(Compare, argv, "compare")
     given = {a.split("=")[0] for a in argv}
+    if "--batch-size" in given:
+        asked = dataclasses.replace(asked, given=("batch_size",))
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
+    if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
+        raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
+    check_logger(asked.logger)
+    check_images(asked.data, *asked.train, *asked.test)
+    if "timm" not in sys.modules:
+        check_backbone(asked.backbone)
+    for weights in (asked.init, asked.teacher):
+        if weights is not None:
+            check_encoder(weights)
     from .comparing.working import FILE
     from .comparing.working import compare as rank
 
@@ -760,7 +946,7 @@ def compare(argv: list[str]) -> None:
     if with_report:
         _write_report(str(folder), _workers(asked.workers))
     say(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
-    say(f"Next: lookalike embed {folder / first} DATA --out embeddings.npz")
+    say(f"Next: {pasteable('lookalike', 'embed', folder / first, 'DATA', '--out', 'embeddings.npz')}")
 
 
 def embed(argv: list[str]) -> None:
@@ -769,6 +955,9 @@ def embed(argv: list[str]) -> None:
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
+    check_suffix(path)
+    check_encoder(options.encoder)
+    check_images(options.data)
     from .evaluation import embed as write
 
     _imported()
@@ -788,6 +977,8 @@ def embed(argv: list[str]) -> None:
 
 def show(argv: list[str]) -> None:
     options = _parse(Show, argv, "show")
+    check_encoder(options.encoder)
+    check_images(options.data)
     from .pictures import show as draw
 
     _imported()
@@ -798,13 +989,17 @@ def show(argv: list[str]) -> None:
         overwrite=options.overwrite, say=say,
     )  # fmt: skip
     say(f"Wrote {', '.join(map(str, files))}")
-    say(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")
+    more = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *more)
+    say(f"Next: {command}   # folders with one sub-folder per class")
 
 
 def report(argv: list[str]) -> None:
     options = _parse(Report, argv, "report")
     if not options.runs:
         raise UsageError("The runs come first: lookalike report RUN... [options].")
+    _check_runs(options.runs)
+    check_images(*([] if options.images is None else [options.images]))
     from .reporting.writing import report as write
 
     _imported()
@@ -817,17 +1012,48 @@ def report(argv: list[str]) -> None:
     say("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
 
 
+def _check_runs(folders: Sequence[str]) -> None:
+    """Refuses the first that is no folder; what is in it is looked at later."""
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise no_run(folder)
+
+
 def plot(argv: list[str]) -> None:
     options = _parse(Plot, argv, "plot")
     if not options.runs:
         raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
+    _check_runs(options.runs)
+    check_suffix(options.out, PLOTTED)
     from .plotting import plot as draw
 
     _imported()
 
     path = draw(options.runs, out=options.out, overwrite=options.overwrite)
     say(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
-    say(f"Next: lookalike report {' '.join(options.runs)}   (all curves, and a map of the embedding)")
+    command = pasteable("lookalike", "report", *options.runs)
+    say(f"Next: {command}   # all curves, and a map of the embedding")
+
+
+def thin(argv: list[str]) -> None:
+    options = _parse(Thin, argv, "thin")
+    if not options.runs:
+        raise UsageError("The runs come first: lookalike thin RUN...")
+    _check_runs(options.runs)
+    for place in map(Path, options.runs):
+        compared = sorted(place.glob("*/run.yaml")) if (place / "compare.json").is_file() else []
+        folders = [Folder(path.parent) for path in compared] or [Folder(place)]
+        for folder in folders:
+            if not folder.run.is_file():
+                raise no_run(folder.path)
+            with folder.held():
+                folder.check_own()
+                before = folder.checkpoint_bytes()
+                gone, free = folder.thin(options.keep_checkpoints), before - folder.checkpoint_bytes()
+            say(
+                f"{folder.path}: removed {len(gone)} checkpoints of single epochs, {free / 1e6:.1f} MB; "
+                f"{folder.checkpoint_bytes() / 1e6:.1f} MB of checkpoints stay."
+            )
 
 
 def check(argv: list[str]) -> None:
@@ -839,6 +1065,7 @@ def check(argv: list[str]) -> None:
             raise FileExistsError(f"{file} exists. Give another {name}, or --overwrite.")
         if file is not None:
             check_writable(Path(file))
+    check_images(options.data, *([] if options.test is None else [options.test]))
     from .data import open_maybe_labelled
     from .data.checking import check as look
     from .runs import atomic, write_json
@@ -861,7 +1088,10 @@ def check(argv: list[str]) -> None:
             found.sheet().save(temporary)
         say(f"Wrote {options.sheet}: near duplicates side by side, the doubtful ones first")
     say(f"Wrote {options.out}" if options.out else "No list was written; --out FILE.json keeps all of it.")
-    say(f"Next: lookalike views simclr {options.data} --image-size {options.image_size}")
+    more = ["--channels", options.channels] if options.channels != Options.channels else []
+    more += ["--alpha", options.alpha] if options.alpha != Options.alpha else []
+    command = pasteable("lookalike", "views", "simclr", options.data, "--image-size", options.image_size, *more)
+    say(f"Next: {command}")
 
 
 def show_list(argv: list[str]) -> None:

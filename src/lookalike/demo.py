@@ -26,7 +26,7 @@ from .evaluation.neighbours import nearest
 from .evaluation.reading import made_at
 from .methods.simclr import SimCLR
 from .optim import Optim
-from .printing import say
+from .printing import pasteable, say
 from .random import key_of
 from .runs import Folder, Result, Run, atomic, read_yaml, temporary_beside
 from .schedules import Schedule
@@ -209,8 +209,8 @@ def _shown(
     folder.say(
         f"Wrote {folder.path}/result.png: test digits and their nearest neighbours, by pixels and by the trained "
         f"encoder; {folder.views}: what it was trained on; {folder.evaluation}\n"
-        f"Next: lookalike evaluate {folder.path} {train} {test}   (the same figures once more)\n"
-        "      lookalike check DATA, then lookalike pretrain simclr DATA   (your own images)"
+        f"Next: {pasteable('lookalike', 'evaluate', folder.path, train, test)}   # the same figures once more\n"
+        "      lookalike check DATA && lookalike pretrain simclr DATA   # your own images"
     )
     return result, scores
 

@@ -1,5 +1,6 @@
 """Distillation: `distill(run)` trains a student and puts it beside its teacher."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -50,7 +51,8 @@ def compare(run: Run) -> SideBySide:
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
     teacher_size = method.cfg.teacher_pixels
-    train, test = run.probe or (None, None)
+    there = run.probe is not None and all(map(os.path.exists, run.probe))  # else the training has said it
+    train, test = run.probe if run.probe and there else (None, None)
     measured = sides(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
         batch_size=64, workers=settled.workers or 0, seed=run.seed,

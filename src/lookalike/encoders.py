@@ -17,14 +17,16 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import backbones
 from .backbones import Backbone
 from .documents import parse_json, read_json, tensor_file
-from .printing import LONGEST_PATH, brief, printable, shown
-from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
+from .places import HUB_URL, hub_entry, no_encoder, weights_of
+from .printing import brief, printable, shown
+from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
+from .tensor_file import write_tensors
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
     content = dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata={"lookalike": json.dumps(content), "sha256": _digest(state)})
+        write_tensors(temporary, state, {"lookalike": json.dumps(content), "sha256": _digest(state)})
 
 
 def read_card(folder: Folder) -> Card:
@@ -216,24 +218,7 @@ def _are_classes(value: object) -> bool:
     )
 
 
-HUB = {
-    **{
-        f"dinov2_vit{s}14{r}": (
-            f"vit_{size}_patch14{'_reg4' if r else ''}_dinov2.lvd142m",
-            f"dinov2/dinov2_vit{s}14/dinov2_vit{s}14{'_reg4' if r else ''}_pretrain.pth",
-        )
-        for s, size in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant"))
-        for r in ("", "_reg")
-    },
-    "dino_vits16": ("vit_small_patch16_224.dino", "dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"),
-    "dino_vits8": ("vit_small_patch8_224.dino", "dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth"),
-    "dino_vitb16": ("vit_base_patch16_224.dino", "dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"),
-    "dino_vitb8": ("vit_base_patch8_224.dino", "dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"),
-    "dino_resnet50": ("resnet50", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
-}
-"""Names of torch hub: timm's name of the architecture, and the file at `HUB_URL`. No code is fetched."""
 _TAKEN = "Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
-HUB_URL = "https://dl.fbaipublicfiles.com/"
 
 
 def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = None) -> Backbone:
@@ -255,12 +240,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
     path = Path(encoder)
     if path.is_dir():
         folder = Folder(path)
-        path = folder.weights
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{encoder} holds no encoder.safetensors; a run writes it with its first checkpoint. "
-                "Give the folder of such a run, or a weights file."
-            )
+        path = weights_of(path)
         if folder.run.is_file() and not (card_within(path) or {}).items() <= _card_beside(folder).items():
             with suppress(
                 OSError, ValueError
@@ -278,10 +258,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
         raise FileNotFoundError(
             f"{brief(name)} is a module of somebody's own: pass it from Python, Run(teacher=module)."
         )
-    raise FileNotFoundError(
-        f"No encoder at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
-        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
-    )
+    raise no_encoder(name)
 
 
 def places(encoder: str | os.PathLike[str]) -> list[str]:
@@ -301,7 +278,7 @@ def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> 
         return int(card["image_size"]) if card else backbones.published_size(_architecture(path, state, backbone)[0])
     name = os.fspath(encoder)
     if name.startswith("torchhub/"):
-        return backbones.published_size(_hub_entry(name.removeprefix("torchhub/"))[0])
+        return backbones.published_size(hub_entry(name.removeprefix("torchhub/"))[0])
     if name.startswith(("timm/", "torchvision/")):
         return backbones.published_size(name)
     return load(encoder).image_size  # which says what is wrong
@@ -319,14 +296,8 @@ def own(module: nn.Module, like: Backbone, size: int) -> Backbone:
     return made
 
 
-def _hub_entry(name: str) -> tuple[str, str]:
-    if name not in HUB:
-        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
-    return HUB[name]
-
-
 def _from_hub(name: str) -> Backbone:
-    architecture, file = _hub_entry(name)
+    architecture, file = hub_entry(name)
     place = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         state = torch.hub.load_state_dict_from_url(HUB_URL + file, map_location="cpu", weights_only=True)
@@ -469,7 +440,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         backbone.mean, backbone.std = source.mean, source.std
         state = source.export_state()
     else:
-        raise FileNotFoundError(f"No weights at {brief(weights, LONGEST_PATH)}. {_TAKEN}")
+        raise no_encoder(weights, "weights")
     own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token

@@ -20,6 +20,7 @@ from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
 from .methods.finetune import FineTune
+from .printing import pasteable
 from .runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3
@@ -217,7 +218,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
         folder.say(line)
     folder.say(
         f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
-        f"Next: lookalike predict {folder.path} DATA --out predictions.csv"
+        f"Next: {pasteable('lookalike', 'predict', folder.path, 'DATA', '--out', 'predictions.csv')}"
     )
 
 

@@ -45,6 +45,8 @@ class Probe:
     def __init__(self, train: str, test: str, run: Run) -> None:
         first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
         second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
+        self.listings = {"probe-train": first.listing(), "probe-test": second.listing()}
+        """The names of all images."""
         self.train, self.test = (
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))
@@ -91,6 +93,8 @@ class Monitor(Callback):
         self.verdict: Verdict | None = None
         """The latest; None until it can be told."""
         self.knn: list[float] = []
+        self._knn_from_start = False
+        """Whether the first of them is of the encoder before training: a probe may come with a resume."""
         self._sums: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
         self._heads: dict[str, Tensor] = {}
@@ -119,6 +123,7 @@ class Monitor(Callback):
             self.knn = [self.probe(encoder) if self.run.init else self.probe.untrained(encoder)]
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
             self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
+        self._knn_from_start = bool(self.knn)
         if self.health is not None:
             if not self.first:
                 encoder = module.method.encoder
@@ -328,9 +333,8 @@ class Monitor(Callback):
             text += "  (docs/health.md says how to read them)"
         if self.verdict is not None:
             text += f"\nVerdict: {self.verdict}"
-        if len(self.knn) > 1:
+        if self.probe is not None and len(self.knn) > 1 and self._knn_from_start:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
-            assert self.probe is not None
             mean = (self.knn[0] + self.knn[-1]) / 2
             chance = math.sqrt(2 * mean * (1 - mean) / len(self.probe.test))  # of a difference of two accuracies
             if self.run.init and self.knn[-1] < self.knn[0] - 2 * chance:

@@ -4,7 +4,6 @@ This module alone applies schedules, scales by the batch size and leaves one-axi
 """
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.optimizer import ParamsT
 
+from .places import no_optimizer
 from .schedules import Every, Grid, Schedule, Shape
 
 if TYPE_CHECKING:
@@ -298,8 +298,7 @@ def _timm(params: ParamsT, cfg: Optim, lr: float) -> torch.optim.Optimizer:
 
     known: list[str] = list_optimizers()
     if cfg.name not in known:
-        near = difflib.get_close_matches(cfg.name, {"lars_simclr", "larc", *known}, cutoff=0.4)
-        raise ValueError(f"There is no optimizer {cfg.name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
+        raise no_optimizer(cfg.name, known)
     betas = {"betas": cfg.betas} if get_optimizer_info(cfg.name).num_betas == 2 else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(params, cfg.name, lr=lr, momentum=cfg.momentum, **betas)
     return optimizer

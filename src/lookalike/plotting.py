@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .places import PLOTTED, check_suffix
 from .printing import printable
 from .reporting.gathering import read_entries, run_names
 from .reporting.judgements import dictionaries, is_finite
@@ -45,8 +46,7 @@ def plot(
     path = Path(out)
     if not folders:
         raise ValueError("There is no run to draw. Give one folder or more.")
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--out {path} ends in {path.suffix!r}; curves are written as .png, .pdf or .svg.")
+    check_suffix(path, PLOTTED)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)

@@ -12,15 +12,14 @@ from torch import Tensor
 from . import classifiers
 from .classifiers import Classifier
 from .data import Data, open_source, remarks
-from .evaluation.features import check_suffix, features
+from .evaluation.features import features
 from .evaluation.reading import counting
+from .places import PREDICTED, check_suffix
 from .printing import cell, printable
 from .runs import atomic
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""
-SUFFIXES = (".csv", ".parquet")
-"""Of the files that predictions are written to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class Predictions:
             ValueError: another suffix.
             ModuleNotFoundError: `.parquet` without pyarrow.
         """
-        check_suffix(path, SUFFIXES)
+        check_suffix(path, PREDICTED)
         labels, probabilities = self.likeliest(SHOWN)
         ends = ["", *(f"_{place}" for place in range(2, len(labels[0]) + 1))]
         # a name may hold bytes that are no text; Parquet's strings may not
@@ -91,7 +90,7 @@ def predict(
         ValueError, FileNotFoundError: a classifier, images or a file that cannot be used.
     """
     if out is not None:
-        check_suffix(out, SUFFIXES)  # before the work, not after it
+        check_suffix(out, PREDICTED)  # before the work, not after it
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
     model = classifier if isinstance(classifier, Classifier) else classifiers.load(classifier)

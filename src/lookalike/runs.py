@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
 import stat
 import subprocess
@@ -34,7 +33,7 @@ import yaml
 
 from . import marks
 from .documents import parse_json, read_text
-from .printing import LONGEST_VALUE, brief, cut, lines_of, printable, say, shown
+from .printing import LONGEST_VALUE, brief, cut, lines_of, pasteable, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +62,8 @@ class Options:
     epochs: int = 100
     """Passes over the images."""
     batch_size: int = 256
-    """Images per optimizer step, over all devices and accumulated micro-batches together."""
+    """Images per optimizer step, over all devices and accumulated micro-batches together. Without it a quarter of the
+    images where there are fewer than 256."""
     image_size: int | None = None
     """Pixels of the largest view; all views follow in proportion. Without it the method's own sizes."""
     channels: int = 3
@@ -107,6 +107,8 @@ class Options:
     """Labelled folders TRAIN TEST for a k-NN that is shown during training."""
     save_every: int = 10
     """Keep a checkpoint every so many epochs. The last two states are always kept."""
+    keep_checkpoints: int | None = None
+    """So many of these are kept, the newest; without it all. They are needed by nobody who goes on from the end."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
@@ -127,7 +129,7 @@ class Options:
         for name, most in (("image_size", LARGEST_IMAGE), ("channels", MOST_CHANNELS)):
             if (found := getattr(self, name)) is not None and found > most:
                 raise ValueError(f"{name} is {found}; it must be at most {most}.")
-        for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1)):
+        for name, least in (("image_size", 1), ("workers", 0), ("decode_size", 1), ("keep_checkpoints", 0)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is {found}; it must be at least {least}.")
         for name in ("out", "init"):  # such as of a variable of the shell that is not set
@@ -166,7 +168,7 @@ class Run(Options):
     """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
     teacher that the method names. It gets images normalised as the student does."""
     given: tuple[str, ...] = ()
-    """Dotted names of the method's fields that the user stated: fitting leaves them alone."""
+    """Dotted names of the method's fields that the user stated, and `batch_size`: fitting leaves them alone."""
 
 
 Row = dict[str, Any]
@@ -479,14 +481,18 @@ _MAY_CHANGE = frozenset(
         "strategy",
         "logger",
         "save_every",
+        "keep_checkpoints",
         "out",
         "fit",
         "max_broken",
         "data",
+        "probe",
+        "test",
+        "teacher",
         "on_collapse",
     }
 )
-"""Options that `--resume` may give another value. (Whether the data hold the same images is checked by their keys.)"""
+"""Options that `--resume` may give another value. (Of places what is in them is compared: names of images, weights.)"""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -546,10 +552,15 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
             user's own only where they were, or where this command named others.
     """
     before = begun or {}
-    known = {*typing.cast(list[object], before.get("probe") or ()), before.get("data")} if begun else set()
+    known = {
+        place
+        for content in (before, located(before))
+        for place in (*typing.cast(list[object], content.get("probe") or ()), content.get("data"))
+    }
     own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
     named_here = [marks.mark(place) for place in own if plain(place) not in known]
     by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
+    by["directory"] = here()  # from where the paths of this run count
     marked = by.get("named_here")
     by["named_here"] = [*(marked if isinstance(marked, list) else ()), *named_here]
     content = {"format": FORMAT} | flat(run) | {"made": by}
@@ -563,14 +574,54 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def made() -> dict[str, object]:
-    """When, by which versions and commit, and on which machine something is made."""
+    """When, where, by which versions and commit, and on which machine something is made."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "directory": here(),
         "versions": {p: version(p) for p in ("lookalike", "torch", "torchvision", "timm", "lightning")}
         | {"python": platform.python_version()},
         "commit": commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
+
+
+def here() -> str | None:
+    """The current directory; None where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir")
+"""Fields of a run that may name a place on a disk."""
+
+
+def directory_of(content: Mapping[str, object]) -> str | None:
+    """The directory in which a run began, by the whole of its `run.yaml`; None where it does not say so, as in 0.1."""
+    by = content.get("made")
+    found = by.get("directory") if isinstance(by, dict) else None
+    return found if isinstance(found, str) and os.path.isabs(found) else None
+
+
+def located(content: Mapping[str, object]) -> dict[str, object]:
+    """The whole of a `run.yaml` with relative paths that lead from where the run began to what is there, made absolute.
+
+    What is not there stays as it is written, and counts from the current directory: a project may have moved.
+    """
+    began = directory_of(content)
+    if began is None or began == here():
+        return dict(content)
+
+    def place(value: object) -> object:
+        if isinstance(value, list):
+            return [place(each) for each in value]
+        if not isinstance(value, str) or not value or value.startswith("<") or os.path.isabs(value):
+            return value
+        there = os.path.normpath(os.path.join(began, value))
+        return there if os.path.exists(there) else value
+
+    return {name: place(value) if name in LOCATIONS else value for name, value in content.items()}
 
 
 def version(package: str = "lookalike") -> str:
@@ -597,8 +648,12 @@ def commit() -> str | None:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Reads a run's file to a mapping; says where a file is missing, is no YAML, or is of a later format."""
-    content = read_whole_yaml(Path(path))
+    """Reads a run's file to a mapping, its paths from where the run began; see `located`.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, is no YAML, or is of a later format.
+    """
+    content = located(read_whole_yaml(Path(path)))
     if "made" in content:
         content.setdefault("alpha", "white")  # as version 0.1 did
     content.pop("made", None)
@@ -698,7 +753,8 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         told = cut("; ".join(map(_cause, causes)), 2000)
         raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
-    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=tuple(dotted(stated)))
+    given = (*dotted(stated), *(["batch_size"] if "batch_size" in rest else []))
+    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=given)
 
 
 def _why(error: BaseException, kind: object) -> str:
@@ -818,6 +874,7 @@ class Folder:
         self.features = self.path / "features"
         self.tensorboard = self.path / "tensorboard"
         self.log = self.path / "log.txt"
+        self.inputs = self.path / "inputs.zip"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._waiting: dict[Path, str] = {}
@@ -900,6 +957,10 @@ class Folder:
         """Whether the folder is empty, but for what killed runs left behind."""
         return all(map(self._is_leftover, self.path.iterdir()))
 
+    def is_of_others(self) -> bool:
+        """Whether only files are there that no run would take for its own."""
+        return not any(path in (*self._files, *self._folders) or self._is_own(path) for path in self.path.iterdir())
+
     def _is_leftover(self, path: Path) -> bool:
         """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
         if path in self._folders:
@@ -953,7 +1014,7 @@ class Folder:
     def _files(self) -> tuple[Path, ...]:
         """The files of a run that lie in its folder itself."""
         return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
-                self.log, self.classifier, self.classes, self.report)  # fmt: skip
+                self.log, self.inputs, self.classifier, self.classes, self.report)  # fmt: skip
 
     @property
     def _folders(self) -> tuple[Path, ...]:
@@ -992,7 +1053,24 @@ class Folder:
         found = [
             path for path in self.checkpoints.glob("epoch=*.ckpt") if _KEPT.fullmatch(path.name) and path.is_file()
         ]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        return sorted(
+            found, key=lambda path: (path.stat().st_mtime, int(path.stem.removeprefix("epoch="))), reverse=True
+        )
+
+    def thin(self, keep: int) -> list[Path]:
+        """Removes the checkpoints of single epochs but the newest ones, and returns those that went.
+
+        The newest stays where there is no other to go on from.
+        """
+        gone = self.kept()[keep if self.last.is_file() or self.before.is_file() else max(1, keep) :]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return gone
+
+    def checkpoint_bytes(self, pattern: str = "*.ckpt") -> int:
+        """What checkpoints take on the disk: a file with two names, as the last one has, counts once."""
+        found = [path.stat() for path in self.checkpoints.glob(pattern) if path.is_file() and not path.is_symlink()]
+        return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:
         """The rows of `metrics.jsonl`; what is damaged is left out, and its number said on stderr."""
@@ -1068,15 +1146,26 @@ class Folder:
 
     def resume_command(self) -> str:
         """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        content = self._content()
+        given = [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        words = self.resume_words()
+        if not words or any(str(value).startswith("<") for value in given):  # see `flat`
+            return "the same call and resume=True"
+        return pasteable(*words)
+
+    def resume_words(self) -> list[str]:
+        """The words of the command that goes on with the run; none for a method of the user's own."""
         from .methods import METHODS
 
+        name = str(self._content()["method"])
+        return ["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)] if name in METHODS else []
+
+    def _content(self) -> dict[str, object]:
+        """What is in `run.yaml`, as far as it can be read."""
         content: dict[str, object] = {"method": "simclr"}
         with suppress(OSError, ValueError):  # what failed before must stay the error
             content |= read_yaml(self.run)
-        name, given = str(content["method"]), [content.get(field) for field in ("data", "backbone", "teacher", "test")]
-        if name not in METHODS or any(str(value).startswith("<") for value in given):  # see `flat`
-            return "the same call and resume=True"
-        return shlex.join(["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)])
+        return content
 
 
 def _row(line: str) -> Row | None:
@@ -1139,4 +1228,4 @@ def _is_ours(path: Path) -> bool:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    return printable(pasteable(Path(sys.argv[0]).name, *sys.argv[1:]))

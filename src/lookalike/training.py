@@ -23,7 +23,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -43,14 +42,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, optim, processes
+from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
-from .printing import LONGEST_PATH, brief, printable, say
+from .places import check_logger
+from .printing import LONGEST_PATH, brief, pasteable, printable, say
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -81,6 +81,7 @@ from .runs import (
     written_by,
 )
 from .schedules import Schedule
+from .tensor_file import write_tensors
 from .views import View, make_views, resized, sheet
 
 SAVE_SECONDS = 600
@@ -305,11 +306,9 @@ class Pretraining(LightningModule):
 
     def give_up(self) -> None:
         """Saves the last batch's views and raises Diverged."""
-        from safetensors.torch import save_file
-
         path = self.folder.checkpoints / f"nonfinite-{self.done_steps}-rank{distributed.rank()}.safetensors"
         with atomic(path) as temporary:
-            save_file({f"views.{i}": v.contiguous() for i, v in enumerate(self.micro_batch)}, temporary)
+            write_tensors(temporary, {f"views.{i}": v for i, v in enumerate(self.micro_batch)}, {})
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
         raise Diverged(
             f"At step {self.done_steps} of {self.steps}, {found.why} The checkpoints are of steps before them, {path} "
@@ -420,6 +419,26 @@ class FirstStep(Callback):
             begin()
 
 
+class Compiling(Callback):
+    """Says before the first step that networks are compiled, and after it how long that took."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._began: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+        if trainer.is_global_zero:
+            self.folder.say("compiling   backbone and heads for the first step (--compile): minutes on a CPU ...")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self._began is not None and trainer.is_global_zero:
+            seconds, self._began = time.perf_counter() - self._began, None
+            self.folder.say(f"compiled    in {timedelta(seconds=round(seconds))}, with the first batch")
+
+
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
@@ -498,6 +517,8 @@ class Checkpoints(Callback):
                     temporary.unlink()  # a link takes no name that is there
                     second_name(kept, temporary)
                     _keep_last(self.folder)
+                if self.run.keep_checkpoints is not None:
+                    self.folder.thin(self.run.keep_checkpoints)
 
 
 def image_set(source: Source) -> str:
@@ -569,6 +590,9 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             "thousands to learn something."
         )
     as_begun = read_whole_yaml(folder.run) if run.resume else {}
+    begun = inputs.read(folder.inputs) if run.resume else {}
+    source = _as_begun(source, run, folder, before, begun)
+    asked = run.batch_size
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -589,7 +613,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     optim.build(
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
-    found = _find_checkpoint(folder, run, before, source) if run.resume else None
+    found = _find_checkpoint(folder, run, before, source, begun) if run.resume else None
     if run.resume and rank == 0:
         encoders.mend_card(folder, folder.say)
     opened = _of_loggers(folder, run)
@@ -603,6 +627,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         files = {folder.run: run_text(run, as_begun).encode()}
         if picture is not None:
             files[folder.views] = _png(picture)
+        if listings:
+            files[folder.inputs] = inputs.packed(listings)
         folder.claim(resume=run.resume, files=files, keep=_of_loggers(folder, run) - opened)
 
     module = Pretraining(method, run, loader, folder, begin if later else None)
@@ -616,7 +642,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     origin = _start(method.backbone, run) if found is None else ""
     method.before_training()
     method.memory = _memory(run, source, method)
-    probe = Probe(*run.probe, run) if run.probe is not None and rank == 0 else None
+    probe, listings = None, dict[str, bytes]()
+    if rank == 0:
+        probe = _probe_of(run, folder, before, begun)
+        listings = _listings(run, folder, before, begun, source, probe, found is not None)
 
     def clear_loggers() -> None:
         """Removes what loggers wrote where no step was made."""
@@ -652,13 +681,15 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
     with _quiet_lightning(), _undisturbed():
-        trainer = _trainer(run, folder, [signals, *callbacks, monitor, saver])
+        compiling = [Compiling(folder)] if run.compile else []
+        trainer = _trainer(run, folder, [signals, *compiling, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
     if rank == 0 and not later:  # all that can be known to fail has been tried
         begin()
     try:
         if rank == 0:
-            _say_start(folder, run, source, module, origin, changes, found)
+            batch = batch_words(asked, run.batch_size, len(source))
+            _say_start(folder, run, source, module, origin, changes, found, batch)
             if found is not None and (line := _other_version(written_by(as_begun), run)):
                 folder.say(line)
         if world > 1 and method.sync_batchnorm:
@@ -735,6 +766,103 @@ def _is_disconnection(error: BaseException | None) -> bool:
     return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
+def _as_begun(
+    source: Source, run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]
+) -> Source:
+    """The images under the names that they had when a run began, wherever they lie now."""
+    now, then, old = source.listing(), begun.get("data"), before.get("data")
+    if now is None:
+        return source
+    if then is not None:
+        names = inputs.renamed(now, then)
+        return source if names is None or now == then else source.called(names)
+    if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
+        # 0.1 kept no names: those in a list count from the list's own folder
+        seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))
+        for path in (folder.last, folder.before):
+            with suppress(Exception):  # `_find_checkpoint` says what is wrong
+                if encoders.unpickled(path)["lookalike"]["data"] == image_set(seen):
+                    return seen
+    return source
+
+
+def _probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
+    """The probe of a run. One that a resumed run had and that is gone is said, and left out.
+
+    Raises:
+        ValueError: the run that is resumed had other images.
+    """
+    if run.probe is None:
+        return None
+    stays = list(run.probe) == before.get("probe")
+    if stays and (gone := [place for place in run.probe if not os.path.exists(place)]):
+        command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
+        folder.say(
+            f"WARNING     {gone[0]}, of the probe, is not there: the k-NN is left out of what follows. Where it was "
+            f"moved to, it can be named: {command}"
+        )
+        return None
+    probe = Probe(*run.probe, run)
+    old = before.get("probe")
+    olds = old if isinstance(old, list) and len(old) == 2 else [None, None]
+    for (part, listing), place, then in zip(probe.listings.items(), run.probe, olds):
+        _check_same(folder, run, place, then, listing, begun.get(part), "--probe None leaves it out")
+    return probe
+
+
+def _check_same(
+    folder: Folder, run: Run, place: str, then: object, listing: bytes | None, begun: bytes | None, choice: str
+) -> None:
+    """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
+
+    Args:
+        place, listing: where they are, and their names.
+        then, begun: where they were, and their names where the run kept them.
+        choice: what else can be done.
+    """
+    if listing is None or not isinstance(then, str):
+        return
+    if begun is None and then != place:  # 0.1 kept no names
+        with suppress(OSError, ValueError):
+            begun = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True).listing()
+    if begun is None or not (said := inputs.difference(listing, begun)):
+        return
+    text = f"{place} holds other images than when {folder.path} was begun: {said}"
+    if then != place:
+        raise ValueError(f"{text}. Give the same images; {choice}.")
+    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.")
+
+
+def _listings(
+    run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
+    probe: Probe | None, goes_on: bool,
+) -> dict[str, bytes]:  # fmt: skip
+    """What is kept of a run's images and of its first weights; of one that `goes_on` what was kept.
+
+    Raises:
+        ValueError: the run that is resumed had another test.
+    """
+    test = vars(run.method).get("test")
+    found: dict[str, bytes | None] = {"data": source.listing(), **(probe.listings if probe else {})}
+    if isinstance(test, str) and test:
+        found["test"] = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True).listing()
+        _check_same(
+            folder, run, test, before.get("test"), found["test"], begun.get("test"), "another test takes a new run"
+        )
+    if run.init and (digest := _weights_digest(run.init)):
+        found["init"] = digest.encode()
+    if goes_on:
+        found |= {name: listing for name, listing in begun.items() if run.probe or not name.startswith("probe-")}
+    return {name: listing for name, listing in found.items() if listing is not None}
+
+
+def _weights_digest(place: str) -> str | None:
+    """SHA-256 of weights in a file or a run's folder; None of names and of what is not there."""
+    path = Path(place)
+    path = Folder(path).weights if path.is_dir() else path
+    return encoders.file_sha256(path) if path.is_file() else None
+
+
 def open_images(run: Run, system_folders: bool = False) -> Source:
     """The images of a run, with labels where the method learns from them; see `open_source`."""
     method = run.method.method
@@ -799,14 +927,19 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     `begun` is the `run.yaml` of a run that is resumed: it was fitted to its epochs then.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
+    world = run.devices * run.nodes
+    if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
+        world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
+    run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
     cfg, patch = run.method, backbones.patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
-    given = (*run.given, *_stated(cfg))
+    stated = [name for name in run.given if name != "batch_size"]
+    given = (*stated, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)
     # a stated optimizer is kept whole: no other one's learning rate and decay suit it
-    whole = "optim.name" in given or (not run.given and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
+    whole = "optim.name" in given or (not stated and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
 
     def fitted_to(epochs: int) -> Config:
         made = fit_to(cfg, images, size, run.batch_size, patch, epochs)
@@ -842,6 +975,31 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         frozen_epochs=frozen,
     )  # fmt: skip
     return settled, changes
+
+
+def batch_for(options: Options, images: int, world: int, stated: bool) -> int:
+    """The images per step: those asked for, or of fewer images than the default batch a quarter, for steps to be made.
+
+    Args:
+        options: of a training or a comparison.
+        images: in the data.
+        world: processes.
+        stated: whether the user chose the batch size; one that is not the default is always chosen.
+    """
+    if stated or options.batch_size != Options.batch_size or images >= options.batch_size:
+        return options.batch_size
+    least = world * options.accumulate
+    return max(2 * least, images // 4 // least * least)
+
+
+def batch_words(before: int, after: int, images: int) -> list[str]:
+    """A line about a batch that was fitted to few images."""
+    if before == after:
+        return []
+    return [
+        f"batch       {after} images: {images} are fewer than a batch of {before}, the default. --batch-size takes "
+        "another number"
+    ]
 
 
 def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
@@ -1092,13 +1250,15 @@ class Found:
     """Newer ones that cannot be read."""
 
 
-def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], source: Source) -> Found | None:
+def _find_checkpoint(
+    folder: Folder, run: Run, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
+) -> Found | None:
     """The newest checkpoint of a run that can be read, or None where the run wrote none yet.
 
     Raises:
         ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
     """
-    _refuse_changes(folder, before, run)
+    _refuse_changes(folder, before, run, begun)
     candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
     broken: dict[Path, str] = {}
     for path in candidates:
@@ -1123,11 +1283,13 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
                 f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
             )
         if "run" in own:  # what was trained, even where run.yaml was edited since
-            _refuse_changes(folder, own["run"], run)
+            _refuse_changes(folder, own["run"], run, begun)
         if images != image_set(source):
+            now, then = source.listing(), begun.get("data")
+            said = inputs.difference(now, then) if now is not None and then is not None else f"{len(source)} now"
             raise ValueError(
-                f"{run.data} holds other images than when {folder.path} was begun ({len(source)} now), so going on "
-                "would be another run. Put the images back, or start a new run with --init."
+                f"{run.data} holds other images than when {folder.path} was begun: {said}. Going on would be another "
+                "run. Put the images back, or start a new run with --init."
             )
         return found
     if broken:
@@ -1140,10 +1302,14 @@ def _find_checkpoint(folder: Folder, run: Run, before: Mapping[str, object], sou
     return None
 
 
-def _refuse_changes(folder: Folder, begun: Mapping[str, object], run: Run) -> None:
-    asked = {"alpha": "white"} | {name: value for name, value in begun.items() if name != "method"}  # 0.1 had no other
+def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begun: Mapping[str, bytes]) -> None:
+    asked = {"alpha": "white"} | {name: value for name, value in before.items() if name != "method"}  # 0.1 had no other
     # through a Run, so that options that came after the run was begun have their defaults
-    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": begun.get("method")}
+    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": before.get("method")}
+    if isinstance(old["init"], str) and run.init and (now := _weights_digest(run.init)):
+        then = begun["init"].decode(errors="replace") if "init" in begun else _weights_digest(old["init"])
+        if then in (now, None):  # moved; of 0.1, which kept no digest, what is gone cannot be compared
+            old["init"] = run.init
     if lines := differences(old, flat(run)):
         raise ValueError(
             f"{folder.path} cannot be resumed with another configuration:\n  "
@@ -1241,12 +1407,6 @@ def _not_taken() -> list[str]:
     return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
 
 
-def check_logger(logger: str) -> None:
-    """Raises ModuleNotFoundError where a logger is not installed."""
-    if logger != "none" and find_spec(logger) is None:
-        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
-
-
 def _loggers(run: Run, folder: Folder) -> list[Logger]:
     if run.logger == "none":
         return []
@@ -1273,8 +1433,9 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _say_start(
-    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str], found: Found | None
-) -> None:
+    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str],
+    found: Found | None, batch: list[str],
+) -> None:  # fmt: skip
     method, cfg = module.method, run.method
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
@@ -1299,6 +1460,7 @@ def _say_start(
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
         f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
+        *batch,
         *_frozen(run),
         *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
@@ -1378,5 +1540,19 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> No
         f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
         "checkpoints/, log.txt"
     )
+    if line := checkpoint_words(folder):
+        folder.say(line)
     if method.watches_features:  # others are judged by who trains them
-        folder.say(f"Next: lookalike evaluate {folder.path} TRAIN TEST   (folders with one sub-folder per class)")
+        command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
+        folder.say(f"Next: {command}   # folders with one sub-folder per class")
+
+
+def checkpoint_words(folder: Folder) -> str:
+    """What a run's checkpoints take, and how to remove those that nothing needs; empty where that frees nothing."""
+    whole, needed = folder.checkpoint_bytes(), folder.checkpoint_bytes("last*.ckpt")
+    if whole == needed or not needed:
+        return ""
+    return (
+        f"Checkpoints take {whole / 1e6:.1f} MB, {(whole - needed) / 1e6:.1f} MB of them those of single epochs, which "
+        f"--resume does not need. To remove them: {pasteable('lookalike', 'thin', folder.path)}"
+    )

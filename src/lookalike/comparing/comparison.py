@@ -21,11 +21,13 @@ UNASKED = frozenset(
         "cache_dir",
         "max_broken",
         "save_every",
+        "keep_checkpoints",
         "logger",
         "devices",
         "nodes",
         "strategy",
         "probe",
+        "given",
     }
 )
 """Options that are no part of the question: they say where and how it is answered, are refused, or stand in `budget`
@@ -83,6 +85,8 @@ class Comparison(Options):
     """The first seed."""
     resume: bool = Options.resume
     """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
+    given: tuple[str, ...] = ()
+    """`batch_size` where the user stated it: it is not fitted to few images then."""
     overwrite: bool = Options.overwrite
     """Replace the comparison in `out`, and its trainings, where it is complete or asked something else. Once begun, the
     same one goes on."""
@@ -163,6 +167,13 @@ def extends(old: dict[str, object], new: dict[str, object]) -> bool:
 
 def _all_in(some: object, others: object) -> bool:
     return isinstance(some, list) and isinstance(others, list) and all(value in others for value in some)
+
+
+def with_places_of(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    """A question with the places of an older one, where what lies at its own is the same: images may have moved."""
+    images = ["data"] if old.get("images") == new.get("images") else []
+    labels = ["train", "test"] if old.get("labels") == new.get("labels") else []
+    return new | {name: old[name] for name in (*images, *labels) if name in old}
 
 
 def changes(old: dict[str, object], new: dict[str, object]) -> list[str]:

@@ -24,6 +24,7 @@ from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..methods import get_method
 from ..methods.distill import Distill
+from ..places import check_logger
 from ..printing import brief, say, shown
 from ..random import key_of
 from ..runs import (
@@ -39,9 +40,10 @@ from ..runs import (
     made,
     read_yaml,
     write_json,
+    write_run,
 )
 from .advice import recommendation, table
-from .comparison import Comparison, changes, epochs_that_fit, extends
+from .comparison import Comparison, changes, epochs_that_fit, extends, with_places_of
 from .costs import Costs, Measured, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
@@ -85,7 +87,7 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     """
     if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {unknown[0]!r}. Choose from {', '.join(PROTOCOLS)}.")
-    training.check_logger(asked.logger)
+    check_logger(asked.logger)
     folder = Folder(asked.out)
     _check(folder, asked)
     with folder.held():
@@ -144,6 +146,10 @@ class _Work:
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
+        batch = training.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
+        for line in training.batch_words(asked.batch_size, batch, len(self.source)):
+            say(line)
+        self.asked = asked = dataclasses.replace(asked, batch_size=batch)
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
@@ -184,7 +190,9 @@ class _Work:
             if becomes(path) == FILE:
                 path.unlink()
         if file.is_file():
-            old, now = _read(file), json.loads(json.dumps(self.question))
+            old = _read(file)
+            moved = json.loads(json.dumps(self.question))
+            now = with_places_of(old["question"], moved)
             lines = changes(old["question"], now)
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
@@ -204,7 +212,7 @@ class _Work:
                     )
             if goes_on:
                 self._take_up(old)
-                if lines or "error_rate" not in old:  # version 0.1 ranked by another rule
+                if lines or moved != now or "error_rate" not in old:  # version 0.1 ranked by another rule
                     self.write()
                 return
             self.replaced = [row["folder"] for row in old["trainings"]]
@@ -229,8 +237,12 @@ class _Work:
         more = sum((t.method, t.seed) not in known for t in self.trainings)
         if more:
             say(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.")
+        places = dict(zip(old["question"]["test"], self.asked.test))  # tests may lie elsewhere now
         self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
-        self.untrained = {int(seed): _results_of(found) for seed, found in old["untrained_by_seed"].items()}
+        self.trainings = [dataclasses.replace(t, results=_at(places, t.results)) for t in self.trainings]
+        self.untrained = {
+            int(seed): _at(places, _results_of(found)) for seed, found in old["untrained_by_seed"].items()
+        }
 
     def _shared_words(self) -> list[str]:
         return [
@@ -353,7 +365,7 @@ class _Work:
             "seed": seed, "epochs": epochs, "out": str(out), "image_size": self.size, "resume": False,
             "overwrite": False,
         }  # fmt: skip
-        return Run(**options, data=self.asked.data, method=self._config(method))
+        return Run(**options, data=self.asked.data, method=self._config(method), given=("batch_size",))
 
     def _judge_untrained(self) -> None:
         """Judges the network before any training, its BatchNorm with the statistics of the images."""
@@ -380,8 +392,10 @@ class _Work:
         begun, epochs = t.epochs is not None, t.epochs or self._epochs(t.method)
         gflops = self.ready[t.method][1]
         self._set(place, status="waiting", error=None, epochs=epochs, gflops_per_image=gflops)
-        there = folder.run.is_file()
         run = self._run(t.method, t.seed, epochs, folder.path)
+        if folder.path.is_dir() and not folder.is_left_over() and folder.is_of_others():
+            write_run(run, folder.run)  # somebody's notes lie in the training's own folder: they stay, and it begins
+        there = folder.run.is_file()
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
         say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
         first = training.FirstStep(self.take_over)
@@ -507,6 +521,11 @@ def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]
     channels, alpha = asked.channels, asked.alpha
     first = open_source(train, channels=channels, alpha=alpha, labelled=True)
     return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
+
+
+def _at(places: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:
+    """Results with the tests' new places."""
+    return {p: {places.get(test, test): a for test, a in tests.items()} for p, tests in results.items()}
 
 
 def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:

@@ -47,8 +47,8 @@ class Order:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size > self.images:
             raise ValueError(
-                f"A batch of {self.batch_size} cannot be taken from {self.images} images. "
-                "Give a batch size of at most the number of images."
+                f"A batch of {self.batch_size} cannot be taken from {self.images} images. Give a --batch-size of "
+                f"{self.images} or less, such as {max(2, self.images // 4)}, or leave it out: then it is fitted."
             )
         if self.batch_size % (self.world * self.accumulate):
             raise ValueError(

@@ -3,9 +3,12 @@
 import atexit
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -113,8 +116,14 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
     try:
         yield from _answers(dataset, requests, workers, pin)
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
         text = str(error)
+        traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
+        if _is_unsendable(error):
+            raise RuntimeError(
+                f"The images cannot be sent to loading processes: {printable(text.splitlines()[0])}. Under the start "
+                f"method {multiprocessing.get_start_method()} the class of a Dataset must stand at the top of a file. "
+                "Move it there, or use workers=0."
+            ) from error
         if "Original Traceback" in text:
             raise RuntimeError(f"A loading process failed: {printable(text.strip().splitlines()[-1])}") from error
         # the last three: it died while it sent a batch
@@ -125,10 +134,37 @@ def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: b
 
 def lost(error: Exception, workers: int) -> RuntimeError:
     """Explains that a loading process is gone."""
+    if _ended_at_once():
+        return _not_started()
     text = (str(error) or type(error).__name__).splitlines()[0]
     return RuntimeError(
         f"A loading process died: {text} It was killed, perhaps for want of memory or of shared memory (/dev/shm). "
         f"Use fewer --workers (now {workers}) or smaller batches, or give a container more: docker run --shm-size 8g."
+    )
+
+
+def _ended_at_once() -> bool:
+    """Whether a loading process ended by itself before the first batch, where each one imports the script anew."""
+    if _answered or multiprocessing.get_start_method() not in IMPORTING:
+        return False
+    deadline = time.monotonic() + _ENDING_SECONDS  # its end of a pipe may be closed before it is gone
+    while all(process.exitcode is None for process in _started) and time.monotonic() < deadline:
+        time.sleep(_ENDING_SECONDS / 100)
+    return any((process.exitcode or 0) > 0 for process in _started)  # below 0 it was killed
+
+
+def _not_started() -> RuntimeError:
+    return RuntimeError(
+        f"A loading process ended before its first batch. Under the start method {multiprocessing.get_start_method()} "
+        "each one imports your script anew, which must not start the work once more: put the call under "
+        "if __name__ == '__main__', or use workers=0. What it ended with stands above."
+    )
+
+
+def _is_unsendable(error: Exception) -> bool:
+    """Whether pickle could not write something, such as a class within a function."""
+    return isinstance(error, pickle.PicklingError) or (
+        isinstance(error, AttributeError | TypeError) and "pickle" in str(error)
     )
 
 
@@ -139,25 +175,42 @@ def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin:
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and training with workers is another training
     )  # fmt: skip
+    global _answered, _started
     before = multiprocessing.active_children()
+    _answered, _started = False, []
     try:
-        answers = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Got pickle error")  # the error itself says it
+            answers = iter(loader)
     except OSError as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
                 half._shutdown = True  # or it would fail, with a traceback, to end what it never began
         for process in set(multiprocessing.active_children()).difference(before):
             process.kill()
+        if isinstance(error, BrokenPipeError) and multiprocessing.get_start_method() in IMPORTING:
+            raise _not_started() from error  # it did not wait for what it is to do
         raise RuntimeError(
             f"The loading processes cannot be started: {error.strerror or error} ({_room()}). "
             f"Use --workers 0 (now {workers}), or give a container more shared memory: docker run --shm-size 8g."
         ) from error
     _processes.update(set(multiprocessing.active_children()).difference(before))
-    yield from map(_received, answers)
+    _started = list(answers._workers) if isinstance(answers, _MultiProcessingDataLoaderIter) else []
+    for answer in answers:
+        _answered = True
+        yield _received(answer)
 
 
+IMPORTING: Final = ("spawn", "forkserver")
+"""Start methods whose processes import the script that started them."""
+_ENDING_SECONDS: Final = 2.0
+"""Time that a process has to be gone once it has closed its pipe."""
 _processes: WeakSet[BaseProcess] = WeakSet()
 """All workers that were ever started."""
+_started: list[BaseProcess] = []
+"""The workers that were started last."""
+_answered = False
+"""Whether they have sent a batch."""
 
 
 @atexit.register

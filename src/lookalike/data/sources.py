@@ -1,5 +1,6 @@
 """Where images come from: a folder, a text file of paths, or a torch Dataset behind one face."""
 
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..places import no_images
 from ..printing import LONGEST_PATH, brief, printable
 from ..random import key_of, permutation
 from ..runs import Alpha
@@ -75,6 +77,18 @@ class Source(ABC):
     def file(self, i: int) -> str | None:
         """The path of the image's file; None where it has none of its own."""
         return None
+
+    def listing(self) -> bytes | None:
+        """The names that keys are made of, one after the other with a zero byte between; None where there are none."""
+        return None
+
+    def called(self, names: Sequence[str]) -> "Source":
+        """The same files with the keys that they have under other names, in their order; of others all stays."""
+        return self
+
+    def seen_from(self, folder: str) -> list[str]:
+        """The names that the files would have in a list that lies in a folder."""
+        return []
 
     def missing(self) -> str:
         """What is to be done if all of it went away since it was opened; empty while it is there."""
@@ -143,7 +157,7 @@ def open_source(
             return _Files(here, paths, channels, labelled, classes, alpha)
         return _Items(_indexed(data), channels, labelled, classes, alpha)
     if not os.fspath(data):
-        raise ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
+        raise no_images(data)
     path = os.path.abspath(os.fspath(data))
     if os.path.isdir(path):
         found = scan(path, system_folders)
@@ -152,9 +166,7 @@ def open_source(
         return _Files(path, found.images, channels, labelled, classes, alpha, found)
     if os.path.isfile(path):
         return _Files(os.path.dirname(path), _listed(path), channels, labelled, classes, alpha)
-    raise FileNotFoundError(
-        f"{brief(path, LONGEST_PATH)} does not exist. Give a folder of images or a text file with one path per line."
-    )
+    raise no_images(path)
 
 
 def _indexed(data: object) -> Indexed:
@@ -250,6 +262,7 @@ class _Files(Source):
         self.alpha = alpha
         self._notes = [] if scanned is None else scanned.notes()
         self.system_folders = 0 if scanned is None else scanned.systems.total()
+        self._listing = b""  # of other names than the paths
         # One block of bytes: millions of strings would be copied page by page into every forked worker.
         self._text = os.fsencode("\0".join(paths))
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
@@ -276,6 +289,19 @@ class _Files(Source):
 
     def file(self, i: int) -> str:
         return os.path.join(self.root, self._path(i))
+
+    def listing(self) -> bytes:
+        return self._listing or self._text
+
+    def called(self, names: Sequence[str]) -> "_Files":
+        made = copy.copy(self)
+        made._listing = os.fsencode("\0".join(names))
+        made._keys = np.fromiter(map(key_of, names), np.int64, len(names))
+        return made
+
+    def seen_from(self, folder: str) -> list[str]:
+        files = (os.path.normpath(self.file(i)) for i in range(len(self)))
+        return [file.removeprefix(os.path.join(folder, "")).replace(os.sep, "/") for file in files]
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         try:

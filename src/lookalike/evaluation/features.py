@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..data.reading import stream
+from ..places import check_suffix, no_features
 from ..printing import brief, cell, of_cell, printable
 from ..random import permutation
 
@@ -299,22 +299,6 @@ def save_features(path: str | os.PathLike[str], made: Features) -> None:
         writers[Path(path).suffix.lower()](temporary, made)
 
 
-def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", ".parquet", ".csv")) -> None:
-    """Refuses a table that could not be written, before there is work to be lost.
-
-    Raises:
-        ValueError: another suffix.
-        ModuleNotFoundError: `.parquet` without pyarrow.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in known:
-        raise ValueError(
-            f"{path} ends in {suffix!r}; it is written as {', '.join(known[:-1])} or {known[-1]}. Choose one."
-        )
-    if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")
-
-
 def _write_npz(path: Path, made: Features) -> None:
     import numpy as np
 
@@ -379,7 +363,7 @@ def load_features(path: str | os.PathLike[str]) -> Features:
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} is none of .npz, .parquet and .csv, as `lookalike embed` writes features.")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+        raise no_features(path)
     try:
         return readers[path.suffix.lower()](path)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -15,6 +15,7 @@ from .. import encoders
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..data.labels import composed
 from ..methods.simclr import SimCLR
+from ..places import check_suffix
 from ..printing import shown
 from ..random import permutation
 from ..runs import Folder
@@ -23,7 +24,6 @@ from .doubts import doubts, missing_classes
 from .features import (
     Features,
     check_labels,
-    check_suffix,
     device_of,
     evaluating,
     fingerprint,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..data import Source
 from ..documents import parse_json, tensor_file
 from ..runs import atomic, features_made_by, features_name
+from ..tensor_file import write_tensors
 from .features import Features
 
 
@@ -58,7 +58,7 @@ class Kept:
         path = self.folder / features_name(about)
         head = {"about": about, "broken": json.dumps(found.broken), "encoder": self.encoder_sha256}
         with atomic(path) as temporary:
-            save_file({"features": found.features.contiguous(), "index": found.index}, temporary, metadata=head)
+            write_tensors(temporary, {"features": found.features, "index": found.index}, head)
         for other in self.folder.glob("*.safetensors"):
             if features_made_by(other) not in (None, self.encoder_sha256):
                 other.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ import importlib
 import itertools
 import os
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from ..documents import read_json
 from ..encoders import card_within
 from ..methods import METHODS
-from ..printing import brief
-from ..runs import Folder, Row, parse_yaml
+from ..printing import brief, pasteable
+from ..runs import Folder, Row, located, parse_yaml
 from .judgements import dictionaries, evaluations, is_finite
 from .words import CURVES, MAIN, VERDICTS
 
@@ -80,6 +79,7 @@ def run_content(path: Path, name: str) -> Content:
         "paper": part("The paper", lambda: paper(method), ""),
         "facts": part("The facts", lambda: facts(folder, options, card, rows), []),
         "verdict": part("The verdict", lambda: verdict(rows), None),
+        "classifies": method in METHODS and METHODS[method].verb == "finetune",
         "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
         "evaluations": part("The evaluations", lambda: evaluations(_json(folder.evaluation, problems)), []),
         "distillation": _record(folder.distillation, problems) or None,
@@ -185,8 +185,10 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
     return [*kept, points[-1]]
 
 
-def use(path: Path, options: Content) -> Content:
+def use(path: Path, content: Content) -> Content:
     """The lines that use this encoder."""
+    options: Content = located(content)
+    path = path if path.name else path.resolve()  # "." leads nowhere from another directory
     train, test = options.get("probe") or ("TRAIN", "TEST")
     data = options.get("data")
     data = data if isinstance(data, str) and not data.startswith("<") else "DATA"
@@ -197,9 +199,9 @@ def use(path: Path, options: Content) -> Content:
             f"features = lookalike.embed(encoder, {data!r}).features  # one row per image"
         ),
         "shell": (
-            f"lookalike evaluate {_quoted(path)} {_quoted(train)} {_quoted(test)}\n"
-            f"lookalike embed {_quoted(path)} {_quoted(data)} --out embeddings.npz\n"
-            f"lookalike show {_quoted(path)} {_quoted(data)} --out show"
+            f"{pasteable('lookalike', 'evaluate', path, train, test)}\n"
+            f"{pasteable('lookalike', 'embed', path, data, '--out', 'embeddings.npz')}\n"
+            f"{pasteable('lookalike', 'show', path, data, '--out', 'show')}"
         ),
     }
 
@@ -286,8 +288,3 @@ def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
         return float(first["step"])
     last = rows[-1] if rows else {}
     return last["step"] / last["epoch"] if last.get("epoch") and last.get("step") else None
-
-
-def _quoted(path: object) -> str:
-    text = str(path)
-    return text if text in ("TRAIN", "TEST", "DATA") else shlex.quote(text)

@@ -4,6 +4,7 @@ const MARKS = { learning: ['good', '✓'], 'not learning': ['bad', '!'], collaps
 
 function verdictCard(run) {
   const v = run.verdict;
+  if (!v && run.classifies) return null; // its test says how good it is
   if (!v) return el('div', { class: 'card verdict' }, el('div', { class: 'sign' }, '?'), el('div', {}, el('p', {}, el('span', { class: 'word' }, 'No verdict'), ' – the run is too short to be judged, or has no training of its own.')));
   const [kind, sign] = MARKS[v.word] || ['', '?'];
   return el('div', { class: `card verdict ${kind}` }, el('div', { class: 'sign', 'aria-hidden': 'true' }, sign), el('div', {},

@@ -1,15 +1,15 @@
 """`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
 
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data import Data
 from ..marks import is_marked
-from ..printing import brief, printable
-from ..runs import Folder, atomic, check_writable, version
+from ..places import no_run
+from ..printing import LONGEST_PATH, brief, pasteable, printable
+from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
     Content,
     comparison,
@@ -75,8 +75,7 @@ def report(
         raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
     for folder in folders:
         if not folder.is_dir() or not (is_run(folder) or (folder / "compare.json").is_file()):
-            what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
-            raise FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
+            raise no_run(folder)
     path = target(folders, out)
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'report.html'}.")
@@ -105,7 +104,8 @@ def write(folder: str | os.PathLike[str], *, workers: int = 0, say: Say = print)
     try:
         path = report(folder, points=FEW_POINTS, workers=workers)
     except Exception as error:
-        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: lookalike report {folder}")
+        again = pasteable("lookalike", "report", folder)
+        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: {again}")
         return None
     say(f"Wrote {path}: curves, evaluations and a map of the embedding; open it in a browser")
     return path
@@ -163,7 +163,8 @@ def gathered(
         if data is None and unasked is not None:
             said = (
                 f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this "
-                f"machine. To show them: lookalike report {shlex.quote(str(path))} --images {shlex.quote(brief(unasked))}"
+                "machine. To show them: "
+                f"{pasteable('lookalike', 'report', path, '--images', brief(unasked, LONGEST_PATH))}"
                 f"{'.' + where if (where := _where(unasked)) else ''}"
             )
             say(f"map of {said}")
@@ -199,11 +200,17 @@ def _own_images(path: Path) -> tuple[str | None, str | None]:
     These are the test images that it was probed or judged on, or its data, where the user named them on this machine:
     the files of a stranger's run could name any folder, and nobody would expect its images on the page.
     """
-    options = read_options(Folder(path).run, [])
+    whole = read_options(Folder(path).run, [])
+    options = located(whole)
     made, probe = options.get("made"), options.get("probe")
     marks = made.get("named_here") if isinstance(made, dict) else None
     probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
-    judged = [(entry.get("test"), entry.get("named_here")) for entry in reversed(read_entries(path))]
+    began = directory_of(whole)
+    judged = [
+        (place, entry.get("named_here"))
+        for entry in reversed(read_entries(path))
+        for place in _from(entry.get("test"), began)
+    ]
     unasked = None
     for images, by in ((probed, marks), *judged, (options.get("data"), marks)):
         if not isinstance(images, str) or not images or images.startswith("<"):
@@ -213,6 +220,14 @@ def _own_images(path: Path) -> tuple[str | None, str | None]:
         elif (images, by) not in judged or os.path.isdir(images):
             return images, None
     return None, unasked
+
+
+def _from(images: object, began: str | None) -> list[object]:
+    """Where judged images may be: as they are written, and from where the run began if nothing is there."""
+    if not isinstance(images, str) or not images or began is None or os.path.exists(images):
+        return [images]
+    there = os.path.join(began, images)
+    return [there if os.path.exists(there) else images]
 
 
 def _where(data: object) -> str:

@@ -1,0 +1,74 @@
+"""What a run was given, by the names of its images: they may lie elsewhere when it is resumed, and must be the same.
+
+`inputs.zip` in a run's folder holds a list of names for each set of images: those to learn from (`data`), of a probe
+(`probe-train`, `probe-test`) and of a test (`test`), and the SHA-256 of the weights that it began from (`init`). Names
+are what keys are made of: paths relative to the folder or list that was given, one after the other with a zero byte
+between, in the order of the run.
+"""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .printing import printable
+
+MOST_BYTES = 2**32
+"""Of the names of a set of images: more than a hundred million files have."""
+
+
+def packed(listings: Mapping[str, bytes]) -> bytes:
+    """The content of `inputs.zip`; the same names give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, listing in sorted(listings.items()):
+            archive.writestr(zipfile.ZipInfo(name), listing, zipfile.ZIP_DEFLATED, 1)
+    return content.getvalue()
+
+
+def read(path: Path) -> dict[str, bytes]:
+    """The lists of names in a file; none where it is not there, as in runs of version 0.1, or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {each.filename: archive.read(each) for each in archive.infolist() if each.file_size <= MOST_BYTES}
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
+
+
+def split(listing: bytes) -> tuple[str, list[str]]:
+    """The folders that all names begin with, and the rest of each name."""
+    names = [os.fsdecode(name) for name in listing.split(b"\0")]
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
+    prefix = first[: first.rfind("/", 0, same) + 1]
+    return prefix, [name[len(prefix) :] for name in names]
+
+
+def renamed(listing: bytes, begun: bytes) -> list[str] | None:
+    """Names as a run began with them, in their order, of images that lie elsewhere now; None if they are others."""
+    return None if split(listing)[1] != split(begun)[1] else [os.fsdecode(name) for name in begun.split(b"\0")]
+
+
+def difference(listing: bytes, begun: bytes) -> str:
+    """How a set of images differs from the one that a run began with: "3 are missing (the first is a.jpg)". Or ""."""
+    now, then = split(listing)[1], split(begun)[1]
+    if now == then:
+        return ""
+    whole = [os.fsdecode(both).split("\0") for both in (listing, begun)]
+    # a single image beside all others changes what they begin with
+    missing, new = min((_apart(now, then), _apart(*whole)), key=lambda found: sum(map(len, found)))
+    parts = [
+        f"{len(found)} {'is' if len(found) == 1 else 'are'} {what} "
+        f"({'' if len(found) == 1 else 'the first is '}{printable(found[0])})"
+        for found, what in ((missing, "missing"), (new, "new"))
+        if found
+    ]
+    return " and ".join(parts) or "the same images stand in another order"
+
+
+def _apart(now: Sequence[str], then: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names that are missing now, and those that are new."""
+    known, wanted = set(now), set(then)
+    return [name for name in then if name not in known], [name for name in now if name not in wanted]

@@ -1,0 +1,126 @@
+"""The options of methods, read from their source: a typo is answered before torch, which methods need, is imported.
+
+An outline is a dataclass with the fields, types and descriptions of a `Config`, and no more: its values are stand-ins,
+and what a method makes of them is left to the method.
+"""
+
+import ast
+import dataclasses
+import types
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .methods import METHODS
+
+_HERE = Path(__file__).parent
+_PLAIN: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+_VALUES: dict[Any, object] = {int: 0, float: 0.0, str: "", bool: False}
+
+
+@cache
+def outline(method: str, views: int) -> Any:
+    """The dataclass of a method of ours with so many recipes of views.
+
+    None where its source is not at hand, or has a type that an outline does not know: the method itself will say it.
+    """
+    try:
+        made = _made(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
+    except (OSError, TypeError, LookupError, StopIteration):
+        return None
+    kind = typing.get_type_hints(made)["views"]
+    recipes = dataclasses.field(default=(typing.get_args(kind)[0](),) * views)
+    return dataclasses.make_dataclass("Config", [("views", kind, recipes)], bases=(made,), frozen=True)
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    path = _HERE / (module.replace(".", "/") + ".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _made(module: str, name: str) -> Any:
+    """The outline of a dataclass in a module of this package; `name` may be that of a class within a class."""
+    body = _source(module).body
+    for part in name.split("."):
+        found = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == part)
+        body = found.body
+    fields: dict[str, tuple[str, Any, Any]] = {}
+    for base in found.bases:
+        if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):  # core.Config
+            inherited = _made(base.value.id, base.attr)
+            fields |= {f.name: (f.name, f.type, dataclasses.field(default=f.default))
+                       for f in dataclasses.fields(inherited)}  # fmt: skip
+    for node, after in zip(body, [*body[1:], None]):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_of_class(node.annotation):
+            words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            # what views and optimizers have by default is not what a method gives them
+            hint = f"(default: {ast.unparse(node.value)})" if node.value is not None and "." in name else ""
+            shown = tyro.conf.arg(help=words if isinstance(words, str) else None, help_behavior_hint=hint)
+            kind = _type(node.annotation, module)
+            fields[node.target.id] = (
+                node.target.id, kind if _is_nested(kind) else Annotated[kind, shown],
+                dataclasses.field(default=_stand_in(kind)),
+            )  # fmt: skip
+    return dataclasses.make_dataclass(name.replace(".", "_"), fields.values(), frozen=True)
+
+
+def _is_of_class(annotation: ast.expr) -> bool:
+    return ast.unparse(annotation).startswith("ClassVar")
+
+
+def _is_nested(kind: Any) -> bool:
+    """Whether a type is a dataclass or a tuple of them."""
+    return any(dataclasses.is_dataclass(each) for each in (kind, *typing.get_args(kind)))
+
+
+def _type(node: ast.expr, module: str) -> Any:
+    """The type that an annotation in a module stands for."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=types.EllipsisType()):
+            return ...
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type(left, module) | _type(right, module)
+        case ast.Subscript(value=ast.Name(id="Literal")):
+            values = ast.literal_eval(node.slice)
+            return Literal[values]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
+            return tuple[tuple(_type(part, module) for part in parts)]  # type: ignore[misc]
+        case ast.Name(id=name):
+            return _PLAIN[name] if name in _PLAIN else _named(name, module)
+    raise TypeError(f"{ast.unparse(node)} in {module} is a type that an outline does not know.")
+
+
+def _named(name: str, module: str) -> Any:
+    """What a name in a module stands for: a dataclass, or the name of a type, there or where it is imported from."""
+    for node in _source(module).body:
+        match node:
+            case ast.ClassDef(name=found) if found == name:
+                return _made(module, name)
+            case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
+                return _type(node.value, module)
+            case ast.ImportFrom(module=str(other), names=names, level=level) if level and any(
+                each.name == name for each in names
+            ):
+                return _named(name, other)
+    raise TypeError(f"{module} does not say what {name} is.")
+
+
+def _stand_in(kind: Any) -> object:
+    """A value of a type."""
+    args = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return kind()  # type: ignore[operator]
+    if type(None) in args:
+        return None
+    if typing.get_origin(kind) is Literal:
+        return args[0]
+    if typing.get_origin(kind) is tuple:
+        return () if ... in args else tuple(map(_stand_in, args))
+    return _VALUES[kind]

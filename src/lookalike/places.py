@@ -1,0 +1,212 @@
+"""Where images, encoders and networks are looked for, and what is said where nothing is: before torch is imported.
+
+The commands ask here first, so that a typo is answered at once; what reads them later raises the same errors.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from .printing import LONGEST_PATH, brief, shown
+from .runs import Folder, nearest
+
+LIBRARIES = ("timm/", "torchvision/", "torchhub/")
+"""How names of published encoders begin."""
+HUB = {
+    **{
+        f"dinov2_vit{s}14{r}": (
+            f"vit_{size}_patch14{'_reg4' if r else ''}_dinov2.lvd142m",
+            f"dinov2/dinov2_vit{s}14/dinov2_vit{s}14{'_reg4' if r else ''}_pretrain.pth",
+        )
+        for s, size in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant"))
+        for r in ("", "_reg")
+    },
+    "dino_vits16": ("vit_small_patch16_224.dino", "dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth"),
+    "dino_vits8": ("vit_small_patch8_224.dino", "dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth"),
+    "dino_vitb16": ("vit_base_patch16_224.dino", "dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"),
+    "dino_vitb8": ("vit_base_patch8_224.dino", "dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"),
+    "dino_resnet50": ("resnet50", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
+}
+"""Names of torch hub: timm's name of the architecture, and the file at `HUB_URL`. No code is fetched."""
+HUB_URL = "https://dl.fbaipublicfiles.com/"
+
+
+def no_images(data: str | os.PathLike[str]) -> FileNotFoundError | ValueError:
+    """What is raised where neither a folder nor a list of images is."""
+    if not os.fspath(data):
+        return ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
+    return FileNotFoundError(
+        f"{brief(os.path.abspath(data), LONGEST_PATH)} does not exist. Give a folder of images or a text file with one "
+        "path per line."
+    )
+
+
+def check_images(*data: str) -> None:
+    """Refuses images that are not there.
+
+    Raises:
+        FileNotFoundError, ValueError: the first of them.
+    """
+    for each in data:
+        if not (each and os.path.exists(each)):
+            raise no_images(each)
+
+
+def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
+    """What is raised where no encoder has this name, and no file or folder either."""
+    return FileNotFoundError(
+        f"No {what} at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
+        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
+    )
+
+
+def weights_of(run: str | os.PathLike[str]) -> Path:
+    """The weights in a run's folder.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    path = Folder(run).weights
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no encoder.safetensors; a run writes it with its first checkpoint. Give the folder of such a "
+            "run, or a weights file."
+        )
+    return path
+
+
+def hub_entry(name: str) -> tuple[str, str]:
+    """The architecture and the file of a name of torch hub.
+
+    Raises:
+        ValueError: nothing of `HUB` is called so.
+    """
+    if name not in HUB:
+        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
+    return HUB[name]
+
+
+def check_encoder(name: str, what: str = "encoder") -> None:
+    """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, folder or name.
+    """
+    if os.path.isdir(name):
+        weights_of(name)
+    elif name.startswith("torchhub/") and not os.path.exists(name):
+        hub_entry(name.removeprefix("torchhub/"))
+    elif name.startswith(LIBRARIES) and not os.path.exists(name):
+        check_backbone(name)
+    elif not os.path.exists(name):
+        raise no_encoder(name, what)
+
+
+def no_classifier(name: object) -> FileNotFoundError:
+    """What is raised where no classifier is."""
+    return FileNotFoundError(
+        f"No classifier at {name}. Give the folder of a finetune run, or its classifier.safetensors."
+    )
+
+
+def no_features(path: object) -> FileNotFoundError:
+    """What is raised where no file of features is."""
+    return FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+
+
+def no_run(folder: Path) -> FileNotFoundError:
+    """What is raised where there is no run to report on."""
+    what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
+    return FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
+
+
+def check_logger(logger: str) -> None:
+    """Raises ModuleNotFoundError where a logger is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
+
+
+def no_backbone(name: str, known: Collection[str]) -> ValueError:
+    """What is raised where no network has this name: the nearest ones."""
+    by_end = {each.rpartition("/")[2]: each for each in reversed(list(known))}
+    near = [by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], by_end, n=3, cutoff=0.5)]
+    found = f"The nearest names: {', '.join(near)}. " if near else ""
+    return ValueError(f"There is no backbone {shown(name)}. {found}`lookalike list backbones` shows all.")
+
+
+_REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILINE)
+"""How timm and torchvision name a network in their source."""
+
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "lars", "lars_simclr", "larc")
+"""Names of optimizers that are not timm's."""
+_NAMED = re.compile(r"\bname='(\w+)'")
+"""How timm names an optimizer in its source."""
+
+
+def no_optimizer(name: str, known: Collection[str]) -> ValueError:
+    """What is raised where no optimizer has this name: the nearest ones."""
+    near = difflib.get_close_matches(name, {*OPTIMIZERS, *known}, cutoff=0.4)
+    return ValueError(f"There is no optimizer {name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
+
+
+def check_optimizer(name: str) -> None:
+    """Refuses a name that stands nowhere in the source of timm's optimizers; nothing of them is imported.
+
+    Raises:
+        ValueError: as a training does.
+    """
+    text = _source("timm", "optim")
+    if text and name not in OPTIMIZERS and not re.search(rf"\b{re.escape(name)}\b", text):
+        raise no_optimizer(name, _NAMED.findall(text))
+
+
+def check_backbone(name: str) -> None:
+    """Refuses a name that stands nowhere in the source of timm and torchvision; nothing of them is imported.
+
+    Raises:
+        ValueError: as `backbones.create` does.
+    """
+    library, _, short = name.rpartition("/")
+    text = _source("torchvision" if library == "torchvision" else "timm")
+    architecture = short.partition(".")[0]
+    if text and not re.search(rf"\b{re.escape(architecture)}\b", text):
+        own = _REGISTERED.findall(_source("timm"))
+        others = _REGISTERED.findall(_source("torchvision"))
+        raise no_backbone(name, [*own, *(f"torchvision/{each}" for each in others if each not in own)])
+
+
+@cache
+def _source(package: str, part: str = "models") -> str:
+    """All that a package's models, or another part of it, are written in; empty where that is not to be seen."""
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return ""
+    files = sorted(Path(found.submodule_search_locations[0], part).rglob("*.py"))
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+PREDICTED = (".csv", ".parquet")
+"""Suffixes of files that predictions are written to."""
+PLOTTED = (".png", ".pdf", ".svg")
+"""Of those that curves are drawn to."""
+
+
+def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", ".parquet", ".csv")) -> None:
+    """Refuses a file that could not be written, before there is work to be lost.
+
+    Raises:
+        ValueError: another suffix.
+        ModuleNotFoundError: `.parquet` without pyarrow.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(
+            f"{path} ends in {suffix!r}; it is written as {', '.join(known[:-1])} or {known[-1]}. Choose one."
+        )
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")

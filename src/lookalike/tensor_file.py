@@ -1,0 +1,54 @@
+"""Safetensors files whose bytes are a function of what they hold: the library writes metadata in a random order."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""How the format names the types of tensors."""
+_ALIGNMENT = 8
+"""Bytes: tensors begin at a multiple of it in the file, so that it can be mapped."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes dense tensors with their names, and texts, as a safetensors file: the same content gives the same bytes.
+
+    Raises:
+        ValueError: a tensor is of a type that the format has no name for.
+        OSError: the file could not be written.
+    """
+    head: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each begins at a whole element
+    end = 0
+    for name in order:
+        value = tensors[name]
+        if value.dtype not in _TYPES:
+            raise ValueError(f"{name} is of type {value.dtype}, which a safetensors file cannot hold. Convert it.")
+        begin, end = end, end + value.numel() * value.element_size()
+        head[name] = {"dtype": _TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+    text += b" " * (-len(text) % _ALIGNMENT)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
