@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -87,6 +88,11 @@ def say(text: str, file: TextIO | None = None) -> None:
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def pasteable(*words: object) -> str:
+    """A command as it is typed in a shell: everything that is printed to be pasted goes through here."""
+    return shlex.join(map(str, words))
 
 
 def cell(text: str) -> str:
