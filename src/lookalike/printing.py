@@ -95,6 +95,40 @@ def pasteable(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
+_IRREGULAR = {"index": "indices"}
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun, of its last word: "test image" -> "test images"."""
+    before, space, last = noun.rpartition(" ")
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
+        last = f"{last[:-1]}ies"
+    elif last.endswith(("s", "x", "ch", "sh")):
+        last = f"{last}es"
+    else:
+        last = f"{last}s"
+    return f"{before}{space}{last}"
+
+
+def counted(count: float, noun: str, grouped: bool = False) -> str:
+    """A number with its noun: "1 epoch", "20 epochs", "0 images", "1.5 epochs".
+
+    Args:
+        grouped: whether thousands are set apart, 12,000.
+    """
+    whole = isinstance(count, int) or float(count).is_integer()
+    number = f"{int(count):,}" if grouped and whole else str(int(count)) if whole else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural(noun)}"
+
+
+def spanned(low: int, high: int, noun: str = "") -> str:
+    """A range of whole numbers, or the number where both are one: "5 to 20 images", "20 images", "1 image"."""
+    ends = str(low) if low == high else f"{low} to {high}"
+    return f"{ends} {noun if high == 1 else plural(noun)}" if noun else ends
+
+
 def cell(text: str) -> str:
     """A text as a cell of a CSV file: an apostrophe goes before what a spreadsheet would compute, as OWASP advises."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
