@@ -118,6 +118,8 @@ class Backbone(nn.Module):
         self.interpolation: Interpolation = interpolation
         self.alpha: Alpha = "auto"
         """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
+        self.remark = ""
+        """What is worth a line about the file of its weights."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -724,12 +726,7 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
         ValueError: an unknown name, or tensors that are missing, too many, or of another shape.
     """
     known = _known(name)
-    with torch.device("meta"):
-        plain = (
-            _torchvision_net(known, 3, False, 0.0)
-            if known.startswith("torchvision/")
-            else _timm_net(known, 3, None, False, 0)
-        )
+    plain = _without_numbers(known)
     first = state.get(next(path for path, part in plain.named_modules() if isinstance(part, nn.Conv2d)) + ".weight")
     made = create(
         known, channels=3 if first is None else first.shape[1], image_size=published_size(known), stem="standard",
@@ -744,6 +741,23 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
     own = made.net.state_dict()
     load_official(made, {k: v for k, v in state.items() if k in own or not is_beside(k, own)})
     return made
+
+
+def _without_numbers(known: str) -> nn.Module:
+    """The network of a name, without its classifier, that has shapes and no numbers."""
+    with torch.device("meta"):
+        if known.startswith("torchvision/"):
+            return _torchvision_net(known, 3, False, 0.0)
+        return _timm_net(known, 3, None, False, 0)
+
+
+def tensor_names(name: str) -> list[str]:
+    """What the tensors of the network of a name are called, without its classifier.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return [*_without_numbers(_known(name)).state_dict()]
 
 
 def is_beside(name: str, own: Collection[str]) -> bool:
