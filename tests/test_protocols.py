@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lookalike import backbones, cli, encoders
+from lookalike import backbones, cli, encoders, training
 from lookalike.evaluation import (
     FROZEN,
     PROTOCOLS,
@@ -45,7 +45,9 @@ from lookalike.evaluation.measures import pooled
 from lookalike.evaluation.neighbours import tied
 from lookalike.evaluation.retrieval import RANKS, _expected
 from lookalike.evaluation.semi import drawn, listed
-from lookalike.runs import Folder
+from lookalike.methods.simclr import SimCLR
+from lookalike.pictures import show
+from lookalike.runs import Folder, Run
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -730,7 +732,7 @@ def test_protocols_that_train_on_images(run: Path, labelled: Path, capsys: pytes
     assert "epoch 2/2" in said
 
 
-def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> None:
+def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path, tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     train, test = labelled / "train", labelled / "test"
     with pytest.raises(ValueError, match="Sequential is a module of your own"):
@@ -739,6 +741,23 @@ def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> Non
     (same,) = evaluate(backbones.create(module, image_size=24), train, test, protocols=["knn"])
     assert (entry.top1, entry.encoder_sha256) == (same.top1, same.encoder_sha256)
     assert embed(module, train, image_size=24).features.shape == (32, 8)
+    pixels = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())  # no parameters: what colours alone are worth
+    (plain,) = evaluate(pixels, train, test, protocols=["knn"], image_size=24)
+    assert plain.top1 > 0.25
+    assert show(pixels, train, out=tmp_path / "show", count=2, image_size=24)
+    with pytest.raises(ValueError, match=r"Sequential> has no parameters. Give a module with layers that learn"):
+        training.pretrain(
+            Run(
+                data=str(train),
+                backbone=pixels,
+                image_size=24,
+                method=SimCLR.Config(),
+                batch_size=8,
+                workers=0,
+                out=str(tmp_path / "run"),
+            )
+        )
+    assert not (tmp_path / "run" / "run.yaml").exists()
 
 
 def test_what_can_be_judged_is_said_before_what_cannot(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from .printing import brief, shown
+from .printing import brief, counted, shown
 from .runs import Alpha
 
 if TYPE_CHECKING:
@@ -192,8 +192,17 @@ class Backbone(nn.Module):
         """Raises ValueError, naming a size that works, if images of `size` pixels a side cannot be taken."""
         try:
             self._try(size)
+        except WrongOutput:
+            raise
         except Exception as error:
             raise _wrong_size(self.name, size, error, self._try, {*_SIZES, self.image_size}) from error
+
+    def check_trainable(self) -> None:
+        """Raises ValueError if no parameter of the network may change: a training would leave it as it is."""
+        own = [*self.net.parameters()]
+        if not any(p.requires_grad for p in own):
+            has = "parameters, but none that may change (requires_grad is False)" if own else "no parameters"
+            raise ValueError(f"{self.name} has {has}. Give a module with layers that learn.")
 
     def compile(self, *args: Any, **options: Any) -> None:
         """As for every module; what `tokens` computes is compiled, too."""
@@ -512,6 +521,28 @@ class _Torchvision(Backbone):
             hook.remove()
 
 
+class WrongOutput(ValueError):
+    """A module of the user's returns something else than features: no other image size would help."""
+
+
+def _what(value: object) -> str:
+    """What a module returned, in a few words: its type, shape and parts."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+        return f"a tensor {tuple(value.shape)}{kind}"
+    kind = type(value).__name__
+    name = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    if isinstance(value, Mapping):
+        return f"{name} of {', '.join(f'{key}: {_short(part)}' for key, part in [*value.items()][:5])}"
+    if isinstance(value, list | tuple):
+        return f"{name} of {counted(len(value), 'part')}: {', '.join(map(_short, value[:5])) or 'nothing'}"
+    return "None" if value is None else name
+
+
+def _short(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
 class _Own(Backbone):
     """A user's module, which returns (B, D) or (B, D, H, W)."""
 
@@ -521,6 +552,12 @@ class _Own(Backbone):
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)
         y = self.net(x)
+        if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x) or not y.is_floating_point():
+            raise WrongOutput(
+                f"{self.name} returns {_what(y)} for {len(x)} images; expected one tensor of floats, ({len(x)}, D), or "
+                f"({len(x)}, D, H, W), which is averaged over its places. Wrap it in a module that returns its feature "
+                "alone."
+            )
         return _pooled(y), y.flatten(2).mT if y.ndim == 4 else None, 0
 
     def _try(self, size: int) -> Parts:
@@ -609,7 +646,7 @@ def create(
     try:
         made = build(image_size, weights)
         feature, sequence, _ = made._try(image_size)
-    except FileNotFoundError:
+    except (FileNotFoundError, WrongOutput):
         raise
     except Exception as error:
         raise _wrong_size(name, image_size, error, try_other, set(_SIZES)) from error
@@ -854,6 +891,15 @@ def names() -> list[str]:
     return own + [f"torchvision/{name}" for name in others if not timm.is_model(name)]
 
 
+def full_name(name: str) -> str:
+    """The name that a backbone made by `name` has: without `timm/`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _known(name)
+
+
 def _known(name: str) -> str:
     """The name without `timm/`, if there is such a network."""
     import timm
@@ -979,7 +1025,9 @@ def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) 
 def _not_fetched(name: str, source: str, cache: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"The weights of {name} could not be fetched from {source}. Check the network, or do the same on a machine "
-        f"that has one and copy its {cache} here. A file fetched by hand can be given in place of the name."
+        f"that has one and copy its {cache} here. Or fetch a file of weights by hand, and give it in place of the "
+        f"name: as ENCODER with --encoder-backbone {name}, as --teacher with --teacher-backbone {name}, as --init with "
+        f"--backbone {name}."
     )
 
 

@@ -170,7 +170,7 @@ class Evaluate:
     """Judge an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json."""
 
     encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")] = ""
-    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    """A run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME."""
     train: Annotated[Positional[str], tyro.conf.arg(metavar="TRAIN")] = ""
     """Folder with one sub-folder of images per class."""
     test: Annotated[Positional[str], tyro.conf.arg(metavar="TEST")] = ""
@@ -205,6 +205,8 @@ class Evaluate:
     such as the published lists of ImageNet."""
     epochs: int = 100
     """Of the protocols that train on the images."""
+    encoder_backbone: str | None = None
+    """Name of the architecture, where ENCODER is a file of weights that does not say it."""
     keep: bool = True
     """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
@@ -252,7 +254,7 @@ class Embed:
     """Write one feature vector per image, with the file's name."""
 
     encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    """A run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME."""
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder (scanned recursively) or a text file of paths. Labels are written where all lie in class folders."""
     out: str = "embeddings.npz"
@@ -261,6 +263,8 @@ class Embed:
     """Pixels of the test crop. Without it the size that the encoder was trained or published at."""
     pool: Literal["pooled", "average", "class+average", "last4"] = "pooled"
     """What stands for an image, as for `evaluate`."""
+    encoder_backbone: str | None = None
+    """Name of the architecture, where ENCODER is a file of weights that does not say it."""
     batch_size: int = 256
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
@@ -275,7 +279,7 @@ class Show:
     """Draw what an encoder sees: its attention, its patches as colours, the nearest neighbours of some images."""
 
     encoder: Annotated[Positional[str], tyro.conf.arg(metavar="ENCODER")]
-    """A run's folder, an encoder.safetensors, timm/NAME or torchvision/NAME."""
+    """A run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME."""
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder (scanned recursively) or a text file of paths."""
     what: tuple[Literal["attention", "pca", "neighbours"], ...] = ()
@@ -286,6 +290,8 @@ class Show:
     """Images per picture, drawn by the seed."""
     image_size: int | None = None
     """Pixels that the encoder sees: larger ones make finer maps. Without it those it was trained or published at."""
+    encoder_backbone: str | None = None
+    """Name of the architecture, where ENCODER is a file of weights that does not say it."""
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
     seed: int = 0
@@ -715,7 +721,8 @@ def evaluate(argv: list[str]) -> None:
             options.encoder, options.train, options.test, also=options.also, protocols=options.protocols,
             image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
             workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
-            labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out, say=say,
+            labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out,
+            encoder_backbone=options.encoder_backbone, say=say,
         )  # fmt: skip
     say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
     say(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
@@ -726,7 +733,7 @@ def _check_question(options: Evaluate) -> None:
     if options.features:
         if given or options.also:
             raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
-        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep"):
+        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone"):
             if vars(options)[name] != vars(Evaluate())[name]:
                 raise UsageError(f"--{name.replace('_', '-')} is of encoders, and --features gives none. Leave it out.")
         if len(options.features) > 2:
@@ -770,7 +777,8 @@ def embed(argv: list[str]) -> None:
 
     found = write(
         options.encoder, options.data, out=path, image_size=options.image_size, pool=options.pool,
-        batch_size=options.batch_size, workers=_workers(options.workers), keep=options.keep, say=say,
+        batch_size=options.batch_size, workers=_workers(options.workers), keep=options.keep,
+        encoder_backbone=options.encoder_backbone, say=say,
     )  # fmt: skip
     count, width = found.features.shape
     say(f"Wrote {path}: {count} images x {width} numbers, with file names.")
@@ -790,7 +798,7 @@ def show(argv: list[str]) -> None:
     files = draw(
         options.encoder, options.data, out=options.out, what=options.what, count=options.count,
         image_size=options.image_size, workers=_workers(options.workers), seed=options.seed,
-        overwrite=options.overwrite, say=say,
+        overwrite=options.overwrite, encoder_backbone=options.encoder_backbone, say=say,
     )  # fmt: skip
     say(f"Wrote {', '.join(map(str, files))}")
     say(f"Next: lookalike evaluate {options.encoder} TRAIN TEST   (folders with one sub-folder per class)")

@@ -515,6 +515,11 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         named = backbones.from_weights(state, name, official=official)
         named.remark = held.remark
         return named
+    if isinstance(backbone, str) and backbones.full_name(backbone) != card["backbone"]:
+        raise ValueError(
+            f"{path} says that it is a {printable(card['backbone'])}, and {brief(backbone)} was named. Leave "
+            "the name of the backbone out."
+        )
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(
             f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "

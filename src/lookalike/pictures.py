@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import BrokenImage, Source, open_source, remarks
-from .evaluation.features import crop, evaluating, features
+from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.judging import Data
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
@@ -43,6 +43,7 @@ def show(
     workers: int = 0,
     seed: int = 0,
     overwrite: bool = False,
+    encoder_backbone: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Draws what an encoder sees in some images, into `attention.png`, `pca.png` and `neighbours.png`.
@@ -61,6 +62,7 @@ def show(
             maps.
         workers: processes that decode, for the neighbours.
         overwrite: replaces pictures that are there.
+        encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
         say: is called with lines about the progress.
 
     Returns:
@@ -73,7 +75,9 @@ def show(
         raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
-    model = opened(encoder, image_size)
+    model = opened(encoder, image_size, encoder_backbone)
+    if model.remark:
+        say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
     source = open_source(images, channels=model.channels, alpha=model.alpha)
@@ -219,10 +223,8 @@ def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple
 
 
 def _normalised(x: Tensor, model: Backbone) -> Tensor:
-    p = next(model.parameters())
     mean, std = (torch.tensor(n).view(-1, 1, 1) for n in (model.mean, model.std))
-    normalised: Tensor = ((x - mean) / std).to(p.device, p.dtype)
-    return normalised
+    return as_parameters(model, (x - mean) / std)
 
 
 def _grid(patches: Tensor, size: int, model: Backbone) -> Tensor:

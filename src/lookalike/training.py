@@ -930,6 +930,8 @@ def build(run: Run) -> Method:
                 stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
             )  # fmt: skip
         backbone.alpha = run.alpha
+        if not vars(run.method).get("frozen"):
+            backbone.check_trainable()
         for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
@@ -979,7 +981,8 @@ def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
 def _start(backbone: backbones.Backbone, run: Run) -> str:
     """Gives the backbone the weights that a training starts from, and says whose they are."""
     if isinstance(run.backbone, backbones.Backbone):
-        return f"those of {run.init or run.backbone.name}, all {len(backbone.export_state())} tensors"
+        remark = f", {run.backbone.remark}" if run.backbone.remark else ""
+        return f"those of {run.init or run.backbone.name}, all {len(backbone.export_state())} tensors{remark}"
     return encoders.start_from(backbone, run.init) if run.init else "random"
 
 

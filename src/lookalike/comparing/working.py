@@ -340,7 +340,7 @@ class _Work:
         cls = get_method(method)
         if cls is Distill:
             assert self.asked.teacher is not None
-            return Distill.Config(teacher=self.asked.teacher)
+            return Distill.Config(teacher=self.asked.teacher, teacher_backbone=self.asked.teacher_backbone or "")
         return cls.Config()  # type: ignore[call-arg]
 
     def _run(self, method: str, seed: int, epochs: int, out: Path) -> Run:

@@ -124,6 +124,12 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
+def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
+    """A tensor on the device and in the type of a module's parameters; as it is for a module that has none."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), x)
+    return x.to(like.device, like.dtype)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """In eval mode; afterwards every part of the module has its own mode back."""
@@ -187,9 +193,8 @@ def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
     for norm in norms:
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
-    p = next(encoder.parameters())
     for x in batches:
-        encoder.forward(x.to(p.device, p.dtype))  # not encoder(x): torch.compile would compile it
+        encoder.forward(as_parameters(encoder, x))  # not encoder(x): torch.compile would compile it
     for handle in handles:
         handle.remove()
     return encoder

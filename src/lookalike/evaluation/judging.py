@@ -77,6 +77,7 @@ def evaluate(
     epochs: int = EPOCHS,
     keep: bool = True,
     out: str | os.PathLike[str] | None = None,
+    encoder_backbone: str | None = None,
     say: Callable[[str], None] = _silent,
 ) -> list[Entry]:
     """Judges an encoder on labelled images.
@@ -99,6 +100,7 @@ def evaluate(
         epochs: of the protocols of `TRAINED`.
         keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
+        encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
         say: called with lines for the user, each result among them.
 
     Raises:
@@ -115,8 +117,9 @@ def evaluate(
     if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
     reader = Reader(
-        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say
-    )
+        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
+        backbone=encoder_backbone,
+    )  # fmt: skip
     pairs = [_pair(a, b, reader) for a, b in ((train, test), *also)]
     entries: list[Entry] = []
     errors: list[ValueError] = []
@@ -356,6 +359,7 @@ def embed(
     batch_size: int = 256,
     workers: int = 0,
     keep: bool = True,
+    encoder_backbone: str | None = None,
     say: Callable[[str], None] = _silent,
 ) -> Features:
     """Computes one feature vector per image and, with `out`, writes them to .npz, .parquet or .csv with the names.
@@ -366,8 +370,9 @@ def embed(
     if out is not None:
         check_suffix(out)  # before the work, not after it
     reader = Reader(
-        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say
-    )
+        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
+        backbone=encoder_backbone,
+    )  # fmt: skip
     found = reader.features(open_maybe_labelled(data, reader.model.channels, reader.model.alpha), "images")
     if out is not None:
         save_features(out, found)

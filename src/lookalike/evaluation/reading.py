@@ -27,14 +27,17 @@ NAMED = 10
 """Broken images that are named, at most."""
 
 
-def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
+def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None = None) -> Backbone:
     """An encoder, loaded unless it is, on the GPU where there is one.
+
+    Args:
+        backbone: the name of the architecture, of a file of weights that does not say it.
 
     Raises:
         ValueError: a module of the user's, and no `image_size` that it is for.
     """
     if not isinstance(encoder, nn.Module):
-        model = encoders.load(encoder)
+        model = encoders.load(encoder, backbone)
     elif isinstance(encoder, Backbone):
         model = encoder
     elif image_size is None:
@@ -47,18 +50,20 @@ def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def opened_and_named(encoder: Encoder, image_size: int | None = None) -> tuple[Backbone, str]:
+def opened_and_named(
+    encoder: Encoder, image_size: int | None = None, backbone: str | None = None
+) -> tuple[Backbone, str]:
     """An encoder, and the sha256 of its weights: the file's, as `sha256sum` says; that of the tensors without a file.
 
     A training may write the file meanwhile: it is read until both are of one content.
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
-        model = opened(encoder, image_size)
+        model = opened(encoder, image_size, backbone)
         return model, encoders.sha256(model)
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
         before = encoders.file_sha256(file) if file.is_file() else ""
-        model = opened(encoder, image_size)  # which says what is wrong where there is no file
+        model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
         if encoders.file_sha256(file) == before:
             return model, before
 
@@ -104,12 +109,15 @@ class Reader:
         workers: int,
         keep: bool,
         say: Callable[[str], None],
+        backbone: str | None = None,
     ) -> None:
         if batch_size < 1 or (image_size is not None and image_size < 1):
             raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
         if pool not in get_args(Pool):
             raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
-        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size)
+        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size, backbone)
+        if self.model.remark:
+            say(f"weights: {self.model.remark}")
         self.size = image_size or self.model.image_size
         self.model.check_size(self.size)
         self.pool = pool

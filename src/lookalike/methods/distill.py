@@ -323,7 +323,8 @@ class Distill(Method):
     def words(self) -> list[str]:
         net, size = self.teacher_net, self.cfg.teacher_pixels
         kept = f", asked once for each of {self.cfg.cached_views} views" if self.cfg.cache_teacher else ""
-        return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}, sees {size} px{kept}"]
+        remark = f", {net.remark}" if net.remark else ""
+        return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}{remark}, sees {size} px{kept}"]
 
 
 def _head(dim: int, hidden_dim: int, out_dim: int) -> torch.nn.Module:
