@@ -732,6 +732,7 @@ def test_the_same_judgement_replaces_its_entry_and_others_stay(tmp_path):
         "accuracies": [],
         "deviation": None,
         "measures": {},
+        "baseline": None,
     }
     assert [child.name for child in tmp_path.iterdir()] == ["evaluation.json"]
 

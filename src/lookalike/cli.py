@@ -207,6 +207,8 @@ class Evaluate:
     """Of the protocols that train on the images."""
     encoder_backbone: str | None = None
     """Name of the architecture, where ENCODER is a file of weights that does not say it."""
+    baseline: bool = False
+    """Judge the same network untrained as well, and show both, as 43.0 -> 78.0 %. It takes as long again."""
     keep: bool = True
     """Keep the features in the run's folder, where ENCODER is one, and use them again."""
     out: str | None = None
@@ -722,7 +724,7 @@ def evaluate(argv: list[str]) -> None:
             image_size=options.image_size, pool=options.pool, batch_size=options.batch_size,
             workers=_workers(options.workers), seed=options.seed, seeds=options.seeds, shares=options.shares,
             labels=options.labels, epochs=options.epochs, keep=options.keep, out=options.out,
-            encoder_backbone=options.encoder_backbone, say=say,
+            encoder_backbone=options.encoder_backbone, baseline=options.baseline, say=say,
         )  # fmt: skip
     say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
     say(f"Next: lookalike embed {options.encoder or 'ENCODER'} DATA --out embeddings.npz")
@@ -733,7 +735,7 @@ def _check_question(options: Evaluate) -> None:
     if options.features:
         if given or options.also:
             raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
-        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone"):
+        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline"):
             if vars(options)[name] != vars(Evaluate())[name]:
                 raise UsageError(f"--{name.replace('_', '-')} is of encoders, and --features gives none. Leave it out.")
         if len(options.features) > 2:

@@ -227,12 +227,10 @@ def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     """What is said of a judgement."""
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
-    lines = [made.line()]
+    lines = [made.line(SHOWN)]
     if run_classes := made.class_names:
         absent = missing_classes(run_classes, torch.arange(len(run_classes)), found.labels)
         lines += [f"WARNING     {line}" for line in absent]
-    worst = sorted((top1, name) for name, top1 in zip(made.class_names, made.per_class) if top1 is not None)[:SHOWN]
-    lines.append("            the lowest: " + ", ".join(f"{name} {top1:.1%}" for top1, name in worst))
     if made.interval[0] <= most:
         lines.append(
             f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "

@@ -15,6 +15,9 @@ LONGEST_PATH = 1000
 LONGEST_LINE = 20_000
 """Characters of a printed line."""
 
+TOP5_FROM = 10
+"""Classes from which top-5 is shown: of fewer, five are more than half of all, and nearly every answer counts."""
+
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
 _JOINERS = "\u200c\u200d"

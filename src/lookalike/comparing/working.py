@@ -485,9 +485,8 @@ def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[E
     """
     names = [_protocol(e) for e in entries]
     for e, protocol in zip(entries, names):
-        share = e.settings.get("share")
-        several = names.count(protocol) > 1 and isinstance(share, float)
-        name = f"{protocol} {share:.0%}" if several else protocol
+        several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
+        name = e.name if several else protocol
         if test in results.get(name, {}):
             raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)

@@ -33,8 +33,8 @@ from .features import (
 from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
-from .protocols import FROZEN, About, Few, entry, judge, now
-from .reading import Encoder, Pool, Reader, counting, opened
+from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
+from .reading import Encoder, Pool, Reader, check_known, counting, opened
 from .records import Entry, record
 from .semi import SHARES, drawn, listed
 
@@ -78,6 +78,7 @@ def evaluate(
     keep: bool = True,
     out: str | os.PathLike[str] | None = None,
     encoder_backbone: str | None = None,
+    baseline: bool = False,
     say: Callable[[str], None] = _silent,
 ) -> list[Entry]:
     """Judges an encoder on labelled images.
@@ -101,6 +102,8 @@ def evaluate(
         keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
         encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
+        baseline: judges the same network untrained as well, for `Entry.baseline`: drawn by the seed, its BatchNorm with
+            the statistics of the training images. It takes as long again.
         say: called with lines for the user, each result among them.
 
     Raises:
@@ -120,13 +123,15 @@ def evaluate(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
+    if baseline:
+        check_known(reader.model)
     pairs = [_pair(a, b, reader) for a, b in ((train, test), *also)]
     entries: list[Entry] = []
     errors: list[ValueError] = []
     for pair in pairs:
         if len(pairs) > 1:
             say(f"{pair.about.train}, {pair.about.test}:")
-        _judged(pair, reader, question, path, entries, errors)
+        _judged(pair, reader, question, path, entries, errors, baseline)
     if errors:
         raise errors[0]
     return entries
@@ -163,7 +168,8 @@ class _Question:
         """Judges features by one of `FROZEN`."""
         return judge(
             protocol, train, test, classes, self.seed, device, about=about, seeds=self.seeds,
-            few=self.few(train) if protocol == "semi" else None, progress=counting(say, f"{protocol}: ", "test images"),
+            few=self.few(train) if protocol == "semi" else None,
+            progress=counting(say, f"{protocol}: ", PROGRESS[protocol][0], unit=PROGRESS[protocol][1]),
         )  # fmt: skip
 
     def few(self, train: Features) -> Few:
@@ -219,11 +225,22 @@ def _judged(
     path: Path | None,
     entries: list[Entry],
     errors: list[ValueError],
+    baseline: bool = False,
 ) -> None:
-    """Judges on one pair."""
+    """Judges on one pair; with `baseline` the untrained network, too."""
     if pair.train.labels is not None and pair.test.labels is not None:
         for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
             reader.say(f"WARNING: {line}")
+    ask = _asking(pair, reader, question)
+    if baseline:
+        before = _asking(pair, reader.untrained(pair.train, question.seed), question, "untrained, ")
+        _each(question.protocols, lambda p: _beside(ask(p), before(p)), path, reader.say, entries, errors)
+    else:
+        _each(question.protocols, ask, path, reader.say, entries, errors)
+
+
+def _asking(pair: _Pair, reader: Reader, question: _Question, before: str = "") -> Callable[[str], list[Entry]]:
+    """What judges on a pair by a protocol; features are computed when they are first asked for."""
     found: list[tuple[Features, Features]] = []
 
     def ask(protocol: str) -> list[Entry]:
@@ -232,14 +249,19 @@ def _judged(
         if protocol in LABEL_FREE:
             return [_label_free(pair, reader, question.seed)]
         if not found:
-            found.append((reader.features(pair.train, "train"), reader.features(pair.test, "test")))
-            if line := doubts(*found[0]):
+            found.append((reader.features(pair.train, f"{before}train"), reader.features(pair.test, f"{before}test")))
+            if not before and (line := doubts(*found[0])):
                 reader.say(f"WARNING: {line}")
         return question.judged(
             protocol, *found[0], len(pair.train.classes or ()), device_of(reader.model), pair.about, reader.say
         )
 
-    _each(question.protocols, ask, path, reader.say, entries, errors)
+    return ask
+
+
+def _beside(found: list[Entry], before: list[Entry]) -> list[Entry]:
+    """Judgements with those of the untrained network beside them."""
+    return [dataclasses.replace(entry, baseline=old.top1) for entry, old in zip(found, before, strict=True)]
 
 
 def _each(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..random import key_of
 from ..runs import Folder
-from .features import Features, features
+from .features import Features, device_of, features, with_statistics
 from .keeping import Kept
 
 Encoder = str | os.PathLike[str] | nn.Module
@@ -50,6 +51,32 @@ def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+def check_known(model: Backbone) -> None:
+    """Raises ValueError for a network that cannot be drawn anew: a module of the user's own."""
+    if model.name.startswith("<"):
+        raise ValueError(
+            f"{model.name} is a module of your own: it is not known how to make it untrained. Leave the baseline out, "
+            "and evaluate an untrained one, too."
+        )
+
+
+def untrained(model: Backbone, seed: int) -> Backbone:
+    """The same network with the random weights of a seed, for images that are normalised alike.
+
+    Raises:
+        ValueError: see `check_known`.
+    """
+    check_known(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(seed, "weights"))
+        drawn = backbones.create(
+            model.name, channels=model.channels, image_size=model.image_size, stem=model.stem,
+            interpolation=model.interpolation,
+        )  # fmt: skip
+    drawn.mean, drawn.std, drawn.alpha = model.mean, model.std, model.alpha
+    return drawn
+
+
 def opened_and_named(
     encoder: Encoder, image_size: int | None = None, backbone: str | None = None
 ) -> tuple[Backbone, str]:
@@ -68,7 +95,9 @@ def opened_and_named(
             return model, before
 
 
-def counting(say: Callable[[str], None], before: str, of: str, last: bool = False) -> Callable[[int, int], None]:
+def counting(
+    say: Callable[[str], None], before: str, of: str, last: bool = False, unit: str = "images"
+) -> Callable[[int, int], None]:
     """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
     began = shown = time.perf_counter()
 
@@ -79,7 +108,7 @@ def counting(say: Callable[[str], None], before: str, of: str, last: bool = Fals
             shown = now
             rate = done / (now - began)
             left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            say(f"{before}{done} of {total} {of}, {rate:.0f} images/s{left}")
+            say(f"{before}{done} of {total} {of}, {rate:.{0 if rate >= 10 else 1}f} {unit}/s{left}")
 
     return progress
 
@@ -127,6 +156,15 @@ class Reader:
         self.kept: Kept | None = None
         if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
             self.kept = Kept(Folder(encoder).features, self.encoder_sha256)
+
+    def untrained(self, source: Source, seed: int) -> "Reader":
+        """A reader of the same network before any training, whose BatchNorm knows the statistics of a source."""
+        model = untrained(self.model, seed).to(device_of(self.model))
+        model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
+        return Reader(
+            model, image_size=self.size, pool=self.pool, batch_size=self.batch_size, workers=self.workers, keep=False,
+            say=self.say,
+        )  # fmt: skip
 
     def features(self, source: Source, what: str) -> Features:
         """The features of a source's images, which the lines call `what`."""

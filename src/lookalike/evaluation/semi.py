@@ -7,7 +7,7 @@ fine-tune; here a logistic regression is fitted to the frozen features, which ne
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def few_labels(
     num_classes: int | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FewLabels:
     """Fits a logistic regression (L-BFGS) to a share of each class's images, several times, or to stated ones, once.
 
@@ -75,6 +76,7 @@ def few_labels(
         num_classes: without it one more than the largest label.
         draws: how often they are drawn; stated rows are used once.
         seed: decides which ones.
+        progress: called with the number of regressions that are fitted, and of all.
 
     Raises:
         ValueError: shapes or labels do not fit together, the share is none, or both or none of share and rows is given.
@@ -92,6 +94,8 @@ def few_labels(
         x = F.normalize(train_features[few].double(), dim=1).numpy()
         shares = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)
         found.append(measures(torch.from_numpy(shares), test_labels))
+        if progress is not None:
+            progress(draw + 1, 1 if rows is not None else draws)
     return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
 
 
