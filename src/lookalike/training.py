@@ -407,10 +407,15 @@ class Signals(Callback):
 
 
 class FirstStep(Callback):
-    """Calls something once, when this process has made an optimizer step and the run's first files are there."""
+    """Calls something once, when this process has made an optimizer step and the run's first files are there.
 
-    def __init__(self, begin: Callable[[], None]) -> None:
+    Args:
+        part: whether the training is a part of something that says by itself how to go on.
+    """
+
+    def __init__(self, begin: Callable[[], None], part: bool = False) -> None:
         self.begin: Callable[[], None] | None = begin
+        self.part = part
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -689,9 +694,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended
+        is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
         folder.say(
-            f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
-            f"Go on with: {folder.resume_command()}"
+            f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
+            + ("" if is_part else f"\nGo on with: {folder.resume_command()}")
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)

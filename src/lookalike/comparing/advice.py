@@ -1,13 +1,15 @@
 """The words about a ranking of methods: a table, and what it says for these data."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 from .ranking import (
+    Difference,
     Rank,
     Results,
     Training,
+    differences,
     not_distinguishable,
     score_of,
     score_range,
@@ -111,14 +113,41 @@ def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Colle
     one_seed = all(r.seeds == 1 for r in ranking)
     said = [f"{'Highest score' if one_seed else 'Best'} on these images: {_figures(best)}."]
     if even:
-        by = "memory or stability" if timed else "time, memory or stability"
-        are = "is" if len(even) == 1 else "are"
-        said.append(
-            f"{_listed([r.method for r in even])} {are} not significantly different from it: choose among them by {by}."
-        )
+        said += _even([r.method for r in even], best, differences(ranking, trainings), timed)
     elif len(ranking) > 1 and not one_seed:
         said.append("All others are significantly worse.")
     return said
+
+
+def _even(even: Sequence[str], best: Rank, other: Mapping[str, Sequence[Difference]], timed: bool) -> list[str]:
+    """Who the first protocol does not distinguish from the best, what the others say of them, and how to choose."""
+    by = "memory or stability" if timed else "time, memory or stability"
+    are = "is" if len(even) == 1 else "are"
+    if not other:
+        return [f"{_listed(even)} {are} not significantly different from it: choose among them by {by}."]
+    said = [f"{_listed(even)} {are} not significantly different from it by {_spoken(next(iter(best.results)))}."]
+    for protocol in dict.fromkeys(d.protocol for found in other.values() for d in found):
+        for word in ("worse", "better"):
+            of = {m: d for m, found in other.items() for d in found if (d.protocol, d.word) == (protocol, word)}
+            if of:
+                ranges = ", ".join(f"{m} {_between(*d.own)}" for m, d in of.items())
+                against = _between(*next(iter(of.values())).best)
+                verb = "is" if len(of) == 1 else "are"
+                said.append(
+                    f"By {_spoken(protocol)} {_listed([*of])} {verb} significantly {word}: {ranges}, {best.method} "
+                    f"{against}."
+                )
+    if left := [m for m in even if m not in other]:
+        said.append(f"Choose among {_listed([best.method, *left])} by {by}.")
+    elif all(d.word == "worse" for found in other.values() for d in found):
+        said.append(f"Choose {best.method}.")
+    else:
+        said.append("Choose by the protocol that is nearest to what the features are for.")
+    return said
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.1%} to {high:.1%}"
 
 
 def _collapses(row: Rank, trainings: Sequence[Training]) -> int:
@@ -272,7 +301,7 @@ def _percent(row: Rank, protocol: str) -> str:
 
 
 def _range(row: Rank) -> str:
-    return f"{row.low:.1%} to {row.high:.1%}"
+    return _between(row.low, row.high)
 
 
 def _number(value: float | None) -> str:

@@ -22,9 +22,10 @@ from ..data import Source, open_source
 from ..data.order import Order
 from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
+from ..evaluation.records import name_of
 from ..methods import get_method
 from ..methods.distill import Distill
-from ..printing import brief, say, shown
+from ..printing import brief, counted, say, shown
 from ..random import key_of
 from ..runs import (
     FORMAT,
@@ -42,9 +43,10 @@ from ..runs import (
 )
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends
-from .costs import Costs, Measured, Speed, gflops_per_image, spent
+from .costs import Costs, Measured, Pace, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
+from .plan import left_line, order, plan_line, spoken
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
 from .significance import ERROR_RATE
 
@@ -161,6 +163,10 @@ class _Work:
         """The resolved run and the operations per image of each method that can be trained."""
         self.untrained: dict[int, dict[str, dict[str, Accuracy]]] = {}
         """Results of the untrained network, by seed."""
+        self.speeds: dict[str, Speed] = {}
+        """As measured, by method."""
+        self.seconds: dict[str, float | None] = {}
+        """Of a training of each method: as planned, and as it turns out to be."""
         self.trainings = [
             Training(
                 method=method,
@@ -293,12 +299,12 @@ class _Work:
         left = [i for i, t in enumerate(self.trainings) if t.status != "done" and not t.final]
         for method in dict.fromkeys(self.trainings[i].method for i in left):
             self._try_out(method)
+        left = [i for i in left if self.trainings[i].method in self.ready]
         if self.ready:  # also a look at the labelled images, before hours of training
+            self._plan()
             self._judge_untrained()
         for i in left:
             t = self.trainings[i]
-            if t.method not in self.ready:
-                continue
             try:
                 self._train(i)
                 self._judge(i)
@@ -307,6 +313,54 @@ class _Work:
                 words = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if ended else {}
                 self._set(i, status="failed", final=ended, error=_message(error), **words)
                 say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
+
+    def _to_train(self) -> dict[str, int]:
+        """How many trainings of each method are still to be made."""
+        return order([t.method for t in self.trainings if t.method in self.ready and t.seconds is None and not t.final])
+
+    def _plan(self) -> None:
+        """Says what is to be done and how long it takes, before anything else."""
+        left = self._to_train()
+        if not left:
+            return
+        for method in left:
+            known = [t.seconds for t in self.trainings if t.method == method and t.seconds is not None]
+            budget = self.asked.budget_seconds
+            if known:
+                self.seconds[method] = sum(known) / len(known)
+            elif budget is not None:
+                self.seconds[method] = budget
+            else:
+                try:
+                    self.seconds[method] = self._speed(method).seconds(self.asked.epochs)
+                except Exception as error:  # its training says so once more, and is the failure that counts
+                    say(f"{method} fails in its first steps: {_message(error)}")
+                    self.seconds[method] = None
+        trainings = sum(t.method in self.ready for t in self.trainings)
+        line = plan_line(self.seconds, left, seeds=self.asked.seeds, trainings=trainings, tests=len(self.asked.pairs))
+        say(f"Plan: {line}")
+
+    def _speed(self, method: str) -> Speed:
+        """How fast a method trains, measured once. Where its first steps fail this raises what its training would."""
+        if method in self.speeds:
+            return self.speeds[method]
+        say(f"Measuring the speed of {method} ...")
+        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
+            if _is_timed(old):
+                _remove(old)
+        folder = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path))
+        speed = Speed(self.asked.budget_seconds, self.asked.epochs)
+        run = dataclasses.replace(
+            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
+        )
+        try:
+            with redirect_stdout(io.StringIO()):
+                training.pretrain(run, [speed])
+        except Measured:
+            self.speeds[method] = speed
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return speed
 
     def _try_out(self, method: str) -> None:
         """Finds out whether a method can be trained at all, and how many operations it takes."""
@@ -379,10 +433,19 @@ class _Work:
         there = folder.run.is_file()
         run = self._run(t.method, t.seed, epochs, folder.path)
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
-        say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
-        first = training.FirstStep(self.take_over)
-        result = training.pretrain(run, [first, *self.callbacks, Costs()])
+        planned = self.seconds.get(t.method)
+        about = "" if planned is None else f", about {spoken(planned)}"
+        say(f"\n{number} {t.method}, seed {t.seed}: {counted(epochs, 'epoch')}{about}; {self._left()}")
+
+        def correct(seconds: float) -> None:
+            before = "" if planned is None else f", not {spoken(planned)} as was expected"
+            self.seconds[t.method] = seconds
+            folder.say(f"This training takes about {spoken(seconds)}{before}; {self._left()}")
+
+        first = training.FirstStep(self.take_over, part=True)
+        result = training.pretrain(run, [first, *self.callbacks, Pace(planned, correct), Costs()])
         cost = spent(folder.last)
+        self.seconds[t.method] = cost.seconds
         self._set(
             place,
             steps=cost.steps,
@@ -399,6 +462,9 @@ class _Work:
                 f"WARNING: it took {cost.seconds:.0f} s, {cost.seconds / budget:.0%} of the budget of {asked.budget}.",
             )
 
+    def _left(self) -> str:
+        return left_line(self.seconds, self._to_train())
+
     def _epochs(self, method: str) -> int:
         """The epochs of each training of a method: those that fit into the budget by its speed, measured once."""
         budget = self.asked.budget_seconds
@@ -406,26 +472,12 @@ class _Work:
             return self.asked.epochs
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
-        say(f"Measuring the speed of {method} ...")
-        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
-            if _is_timed(old):
-                _remove(old)
-        folder, speed = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path)), Speed(budget)
-        run = dataclasses.replace(
-            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
-        )
-        try:
-            with redirect_stdout(io.StringIO()):
-                training.pretrain(run, [speed])
-        except Measured:
-            pass
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        speed = self._speed(method)
         epoch = speed.step * speed.steps_per_epoch
         epochs = epochs_that_fit(budget, speed.start, epoch)
         say(
-            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: {epochs} epochs in "
-            f"{self.asked.budget}",
+            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: "
+            f"{counted(epochs, 'epoch')} in {self.asked.budget}",
         )
         if speed.start + epoch > budget:
             say(
@@ -486,7 +538,7 @@ def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[E
     names = [_protocol(e) for e in entries]
     for e, protocol in zip(entries, names):
         several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
-        name = e.name if several else protocol
+        name = name_of(e.protocol, e.settings) if several else protocol
         if test in results.get(name, {}):
             raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)
