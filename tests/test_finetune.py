@@ -27,6 +27,7 @@ from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
 from lookalike.methods import FineTune
 from lookalike.mixing import Mixing
+from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.views import resized
 
@@ -422,6 +423,17 @@ def test_evaluate_and_a_second_training_accept_it(
     old, new = (read_run(p / "run.yaml") for p in (tuned, tmp_path / "again"))
     assert new.method == dataclasses.replace(old.method, smoothing=0.0)  # type: ignore[call-arg]
     assert tune("--epochs", "1", encoder=Folder(tuned).classifier, data=labelled, out=tmp_path / "second") == 0
+
+
+def test_predicted_classes_that_are_not_named_are_counted() -> None:
+    classes = tuple("abcdefgh")
+
+    def counts(labels: str) -> str:
+        places = torch.tensor([classes.index(label) for label in labels])
+        return Predictions([""] * len(labels), torch.eye(8)[places], classes, []).counts()
+
+    assert counts("aaabbcdef") == "3 a, 2 b, 1 c, 1 d, 1 e, 1 f"  # six of them: all are named
+    assert counts("aaaabbbcccddeefgg") == "4 a, 3 b, 3 c, 2 d, 2 e and 2 other classes (3 images)"
 
 
 def test_predictions_of_unlabelled_and_broken_images(

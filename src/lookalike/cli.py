@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import typing
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
-from .printing import brief, cut, printable, say, shown, typed
+from .printing import brief, counted, cut, printable, say, shown, typed
 from .runs import (
     Alpha,
     Folder,
@@ -653,8 +652,7 @@ def predict(argv: list[str]) -> None:
         options.classifier, options.data, out=path, image_size=options.image_size, batch_size=options.batch_size,
         workers=_workers(options.workers), say=say,
     )  # fmt: skip
-    counts = Counter(found.labels).most_common(5)
-    say(f"Wrote {path}: {len(found.names)} images; {', '.join(f'{count} {label}' for label, count in counts)}")
+    say(f"Wrote {path}: {counted(len(found.names), 'image')}; {found.counts()}")
     if found.broken:
         name, reason = found.broken[0]
         say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")

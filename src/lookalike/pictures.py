@@ -1,6 +1,7 @@
 """What an encoder sees: where it looks, how its patches group, which images are alike to it. For eyes, no measure."""
 
 import csv
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,10 @@ def show(
             del files["neighbours"]
     folder.mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
     seen = _rgb(x)
+    if drawn:
+        rows, columns = _grid(drawn["pca"], size, model).shape[1:3] if "pca" in drawn else drawn["attention"].shape[-2:]
+        if line := _coarse(model, rows, columns, size):
+            say(line)
     if "attention" in drawn:
         maps = drawn["attention"]
         per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
@@ -248,6 +253,23 @@ def _stretched(x: Tensor) -> Tensor:
     low, high = torch.quantile(x, torch.tensor([0.01, 0.99], dtype=x.dtype), 0)
     stretched: Tensor = (x - low) / (high - low).clamp(min=1e-12)
     return stretched.clamp(0, 1)
+
+
+COARSE, FINE = 7, 14
+"""Patches a side up to which a map shows next to nothing, and of one that shows things."""
+
+
+def _coarse(model: Backbone, rows: int, columns: int, size: int) -> str:
+    """What is to be known of maps of few patches, and the image size that makes finer ones; empty of others."""
+    if min(rows, columns) > COARSE:
+        return ""
+    line = f"{rows} x {columns} patches of an image make coarse maps"
+    wanted = size * math.ceil(FINE / min(rows, columns))
+    try:
+        model.patches_at(wanted)
+    except Exception:  # whatever its library raises
+        return f"{line}: {model.name} takes no larger images. A network with smaller patches makes finer ones."
+    return f"{line}: --image-size {wanted} makes finer ones."
 
 
 def _scaled(maps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import reprlib
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 LONGEST_VALUE = 200
@@ -98,7 +98,7 @@ def pasteable(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
-_IRREGULAR = {"index": "indices"}
+_IRREGULAR = {"epoch": "epochs", "index": "indices"}
 
 
 def plural(noun: str) -> str:
@@ -130,6 +130,17 @@ def spanned(low: int, high: int, noun: str = "") -> str:
     """A range of whole numbers, or the number where both are one: "5 to 20 images", "20 images", "1 image"."""
     ends = str(low) if low == high else f"{low} to {high}"
     return f"{ends} {noun if high == 1 else plural(noun)}" if noun else ends
+
+
+def first_of(parts: Sequence[str], most: int, rest: Callable[[int], str] = lambda left: counted(left, "other")) -> str:
+    """The first parts of a list and, where some are left out, how many: "a, b and 3 others". It is never one alone.
+
+    Args:
+        rest: what is said of those that are left out, by their number.
+    """
+    if len(parts) <= most + 1:
+        return ", ".join(parts)
+    return f"{', '.join(parts[:most])} and {rest(len(parts) - most)}"
 
 
 def cell(text: str) -> str:
