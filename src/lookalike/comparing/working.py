@@ -192,6 +192,9 @@ class _Work:
         if file.is_file():
             old, now = _read(file), json.loads(json.dumps(self.question))
             lines = changes(old["question"], now)
+            if lines and all(row.get("epochs") is None for row in old["trainings"]):  # none was begun: nothing is lost
+                self.write()
+                return
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
                 if goes_on:
