@@ -447,7 +447,7 @@ def test_predictions_of_unlabelled_and_broken_images(
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
     assert "40 images" in said
-    assert "1 images could not be read and are left out; the first is broken.jpg" in said
+    assert "1 image could not be read and is left out; the first is broken.jpg" in said
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 40
     assert list(rows[0]) == ["file", "label", "probability", *(f"{c}_{k}" for k in (2, 3, 4) for c in ("label", "probability"))]  # fmt: skip # noqa: E501

@@ -261,7 +261,7 @@ class Backbone(nn.Module):
                 if names
             )
             raise ValueError(
-                f"The weights do not fit {self.name} ({self.channels} channels, {self.stem} stem): {found}. "
+                f"The weights do not fit {self.name} ({counted(self.channels, 'channel')}, {self.stem} stem): {found}. "
                 "Create the backbone that they were exported from."
             )
         self.net.load_state_dict(state)
@@ -339,7 +339,7 @@ class ViT(Backbone):
         if self.net.cls_token is None:
             return super().class_tokens(x, blocks)
         if blocks > len(self.net.blocks):
-            raise ValueError(f"{self.name} has {len(self.net.blocks)} blocks; {blocks} were asked for.")
+            raise ValueError(f"{self.name} has {counted(len(self.net.blocks), 'block')}; {blocks} were asked for.")
         seen = list[Tensor]()
         hooks = [b.register_forward_hook(lambda module, args, y: seen.append(y)) for b in self.net.blocks[-blocks:]]
         try:
@@ -367,7 +367,7 @@ class ViT(Backbone):
             return
         if net.pos_embed is None or self.patch_dim % 4:
             raise ValueError(
-                f"{self.name} has {self.patch_dim} numbers per token"
+                f"{self.name} has {counted(self.patch_dim, 'number')} per token"
                 f"{'' if net.pos_embed is not None else ' and no absolute positions'}; sine-cosine positions need a "
                 "multiple of 4 and a place. Choose a plain ViT, such as vit_small_patch16_224."
             )
@@ -554,7 +554,8 @@ class _Own(Backbone):
         y = self.net(x)
         if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x) or not y.is_floating_point():
             raise WrongOutput(
-                f"{self.name} returns {_what(y)} for {len(x)} images; expected one tensor of floats, ({len(x)}, D), or "
+                f"{self.name} returns {_what(y)} for {counted(len(x), 'image')}; expected one tensor of floats, "
+                f"({len(x)}, D), or "
                 f"({len(x)}, D, H, W), which is averaged over its places. Wrap it in a module that returns its feature "
                 "alone."
             )
@@ -836,7 +837,7 @@ def check_fit(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> N
     ]
     if not of_trunk and max(len(strange), len(lacking)) <= FEW and 2 * len(lacking) <= len(own):
         return
-    found = [f"{source} holds {len(state)} tensors, {backbone.name} has {len(own)}."]
+    found = [f"{source} holds {counted(len(state), 'tensor')}, {backbone.name} has {len(own)}."]
     for names, what in (
         ([*of_trunk, *(k for k in strange if k not in of_trunk)], "have no place in the network"),
         (lacking, "of the network's are missing or of another shape"),

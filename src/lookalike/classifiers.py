@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
+from .printing import counted
 from .runs import Folder, read_yaml, write_json
 
 
@@ -19,8 +20,9 @@ class Classifier(nn.Module):
         super().__init__()
         if head.in_features != encoder.dim or head.out_features != len(classes):
             raise ValueError(
-                f"A head from {head.in_features} to {head.out_features} numbers does not fit {encoder.name} with "
-                f"{encoder.dim} numbers and {len(classes)} classes."
+                f"A head from {head.in_features} to {counted(head.out_features, 'number')} does not fit "
+                f"{encoder.name} with "
+                f"{counted(encoder.dim, 'number')} and {counted(len(classes), 'class')}."
             )
         self.encoder = encoder
         self.head = head

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import backbones
 from .backbones import BUFFERS, Backbone
 from .documents import parse_json, read_json
-from .printing import LONGEST_PATH, brief, pasteable, printable, shown
+from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, nearest, write_json
 
 
@@ -349,7 +349,8 @@ def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) ->
     found = backbones.recognised(state)
     if (name := named or found) is None:
         raise ValueError(
-            f"{path} does not say which backbone its {len(state)} tensors are of, and it is none of the ViTs of DINO "
+            f"{path} does not say which backbone its {counted(len(state), 'tensor')} {are(len(state))} of, and "
+            "it is none of the ViTs of DINO "
             "and DINOv2. Name it: --encoder-backbone NAME (evaluate, embed, show, finetune), --teacher-backbone NAME "
             "(distill, compare), or in Python lookalike.load(path, backbone=NAME)."
         )
@@ -618,7 +619,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
     backbones.check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone.load_exported(own | fitting)
-    line = f"{weights}: {len(fitting)} of {len(own)} tensors" + (f", {remark}" if remark else "")
+    line = f"{weights}: {len(fitting)} of {counted(len(own), 'tensor')}" + (f", {remark}" if remark else "")
     if place is not None and token is not None and token.numel() == place.numel():
         with torch.no_grad():
             place.copy_(token.view_as(place))

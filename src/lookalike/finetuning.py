@@ -20,6 +20,7 @@ from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
 from .methods.finetune import FineTune
+from .printing import counted
 from .runs import Folder, Options, Result, Run, plain
 
 Data = str | os.PathLike[str] | Dataset[object] | Source
@@ -109,7 +110,8 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         )
     if 0 < run.epochs <= cfg.unfreeze_after:
         raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} of {run.epochs} epochs: the encoder would never learn. Give "
+            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
+            "never learn. Give "
             "fewer, or --frozen for a linear probe."
         )
     if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
@@ -241,7 +243,8 @@ def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     if found.broken:
         name, reason = found.broken[0]
         lines.append(
-            f"{len(found.broken)} test images could not be read and do not count; the first is {name}: {reason}"
+            f"{counted(len(found.broken), 'test image')} could not be read, and "
+            f"{'does' if len(found.broken) == 1 else 'do'} not count; the first is {name}: {reason}"
         )
     return lines
 

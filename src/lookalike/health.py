@@ -13,6 +13,7 @@ from .backbones import Backbone
 from .data import Loader, Source, Subset
 from .evaluation.features import as_parameters, calibrated, evaluating
 from .evaluation.labelfree import alignment, effective_rank, recognition, spread, uniformity
+from .printing import counted
 from .random import permutation
 from .runs import Run
 from .views import make_views
@@ -157,7 +158,7 @@ def judge(
         return Verdict("learning", f"{known} ({was}).")
     if abs(now["spread"] / max(first["spread"], 1e-12) - 1) < 0.3 and loss > first_loss - 0.02 * abs(first_loss):
         return Verdict(
-            "not learning", f"{known} ({was}), and the features hardly moved in {steps} steps.",
+            "not learning", f"{known} ({was}), and the features hardly moved in {counted(steps, 'step')}.",
             f"Train for longer, or try --optim.lr {lr * 10:.2g} (ten times as much).",
         )  # fmt: skip
     return Verdict(

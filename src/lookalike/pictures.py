@@ -18,7 +18,7 @@ from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.judging import Data
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
-from .printing import cell
+from .printing import cell, counted
 from .random import permutation
 from .runs import atomic
 from .views import sheet
@@ -118,15 +118,24 @@ def show(
         maps = drawn["attention"]
         per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
         _write(files["attention"], [seen, *per_head], size)
-        say(f"attention: {len(x)} images; in each row the image, the mean of {maps.shape[1]} heads, then each head")
+        say(
+            f"attention: {counted(len(x), 'image')}; in each row the image, the mean of "
+            f"{counted(maps.shape[1], 'head')}, then each head"
+        )
     if "pca" in drawn:
         first, colours = patch_colours(_grid(drawn["pca"], size, model))
         _write(files["pca"], [seen, heat(first), colours], size)
-        say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
+        say(
+            f"pca: {counted(len(x), 'image')}; in each row the image, the first component, and the three next "
+            "of the foreground"
+        )
     if found is not None:
         _write(files["neighbours"], found.columns, size)
         _write_table(table, found)
-        say(f"neighbours: {len(x)} images, each followed by the {len(found.columns) - 1} nearest of {found.images}")
+        say(
+            f"neighbours: {counted(len(x), 'image')}, each followed by the {len(found.columns) - 1} nearest of "
+            f"{found.images}"
+        )
     return [*files.values(), *([table] if "neighbours" in files else [])]
 
 
@@ -223,7 +232,7 @@ def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple
         names.append(source.name(place))
         crops.append(image.float() / 255 if image.dtype == torch.uint8 else image)
     if not crops:
-        raise ValueError(f"None of the {len(source)} images could be read; `lookalike check` says why.")
+        raise ValueError(f"None of the {counted(len(source), 'image')} could be read; `lookalike check` says why.")
     return names, torch.stack(crops)
 
 
@@ -306,7 +315,8 @@ def _neighbours(
 ) -> Neighbours:
     made = features(
         model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
-        progress=lambda done, total: say(f"neighbours: {done} of {total} images") if done % 5120 == 0 else None,
+        progress=lambda done, total: say(f"neighbours: {done} of "
+            f"{counted(total, 'image')}") if done % 5120 == 0 else None,
     )  # fmt: skip
     if len(made.names) < 2:
         raise ValueError("One image alone has no neighbours. Give a folder of more.")

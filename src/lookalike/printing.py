@@ -126,6 +126,11 @@ def counted(count: float, noun: str, grouped: bool = False) -> str:
     return f"{number} {noun if count == 1 else plural(noun)}"
 
 
+def are(count: float) -> str:
+    """The verb of a count: "is" of one, else "are"."""
+    return "is" if count == 1 else "are"
+
+
 def spanned(low: int, high: int, noun: str = "") -> str:
     """A range of whole numbers, or the number where both are one: "5 to 20 images", "20 images", "1 image"."""
     ends = str(low) if low == high else f"{low} to {high}"

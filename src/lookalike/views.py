@@ -20,7 +20,7 @@ from torch import Tensor
 from . import augment
 from .data.images import Images, movable
 from .memory import moved
-from .printing import brief
+from .printing import brief, counted
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -396,7 +396,10 @@ def make_views(
         offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is not None and len(numbers) != c:
-            raise ValueError(f"{name} has {len(numbers)} numbers for images of {c} channels. Give one per channel.")
+            raise ValueError(
+                f"{name} has {counted(len(numbers), 'number')} for images of {counted(c, 'channel')}. Give one "
+                "per channel."
+            )
     keys = seed.cpu() if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b))
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(

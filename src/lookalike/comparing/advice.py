@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from ..printing import are, counted
 from .ranking import (
     Difference,
     Rank,
@@ -81,7 +82,7 @@ def _figures(row: Rank) -> str:
     """A method, its score and its time."""
     protocol = next(iter(row.results))
     tests = len(row.results[protocol])
-    over = f", the mean over {tests} tests" if tests > 1 else ""
+    over = f", the mean over {counted(tests, 'test')}" if tests > 1 else ""
     return (
         f"{row.method}, {row.score:.1%} by {_spoken(protocol)}{over} ({_range(row)}), after {_time(row.seconds)} of "
         "training"
@@ -92,7 +93,7 @@ def _so_far(ranking: Sequence[Rank], trainings: Sequence[Training], before: _Unt
     """What is known while trainings are left to do: no order yet."""
     done, failed = (sum(t.status == status for t in trainings) for status in ("done", "failed"))
     also = f", {failed} failed" if failed else ""
-    said = [f"Unfinished: {done} of {len(trainings)} trainings are done{also}."]
+    said = [f"Unfinished: {done} of {counted(len(trainings), 'training')} {are(done)} done{also}."]
     if ranking:
         said.append(f"The highest score so far: {_figures(ranking[0])}. The order may change.")
     if before is not None:
@@ -207,7 +208,8 @@ def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]
     least = min(2 * max(r.high - r.score, r.score - r.low) for r in ranking)
     return [
         *said,
-        f"With {max(asked.values())} seeds, differences below {100 * least:.1f} points are not significant here, and "
+        f"With {counted(max(asked.values()), 'seed')}, differences below {100 * least:.1f} points are not "
+        "significant here, and "
         "the order holds for this budget: longer trainings may change it.",
     ]
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ..methods import METHODS
-from ..printing import shown
+from ..printing import counted, shown
 from ..runs import Options, dotted, nearest, plain
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -109,7 +109,8 @@ class Comparison(Options):
             )
         if len(self.train) not in (1, len(self.test)):
             raise ValueError(
-                f"train names {len(self.train)} folders and test {len(self.test)}. Give one --train for all tests, or "
+                f"train names {counted(len(self.train), 'folder')} and test {len(self.test)}. Give one --train "
+                "for all tests, or "
                 "one for each, in their order."
             )
         taught = [name for name in self.methods if METHODS[name].verb == "distill"]

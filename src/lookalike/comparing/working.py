@@ -25,7 +25,7 @@ from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistic
 from ..evaluation.records import name_of
 from ..methods import get_method
 from ..methods.distill import Distill
-from ..printing import brief, counted, say, shown
+from ..printing import are, brief, counted, say, shown
 from ..random import key_of
 from ..runs import (
     FORMAT,
@@ -145,7 +145,7 @@ class _Work:
         self.made = made()
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
-            raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
+            raise ValueError(f"{asked.data} holds {counted(len(self.source), 'image')}; at least 2 are needed.")
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
@@ -239,7 +239,8 @@ class _Work:
 
     def _shared_words(self) -> list[str]:
         return [
-            f"{count} images of the test {test} are among those to learn from, {self.asked.data}: scores there do not "
+            f"{counted(count, 'image')} of the test {test} {are(count)} among those to learn from, "
+            f"{self.asked.data}: scores there do not "
             "say how well new images are told apart. Leave them out of DATA."
             for test, count in self.shared.items()
         ]
@@ -373,7 +374,8 @@ class _Work:
             if self.shared and run.method.method.needs_labels:
                 test, count = next(iter(self.shared.items()))
                 raise ValueError(
-                    f"{run.method.method.__name__} learns from labels, and {count} images of the test {test} are among "
+                    f"{run.method.method.__name__} learns from labels, and {counted(count, 'image')} of the "
+                    f"test {test} {are(count)} among "
                     f"those to learn from: it would be asked what it was told. Leave them out of DATA, or {method} out."
                 )
             run, _ = training.resolve(run, len(source))

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from .. import encoders
 from ..data import Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
-from ..printing import shown
+from ..printing import counted, shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -308,7 +308,10 @@ def evaluate_features(
     first, second = _labelled(train), None if test is None else _labelled(test)
     if second is None:
         first, second = _split(first, seed)
-        say(f"{train}: a fifth of each class, {len(second.features)} images, is the test; it is not trained on")
+        say(
+            f"{train}: a fifth of each class, {counted(len(second.features), 'image')}, is the test; it is not "
+            "trained on"
+        )
     first, second = _with_one_list(first, second, test or train)
     assert first.labels is not None
     assert second.labels is not None
@@ -427,7 +430,7 @@ def label_free(
     source = open_source(data, channels=model.channels, alpha=model.alpha)
     count = min(images, len(source))
     if count < 2:
-        raise ValueError(f"{count} image cannot be told apart from others. Give at least 2, better 1,000.")
+        raise ValueError(f"{counted(count, 'image')} cannot be told apart from others. Give at least 2, better 1,000.")
     size, device = image_size or model.image_size, device_of(model)
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
     views = SimCLR.fit_to(paper, count, size).views

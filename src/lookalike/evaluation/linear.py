@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..printing import counted
 from ..random import key_of, permutation
 from .features import check_finite, count_classes
 from .knn import rank, share_below
@@ -173,7 +174,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
     wanted = torch.minimum(wanted, (counts - 1).clamp(min=0))
     if not wanted.any():
         raise ValueError(
-            f"None of the {len(counts)} classes has two training images, so no learning rate can be chosen. "
+            f"None of the {counted(len(counts), 'class')} has two training images, so no learning rate can be chosen. "
             "Give more images per class, or use the knn protocol alone."
         )
     order = permutation(len(labels), seed, "hold out")

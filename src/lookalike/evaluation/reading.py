@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..printing import are, counted
 from ..random import key_of
 from ..runs import Folder
 from .features import Features, device_of, features, with_statistics
@@ -118,7 +119,10 @@ def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
     if not found.broken:
         return
     total = len(found.broken) + len(found.names)
-    say(f"{what}: {len(found.broken)} of {total} images could not be read and are left out")
+    say(
+        f"{what}: {len(found.broken)} of {counted(total, 'image')} could not be read and "
+        f"{are(len(found.broken))} left out"
+    )
     for name, reason in found.broken[:NAMED]:
         say(f"  {name}: {reason}")
     if len(found.broken) > NAMED:
@@ -169,7 +173,7 @@ class Reader:
     def features(self, source: Source, what: str) -> Features:
         """The features of a source's images, which the lines call `what`."""
         if self.kept is not None and (there := self.kept.find(source, self.made)) is not None:
-            self.say(f"{what}: features of {len(there.features)} images, computed before")
+            self.say(f"{what}: features of {counted(len(there.features), 'image')}, computed before")
             say_broken(there, what, self.say)
             return there
         for line in remarks(source, asks=False):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..printing import shown
+from ..printing import counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
@@ -130,7 +130,7 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
         here = [i for i in alike if names[i] == line]
         here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:
-            what = f"{len(here)} images" if here else "no image"
+            what = counted(len(here), "image") if here else "no image"
             raise ValueError(
                 f"{path}: {shown(line)} names {what} of TRAIN, such as {shown(names[0])}. It must name one."
             )

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones import Backbone
+from ..printing import counted
 from .features import evaluating
 from .judging import Data, evaluate
 from .neighbours import others
@@ -85,7 +86,8 @@ class SideBySide:
         chance = min(1.0, NEIGHBOURS / max(1, self.images - 1))
         return [
             *(line.rstrip() for line in table),
-            f"agreement on {self.images} images of {self.of}: mean cosine {self.cosine:.3f}; of the {NEIGHBOURS} "
+            f"agreement on {counted(self.images, 'image')} of {self.of}: mean cosine {self.cosine:.3f}; of the "
+            f"{NEIGHBOURS} "
             f"nearest neighbours {self.overlap:.1%} are the same (by chance {chance:.1%})",
         ]
 

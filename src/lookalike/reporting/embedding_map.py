@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import Source
 from ..evaluation.features import crop
+from ..printing import counted
 
 NEIGHBOURS = 8
 """Nearest images that are kept of each one."""
@@ -76,7 +77,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
 
         neighbours = min(15, count - 1)
         flat = UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=seed, init="pca").fit_transform(reduced)
-        how = f"UMAP, {neighbours} neighbours, after PCA to {reduced.shape[1]} numbers"
+        how = f"UMAP, {neighbours} neighbours, after PCA to {counted(reduced.shape[1], 'number')}"
     else:
         from sklearn.manifold import TSNE
 
@@ -84,7 +85,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
         flat = TSNE(
             perplexity=perplexity, init="pca", random_state=seed, max_iter=QUICK if count <= 1000 else LONG
         ).fit_transform(reduced)
-        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {reduced.shape[1]} numbers"
+        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {counted(reduced.shape[1], 'number')}"
     flat = np.asarray(flat, np.float64)
     flat = flat - (flat.max(0) + flat.min(0)) / 2
     return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..marks import is_marked
-from ..printing import brief
+from ..printing import brief, counted
 from ..runs import Folder, atomic, check_writable, version
 from .gathering import (
     Content,
@@ -179,7 +179,7 @@ def gathered(
             notes.append(f"{name}: {error}{_where(data)}")
     series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
     compared = " and ".join(found["name"] for found in comparisons)
-    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
+    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{counted(len(runs), 'run')}"
     report_content = {
         "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
         "version": version(),
