@@ -505,7 +505,7 @@ def test_a_masked_patch_tells_nothing_of_its_pixels() -> None:
     assert made.mask_token.grad is not None
     assert made.mask_token.grad.abs().sum() > 0
     assert "mask_token" not in made.export_state()
-    with pytest.raises(ValueError, match=r"\(1, 9\); 1 images of 4 x 4 patches need \(1, 16\)"):
+    with pytest.raises(ValueError, match=r"\(1, 9\); 1 image of 4 x 4 patches need \(1, 16\)"):
         made.tokens(a, mask[:, :9])
     with pytest.raises(ValueError, match="mask_token=True"):
         create("test_vit", image_size=64).tokens(a, mask)

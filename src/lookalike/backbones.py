@@ -412,7 +412,8 @@ class ViT(Backbone):
                 raise ValueError(f"{self.name} has no mask token. Create it with mask_token=True.")
             if mask.shape != x.shape[:2]:
                 raise ValueError(
-                    f"The mask has shape {tuple(mask.shape)}; {x.shape[0]} images of {grid[0]} x {grid[1]} patches "
+                    f"The mask has shape {tuple(mask.shape)}; {counted(x.shape[0], 'image')} of {grid[0]} x "
+                    f"{grid[1]} patches "
                     f"need {tuple(x.shape[:2])}."
                 )
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)

@@ -150,8 +150,8 @@ def too_few_for(out_dim: int, batch_size: int) -> str:
         return ""
     return (
         f"batches of {batch_size} for embeddings of {counted(out_dim, 'number')}: their correlations are those "
-        f"of {batch_size} "
-        f"images, whose rank is {batch_size - 1} at most, and chance alone makes them {batch_size**-0.5:.2g} or so. "
+        f"of {counted(batch_size, 'image')}, whose rank is {batch_size - 1} at most, and chance alone makes "
+        f"them {batch_size**-0.5:.2g} or so. "
         "A larger --batch-size or a smaller --out-dim estimates them better."
     )
 

@@ -178,7 +178,9 @@ def ruined(skipped_in_a_row: int, loss: float, views: list[Tensor]) -> Verdict:
         cause = f"the loss is {loss:.3g}, so it is the backward pass that overflows"
         remedy = "Try --precision bf16 in place of fp16, a lower --optim.lr, or --optim.clip 1."
     return Verdict(
-        "diverged", f"the last {skipped_in_a_row} steps had no finite gradients and were not made; {cause}.", remedy
+        "diverged",
+        f"{counted(skipped_in_a_row, 'step')} at the end had no finite gradients and had no effect; {cause}.",
+        remedy,
     )
 
 

@@ -403,7 +403,8 @@ def make_views(
     keys = seed.cpu() if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b))
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(
-            f"make_views got {b} images, keys of shape {tuple(keys.shape)} and sizes of shape {tuple(sizes.shape)}; "
+            f"make_views got {counted(b, 'image')}, keys of shape {tuple(keys.shape)} and sizes of shape "
+            f"{tuple(sizes.shape)}; "
             f"it needs ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]

@@ -106,7 +106,10 @@ def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Colle
     best, even = ranking[0], not_distinguishable(ranking)
     if best.method in fallen:
         count, of = _collapses(best, trainings), len(_of(best.method, trainings))
-        said = [f"{best.method} has the highest score, but {count} of its {of} trainings collapsed: do not choose it."]
+        said = [
+            f"{best.method} has the highest score, but {count} of its {counted(of, 'training')} collapsed: do "
+            "not choose it."
+        ]
         said.append(f"Its score: {_figures(best)}.")
         if healthy := [r for r in ranking if r.method not in fallen]:
             said.append(f"The first that did not collapse: {_figures(healthy[0])}.")
@@ -198,7 +201,7 @@ def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]
     """What so many seeds do not show."""
     asked = {r.method: len(_of(r.method, trainings)) for r in ranking}
     short = [r for r in ranking if r.seeds < asked[r.method]]
-    said = [f"{r.method} came to its end in {r.seeds} of {asked[r.method]} seeds." for r in short]
+    said = [f"{r.method} came to its end in {r.seeds} of {counted(asked[r.method], 'seed')}." for r in short]
     if all(r.seeds == 1 for r in ranking):
         said.append(
             "One seed says nothing of how much another would change: ranges are those of the test images alone, and "
