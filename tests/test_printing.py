@@ -1,6 +1,9 @@
 """What foreign names and values can do to a terminal, a log and a table: nothing."""
 
+import ast
 import io
+import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -112,3 +115,27 @@ def test_a_list_that_is_cut_says_how_many_are_left_out() -> None:
     assert first_of(["a"], 2) == "a"
     assert first_of(["a", "b", "c"], 2) == "a, b, c"  # in the place of "and 1 other"
     assert first_of(["a", "b", "c", "d"], 2) == "a, b and 2 others"
+
+
+NOUNS = {"images", "epochs", "classes", "channels", "steps", "seeds", "tensors", "files", "pages", "bands", "trainings"}
+NO_COUNTS = {
+    ("features.py", "len(source)"),  # of a digest, which must not change
+    ("protocols.py", "which"),
+    ("words.py", "value"),  # no number
+    ("demo.py", "parts['train']"),
+}
+"""Files and values before a noun that are no counts, or none of one."""
+
+
+def test_every_count_in_the_source_agrees_with_its_noun() -> None:
+    """A number in front of a plural is written by `counted` or `spanned`: "1 epochs" cannot be printed."""
+    found = set()
+    for path in Path(printing.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for value, text in itertools.pairwise(parts):
+                if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                    word = (str(text.value).split() or [""])[0].rstrip(".,:;")
+                    if str(text.value).startswith(" ") and word in NOUNS:
+                        found.add((path.name, ast.unparse(value.value)))
+    assert found <= NO_COUNTS, "use lookalike.printing.counted"

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..printing import LONGEST_PATH, brief, printable, shown
+from ..printing import LONGEST_PATH, brief, counted, printable, shown
 from ..random import key_of, permutation
 from ..runs import Alpha
 from .decoding import LEFT_OUT, SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind
@@ -128,7 +128,7 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
     """Raises ValueError where an open source is not as it was asked for."""
     if source.channels != channels:
         raise ValueError(
-            f"The source has {source.channels} channels, and {channels} were asked for. Open it with them."
+            f"The source has {counted(source.channels, 'channel')}, and {channels} were asked for. Open it with them."
         )
     if labelled and (source.labels is None or source.classes is None):
         raise ValueError("The source has no labels. Open it with labelled=True.")
@@ -180,7 +180,8 @@ def left_out(kinds: Mapping[str, int], asks: bool = True) -> list[str]:
         "--channels 4 keeps it."
     )
     return [
-        f"{sum(found.values())} of {sum(kinds.values())} images looked at ({', '.join(found)}) have a last channel "
+        f"{sum(found.values())} of {counted(sum(kinds.values()), 'image')} looked at ({', '.join(found)}) "
+        f"{'has' if sum(found.values()) == 1 else 'have'} a last channel "
         "that may be no transparency (near infrared, a height, a mask): it is left out, and colours stay as they are."
         + (choice if asks else "")
     ]
@@ -390,7 +391,7 @@ def statistics(source: Source, decode_size: int | None, images: int = 1000) -> t
         with suppress(BrokenImage):
             seen.append(moments(source.read(i, decode_size)))
     if not seen:
-        raise ValueError(f"None of {min(images, len(source))} images could be read, so they have no mean.")
+        raise ValueError(f"None of {counted(min(images, len(source)), 'image')} could be read, so they have no mean.")
     mean, square = torch.stack(seen).mean(0)
     std = (square - mean**2).clamp(min=0).sqrt()
     if not bool((std > 0).all()):
@@ -464,7 +465,7 @@ def _listed(path: str) -> list[str]:
         raise ValueError(f"{path} names no image. Give a text file with one path per line.")
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
-            f"None of the first {min(100, len(paths))} files that {path} names exists; the first is "
+            f"None of the first {counted(min(100, len(paths)), 'file')} that {path} names exists; the first is "
             f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
         )
     return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
@@ -534,7 +535,7 @@ def _item_labels(
     own = _own_classes(dataset)
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
-        raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
+        raise ValueError(f"{name} has the label {top}, but there are {counted(len(names), 'class')}.")
     return _onto(names, numbers, names if classes is None else tuple(classes), name)
 
 
