@@ -21,7 +21,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .comparing.comparison import Comparison
 from .methods import METHODS, SELF_SUPERVISED, get_method
-from .printing import brief, counted, cut, printable, say, shown, typed
+from .printing import are, brief, counted, cut, printable, say, shown, typed
 from .runs import (
     Alpha,
     Folder,
@@ -361,6 +361,14 @@ class List:
     what: Positional[Literal["methods", "backbones"]]
     pattern: Positional[str] = ""
     """Only names that contain this text."""
+    small: bool = False
+    """Only backbones that a CPU can train: at most 12 million parameters and 4 GFLOP at 224 pixels."""
+    sort: Literal["name", "parameters", "gflop", "dim"] = "name"
+    """Order of the backbones; dim is the dimension of their features."""
+    measure: bool = False
+    """Time a training step of each backbone here: a forward and a backward pass of one view. At most 20 of them."""
+    image_size: int = 224
+    """Pixels of the images for --measure."""
 
 
 def entry() -> None:
@@ -655,7 +663,10 @@ def predict(argv: list[str]) -> None:
     say(f"Wrote {path}: {counted(len(found.names), 'image')}; {found.counts()}")
     if found.broken:
         name, reason = found.broken[0]
-        say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+        say(
+            f"{counted(len(found.broken), 'image')} could not be read and {are(len(found.broken))} left out; "
+            f"the first is {name}: {reason}"
+        )
     say(f"Next: lookalike show {options.classifier} {options.data} --out show   (where the encoder looks)")
 
 
@@ -781,10 +792,13 @@ def embed(argv: list[str]) -> None:
         encoder_backbone=options.encoder_backbone, say=say,
     )  # fmt: skip
     count, width = found.features.shape
-    say(f"Wrote {path}: {count} images x {width} numbers, with file names.")
+    say(f"Wrote {path}: {counted(count, 'image')} x {counted(width, 'number')}, with file names.")
     if found.broken:
         name, reason = found.broken[0]
-        say(f"{len(found.broken)} images could not be read and are left out; the first is {name}: {reason}")
+        say(
+            f"{counted(len(found.broken), 'image')} could not be read and {are(len(found.broken))} left out; "
+            f"the first is {name}: {reason}"
+        )
     if path.suffix == ".npz":
         say(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
 
@@ -863,14 +877,25 @@ def check(argv: list[str]) -> None:
 def show_list(argv: list[str]) -> None:
     options = _parse(List, argv, "list")
     if options.what == "methods":
+        for option in ("small", "sort", "measure", "image_size"):
+            if vars(options)[option] != vars(List("methods"))[option]:
+                raise UsageError(f"--{option.replace('_', '-')} is of backbones. Leave it out.")
         for name in SELF_SUPERVISED:
             if options.pattern in name:
                 say(f"{name:<14} {METHODS[name].line}")
         return
-    from .backbones import names
+    from .catalogue import catalogue, chosen, installed, lines, measure, table
 
-    known = names()
-    found = [name for name in known if options.pattern in name]
+    known = catalogue()
+    found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)
     if not found:
-        raise ValueError(f"No backbone's name contains '{options.pattern}'. {nearest(options.pattern, known)}")
-    say("\n".join(found))
+        names = [cost.name for cost in known]
+        if any(options.pattern in name for name in names):
+            raise ValueError(f"No backbone whose name contains {shown(options.pattern)} is small. Leave --small out.")
+        raise ValueError(f"No backbone's name contains {shown(options.pattern)}. {nearest(options.pattern, names)}")
+    if options.measure:
+        measure(found, options.image_size, say)
+    else:
+        say("\n".join(lines(found)))
+    if (versions := table()[0]) != installed():
+        say(f"The numbers are those of {versions}, and here is {installed()}: some may be missing or differ.")

@@ -123,9 +123,16 @@ def sides(
 def gflops(encoder: Backbone, size: int) -> float:
     """10^9 operations of a forward pass of one image of `size` pixels, as torch's counter sees them."""
     x = _image(encoder, 1, size)
-    # attention as plain products, which the counter knows on every device
-    with evaluating(encoder), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder.forward(x)
+    learnt = [p for p in encoder.parameters() if p.requires_grad]
+    for p in learnt:  # the counter's hooks fail on a parameter that is handed to a module, as class tokens are
+        p.requires_grad_(False)
+    try:
+        # attention as plain products, which the counter knows on every device
+        with evaluating(encoder), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            encoder.forward(x)
+    finally:
+        for p in learnt:
+            p.requires_grad_(True)
     return int(counter.get_total_flops()) / 1e9
 
 
