@@ -311,3 +311,14 @@ def test_a_vit_of_dinov2_is_recognised_below_any_prefix(tmp_path: Path) -> None:
     assert found.name == "vit_small_patch14_dinov2.lvd142m"
     assert torch.equal(found.net.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"])
     assert "averaged weights of checkpoint.model_ema" in found.remark
+
+
+def test_commands_say_that_averaged_weights_were_taken(
+    plain: dict[str, torch.Tensor], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {k: v + 5 for k, v in plain.items()}, "model_ema": plain}, tmp_path / "weights.pth")
+    argv = [str(tmp_path / "weights.pth"), str(photos), "--encoder-backbone", "test_byobnet", "--image-size", "32"]
+    for verb, out in (("embed", "a.npz"), ("show", "pictures")):
+        assert cli.main([verb, *argv, "--workers", "0", "--out", str(tmp_path / out)]) == 0
+        assert "weights: the averaged weights of model_ema, not those of model\n" in capsys.readouterr().out
+    assert cli.main(["embed", *argv[:-3], "resnet10t", *argv[-2:], "--out", str(tmp_path / "b.npz")]) == 1

@@ -5,7 +5,7 @@ import reprlib
 import shlex
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
 LONGEST_VALUE = 200
@@ -146,6 +146,19 @@ def first_of(parts: Sequence[str], most: int, rest: Callable[[int], str] = lambd
     if len(parts) <= most + 1:
         return ", ".join(parts)
     return f"{', '.join(parts[:most])} and {rest(len(parts) - most)}"
+
+
+def protocol_name(protocol: str, settings: Mapping[str, object]) -> str:
+    """What an evaluation is called, everywhere: its protocol and, with few labels, their part: knn, semi 1%.
+
+    Args:
+        settings: those of its entry in `evaluation.json`.
+    """
+    if protocol != "semi":
+        return protocol
+    share = settings.get("share")
+    own = "semi-finetune" if settings.get("how") == "finetune" else "semi"
+    return f"{own} {f'{100 * share:.3g}%' if isinstance(share, float | int) else 'list'}"
 
 
 def cell(text: str) -> str:

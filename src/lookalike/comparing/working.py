@@ -22,10 +22,9 @@ from ..data import Source, open_source
 from ..data.order import Order
 from ..documents import read_json
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
-from ..evaluation.records import name_of
 from ..methods import get_method
 from ..methods.distill import Distill
-from ..printing import are, brief, counted, say, shown
+from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
 from ..runs import (
     FORMAT,
@@ -543,7 +542,7 @@ def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[E
     names = [_protocol(e) for e in entries]
     for e, protocol in zip(entries, names):
         several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
-        name = name_of(e.protocol, e.settings) if several else protocol
+        name = protocol_name(e.protocol, e.settings) if several else protocol
         if test in results.get(name, {}):
             raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import marks
 from ..documents import read_json
-from ..printing import TOP5_FROM, brief, counted
+from ..printing import TOP5_FROM, brief, counted, protocol_name
 from ..runs import changing, write_json
 
 
@@ -64,7 +64,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The protocol as it is asked for and, with few labels, their part: knn, semi 1%, semi-finetune 10%."""
-        return name_of(self.protocol, self.settings)
+        return protocol_name(self.protocol, self.settings)
 
     def lowest(self, count: int) -> str:
         """The classes with the lowest accuracy, with it."""
@@ -103,15 +103,6 @@ class Entry:
         if self.calibration is not None:
             figures.append(f"calibration error {self.calibration['ece']:.1%}")
         return f"{self.name:<10} {'  '.join(figures)}  {of}"
-
-
-def name_of(protocol: str, settings: Mapping[str, object]) -> str:
-    """The name of a judgement, everywhere: its protocol, and with few labels their part."""
-    if protocol != "semi":
-        return protocol
-    share = settings.get("share")
-    own = "semi-finetune" if settings.get("how") == "finetune" else "semi"
-    return f"{own} {f'{100 * share:.3g}%' if isinstance(share, float | int) else 'list'}"
 
 
 def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> None:
