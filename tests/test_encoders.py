@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -171,22 +172,28 @@ def test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do(tmp_pa
         ValueError, match=r"^[^\n]* holds an argparse.Namespace, and only files of plain tensors"
     ) as refused:
         encoders.start_from(net, str(path))
-    run_the_advice(str(refused.value), "save its tensors alone: ")
-    fresh = create("test_byobnet", image_size=32)
-    encoders.start_from(fresh, str(tmp_path / "weights-tensors.pth"))
-    assert_same(fresh.export_state(), net.export_state())
+    checkpoint = {"state_dict": net.export_state(), "args": argparse.Namespace(lr=0.1)}
+    programs = re.findall(r"torch\.save\(.*?, path\)", str(refused.value))
+    assert len(programs) == 2
+    for program in programs:
+        exec(program, {"torch": torch, "model": net.net, "checkpoint": checkpoint, "path": path})
+        fresh = create("test_byobnet", image_size=32)
+        encoders.start_from(fresh, str(path))
+        assert_same(fresh.export_state(), net.export_state())
     for content in (b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"<html>"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"(Give another, or copy it once more|save its tensors alone)"):
+        with pytest.raises(ValueError, match=r"(Give another, or copy it once more|save the tensors alone)"):
             encoders.start_from(net, str(path))
 
 
 # ---------------------------------------------------------------- wrappings
 
 
-def run_the_advice(message: str, before: str) -> None:
+def run_the_advice(message: str) -> None:
     """Runs the Python program that a message proposes, as a shell would pass it on."""
-    python, option, program = shlex.split(message.partition(before)[2])
+    found = re.search(r"with `(python -c .*)`\.$", message, re.DOTALL)
+    assert found, message
+    python, option, program = shlex.split(found[1])
     assert (python, option) == ("python", "-c")
     exec(program, {})
 
@@ -285,7 +292,7 @@ def test_two_networks_that_fit_alike_are_refused_with_a_command_that_parts_them(
         path = tmp_path / f"it's weights{suffix}"
         with pytest.raises(ValueError, match=r"several networks that fit: (all\.)?first and (all\.)?second") as refused:
             loaded_each_way(content, path)
-        run_the_advice(str(refused.value), "meant alone: ")
+        run_the_advice(str(refused.value))
         (alone,) = tmp_path.glob(f"it's weights-*first{suffix}")
         made = create("test_byobnet", image_size=32)
         encoders.start_from(made, str(alone))

@@ -478,7 +478,7 @@ def _prefix(
     if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
         raise ValueError(
             f"{path} holds several networks that fit: {brief(prefixes[0][:-1])} and {brief(prefixes[1][:-1])}. Save "
-            f"the one that is meant alone: {_alone(path, content, prefixes[0])}"
+            f"the one that is meant alone, with `{_alone(path, content, prefixes[0])}`."
         )
     return prefixes[0], prefixes[1:]
 
@@ -676,8 +676,9 @@ def unpickled(path: Path) -> Any:
         article = "an" if named and named[1][0] in "aeiou" else "a"
         what = f"holds {article} {named[1]}" if named else "is damaged, or holds objects of Python"
         raise ValueError(
-            f"{path} {what}, and only files of plain tensors are read, since others could run programs. If you trust "
-            f"it, save its tensors alone: {_tensors_alone(path)}"
+            f"{path} {what}, and only files of plain tensors are read, since others could run programs. Where it was "
+            "made, save the tensors alone: torch.save(model.state_dict(), path), or of a checkpoint "
+            "torch.save(checkpoint['state_dict'], path)."
         ) from None
     except Exception as error:  # a malformed file makes torch stumble in every way there is
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -688,17 +689,6 @@ def unpickled(path: Path) -> Any:
 
 _OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
 """What torch names in a refusal."""
-
-
-def _tensors_alone(path: Path) -> str:
-    """A command that reads a file with all its objects, and saves its tensors, and mappings of tensors, alone."""
-    program = (
-        f'import torch; T = torch.Tensor; c = torch.load({_quoted(path)}, map_location="cpu", weights_only=False); '
-        "c = c if isinstance(c, dict) else c.state_dict(); torch.save({k: v for k, v in c.items() if isinstance(v, T) "
-        "or isinstance(v, dict) and all(isinstance(x, T) for x in v.values())}, "
-        f"{_quoted(path.with_name(f'{path.stem}-tensors.pth'))})"
-    )
-    return pasteable("python", "-c", program)
 
 
 def _quoted(text: object) -> str:
