@@ -1,9 +1,12 @@
 """Backbones against the official vision transformers' numbers, and over families, sizes and channels."""
 
+import argparse
 import copy
 import functools
 import math
 import os
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -358,6 +361,53 @@ def test_any_module(maps: bool) -> None:
             made.tokens(x)
 
 
+class Returns(nn.Module):
+    """A module that returns what a function makes of its features (B, 6)."""
+
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.first, self.make = nn.Conv2d(3, 6, 3), make
+
+    def forward(self, x: Tensor) -> object:
+        return self.make(self.first(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda y: (y, y[:, :3]), r"a tuple of 2 parts: \(2, 6\), \(2, 3\)"),
+        (lambda y: [y], r"a list of 1 part: \(2, 6\)"),
+        (lambda y: {"features": y, "logits": None}, r"a dict of features: \(2, 6\), logits: NoneType"),
+        (lambda y: OrderedDict(last_hidden_state=y), r"an OrderedDict of last_hidden_state: \(2, 6\)"),
+        (lambda y: argparse.Namespace(y=y), "a Namespace"),
+        (lambda y: None, "None"),
+        (lambda y: y[:, None], r"a tensor \(2, 1, 6\)"),
+        (lambda y: y[0], r"a tensor \(6,\)"),
+        (lambda y: y.mean(0, keepdim=True), r"a tensor \(1, 6\)"),
+        (lambda y: y.argmax(1, keepdim=True), r"a tensor \(2, 1\) of int64"),
+    ],
+)
+def test_a_module_that_returns_no_features_is_told_what_it_returns(make: Callable[[Tensor], object], what: str) -> None:
+    """Neither the image size nor a way out of it is spoken of: no other size would help."""
+    expected = rf"Returns> returns {what} for 2 images; expected one tensor of floats, \(2, D\), or \(2, D, H, W\)"
+    with pytest.raises(ValueError, match=expected):
+        create(Returns(make), image_size=16)
+
+
+def test_a_module_without_parameters_gives_features_but_cannot_learn() -> None:
+    made = create(nn.AdaptiveAvgPool2d(2), image_size=16)
+    x = torch.randn(3, 3, 16, 16)
+    assert made(x).shape == (3, 3)
+    with pytest.raises(
+        ValueError, match=r"AdaptiveAvgPool2d> has no parameters\. Give a module with layers that learn"
+    ):
+        made.check_trainable()
+    frozen = create(nn.Conv2d(3, 4, 3).requires_grad_(False), image_size=16)
+    with pytest.raises(ValueError, match=r"none that may change \(requires_grad is False\)"):
+        frozen.check_trainable()
+    create("test_byobnet", image_size=32).check_trainable()
+
+
 def test_creating_and_checking_leaves_the_random_state_to_the_weights() -> None:
     made = create("resnet10t", image_size=32)
     before, state = copy.deepcopy(made.state_dict()), torch.get_rng_state()
@@ -455,7 +505,7 @@ def test_a_masked_patch_tells_nothing_of_its_pixels() -> None:
     assert made.mask_token.grad is not None
     assert made.mask_token.grad.abs().sum() > 0
     assert "mask_token" not in made.export_state()
-    with pytest.raises(ValueError, match=r"\(1, 9\); 1 images of 4 x 4 patches need \(1, 16\)"):
+    with pytest.raises(ValueError, match=r"\(1, 9\); 1 image of 4 x 4 patches need \(1, 16\)"):
         made.tokens(a, mask[:, :9])
     with pytest.raises(ValueError, match="mask_token=True"):
         create("test_vit", image_size=64).tokens(a, mask)

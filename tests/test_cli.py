@@ -45,9 +45,9 @@ def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
         text = printed(capsys, argv, 0)
         assert all(f"lookalike {verb}" in text for verb in ("pretrain", "evaluate", "embed", "views", "list"))
     assert [line.split()[0] for line in printed(capsys, ["list", "methods"], 0).splitlines()] == list(SELF_SUPERVISED)
-    names = printed(capsys, ["list", "backbones", "resnet18"], 0).splitlines()
-    assert "resnet18" in names
-    assert "torchvision/alexnet" in printed(capsys, ["list", "backbones"], 0).splitlines()
+    rows = [line.split() for line in printed(capsys, ["list", "backbones", "resnet18"], 0).splitlines()]
+    assert ["resnet18", "11.18", "M", "3.63", "512"] in rows  # parameters, GFLOP at 224 pixels, features
+    assert "torchvision/alexnet" in {line.split()[0] for line in printed(capsys, ["list", "backbones"], 0).splitlines()}
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune", "predict", "evaluate", "embed", "views", "list"])

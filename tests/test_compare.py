@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,7 +24,16 @@ from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
 from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, extends, seconds_of
 from lookalike.comparing.overlap import shared_images
-from lookalike.comparing.ranking import Accuracy, Training, not_distinguishable, rank, score_range, training_of
+from lookalike.comparing.plan import left_line, plan_line, spoken
+from lookalike.comparing.ranking import (
+    Accuracy,
+    Training,
+    differences,
+    not_distinguishable,
+    rank,
+    score_range,
+    training_of,
+)
 from lookalike.comparing.significance import SeedNoise, studentized_range
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
@@ -30,6 +41,7 @@ from lookalike.evaluation import evaluate, protocols
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
+from lookalike.printing import counted
 from lookalike.runs import Diverged, Folder, Run
 from lookalike.views import View
 
@@ -84,6 +96,70 @@ def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monke
     assert speed.step == pytest.approx(2.0)
     assert speed.start == pytest.approx(3.0 + costs.WARM_STEPS * (5 - 2))  # what was slow at first is paid once
     assert speed.steps_per_epoch == 50
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "expected"),
+    [
+        (dict.fromkeys("abc", 120.0), dict.fromkeys("abc", 3),
+         "3 methods x 3 seeds x 2 min = 18 min of training, then evaluation on 1 test"),
+        ({"a": 90.0, "b": 300.0}, {"a": 3, "b": 3},
+         "2 methods x 3 seeds: a 3 x 1.5 min, b 3 x 5 min = 20 min of training, then evaluation on 1 test"),
+        ({"a": 0.35}, {"a": 2}, "2 of 9 trainings left: a 2 x 0.35 s = 0.7 s of training, then evaluation on 1 test"),
+        ({"a": 7200.0, "b": None}, {"a": 3, "b": 3},
+         "2 methods x 3 seeds: a 3 x 2 h, b 3 x unknown = at least 6 h of training, then evaluation on 1 test"),
+    ],
+)  # fmt: skip
+def test_the_plan_of_a_comparison(seconds: dict[str, float | None], left: dict[str, int], expected: str) -> None:
+    trainings = 9 if len(left) in (1, 3) else 6
+    assert plan_line(seconds, left, seeds=3, trainings=trainings, tests=1) == expected
+
+
+def test_a_plan_of_one_is_no_plural() -> None:
+    line = plan_line({"a": 61.0}, {"a": 1}, seeds=1, trainings=1, tests=2)
+    assert line == "1 method x 1 seed x 1 min = 1 min of training, then evaluation on 2 tests"
+    assert left_line({"a": 60.0, "b": 30.0}, {"a": 1, "b": 4}) == "about 3 min of training left in all"
+    assert [spoken(x) for x in (0.0, 9.96, 59.4, 599, 3599, 9000)] == ["0 s", "10 s", "59 s", "10 min", "60 min",
+                                                                       "2.5 h"]  # fmt: skip
+
+
+def test_the_pace_of_a_training_corrects_what_was_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned are 100 s for 100 steps; they take 2 s each, and 1 s from the 50th on."""
+    now, corrected = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    module = SimpleNamespace(
+        done_steps=0, steps=100, run=SimpleNamespace(cache="none", accumulate=1), loader=SimpleNamespace(waited=0.0)
+    )
+    trainer, pl = cast(Trainer, None), cast(LightningModule, module)
+    pace = costs.Pace(100.0, corrected.append)
+    pace.on_fit_start(trainer, pl)
+    now[0] += 5
+    for step in range(100):
+        pace.on_train_batch_start(trainer, pl, None, step)
+        now[0] += 2.0 if step < 50 else 1.0
+        module.done_steps += 1
+        pace.on_train_batch_end(trainer, pl, None, None, step)
+        if step == 9:
+            assert corrected == [pytest.approx(205.0)]  # at a tenth
+    assert len(corrected) == 1  # at 60 steps 188 s are expected: within a fifth
+    quiet = costs.Pace(205.0, corrected.append)
+    quiet.on_fit_start(trainer, pl)
+    module.done_steps = 0
+    for step in range(100):
+        quiet.on_train_batch_start(trainer, pl, None, step)
+        now[0] += 2.0
+        module.done_steps += 1
+        quiet.on_train_batch_end(trainer, pl, None, None, step)
+    assert len(corrected) == 1
+
+
+def test_the_speed_for_a_number_of_epochs_is_measured_over_a_small_part_of_them() -> None:
+    speed = costs.Speed(None, epochs=10)
+    speed.steps_per_epoch = 50
+    assert speed._enough(0.1) == pytest.approx(costs.TIMED_SHARE * 50)
+    assert speed._enough(100.0) == costs.TIMED_SECONDS
+    speed.start, speed.step = 3.0, 0.1
+    assert speed.seconds(10) == pytest.approx(53.0)
 
 
 def test_costs_are_carried_on_by_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +332,57 @@ def test_methods_that_are_not_significantly_different_are_named() -> None:
     assert "With 3 seeds, differences below 2.5 points are not significant here" in words
     words = advice.recommendation(rank(rows[:3] + rows[6:]), rows[:3] + rows[6:], [])
     assert "All others are significantly worse." in words
+
+
+def by_protocols(method: str, **of_seeds: tuple[float, ...]) -> list[Training]:
+    """A training of each seed, with its score by each protocol."""
+    rows = []
+    for seed, scores in enumerate(zip(*of_seeds.values())):
+        results = {p: judged(x, protocols=(p,))[p] for p, x in zip(of_seeds, scores)}
+        rows.append(dataclasses.replace(trained(method, seed, scores[0]), results=results))
+    return rows
+
+
+def test_what_the_first_protocol_does_not_distinguish_others_may() -> None:
+    """Equal by k-NN, while the ranges by logistic regression are far apart."""
+    rows = by_protocols("a", knn=(0.50, 0.51, 0.52), logistic=(0.80, 0.81, 0.82), linear=(0.6, 0.61, 0.62))
+    rows += by_protocols("b", knn=(0.49, 0.50, 0.51), logistic=(0.70, 0.71, 0.72), linear=(0.6, 0.61, 0.62))
+    rows += by_protocols("c", knn=(0.49, 0.50, 0.51), logistic=(0.79, 0.80, 0.81), linear=(0.59, 0.6, 0.61))
+    found = rank(rows)
+    assert [r.remark for r in found] == [
+        "",
+        "not significantly different from the best by knn, worse by logistic",
+        "not significantly different from the best",
+    ]
+    words = advice.recommendation(found, rows, [])
+    assert "b and c are not significantly different from it by k-NN. By logistic b is significantly worse: " in words
+    half = studentized_range(3, 6, 0.025) / 2 * 0.01 / 3**0.5
+    assert f"b {0.71 - half:.1%} to {0.71 + half:.1%}, a " in words  # two other protocols share the error rate
+    assert "Choose among a and c by time, memory or stability." in words
+    assert "choose among them" not in words
+    # where another protocol has another winner, neither is called the one to take
+    rows = by_protocols("a", knn=(0.50, 0.51, 0.52), logistic=(0.70, 0.71, 0.72))
+    rows += by_protocols("b", knn=(0.49, 0.50, 0.51), logistic=(0.80, 0.81, 0.82))
+    words = advice.recommendation(rank(rows), rows, [])
+    assert "By logistic b is significantly better: " in words
+    assert "Choose by the protocol that is nearest to what the features are for." in words
+
+
+def test_other_protocols_together_err_no_more_often_than_the_first() -> None:
+    """Ten equal methods, three seeds, two further protocols: 5 % of comparisons may call one different, not 10 %."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(300):
+        rows = []
+        for method in range(10):
+            scores = {p: tuple(0.5 + 0.01 * random.standard_normal(3)) for p in ("knn", "linear", "logistic")}
+            rows += by_protocols(f"m{method}", **scores)
+        wrong += bool(differences(rank(rows), rows))
+    assert wrong / 300 < 0.08
+
+
+def test_one_seed_says_nothing_by_other_protocols_either() -> None:
+    rows = by_protocols("a", knn=(0.50,), logistic=(0.9,)) + by_protocols("b", knn=(0.49,), logistic=(0.1,))
+    assert differences(rank(rows), rows) == {}
 
 
 def test_equal_scores_are_ordered_by_time() -> None:
@@ -513,8 +640,11 @@ SHORT = ("--epochs", "1", "--seeds", "2", "--protocols", "knn")
 
 
 @pytest.fixture(autouse=True)
-def _short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_probe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
+    if "labelled" in request.fixturenames:  # trainings, whose speed is measured
+        monkeypatch.setattr(costs, "WARM_STEPS", 1)
+        monkeypatch.setattr(costs, "TIMED_STEPS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -659,7 +789,8 @@ def test_more_seeds_and_methods_extend_it(
     before = {row[:2]: row for row in numbers(out)}
 
     def noting(run: Run, callbacks: Any = ()) -> Any:
-        trained.append(Path(run.out).name)
+        if comparing.SPEED not in run.out:
+            trained.append(Path(run.out).name)
         if "vicreg" in run.out:
             raise OSError("The disk is full.")  # saves the time
         return pretrain(run, callbacks)
@@ -895,8 +1026,15 @@ def test_a_comparison_that_was_stopped_goes_on(
         test=(str(labelled / "test"),), backbone="test_byobnet", image_size=32, batch_size=8, workers=0, epochs=1,
         seeds=2, protocols=("knn",), out=str(out),
     )  # fmt: skip
+    capsys.readouterr()
     with pytest.raises(KeyboardInterrupt):
         lookalike.compare(asked, [Interrupting("supcon-seed0", 2)])
+    said = capsys.readouterr().out
+    assert "Stopped after step 2 of 5; all is saved.\n" in said
+    assert "Go on with" not in said + Folder(out / "supcon-seed0").log.read_text()  # one instruction alone:
+    assert said.endswith(f"Stopped. {out} holds what was done; the same command goes on with it.\n")
+    assert re.search(r"^Plan: 3 of 4 trainings left: (simclr 1|supcon 2) x .* of training, then evaluation on 1 test$",
+                     said, re.MULTILINE)  # fmt: skip
     rows = content_of(out)["trainings"]
     assert [row["status"] for row in rows] == ["done", "failed", "waiting", "waiting", "failed", "waiting"]
     assert rows[2]["epochs"] == 1
@@ -921,10 +1059,11 @@ def test_a_budget_of_time(
     with monkeypatch.context() as patch:
         patch.setattr(comparing, "spent", interrupted)
         said, _ = run(capsys, argv, 130)
+    assert said.startswith("Plan: 1 method x 2 seeds x 0.3 s = 0.6 s of training, then evaluation on 1 test\n")
     assert "Measuring the speed of moco_v2" in said
     epochs = content_of(out)["trainings"][0]["epochs"]
     assert epochs >= 1
-    assert f"{epochs} epochs in 0.3s" in said
+    assert f"{counted(epochs, 'epoch')} in 0.3s" in said
     assert not (out / comparing.SPEED).exists()
     said, _ = run(capsys, argv, 0)
     assert "Measuring" not in said  # all trainings of a method have the same epochs
@@ -993,7 +1132,8 @@ def test_a_method_that_diverges_does_not_stop_the_others(
     out, tried, pretrain = tmp_path / "out", [], training.pretrain
 
     def failing(run: Run, callbacks: Any = ()) -> Any:
-        tried.append(Path(run.out).name)
+        if comparing.SPEED not in run.out:
+            tried.append(Path(run.out).name)
         if run.out.endswith("byol-seed0"):
             raise Diverged("The gradients were not finite.")
         if run.out.endswith("simsiam-seed0"):

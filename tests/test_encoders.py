@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -186,13 +188,164 @@ def test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do(tmp_pa
     """torch's own message of many lines proposes to run what is in the file."""
     net, path = create("test_byobnet", image_size=32), tmp_path / "weights.pth"
     torch.save({"state_dict": net.export_state(), "args": argparse.Namespace(lr=0.1)}, path)
-    expected = (
-        f"{path} holds a argparse.Namespace, and only files of plain tensors are read, since others could run "
-        "programs. Where it was made, save the tensors alone: torch.save(model.state_dict(), path)."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+    with pytest.raises(
+        ValueError, match=r"^[^\n]* holds an argparse.Namespace, and only files of plain tensors"
+    ) as refused:
         encoders.start_from(net, str(path))
+    checkpoint = {"state_dict": net.export_state(), "args": argparse.Namespace(lr=0.1)}
+    programs = re.findall(r"torch\.save\(.*?, path\)", str(refused.value))
+    assert len(programs) == 2
+    for program in programs:
+        exec(program, {"torch": torch, "model": net.net, "checkpoint": checkpoint, "path": path})
+        fresh = create("test_byobnet", image_size=32)
+        encoders.start_from(fresh, str(path))
+        assert_same(fresh.export_state(), net.export_state())
     for content in (b"", b"PK\x03\x04", b"\x80\x02}q\x00.", b"<html>"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"(Give another, or copy it once more|save the tensors alone)"):
             encoders.start_from(net, str(path))
+
+
+# ---------------------------------------------------------------- wrappings
+
+
+def run_the_advice(message: str) -> None:
+    """Runs the Python program that a message proposes, as a shell would pass it on."""
+    found = re.search(r"with `(python -c .*)`\.$", message, re.DOTALL)
+    assert found, message
+    python, option, program = shlex.split(found[1])
+    assert (python, option) == ("python", "-c")
+    exec(program, {})
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, torch.Tensor]:
+    """A network's tensors, all different from those of a new one."""
+    return {k: v + 1 for k, v in create("test_byobnet", image_size=32).export_state().items()}
+
+
+def beneath(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def loaded_each_way(content: object, path: Path) -> list[tuple[dict[str, torch.Tensor], str]]:
+    """What `--init`, and `--encoder-backbone` or `--teacher-backbone`, make of a file, and what they say of it."""
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    made = create("test_byobnet", image_size=32)
+    line = encoders.start_from(made, str(path))
+    named = encoders.load(path, "test_byobnet")
+    return [(made.export_state(), line), (named.export_state(), named.remark)]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "_orig_mod.", "module.", "backbone.", "encoder.", "model.net.", "module._orig_mod.", "student.backbone.",
+     "net.body.stem.", "stages.", "a.b.c.d."],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_any_prefix_below_which_a_network_lies_is_removed(
+    prefix: str, suffix: str, plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    for found, _ in loaded_each_way(beneath(prefix, plain), tmp_path / f"weights{suffix}"):
+        assert_same(found, plain)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda s: {"model": s, "epoch": 3},
+        lambda s: {"net": beneath("module.", s), "acc": 93.2},
+        lambda s: {"checkpoint": {"state_dict": beneath("backbone.", s)}},
+        lambda s: {"model": {"encoder": s, "head": {"weight": torch.zeros(3, 4)}}},
+        lambda s: {"anything": beneath("_orig_mod.", s)},
+        lambda s: {"teacher": s, "student": {k: v + 3 for k, v in s.items()}},
+        lambda s: {"model": beneath("student.backbone.", {k: v + 3 for k, v in s.items()})
+                   | beneath("teacher.backbone.", s)},
+    ],
+)  # fmt: skip
+def test_a_network_is_found_in_nested_mappings(
+    wrap: Callable[[dict[str, torch.Tensor]], object], plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    for found, said in loaded_each_way(wrap(plain), tmp_path / "weights.pth"):
+        assert_same(found, plain)
+        assert "averaged" not in said
+
+
+@pytest.mark.parametrize(
+    ("wrap", "chosen", "left"),
+    [
+        (lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema}, "state_dict_ema", "state_dict"),
+        (lambda raw, ema: {"model": raw, "model_ema": beneath("module.", ema)}, "model_ema.module", "model"),
+        (lambda raw, ema: {"model_state_dict": raw, "ema_state_dict": ema}, "ema_state_dict", "model_state_dict"),
+        (lambda raw, ema: {"state_dict": beneath("model.", raw) | beneath("ema_model.", ema)},
+         "state_dict.ema_model", "state_dict.model"),
+        (lambda raw, ema: beneath("model.", raw) | beneath("ema.module.", ema), "ema.module", "model"),
+    ],
+)  # fmt: skip
+def test_averaged_weights_are_preferred_and_said(
+    wrap: Callable[..., object], chosen: str, left: str, plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    raw = {name: value + 5 for name, value in plain.items()}
+    for found, said in loaded_each_way(wrap(raw, plain), tmp_path / "weights.pth"):
+        assert_same(found, plain)
+        assert f"the averaged weights of {chosen}, not those of {left}" in said
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_two_networks_that_fit_alike_are_refused_with_a_command_that_parts_them(
+    suffix: str, plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    other = {name: value + 5 for name, value in plain.items()}
+    contents: list[object] = [beneath("first.", plain) | beneath("second.", other)]
+    if suffix == ".pth":
+        contents += [{"first": plain, "second": other}, {"all": {"first": plain, "second": other}}]
+    for content in contents:
+        path = tmp_path / f"it's weights{suffix}"
+        with pytest.raises(ValueError, match=r"several networks that fit: (all\.)?first and (all\.)?second") as refused:
+            loaded_each_way(content, path)
+        run_the_advice(str(refused.value))
+        (alone,) = tmp_path.glob(f"it's weights-*first{suffix}")
+        made = create("test_byobnet", image_size=32)
+        encoders.start_from(made, str(alone))
+        assert_same(made.export_state(), plain)
+        alone.unlink()
+
+
+def test_a_network_of_another_file_is_not_taken_for_a_part_of_it(
+    plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """A prefix that only some names fit is none: the refusal names the tensors as before."""
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": beneath("model.", timm.create_model("test_resnet").state_dict())}, path)
+    made = create("test_byobnet", image_size=32)
+    with pytest.raises(ValueError, match="have no place in the network"):
+        encoders.start_from(made, str(path))
+
+
+def test_a_vit_of_dinov2_is_recognised_below_any_prefix(tmp_path: Path) -> None:
+    state = timm.create_model("vit_small_patch14_dinov2.lvd142m", num_classes=0).state_dict()
+    torch.save({"checkpoint": {"model_ema": beneath("module.encoder.", state)}}, tmp_path / "weights.pth")
+    found = encoders.load(tmp_path / "weights.pth")
+    assert found.name == "vit_small_patch14_dinov2.lvd142m"
+    assert torch.equal(found.net.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"])
+    assert "averaged weights of checkpoint.model_ema" in found.remark
+
+
+def test_commands_say_that_averaged_weights_were_taken(
+    plain: dict[str, torch.Tensor], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": {k: v + 5 for k, v in plain.items()}, "model_ema": plain}, tmp_path / "weights.pth")
+    argv = [str(tmp_path / "weights.pth"), str(photos), "--encoder-backbone", "test_byobnet", "--image-size", "32"]
+    for verb, out in (("embed", "a.npz"), ("show", "pictures")):
+        assert cli.main([verb, *argv, "--workers", "0", "--out", str(tmp_path / out)]) == 0
+        assert "weights: the averaged weights of model_ema, not those of model\n" in capsys.readouterr().out
+    assert cli.main(["embed", *argv[:-3], "resnet10t", *argv[-2:], "--out", str(tmp_path / "b.npz")]) == 1

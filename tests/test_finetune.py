@@ -27,6 +27,7 @@ from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
 from lookalike.methods import FineTune
 from lookalike.mixing import Mixing
+from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.views import resized
 
@@ -424,6 +425,17 @@ def test_evaluate_and_a_second_training_accept_it(
     assert tune("--epochs", "1", encoder=Folder(tuned).classifier, data=labelled, out=tmp_path / "second") == 0
 
 
+def test_predicted_classes_that_are_not_named_are_counted() -> None:
+    classes = tuple("abcdefgh")
+
+    def counts(labels: str) -> str:
+        places = torch.tensor([classes.index(label) for label in labels])
+        return Predictions([""] * len(labels), torch.eye(8)[places], classes, []).counts()
+
+    assert counts("aaabbcdef") == "3 a, 2 b, 1 c, 1 d, 1 e, 1 f"  # six of them: all are named
+    assert counts("aaaabbbcccddeefgg") == "4 a, 3 b, 3 c, 2 d, 2 e and 2 other classes (3 images)"
+
+
 def test_predictions_of_unlabelled_and_broken_images(
     tuned: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -435,7 +447,7 @@ def test_predictions_of_unlabelled_and_broken_images(
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
     assert "40 images" in said
-    assert "1 images could not be read and are left out; the first is broken.jpg" in said
+    assert "1 image could not be read and is left out; the first is broken.jpg" in said
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 40
     assert list(rows[0]) == ["file", "label", "probability", *(f"{c}_{k}" for k in (2, 3, 4) for c in ("label", "probability"))]  # fmt: skip # noqa: E501

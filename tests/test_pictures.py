@@ -1,6 +1,7 @@
 """`lookalike show`: pictures of attention, patches and neighbours."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import tiny
 from torch import Tensor
 
 from lookalike import cli, encoders, pictures
 from lookalike.backbones import create
-from lookalike.pictures import CELL, attention_maps, heat, otsu, patch_colours
+from lookalike.pictures import CELL, _coarse, attention_maps, heat, otsu, patch_colours
 from lookalike.runs import Folder
 
 
@@ -227,4 +229,20 @@ def test_pictures_are_replaced_together_or_not_at_all(
     assert "error: out of memory" in capsys.readouterr().err
     assert {p.name: p.read_text() for p in out.iterdir()} == dict.fromkeys(
         ("attention.png", "pca.png", "neighbours.png", "neighbours.csv"), "old"
+    )
+
+
+def test_maps_of_few_patches_are_called_coarse_with_a_size_that_makes_finer_ones(photos: Path, tmp_path: Path) -> None:
+    made = create(tiny.VIT, image_size=24).eval()  # 3 x 3 patches
+    said: list[str] = []
+    pictures.show(made, photos, out=tmp_path / "few", what=["pca"], count=2, say=said.append)
+    (line,) = [each for each in said if "coarse" in each]
+    found = re.fullmatch(r"3 x 3 patches of an image make coarse maps: --image-size (\d+) makes finer ones\.", line)
+    assert found
+    said.clear()
+    pictures.show(made, photos, out=tmp_path / "many", what=["pca"], count=2, image_size=int(found[1]), say=said.append)
+    assert not [each for each in said if "coarse" in each]
+    fixed = create("swin_tiny_patch4_window7_224", image_size=224).eval()
+    assert _coarse(fixed, 7, 7, 224).endswith(
+        "takes no larger images. A network with smaller patches makes finer ones."
     )

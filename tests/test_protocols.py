@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lookalike import backbones, cli, encoders
+from lookalike import backbones, cli, encoders, training
+from lookalike.data import open_source
 from lookalike.evaluation import (
     FROZEN,
     PROTOCOLS,
@@ -39,13 +41,16 @@ from lookalike.evaluation import (
     save_features,
 )
 from lookalike.evaluation.doubts import doubts, missing_classes, swapped
-from lookalike.evaluation.linear import Settings
+from lookalike.evaluation.linear import DINOV2, Settings, _train
 from lookalike.evaluation.logistic import PENALTIES
 from lookalike.evaluation.measures import pooled
 from lookalike.evaluation.neighbours import tied
+from lookalike.evaluation.reading import Reader, untrained
 from lookalike.evaluation.retrieval import RANKS, _expected
 from lookalike.evaluation.semi import drawn, listed
-from lookalike.runs import Folder
+from lookalike.methods.simclr import SimCLR
+from lookalike.pictures import show
+from lookalike.runs import Folder, Run
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -282,7 +287,10 @@ def test_semi_has_an_entry_for_each_share_and_for_a_list(tmp_path: Path) -> None
     assert one.deviation > 0
     assert sum(n for *_, n in one.confusion) == 1000  # ten draws
     assert "± " in one.line()
-    assert one.line().startswith("semi 0.01")
+    assert one.line().startswith("semi 1% ")
+    assert "1 label per class, 4 classes" in one.line()
+    assert ten.line().startswith("semi 10% ")
+    assert "about 10 labels per class" in ten.line()
     file = tmp_path / "1percent.txt"
     file.write_text("".join(f"{Path(train.names[i]).name}\n" for i in range(4)))
     (given,) = judge("semi", train, test, 4, 0, None, few=Few(rows=listed(file, train.names), sha256="s"))
@@ -726,11 +734,11 @@ def test_protocols_that_train_on_images(run: Path, labelled: Path, capsys: pytes
     assert (rows[1]["settings"]["how"], rows[1]["settings"]["share"]) == ("finetune", 0.25)
     assert (run / "encoder.safetensors").read_bytes() == before
     said = capsys.readouterr().out
-    assert "semi 0.25, fine-tuned" in said
+    assert "semi-finetune 25%" in said
     assert "epoch 2/2" in said
 
 
-def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> None:
+def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path, tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     train, test = labelled / "train", labelled / "test"
     with pytest.raises(ValueError, match="Sequential is a module of your own"):
@@ -739,6 +747,23 @@ def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path) -> Non
     (same,) = evaluate(backbones.create(module, image_size=24), train, test, protocols=["knn"])
     assert (entry.top1, entry.encoder_sha256) == (same.top1, same.encoder_sha256)
     assert embed(module, train, image_size=24).features.shape == (32, 8)
+    pixels = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())  # no parameters: what colours alone are worth
+    (plain,) = evaluate(pixels, train, test, protocols=["knn"], image_size=24)
+    assert plain.top1 > 0.25
+    assert show(pixels, train, out=tmp_path / "show", count=2, image_size=24)
+    with pytest.raises(ValueError, match=r"Sequential> has no parameters. Give a module with layers that learn"):
+        training.pretrain(
+            Run(
+                data=str(train),
+                backbone=pixels,
+                image_size=24,
+                method=SimCLR.Config(),
+                batch_size=8,
+                workers=0,
+                out=str(tmp_path / "run"),
+            )
+        )
+    assert not (tmp_path / "run" / "run.yaml").exists()
 
 
 def test_what_can_be_judged_is_said_before_what_cannot(
@@ -826,8 +851,8 @@ def test_a_weights_file_that_a_training_replaces_meanwhile(
 ) -> None:
     load, calls = encoders.load, []
 
-    def and_then_replaced(name: Path) -> backbones.Backbone:
-        model = load(name)
+    def and_then_replaced(name: Path, backbone: str | None = None) -> backbones.Backbone:
+        model = load(name, backbone)
         calls.append(name)
         if len(calls) == 1:
             torch.manual_seed(7)
@@ -930,3 +955,115 @@ def test_ties_are_no_wider_than_rounding() -> None:
     begin, end = tied(torch.tensor([[0.5, 0.5 - 2**-19, 0.25, 0.25 - 2**-21]]))
     assert begin.tolist() == [[0, 1, 2, 2]]
     assert end.tolist() == [[1, 2, 4, 4]]
+
+
+# ---------------------------------------------------------------- few images, progress, the untrained network
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"),
+    [(6, 500), (120, 500), (1000, 500), (2000, 1000), (4999, 2500), (5000, 2500), (50_000, 2500), (1_281_167, 12_520)],
+)
+def test_few_images_take_fewer_steps_of_the_linear_probe(images: int, steps: int) -> None:
+    """benchmarks/probe_steps.py measures that they lose nothing; large sets keep the steps that they had."""
+    assert DINOV2.steps(images) == steps
+
+
+def test_a_step_takes_few_images_once_and_is_the_same_as_with_each_several_times() -> None:
+    """A batch of 1,024 of 128 images holds each eight times: the gradient of all, at eight times the cost."""
+    side = blobs(128, 0.6, 0)
+    settings = Settings(least_steps=50)
+    rows = torch.arange(128)
+    data = side.features.double(), side.labels
+    looked: list[int] = []
+
+    def count(step: int) -> None:
+        looked.append(step)
+
+    few = _train(*data, rows, 4, (0.1, 1.0), 0, settings, done=count)
+    many = _train(*data, rows.repeat(8), 4, (0.1, 1.0), 0, settings)
+    torch.testing.assert_close(few[:2], many[:2], rtol=1e-9, atol=1e-12)
+    assert looked == list(range(1, 51))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_takes_long_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = blobs(80, 0.5, 0), blobs(40, 0.5, 1)
+    save_features(tmp_path / "train.npz", train)
+    save_features(tmp_path / "test.npz", test)
+    monkeypatch.setattr("lookalike.evaluation.reading.SECONDS", -1)
+    said: list[str] = []
+    protocols = ("knn", "linear", "logistic", "semi")
+    evaluate_features(tmp_path / "train.npz", tmp_path / "test.npz", protocols=protocols, seeds=2, say=said.append)
+    for line in (
+        r"linear: 1 of 240 steps, \d[\d.]* steps/s, \d+ s left",  # 60 to choose and 60 in the end, of two seeds
+        r"linear: 240 of 240 steps, \d[\d.]* steps/s",
+        r"logistic: 2 of 7 regressions, \d[\d.]* fits/s, \d+ s left",
+        r"semi: 20 of 20 regressions, \d[\d.]* fits/s",
+        r"knn: 40 of 40 test images, \d[\d.]* images/s",
+    ):
+        assert any(re.fullmatch(line, each) for each in said), (line, said)
+
+
+def named_blobs(names: tuple[str, ...], seed: int) -> Features:
+    labels = torch.arange(20 * len(names)) % len(names)
+    noise = torch.randn(len(labels), len(names), generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(len(labels))
+    return Features(torch.eye(len(names))[labels] + 0.5 * noise, labels, [str(i) for i in rows], rows, [], names)
+
+
+def test_the_lowest_class_is_shown_and_top_5_where_five_are_not_most_of_the_classes() -> None:
+    for classes, shown in ((4, False), (6, False), (9, False), (10, True)):
+        names = tuple(f"kind {n}" for n in range(classes))
+        train, test = (named_blobs(names, seed) for seed in (0, 1))
+        for entry in judge("knn", train, test, classes, 0, None):
+            worst = min(range(classes), key=lambda n: (entry.per_class[n], names[n]))
+            assert f"  lowest class {names[worst]} {entry.per_class[worst]:.1%}  " in entry.line()
+            assert ("top-5" in entry.line()) == shown
+    (found,) = judge("retrieval", train, test, 10, 0, None)
+    assert "recall@5" in found.line()
+    assert found.lowest(1) == ""
+
+
+def test_the_untrained_network_is_shown_beside_the_result(
+    run: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", str(run), str(labelled / "train"), str(labelled / "test"), "--workers", "0"]
+    argv += ["--protocols", "knn", "label-free"]
+    assert cli.main([*argv, "--baseline", "--seed", "7"]) == 0
+    said = capsys.readouterr().out
+    rows = json.loads((run / "evaluation.json").read_text())
+    before = untrained(encoders.load(run), 7)
+    assert not torch.equal(before.net.cls_token, encoders.load(run).net.cls_token)
+    (expected,) = evaluate(before, labelled / "train", labelled / "test", protocols=["knn"], seed=7)
+    assert rows[0]["baseline"] == expected.top1
+    assert f"knn        top-1 {100 * expected.top1:.1f} -> {100 * rows[0]['top1']:.1f} % (untrained -> this" in said
+    assert f"recall@1 {100 * rows[1]['baseline']:.1f} -> " in said
+    assert rows[0]["top1"] == evaluate(run, labelled / "train", labelled / "test", protocols=["knn"], seed=7)[0].top1
+    assert len([*(run / "features").glob("*.safetensors")]) == 2  # none of the untrained network's
+    # asked once more without it, the same question keeps the answer; another seed draws another network
+    assert cli.main([*argv, "--seed", "7"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())[0]["baseline"] == expected.top1
+    assert cli.main([*argv, "--seed", "8"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())[0]["baseline"] is None
+
+
+def test_an_untrained_baseline_has_the_statistics_of_the_training_images(labelled: Path) -> None:
+    """BatchNorm as it is drawn would make it worse than it is."""
+    model = backbones.create("test_byobnet", image_size=32)
+    found = reader_of(model).untrained(open_source(labelled / "train"), 0).model
+    norms = [part for part in found.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert norms
+    assert all(part.running_mean.abs().max() > 0 for part in norms)
+
+
+def reader_of(model: backbones.Backbone) -> Reader:
+    return Reader(model, image_size=None, pool="pooled", batch_size=8, workers=0, keep=False, say=print)
+
+
+def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="is a module of your own: it is not known how to make it untrained"):
+        evaluate(own, labelled / "train", labelled / "test", image_size=24, baseline=True)
+    assert cli.main(["evaluate", "--features", "x.npz", "--baseline"]) == 2
+    assert "--baseline is of encoders" in capsys.readouterr().err

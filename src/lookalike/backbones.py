@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from .places import no_backbone
-from .printing import brief, shown
+from .printing import brief, counted, shown
 from .runs import Alpha
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class Backbone(nn.Module):
         self.interpolation: Interpolation = interpolation
         self.alpha: Alpha = "auto"
         """What becomes of an image's alpha channel; see `lookalike.data.decode`."""
+        self.remark = ""
+        """What is worth a line about the file of its weights."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
 
     @property
@@ -190,8 +192,17 @@ class Backbone(nn.Module):
         """Raises ValueError, naming a size that works, if images of `size` pixels a side cannot be taken."""
         try:
             self._try(size)
+        except WrongOutput:
+            raise
         except Exception as error:
             raise _wrong_size(self.name, size, error, self._try, {*_SIZES, self.image_size}) from error
+
+    def check_trainable(self) -> None:
+        """Raises ValueError if no parameter of the network may change: a training would leave it as it is."""
+        own = [*self.net.parameters()]
+        if not any(p.requires_grad for p in own):
+            has = "parameters, but none that may change (requires_grad is False)" if own else "no parameters"
+            raise ValueError(f"{self.name} has {has}. Give a module with layers that learn.")
 
     def compile(self, *args: Any, **options: Any) -> None:
         """As for every module; what `tokens` computes is compiled, too."""
@@ -250,7 +261,7 @@ class Backbone(nn.Module):
                 if names
             )
             raise ValueError(
-                f"The weights do not fit {self.name} ({self.channels} channels, {self.stem} stem): {found}. "
+                f"The weights do not fit {self.name} ({counted(self.channels, 'channel')}, {self.stem} stem): {found}. "
                 "Create the backbone that they were exported from."
             )
         self.net.load_state_dict(state)
@@ -328,7 +339,7 @@ class ViT(Backbone):
         if self.net.cls_token is None:
             return super().class_tokens(x, blocks)
         if blocks > len(self.net.blocks):
-            raise ValueError(f"{self.name} has {len(self.net.blocks)} blocks; {blocks} were asked for.")
+            raise ValueError(f"{self.name} has {counted(len(self.net.blocks), 'block')}; {blocks} were asked for.")
         seen = list[Tensor]()
         hooks = [b.register_forward_hook(lambda module, args, y: seen.append(y)) for b in self.net.blocks[-blocks:]]
         try:
@@ -356,7 +367,7 @@ class ViT(Backbone):
             return
         if net.pos_embed is None or self.patch_dim % 4:
             raise ValueError(
-                f"{self.name} has {self.patch_dim} numbers per token"
+                f"{self.name} has {counted(self.patch_dim, 'number')} per token"
                 f"{'' if net.pos_embed is not None else ' and no absolute positions'}; sine-cosine positions need a "
                 "multiple of 4 and a place. Choose a plain ViT, such as vit_small_patch16_224."
             )
@@ -401,7 +412,8 @@ class ViT(Backbone):
                 raise ValueError(f"{self.name} has no mask token. Create it with mask_token=True.")
             if mask.shape != x.shape[:2]:
                 raise ValueError(
-                    f"The mask has shape {tuple(mask.shape)}; {x.shape[0]} images of {grid[0]} x {grid[1]} patches "
+                    f"The mask has shape {tuple(mask.shape)}; {counted(x.shape[0], 'image')} of {grid[0]} x "
+                    f"{grid[1]} patches "
                     f"need {tuple(x.shape[:2])}."
                 )
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
@@ -510,6 +522,28 @@ class _Torchvision(Backbone):
             hook.remove()
 
 
+class WrongOutput(ValueError):
+    """A module of the user's returns something else than features: no other image size would help."""
+
+
+def _what(value: object) -> str:
+    """What a module returned, in a few words: its type, shape and parts."""
+    if isinstance(value, Tensor):
+        kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
+        return f"a tensor {tuple(value.shape)}{kind}"
+    kind = type(value).__name__
+    name = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    if isinstance(value, Mapping):
+        return f"{name} of {', '.join(f'{key}: {_short(part)}' for key, part in [*value.items()][:5])}"
+    if isinstance(value, list | tuple):
+        return f"{name} of {counted(len(value), 'part')}: {', '.join(map(_short, value[:5])) or 'nothing'}"
+    return "None" if value is None else name
+
+
+def _short(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
 class _Own(Backbone):
     """A user's module, which returns (B, D) or (B, D, H, W)."""
 
@@ -519,6 +553,13 @@ class _Own(Backbone):
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)
         y = self.net(x)
+        if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x) or not y.is_floating_point():
+            raise WrongOutput(
+                f"{self.name} returns {_what(y)} for {counted(len(x), 'image')}; expected one tensor of floats, "
+                f"({len(x)}, D), or "
+                f"({len(x)}, D, H, W), which is averaged over its places. Wrap it in a module that returns its feature "
+                "alone."
+            )
         return _pooled(y), y.flatten(2).mT if y.ndim == 4 else None, 0
 
     def _try(self, size: int) -> Parts:
@@ -607,7 +648,7 @@ def create(
     try:
         made = build(image_size, weights)
         feature, sequence, _ = made._try(image_size)
-    except FileNotFoundError:
+    except (FileNotFoundError, WrongOutput):
         raise
     except Exception as error:
         raise _wrong_size(name, image_size, error, try_other, set(_SIZES)) from error
@@ -724,12 +765,7 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
         ValueError: an unknown name, or tensors that are missing, too many, or of another shape.
     """
     known = _known(name)
-    with torch.device("meta"):
-        plain = (
-            _torchvision_net(known, 3, False, 0.0)
-            if known.startswith("torchvision/")
-            else _timm_net(known, 3, None, False, 0)
-        )
+    plain = _without_numbers(known)
     first = state.get(next(path for path, part in plain.named_modules() if isinstance(part, nn.Conv2d)) + ".weight")
     made = create(
         known, channels=3 if first is None else first.shape[1], image_size=published_size(known), stem="standard",
@@ -744,6 +780,23 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
     own = made.net.state_dict()
     load_official(made, {k: v for k, v in state.items() if k in own or not is_beside(k, own)})
     return made
+
+
+def _without_numbers(known: str) -> nn.Module:
+    """The network of a name, without its classifier, that has shapes and no numbers."""
+    with torch.device("meta"):
+        if known.startswith("torchvision/"):
+            return _torchvision_net(known, 3, False, 0.0)
+        return _timm_net(known, 3, None, False, 0)
+
+
+def tensor_names(name: str) -> list[str]:
+    """What the tensors of the network of a name are called, without its classifier.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return [*_without_numbers(_known(name)).state_dict()]
 
 
 def is_beside(name: str, own: Collection[str]) -> bool:
@@ -785,7 +838,7 @@ def check_fit(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> N
     ]
     if not of_trunk and max(len(strange), len(lacking)) <= FEW and 2 * len(lacking) <= len(own):
         return
-    found = [f"{source} holds {len(state)} tensors, {backbone.name} has {len(own)}."]
+    found = [f"{source} holds {counted(len(state), 'tensor')}, {backbone.name} has {len(own)}."]
     for names, what in (
         ([*of_trunk, *(k for k in strange if k not in of_trunk)], "have no place in the network"),
         (lacking, "of the network's are missing or of another shape"),
@@ -838,6 +891,15 @@ def names() -> list[str]:
     own: list[str] = timm.list_models()
     others: list[str] = torchvision.models.list_models(module=torchvision.models)
     return own + [f"torchvision/{name}" for name in others if not timm.is_model(name)]
+
+
+def full_name(name: str) -> str:
+    """The name that a backbone made by `name` has: without `timm/`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _known(name)
 
 
 def _known(name: str) -> str:
@@ -962,7 +1024,9 @@ def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) 
 def _not_fetched(name: str, source: str, cache: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"The weights of {name} could not be fetched from {source}. Check the network, or do the same on a machine "
-        f"that has one and copy its {cache} here. A file fetched by hand can be given in place of the name."
+        f"that has one and copy its {cache} here. Or fetch a file of weights by hand, and give it in place of the "
+        f"name: as ENCODER with --encoder-backbone {name}, as --teacher with --teacher-backbone {name}, as --init with "
+        f"--backbone {name}."
     )
 
 

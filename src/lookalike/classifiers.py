@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import encoders
 from .backbones import Backbone
 from .places import no_classifier
-from .printing import pasteable
+from .printing import counted, pasteable
 from .runs import Folder, read_yaml, write_json
 
 
@@ -21,8 +21,9 @@ class Classifier(nn.Module):
         super().__init__()
         if head.in_features != encoder.dim or head.out_features != len(classes):
             raise ValueError(
-                f"A head from {head.in_features} to {head.out_features} numbers does not fit {encoder.name} with "
-                f"{encoder.dim} numbers and {len(classes)} classes."
+                f"A head from {head.in_features} to {counted(head.out_features, 'number')} does not fit "
+                f"{encoder.name} with "
+                f"{counted(encoder.dim, 'number')} and {counted(len(classes), 'class')}."
             )
         self.encoder = encoder
         self.head = head

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone, Interpolation, Stem
 from .optim import FEW, Group, Optim
+from .printing import counted
 from .schedules import Schedule
 from .views import View
 
@@ -148,8 +149,9 @@ def too_few_for(out_dim: int, batch_size: int) -> str:
     if batch_size >= out_dim:
         return ""
     return (
-        f"batches of {batch_size} for embeddings of {out_dim} numbers: their correlations are those of {batch_size} "
-        f"images, whose rank is {batch_size - 1} at most, and chance alone makes them {batch_size**-0.5:.2g} or so. "
+        f"batches of {batch_size} for embeddings of {counted(out_dim, 'number')}: their correlations are those "
+        f"of {counted(batch_size, 'image')}, whose rank is {batch_size - 1} at most, and chance alone makes "
+        f"them {batch_size**-0.5:.2g} or so. "
         "A larger --batch-size or a smaller --out-dim estimates them better."
     )
 
@@ -158,7 +160,8 @@ def check_prototypes(prototypes: int, images: int) -> None:
     """Raises ValueError where there are more prototypes than images."""
     if prototypes > images:
         raise ValueError(
-            f"--prototypes {prototypes} for {images} images: groups of less than one image say nothing. Give "
+            f"--prototypes {prototypes} for {counted(images, 'image')}: groups of less than one image say "
+            "nothing. Give "
             f"--prototypes {max(1, images // IMAGES_PER_PROTOTYPE)} or so, or more images."
         )
 

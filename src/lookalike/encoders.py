@@ -9,7 +9,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import backbones
-from .backbones import Backbone
+from .backbones import BUFFERS, Backbone
 from .documents import parse_json, read_json, tensor_file
 from .places import HUB_URL, hub_entry, no_encoder, weights_of
-from .printing import brief, printable, shown
+from .printing import are, brief, counted, pasteable, printable, shown
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
 from .tensor_file import write_tensors
 
@@ -274,8 +275,10 @@ def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> 
     path = Path(encoder)
     path = Folder(path).weights if path.is_dir() else path
     if path.is_file():
-        state, card = _read(path)
-        return int(card["image_size"]) if card else backbones.published_size(_architecture(path, state, backbone)[0])
+        held, card = _read(path, _names_of(backbone))
+        if card:
+            return int(card["image_size"])
+        return backbones.published_size(_architecture(path, held.state, backbone)[0])
     name = os.fspath(encoder)
     if name.startswith("torchhub/"):
         return backbones.published_size(hub_entry(name.removeprefix("torchhub/"))[0])
@@ -309,47 +312,192 @@ def _from_hub(name: str) -> Backbone:
     return backbones.from_weights(state, architecture, official=True)
 
 
+Names = Callable[[], Collection[str]]
+"""Gives the names of the tensors of the network that a file is expected to hold."""
+
+
+def _names_of(backbone: nn.Module | str | None) -> Names | None:
+    """What gives the names of the tensors of a backbone that is named."""
+    return (lambda: backbones.tensor_names(backbone)) if isinstance(backbone, str) else None
+
+
 def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) -> tuple[str, bool]:
     """The name of the backbone whose tensors a file holds, and whether it is a checkpoint of DINO, iBOT or DINOv2."""
     found = backbones.recognised(state)
     if (name := named or found) is None:
         raise ValueError(
-            f"{path} does not say which backbone its {len(state)} tensors are of, and it is none of the ViTs of DINO "
-            "and DINOv2. Name it: lookalike.load(path, backbone=NAME), --teacher-backbone NAME (distill) or "
-            "--encoder-backbone NAME (finetune)."
+            f"{path} does not say which backbone its {counted(len(state), 'tensor')} {are(len(state))} of, and "
+            "it is none of the ViTs of DINO "
+            "and DINOv2. Name it: --encoder-backbone NAME (evaluate, embed, show, finetune), --teacher-backbone NAME "
+            "(distill, compare), or in Python lookalike.load(path, backbone=NAME)."
         )
     return name, found is not None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+@dataclass(frozen=True)
+class _Held:
+    """The tensors of one network in a file, under that network's names."""
+
+    state: dict[str, Tensor]
+    said: dict[str, Any] | None
+    """What a file of ours says of itself."""
+    beside: list[str]
+    """Names of the tensors that are left out."""
+    remark: str = ""
+    """Which of several networks these are, where some are averages over a training."""
+
+
+def _read(path: Path, own: Names | None = None) -> tuple[_Held, dict[str, Any] | None]:
     """The tensors of an encoder's file, and the card of one of ours."""
-    state, card, _ = _opened(path)
-    if card is not None and "backbone" not in card:
+    held = _opened(path, own)
+    if held.said is not None and "backbone" not in held.said:
         raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
-    return state, card
+    return held, held.said
 
 
-def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, list[str]]:
+def _opened(path: Path, own: Names | None = None) -> _Held:
     """The tensors of an encoder in a file, what one of ours says of itself, and the names of the tensors beside it."""
-    state, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
-    if said is not None and "backbone" in said:
-        return state, said, []
-    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), "")
-    return (
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
-        said,
-        [k for k in state if not k.startswith(prefix)],
-    )
+    content: object
+    content, said = _safetensors(path) if path.suffix == ".safetensors" else _tensors(path)
+    if said is not None and "backbone" in said and path.suffix == ".safetensors":
+        assert isinstance(content, dict)
+        return _Held(content, said, [])
+    tensors, boxes = _flat(content)
+    known = set() if own is None else {*own()}
+    prefix, others = _prefix(tensors, boxes, known, path, content)
+    box = _box(prefix, boxes)
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix) and (boxes[name] == box or name.removeprefix(prefix) in known)
+    }
+    beside = [name.removeprefix(box) for name in tensors if boxes[name] == box and not name.startswith(prefix)]
+    remark = ""
+    if _AVERAGED.search(prefix):
+        kept = [other for other in others if not _AVERAGED.search(other)]
+        remark = f"the averaged weights of {printable(prefix[:-1])}"
+        remark += f", not those of {printable(kept[0][:-1]) or 'the network beside'}" if kept else ""
+    return _Held(_plain(state, path), said, beside, remark)
+
+
+DEEPEST = 8
+"""Mappings within mappings, in which tensors are looked for."""
+
+
+def _flat(content: object) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in nested mappings under their dotted names, and of each the dotted name of the mapping it lies in.
+
+    States of optimizers have numbers for names, and are left out. A mapping that is there twice counts once.
+    """
+    tensors: dict[str, Tensor] = {}
+    boxes: dict[str, str] = {}
+    entered: set[int] = set()
+
+    def enter(mapping: Mapping[object, object], box: str, depth: int) -> None:
+        entered.add(id(mapping))
+        for key, value in mapping.items():
+            if not isinstance(key, str):
+                continue
+            if isinstance(value, Tensor):
+                name = _WRAPPED.sub("", f"{box}{key}")
+                tensors[name], boxes[name] = value, box
+            elif isinstance(value, Mapping) and depth < DEEPEST and id(value) not in entered:
+                enter(value, f"{box}{key}.", depth + 1)
+
+    if isinstance(content, Mapping):
+        enter(content, "", 0)
+    return tensors, boxes
+
+
+def _box(prefix: str, boxes: Mapping[str, str]) -> str:
+    """The mapping that a prefix leads into."""
+    return max((box for box in {*boxes.values()} if prefix.startswith(box)), key=len, default="")
+
+
+def _prefix(
+    tensors: Mapping[str, Tensor], boxes: Mapping[str, str], own: Collection[str], path: Path, content: object
+) -> tuple[str, list[str]]:
+    """The beginning of the names of a network's tensors in a file, and those of other networks that fit as well.
+
+    It is the one below which most of `own` are found; of several the one with the fewest tensors that the network has
+    no place for, then the average over a training, then by `CONTAINERS` and `PREFIXES`. Where the names are not known,
+    or most are not found, the first of these that is there.
+
+    Raises:
+        ValueError: several fit equally well, and nothing tells which one is meant.
+    """
+    learnt = {name for name in own if not BUFFERS.search(name)}
+    fits: Counter[str] = Counter()
+    for name in tensors:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        if learnt:
+            fits.update(name[:start] for start in starts if name[start:] in learnt)
+        elif name.endswith(_PATCHES) and name[: -len(_PATCHES)][-1:] in ("", "."):
+            fits[name[: -len(_PATCHES)]] += 1
+    most = max(fits.values(), default=0)
+    if 2 * most < len(learnt) or not most:
+        box = next((f"{name}." for name in CONTAINERS if f"{name}." in boxes.values()), "")
+        inner = [name.removeprefix(box) for name in tensors if boxes[name] == box]
+        return box + next((p for p in PREFIXES if any(name.startswith(p) for name in inner)), ""), []
+
+    def rank(prefix: str) -> tuple[object, ...]:
+        box = _box(prefix, boxes)
+        rest = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix) and boxes[name] == box]
+        strange = sum(name not in own and not backbones.is_beside(name, own) for name in rest) if learnt else 0
+        parts = prefix.split(".")[:-1]
+        order = tuple(CONTAINERS.index(part) if part in CONTAINERS else len(CONTAINERS) for part in parts)
+        inner = prefix.removeprefix(box)
+        place = PREFIXES.index(inner) if inner in PREFIXES else len(PREFIXES)
+        return strange, not _AVERAGED.search(prefix), place != 0, order, place
+
+    ranked = sorted(((rank(prefix), prefix) for prefix, count in fits.items() if count == most), key=lambda r: r[0])
+    prefixes = [prefix for _, prefix in ranked]
+    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+        raise ValueError(
+            f"{path} holds several networks that fit: {brief(prefixes[0][:-1])} and {brief(prefixes[1][:-1])}. Save "
+            f"the one that is meant alone, with `{_alone(path, content, prefixes[0])}`."
+        )
+    return prefixes[0], prefixes[1:]
+
+
+def _alone(path: Path, content: object, prefix: str) -> str:
+    """A command that saves the network of a prefix alone, in a file of its own."""
+    where, rest = "c", prefix
+    while isinstance(content, Mapping):
+        inner = next((k for k, v in content.items() if isinstance(v, Mapping) and rest.startswith(f"{k}.")), None)
+        if inner is None:
+            break
+        where, rest, content = f"{where}[{_quoted(inner)}]", rest.removeprefix(f"{inner}."), content[inner]
+    if rest:
+        where = f"{{k[{len(rest)}:]: v for k, v in {where}.items() if k.startswith({_quoted(rest)})}}"
+    file = _quoted(path)
+    out = _quoted(path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9]+', '-', prefix).strip('-')}{path.suffix}"))
+    if path.suffix == ".safetensors":
+        program = (
+            f"from safetensors.torch import load_file, save_file; c = load_file({file}); save_file({where}, {out})"
+        )
+    else:
+        load = f'torch.load({file}, map_location="cpu", weights_only=True)'
+        program = f"import torch; c = {load}; torch.save({where}, {out})"
+    return pasteable("python", "-c", program)
 
 
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
-    state, card = _read(path)
+    held, card = _read(path, _names_of(backbone))
+    state = held.state
     if card is None and isinstance(backbone, nn.Module):
         raise ValueError(f"{path} was not written by lookalike, and cannot be put into your own module: load it there.")
     if card is None:
         assert backbone is None or isinstance(backbone, str)
         name, official = _architecture(path, state, backbone)
-        return backbones.from_weights(state, name, official=official)
+        named = backbones.from_weights(state, name, official=official)
+        named.remark = held.remark
+        return named
+    if isinstance(backbone, str) and backbones.full_name(backbone) != card["backbone"]:
+        raise ValueError(
+            f"{path} says that it is a {printable(card['backbone'])}, and {brief(backbone)} was named. Leave "
+            "the name of the backbone out."
+        )
     if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
         raise ValueError(
             f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "
@@ -420,12 +568,14 @@ def start_from(backbone: Backbone, weights: str) -> str:
     """
     if not weights:
         raise FileNotFoundError(f"The name of the weights is empty. {_TAKEN}")
-    path, beside = Path(weights), list[str]()
+    path, beside, remark = Path(weights), list[str](), ""
+    own = backbone.export_state()
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
-        state, said, beside = _opened(path)
+        held = _opened(path, lambda: own)
+        state, said, beside, remark = held.state, held.said, held.beside, held.remark
         if said is not None and len(said["mean"]) == backbone.channels:
             backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
     elif weights.startswith(("timm/", "torchvision/")):
@@ -441,13 +591,12 @@ def start_from(backbone: Backbone, weights: str) -> str:
         state = source.export_state()
     else:
         raise no_encoder(weights, "weights")
-    own = backbone.export_state()
     state = dict(backbone.resized(backbones.timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token
     backbones.check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone.load_exported(own | fitting)
-    line = f"{weights}: {len(fitting)} of {len(own)} tensors"
+    line = f"{weights}: {len(fitting)} of {counted(len(own), 'tensor')}" + (f", {remark}" if remark else "")
     if place is not None and token is not None and token.numel() == place.numel():
         with torch.no_grad():
             place.copy_(token.view_as(place))
@@ -471,7 +620,16 @@ PREFIXES = (
     "module.base_encoder.",
     "module.",
 )
-"""Beginnings of an encoder's names in checkpoints; the first that is there counts, and other tensors are left out."""
+"""Beginnings of an encoder's names in checkpoints, by preference: where several networks fit, the first counts."""
+CONTAINERS = (
+    "state_dict", "model_state_dict", "model", "teacher", "student", "net", "network", "encoder", "backbone", "weights",
+    "params", "module",
+)  # fmt: skip
+"""What checkpoints call the mapping that holds a network, by preference."""
+_AVERAGED = re.compile(r"(^|[._])(ema|averaged|swa)([._]|$)")
+"""In names of networks that are averages over a training: they are better than its last step."""
+_PATCHES = "patch_embed.proj.weight"
+"""A tensor of every ViT of DINO and DINOv2."""
 
 
 def unpickled(path: Path) -> Any:
@@ -492,10 +650,12 @@ def unpickled(path: Path) -> Any:
         raise  # nothing is wrong with the file
     except pickle.UnpicklingError as error:
         named = _OBJECT.search(str(error))
+        article = "an" if named and named[1][0] in "aeiou" else "a"
+        what = f"holds {article} {named[1]}" if named else "is damaged, or holds objects of Python"
         raise ValueError(
-            f"{path} {f'holds a {named[1]}' if named else 'is damaged, or holds objects of Python'}, and only files of "
-            "plain tensors are read, since others could run programs. Where it was made, save the tensors alone: "
-            "torch.save(model.state_dict(), path)."
+            f"{path} {what}, and only files of plain tensors are read, since others could run programs. Where it was "
+            "made, save the tensors alone: torch.save(model.state_dict(), path), or of a checkpoint "
+            "torch.save(checkpoint['state_dict'], path)."
         ) from None
     except Exception as error:  # a malformed file makes torch stumble in every way there is
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -508,8 +668,13 @@ _OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
 """What torch names in a refusal."""
 
 
-def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """All tensors of a checkpoint file, from where the common formats keep them, and what one of ours says beside."""
+def _quoted(text: object) -> str:
+    """A text as Python's source has it, in the quotes that need no escapes in a shell's."""
+    return json.dumps(str(text))
+
+
+def _tensors(path: Path) -> tuple[object, dict[str, Any] | None]:
+    """What a checkpoint file holds, and what one of ours says beside."""
     content = unpickled(path)
     said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
     if isinstance(said, dict) and "backbone" in said:
@@ -519,13 +684,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         count = len(mean) if isinstance(mean, list | tuple) else 0
         if not count or not _are_numbers(mean, count) or not _are_numbers(std, count, LEAST_STD):
             raise ValueError(f"{path} is a run's checkpoint that does not say how images are normalised. Copy it anew.")
-    for name in ("state_dict", "model", "teacher", "student"):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    items = content.items() if isinstance(content, dict) else ()
-    tensors = {k: v for k, v in items if isinstance(v, Tensor) and isinstance(k, str)}
-    return {_WRAPPED.sub("", name): value for name, value in _plain(tensors, path).items()}, said
+    return content, said
 
 
 _WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

@@ -20,7 +20,7 @@ from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
 from .methods.finetune import FineTune
-from .printing import pasteable
+from .printing import counted, pasteable
 from .runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3
@@ -108,7 +108,8 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         )
     if 0 < run.epochs <= cfg.unfreeze_after:
         raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} of {run.epochs} epochs: the encoder would never learn. Give "
+            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
+            "never learn. Give "
             "fewer, or --frozen for a linear probe."
         )
     if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
@@ -226,12 +227,10 @@ def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     """What is said of a judgement."""
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
-    lines = [made.line()]
+    lines = [made.line(SHOWN)]
     if run_classes := made.class_names:
         absent = missing_classes(run_classes, torch.arange(len(run_classes)), found.labels)
         lines += [f"WARNING     {line}" for line in absent]
-    worst = sorted((top1, name) for name, top1 in zip(made.class_names, made.per_class) if top1 is not None)[:SHOWN]
-    lines.append("            the lowest: " + ", ".join(f"{name} {top1:.1%}" for top1, name in worst))
     if made.interval[0] <= most:
         lines.append(
             f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "
@@ -242,7 +241,8 @@ def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
     if found.broken:
         name, reason = found.broken[0]
         lines.append(
-            f"{len(found.broken)} test images could not be read and do not count; the first is {name}: {reason}"
+            f"{counted(len(found.broken), 'test image')} could not be read, and "
+            f"{'does' if len(found.broken) == 1 else 'do'} not count; the first is {name}: {reason}"
         )
     return lines
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import Loader, Source, Subset
-from .evaluation.features import calibrated, evaluating
+from .evaluation.features import as_parameters, calibrated, evaluating
 from .evaluation.labelfree import alignment, effective_rank, recognition, spread, uniformity
+from .printing import counted
 from .random import permutation
 from .runs import Run
 from .views import make_views
@@ -87,10 +88,9 @@ class Health:
     @torch.no_grad()
     def __call__(self, encoder: Backbone) -> dict[str, float]:
         """The figures of `lookalike.evaluation.labelfree`, by name; NaN where a feature is not finite."""
-        p = next(encoder.parameters())
         with evaluating(encoder):
             # not encoder(x): torch.compile would compile once more, for eval mode
-            a, b = torch.cat([encoder.forward(x.to(p.device, p.dtype)) for x in self.views.split(64)]).chunk(2)  # type: ignore[no-untyped-call]
+            a, b = torch.cat([encoder.forward(as_parameters(encoder, x)) for x in self.views.split(64)]).chunk(2)  # type: ignore[no-untyped-call]
         return figures(a, b)
 
 
@@ -158,7 +158,7 @@ def judge(
         return Verdict("learning", f"{known} ({was}).")
     if abs(now["spread"] / max(first["spread"], 1e-12) - 1) < 0.3 and loss > first_loss - 0.02 * abs(first_loss):
         return Verdict(
-            "not learning", f"{known} ({was}), and the features hardly moved in {steps} steps.",
+            "not learning", f"{known} ({was}), and the features hardly moved in {counted(steps, 'step')}.",
             f"Train for longer, or try --optim.lr {lr * 10:.2g} (ten times as much).",
         )  # fmt: skip
     return Verdict(
@@ -178,7 +178,9 @@ def ruined(skipped_in_a_row: int, loss: float, views: list[Tensor]) -> Verdict:
         cause = f"the loss is {loss:.3g}, so it is the backward pass that overflows"
         remedy = "Try --precision bf16 in place of fp16, a lower --optim.lr, or --optim.clip 1."
     return Verdict(
-        "diverged", f"the last {skipped_in_a_row} steps had no finite gradients and were not made; {cause}.", remedy
+        "diverged",
+        f"{counted(skipped_in_a_row, 'step')} at the end had no finite gradients and had no effect; {cause}.",
+        remedy,
     )
 
 

@@ -67,7 +67,7 @@ def supcon(
     b, v, _ = z.shape
     classes = torch.arange(b, device=z.device) if labels is None else labels
     if classes.shape != (b,):
-        raise ValueError(f"supcon got {b} images and labels of shape {tuple(classes.shape)}. Give one per image.")
+        raise ValueError(f"supcon got a batch of {b} and labels of shape {tuple(classes.shape)}. Give one per image.")
     with torch.autocast(z.device.type, enabled=False):
         return _supcon(unit(z).flatten(0, 1), classes.repeat_interleave(v), temperature, base_temperature)
 

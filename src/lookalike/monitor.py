@@ -20,7 +20,7 @@ from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
-from .printing import lines_of
+from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run
 
@@ -167,7 +167,7 @@ class Monitor(Callback):
 
     def _probe_words(self) -> str:
         assert self.probe is not None
-        return f"{len(self.probe.train)} labelled images, {len(self.probe.test)} to classify"
+        return f"{counted(len(self.probe.train), 'labelled image')}, {len(self.probe.test)} to classify"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -322,12 +322,12 @@ class Monitor(Callback):
         seconds = time.perf_counter() - self._begin
         steps = module.done_steps - self._begin_step
         text = (
-            f"Trained {steps} steps in {timedelta(seconds=round(seconds))}: "
+            f"Trained {counted(steps, 'step')} in {timedelta(seconds=round(seconds))}: "
             f"{steps * self.run.batch_size / seconds:.0f} images/s, "
             f"{(self.loader.waited - self._begin_waited) / seconds:.0%} of the time waiting for data"
         )
         if module.skipped:
-            text += f", {module.skipped} steps skipped for non-finite gradients"
+            text += f", {counted(module.skipped, 'step')} skipped for non-finite gradients"
         if self.figures:
             text += "\nFeatures now: " + ", ".join(f"{n.replace('_', ' ')} {v:.3g}" for n, v in self.figures.items())
             text += "  (docs/health.md says how to read them)"

@@ -1,6 +1,7 @@
 """What an encoder sees: where it looks, how its patches group, which images are alike to it. For eyes, no measure."""
 
 import csv
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import BrokenImage, Data, Source, open_source, remarks
-from .evaluation.features import crop, evaluating, features
+from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
-from .printing import cell
+from .printing import cell, counted
 from .random import permutation
 from .runs import atomic
 from .views import black_and_white, sheet
@@ -42,6 +43,7 @@ def show(
     workers: int = 0,
     seed: int = 0,
     overwrite: bool = False,
+    encoder_backbone: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Draws what an encoder sees in some images, into `attention.png`, `pca.png` and `neighbours.png`.
@@ -60,6 +62,7 @@ def show(
             maps.
         workers: processes that decode, for the neighbours.
         overwrite: replaces pictures that are there.
+        encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
         say: is called with lines about the progress.
 
     Returns:
@@ -72,7 +75,9 @@ def show(
         raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
-    model = opened(encoder, image_size)
+    model = opened(encoder, image_size, encoder_backbone)
+    if model.remark:
+        say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
     source = open_source(images, channels=model.channels, alpha=model.alpha)
@@ -105,19 +110,32 @@ def show(
     folder.mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
     limits = black_and_white([*x])
     seen = _rgb(x, limits)
+    if drawn:
+        rows, columns = _grid(drawn["pca"], size, model).shape[1:3] if "pca" in drawn else drawn["attention"].shape[-2:]
+        if line := _coarse(model, rows, columns, size):
+            say(line)
     if "attention" in drawn:
         maps = drawn["attention"]
         per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
         _write(files["attention"], [seen, *per_head], size)
-        say(f"attention: {len(x)} images; in each row the image, the mean of {maps.shape[1]} heads, then each head")
+        say(
+            f"attention: {counted(len(x), 'image')}; in each row the image, the mean of "
+            f"{counted(maps.shape[1], 'head')}, then each head"
+        )
     if "pca" in drawn:
         first, colours = patch_colours(_grid(drawn["pca"], size, model))
         _write(files["pca"], [seen, heat(first), colours], size)
-        say(f"pca: {len(x)} images; in each row the image, the first component, and the three next of the foreground")
+        say(
+            f"pca: {counted(len(x), 'image')}; in each row the image, the first component, and the three next "
+            "of the foreground"
+        )
     if found is not None:
         _write(files["neighbours"], [_rgb(column, limits) for column in found.columns], size)
         _write_table(table, found)
-        say(f"neighbours: {len(x)} images, each followed by the {len(found.columns) - 1} nearest of {found.images}")
+        say(
+            f"neighbours: {counted(len(x), 'image')}, each followed by the {len(found.columns) - 1} nearest of "
+            f"{found.images}"
+        )
     return [*files.values(), *([table] if "neighbours" in files else [])]
 
 
@@ -214,15 +232,13 @@ def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple
         names.append(source.name(place))
         crops.append(image.float() / 255 if image.dtype == torch.uint8 else image)
     if not crops:
-        raise ValueError(f"None of the {len(source)} images could be read; `lookalike check` says why.")
+        raise ValueError(f"None of the {counted(len(source), 'image')} could be read; `lookalike check` says why.")
     return names, torch.stack(crops)
 
 
 def _normalised(x: Tensor, model: Backbone) -> Tensor:
-    p = next(model.parameters())
     mean, std = (torch.tensor(n).view(-1, 1, 1) for n in (model.mean, model.std))
-    normalised: Tensor = ((x - mean) / std).to(p.device, p.dtype)
-    return normalised
+    return as_parameters(model, (x - mean) / std)
 
 
 def _grid(patches: Tensor, size: int, model: Backbone) -> Tensor:
@@ -246,6 +262,23 @@ def _stretched(x: Tensor) -> Tensor:
     low, high = torch.quantile(x, torch.tensor([0.01, 0.99], dtype=x.dtype), 0)
     stretched: Tensor = (x - low) / (high - low).clamp(min=1e-12)
     return stretched.clamp(0, 1)
+
+
+COARSE, FINE = 7, 14
+"""Patches a side up to which a map shows next to nothing, and of one that shows things."""
+
+
+def _coarse(model: Backbone, rows: int, columns: int, size: int) -> str:
+    """What is to be known of maps of few patches, and the image size that makes finer ones; empty of others."""
+    if min(rows, columns) > COARSE:
+        return ""
+    line = f"{rows} x {columns} patches of an image make coarse maps"
+    wanted = size * math.ceil(FINE / min(rows, columns))
+    try:
+        model.patches_at(wanted)
+    except Exception:  # whatever its library raises
+        return f"{line}: {model.name} takes no larger images. A network with smaller patches makes finer ones."
+    return f"{line}: --image-size {wanted} makes finer ones."
 
 
 def _scaled(maps: Tensor) -> Tensor:
@@ -283,7 +316,8 @@ def _neighbours(
 ) -> Neighbours:
     made = features(
         model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
-        progress=lambda done, total: say(f"neighbours: {done} of {total} images") if done % 5120 == 0 else None,
+        progress=lambda done, total: say(f"neighbours: {done} of "
+            f"{counted(total, 'image')}") if done % 5120 == 0 else None,
     )  # fmt: skip
     if len(made.names) < 2:
         raise ValueError("One image alone has no neighbours. Give a folder of more.")

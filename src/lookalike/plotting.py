@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .places import PLOTTED, check_suffix
-from .printing import printable
+from .printing import TOP5_FROM, printable
 from .reporting.gathering import read_entries, run_names
 from .reporting.judgements import dictionaries, is_finite
 from .runs import Folder, Row, atomic, check_writable
@@ -93,9 +93,15 @@ def _label(name: str) -> str:
 
 
 def _probe(folder: Path) -> dict[str, Any] | None:
-    """The last entry of a linear probe."""
+    """The last entry of a linear probe, without top-5 where there are few classes."""
     found = [e for e in read_entries(folder) if e.get("protocol") == "linear" and is_finite(e.get("top1"))]
-    return found[-1] if found else None
+    if not found:
+        return None
+    classes = found[-1].get("classes")
+    if isinstance(classes, int) and classes < TOP5_FROM:
+        rows = [{k: v for k, v in row.items() if k != "top5"} for row in dictionaries(found[-1].get("history"))]
+        return {**found[-1], "history": rows, "top5": None}
+    return found[-1]
 
 
 def _curve(
@@ -146,4 +152,6 @@ def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str
             )
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.8, max(len(names) - 0.2, 1.8))
-    axes.set(title="Top-1 (left, 95 % interval) and top-5", ylabel="accuracy in %", ylim=(0, 100))
+    both = any(probe is not None and is_finite(probe.get("top5")) for probe in probes)
+    title = "Top-1 (left, 95 % interval) and top-5" if both else "Top-1 (95 % interval)"
+    axes.set(title=title, ylabel="accuracy in %", ylim=(0, 100))

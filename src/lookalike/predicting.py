@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from .data import Data, open_source, remarks
 from .evaluation.features import features
 from .evaluation.reading import counting
 from .places import PREDICTED, check_suffix
-from .printing import cell, printable
+from .printing import cell, counted, first_of, printable
 from .runs import atomic
 
 SHOWN = 5
@@ -42,6 +43,15 @@ class Predictions:
         """Classes and probabilities of each image, the likeliest first, `count` at most."""
         top = self.probabilities.topk(min(count, len(self.classes)), 1)
         return [[self.classes[k] for k in row] for row in top.indices.tolist()], top.values.tolist()
+
+    def counts(self, most: int = SHOWN) -> str:
+        """How many images are of each class, most frequent first: "12 cat, 3 dog and 2 other classes (4 images)"."""
+        found = Counter(self.labels).most_common()
+        left = sum(count for _, count in found[most:])
+        return first_of(
+            [f"{count} {label}" for label, count in found], most,
+            lambda others: f"{counted(others, 'other class')} ({counted(left, 'image')})",
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes .csv or .parquet, all or nothing.

@@ -5,7 +5,7 @@ import reprlib
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
 LONGEST_VALUE = 200
@@ -14,6 +14,9 @@ LONGEST_PATH = 1000
 """Characters of a path in one."""
 LONGEST_LINE = 20_000
 """Characters of a printed line."""
+
+TOP5_FROM = 10
+"""Classes from which top-5 is shown: of fewer, five are more than half of all, and nearly every answer counts."""
 
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
@@ -93,6 +96,69 @@ def say(text: str, file: TextIO | None = None) -> None:
 def pasteable(*words: object) -> str:
     """A command as it is typed in a shell: everything that is printed to be pasted goes through here."""
     return shlex.join(map(str, words))
+
+
+_IRREGULAR = {"epoch": "epochs", "index": "indices"}
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun, of its last word: "test image" -> "test images"."""
+    before, space, last = noun.rpartition(" ")
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
+        last = f"{last[:-1]}ies"
+    elif last.endswith(("s", "x", "ch", "sh")):
+        last = f"{last}es"
+    else:
+        last = f"{last}s"
+    return f"{before}{space}{last}"
+
+
+def counted(count: float, noun: str, grouped: bool = False) -> str:
+    """A number with its noun: "1 epoch", "20 epochs", "0 images", "1.5 epochs".
+
+    Args:
+        grouped: whether thousands are set apart, 12,000.
+    """
+    whole = isinstance(count, int) or float(count).is_integer()
+    number = f"{int(count):,}" if grouped and whole else str(int(count)) if whole else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural(noun)}"
+
+
+def are(count: float) -> str:
+    """The verb of a count: "is" of one, else "are"."""
+    return "is" if count == 1 else "are"
+
+
+def spanned(low: int, high: int, noun: str = "") -> str:
+    """A range of whole numbers, or the number where both are one: "5 to 20 images", "20 images", "1 image"."""
+    ends = str(low) if low == high else f"{low} to {high}"
+    return f"{ends} {noun if high == 1 else plural(noun)}" if noun else ends
+
+
+def first_of(parts: Sequence[str], most: int, rest: Callable[[int], str] = lambda left: counted(left, "other")) -> str:
+    """The first parts of a list and, where some are left out, how many: "a, b and 3 others". It is never one alone.
+
+    Args:
+        rest: what is said of those that are left out, by their number.
+    """
+    if len(parts) <= most + 1:
+        return ", ".join(parts)
+    return f"{', '.join(parts[:most])} and {rest(len(parts) - most)}"
+
+
+def protocol_name(protocol: str, settings: Mapping[str, object]) -> str:
+    """What an evaluation is called, everywhere: its protocol and, with few labels, their part: knn, semi 1%.
+
+    Args:
+        settings: those of its entry in `evaluation.json`.
+    """
+    if protocol != "semi":
+        return protocol
+    share = settings.get("share")
+    own = "semi-finetune" if settings.get("how") == "finetune" else "semi"
+    return f"{own} {f'{100 * share:.3g}%' if isinstance(share, float | int) else 'list'}"
 
 
 def cell(text: str) -> str:

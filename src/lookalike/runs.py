@@ -33,7 +33,7 @@ import yaml
 
 from . import marks
 from .documents import parse_json, read_text
-from .printing import LONGEST_VALUE, brief, cut, lines_of, pasteable, printable, say, shown
+from .printing import LONGEST_VALUE, brief, counted, cut, lines_of, pasteable, printable, say, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,7 +146,8 @@ class Options:
             )
         if self.frozen_epochs and self.frozen_epochs >= self.epochs:
             raise ValueError(
-                f"frozen_epochs is {self.frozen_epochs:g} of {self.epochs} epochs: the encoder would never learn. Give "
+                f"frozen_epochs is {self.frozen_epochs:g} of {counted(self.epochs, 'epoch')}: the encoder would "
+                "never learn. Give "
                 f"--frozen-epochs {self.epochs / 10:g} or so."
             )
         if self.resume and self.overwrite:

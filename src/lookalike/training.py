@@ -50,7 +50,7 @@ from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
-from .printing import LONGEST_PATH, brief, pasteable, printable, say
+from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, spanned
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -406,10 +406,15 @@ class Signals(Callback):
 
 
 class FirstStep(Callback):
-    """Calls something once, when this process has made an optimizer step and the run's first files are there."""
+    """Calls something once, when this process has made an optimizer step and the run's first files are there.
 
-    def __init__(self, begin: Callable[[], None]) -> None:
+    Args:
+        part: whether the training is a part of something that says by itself how to go on.
+    """
+
+    def __init__(self, begin: Callable[[], None], part: bool = False) -> None:
         self.begin: Callable[[], None] | None = begin
+        self.part = part
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -633,7 +638,9 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
 
     module = Pretraining(method, run, loader, folder, begin if later else None)
     if found is not None and found.step >= module.steps:
-        folder.say(f"All {run.epochs} epochs are done: nothing to resume. Ask for more with --epochs.")
+        folder.say(
+            f"All {counted(run.epochs, 'epoch')} {are(run.epochs)} done: nothing to resume. Ask for more with --epochs."
+        )
         return Result(folder.path, folder.rows())
     if found is None:
         normalise(method.backbone, run, source)
@@ -723,16 +730,18 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended
+        is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
         folder.say(
-            f"Stopped after step {module.done_steps} of {module.steps}; all is saved.\n"
-            f"Go on with: {folder.resume_command()}"
+            f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
+            + ("" if is_part else f"\nGo on with: {folder.resume_command()}")
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
     if module.skipped_in_a_row and module.skipped_in_a_row == module.done_steps:
         raise Diverged(
-            f"None of the {module.done_steps} steps had finite gradients: nothing was learnt. Look at the images "
+            f"None of the {counted(module.done_steps, 'step')} had finite gradients: nothing was learnt. Look "
+            "at the images "
             "(lookalike check), and try a lower --optim.lr or the method's own settings."
         )
     if rank == 0:
@@ -900,7 +909,10 @@ def _classes(source: Source, views: int) -> list[str]:
         return []
     counts = source.labels.bincount(minlength=len(source.classes))
     names = f": {', '.join(source.classes)}" if len(source.classes) <= 10 else ""
-    lines = [f"labels      {len(counts)} classes of {int(counts.min())} to {int(counts.max())} images{names}"]
+    lines = [
+        f"labels      {counted(len(counts), 'class')} of "
+        f"{spanned(int(counts.min()), int(counts.max()), 'image')}{names}"
+    ]
     alone = [name for name, count in zip(source.classes, counts.tolist()) if count == 1]
     if alone and views > 1:
         few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
@@ -1103,6 +1115,8 @@ def build(run: Run) -> Method:
                 stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
             )  # fmt: skip
         backbone.alpha = run.alpha
+        if not vars(run.method).get("frozen"):
+            backbone.check_trainable()
         for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
@@ -1152,7 +1166,9 @@ def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
 def _start(backbone: backbones.Backbone, run: Run) -> str:
     """Gives the backbone the weights that a training starts from, and says whose they are."""
     if isinstance(run.backbone, backbones.Backbone):
-        return f"those of {run.init or run.backbone.name}, all {len(backbone.export_state())} tensors"
+        remark = f", {run.backbone.remark}" if run.backbone.remark else ""
+        tensors = counted(len(backbone.export_state()), "tensor")
+        return f"those of {run.init or run.backbone.name}, all {tensors}{remark}"
     return encoders.start_from(backbone, run.init) if run.init else "random"
 
 
@@ -1447,24 +1463,25 @@ def _say_start(
     stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
     lines = [
         f"lookalike {version()}  {command_line()}",
-        f"data        {len(source)} images in {brief(flat(run)['data'], LONGEST_PATH)}",
+        f"data        {counted(len(source), 'image')} in {brief(flat(run)['data'], LONGEST_PATH)}",
         *(f"            {line}" for line in source.notes()),
         f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
         f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
-        f"views       {views} of {run.channels} channels, mean {_numbers(method.backbone.mean)}, "
+        f"views       {views} of {counted(run.channels, 'channel')}, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
         *method.words(),
         *_left_out(run),
         *_classes(source, sum(view.count for view in first)),
         *(f"WARNING     {line}" for line in warnings_about(source, _choices(run, method.backbone))),
         *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
-        f"steps       {module.steps} = {run.epochs} epochs x {module.steps_per_epoch} of {run.batch_size} images"
+        f"steps       {module.steps} = {counted(run.epochs, 'epoch')} x {module.steps_per_epoch} of "
+        f"{counted(run.batch_size, 'image')}"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
         *batch,
         *_frozen(run),
         *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
-        f" after {cfg.optim.warmup_epochs:g} epochs of warm-up",
+        f" after {counted(cfg.optim.warmup_epochs, 'epoch')} of warm-up",
         f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
         f"{run.workers} workers, cache {run.cache}",
     ]
@@ -1504,7 +1521,7 @@ def _frozen(run: Run) -> list[str]:
     if not run.frozen_epochs:
         return []
     return [
-        f"frozen      the encoder stays as it is for {run.frozen_epochs:g} epochs, what is random of it, too "
+        f"frozen      the encoder stays as it is for {counted(run.frozen_epochs, 'epoch')}, what is random of it, too "
         "(--frozen-epochs 0 lets it learn from the start)"
     ]
 
@@ -1535,7 +1552,10 @@ def _numbers(values: Sequence[float]) -> str:
 def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> None:
     folder.say(summary)
     if loader.broken:
-        folder.say(f"{len(loader.broken)} images could not be read and were replaced; {folder.log} lists them.")
+        were = "was" if len(loader.broken) == 1 else "were"
+        folder.say(
+            f"{counted(len(loader.broken), 'image')} could not be read and {were} replaced; {folder.log} lists them."
+        )
     folder.say(
         f"Wrote {folder.path}: encoder.safetensors and encoder.json (the encoder), run.yaml, metrics.jsonl, views.png, "
         "checkpoints/, log.txt"

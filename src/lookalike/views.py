@@ -20,7 +20,7 @@ from torch import Tensor
 from . import augment
 from .data.images import Images, movable
 from .memory import moved
-from .printing import brief
+from .printing import brief, counted
 from .random import key_of, keys_of, uniform
 
 if TYPE_CHECKING:
@@ -396,11 +396,15 @@ def make_views(
         offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is not None and len(numbers) != c:
-            raise ValueError(f"{name} has {len(numbers)} numbers for images of {c} channels. Give one per channel.")
+            raise ValueError(
+                f"{name} has {counted(len(numbers), 'number')} for images of {counted(c, 'channel')}. Give one "
+                "per channel."
+            )
     keys = seed.cpu() if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b))
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(
-            f"make_views got {b} images, keys of shape {tuple(keys.shape)} and sizes of shape {tuple(sizes.shape)}; "
+            f"make_views got {counted(b, 'image')}, keys of shape {tuple(keys.shape)} and sizes of shape "
+            f"{tuple(sizes.shape)}; "
             f"it needs ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]

@@ -72,13 +72,13 @@ def prefixed(saved: _Saved, rng: Rng) -> Weights:
     prefixes = ("module.", "backbone.", "model.", "net.", "encoder.", "_orig_mod.", "module.backbone.", "model.net.",
                 "student.backbone.", "teacher.", "module._orig_mod.", "a.b.c.d.")  # fmt: skip
     state = saved.renamed(str(rng.choice(prefixes)))
-    return _pth(state) if rng.integers(2) else _safetensors(state)
+    return _pth(state, says="same") if rng.integers(2) else _safetensors(state, says="same")
 
 
 def nested(saved: _Saved, rng: Rng) -> Weights:
     key = str(rng.choice(["state_dict", "model", "teacher", "student", "model_state_dict", "ema", "net", "weights"]))
     content: dict[str, object] = {key: saved.state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}
-    return _pth(content if rng.integers(2) else {"checkpoint": content})
+    return _pth(content if rng.integers(2) else {"checkpoint": content}, says="same")
 
 
 def two_in_one(saved: _Saved, rng: Rng) -> Weights:

@@ -1,13 +1,16 @@
 """The words about a ranking of methods: a table, and what it says for these data."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from ..printing import are, counted
 from .ranking import (
+    Difference,
     Rank,
     Results,
     Training,
+    differences,
     not_distinguishable,
     score_of,
     score_range,
@@ -79,7 +82,7 @@ def _figures(row: Rank) -> str:
     """A method, its score and its time."""
     protocol = next(iter(row.results))
     tests = len(row.results[protocol])
-    over = f", the mean over {tests} tests" if tests > 1 else ""
+    over = f", the mean over {counted(tests, 'test')}" if tests > 1 else ""
     return (
         f"{row.method}, {row.score:.1%} by {_spoken(protocol)}{over} ({_range(row)}), after {_time(row.seconds)} of "
         "training"
@@ -90,7 +93,7 @@ def _so_far(ranking: Sequence[Rank], trainings: Sequence[Training], before: _Unt
     """What is known while trainings are left to do: no order yet."""
     done, failed = (sum(t.status == status for t in trainings) for status in ("done", "failed"))
     also = f", {failed} failed" if failed else ""
-    said = [f"Unfinished: {done} of {len(trainings)} trainings are done{also}."]
+    said = [f"Unfinished: {done} of {counted(len(trainings), 'training')} {are(done)} done{also}."]
     if ranking:
         said.append(f"The highest score so far: {_figures(ranking[0])}. The order may change.")
     if before is not None:
@@ -103,7 +106,10 @@ def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Colle
     best, even = ranking[0], not_distinguishable(ranking)
     if best.method in fallen:
         count, of = _collapses(best, trainings), len(_of(best.method, trainings))
-        said = [f"{best.method} has the highest score, but {count} of its {of} trainings collapsed: do not choose it."]
+        said = [
+            f"{best.method} has the highest score, but {count} of its {counted(of, 'training')} collapsed: do "
+            "not choose it."
+        ]
         said.append(f"Its score: {_figures(best)}.")
         if healthy := [r for r in ranking if r.method not in fallen]:
             said.append(f"The first that did not collapse: {_figures(healthy[0])}.")
@@ -111,14 +117,41 @@ def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Colle
     one_seed = all(r.seeds == 1 for r in ranking)
     said = [f"{'Highest score' if one_seed else 'Best'} on these images: {_figures(best)}."]
     if even:
-        by = "memory or stability" if timed else "time, memory or stability"
-        are = "is" if len(even) == 1 else "are"
-        said.append(
-            f"{_listed([r.method for r in even])} {are} not significantly different from it: choose among them by {by}."
-        )
+        said += _even([r.method for r in even], best, differences(ranking, trainings), timed)
     elif len(ranking) > 1 and not one_seed:
         said.append("All others are significantly worse.")
     return said
+
+
+def _even(even: Sequence[str], best: Rank, other: Mapping[str, Sequence[Difference]], timed: bool) -> list[str]:
+    """Who the first protocol does not distinguish from the best, what the others say of them, and how to choose."""
+    by = "memory or stability" if timed else "time, memory or stability"
+    are = "is" if len(even) == 1 else "are"
+    if not other:
+        return [f"{_listed(even)} {are} not significantly different from it: choose among them by {by}."]
+    said = [f"{_listed(even)} {are} not significantly different from it by {_spoken(next(iter(best.results)))}."]
+    for protocol in dict.fromkeys(d.protocol for found in other.values() for d in found):
+        for word in ("worse", "better"):
+            of = {m: d for m, found in other.items() for d in found if (d.protocol, d.word) == (protocol, word)}
+            if of:
+                ranges = ", ".join(f"{m} {_between(*d.own)}" for m, d in of.items())
+                against = _between(*next(iter(of.values())).best)
+                verb = "is" if len(of) == 1 else "are"
+                said.append(
+                    f"By {_spoken(protocol)} {_listed([*of])} {verb} significantly {word}: {ranges}, {best.method} "
+                    f"{against}."
+                )
+    if left := [m for m in even if m not in other]:
+        said.append(f"Choose among {_listed([best.method, *left])} by {by}.")
+    elif all(d.word == "worse" for found in other.values() for d in found):
+        said.append(f"Choose {best.method}.")
+    else:
+        said.append("Choose by the protocol that is nearest to what the features are for.")
+    return said
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.1%} to {high:.1%}"
 
 
 def _collapses(row: Rank, trainings: Sequence[Training]) -> int:
@@ -168,7 +201,7 @@ def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]
     """What so many seeds do not show."""
     asked = {r.method: len(_of(r.method, trainings)) for r in ranking}
     short = [r for r in ranking if r.seeds < asked[r.method]]
-    said = [f"{r.method} came to its end in {r.seeds} of {asked[r.method]} seeds." for r in short]
+    said = [f"{r.method} came to its end in {r.seeds} of {counted(asked[r.method], 'seed')}." for r in short]
     if all(r.seeds == 1 for r in ranking):
         said.append(
             "One seed says nothing of how much another would change: ranges are those of the test images alone, and "
@@ -178,7 +211,8 @@ def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]
     least = min(2 * max(r.high - r.score, r.score - r.low) for r in ranking)
     return [
         *said,
-        f"With {max(asked.values())} seeds, differences below {100 * least:.1f} points are not significant here, and "
+        f"With {counted(max(asked.values()), 'seed')}, differences below {100 * least:.1f} points are not "
+        "significant here, and "
         "the order holds for this budget: longer trainings may change it.",
     ]
 
@@ -272,7 +306,7 @@ def _percent(row: Rank, protocol: str) -> str:
 
 
 def _range(row: Rank) -> str:
-    return f"{row.low:.1%} to {row.high:.1%}"
+    return _between(row.low, row.high)
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ..methods import METHODS
-from ..printing import shown
+from ..printing import counted, shown
 from ..runs import Options, dotted, nearest, plain
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -78,6 +78,8 @@ class Comparison(Options):
     it may not be label-free."""
     teacher: str | None = None
     """For distill: what teaches, a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."""
+    teacher_backbone: str | None = None
+    """Name of the teacher's architecture, where it is a weights file that does not say it."""
     out: str = "runs/compare"
     """Folder of the comparison, with a run's folder for each training. The same question goes on where it was stopped,
     more methods or seeds extend it; any other is an error unless `--overwrite`."""
@@ -111,7 +113,8 @@ class Comparison(Options):
             )
         if len(self.train) not in (1, len(self.test)):
             raise ValueError(
-                f"train names {len(self.train)} folders and test {len(self.test)}. Give one --train for all tests, or "
+                f"train names {counted(len(self.train), 'folder')} and test {len(self.test)}. Give one --train "
+                "for all tests, or "
                 "one for each, in their order."
             )
         taught = [name for name in self.methods if METHODS[name].verb == "distill"]
@@ -119,6 +122,8 @@ class Comparison(Options):
             raise ValueError(f"{taught[0]} learns from a teacher. Give --teacher, or leave {taught[0]} out.")
         if self.teacher is not None and not taught:
             raise ValueError(f"teacher is {self.teacher}, and no method learns from it. Add distill to the methods.")
+        if self.teacher_backbone is not None and self.teacher is None:
+            raise ValueError("teacher_backbone is the architecture of a teacher, and there is none. Give --teacher.")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; it must be at least 1.")
         if self.devices * self.nodes != 1:
@@ -160,7 +165,7 @@ def extends(old: dict[str, object], new: dict[str, object]) -> bool:
     A teacher where there was none is no difference: no method learnt from it.
     """
     lists = ("methods", "seeds")
-    free = {*lists, *(["teacher"] if old.get("teacher") is None else [])}
+    free = {*lists, *(["teacher", "teacher_backbone"] if old.get("teacher") is None else [])}
     rest = [{name: value for name, value in question.items() if name not in free} for question in (old, new)]
     return not changes(*rest) and all(_all_in(old.get(name), new.get(name)) for name in lists)
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev, variance
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
-from .significance import SeedNoise, significant
+from .significance import ERROR_RATE, SeedNoise, significant
 
 OFF_BUDGET = 0.2
 """A training that took so much more or less than its budget, as a share of it, is reported."""
@@ -119,13 +119,17 @@ class Rank:
     """What must be known beside the figures; may be empty."""
 
 
-def score_of(results: Results) -> float:
-    """Top-1 by the first protocol, the mean over its tests."""
-    return mean(a.top1 for a in next(iter(results.values())).values())
+def score_of(results: Results, protocol: str | None = None) -> float:
+    """Top-1 by a protocol, the first one unless it is named: the mean over its tests."""
+    return mean(a.top1 for a in _tests_of(results, protocol).values())
 
 
-def seed_noise(trainings: Sequence[Training]) -> SeedNoise:
-    """What a seed does to the score of these methods.
+def _tests_of(results: Results, protocol: str | None) -> Mapping[str, Accuracy]:
+    return next(iter(results.values())) if protocol is None else results[protocol]
+
+
+def seed_noise(trainings: Sequence[Training], protocol: str | None = None, error_rate: float = ERROR_RATE) -> SeedNoise:
+    """What a seed does to the score of these methods, by the first protocol unless one is named.
 
     A method with a training that collapsed or diverged is not asked: its scores vary far more than the others', or
     not at all.
@@ -135,28 +139,29 @@ def seed_noise(trainings: Sequence[Training]) -> SeedNoise:
         if t.status == "done":
             done.setdefault(t.method, []).append(t)
     return SeedNoise.of(
-        [_variance([t.results for t in rows]) for rows in done.values()],
+        [_variance([t.results for t in rows], protocol) for rows in done.values()],
         [len(rows) for rows in done.values()],
         [not any(t.verdict in ("collapsed", "diverged") for t in rows) for rows in done.values()],
+        error_rate,
     )
 
 
-def _variance(of_seeds: Sequence[Results]) -> float:
-    return variance(map(score_of, of_seeds)) if len(of_seeds) > 1 else 0.0
+def _variance(of_seeds: Sequence[Results], protocol: str | None = None) -> float:
+    return variance(score_of(results, protocol) for results in of_seeds) if len(of_seeds) > 1 else 0.0
 
 
-def score_range(of_seeds: Sequence[Results], noise: SeedNoise) -> tuple[float, float]:
+def score_range(of_seeds: Sequence[Results], noise: SeedNoise, protocol: str | None = None) -> tuple[float, float]:
     """The range of a score, within [0, 1], for a comparison of all methods at once.
 
     It says how far the mean over other seeds may be on these test images. Where nothing is known of seeds, because
     there is one of each method or all agree, it says how far these encoders' mean may be on other test images.
     """
-    score = mean(map(score_of, of_seeds))
+    score = mean(score_of(results, protocol) for results in of_seeds)
     below = above = 0.0
     if noise.freedom:
-        below = above = float(noise.half_range(_variance(of_seeds), len(of_seeds)).item())
+        below = above = float(noise.half_range(_variance(of_seeds, protocol), len(of_seeds)).item())
     if not noise.variance.any():
-        tests = [list(next(iter(results.values())).values()) for results in of_seeds]
+        tests = [list(_tests_of(results, protocol).values()) for results in of_seeds]
         wide = noise.of_one_seed()
         sides = [
             wide * mean(math.hypot(*(a.top1 - a.interval[side] for a in own)) / len(own) for own in tests)
@@ -181,12 +186,65 @@ def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> 
     found = [_rank(by_method[method], rows, noise, budget_seconds) for method, rows in done.items() if rows]
     found.sort(key=lambda r: (-r.score, r.seconds, r.method))
     even = {r.method for r in not_distinguishable(found)}
-    return [
-        dataclasses.replace(r, remark="; ".join(filter(None, ["not significantly different from the best", r.remark])))
-        if r.method in even
-        else r
-        for r in found
-    ]
+    other = differences(found, trainings)
+
+    def remark(r: Rank) -> str:
+        first = next(iter(r.results))
+        by = [f"{d.word} by {d.protocol}" for d in other.get(r.method, [])]
+        apart = f" by {first}, {', '.join(by)}" if by else ""
+        return "; ".join(filter(None, [f"not significantly different from the best{apart}", r.remark]))
+
+    return [dataclasses.replace(r, remark=remark(r)) if r.method in even else r for r in found]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A significant difference of a method from the first one, by a protocol that does not decide the order."""
+
+    protocol: str
+    word: Literal["worse", "better"]
+    own: tuple[float, float]
+    """The range of the method's score."""
+    best: tuple[float, float]
+    """That of the first method's."""
+
+
+def differences(ranking: Sequence[Rank], trainings: Sequence[Training]) -> dict[str, list[Difference]]:
+    """How methods that the first protocol does not distinguish from the best one differ from it by the others.
+
+    All other protocols together err as often as the first one does: each has its part of the error rate. Nothing is
+    claimed from one seed, and `label-free` is no accuracy.
+    """
+    even = not_distinguishable(ranking)
+    others = list(ranking[0].results)[1:] if even else []
+    protocols = [p for p in others if not p.startswith("label-free") and all(p in r.results for r in ranking)]
+    found: dict[str, list[Difference]] = {}
+    for protocol in protocols:
+        noise = seed_noise(trainings, protocol, ERROR_RATE / len(protocols))
+        if not noise.freedom:
+            continue
+        first = _by(protocol, ranking[0].method, trainings, noise)
+        for rank in even:
+            own = _by(protocol, rank.method, trainings, noise)
+            for word, (high, low) in (("worse", (first, own)), ("better", (own, first))):
+                if significantly_above(high, low):
+                    found.setdefault(rank.method, []).append(
+                        Difference(protocol, cast(Any, word), (own.low, own.high), (first.low, first.high))
+                    )
+    return found
+
+
+@dataclass(frozen=True)
+class _Range:
+    score: float
+    low: float
+    high: float
+
+
+def _by(protocol: str, method: str, trainings: Sequence[Training], noise: SeedNoise) -> _Range:
+    """A method's score by a protocol, and its range."""
+    results = [t.results for t in trainings if t.method == method and t.status == "done"]
+    return _Range(mean(score_of(r, protocol) for r in results), *score_range(results, noise, protocol))
 
 
 def _rank(of_method: Sequence[Training], done: Sequence[Training], noise: SeedNoise, budget: float | None) -> Rank:

@@ -20,11 +20,11 @@ NORMAL = 1.959964
 
 
 @functools.lru_cache
-def studentized_range(methods: int, freedom: float) -> float:
+def studentized_range(methods: int, freedom: float, error_rate: float = ERROR_RATE) -> float:
     """Its quantile: the largest difference of so many equal means, in standard errors of one of them."""
     from scipy.stats import studentized_range as distribution  # takes a second
 
-    return float(distribution.ppf(1 - ERROR_RATE, methods, freedom))
+    return float(distribution.ppf(1 - error_rate, methods, freedom))
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,24 @@ class SeedNoise:
     """Pooled over methods by their degrees of freedom, (..., 1)."""
     freedom: int
     """Degrees of freedom of `variance`; 0 where no method has two seeds."""
+    error_rate: float = ERROR_RATE
+    """Probability of one wrong difference or more."""
 
     @classmethod
-    def of(cls, variances: ArrayLike, seeds: ArrayLike, pool: ArrayLike = True) -> Self:
+    def of(cls, variances: ArrayLike, seeds: ArrayLike, pool: ArrayLike = True, error_rate: float = ERROR_RATE) -> Self:
         """Pools what several seeds of each method show.
 
         Args:
             variances: of the score over the seeds of each method, unbiased, (..., methods); 0 of one seed.
             seeds: of each method, (methods,).
             pool: (methods,), False of methods whose variance is not like the others'; if of all, all are pooled.
+            error_rate: probability of one wrong difference or more.
         """
         found, counts = np.asarray(variances, np.float64), np.asarray(seeds, np.int64)
         weights = (counts - 1) * np.asarray(pool)
         weights = weights if weights.any() else counts - 1
         freedom = int(weights.sum())
-        return cls(len(counts), (found * weights).sum(-1, keepdims=True) / max(freedom, 1), freedom)
+        return cls(len(counts), (found * weights).sum(-1, keepdims=True) / max(freedom, 1), freedom, error_rate)
 
     def half_range(self, variances: ArrayLike, seeds: ArrayLike) -> Floats:
         """Half of what a mean must differ by from one of the same variance and number of seeds.
@@ -60,13 +63,13 @@ class SeedNoise:
         """
         if not self.freedom:
             return np.full(np.shape(variances), np.nan)
-        quantile = studentized_range(max(2, self.methods), self.freedom)
+        quantile = studentized_range(max(2, self.methods), self.freedom, self.error_rate)
         half: Floats = quantile / 2 * np.sqrt(np.maximum(variances, self.variance) / np.asarray(seeds))
         return half
 
     def of_one_seed(self) -> float:
         """By how much 95 % intervals over test images are widened for a comparison of all methods at once."""
-        return max(1.0, studentized_range(max(2, self.methods), math.inf) / 2 / NORMAL)
+        return max(1.0, studentized_range(max(2, self.methods), math.inf, self.error_rate) / 2 / NORMAL)
 
 
 def significant(difference: ArrayLike, below: ArrayLike, above: ArrayLike) -> Any:

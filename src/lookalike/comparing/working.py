@@ -25,7 +25,7 @@ from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistic
 from ..methods import get_method
 from ..methods.distill import Distill
 from ..places import check_logger
-from ..printing import brief, say, shown
+from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
 from ..runs import (
     FORMAT,
@@ -44,9 +44,10 @@ from ..runs import (
 )
 from .advice import recommendation, table
 from .comparison import Comparison, changes, epochs_that_fit, extends, with_places_of
-from .costs import Costs, Measured, Speed, gflops_per_image, spent
+from .costs import Costs, Measured, Pace, Speed, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
+from .plan import left_line, order, plan_line, spoken
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
 from .significance import ERROR_RATE
 
@@ -145,7 +146,7 @@ class _Work:
         self.made = made()
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
-            raise ValueError(f"{asked.data} holds {len(self.source)} image; at least 2 are needed.")
+            raise ValueError(f"{asked.data} holds {counted(len(self.source), 'image')}; at least 2 are needed.")
         batch = training.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
         for line in training.batch_words(asked.batch_size, batch, len(self.source)):
             say(line)
@@ -167,6 +168,10 @@ class _Work:
         """The resolved run and the operations per image of each method that can be trained."""
         self.untrained: dict[int, dict[str, dict[str, Accuracy]]] = {}
         """Results of the untrained network, by seed."""
+        self.speeds: dict[str, Speed] = {}
+        """As measured, by method."""
+        self.seconds: dict[str, float | None] = {}
+        """Of a training of each method: as planned, and as it turns out to be."""
         self.trainings = [
             Training(
                 method=method,
@@ -194,6 +199,9 @@ class _Work:
             moved = json.loads(json.dumps(self.question))
             now = with_places_of(old["question"], moved)
             lines = changes(old["question"], now)
+            if lines and all(row.get("epochs") is None for row in old["trainings"]):  # none was begun: nothing is lost
+                self.write()
+                return
             if self.asked.overwrite:
                 goes_on = not lines and any(row["status"] == "waiting" for row in old["trainings"])
                 if goes_on:
@@ -246,7 +254,8 @@ class _Work:
 
     def _shared_words(self) -> list[str]:
         return [
-            f"{count} images of the test {test} are among those to learn from, {self.asked.data}: scores there do not "
+            f"{counted(count, 'image')} of the test {test} {are(count)} among those to learn from, "
+            f"{self.asked.data}: scores there do not "
             "say how well new images are told apart. Leave them out of DATA."
             for test, count in self.shared.items()
         ]
@@ -309,12 +318,12 @@ class _Work:
         left = [i for i, t in enumerate(self.trainings) if t.status != "done" and not t.final]
         for method in dict.fromkeys(self.trainings[i].method for i in left):
             self._try_out(method)
+        left = [i for i in left if self.trainings[i].method in self.ready]
         if self.ready:  # also a look at the labelled images, before hours of training
+            self._plan()
             self._judge_untrained()
         for i in left:
             t = self.trainings[i]
-            if t.method not in self.ready:
-                continue
             try:
                 self._train(i)
                 self._judge(i)
@@ -324,6 +333,54 @@ class _Work:
                 self._set(i, status="failed", final=ended, error=_message(error), **words)
                 say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
 
+    def _to_train(self) -> dict[str, int]:
+        """How many trainings of each method are still to be made."""
+        return order([t.method for t in self.trainings if t.method in self.ready and t.seconds is None and not t.final])
+
+    def _plan(self) -> None:
+        """Says what is to be done and how long it takes, before anything else."""
+        left = self._to_train()
+        if not left:
+            return
+        for method in left:
+            known = [t.seconds for t in self.trainings if t.method == method and t.seconds is not None]
+            budget = self.asked.budget_seconds
+            if known:
+                self.seconds[method] = sum(known) / len(known)
+            elif budget is not None:
+                self.seconds[method] = budget
+            else:
+                try:
+                    self.seconds[method] = self._speed(method).seconds(self.asked.epochs)
+                except Exception as error:  # its training says so once more, and is the failure that counts
+                    say(f"{method} fails in its first steps: {_message(error)}")
+                    self.seconds[method] = None
+        trainings = sum(t.method in self.ready for t in self.trainings)
+        line = plan_line(self.seconds, left, seeds=self.asked.seeds, trainings=trainings, tests=len(self.asked.pairs))
+        say(f"Plan: {line}")
+
+    def _speed(self, method: str) -> Speed:
+        """How fast a method trains, measured once. Where its first steps fail this raises what its training would."""
+        if method in self.speeds:
+            return self.speeds[method]
+        say(f"Measuring the speed of {method} ...")
+        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
+            if _is_timed(old):
+                _remove(old)
+        folder = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path))
+        speed = Speed(self.asked.budget_seconds, self.asked.epochs)
+        run = dataclasses.replace(
+            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
+        )
+        try:
+            with redirect_stdout(io.StringIO()):
+                training.pretrain(run, [speed])
+        except Measured:
+            self.speeds[method] = speed
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return speed
+
     def _try_out(self, method: str) -> None:
         """Finds out whether a method can be trained at all, and how many operations it takes."""
         try:
@@ -332,7 +389,8 @@ class _Work:
             if self.shared and run.method.method.needs_labels:
                 test, count = next(iter(self.shared.items()))
                 raise ValueError(
-                    f"{run.method.method.__name__} learns from labels, and {count} images of the test {test} are among "
+                    f"{run.method.method.__name__} learns from labels, and {counted(count, 'image')} of the "
+                    f"test {test} {are(count)} among "
                     f"those to learn from: it would be asked what it was told. Leave them out of DATA, or {method} out."
                 )
             run, _ = training.resolve(run, len(source))
@@ -356,7 +414,7 @@ class _Work:
         cls = get_method(method)
         if cls is Distill:
             assert self.asked.teacher is not None
-            return Distill.Config(teacher=self.asked.teacher)
+            return Distill.Config(teacher=self.asked.teacher, teacher_backbone=self.asked.teacher_backbone or "")
         return cls.Config()  # type: ignore[call-arg]
 
     def _run(self, method: str, seed: int, epochs: int, out: Path) -> Run:
@@ -397,10 +455,19 @@ class _Work:
             write_run(run, folder.run)  # somebody's notes lie in the training's own folder: they stay, and it begins
         there = folder.run.is_file()
         run = dataclasses.replace(run, resume=there and begun, overwrite=there and not begun)
-        say(f"\n{number} {t.method}, seed {t.seed}: {epochs} epochs")
-        first = training.FirstStep(self.take_over)
-        result = training.pretrain(run, [first, *self.callbacks, Costs()])
+        planned = self.seconds.get(t.method)
+        about = "" if planned is None else f", about {spoken(planned)}"
+        say(f"\n{number} {t.method}, seed {t.seed}: {counted(epochs, 'epoch')}{about}; {self._left()}")
+
+        def correct(seconds: float) -> None:
+            before = "" if planned is None else f", not {spoken(planned)} as was expected"
+            self.seconds[t.method] = seconds
+            folder.say(f"This training takes about {spoken(seconds)}{before}; {self._left()}")
+
+        first = training.FirstStep(self.take_over, part=True)
+        result = training.pretrain(run, [first, *self.callbacks, Pace(planned, correct), Costs()])
         cost = spent(folder.last)
+        self.seconds[t.method] = cost.seconds
         self._set(
             place,
             steps=cost.steps,
@@ -417,6 +484,9 @@ class _Work:
                 f"WARNING: it took {cost.seconds:.0f} s, {cost.seconds / budget:.0%} of the budget of {asked.budget}.",
             )
 
+    def _left(self) -> str:
+        return left_line(self.seconds, self._to_train())
+
     def _epochs(self, method: str) -> int:
         """The epochs of each training of a method: those that fit into the budget by its speed, measured once."""
         budget = self.asked.budget_seconds
@@ -424,26 +494,12 @@ class _Work:
             return self.asked.epochs
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
-        say(f"Measuring the speed of {method} ...")
-        for old in self.path.glob(f"{SPEED}*"):  # of processes that were killed
-            if _is_timed(old):
-                _remove(old)
-        folder, speed = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path)), Speed(budget)
-        run = dataclasses.replace(
-            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
-        )
-        try:
-            with redirect_stdout(io.StringIO()):
-                training.pretrain(run, [speed])
-        except Measured:
-            pass
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        speed = self._speed(method)
         epoch = speed.step * speed.steps_per_epoch
         epochs = epochs_that_fit(budget, speed.start, epoch)
         say(
-            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: {epochs} epochs in "
-            f"{self.asked.budget}",
+            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: "
+            f"{counted(epochs, 'epoch')} in {self.asked.budget}",
         )
         if speed.start + epoch > budget:
             say(
@@ -503,9 +559,8 @@ def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[E
     """
     names = [_protocol(e) for e in entries]
     for e, protocol in zip(entries, names):
-        share = e.settings.get("share")
-        several = names.count(protocol) > 1 and isinstance(share, float)
-        name = f"{protocol} {share:.0%}" if several else protocol
+        several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
+        name = protocol_name(e.protocol, e.settings) if several else protocol
         if test in results.get(name, {}):
             raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)

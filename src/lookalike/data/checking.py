@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..printing import counted, spanned
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
 from .images import Levels, levels, moments, promote
@@ -282,8 +283,8 @@ class Checked:
         if self.groups is not None:
             sizes = sorted(self.groups.images.values())
             lines.append(
-                f"groups      {len(sizes)}, of {sizes[0]} to {sizes[-1]} images; "
-                f"{len(self.groups.without)} images in none"
+                f"groups      {len(sizes)}, of {spanned(sizes[0], sizes[-1], 'image')}; "
+                f"{counted(len(self.groups.without), 'image')} in none"
             )
             if self.shared:
                 lines.append(
@@ -353,7 +354,7 @@ def _look_aloud(source: Source, workers: int, say: Callable[[str], None]) -> Spl
         if now - shown > 10:
             shown = now
             left = (total - done) * (now - began) / done
-            say(f"read {done} of {total} images, {done / (now - began):.0f} images/s, {left:.0f} s left")
+            say(f"read {done} of {counted(total, 'image')}, {done / (now - began):.0f} images/s, {left:.0f} s left")
 
     return look(source, workers, progress)
 
@@ -406,7 +407,8 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
         held = shrunk.prod(1).mean() * total * split.source.channels * width
         lines.append(
-            f"estimates   reading all takes {seconds:.0f} s with {max(1, workers)} processes, in each epoch, or at "
+            f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each "
+            "epoch, or at "
             "most so long (JPEG files that are shrunk read faster); "
             f"--cache ram reads once and holds {held / 2**30:.2g} GiB at {image_size} pixels"
         )

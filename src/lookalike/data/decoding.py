@@ -25,7 +25,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..printing import brief, printable
+from ..printing import brief, counted, printable
 from ..random import key_of
 from ..runs import Alpha
 from . import png, tiff
@@ -588,7 +588,7 @@ def _with_channels(image: Tensor, channels: int) -> Tensor:
     if image.shape[0] == 3 and channels == 1:  # ITU-R 601-2, as Pillow does
         luma = torch.einsum("chw,c->hw", image.to(torch.float32), torch.tensor((0.299, 0.587, 0.114)))[None]
         return luma if image.dtype == torch.float32 else luma.round().to(image.dtype)
-    raise Unsupported(f"has {image.shape[0]} channels, and {channels} cannot be made of them")
+    raise Unsupported(f"has {counted(image.shape[0], 'channel')}, and {channels} cannot be made of them")
 
 
 def reason_of(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import torch
 
+from ..printing import counted
 from ..random import key_of, keys_of
 from .errors import remedy
 from .images import Images, starts
@@ -201,14 +202,15 @@ class Loader:
         first = self._first_broken()
         if not len(read.places):
             raise ValueError(
-                f"None of {len(dict(read.broken))} images tried in turn could be read:{first}\n"
+                f"None of {counted(len(dict(read.broken)), 'image')} tried in turn could be read:{first}\n"
                 + (self.source.missing() or f"{remedy([reason for _, reason in read.broken])}.")
             )
         looked = int(self._seen.sum()) + len(self.broken)
         few = min(_FEW, len(self.source) // 2)
         if len(self.broken) > self.max_broken * max(looked, few):
             raise ValueError(
-                f"{len(self.broken)} of {looked} images could not be read, more than the share of {self.max_broken:g} "
+                f"{len(self.broken)} of {counted(looked, 'image')} could not be read, more than the share of "
+                f"{self.max_broken:g} "
                 f"that is allowed:{first}\n"
                 + (
                     self.source.missing()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from .. import random
+from ..printing import counted
 
 MAX_STAND_INS: Final = 1000
 """So many broken images one after the other mean that the data set cannot be read."""
@@ -47,8 +48,9 @@ class Order:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size > self.images:
             raise ValueError(
-                f"A batch of {self.batch_size} cannot be taken from {self.images} images. Give a --batch-size of "
-                f"{self.images} or less, such as {max(2, self.images // 4)}, or leave it out: then it is fitted."
+                f"A batch of {self.batch_size} cannot be taken from {counted(self.images, 'image')}. Give a "
+                f"--batch-size of {self.images} or less, such as {max(2, self.images // 4)}, or leave it out: then it "
+                "is fitted."
             )
         if self.batch_size % (self.world * self.accumulate):
             raise ValueError(

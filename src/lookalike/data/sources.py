@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..places import no_images
-from ..printing import LONGEST_PATH, brief, printable
+from ..printing import LONGEST_PATH, brief, counted, printable
 from ..random import key_of, permutation
 from ..runs import Alpha
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind, reason_of
@@ -215,7 +215,7 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
     """Raises ValueError where an open source is not as it was asked for."""
     if source.channels != channels:
         raise ValueError(
-            f"The source has {source.channels} channels, and {channels} were asked for. Open it with them."
+            f"The source has {counted(source.channels, 'channel')}, and {channels} were asked for. Open it with them."
         )
     if labelled and (source.labels is None or source.classes is None):
         raise ValueError("The source has no labels. Open it with labelled=True.")
@@ -465,7 +465,7 @@ def statistics(source: Source, decode_size: int | None, images: int = 1000) -> t
         with suppress(BrokenImage):
             seen.append(moments(source.read(i, decode_size)))
     if not seen:
-        raise ValueError(f"None of {min(images, len(source))} images could be read, so they have no mean.")
+        raise ValueError(f"None of {counted(min(images, len(source)), 'image')} could be read, so they have no mean.")
     mean, square = torch.stack(seen).mean(0)
     std = (square - mean**2).clamp(min=0).sqrt()
     if not bool((std > 0).all()):
@@ -548,7 +548,7 @@ def _item_labels(
         )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):
-        raise ValueError(f"{name} has the label {top}, but there are {len(names)} classes.")
+        raise ValueError(f"{name} has the label {top}, but there are {counted(len(names), 'class')}.")
     return onto(names, numbers, names if classes is None else tuple(classes), name)
 
 

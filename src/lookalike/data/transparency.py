@@ -5,6 +5,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from ..printing import counted
 from ..runs import Alpha
 from .errors import Unsupported
 
@@ -67,7 +68,7 @@ def _is_transparency(image: Image.Image) -> bool:
 def in_mode(image: Image.Image, channels: int, ground: Ground) -> Image.Image:
     """Converts to L, RGB or RGBA."""
     if channels not in MODES:
-        raise Unsupported(f"has {len(image.getbands())} channels, and {channels} cannot be made of them")
+        raise Unsupported(f"has {counted(len(image.getbands()), 'channel')}, and {channels} cannot be made of them")
     if channels == 4:
         if not image.has_transparency_data:
             raise Unsupported(f"has no transparency (mode {image.mode}), so 4 channels cannot be made of it")

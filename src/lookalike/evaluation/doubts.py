@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..printing import shown
+from ..printing import counted, shown
 from ..random import permutation
 from .features import Features
 from .knn import knn
@@ -29,7 +29,7 @@ def missing_classes(classes: Sequence[str], train_labels: Tensor, test_labels: T
         counts = labels.bincount(minlength=len(classes))
         if absent := [name for name, count in zip(classes, counts.tolist()) if not count]:
             few = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            lines.append(f"{side} has no image of {len(absent)} of the {len(classes)} classes: {few}.")
+            lines.append(f"{side} has no image of {len(absent)} of the {counted(len(classes), 'class')}: {few}.")
     return lines
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ..data.reading import stream
 from ..places import check_suffix, no_features
-from ..printing import brief, cell, of_cell, printable
+from ..printing import brief, cell, counted, of_cell, printable
 from ..random import permutation
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def features(
                 x = _unit(images.to(device, non_blocking=True))
                 if not len(shift) == len(scale) == x.shape[1]:
                     raise ValueError(
-                        f"The images have {x.shape[1]} channels, but mean has {len(shift)} numbers and std has "
+                        f"The images have {counted(x.shape[1], 'channel')}, but mean has "
+                        f"{counted(len(shift), 'number')} and std has "
                         f"{len(scale)}. Give one number per channel."
                     )
                 with torch.inference_mode():
@@ -113,7 +114,7 @@ def features(
                 progress(len(index) + len(broken), len(source))
     if rows is None:
         why = f"the first is {broken[0][0]}: {broken[0][1]}" if broken else "there are none"
-        raise ValueError(f"None of the {len(source)} images could be read; {why}.")
+        raise ValueError(f"None of the {counted(len(source), 'image')} could be read; {why}.")
     places = torch.tensor(index)
     labels = None if source.labels is None else source.labels[places]
     return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken, source.classes)
@@ -122,6 +123,12 @@ def features(
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter is; the CPU for one that has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
+    """A tensor on the device and in the type of a module's parameters; as it is for a module that has none."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), x)
+    return x.to(like.device, like.dtype)
 
 
 @contextmanager
@@ -187,9 +194,8 @@ def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
     for norm in norms:
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
-    p = next(encoder.parameters())
     for x in batches:
-        encoder.forward(x.to(p.device, p.dtype))  # not encoder(x): torch.compile would compile it
+        encoder.forward(as_parameters(encoder, x))  # not encoder(x): torch.compile would compile it
     for handle in handles:
         handle.remove()
     return encoder
@@ -447,11 +453,11 @@ def _features_of(
         raise ValueError(f"features are {values.dtype} {tuple(values.shape)}, not floats (N, D)")
     for what, found in (("names", names), ("labels", labels)):
         if found is not None and len(found) != count:
-            raise ValueError(f"{count} rows of features and {len(found)} {what}")
+            raise ValueError(f"{counted(count, 'row')} of features and {len(found)} {what}")
     if labels is not None and (labels.is_floating_point() or int(labels.min()) < 0):
         raise ValueError("labels are no integers from 0")
     if labels is not None and classes is not None and int(labels.max()) >= len(classes):
-        raise ValueError(f"a label is {int(labels.max())}, and {len(classes)} classes have names")
+        raise ValueError(f"a label is {int(labels.max())}, and {counted(len(classes), 'class')} have names")
     return Features(
         values.float(), None if labels is None else labels.long(),
         list(names) if names is not None else [f"row {i}" for i in range(count)],
@@ -471,7 +477,8 @@ def check_labels(largest: int, images: int) -> None:
     """Refuses labels that are no numbers of classes, before as many classes are made."""
     if largest >= max(MOST_CLASSES, 10 * images):
         raise ValueError(
-            f"The largest label is {largest}, of {images} images: labels are places of classes, from 0 on. Number them "
+            f"The largest label is {largest}, of {counted(images, 'image')}: labels are places of classes, from "
+            "0 on. Number them "
             "so, or save the names of the classes beside."
         )
 
@@ -494,7 +501,8 @@ def count_classes(
             raise ValueError(f"The {name} labels are {y.dtype}; expected integers 0 .. classes - 1.")
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
-            f"Training features have {train_features.shape[1]} numbers and test features {test_features.shape[1]}. "
+            f"Training features have {counted(train_features.shape[1], 'number')} and test features "
+            f"{test_features.shape[1]}. "
             "Compute both with the same encoder."
         )
     low = min(int(train_labels.min()), int(test_labels.min()))

@@ -16,7 +16,7 @@ from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_sourc
 from ..data.labels import composed
 from ..methods.simclr import SimCLR
 from ..places import check_suffix
-from ..printing import shown
+from ..printing import counted, shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -33,8 +33,8 @@ from .features import (
 from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
-from .protocols import FROZEN, About, Few, entry, judge, now
-from .reading import Encoder, Pool, Reader, counting, opened
+from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
+from .reading import Encoder, Pool, Reader, check_known, counting, opened
 from .records import Entry, record
 from .semi import SHARES, drawn, listed
 
@@ -75,6 +75,8 @@ def evaluate(
     epochs: int = EPOCHS,
     keep: bool = True,
     out: str | os.PathLike[str] | None = None,
+    encoder_backbone: str | None = None,
+    baseline: bool = False,
     say: Callable[[str], None] = _silent,
 ) -> list[Entry]:
     """Judges an encoder on labelled images.
@@ -97,6 +99,9 @@ def evaluate(
         epochs: of the protocols of `TRAINED`.
         keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
+        encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
+        baseline: judges the same network untrained as well, for `Entry.baseline`: drawn by the seed, its BatchNorm with
+            the statistics of the training images. It takes as long again.
         say: called with lines for the user, each result among them.
 
     Raises:
@@ -113,15 +118,18 @@ def evaluate(
     if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
     reader = Reader(
-        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say
-    )
+        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
+        backbone=encoder_backbone,
+    )  # fmt: skip
+    if baseline:
+        check_known(reader.model)
     pairs = [_pair(a, b, reader) for a, b in ((train, test), *also)]
     entries: list[Entry] = []
     errors: list[ValueError] = []
     for pair in pairs:
         if len(pairs) > 1:
             say(f"{pair.about.train}, {pair.about.test}:")
-        _judged(pair, reader, question, path, entries, errors)
+        _judged(pair, reader, question, path, entries, errors, baseline)
     if errors:
         raise errors[0]
     return entries
@@ -158,7 +166,8 @@ class _Question:
         """Judges features by one of `FROZEN`."""
         return judge(
             protocol, train, test, classes, self.seed, device, about=about, seeds=self.seeds,
-            few=self.few(train) if protocol == "semi" else None, progress=counting(say, f"{protocol}: ", "test images"),
+            few=self.few(train) if protocol == "semi" else None,
+            progress=counting(say, f"{protocol}: ", PROGRESS[protocol][0], unit=PROGRESS[protocol][1]),
         )  # fmt: skip
 
     def few(self, train: Features) -> Few:
@@ -214,11 +223,22 @@ def _judged(
     path: Path | None,
     entries: list[Entry],
     errors: list[ValueError],
+    baseline: bool = False,
 ) -> None:
-    """Judges on one pair."""
+    """Judges on one pair; with `baseline` the untrained network, too."""
     if pair.train.labels is not None and pair.test.labels is not None:
         for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
             reader.say(f"WARNING: {line}")
+    ask = _asking(pair, reader, question)
+    if baseline:
+        before = _asking(pair, reader.untrained(pair.train, question.seed), question, "untrained, ")
+        _each(question.protocols, lambda p: _beside(ask(p), before(p)), path, reader.say, entries, errors)
+    else:
+        _each(question.protocols, ask, path, reader.say, entries, errors)
+
+
+def _asking(pair: _Pair, reader: Reader, question: _Question, before: str = "") -> Callable[[str], list[Entry]]:
+    """What judges on a pair by a protocol; features are computed when they are first asked for."""
     found: list[tuple[Features, Features]] = []
 
     def ask(protocol: str) -> list[Entry]:
@@ -227,14 +247,19 @@ def _judged(
         if protocol in LABEL_FREE:
             return [_label_free(pair, reader, question.seed)]
         if not found:
-            found.append((reader.features(pair.train, "train"), reader.features(pair.test, "test")))
-            if line := doubts(*found[0]):
+            found.append((reader.features(pair.train, f"{before}train"), reader.features(pair.test, f"{before}test")))
+            if not before and (line := doubts(*found[0])):
                 reader.say(f"WARNING: {line}")
         return question.judged(
             protocol, *found[0], len(pair.train.classes or ()), device_of(reader.model), pair.about, reader.say
         )
 
-    _each(question.protocols, ask, path, reader.say, entries, errors)
+    return ask
+
+
+def _beside(found: list[Entry], before: list[Entry]) -> list[Entry]:
+    """Judgements with those of the untrained network beside them."""
+    return [dataclasses.replace(entry, baseline=old.top1) for entry, old in zip(found, before, strict=True)]
 
 
 def _each(
@@ -281,7 +306,10 @@ def evaluate_features(
     first, second = _labelled(train), None if test is None else _labelled(test)
     if second is None:
         first, second = _split(first, seed)
-        say(f"{train}: a fifth of each class, {len(second.features)} images, is the test; it is not trained on")
+        say(
+            f"{train}: a fifth of each class, {counted(len(second.features), 'image')}, is the test; it is not "
+            "trained on"
+        )
     first, second = _with_one_list(first, second, test or train)
     assert first.labels is not None
     assert second.labels is not None
@@ -355,6 +383,7 @@ def embed(
     batch_size: int = 256,
     workers: int = 0,
     keep: bool = True,
+    encoder_backbone: str | None = None,
     say: Callable[[str], None] = _silent,
 ) -> Features:
     """Computes one feature vector per image and, with `out`, writes them to .npz, .parquet or .csv with the names.
@@ -365,8 +394,9 @@ def embed(
     if out is not None:
         check_suffix(out)  # before the work, not after it
     reader = Reader(
-        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say
-    )
+        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
+        backbone=encoder_backbone,
+    )  # fmt: skip
     found = reader.features(open_maybe_labelled(data, reader.model.channels, reader.model.alpha), "images")
     if out is not None:
         save_features(out, found)
@@ -399,7 +429,7 @@ def label_free(
     source = open_source(data, channels=model.channels, alpha=model.alpha)
     count = min(images, len(source))
     if count < 2:
-        raise ValueError(f"{count} image cannot be told apart from others. Give at least 2, better 1,000.")
+        raise ValueError(f"{counted(count, 'image')} cannot be told apart from others. Give at least 2, better 1,000.")
     size, device = image_size or model.image_size, device_of(model)
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
     views = SimCLR.fit_to(paper, count, size).views

@@ -4,7 +4,7 @@ The constants are those of the official `dinov2/eval/linear.py`. Five things dif
 the test transform (the official code draws random crops in every epoch). They are one vector per image (the official
 grid also tries the last four blocks and averaged patches). The learning rate is chosen on a held-out part of the
 training images (officially on the validation images that are then reported). Small data sets are trained for more
-epochs, see `Settings.least_steps`. And the grid goes on above the official 0.1, which suits features of unit size: the
+epochs, see `Settings.steps`. And the grid goes on above the official 0.1, which suits features of unit size: the
 pooled features of a CNN can be 50 times smaller, and no rate of the official grid converges on them.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..printing import counted
 from ..random import key_of, permutation
 from .features import check_finite, count_classes
 from .knn import rank, share_below
@@ -35,6 +36,11 @@ class Settings:
     """Passes over the training images. For ImageNet's 1.28 M these are the official 10 x 1,250 steps."""
     least_steps: int = 2500
     """Steps made at least: ten epochs of 10,000 images would be 98, too few for any of the rates to converge."""
+    few_steps: int = 500
+    """Steps that suffice for few images."""
+    steps_per_image: float = 0.5
+    """Above them, until there are `least_steps`: fewer images take fewer steps to the same accuracy, as
+    benchmarks/probe_steps.py measures."""
     momentum: float = 0.9
     deviation: float = 0.01
     """Standard deviation of the initial weights; biases start at zero."""
@@ -43,7 +49,8 @@ class Settings:
 
     def steps(self, images: int) -> int:
         """How many steps are made on so many images."""
-        return max(self.least_steps, self.epochs * math.ceil(images / self.batch_size))
+        few = max(self.few_steps, math.ceil(images * self.steps_per_image))
+        return max(min(self.least_steps, few), self.epochs * math.ceil(images / self.batch_size))
 
 
 DINOV2 = Settings()
@@ -81,6 +88,7 @@ def linear(
     seed: int = 0,
     settings: Settings = DINOV2,
     device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Linear:
     """Trains a linear classifier by SGD on frozen features and judges it on the test images, once, after the last step.
 
@@ -96,6 +104,8 @@ def linear(
         seed: decides the held-out part, the initial weights and the order. The global generators are not touched.
         settings: the protocol's constants.
         device: where to compute, features included; without it where the training features are.
+        progress: called with the number of steps that are done, and of all: those of the choice and of the final
+            training.
 
     Raises:
         ValueError: shapes or labels do not fit together, a feature is not finite, or no class has two images.
@@ -107,10 +117,16 @@ def linear(
     test_x, test_y = test_features.to(device, dtype), test_labels.to(device, torch.int64)
     check_finite(x, test_x)
 
-    small = settings.batch_size * classes * len(settings.rates) * x.shape[1] < 10_000_000
+    small = min(settings.batch_size, len(x)) * classes * len(settings.rates) * x.shape[1] < 10_000_000
     with torch.autocast(device.type, enabled=False), _threads(1 if small else torch.get_num_threads()):
         held = hold_out(train_labels.cpu().long(), settings.held_out, seed).to(device)
-        weights, biases, _ = _train(x, y, (~held).nonzero()[:, 0], classes, settings.rates, seed, settings)
+        kept = (~held).nonzero()[:, 0]
+        steps = settings.steps(len(kept)), settings.steps(len(x))
+
+        def count(before: int) -> Callable[[int], None]:
+            return lambda step: progress(before + step, sum(steps)) if progress is not None else None
+
+        weights, biases, _ = _train(x, y, kept, classes, settings.rates, seed, settings, done=count(0))
         accuracies, losses = [], []
         for weight, bias in zip(weights, biases):
             scores = torch.addmm(bias, x[held], weight.T)
@@ -126,7 +142,7 @@ def linear(
             curve.append((step, share_below(ranks, 1), share_below(ranks, 5)))
 
         every = torch.arange(len(x), device=device)
-        weights, biases, history = _train(x, y, every, classes, (lr,), seed, settings, watch)
+        weights, biases, history = _train(x, y, every, classes, (lr,), seed, settings, watch, count(steps[0]))
         ranks = rank(torch.addmm(biases[0], test_x, weights[0].T), test_y)
     return Linear(
         top1=share_below(ranks, 1),
@@ -158,7 +174,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
     wanted = torch.minimum(wanted, (counts - 1).clamp(min=0))
     if not wanted.any():
         raise ValueError(
-            f"None of the {len(counts)} classes has two training images, so no learning rate can be chosen. "
+            f"None of the {counted(len(counts), 'class')} has two training images, so no learning rate can be chosen. "
             "Give more images per class, or use the knn protocol alone."
         )
     order = permutation(len(labels), seed, "hold out")
@@ -188,19 +204,23 @@ def _train(
     seed: int,
     settings: Settings,
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
+    done: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor, list[tuple[int, float]]]:
     """SGD with momentum and a cosine to zero, for G rates at once, which share the rows, first weights and batches.
 
-    `watch` is called with the step, the weights (G classes, D) and the biases at each point of the course. Returns
-    weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
+    Fewer rows than a batch has are taken whole in each step, once: more of the same would change next to nothing.
+
+    `watch` is called with the step, the weights (G classes, D) and the biases at each point of the course, `done` with
+    every step. Returns weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
     """
-    size, steps, groups = settings.batch_size, settings.steps(len(rows)), len(rates)
+    size, steps, groups = min(settings.batch_size, len(rows)), settings.steps(len(rows)), len(rates)
     generator = torch.Generator().manual_seed(key_of(seed, "linear"))
     start = torch.randn(classes, features.shape[1], generator=generator) * settings.deviation
     weight = start.to(features).repeat(groups, 1)  # (G C, D)
     bias = weight.new_zeros(groups * classes)
     weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
-    lr = torch.tensor(rates, dtype=features.dtype).repeat_interleave(classes).to(features.device) * (size / 256)
+    lr = torch.tensor(rates, dtype=features.dtype).repeat_interleave(classes).to(features.device)
+    lr *= settings.batch_size / 256
 
     each = torch.arange(size, device=features.device)
     history, total, last, every = [], features.new_zeros(()), 0, math.ceil(steps / 50)
@@ -222,4 +242,6 @@ def _train(
             if watch is not None:
                 watch(step + 1, weight, bias)
             total, last = torch.zeros_like(total), step + 1
+        if done is not None:
+            done(step + 1)
     return weight.view(groups, classes, -1), bias.view(groups, classes), history

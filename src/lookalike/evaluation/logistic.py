@@ -7,6 +7,7 @@ class-balanced; and scikit-learn fits, on the CPU, which for millions of images 
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,7 @@ def logistic(
     *,
     num_classes: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Logistic:
     """Fits multinomial logistic regressions to frozen features, on the CPU, in float64.
 
@@ -58,6 +60,7 @@ def logistic(
         test_labels: (M,) integers 0 .. classes - 1. They are checked, and not used.
         num_classes: without it one more than the largest label.
         seed: decides the held-out part.
+        progress: called with the number of regressions that are fitted, and of all.
 
     Raises:
         ValueError: shapes or labels do not fit together, or the training images are of one class.
@@ -68,8 +71,10 @@ def logistic(
     y = train_labels.cpu().numpy()
     held = hold_out(train_labels.cpu().long(), HELD_OUT, seed).numpy()
     found = {}
-    for c in PENALTIES:
+    for done, c in enumerate(PENALTIES, 1):
         found[c] = float((regress(x[~held], y[~held], x[held], classes, c).argmax(1) == y[held]).mean())
+        if progress is not None:
+            progress(done, len(PENALTIES) + 1)
     best = max(found, key=lambda c: (found[c], -c))
     return Logistic(torch.from_numpy(regress(x, y, test, classes, best)), best, found)
 

@@ -29,6 +29,11 @@ FROZEN = {
 """What `judge` knows: protocols that need nothing but features."""
 
 
+PROGRESS = {"knn": ("test images", "images"), "linear": ("steps", "steps"), "logistic": ("regressions", "fits"),
+            "semi": ("regressions", "fits"), "retrieval": ("test images", "images")}  # fmt: skip
+"""What each protocol counts while it is at it, and its unit in a rate."""
+
+
 @dataclass(frozen=True)
 class About:
     """What is recorded beside a judgement."""
@@ -79,7 +84,7 @@ def judge(
         about: for the record.
         seeds: how often `linear` is trained, from `seed` on.
         few: for `semi`.
-        progress: called with the number of test images that `knn` is done with, and of all.
+        progress: called with what is done, and how much there is in all: of `PROGRESS`.
 
     Returns:
         One entry; of `semi` one for each share.
@@ -109,7 +114,10 @@ def judge(
     elif protocol == "linear":
         found, history = [], []
         for each in range(seed, seed + seeds):
-            probe = linear(*data, num_classes=num_classes, seed=each, settings=DINOV2, device=device)
+            probe = linear(
+                *data, num_classes=num_classes, seed=each, settings=DINOV2, device=device,
+                progress=_part(progress, each - seed, seeds),
+            )  # fmt: skip
             shares = torch.addmm(probe.bias, test.features.to(probe.weight), probe.weight.T).softmax(1)
             # the probe's own figures: on a GPU they may differ from these by rounding
             found.append(dataclasses.replace(measures(shares, test.labels), top1=probe.top1, top5=probe.top5))
@@ -123,12 +131,12 @@ def judge(
                 ]
         constants = dataclasses.asdict(DINOV2) | ({"seeds": seeds} if seeds > 1 else {})
     elif protocol == "logistic":
-        fit = logistic(*data, num_classes=num_classes, seed=seed)
+        fit = logistic(*data, num_classes=num_classes, seed=seed, progress=progress)
         found = [measures(fit.shares, test.labels)]
         constants = {"penalties": [*fit.held_out], "held_out": HELD_OUT, "iterations": ITERATIONS}
         history = [{"c": c, "held_out": top1, "chosen": c == fit.inverse_penalty} for c, top1 in fit.held_out.items()]
     elif protocol == "semi":
-        return _semi(train, test, num_classes, seed, about, few or Few())
+        return _semi(train, test, num_classes, seed, about, few or Few(), progress)
     else:
         return [_retrieval(train, test, num_classes, seed, device, about)]
     return [
@@ -139,17 +147,24 @@ def judge(
     ]  # fmt: skip
 
 
+def _part(progress: Callable[[int, int], None] | None, n: int, parts: int) -> Callable[[int, int], None] | None:
+    """Counts what is done of the n-th of some equal parts as of all of them."""
+    return None if progress is None else lambda done, total: progress(n * total + done, parts * total)
+
+
 def _semi(
-    train: Features, test: Features, num_classes: int | None, seed: int, about: About, few: Few
+    train: Features, test: Features, num_classes: int | None, seed: int, about: About, few: Few,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Entry]:  # fmt: skip
     assert train.labels is not None
     assert test.labels is not None
     entries = []
-    for share in few.shares if few.rows is None else (None,):
+    shares = few.shares if few.rows is None else (None,)
+    for n, share in enumerate(shares):
         began = time.perf_counter()
         made = few_labels(
             train.features, train.labels, test.features, test.labels, share=share, rows=few.rows,
-            num_classes=num_classes, draws=few.draws, seed=seed,
+            num_classes=num_classes, draws=few.draws, seed=seed, progress=_part(progress, n, len(shares)),
         )  # fmt: skip
         chosen: dict[str, object] = {"share": share, "draws": few.draws} if share else {"list_sha256": few.sha256}
         entries.append(

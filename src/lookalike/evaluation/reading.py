@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..printing import are, counted
+from ..random import key_of
 from ..runs import Folder
-from .features import Features, features
+from .features import Features, device_of, features, with_statistics
 from .keeping import Kept
 
 Encoder = str | os.PathLike[str] | nn.Module
@@ -27,14 +29,17 @@ NAMED = 10
 """Broken images that are named, at most."""
 
 
-def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
+def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None = None) -> Backbone:
     """An encoder, loaded unless it is, on the GPU where there is one.
+
+    Args:
+        backbone: the name of the architecture, of a file of weights that does not say it.
 
     Raises:
         ValueError: a module of the user's, and no `image_size` that it is for.
     """
     if not isinstance(encoder, nn.Module):
-        model = encoders.load(encoder)
+        model = encoders.load(encoder, backbone)
     elif isinstance(encoder, Backbone):
         model = encoder
     elif image_size is None:
@@ -47,23 +52,53 @@ def opened(encoder: Encoder, image_size: int | None = None) -> Backbone:
     return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def opened_and_named(encoder: Encoder, image_size: int | None = None) -> tuple[Backbone, str]:
+def check_known(model: Backbone) -> None:
+    """Raises ValueError for a network that cannot be drawn anew: a module of the user's own."""
+    if model.name.startswith("<"):
+        raise ValueError(
+            f"{model.name} is a module of your own: it is not known how to make it untrained. Leave the baseline out, "
+            "and evaluate an untrained one, too."
+        )
+
+
+def untrained(model: Backbone, seed: int) -> Backbone:
+    """The same network with the random weights of a seed, for images that are normalised alike.
+
+    Raises:
+        ValueError: see `check_known`.
+    """
+    check_known(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(seed, "weights"))
+        drawn = backbones.create(
+            model.name, channels=model.channels, image_size=model.image_size, stem=model.stem,
+            interpolation=model.interpolation,
+        )  # fmt: skip
+    drawn.mean, drawn.std, drawn.alpha = model.mean, model.std, model.alpha
+    return drawn
+
+
+def opened_and_named(
+    encoder: Encoder, image_size: int | None = None, backbone: str | None = None
+) -> tuple[Backbone, str]:
     """An encoder, and the sha256 of its weights: the file's, as `sha256sum` says; that of the tensors without a file.
 
     A training may write the file meanwhile: it is read until both are of one content.
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
-        model = opened(encoder, image_size)
+        model = opened(encoder, image_size, backbone)
         return model, encoders.sha256(model)
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
         before = encoders.file_sha256(file) if file.is_file() else ""
-        model = opened(encoder, image_size)  # which says what is wrong where there is no file
+        model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
         if encoders.file_sha256(file) == before:
             return model, before
 
 
-def counting(say: Callable[[str], None], before: str, of: str, last: bool = False) -> Callable[[int, int], None]:
+def counting(
+    say: Callable[[str], None], before: str, of: str, last: bool = False, unit: str = "images"
+) -> Callable[[int, int], None]:
     """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
     began = shown = time.perf_counter()
 
@@ -74,7 +109,7 @@ def counting(say: Callable[[str], None], before: str, of: str, last: bool = Fals
             shown = now
             rate = done / (now - began)
             left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            say(f"{before}{done} of {total} {of}, {rate:.0f} images/s{left}")
+            say(f"{before}{done} of {total} {of}, {rate:.{0 if rate >= 10 else 1}f} {unit}/s{left}")
 
     return progress
 
@@ -84,7 +119,10 @@ def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
     if not found.broken:
         return
     total = len(found.broken) + len(found.names)
-    say(f"{what}: {len(found.broken)} of {total} images could not be read and are left out")
+    say(
+        f"{what}: {len(found.broken)} of {counted(total, 'image')} could not be read and "
+        f"{are(len(found.broken))} left out"
+    )
     for name, reason in found.broken[:NAMED]:
         say(f"  {name}: {reason}")
     if len(found.broken) > NAMED:
@@ -104,12 +142,15 @@ class Reader:
         workers: int,
         keep: bool,
         say: Callable[[str], None],
+        backbone: str | None = None,
     ) -> None:
         if batch_size < 1 or (image_size is not None and image_size < 1):
             raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
         if pool not in get_args(Pool):
             raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
-        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size)
+        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size, backbone)
+        if self.model.remark:
+            say(f"weights: {self.model.remark}")
         self.size = image_size or self.model.image_size
         self.model.check_size(self.size)
         self.pool = pool
@@ -120,10 +161,19 @@ class Reader:
         if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
             self.kept = Kept(Folder(encoder).features, self.encoder_sha256)
 
+    def untrained(self, source: Source, seed: int) -> "Reader":
+        """A reader of the same network before any training, whose BatchNorm knows the statistics of a source."""
+        model = untrained(self.model, seed).to(device_of(self.model))
+        model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
+        return Reader(
+            model, image_size=self.size, pool=self.pool, batch_size=self.batch_size, workers=self.workers, keep=False,
+            say=self.say,
+        )  # fmt: skip
+
     def features(self, source: Source, what: str) -> Features:
         """The features of a source's images, which the lines call `what`."""
         if self.kept is not None and (there := self.kept.find(source, self.made)) is not None:
-            self.say(f"{what}: features of {len(there.features)} images, computed before")
+            self.say(f"{what}: features of {counted(len(there.features), 'image')}, computed before")
             say_broken(there, what, self.say)
             return there
         for line in remarks(source):

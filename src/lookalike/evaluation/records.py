@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import marks
 from ..documents import read_json
+from ..printing import TOP5_FROM, brief, counted, protocol_name
 from ..runs import changing, write_json
 
 
@@ -57,30 +58,51 @@ class Entry:
     """Their standard deviation."""
     measures: dict[str, float] = field(default_factory=dict)
     """Further figures by name, such as `map` of retrieval."""
+    baseline: float | None = None
+    """`top1` of the same network before any training, where that was asked for."""
 
-    def line(self) -> str:
-        """What it came to, for the console."""
-        images = f"{self.train_images} train and {self.test_images} test images"
-        of = f"{self.classes} classes, {images}, {self.seconds:.1f} s"
+    @property
+    def name(self) -> str:
+        """The protocol as it is asked for and, with few labels, their part: knn, semi 1%, semi-finetune 10%."""
+        return protocol_name(self.protocol, self.settings)
+
+    def lowest(self, count: int) -> str:
+        """The classes with the lowest accuracy, with it."""
+        known = [(top1, name) for name, top1 in zip(self.class_names, self.per_class) if top1 is not None]
+        worst = sorted(known)[:count]
+        classes = "class" if len(worst) == 1 else "classes"
+        return f"lowest {classes} {', '.join(f'{brief(name)} {top1:.1%}' for top1, name in worst)}" if worst else ""
+
+    def line(self, lowest: int = 1) -> str:
+        """What it came to, for the console, with so many of the classes that have the lowest accuracy."""
+        images = f"{self.train_images} train and {counted(self.test_images, 'test image')}"
+        of = f"{counted(self.classes, 'class')}, {images}, {self.seconds:.1f} s"
+        if self.protocol == "semi" and self.classes:
+            labels = round(self.train_images / self.classes, 1)
+            about = "" if self.train_images == self.classes else "about "  # each class has one at least
+            of = f"{about}{counted(labels, 'label')} per class, {of}"
         low, high = self.interval
-        name = self.protocol
-        if self.protocol == "semi":
-            share = self.settings.get("share")
-            name += f" {share:.3g}" if isinstance(share, float | int) else " list"
-            name += ", fine-tuned" if self.settings.get("how") == "finetune" else ""
-        first = "recall@1" if self.protocol in ("retrieval", "label-free") else "top-1"
+        views = self.protocol in ("retrieval", "label-free")
+        first = "recall@1" if views else "top-1"
         spread = f" ± {self.deviation:.2%}" if self.deviation is not None else ""
-        figures = [f"{first} {self.top1:.2%}{spread} (95 % interval {low:.2%} to {high:.2%})"]
-        figures.append(f"{first.replace('1', '5')} {self.top5:.2%}")
+        if self.baseline is None:
+            figures = [f"{first} {self.top1:.2%}{spread} (95 % interval {low:.2%} to {high:.2%})"]
+        else:
+            change = f"{first} {100 * self.baseline:.1f} -> {100 * self.top1:.1f} %{spread}"
+            figures = [f"{change} (untrained -> this encoder, 95 % interval {low:.2%} to {high:.2%})"]
+        if views or self.classes >= TOP5_FROM:
+            figures.append(f"{first.replace('1', '5')} {self.top5:.2%}")
+        if lowest and self.classes > 1 and (worst := self.lowest(lowest)):
+            figures.append(worst)
         if self.protocol == "label-free":
-            of = f"{self.test_images} images, each in two views, {self.seconds:.1f} s"
+            of = f"{counted(self.test_images, 'image')}, each in two views, {self.seconds:.1f} s"
             more = {k: v for k, v in self.measures.items() if not k.startswith("retrieval")}
         else:
             more = self.measures
         figures += [f"{key.replace('_', ' ')} {value:.3f}" for key, value in more.items()]
         if self.calibration is not None:
             figures.append(f"calibration error {self.calibration['ece']:.1%}")
-        return f"{name:<10} {'  '.join(figures)}  {of}"
+        return f"{self.name:<10} {'  '.join(figures)}  {of}"
 
 
 def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> None:
@@ -106,7 +128,10 @@ def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> Non
             raise ValueError(f"{path} is no file. Move it away, or give another --out.")
         rows = _read(path) if path.exists() else []
         for new in made:
-            rows = [row for row in rows if _identity(row) != _identity(new)] + [new]
+            same = [row for row in rows if _identity(row) == _identity(new)]
+            if new["baseline"] is None and same and same[-1].get("seed") == new["seed"]:
+                new["baseline"] = same[-1].get("baseline")  # of the same question: it does not change
+            rows = [row for row in rows if row not in same] + [new]
         write_json(path, rows)
 
 

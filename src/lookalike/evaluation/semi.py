@@ -7,7 +7,7 @@ fine-tune; here a logistic regression is fitted to the frozen features, which ne
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.labels import composed
-from ..printing import shown
+from ..printing import counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
@@ -63,6 +63,7 @@ def few_labels(
     num_classes: int | None = None,
     draws: int = DRAWS,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FewLabels:
     """Fits a logistic regression (L-BFGS) to a share of each class's images, several times, or to stated ones, once.
 
@@ -76,6 +77,7 @@ def few_labels(
         num_classes: without it one more than the largest label.
         draws: how often they are drawn; stated rows are used once.
         seed: decides which ones.
+        progress: called with the number of regressions that are fitted, and of all.
 
     Raises:
         ValueError: shapes or labels do not fit together, the share is none, or both or none of share and rows is given.
@@ -93,6 +95,8 @@ def few_labels(
         x = F.normalize(train_features[few].double(), dim=1).numpy()
         shares = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)
         found.append(measures(torch.from_numpy(shares), test_labels))
+        if progress is not None:
+            progress(draw + 1, 1 if rows is not None else draws)
     return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
 
 
@@ -128,7 +132,7 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
         here = [i for i in alike if names[i] == line]
         here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:
-            what = f"{len(here)} images" if here else "no image"
+            what = counted(len(here), "image") if here else "no image"
             raise ValueError(
                 f"{path}: {shown(line)} names {what} of TRAIN, such as {shown(names[0])}. It must name one."
             )

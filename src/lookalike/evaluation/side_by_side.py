@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones import Backbone
 from ..data import Data
+from ..printing import counted
 from .features import evaluating
 from .judging import evaluate
 from .neighbours import others
@@ -86,7 +87,8 @@ class SideBySide:
         chance = min(1.0, NEIGHBOURS / max(1, self.images - 1))
         return [
             *(line.rstrip() for line in table),
-            f"agreement on {self.images} images of {self.of}: mean cosine {self.cosine:.3f}; of the {NEIGHBOURS} "
+            f"agreement on {counted(self.images, 'image')} of {self.of}: mean cosine {self.cosine:.3f}; of the "
+            f"{NEIGHBOURS} "
             f"nearest neighbours {self.overlap:.1%} are the same (by chance {chance:.1%})",
         ]
 
@@ -122,9 +124,16 @@ def sides(
 def gflops(encoder: Backbone, size: int) -> float:
     """10^9 operations of a forward pass of one image of `size` pixels, as torch's counter sees them."""
     x = _image(encoder, 1, size)
-    # attention as plain products, which the counter knows on every device
-    with evaluating(encoder), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder.forward(x)
+    learnt = [p for p in encoder.parameters() if p.requires_grad]
+    for p in learnt:  # the counter's hooks fail on a parameter that is handed to a module, as class tokens are
+        p.requires_grad_(False)
+    try:
+        # attention as plain products, which the counter knows on every device
+        with evaluating(encoder), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            encoder.forward(x)
+    finally:
+        for p in learnt:
+            p.requires_grad_(True)
     return int(counter.get_total_flops()) / 1e9
 
 

@@ -17,6 +17,7 @@ from ..core import Batch, Method, Progress
 from ..evaluation import labelfree
 from ..kmeans import spherical_kmeans
 from ..optim import Optim
+from ..printing import counted
 from ..random import permutation
 from ..schedules import Schedule
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
@@ -96,7 +97,7 @@ class DeepClusterV2(Method):
         assert isinstance(cfg, cls.Config)
         core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
         if cfg.bank < images:
-            raise ValueError(f"--bank {cfg.bank} has no room for {images} images. Give --bank {images}.")
+            raise ValueError(f"--bank {cfg.bank} has no room for {counted(images, 'image')}. Give --bank {images}.")
 
     @classmethod
     def bank_numbers(cls, cfg: core.Config) -> int:
@@ -151,7 +152,9 @@ class DeepClusterV2(Method):
             x = self.bank[h % 2, seen]
             k = len(head.weight)
             if len(x) < k:  # of many broken images others are seen twice
-                raise ValueError(f"{k} groups cannot be made of {len(x)} images. Give fewer --prototypes.")
+                raise ValueError(
+                    f"{counted(k, 'group')} cannot be made of {counted(len(x), 'image')}. Give fewer --prototypes."
+                )
             first = permutation(len(x), "k-means", seed, epoch, h)[:k].to(x.device)
             centroids, groups = spherical_kmeans(x, x[first], self.cfg.kmeans_iterations)
             head.weight.copy_(centroids)

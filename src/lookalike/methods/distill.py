@@ -18,7 +18,7 @@ from .. import core, distributed, encoders, losses, nn
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import FEW, FEW_LR, Optim
-from ..printing import LONGEST_PATH, brief
+from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
@@ -322,8 +322,9 @@ class Distill(Method):
 
     def words(self) -> list[str]:
         net, size = self.teacher_net, self.cfg.teacher_pixels
-        kept = f", asked once for each of {self.cfg.cached_views} views" if self.cfg.cache_teacher else ""
-        return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}, sees {size} px{kept}"]
+        kept = f", asked once for each of {counted(self.cfg.cached_views, 'view')}" if self.cfg.cache_teacher else ""
+        remark = f", {net.remark}" if net.remark else ""
+        return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}{remark}, sees {size} px{kept}"]
 
 
 def _head(dim: int, hidden_dim: int, out_dim: int) -> torch.nn.Module:
@@ -359,7 +360,8 @@ def _check_squares(told: int, seen: int) -> None:
     """Raises ValueError where patches of teacher and student cannot be laid over each other."""
     if told != seen and (math.isqrt(told) ** 2 != told or math.isqrt(seen) ** 2 != seen):
         raise ValueError(
-            f"{told} patches of the teacher cannot be aligned with {seen} of the student: they are no squares. Give "
+            f"{counted(told, 'patch')} of the teacher cannot be aligned with {seen} of the student: they are no "
+            "squares. Give "
             "--patch-weight 0."
         )
 
@@ -373,6 +375,7 @@ def _channels(of_student: int, of_teacher: int) -> Tensor:
     if of_teacher == 1 and of_student == 3:
         return torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # as Pillow converts
     raise ValueError(
-        f"The teacher takes images of {of_teacher} channels and the student those of {of_student}. Give --channels "
+        f"The teacher takes images of {counted(of_teacher, 'channel')} and the student those of {of_student}. "
+        "Give --channels "
         f"{of_teacher}, or a teacher of {of_student}."
     )

@@ -17,6 +17,7 @@ from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
 from ..evaluation.features import evaluating
 from ..optim import FEW, Group, Optim
+from ..printing import counted
 from ..schedules import Schedule
 from ..views import View
 
@@ -85,7 +86,8 @@ class FineTune(Method):
                 raise ValueError(f"FineTune sees one view of each image, and views make {count}. Give one, of count 1.")
             if self.frozen and self.unfreeze_after:
                 raise ValueError(
-                    f"frozen encoders never learn, and unfreeze_after is {self.unfreeze_after:g} epochs. Leave one out."
+                    "frozen encoders never learn, and unfreeze_after is "
+                    f"{counted(self.unfreeze_after, 'epoch')}. Leave one out."
                 )
 
     cfg: Config
@@ -94,7 +96,8 @@ class FineTune(Method):
         super().__init__(cfg, backbone)
         if len(cfg.classes) < 2:
             raise ValueError(
-                f"FineTune has {len(cfg.classes)} classes to tell apart. Use lookalike.finetune, which finds them in "
+                f"FineTune has {counted(len(cfg.classes), 'class')} to tell apart. Use lookalike.finetune, "
+                "which finds them in "
                 "the training images, or give Config(classes=...) their names."
             )
         self.norm = nn.BatchNorm1d(backbone.dim, eps=1e-6, affine=False) if cfg.frozen else nn.Identity()
@@ -182,7 +185,8 @@ class FineTune(Method):
             return ["frozen      the encoder stays as it is: the head learns alone"]
         if self.cfg.unfreeze_after:
             return [
-                f"frozen      the encoder stays as it is for {self.cfg.unfreeze_after:g} epochs: the head learns alone"
+                f"frozen      the encoder stays as it is for {counted(self.cfg.unfreeze_after, 'epoch')}: the "
+                "head learns alone"
             ]
         return []
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data import Source
 from ..evaluation.features import crop
+from ..printing import counted
 from ..views import black_and_white
 
 NEIGHBOURS = 8
@@ -78,7 +79,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
 
         neighbours = min(15, count - 1)
         flat = UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=seed, init="pca").fit_transform(reduced)
-        how = f"UMAP, {neighbours} neighbours, after PCA to {reduced.shape[1]} numbers"
+        how = f"UMAP, {neighbours} neighbours, after PCA to {counted(reduced.shape[1], 'number')}"
     else:
         from sklearn.manifold import TSNE
 
@@ -86,7 +87,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
         flat = TSNE(
             perplexity=perplexity, init="pca", random_state=seed, max_iter=QUICK if count <= 1000 else LONG
         ).fit_transform(reduced)
-        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {reduced.shape[1]} numbers"
+        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {counted(reduced.shape[1], 'number')}"
     flat = np.asarray(flat, np.float64)
     flat = flat - (flat.max(0) + flat.min(0)) / 2
     return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)

@@ -12,7 +12,7 @@ from typing import Any
 from ..documents import read_json
 from ..encoders import card_within
 from ..methods import METHODS
-from ..printing import brief, pasteable
+from ..printing import brief, counted, pasteable, plural
 from ..runs import Folder, Row, located, parse_yaml
 from .judgements import dictionaries, evaluations, is_finite
 from .words import CURVES, MAIN, VERDICTS
@@ -111,13 +111,13 @@ def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) 
         "Method": METHODS[options["method"]].line if options.get("method") in METHODS else options.get("method"),
         "Images": said.get("data") or options.get("data"),
         "Backbone": said.get("model", "").split(", ", 1)[-1] or options.get("backbone") or card.get("backbone"),
-        "Feature": f"{card['dim']} numbers per image" if card.get("dim") else "",
-        "Image size": f"{size} x {size} pixels, {options.get('channels', 3)} channels" if size else "",
+        "Feature": f"{_counted(card['dim'], 'number')} per image" if card.get("dim") else "",
+        "Image size": f"{size} x {size} pixels, {_counted(options.get('channels', 3), 'channel')}" if size else "",
         "Steps": said.get("steps") or (f"{last['step']}" if last.get("step") else ""),
         "Epochs": f"{card.get('epochs', options.get('epochs', '')):g} of {options['epochs']}"
         if isinstance(options.get("epochs"), int) and isinstance(card.get("epochs"), int | float)
         else options.get("epochs"),
-        "Batch": f"{options['batch_size']} images per step" if options.get("batch_size") else "",
+        "Batch": f"{_counted(options['batch_size'], 'image')} per step" if options.get("batch_size") else "",
         "Optimizer": said.get("optimizer") or lr,
         "Started from": said.get("weights"),
         "Views": said.get("views"),
@@ -288,3 +288,8 @@ def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
         return float(first["step"])
     last = rows[-1] if rows else {}
     return last["step"] / last["epoch"] if last.get("epoch") and last.get("step") else None
+
+
+def _counted(value: object, noun: str) -> str:
+    """What a file says, which may be anything, with its noun."""
+    return counted(value, noun) if isinstance(value, int | float) else f"{value} {plural(noun)}"

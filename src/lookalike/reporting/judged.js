@@ -26,7 +26,7 @@ function details(e) {
 function ownAccuracies(entries) {
   return table(['Protocol', 'Top‑1', 'Top‑5', 'Images', 'Date'], entries.map((e) => [
     el('td', {}, el('b', {}, e.title), el('div', { class: 'small' }, e.note), el('div', { class: 'small' }, e.settings)),
-    el('td', {}, el('b', {}, percent(e.top1)), el('div', { class: 'small' }, interval(e)), el('div', { class: 'small' }, deviation(e)), range(e.top1, ...(e.interval || [null, null]))),
+    el('td', {}, el('b', {}, percent(e.top1)), known(e.baseline) ? el('div', { class: 'small' }, `untrained: ${percent(e.baseline)}`) : null, el('div', { class: 'small' }, interval(e)), el('div', { class: 'small' }, deviation(e)), range(e.top1, ...(e.interval || [null, null]))),
     percent(e.top5), el('td', { class: 'small' }, sized(e)), el('td', { class: 'small date' }, e.date.slice(0, 10) || '–')]), [2], true);
 }
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..printing import TOP5_FROM, protocol_name
 from .words import MEASURES, PROTOCOLS, Curve, recall_words, settings_in_short
 
 MATRIX_CLASSES = 40
@@ -53,6 +54,8 @@ def _judgement(entry: Content) -> Content:
     title, note = PROTOCOLS.get(protocol, (protocol, ""))
     names = [str(name) for name in _list(entry.get("class_names"))]
     settings = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
+    if protocol == "semi":
+        title = f"{title} ({protocol_name(protocol, settings)})"
     draws = len(_list(entry.get("accuracies")))
     triples = _triples(entry.get("confusion"), max(1, draws))
     interval = _list(entry.get("interval"))
@@ -65,7 +68,8 @@ def _judgement(entry: Content) -> Content:
         "question": json.dumps([protocol, settings, entry.get("data_fingerprint")], sort_keys=True),
         "top1": entry["top1"],
         **{k: entry[k] if is_finite(entry.get(k)) else None
-           for k in ("top5", "deviation", "train_images", "test_images", "classes", "seconds")},
+           for k in ("deviation", "train_images", "test_images", "classes", "seconds", "baseline")},
+        "top5": entry["top5"] if is_finite(entry.get("top5")) and _shows_top5(entry) else None,
         "date": str(entry.get("date") or ""),
         "interval": interval if len(interval) == 2 and all(map(is_finite, interval)) else None,
         "per_class": [v if is_finite(v) else None for v in _list(entry.get("per_class"))],
@@ -76,6 +80,12 @@ def _judgement(entry: Content) -> Content:
         "pairs": confused(triples)[: PAIRS if len(names) > MATRIX_CLASSES else 10],
         "figures": _figures(entry) if protocol in FIGURES else [],
     }  # fmt: skip
+
+
+def _shows_top5(entry: Content) -> bool:
+    """Whether there are enough classes for it; they are not counted everywhere."""
+    classes = entry.get("classes")
+    return not isinstance(classes, int) or not 0 < classes < TOP5_FROM or entry.get("protocol") in FIGURES
 
 
 def _figures(entry: Content) -> list[Content]:

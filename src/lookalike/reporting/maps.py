@@ -16,6 +16,7 @@ from ..data import Data, Source, Subset, open_maybe_labelled, open_source
 from ..evaluation.features import features
 from ..evaluation.judging import embed
 from ..evaluation.reading import opened
+from ..printing import counted
 from ..random import permutation
 from ..runs import Folder
 from . import embedding_map
@@ -68,14 +69,15 @@ class Gallery:
             made = features(
                 model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
                 workers=self.workers,
-                progress=lambda done, total: self.say(f"map: {done} of {total} images") if done % 5120 == 0 else None,
+                progress=lambda done, total: self.say(f"map: {done} of "
+                    f"{counted(total, 'image')}") if done % 5120 == 0 else None,
             )  # fmt: skip
             places = chosen[made.index].tolist()
         else:
             made = embed(folder, data, workers=self.workers)
             places = made.index.tolist()
         if len(places) > 2000:
-            self.say(f"map: placing {len(places)} images")
+            self.say(f"map: placing {counted(len(places), 'image')}")
         place = embedding_map.placed(made.features)
         labels = None if source.labels is None else source.labels[places]
         classes = list(source.classes or ())

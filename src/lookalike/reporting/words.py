@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..printing import counted
+
 Kind = Literal["number", "percent", "count"]
 
 
@@ -95,7 +97,7 @@ def settings_in_short(settings: Mapping[str, object]) -> str:
         elif name == "image_size":
             parts.append(f"{value} px")
         elif name == "epochs":
-            parts.append(f"{value} epochs")
+            parts.append(counted(value, "epoch") if isinstance(value, int | float) else f"{value} epochs")
         elif name in ("how", "features"):
             parts.append(str(value))
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data import Data
 from ..marks import is_marked
 from ..places import no_run
-from ..printing import LONGEST_PATH, brief, pasteable, printable
+from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
 from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
     Content,
@@ -180,7 +180,7 @@ def gathered(
             notes.append(f"{name}: {error}{_where(data)}")
     series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
     compared = " and ".join(found["name"] for found in comparisons)
-    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
+    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{counted(len(runs), 'run')}"
     report_content = {
         "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
         "version": version(),
