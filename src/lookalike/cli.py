@@ -1073,7 +1073,7 @@ def thin(argv: list[str]) -> None:
                 before = folder.checkpoint_bytes()
                 gone, free = folder.thin(options.keep_checkpoints), before - folder.checkpoint_bytes()
             say(
-                f"{folder.path}: removed {len(gone)} checkpoints of single epochs, {free / 1e6:.1f} MB; "
+                f"{folder.path}: removed {counted(len(gone), 'checkpoint')} of single epochs, {free / 1e6:.1f} MB; "
                 f"{folder.checkpoint_bytes() / 1e6:.1f} MB of checkpoints stay."
             )
 

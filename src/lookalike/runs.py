@@ -563,7 +563,7 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
     by["directory"] = here()  # from where the paths of this run count
     marked = by.get("named_here")
-    by["named_here"] = [*(marked if isinstance(marked, list) else ()), *named_here]
+    by["named_here"] = list(dict.fromkeys([*(marked if isinstance(marked, list) else ()), *named_here]))
     content = {"format": FORMAT} | flat(run) | {"made": by}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
@@ -1068,9 +1068,10 @@ class Folder:
             path.unlink(missing_ok=True)
         return gone
 
-    def checkpoint_bytes(self, pattern: str = "*.ckpt") -> int:
-        """What checkpoints take on the disk: a file with two names, as the last one has, counts once."""
-        found = [path.stat() for path in self.checkpoints.glob(pattern) if path.is_file() and not path.is_symlink()]
+    def checkpoint_bytes(self, of_epochs: bool = True) -> int:
+        """What the run's checkpoints take on the disk, with those of single epochs or without; two names count once."""
+        own = [self.last, self.before, *(self.kept() if of_epochs else [])]
+        found = [path.stat() for path in own if path.is_file() and not path.is_symlink()]
         return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:
