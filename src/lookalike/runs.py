@@ -281,8 +281,10 @@ def check_writable(path: Path) -> None:
     """Refuses a file that could not be written, before there is work to be lost; changes nothing.
 
     Raises:
-        FileExistsError, PermissionError: its folder is a file, or nothing may be written there.
+        FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
     """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder. Give --out a file.")
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
         raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")

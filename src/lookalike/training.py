@@ -727,10 +727,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     finally:
         loader.close()
         clear_loggers()
+    is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended
-        is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
             + ("" if is_part else f"\nGo on with: {folder.resume_command()}")
@@ -745,7 +745,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             "(lookalike check), and try a lower --optim.lr or the method's own settings."
         )
     if rank == 0:
-        _say_end(folder, loader, monitor.summary(module), method)
+        _say_end(folder, loader, monitor.summary(module), method, is_part)
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
@@ -1575,7 +1575,7 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")
 
 
-def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> None:
+def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_part: bool) -> None:
     folder.say(summary)
     if loader.broken:
         were = "was" if len(loader.broken) == 1 else "were"
@@ -1588,7 +1588,7 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> No
     )
     if line := checkpoint_words(folder):
         folder.say(line)
-    if method.watches_features:  # others are judged by who trains them
+    if method.watches_features and not is_part:  # others are judged by who trains them
         command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
         folder.say(f"Next: {command}   # folders with one sub-folder per class")
 

@@ -15,7 +15,7 @@ from .. import encoders
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..data.labels import composed
 from ..methods.simclr import SimCLR
-from ..places import check_suffix
+from ..places import check_suffix, no_list
 from ..printing import counted, shown
 from ..random import permutation
 from ..runs import Folder
@@ -157,7 +157,7 @@ class _Question:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares are {list(self.shares)}; give one or more above 0, up to 1.")
         if self.labels is not None and not Path(self.labels).is_file():
-            raise FileNotFoundError(f"{self.labels} is not there. Give a text file with the name of an image per line.")
+            raise no_list(self.labels)
 
     def judged(
         self, protocol: str, train: Features, test: Features, classes: int | None, device: torch.device | None,

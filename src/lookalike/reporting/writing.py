@@ -7,14 +7,13 @@ from pathlib import Path
 
 from ..data import Data
 from ..marks import is_marked
-from ..places import no_run
+from ..places import holds_run, no_run
 from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
 from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
     Content,
     comparison,
     curve_words,
-    is_run,
     name_of,
     read_entries,
     read_options,
@@ -74,7 +73,7 @@ def report(
     if points < 1:
         raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
     for folder in folders:
-        if not folder.is_dir() or not (is_run(folder) or (folder / "compare.json").is_file()):
+        if not folder.is_dir() or not (holds_run(folder) or (folder / "compare.json").is_file()):
             raise no_run(folder)
     path = target(folders, out)
     if path.is_dir():
@@ -266,6 +265,6 @@ def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
             continue
         path = folder / Path(f"{method}-seed{seed}").name  # within the comparison, whatever its file names
         # neither a path nor a link leads out of the comparison
-        if path.is_dir() and is_run(path) and path.resolve().parent == folder.resolve():
+        if path.is_dir() and holds_run(path) and path.resolve().parent == folder.resolve():
             trained[(method, seed)] = path
     return trained
