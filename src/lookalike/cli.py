@@ -892,6 +892,11 @@ def views(argv: list[str]) -> None:
         words = words[1:]
     if verb == "finetune":
         words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+    if Folder(run.out).run.is_file():  # the run that the options are of, or whose folder nobody named
+        words += [
+            "--out",
+            next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}")),
+        ]
     command = pasteable("lookalike", verb, *words)
     say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
 

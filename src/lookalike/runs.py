@@ -1232,4 +1232,6 @@ def _is_ours(path: Path) -> bool:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return printable(pasteable(Path(sys.argv[0]).name, *sys.argv[1:]))
+    program = Path(sys.argv[0])
+    of_module = (program.parent.name, program.name) == ("lookalike", "__main__.py")  # python -m lookalike
+    return printable(pasteable("lookalike" if of_module else program.name, *sys.argv[1:]))
