@@ -93,11 +93,11 @@ SCORED = 512
 STEP_SECONDS = {
     ("simclr", CNN): 0.21, ("moco_v2", CNN): 0.16, ("byol", CNN): 0.40, ("simsiam", CNN): 0.42,
     ("moco_v3", CNN): 0.42, ("swav", CNN): 0.18, ("deepcluster_v2", CNN): 0.18, ("dino", CNN): 0.34,
-    ("barlow_twins", CNN): 0.39, ("vicreg", CNN): 0.39, ("lejepa", CNN): 0.2, ("supcon", CNN): 0.21,
-    ("dino", VIT): 0.25, ("ibot", VIT): 0.3, ("dinov2", VIT): 0.3, ("moco_v3", VIT): 0.3, ("lejepa", VIT): 0.15,
+    ("barlow_twins", CNN): 0.39, ("vicreg", CNN): 0.39, ("lejepa", CNN): 0.24, ("supcon", CNN): 0.17,
+    ("dino", VIT): 0.38, ("ibot", VIT): 0.8, ("dinov2", VIT): 0.39, ("moco_v3", VIT): 0.71, ("lejepa", VIT): 0.3,
 }  # fmt: skip
 """Of a core's time, for a step of the core grid on an AMD EPYC; the rows know better once they are there."""
-LOCAL_VIEWS = {"dino": 1.5, "lejepa": 1.5}
+LOCAL_VIEWS = {"dino": 1.6, "lejepa": 1.8}
 """What a step takes so many times longer with the small views that these methods make of images above 64 pixels."""
 BESIDE_SECONDS = 4.0
 """What a training takes beside its steps: its start, and k-NN and label-free scores in the end."""
@@ -582,7 +582,7 @@ def study(args: argparse.Namespace, pairs: Sequence[Pair]) -> None:
             if not at_work:
                 print(f"All of the {args.grid} grid is in {args.record}.")
                 return
-            wait([w.pipe for w in at_work], timeout=max(0.0, until - time.monotonic()))
+            wait([w.pipe for w in at_work], timeout=min(60.0, max(0.0, until - time.monotonic())))
             for worker in at_work:
                 assert worker.job is not None
                 if not worker.pipe.poll():
@@ -727,6 +727,7 @@ def main() -> None:
         print("\n".join(map(str, todo[:10])))
         print(f"{len(todo)} known trainings are left; they take about {cost(todo, read(args.record)):.1f} core-hours.")
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would not hear it
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     study(args, pairs)
 

@@ -61,6 +61,10 @@ def at(name: str, value: float) -> dict[str, Overrides]:
     return {f"adamw 1e-3, {name} {value:g}": {**adamw(1e-3), name: value}}
 
 
+_HEAD = {"hidden_dim": 512, "bottleneck_dim": 128}
+NARROW: dict[str, Overrides] = {"ibot": _HEAD, "dinov2": _HEAD}
+"""What all settings of a method have, the default among them: heads that see each patch would take seconds a step."""
+
 SETTINGS: dict[tuple[str, str], dict[str, Overrides]] = {
     ("simclr", CNN): {
         **ADAMW, "adamw 3e-3": adamw(3e-3), "lars 1": lars(1.0), "lars 2": lars(2.0), "sgd 0.1": sgd(0.1),
@@ -125,7 +129,10 @@ SETTINGS: dict[tuple[str, str], dict[str, Overrides]] = {
     },
     ("lejepa", VIT): {**ADAMW, "adamw 3e-3": adamw(3e-3), "adamw 1e-3, long warm-up": adamw(1e-3, warmup=0.3)},
 }  # fmt: skip
-SETTINGS = {pair: {SAID: {}, **settings} for pair, settings in SETTINGS.items()}
+SETTINGS = {
+    pair: {name: {**NARROW.get(pair[0], {}), **own} for name, own in {SAID: {}, **settings}.items()}
+    for pair, settings in SETTINGS.items()
+}
 
 
 def network(name: str, size: int, drop_path: float, seed: int) -> str | nn.Module:
