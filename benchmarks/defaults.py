@@ -8,7 +8,7 @@ Three grids, on the four sets of `unlike_sets.py` and with the settings of `sett
 - core: all methods on 1,500 images of 64 pixels, batches of 64. Successive halving over the settings of a method, by
   the mean k-NN over the sets: all settings make 75 steps, the best two (of methods whose steps take long, the best one)
   300, with a schedule of its own length each, and so does what is the default today. Then the best one and the default
-  make 300 with two more seeds, on one of the sets.
+  make 300 with two more seeds (or one), on one of the sets.
 - side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
   more steps, and another network; on one or two sets each.
 - broken: trainings that cannot learn, each broken in one way.
@@ -79,7 +79,7 @@ BATCH = 64
 STAGES = 75, 300
 """Optimizer steps of the rounds of halving; a training has whole epochs, so about so many."""
 FINAL, CHEAP = 2, 0.3
-"""Settings that reach the last round, where a step takes less than so many seconds; else one."""
+"""Settings that reach the last round, where a step takes less than so many seconds; else one, with a seed less."""
 SEEDS = 0, 1, 2
 CORE_IMAGES, CORE_SIZE = 1500, 64
 LONG = 3000
@@ -209,8 +209,11 @@ def core(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> lis
         if len(after) < len(chosen):
             continue
         names = dict.fromkeys([*survivors(after, 1), SAID])
+        most = len(SEEDS) if STEP_SECONDS[method, net] < CHEAP else 2
         seeded += [
-            Job("core", method, net, sets[turn % len(sets)], n, STAGES[1], seed) for seed in SEEDS[1:] for n in names
+            Job("core", method, net, sets[turn % len(sets)], n, STAGES[1], seed)
+            for seed in SEEDS[1:most]
+            for n in names
         ]
     return [*every, *last, *seeded]
 

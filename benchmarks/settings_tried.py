@@ -116,7 +116,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Overrides]] = {
         **at("momentum.start", 0.97),
     },
     ("ibot", VIT): {
-        "adamw 3e-4": adamw(3e-4), "adamw 3e-3": adamw(3e-3), **at("momentum.start", 0.97),
+        "adamw 3e-4": adamw(3e-4), "adamw 3e-3": adamw(3e-3),
         "adamw 1e-3, temperatures 0.04": {**adamw(1e-3), "teacher_temp.start": 0.04, "patch_temp.start": 0.04},
     },
     ("dinov2", VIT): {
@@ -124,7 +124,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Overrides]] = {
         **at("teacher_temp.start", 0.04),
     },
     ("moco_v3", VIT): {
-        **ADAMW, "adamw 3e-3": adamw(3e-3), **at("momentum.start", 0.97),
+        **ADAMW, **at("momentum.start", 0.97),
         "adamw 1e-3, patches learn": {**adamw(1e-3), "freeze_patches": False},
     },
     ("lejepa", VIT): {**ADAMW, "adamw 3e-3": adamw(3e-3), "adamw 1e-3, long warm-up": adamw(1e-3, warmup=0.3)},
