@@ -144,14 +144,15 @@ def digits(train: int = MOST, test: int = TEST) -> Labelled:
 
 
 def on_canvas(digit: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """(SIDE, SIDE) uint8: a digit (8, 8) from 0 to 1 on darker noise that is coarse or fine."""
-    grain = int(draw.choice([6, 12, 24, 48, SIDE]))
-    noise = resized(draw.normal(size=(grain, grain)).astype(np.float32), SIDE)
-    canvas = draw.uniform(30, 110) + draw.uniform(1, 6) * noise + draw.normal(scale=2, size=(SIDE, SIDE))
-    side = int(draw.integers(64, 93))
+    """(SIDE, SIDE) uint8: a digit (8, 8) from 0 to 1, at a random place, size and grey, on a dark ground with noise.
+
+    The ground is the same in all images: else it, and not the digit, is what tells an image from others.
+    """
+    canvas = 24 + draw.normal(scale=4, size=(SIDE, SIDE))
+    side = int(draw.integers(56, 93))
     x, y = draw.integers(0, SIDE - side + 1, size=2)
     stroke = resized(digit, side).clip(0, 1)
-    canvas[y : y + side, x : x + side] += draw.uniform(70, 140) * stroke
+    canvas[y : y + side, x : x + side] += draw.uniform(110, 220) * stroke
     return canvas.clip(0, 255).astype(np.uint8)
 
 
