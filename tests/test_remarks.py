@@ -121,7 +121,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     bands = noise(32, 32, 2)
     for i in range(8):
         (tmp_path / f"{i}.tif").write_bytes(tiff(bands, extra=[0]))
-    line = "8 of 8 images looked at (TIFF L of 2 bands) have bands behind their colours, which are left out."
+    line = "8 of 8 images looked at (TIFF L of 2 bands) have further bands behind the colours, which are left out."
     advice = "Pretraining with --channels 2 reads them from .npy files of shape (2, H, W)"
     for text in (checked(tmp_path, capfd), started(tmp_path, tmp_path / "run", capfd)):
         assert f"{line} {advice}" in text

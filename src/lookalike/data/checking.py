@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..printing import counted, spanned
+from ..printing import are, counted, spanned
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
 from .images import Levels, levels, moments, promote
@@ -340,7 +340,7 @@ def check(
     looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
     train, other = looked[0], looked[1] if len(looked) > 1 else None
     if (count := sum(len(split.places) for split in looked)) > 20_000:
-        say(f"looking for copies among {count} images")
+        say(f"looking for copies among {counted(count, 'image')}")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 
@@ -466,7 +466,7 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
     rows = np.flatnonzero(split.blank).tolist()
     if rows:
         lines.append(
-            f"blank       {len(rows)} of {len(split.blank)} images are constant, or nearly so: "
+            f"blank       {len(rows)} of {counted(len(split.blank), 'image')} {are(len(rows))} constant, or nearly so: "
             f"{_some([split.name(row) for row in rows[:6]])}. They teach nothing, and are left out of the pairs below. "
             "Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
         )

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from ..printing import are, counted
 from ..random import permutation
 from .decoding import ANIMATED, LEFT_OUT, PAGES, BrokenImage
 from .errors import UNSUPPORTED
@@ -60,8 +61,8 @@ def warnings_about(source: Source, options: Set[str] = frozenset()) -> list[str]
     lines = [*left_out(kinds, options), *unused(kinds, found, source.channels, options)]
     if refused:
         lines.append(
-            f"{len(refused)} of {len(found) + len(refused)} images looked at are whole, but cannot be used as they "
-            f"are. The first is {refused[0]}"
+            f"{len(refused)} of {counted(len(found) + len(refused), 'image')} looked at {are(len(refused))} whole, but "
+            f"cannot be used as {'it is' if len(refused) == 1 else 'they are'}. The first is {refused[0]}"
         )
     return lines
 
@@ -74,8 +75,9 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     alpha = {kind: n for kind, n in last.items() if kind not in bands}
     if alpha:
         lines.append(
-            f"{sum(alpha.values())} of {total} images looked at ({', '.join(alpha)}) have a last channel that may be "
-            "no transparency (near infrared, a height, a mask): it is left out, and colours stay as they are."
+            f"{sum(alpha.values())} of {counted(total, 'image')} looked at ({', '.join(alpha)}) "
+            f"{'has' if sum(alpha.values()) == 1 else 'have'} a last channel that may be no transparency "
+            "(near infrared, a height, a mask): it is left out, and colours stay as they are."
         )
         if "alpha" in options:
             lines[-1] += (
@@ -85,13 +87,16 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     if bands:
         counts = sorted({int(n) for kind in bands for n in re.findall(r" of (\d+) bands", kind)})
         lines.append(
-            f"{sum(bands.values())} of {total} images looked at ({', '.join(bands)}) have bands behind their colours, "
-            f"which are left out. Pretraining with --channels {counts[0]} reads them from .npy files of shape "
-            f"({counts[0]}, H, W)."
+            f"{sum(bands.values())} of {counted(total, 'image')} looked at ({', '.join(bands)}) "
+            f"{'has' if sum(bands.values()) == 1 else 'have'} further bands behind the colours, which are left out. "
+            f"Pretraining with --channels {counts[0]} reads them from .npy files of shape ({counts[0]}, H, W)."
         )
-    for part, words in ((PAGES, "have several pages; the first"), (ANIMATED, "are animated; the first frame")):
+    for part, words in (
+        (PAGES, ("has several pages; the first", "have several pages; the first")),
+        (ANIMATED, ("is animated; the first frame", "are animated; the first frame")),
+    ):
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
-            lines.append(f"{several} of {total} files looked at {words} is used.")
+            lines.append(f"{several} of {counted(total, 'file')} looked at {words[several > 1]} is used.")
     return lines
 
 
@@ -110,7 +115,7 @@ def unused(
     if "channels" in options and channels == 3 and len(found) > 1 and all(own.grey for _, own in found):
         modes = {kind.split(",")[0].split(" ")[1] for kind in kinds if " " in kind}
         stored = "grey" if modes and modes <= {"L", "I", "I;16", "I;16B", "F", "1", "LA"} else "grey stored as RGB"
-        lines.append(f"All channels are equal in {len(found)} images looked at: {stored}; use --channels 1.")
+        lines.append(f"All channels are equal in {counted(len(found), 'image')} looked at: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
         own = [levels for name, levels in found if name == kind]
         if not own or options.isdisjoint({"normalise", "scale"}):
@@ -126,7 +131,8 @@ def unused(
             for value in ((min(lows), max(highs)) if all_of_it else (float(low), float(high)))
         )
         lines.append(
-            f"{len(own)} images of {kind} use little of the range of values: the largest "
+            f"{counted(len(own), 'image')} of {kind} {'uses' if len(own) == 1 else 'use'} little of the range of "
+            "values: the largest "
             + (
                 f"value seen is {largest} of {top:,}, the smallest {smallest}. "
                 if all_of_it
