@@ -76,16 +76,18 @@ MISTAKES = [
     (["check", "nowhere"], 1, "nowhere does not exist"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "nowhere"], 1, "nowhere does not exist"),
     (["pretrain", "--from", "OPTIM"], 1, "There is no optimizer 'lambb'. Near names: lamb"),
-    (["pretrain", "--from", "OWN"], 1, "names a module of somebody's own, <mine.Net>, and no command can make it"),
+    (["pretrain", "--from", "OWN"], 1, "names somebody's own backbone, <mine.Net>, which no command can make"),
+    (["pretrain", "--from", "ITEMS"], 1, "names somebody's own data, <mine.Items>, which no command can make"),
+    (["pretrain", "DATA", "--from", "ITEMS"], 1, IMPORTED),
     (["distill", "DATA", "--teacher", "FILE", "--teacher-backbone", "resnet19"], 1, "resnet18"),
     (["evaluate", "FILE", "DATA", "DATA", "--encoder-backbone", "torchvision/resnet19"], 1, "torchvision/resnet18"),
     (["embed", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
     (["show", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
     (["evaluate", "timm/resnet18", "DATA", "DATA", "--labels", "nowhere"], 1, "nowhere is not there. Give a text file"),
-    (["evaluate", "timm/resnet18", "DATA", "DATA", "--shares", "10"], 2, "shares are [10.0]"),
-    (["evaluate", "timm/resnet18", "DATA", "DATA", "--seeds", "0"], 2, "seeds is 0; it must be at least 1"),
-    (["evaluate", "timm/resnet18", "DATA", "DATA", "--out", "DATA"], 1, "is a folder. Give --out a file"),
-    (["embed", "timm/resnet18", "DATA", "--image-size", "0"], 2, "image_size is 0; it must be at least 1"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--shares", "10"], 1, "shares are [10.0]"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--seeds", "0"], 1, "seeds is 0; it must be at least 1"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--out", "DATA"], 1, "is a folder. Give a file, such as"),
+    (["embed", "timm/resnet18", "DATA", "--image-size", "0"], 1, "image_size is 0; it must be at least 1"),
     (["show", "timm/resnet18", "DATA", "--out", "FILE"], 1, "is a file. Give another --out"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--out", "FILE"], 1, "is a file"),
     (["predict", "DATA", "DATA"], 1, "holds no classifier.safetensors. Train one: lookalike finetune"),
@@ -106,10 +108,11 @@ def test_a_typo_is_answered_before_torch_is_imported(photos: Path, tmp_path: Pat
     """All in one process, in which torch cannot be imported."""
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "run.yaml").write_text(f"method: simclr\ndata: {photos}\ntemprature: 1.0\n")
-    for name, more in {"optim": "optim: {name: lambb}", "own": "backbone: <mine.Net>"}.items():
-        (tmp_path / f"{name}.yaml").write_text(f"method: simclr\ndata: {photos}\n{more}\n")
+    for name, more in {"optim": "optim: {name: lambb}", "own": "backbone: <mine.Net>", "items": ""}.items():
+        data = photos if more else "<mine.Items>"
+        (tmp_path / f"{name}.yaml").write_text(f"method: simclr\ndata: {data}\n{more}\n")
     words = {"DATA": str(photos), "FILE": str(tmp_path / "run.yaml"), "DATA/a.txt": str(tmp_path / "a.txt/x")}
-    words |= {"OPTIM": "optim.yaml", "OWN": "own.yaml"}
+    words |= {"OPTIM": "optim.yaml", "OWN": "own.yaml", "ITEMS": "items.yaml"}
     argvs = [[words.get(word, word) for word in argv] for argv, _, _ in MISTAKES]
     code = (
         "import sys\nfrom lookalike import cli\n"

@@ -38,6 +38,7 @@ from .places import (
     no_features,
     no_list,
     no_run,
+    refuse_folder,
 )
 from .printing import are, brief, counted, cut, pasteable, printable, say, shown, typed
 from .runs import (
@@ -232,10 +233,6 @@ class Evaluate:
     out: str | None = None
     """File for the results. Without it evaluation.json in the run's folder, where ENCODER is one."""
 
-    def __post_init__(self) -> None:
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"shares are {list(self.shares)}; give one or more above 0, up to 1.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Comparison):
@@ -362,7 +359,7 @@ class Thin:
     runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
     """Folders of runs, or of a comparison, whose trainings are thinned."""
     keep_checkpoints: int = 0
-    """So many of them stay, the newest."""
+    """How many of them to leave, the newest."""
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 0:
@@ -511,7 +508,7 @@ def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = N
     options = _parsed(cls, argv, prog, description)
     for name, least in _LEAST.items():
         if (found := vars(options).get(name)) is not None and found < least:
-            raise UsageError(f"{name} is {found}; it must be at least {least}.")
+            raise ValueError(f"{name} is {found}; it must be at least {least}.")
     return options
 
 
@@ -722,12 +719,14 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
     if asked.verb != "views" and not _RANKS & os.environ.keys():
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
     own = vars(parsed.method)
-    if not asked.classifies:
-        if options.backbone.startswith("<") and asked.file is not None:
+    for what, value in (("data", parsed.data), ("backbone", options.backbone), ("test", parsed.test)):
+        if value.startswith("<") and value == asked.content.get(what):  # see `flat`
+            other = " and resume=True." if resumes else f", or name another {what} on the command line."
             raise ValueError(
-                f"{asked.file} names a module of somebody's own, {options.backbone}, and no command can make it. Go on "
-                "from Python, with Run(backbone=module), or give --backbone NAME for another network."
+                f"{asked.file} names somebody's own {what}, {value}, which no command can make. Go on from Python, "
+                f"with the same call{other}"
             )
+    if not asked.classifies:
         check_backbones(options.backbone)
     check_backbones(*(own.get(name) for name in ("encoder_backbone", "teacher_backbone")))
     if name := own["optim"].name:  # empty where the method's own is not known yet
@@ -921,6 +920,7 @@ def evaluate(argv: list[str]) -> None:
     is_run = bool(options.encoder) and Path(options.encoder).is_dir()
     target = options.out or (Folder(options.encoder).evaluation if is_run else None)
     if target is not None:
+        refuse_folder(Path(target), "evaluation.json")
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
@@ -970,6 +970,8 @@ def _check_question(options: Evaluate) -> None:
         check_encoder(options.encoder)
         check_backbones(options.encoder_backbone)
         check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+    if not options.shares or not all(0 < share <= 1 for share in options.shares):
+        raise ValueError(f"shares are {list(options.shares)}; give one or more above 0, up to 1.")
     for file in options.features:
         if not os.path.isfile(file):
             raise no_features(file)

@@ -143,6 +143,16 @@ def no_features(path: object) -> FileNotFoundError:
     return FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
 
 
+def refuse_folder(path: Path, name: str) -> None:
+    """Refuses a folder where a file is to be written, such as one called `name` in it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / name}.")
+
+
 def holds_run(path: Path) -> bool:
     """Whether a folder holds something of a run that can be shown."""
     folder = Folder(path)

@@ -108,7 +108,7 @@ class Options:
     save_every: int = 10
     """Keep a checkpoint every so many epochs. The last two states are always kept."""
     keep_checkpoints: int | None = None
-    """So many of these are kept, the newest; without it all. They are needed by nobody who goes on from the end."""
+    """How many of these to keep, the newest. Without it all. `--resume` needs the last two states alone."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"

@@ -15,7 +15,7 @@ from .. import encoders
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..data.labels import composed
 from ..methods.simclr import SimCLR
-from ..places import check_suffix, no_list
+from ..places import check_suffix, no_list, refuse_folder
 from ..printing import counted, shown
 from ..random import permutation
 from ..runs import Folder
@@ -113,8 +113,8 @@ def evaluate(
     path = None if out is None else Path(out)
     if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
         path = Folder(encoder).evaluation
-    if path is not None and path.is_dir():
-        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
+    if path is not None:
+        refuse_folder(path, "evaluation.json")
     if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
     reader = Reader(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..data import Data
 from ..marks import is_marked
-from ..places import holds_run, no_run
+from ..places import holds_run, no_run, refuse_folder
 from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
 from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
@@ -76,8 +76,7 @@ def report(
         if not folder.is_dir() or not (holds_run(folder) or (folder / "compare.json").is_file()):
             raise no_run(folder)
     path = target(folders, out)
-    if path.is_dir():
-        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'report.html'}.")
+    refuse_folder(path, "report.html")
     if path.exists() and not overwrite and not (out is None and len(folders) == 1):
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
