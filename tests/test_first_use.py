@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ MISTAKES = [
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--out", "FILE"], 1, "is a file"),
     (["predict", "DATA", "DATA"], 1, "holds no classifier.safetensors. Train one: lookalike finetune"),
     (["report", "DATA"], 1, "holds no run (no run.yaml)"),
-    (["plot", "DATA", "--out", "a.png"], 1, "holds no run (no run.yaml)"),
+    (["report", "DATA", "--points", "0"], 1, "points is 0; it is a number of images, 1 or more"),
     (["pretrain", "simclr", "DATA", "--views.0.blur", "0.1", "--backbone", "timm/resnet50.a1_in1k"], 1, IMPORTED),
     (["pretrain", "dino", "DATA", "--init", "timm/resnet18", "--optim.name", "adopt"], 1, IMPORTED),
     (["distill", "DATA"], 1, IMPORTED),
@@ -257,6 +258,16 @@ def test_few_images_train_in_every_command_and_it_is_said(
 
 
 # ---------------------------------------------------------------- compilation, checkpoints
+
+
+def test_of_a_comparison_only_its_own_trainings_are_thinned(tmp_path: Path, capsys: Say) -> None:
+    here = shutil.copytree(Path(__file__).parent / "golden/compare", tmp_path / "c")
+    shutil.copytree(here / "simclr-seed0", here / "mine")
+    assert "c/simclr-seed0: removed 1 checkpoint of single epochs" in done(capsys, "thin", here)
+    assert (here / "mine/checkpoints/epoch=2.ckpt").is_file()
+    for run in here.glob("*/run.yaml"):
+        run.unlink()
+    assert "c: none of its trainings has begun." in done(capsys, "thin", here)
 
 
 def test_compilation_is_announced_and_timed(

@@ -22,6 +22,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
 from .comparing.comparison import Comparison
+from .documents import read_json
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .outlines import outline
 from .places import (
@@ -508,7 +509,9 @@ def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = N
     options = _parsed(cls, argv, prog, description)
     for name, least in _LEAST.items():
         if (found := vars(options).get(name)) is not None and found < least:
-            raise ValueError(f"{name} is {found}; it must be at least {least}.")
+            of_images = name in ("count", "points")
+            what = "is a number of images, 1 or more" if of_images else f"must be at least {least}"
+            raise ValueError(f"{name} is {found}; it {what}.")
     return options
 
 
@@ -1068,7 +1071,9 @@ def report(argv: list[str]) -> None:
     options = _parse(Report, argv, "report")
     if not options.runs:
         raise UsageError("The runs come first: lookalike report RUN... [options].")
-    _check_runs(options.runs)
+    for folder in map(Path, options.runs):
+        if not holds_run(folder) and not (folder / "compare.json").is_file():
+            raise no_run(folder)
     check_images(*([] if options.images is None else [options.images]))
     from .reporting.writing import report as write
 
@@ -1083,9 +1088,9 @@ def report(argv: list[str]) -> None:
 
 
 def _check_runs(folders: Sequence[str]) -> None:
-    """Refuses the first folder that holds neither a run nor a comparison."""
+    """Refuses the first that is no folder; what is in it is looked at later."""
     for folder in map(Path, folders):
-        if not holds_run(folder) and not (folder / "compare.json").is_file():
+        if not folder.is_dir():
             raise no_run(folder)
 
 
@@ -1111,8 +1116,10 @@ def thin(argv: list[str]) -> None:
         raise UsageError("The runs come first: lookalike thin RUN...")
     _check_runs(options.runs)
     for place in map(Path, options.runs):
-        compared = sorted(place.glob("*/run.yaml")) if (place / "compare.json").is_file() else []
-        folders = [Folder(path.parent) for path in compared] or [Folder(place)]
+        compares = (place / "compare.json").is_file()
+        folders = _trainings_in(place) if compares else [Folder(place)]
+        if not folders:
+            say(f"{place}: none of its trainings has begun.")
         for folder in folders:
             if not folder.run.is_file():
                 raise no_run(folder.path)
@@ -1124,6 +1131,13 @@ def thin(argv: list[str]) -> None:
                 f"{folder.path}: removed {counted(len(gone), 'checkpoint')} of single epochs, {free / 1e6:.1f} MB; "
                 f"{folder.checkpoint_bytes() / 1e6:.1f} MB of checkpoints stay."
             )
+
+
+def _trainings_in(comparison: Path) -> list[Folder]:
+    """The trainings of a comparison that have begun; other runs that lie in its folder are somebody's own."""
+    rows = read_json(comparison / "compare.json", dict).get("trainings")
+    named = [row.get("folder") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return [Folder(path.parent) for path in sorted(comparison.glob("*/run.yaml")) if path.parent.name in named]
 
 
 def check(argv: list[str]) -> None:

@@ -60,8 +60,8 @@ def check_images(*data: str) -> None:
 def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
     """What is raised where no encoder has this name, and no file or folder either."""
     return FileNotFoundError(
-        f"No {what} at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
-        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
+        f"No {what} at {brief(name, LONGEST_PATH) or 'an empty name'}. Give a run's folder, an encoder.safetensors, an "
+        "official weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
 
 
