@@ -367,21 +367,21 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     total, read = len(split.source), len(split.places)
     other = sum(reason.startswith(UNSUPPORTED) for _, reason in split.broken)
     lines = [f"{what:<11} {total}, of which {len(split.broken) - other} cannot be read"]
-    they = "is whole but cannot be used as it is" if other == 1 else "are whole but cannot be used as they are"
-    lines[0] += f", and {other} {they}" if other else ""
+    lines[0] += f", and {other} are whole but cannot be used as they are" if other else ""
     lines += [f"            {line}" for line in split.source.notes()]
     lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
     if len(split.broken) > 10:
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
     if read:
         low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
-        ends = [f"{width} x {height}" for height, width in (low, high)]
-        between = f"{ends[0]} to {ends[1]} pixels, in the middle {middle[1]} x {middle[0]}"
-        lines.append(f"sizes       {f'{ends[0]} pixels' if ends[0] == ends[1] else between}")
+        spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
+        lines.append(f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}")
         small = int((split.sizes.min(1) < image_size).sum())
         if small:
-            have = "has" if small == 1 else "have"
-            lines.append(f"            {small} {have} a side below {image_size} pixels and would be enlarged")
+            lines.append(
+                f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
+                "enlarged"
+            )
         lines.append(
             "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
             + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
@@ -393,9 +393,12 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
-        few, many = split.classes[smallest], split.classes[largest]
-        of = f"of {spanned(few, many, 'image')}" + ("" if few == many else f" ({smallest}, {largest})")
-        lines.append(f"classes     {len(split.classes)}, if the first folders' names are labels, {of}")
+        fewest, most = split.classes[smallest], split.classes[largest]
+        lines.append(
+            f"classes     {len(split.classes)}, if the first folders' names are labels, "
+            + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
+               f"{counted(most, 'image')} ({largest})")
+        )  # fmt: skip
     if read and what == "images":
         seconds = total * split.decode_seconds / max(1, workers)
         shrunk = (
@@ -423,7 +426,7 @@ BY_EYE: Final = (
 
 
 def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[str]:
-    lines = [f"{what}: {len(found.exact)} exact pairs, {len(found.near)} near pairs"]
+    lines = [f"{what}: {counted(len(found.exact), 'exact pair')}, {counted(len(found.near), 'near pair')}"]
     lines += [f"            exact: {a.name(i)} = {b.name(j)}" for i, j in found.exact[:3]]
     lines += [
         f"            near: {a.name(i)} = {b.name(j)} ({detail:.3f})"
