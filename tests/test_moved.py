@@ -140,6 +140,25 @@ def test_the_first_image_that_is_missing_or_new_is_named(place: Path, capsys: Sa
     assert "begun: 2 are missing (the first is nested/deeper/image 1.jpg)." in refused(capsys, *resume)
 
 
+def test_other_images_of_the_same_names_are_refused_elsewhere_and_said_at_the_same_place(
+    place: Path, capsys: Say
+) -> None:
+    probe = ["--probe", "labelled/train", "labelled/test"]
+    done(capsys, "pretrain", "simclr", "photos", *probe, *TINY, "--epochs", "1", "--out", "r")
+    shutil.copytree("photos", "others")
+    shutil.copy("photos/image 3.jpg", "others/image 0.jpg")
+    resume = ["--resume", "--out", "r", "--no-report", "--epochs"]
+    said = refused(capsys, "pretrain", "others", *resume, "2")
+    assert "others holds other images than when r was begun: image 0.jpg is another image. Going on" in said
+    shutil.copytree("labelled", "relabelled")
+    shutil.copy("labelled/test/class0/1.jpg", "relabelled/test/class0/0.jpg")
+    said = refused(capsys, "pretrain", *resume, "2", "--probe", "relabelled/train", "relabelled/test")
+    assert "relabelled/test holds other images than when r was begun: class0/0.jpg is another image" in said
+    shutil.copy("photos/image 3.jpg", "photos/image 0.jpg")
+    said = done(capsys, "pretrain", "./photos/", *resume, "2", "--probe", "labelled/train/", "labelled/test")
+    assert "WARNING     ./photos/ holds other images than when r was begun: image 0.jpg is another image." in said
+
+
 @pytest.mark.parametrize("moves", ["list", "images"])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_list_of_absolute_paths_may_be_copied_and_its_images_may_move(

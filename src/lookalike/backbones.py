@@ -1042,6 +1042,8 @@ def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import timm
 
     published = timm.get_pretrained_cfg(name)
+    if published is None:  # somebody's own network, which timm has no weights of
+        return IMAGENET_MEAN, IMAGENET_STD
     return tuple(published.mean), tuple(published.std)
 
 

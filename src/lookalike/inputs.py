@@ -3,14 +3,16 @@
 `inputs.zip` in a run's folder holds a list of names for each set of images: those to learn from (`data`), of a probe
 (`probe-train`, `probe-test`) and of a test (`test`), and the SHA-256 of the weights that it began from (`init`). Names
 are what keys are made of: paths relative to the folder or list that was given, one after the other with a zero byte
-between, in the order of the run.
+between, in the order of the run. Beside each list are the digests of some of its files (`data-files`): other images
+often have the same names, 1.jpg and so on.
 """
 
+import hashlib
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .printing import printable
@@ -72,3 +74,63 @@ def _apart(now: Sequence[str], then: Sequence[str]) -> tuple[list[str], list[str
     """The names that are missing now, and those that are new."""
     known, wanted = set(now), set(then)
     return [name for name in then if name not in known], [name for name in now if name not in wanted]
+
+
+SAMPLED = 64
+"""Files of a set whose content is compared: all of a small one, and few enough for slow disks."""
+SAMPLED_BYTES = 2**20
+"""Of the beginning of each; its size counts, too."""
+
+
+def _sampled(count: int) -> list[int]:
+    """Which of so many files are compared, evenly spaced."""
+    some = min(count, SAMPLED)
+    return [i * count // some for i in range(some)]
+
+
+def names_of(part: str) -> tuple[str, str]:
+    """How `inputs.zip` calls a set's names and its digests."""
+    return part, f"{part}-files"
+
+
+def of(part: str, listing: bytes | None, file: Callable[[int], str | None], count: int) -> dict[str, bytes]:
+    """What is kept of a set of images: its names, and the SHA-256 of some of its files.
+
+    Args:
+        part: what the set is called, such as `data`.
+        listing: its names; nothing is kept of images without names.
+        file: gives the path of an image by its place; None where it has no file of its own.
+        count: images of the set.
+    """
+    if listing is None:
+        return {}
+    names, files = names_of(part)
+    return {names: listing, files: "\n".join(_digest(file(i)) for i in _sampled(count)).encode()}
+
+
+def _digest(path: str | None) -> str:
+    """The SHA-256 of a file's size and beginning; empty where it cannot be read, which is said where it is decoded."""
+    try:
+        if path is not None and os.path.isfile(path):
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return hashlib.sha256(b"%d " % size + file.read(SAMPLED_BYTES)).hexdigest()
+    except OSError:
+        pass
+    return ""
+
+
+def changed(part: str, now: Mapping[str, bytes], then: Mapping[str, bytes]) -> str:
+    """The first image of a set that has the name it had and another content: "a.jpg is another image". Or "".
+
+    Args:
+        now, then: what is known of the set, of `of`; a run may have kept no digests.
+    """
+    names, files = names_of(part)
+    listed = split(now[names])[1]
+    new, old = (each.get(files, b"").split(b"\n") for each in (now, then))
+    if len(new) == len(old):
+        for i, a, b in zip(_sampled(len(listed)), new, old):
+            if a and b and a != b:
+                return f"{printable(listed[i])} is another image"
+    return ""
