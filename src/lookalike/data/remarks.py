@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from ..printing import counted
 from ..random import permutation
 from .decoding import ANIMATED, LEFT_OUT, PAGES, BrokenImage
 from .errors import UNSUPPORTED
@@ -74,8 +75,9 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     alpha = {kind: n for kind, n in last.items() if kind not in bands}
     if alpha:
         lines.append(
-            f"{sum(alpha.values())} of {total} images looked at ({', '.join(alpha)}) have a last channel that may be "
-            "no transparency (near infrared, a height, a mask): it is left out, and colours stay as they are."
+            f"{sum(alpha.values())} of {counted(total, 'image')} looked at ({', '.join(alpha)}) "
+            f"{_have(alpha)} a last channel that may be no transparency (near infrared, a height, a mask): it is left "
+            "out, and colours stay as they are."
         )
         if "alpha" in options:
             lines[-1] += (
@@ -85,14 +87,31 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     if bands:
         counts = sorted({int(n) for kind in bands for n in re.findall(r" of (\d+) bands", kind)})
         lines.append(
-            f"{sum(bands.values())} of {total} images looked at ({', '.join(bands)}) have bands behind their colours, "
-            f"which are left out. Pretraining with --channels {counts[0]} reads them from .npy files of shape "
-            f"({counts[0]}, H, W)."
+            f"{sum(bands.values())} of {counted(total, 'image')} looked at ({', '.join(bands)}) {_have(bands)} bands "
+            f"behind their colours, which are left out. Pretraining with --channels {counts[0]} reads them from .npy "
+            f"files of shape ({counts[0]}, H, W)."
         )
-    for part, words in ((PAGES, "have several pages; the first"), (ANIMATED, "are animated; the first frame")):
+    for part, verbs, words in (
+        (PAGES, ("has", "have"), "several pages; the first"),
+        (ANIMATED, ("is", "are"), "animated; the first frame"),
+    ):
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
-            lines.append(f"{several} of {total} files looked at {words} is used.")
+            lines.append(f"{several} of {counted(total, 'file')} looked at {verbs[several != 1]} {words} is used.")
+            if part == PAGES and "channels" in options:
+                lines[-1] += " Pages that are channels are read from .npy files of shape (C, H, W), with --channels C."
     return lines
+
+
+def _is_grey(kind: str) -> bool:
+    """Whether `Source.kind` says that an image has one channel, or one and transparency."""
+    if kind.startswith("npy "):
+        return kind.count(",") == 1 or "(1, " in kind or ", 1)" in kind
+    words = kind.split(",")[0].split(" ")
+    return len(words) > 1 and words[1] in {"L", "I", "I;16", "I;16B", "F", "1", "LA"}
+
+
+def _have(kinds: Mapping[str, int]) -> str:
+    return "has" if sum(kinds.values()) == 1 else "have"
 
 
 def unused(
@@ -108,11 +127,10 @@ def unused(
     """
     lines = []
     if "channels" in options and channels == 3 and len(found) > 1 and all(own.grey for _, own in found):
-        modes = {kind.split(",")[0].split(" ")[1] for kind in kinds if " " in kind}
-        stored = "grey" if modes and modes <= {"L", "I", "I;16", "I;16B", "F", "1", "LA"} else "grey stored as RGB"
+        stored = "grey" if kinds and all(map(_is_grey, kinds)) else "grey stored as RGB"
         lines.append(f"All channels are equal in {len(found)} images looked at: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
-        own = [levels for name, levels in found if name == kind]
+        own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # blank ones have none
         if not own or options.isdisjoint({"normalise", "scale"}):
             continue
         lows, highs = [each.low for each in own], [each.high for each in own]
@@ -126,7 +144,8 @@ def unused(
             for value in ((min(lows), max(highs)) if all_of_it else (float(low), float(high)))
         )
         lines.append(
-            f"{len(own)} images of {kind} use little of the range of values: the largest "
+            f"{counted(len(own), 'image')} of {kind} {'uses' if len(own) == 1 else 'use'} little of the range of "
+            "values: the largest "
             + (
                 f"value seen is {largest} of {top:,}, the smallest {smallest}. "
                 if all_of_it
