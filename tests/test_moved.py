@@ -296,3 +296,17 @@ def test_a_page_finds_the_images_that_a_run_was_judged_on(
     monkeypatch.chdir(place)
     done(capsys, "report", "r", "--workers", "0")
     assert not content_of(Path("r/report.html"))["runs"][0]["classifies"]
+
+
+def test_a_run_goes_on_where_a_copy_has_composed_the_names_anew(place: Path, capsys: Say) -> None:
+    """As copies by a Mac do: names look the same, and lie in another order."""
+    old = sorted(Path("labelled/train").iterdir())
+    for folder, name in zip(old, ("Ärztin", "Koch", "Übung")):
+        folder.rename(folder.with_name(unicodedata.normalize("NFC", name)))
+    begin = ["pretrain", "simclr", "labelled/train", *TINY]
+    done(capsys, *begin, "--epochs", "1", "--out", "r")
+    done(capsys, "pretrain", "--resume", "--out", shutil.copytree("r", "whole"), "--epochs", "2", "--no-report")
+    for folder in list(Path("labelled/train").iterdir()):
+        folder.rename(folder.with_name(unicodedata.normalize("NFD", folder.name)))
+    done(capsys, "pretrain", "--resume", "--out", "r", "--epochs", "2", "--no-report")
+    assert weights("r") == weights("whole")
