@@ -652,8 +652,8 @@ def unpickled(path: Path) -> Any:
     """
     if (kind := _format_of(path)) is not None:
         raise ValueError(
-            f"{path} holds {kind}, and no weights as torch.save and safetensors write them. Save the tensors so where "
-            "it was made: torch.save(model.state_dict(), path)."
+            f"{path} holds {kind}, and no weights as torch.save and safetensors write them. Give another, or where it "
+            "was made save the tensors alone: torch.save(model.state_dict(), path)."
         )
     try:
         if zipfile.is_zipfile(path):
