@@ -49,7 +49,8 @@ def run(bench: Bench) -> None:
             decoding(bench, folder, batch, 2 * size, workers, settings)
         asked = Run(
             data=folder, method=SimCLR.Config(), backbone=network, image_size=size, batch_size=batch, epochs=1000,
-            workers=workers, fit=False, save_every=10**6, precision="fp32" if bench.tiny else "bf16", out="",
+            workers=workers, fit=False, save_every=10**6, precision="fp32" if bench.tiny else "bf16",
+            out=f"{temporary}/run",
         )  # fmt: skip
         for case, one in (
             ("from files to a step", asked),

@@ -285,7 +285,7 @@ def test_the_losses_stay_in_float32_under_autocast() -> None:
 
 
 def test_supcon_wants_a_label_per_image() -> None:
-    with pytest.raises(ValueError, match=r"4 images and labels of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"batch of 4 and labels of shape \(3,\)"):
         losses.supcon(torch.randn(4, 2, 5), torch.arange(3), 0.1, 0.1)
 
 

@@ -121,7 +121,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     bands = noise(32, 32, 2)
     for i in range(8):
         (tmp_path / f"{i}.tif").write_bytes(tiff(bands, extra=[0]))
-    line = "8 of 8 images looked at (TIFF L of 2 bands) have bands behind their colours, which are left out."
+    line = "8 of 8 images looked at (TIFF L of 2 bands) have further bands behind the colours, which are left out."
     advice = "Pretraining with --channels 2 reads them from .npy files of shape (2, H, W)"
     for text in (checked(tmp_path, capfd), started(tmp_path, tmp_path / "run", capfd)):
         assert f"{line} {advice}" in text
@@ -164,9 +164,9 @@ def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixtu
     text = checked(tmp_path, capfd)
     for words in (
         "1 of 4 files looked at has several pages; the first is used. Pages that are channels are read from .npy",
-        "1 of 4 images looked at (TIFF RGB of 5 bands) has bands behind their colours",
+        "1 of 4 images looked at (TIFF RGB of 5 bands) has further bands behind the colours",
         "1 image of uint16 uses little of the range of values",
-        "1 of 4 images is constant, or nearly so: dark.png. Such images",
+        "1 of 4 images is constant, or nearly so: dark.png. ",
         "same names  1 name with several suffixes, such as dark.npy, dark.png. Of 1 they do not",
     ):
         assert words in text, words

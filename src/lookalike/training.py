@@ -1009,8 +1009,8 @@ def batch_words(before: int, after: int, images: int) -> list[str]:
     if before == after:
         return []
     return [
-        f"batch       {after} images: {images} are fewer than a batch of {before}, the default. --batch-size takes "
-        "another number"
+        f"batch       {counted(after, 'image')}: {images} are fewer than a batch of {before}, the default. "
+        "--batch-size takes another number"
     ]
 
 

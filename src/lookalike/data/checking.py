@@ -340,7 +340,7 @@ def check(
     looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
     train, other = looked[0], looked[1] if len(looked) > 1 else None
     if (count := sum(len(split.places) for split in looked)) > 20_000:
-        say(f"looking for copies among {count} images")
+        say(f"looking for copies among {counted(count, 'image')}")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 
@@ -374,13 +374,14 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
     if read:
         low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
-        lines.append(
-            f"sizes       {low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, in the middle {middle[1]} x {middle[0]}"
-        )
+        spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
+        lines.append(f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}")
         small = int((split.sizes.min(1) < image_size).sum())
         if small:
-            verb = "has" if small == 1 else "have"
-            lines.append(f"            {small} {verb} a side below {image_size} pixels and would be enlarged")
+            lines.append(
+                f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
+                "enlarged"
+            )
         lines.append(
             "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
             + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
@@ -392,11 +393,12 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
-        low, high = split.classes[smallest], split.classes[largest]
-        sizes = (
-            f"of {counted(low, 'image')}" if low == high else f"from {low} ({smallest}) to {high} ({largest}) images"
-        )
-        lines.append(f"classes     {len(split.classes)}, if the first folders' names are labels, {sizes}")
+        fewest, most = split.classes[smallest], split.classes[largest]
+        lines.append(
+            f"classes     {len(split.classes)}, if the first folders' names are labels, "
+            + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
+               f"{counted(most, 'image')} ({largest})")
+        )  # fmt: skip
     if read and what == "images":
         seconds = total * split.decode_seconds / max(1, workers)
         shrunk = (
@@ -468,8 +470,8 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
     if rows:
         lines.append(
             f"blank       {len(rows)} of {counted(len(split.blank), 'image')} {are(len(rows))} constant, or nearly so: "
-            f"{_some([split.name(row) for row in rows[:6]])}. Such images teach nothing, and are left out of the pairs "
-            "below. Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
+            f"{_some([split.name(row) for row in rows[:6]])}. They teach nothing, and are left out of the pairs below. "
+            "Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
         )
     if split.same_stems and within is not None:
         place = {int(p): row for row, p in enumerate(split.places)}

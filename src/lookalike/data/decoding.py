@@ -263,7 +263,7 @@ def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
     kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_colour(image) else "")
     bands = unnamed_bands(image)
     if bands and (image.mode, bands) != ("RGB", 1):  # which 4 channels hold
-        kind += f" of {bands + len(image.getbands())} bands"
+        kind += f" of {counted(bands + len(image.getbands()), 'band')}"
     with suppress(Exception):  # a later frame may be damaged
         kind += _several(image)
     return f"{kind}, {LEFT_OUT}" if alpha == "auto" and _leaves_out(image, channels) else kind
@@ -503,8 +503,8 @@ def _check_channels(image: Image.Image, channels: int) -> None:
         raise _unread_tiff(tiff.read_tags(image.fp, MAX_BYTES))
     if tiff.samples(tiff.read_tags(image.fp, MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
         raise Unsupported(
-            f"a TIFF with several pages, of which the first alone is read, and {channels} channels cannot be made of "
-            f"it. Save pages that are channels as .npy of shape ({channels}, H, W)"
+            f"a TIFF with several pages, of which the first alone is read, and {counted(channels, 'channel')} cannot be "
+            f"made of it. Save pages that are channels as .npy of shape ({channels}, H, W)"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from ..printing import counted
+from ..printing import are, counted
 from ..random import permutation
 from .decoding import ANIMATED, LEFT_OUT, PAGES, BrokenImage
 from .errors import UNSUPPORTED
@@ -61,8 +61,8 @@ def warnings_about(source: Source, options: Set[str] = frozenset()) -> list[str]
     lines = [*left_out(kinds, options), *unused(kinds, found, source.channels, options)]
     if refused:
         lines.append(
-            f"{len(refused)} of {len(found) + len(refused)} images looked at are whole, but cannot be used as they "
-            f"are. The first is {refused[0]}"
+            f"{len(refused)} of {counted(len(found) + len(refused), 'image')} looked at {are(len(refused))} whole, but "
+            f"cannot be used as {'it is' if len(refused) == 1 else 'they are'}. The first is {refused[0]}"
         )
     return lines
 
@@ -76,8 +76,8 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     if alpha:
         lines.append(
             f"{sum(alpha.values())} of {counted(total, 'image')} looked at ({', '.join(alpha)}) "
-            f"{_have(alpha)} a last channel that may be no transparency (near infrared, a height, a mask): it is left "
-            "out, and colours stay as they are."
+            f"{'has' if sum(alpha.values()) == 1 else 'have'} a last channel that may be no transparency "
+            "(near infrared, a height, a mask): it is left out, and colours stay as they are."
         )
         if "alpha" in options:
             lines[-1] += (
@@ -87,16 +87,16 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     if bands:
         counts = sorted({int(n) for kind in bands for n in re.findall(r" of (\d+) bands", kind)})
         lines.append(
-            f"{sum(bands.values())} of {counted(total, 'image')} looked at ({', '.join(bands)}) {_have(bands)} bands "
-            f"behind their colours, which are left out. Pretraining with --channels {counts[0]} reads them from .npy "
-            f"files of shape ({counts[0]}, H, W)."
+            f"{sum(bands.values())} of {counted(total, 'image')} looked at ({', '.join(bands)}) "
+            f"{'has' if sum(bands.values()) == 1 else 'have'} further bands behind the colours, which are left out. "
+            f"Pretraining with --channels {counts[0]} reads them from .npy files of shape ({counts[0]}, H, W)."
         )
-    for part, verbs, words in (
-        (PAGES, ("has", "have"), "several pages; the first"),
-        (ANIMATED, ("is", "are"), "animated; the first frame"),
+    for part, words in (
+        (PAGES, ("has several pages; the first", "have several pages; the first")),
+        (ANIMATED, ("is animated; the first frame", "are animated; the first frame")),
     ):
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
-            lines.append(f"{several} of {counted(total, 'file')} looked at {verbs[several != 1]} {words} is used.")
+            lines.append(f"{several} of {counted(total, 'file')} looked at {words[several > 1]} is used.")
             if part == PAGES and "channels" in options:
                 lines[-1] += " Pages that are channels are read from .npy files of shape (C, H, W), with --channels C."
     return lines
@@ -108,10 +108,6 @@ def _is_grey(kind: str) -> bool:
         return kind.count(",") == 1 or "(1, " in kind or ", 1)" in kind
     words = kind.split(",")[0].split(" ")
     return len(words) > 1 and words[1] in {"L", "I", "I;16", "I;16B", "F", "1", "LA"}
-
-
-def _have(kinds: Mapping[str, int]) -> str:
-    return "has" if sum(kinds.values()) == 1 else "have"
 
 
 def unused(
@@ -128,7 +124,7 @@ def unused(
     lines = []
     if "channels" in options and channels == 3 and len(found) > 1 and all(own.grey for _, own in found):
         stored = "grey" if kinds and all(map(_is_grey, kinds)) else "grey stored as RGB"
-        lines.append(f"All channels are equal in {len(found)} images looked at: {stored}; use --channels 1.")
+        lines.append(f"All channels are equal in {counted(len(found), 'image')} looked at: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
         own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # blank ones have none
         if not own or options.isdisjoint({"normalise", "scale"}):

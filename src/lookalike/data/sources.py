@@ -502,7 +502,7 @@ def _relative(paths: list[str], root: str, where: str) -> list[str]:
     """
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
-            f"None of the first {min(100, len(paths))} files that {where} names exists; the first is "
+            f"None of the first {counted(min(100, len(paths)), 'file')} that {where} names exists; the first is "
             f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
         )
     return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
@@ -557,8 +557,8 @@ def _item_labels(
     top = int(numbers.max())
     if own is None and classes is None and top >= MOST_CLASSES:
         raise ValueError(
-            f"{name} has the label {top}, which would be one of {top + 1:,} classes. Number the classes from 0, "
-            "such as with numpy.unique(labels, return_inverse=True)."
+            f"{name} has the label {top}, which would be one of {counted(top + 1, 'class', grouped=True)}. "
+            "Number the classes from 0, such as with numpy.unique(labels, return_inverse=True)."
         )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
     if top >= len(names):

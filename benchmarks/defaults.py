@@ -1,0 +1,739 @@
+"""Which optimizer, rate, warm-up, temperature and momentum each method needs on few images.
+
+    python benchmarks/defaults.py --grid core --work FOLDER [--methods simclr byol --sets digits --jobs 2 --hours 6]
+    python benchmarks/defaults.py --summary
+
+Three grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:
+
+- core: all methods on 1,500 images of 64 pixels, batches of 64. Successive halving over the settings of a method, by
+  the mean k-NN over the sets: all settings make 75 steps, the best two (of methods whose steps take long, the best one)
+  300, with a schedule of its own length each, and so does what is the default today. Then the best one and the default
+  make 300 with two more seeds (or one), on one of the sets.
+- side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
+  more steps, and another network; on one or two sets each.
+- broken: trainings that cannot learn, each broken in one way.
+
+All of a stage is done before the next one, so that a study which was stopped early says something of each method. Each
+training has one thread. A row goes to --record as soon as it is measured, and is not made again; of a training that
+fails it has the error. After --hours, Ctrl-C or SIGTERM the trainings that are under way are dropped.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from io import StringIO
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import unlike_sets
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rows import append
+from settings_tried import (
+    BROKEN,
+    CNN,
+    PAIRS,
+    RESNET,
+    SAID,
+    SETTINGS,
+    VIT,
+    Overrides,
+    adamw,
+    broken,
+    configured,
+    network,
+    shown,
+)
+from torch import Tensor
+
+from lookalike import training
+from lookalike.backbones import Backbone
+from lookalike.data import Loader, Source, Subset
+from lookalike.evaluation import evaluate, with_statistics
+from lookalike.evaluation.features import calibrated, evaluating
+from lookalike.evaluation.labelfree import retrieval
+from lookalike.health import NAMES, OWN, figures
+from lookalike.methods.simclr import SimCLR
+from lookalike.monitor import Monitor
+from lookalike.random import permutation
+from lookalike.runs import Run, commit
+from lookalike.views import View, make_views, resized
+
+BATCH = 64
+STAGES = 75, 300
+"""Optimizer steps of the rounds of halving; a training has whole epochs, so about so many."""
+FINAL, CHEAP = 2, 0.3
+"""Settings that reach the last round, where a step takes less than so many seconds; else one, with a seed less."""
+SEEDS = 0, 1, 2
+CORE_IMAGES, CORE_SIZE = 1500, 64
+LONG = 3000
+SIDE_METHODS = "simclr", "moco_v2", "lejepa", "dino", "vicreg"
+WIDE = 256
+"""Images of the looks that this study adds: a verdict may need more than the 64 of `health`."""
+SHARES = 0.05, 0.1, 0.15, 0.3, 0.5, 0.75, 1.0
+"""Of the steps, after which it looks."""
+SCORED = 512
+"""Images to train on whose views the label-free scores of the finished encoder look at."""
+STEP_SECONDS = {
+    ("simclr", CNN): 0.21, ("moco_v2", CNN): 0.16, ("byol", CNN): 0.40, ("simsiam", CNN): 0.42,
+    ("moco_v3", CNN): 0.42, ("swav", CNN): 0.18, ("deepcluster_v2", CNN): 0.18, ("dino", CNN): 0.34,
+    ("barlow_twins", CNN): 0.39, ("vicreg", CNN): 0.39, ("lejepa", CNN): 0.24, ("supcon", CNN): 0.17,
+    ("dino", VIT): 0.38, ("ibot", VIT): 0.8, ("dinov2", VIT): 0.39, ("moco_v3", VIT): 0.71, ("lejepa", VIT): 0.3,
+}  # fmt: skip
+"""Of a core's time, for a step of the core grid on an AMD EPYC; the rows know better once they are there."""
+LOCAL_VIEWS = {"dino": 1.6, "lejepa": 1.8}
+"""What a step takes so many times longer with the small views that these methods make of images above 64 pixels."""
+BESIDE_SECONDS = 4.0
+"""What a training takes beside its steps: its start, and k-NN and label-free scores in the end."""
+THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
+PACKAGES = "torch", "lightning", "timm", "numpy", "scikit-learn", "numba", "pillow"
+RECORD = Path(__file__).parent / "records" / "defaults.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    grid: str
+    method: str
+    network: str
+    set: str
+    setting: str
+    stage: int
+    """Optimizer steps, about."""
+    seed: int = 0
+    images: int = CORE_IMAGES
+    size: int = CORE_SIZE
+    broken: str | None = None
+    """What is broken, of `BROKEN`."""
+
+    @property
+    def overrides(self) -> Overrides:
+        net = CNN if self.network == RESNET else self.network
+        found = SETTINGS[self.method, net].get(self.setting)
+        return OTHER[self.setting] if found is None else found
+
+
+OTHER: dict[str, Overrides] = {"adamw 1e-3": adamw(1e-3)}
+"""What the broken trainings of any method may have."""
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "grid")
+"""What makes two rows the same measurement."""
+
+Row = Mapping[str, Any]
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in FIELDS)
+
+
+def key_of_job(job: Job) -> tuple[Any, ...]:
+    return key(dataclasses.asdict(job))
+
+
+# ---------------------------------------------------------------- what is to be measured
+
+
+def survivors(scores: Mapping[str, float], keep: int) -> list[str]:
+    """The names of the `keep` best scores, best first; of equal ones the earlier."""
+    return sorted(scores, key=lambda name: -scores[name])[:keep]
+
+
+def kept(method: str, network: str, stage: int) -> int:
+    """How many of a method's settings take part in a stage: all, and in the end the best one or two."""
+    if stage == STAGES[0]:
+        return len(SETTINGS[method, network])
+    return FINAL if STEP_SECONDS[method, network] < CHEAP else 1
+
+
+def scores(rows: Iterable[Row], method: str, network: str, sets: Sequence[str], stage: int) -> dict[str, float]:
+    """Mean k-NN over the sets of each setting that is measured on all of them; a training that failed counts as 0.
+
+    Of the core grid, seed 0.
+    """
+    found: dict[str, dict[str, float]] = {}
+    same = {"method": method, "network": network, "stage": stage, "seed": 0, "broken": None}
+    same |= {"images": CORE_IMAGES, "size": CORE_SIZE}
+    for row in rows:
+        if row["set"] in sets and all(row[name] == value for name, value in same.items()):
+            found.setdefault(row["setting"], {})[row["set"]] = top1(row) or 0.0
+    names = [name for name in SETTINGS[method, network] if len(found.get(name, {})) == len(sets)]
+    return {name: statistics.fmean(found[name].values()) for name in names}
+
+
+def top1(row: Row) -> float | None:
+    """The k-NN accuracy of a trained encoder; None where its training failed."""
+    return row["after"]["knn"] if row.get("after") else None
+
+
+def best(rows: Sequence[Row], method: str, network: str, sets: Sequence[str]) -> list[str]:
+    """The best two settings that the core grid knows by now, by the last stage that is whole."""
+    for stage in reversed(STAGES):
+        expected = kept(method, network, stage)
+        if len(found := scores(rows, method, network, sets, stage)) >= expected:
+            return survivors(found, 2)
+    return []
+
+
+Pair = tuple[str, str]
+
+
+def core(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """The core grid as far as it is known by now, in the order of its measurement."""
+    every, last, seeded = [], [], []
+    for turn, (method, net) in enumerate(pairs):
+        settings = list(SETTINGS[method, net])
+        every += [Job("core", method, net, s, name, STAGES[0]) for name in settings for s in sets]
+        before = scores(rows, method, net, sets, STAGES[0])
+        if len(before) < len(settings):
+            continue  # not known yet
+        chosen = dict.fromkeys([*survivors(before, kept(method, net, STAGES[1])), SAID])
+        last += [Job("core", method, net, s, name, STAGES[1]) for name in chosen for s in sets]
+        after = scores(rows, method, net, sets, STAGES[1])
+        if len(after) < len(chosen):
+            continue
+        names = dict.fromkeys([*survivors(after, 1), SAID])
+        most = len(SEEDS) if STEP_SECONDS[method, net] < CHEAP else 2
+        seeded += [
+            Job("core", method, net, sets[turn % len(sets)], n, STAGES[1], seed)
+            for seed in SEEDS[1:most]
+            for n in names
+        ]
+    return [*every, *last, *seeded]
+
+
+SIDES: tuple[tuple[dict[str, Any], tuple[str, ...], int], ...] = (
+    ({"images": 500}, ("clothes", "digits"), 2),
+    ({"images": 5000}, ("cifar10", "textures"), 2),
+    ({"size": 32}, ("cifar10", "digits"), 2),
+    ({"network": RESNET}, ("cifar10", "textures"), 2),
+    ({"images": 20_000}, ("cifar10", "digits"), 2),
+    ({"size": 96}, ("clothes", "textures"), 1),
+    ({"stage": LONG}, ("cifar10",), 1),
+)
+"""How the side grid differs from the core grid, on which sets, and how many of the best settings it tries beside the
+default, in the order of its measurement."""
+
+
+def side(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """The side grid, as far as the core grid tells which settings are the best."""
+    jobs = []
+    for what, on, most in SIDES:
+        for method, net in pairs:
+            if method not in SIDE_METHODS or net != (VIT if method == "dino" else CNN):
+                continue
+            if what.get("network") == RESNET and method == "dino":
+                continue
+            names = dict.fromkeys([SAID, *best(rows, method, net, sets)[:most]])
+            plain = [Job("side", method, net, s, name, STAGES[-1]) for s in on if s in sets for name in names]
+            jobs += [dataclasses.replace(job, **what) for job in plain]
+    return jobs
+
+
+def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """The broken trainings: each way on some of the sets, half with the default of today and half with AdamW."""
+    jobs: list[list[Job]] = []
+    turn = 0
+    for name, what in BROKEN.items():
+        for method, net in what.methods:
+            if (method, net) not in pairs:
+                continue
+            chosen = [sets[(turn + i) % len(sets)] for i in range(min(what.sets, len(sets)))]
+            turn += 1
+            named = [SAID if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
+            jobs.append([
+                Job("broken", method, net, s, setting, STAGES[-1], broken=name) for s, setting in zip(chosen, named)
+            ])  # fmt: skip
+    most = max(map(len, jobs), default=0)
+    return [own[i] for i in range(most) for own in jobs if i < len(own)]  # one of each kind first
+
+
+GRIDS: dict[str, Callable[[Sequence[Row], Sequence[Pair], Sequence[str]], list[Job]]] = {
+    "core": core, "side": side, "broken": breaking,
+}  # fmt: skip
+
+
+def left(
+    grid: str, rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str], busy: Iterable[Job] = ()
+) -> list[Job]:
+    """The trainings of a grid that have no row and are not under way, the next one first."""
+    done = {key(row) for row in rows} | {key_of_job(job) for job in busy}
+    found = dict.fromkeys(GRIDS[grid](rows, pairs, sets))
+    return [job for job in found if key_of_job(job) not in done]
+
+
+def cost(jobs: Iterable[Job], rows: Iterable[Row]) -> float:
+    """Core-hours that trainings will take, as the rows of the same method, network and size tell."""
+    seconds: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        if row.get("done"):
+            seconds.setdefault((row["method"], row["network"], row["size"]), []).append(
+                row["cpu_seconds"] / row["done"]
+            )
+    total = 0.0
+    for job in jobs:
+        known = seconds.get((job.method, job.network, job.size))
+        if known is None:
+            own = STEP_SECONDS[job.method, VIT if job.network == VIT else CNN]
+            known = [own * (job.size / CORE_SIZE) ** 2 * (LOCAL_VIEWS.get(job.method, 1) if job.size > 64 else 1)]
+        total += job.stage * statistics.median(known) + BESIDE_SECONDS
+    return total / 3600
+
+
+# ---------------------------------------------------------------- one training
+
+
+class Watch(Callback):
+    """Sees a training: the monitor and its first figures, the encoder, and looks at more images than the monitor."""
+
+    def __init__(self, source: Source, run: Run) -> None:
+        self.source = source
+        self.run = run
+        self.monitor: Monitor | None = None
+        self.encoder: Backbone | None = None
+        self.first: dict[str, float] = {}
+        self.looks: list[dict[str, Any]] = []
+        self.steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, training.Pretraining)
+        self.monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))  # type: ignore[attr-defined]
+        self.encoder = pl_module.method.encoder
+        self.due = {max(1, round(share * pl_module.steps)) for share in SHARES}
+        backbone = pl_module.method.backbone
+        self.views = torch.cat(two_views(self.source, self.run.method.views[0], WIDE, self.run.seed, backbone))
+        self.first = self._look(calibrated(self.encoder, self.views.split(256)))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self.steps = trainer.global_step
+        if self.steps in self.due:
+            self.due.discard(self.steps)
+            assert self.encoder is not None
+            self.looks.append({"step": self.steps, **self._look(self.encoder)})
+
+    @torch.no_grad()
+    def _look(self, encoder: Backbone) -> dict[str, float]:
+        with evaluating(encoder):
+            a, b = torch.cat([encoder(x) for x in self.views.split(128)]).chunk(2)
+        return rounded(figures(a, b))
+
+
+def two_views(source: Source, view: View, images: int, seed: int, backbone: Backbone) -> list[Tensor]:
+    """Two views (B, C, S, S) of each of some images."""
+    places = permutation(len(source), seed, "study")[:images].tolist()
+    batch = next(iter(Loader(Subset(source, places), len(places), seed, decode_size=None)))
+    return make_views(batch, [dataclasses.replace(view, count=2)], batch.keys, mean=backbone.mean, std=backbone.std)
+
+
+def rounded(value: Any) -> Any:
+    """Numbers of four digits; None for what is not finite, which JSON does not know."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return {n: rounded(v) for n, v in value.items()} if isinstance(value, Mapping) else value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def settled(job: Job, source: Source, out: str) -> Run:
+    """The training with all that follows from data and setting, and with what is broken."""
+    per_epoch = len(source) // BATCH
+    epochs = max(1, round(job.stage / per_epoch))
+    cfg, given = configured(job.method, job.overrides, epochs)
+    drop_path = cfg.method.drop_path(cfg)
+    run = Run(
+        data=source, method=cfg, backbone=network(job.network, job.size, drop_path, job.seed), image_size=job.size,
+        epochs=epochs, batch_size=BATCH, workers=0, precision="fp32", seed=job.seed, save_every=epochs, given=given,
+        out=out,
+    )  # fmt: skip
+    run, _ = training.resolve(run, len(source))
+    return dataclasses.replace(run, method=broken(run.method, job.broken)) if job.broken else run
+
+
+class Judge:
+    """Judges encoders on images; what an untrained one gave is remembered, since methods share it."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, dict[str, Any]] = {}
+
+    def untrained(self, encoder: Backbone, train: Source, test: Source, job: Job) -> dict[str, Any]:
+        digest = hashlib.sha256(repr((job.set, job.images, job.size, job.seed)).encode())
+        for name, value in encoder.state_dict().items():
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        name = digest.hexdigest()
+        if name not in self._before:
+            calm = with_statistics(encoder, train, image_size=job.size, mean=encoder.mean, std=encoder.std)
+            self._before[name] = self(calm, train, test, job)
+        return self._before[name]
+
+    @torch.no_grad()
+    def __call__(self, encoder: Backbone, train: Source, test: Source, job: Job) -> dict[str, Any]:
+        encoder.eval()
+        (entry,) = evaluate(encoder, train, test, protocols=("knn",), image_size=job.size, seed=job.seed)  # type: ignore[arg-type]
+        (view,) = SimCLR.fit_to(
+            SimCLR.Config(views=resized(SimCLR.Config().views, job.size)), len(train), job.size
+        ).views
+        both = two_views(train, view, SCORED, job.seed, encoder)
+        a, b = (torch.cat([encoder(x) for x in side.split(128)]) for side in both)
+        free = {**figures(a, b), "retrieval": retrieval(a, b)}
+        return rounded({"knn": entry.top1, "interval": None, "label_free": free}) | {
+            "interval": [round(x, 4) for x in entry.interval]
+        }
+
+
+def measured(job: Job, of: unlike_sets.Labelled, judge: Judge) -> dict[str, Any]:
+    """Trains, and says what came of it."""
+    began, cpu = time.perf_counter(), time.process_time()
+    train, test = unlike_sets.drawn(job.images, of, job.seed)
+    room = "/dev/shm" if os.path.isdir("/dev/shm") else None  # checkpoints that nobody reads need not reach a disk
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-", dir=room))
+    try:
+        run = settled(job, shown(train, job.broken, job.seed), str(folder / "run"))
+        before = judge.untrained(training.build(run).encoder, train, test, job)
+        watch, error, result = Watch(run.data, run), "", None  # type: ignore[arg-type]
+        start, start_cpu, said = time.perf_counter(), time.process_time(), StringIO()
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                result = training.pretrain(run, callbacks=[watch])
+        except Exception as problem:
+            error = f"{type(problem).__name__}: {problem}".replace(str(folder), "FOLDER")[:400]
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+        after = None
+        if watch.encoder is not None:
+            try:
+                after = judge(watch.encoder, train, test, job)
+            except ValueError as problem:  # features that are not finite
+                error = error or f"{type(problem).__name__}: {problem}"[:400]
+        metrics = result.metrics if result is not None else read_metrics(folder / "run")
+        optim = run.method.optim
+        return {
+            "benchmark": "defaults",
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            **dataclasses.asdict(job),
+            "batch": BATCH,
+            "epochs": run.epochs,
+            "steps": run.epochs * (len(train) // BATCH),
+            "done": watch.steps,
+            "overrides": job.overrides,
+            "optim": {
+                **{n: v for n, v in dataclasses.asdict(optim).items() if n != "weight_decay"},
+                "weight_decay": optim.weight_decay.start,
+                "lr_scaled": rounded(optim.lr * optim.factor(BATCH)),
+            },
+            "fitted": fitted(run.method),
+            "before": before,
+            "after": after,
+            "error": error,
+            "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu_seconds, 2),
+            "all_cpu_seconds": round(time.process_time() - cpu, 2),
+            "all_seconds": round(time.perf_counter() - began, 2),
+            **(seen(watch.monitor, metrics) if watch.monitor is not None else {}),
+            "wide_first": watch.first,
+            "wide_looks": watch.looks,
+            **FACTS,
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+FOLDERS = "lookalike-defaults-"
+"""How the folders of trainings that are under way begin; then comes the worker's process."""
+
+
+def fitted(cfg: Any) -> dict[str, Any]:
+    """The numbers of a method's configuration beside its optimizer and views."""
+    found = {}
+    for name, value in vars(cfg).items():
+        if name not in ("optim", "views"):
+            found[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    with suppress(OSError, ValueError):
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return []
+
+
+LOOKED = (*NAMES, *OWN, "head_spread", "loss", "grad_norm", "skipped", "lr")
+
+
+def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of each look, the verdicts as they were said with their steps, and the loss on its way."""
+    looks, verdicts, word = [], [], None
+    for row in metrics:
+        if row.get("spread") is None and "verdict" not in row:
+            continue
+        look = {name: rounded(row[name]) for name in LOOKED if name in row}
+        looks.append({"step": row["step"], **look, "verdict": row.get("verdict")})
+        if (now := row.get("verdict")) is not None and now != word:
+            verdicts.append({n: row[n] for n in ("step", "verdict", "why", "remedy") if n in row})
+            word = now
+    losses = [[row["step"], rounded(row["loss"])] for row in metrics if "loss" in row]
+    return {
+        "first": rounded(monitor.first),
+        "looks": looks,
+        "verdicts": verdicts,
+        "verdict": word,
+        "losses": losses,
+        "images_of_looks": len(monitor.health.views) // 2 if monitor.health is not None else 0,
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
+
+
+FACTS: dict[str, Any] = {}
+"""What stands in each row of a worker."""
+
+
+# ---------------------------------------------------------------- workers
+
+
+def work(pipe: Connection, cifar: Path, clothing: Path, folder: Path, code: str) -> None:
+    """Does the trainings that come through the pipe, one after the other, until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that gives the work answers, and ends this one
+    torch.set_num_threads(1)
+    FACTS.update(
+        lookalike=code, versions={"python": platform.python_version(), **dict(_versions())},
+        threads=torch.get_num_threads(), machine=f"{platform.machine()}, {os.cpu_count()} cores",
+    )  # fmt: skip
+    judge, make = Judge(), unlike_sets.makers(cifar, clothing)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            job: Job = pipe.recv()
+            try:
+                row = measured(job, unlike_sets.kept(job.set, make[job.set], folder / "sets"), judge)
+            except Exception as problem:
+                row = failed(job, f"{type(problem).__name__}: {problem}"[:400])
+            pipe.send(row)
+
+
+def failed(job: Job, why: str) -> dict[str, Any]:
+    """The row of a training that did not even begin, or took its process with it."""
+    date = time.strftime("%Y-%m-%dT%H:%M:%S")
+    return {
+        "benchmark": "defaults", "date": date, **dataclasses.asdict(job), "batch": BATCH, "after": None, "error": why,
+        **FACTS,
+    }  # fmt: skip
+
+
+class Worker:
+    """A process that does trainings, and the one that it does now."""
+
+    def __init__(self, args: argparse.Namespace, code: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(
+            target=work, args=(end, args.cifar10, args.clothes, args.work, code), daemon=True
+        )
+        self.process.start()
+        end.close()
+        self.job: Job | None = None
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        self.pipe.send(job)
+
+    def stop(self) -> None:
+        """Ends the process at once, and removes what its training wrote."""
+        self.process.kill()
+        self.process.join()
+        for room in {"/dev/shm", tempfile.gettempdir()}:
+            for folder in Path(room).glob(f"{FOLDERS}{self.process.pid}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def study(args: argparse.Namespace, pairs: Sequence[Pair]) -> None:
+    """Measures what is left of a grid, until it is done or the time is up."""
+    until = time.monotonic() + args.hours * 3600
+    make = unlike_sets.makers(args.cifar10, args.clothes)
+    for name in args.sets:
+        unlike_sets.kept(name, make[name], args.work / "sets")
+    rows: list[Row] = list(read(args.record))
+    code, workers = commit(), []
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # the workers' libraries read them when they are imported
+    try:
+        workers = [Worker(args, code) for _ in range(args.jobs)]
+        while time.monotonic() < until:
+            for i, worker in enumerate(workers):
+                busy = [w.job for w in workers if w.job is not None]
+                if worker.job is None and (todo := left(args.grid, rows, pairs, args.sets, busy)):
+                    if not worker.process.is_alive():
+                        workers[i] = worker = Worker(args, code)
+                    worker.begin(todo[0])
+            at_work = [w for w in workers if w.job is not None]
+            if not at_work:
+                print(f"All of the {args.grid} grid is in {args.record}.")
+                return
+            wait([w.pipe for w in at_work], timeout=min(60.0, max(0.0, until - time.monotonic())))
+            for worker in at_work:
+                assert worker.job is not None
+                if not worker.pipe.poll():
+                    continue
+                try:
+                    row = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    worker.process.join(10)
+                    row = failed(worker.job, f"the process ended with exit code {worker.process.exitcode}")
+                    worker.stop()
+                append(args.record, row)
+                rows.append(row)
+                worker.job = None
+                say(row, len(left(args.grid, rows, pairs, args.sets)))
+        print(f"The time is up; {len(left(args.grid, rows, pairs, args.sets))} known trainings are left.")
+    except (KeyboardInterrupt, SystemExit):
+        print("Stopped; what was under way is dropped, and all other rows are kept.")
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def say(row: Row, todo: int) -> None:
+    """A line about a training."""
+    name = f"{row['method']:14s} {row['network'][:12]:12s} {row['set']:8s} {row['setting']:32s} {row['stage']:4d}"
+    name += f" seed {row['seed']}" + (f" {row['broken']}" if row["broken"] else "")
+    if row["images"] != CORE_IMAGES or row["size"] != CORE_SIZE:
+        name += f" {row['images']} images of {row['size']}"
+    if (now := top1(row)) is None:
+        found = row["error"]
+    else:
+        found = f"k-NN {row['before']['knn']:.1%} -> {now:.1%}, {row['cpu_seconds']:.0f} s, {row.get('verdict')}"
+    print(f"{name}: {found}  ({todo} known to be left)", flush=True)
+
+
+def read(record: Path) -> list[dict[str, Any]]:
+    """The rows of a file, without one that a kill cut short."""
+    found = []
+    for line in record.read_text().splitlines() if record.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+# ---------------------------------------------------------------- what the rows say
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Per method and set: untrained, today's default, the best setting; and what was tried how often."""
+    lines = []
+    own = [row for row in rows if row["broken"] is None and row["images"] == CORE_IMAGES and row["size"] == CORE_SIZE]
+    for method, net in PAIRS:
+        mine = [row for row in own if (row["method"], row["network"]) == (method, net) and row["stage"] in STAGES]
+        if not mine:
+            continue
+        stage = max(row["stage"] for row in mine if top1(row) is not None) if any(map(top1, mine)) else STAGES[0]
+        means = {
+            (name, s): statistics.fmean(found)
+            for name in SETTINGS[method, net]
+            for s in unlike_sets.NAMES
+            if (found := [t for row in mine if is_of(row, name, s, stage) and (t := top1(row)) is not None])
+        }
+        sets = [s for s in unlike_sets.NAMES if any(s == other for _, other in means)]
+        whole = {n: [means[n, s] for s in sets] for n in SETTINGS[method, net] if all((n, s) in means for s in sets)}
+        chosen = max(whole, key=lambda n: statistics.fmean(whole[n]), default=None)
+        lines.append(f"{method}, {net}, {stage} steps; best over the sets: {chosen or 'not known yet'}")
+        for s in sets:
+            before = statistics.fmean(row["before"]["knn"] for row in mine if row["set"] == s and row.get("before"))
+            named = {name: value for (name, other), value in means.items() if other == s}
+            lines.append("  " + line_of(s, before, named.get(SAID), named, chosen))
+        if chosen and SAID in whole:
+            default, top = (statistics.fmean(whole[name]) for name in (SAID, chosen))
+            lines.append(
+                f"  {'mean':10s} {'':17s} default {default:6.1%}   best {top:6.1%}   {100 * (top - default):+.1f}"
+            )
+        tried = [f"{n} {c}" for n in SETTINGS[method, net] if (c := sum(row["setting"] == n for row in mine))]
+        lines.append(f"  tried: {', '.join(tried)}; failed: {sum(bool(row['error']) for row in mine)}")
+    for what in ("side", "broken"):
+        lines += others(rows, what)
+    spent = sum(row.get("all_cpu_seconds", 0.0) for row in rows) / 3600
+    lines.append(f"{len(rows)} trainings, {spent:.1f} core-hours.")
+    return lines
+
+
+def is_of(row: Row, setting: str, name: str, stage: int) -> bool:
+    return (row["setting"], row["set"], row["stage"]) == (setting, name, stage)
+
+
+def line_of(name: str, before: float, default: float | None, named: Mapping[str, float], chosen: str | None) -> str:
+    own = max(named, key=lambda n: named[n])
+    said = "      " if default is None else f"{default:6.1%}"
+    gain = "" if default is None else f"   {100 * (named[own] - default):+.1f}"
+    at_best = f"   (best over the sets: {named[chosen]:.1%})" if chosen in named and chosen != own else ""
+    return f"{name:10s} untrained {before:6.1%} default {said}   best {named[own]:6.1%}{gain} {own}{at_best}"
+
+
+def others(rows: Sequence[Row], grid: str) -> list[str]:
+    """A line for each row of the side grid, or each broken one, that is measured."""
+    found = [row for row in rows if row["grid"] == grid]
+    lines = [f"{grid} grid: {len(found)} trainings"] if found else []
+    for row in sorted(
+        found, key=lambda r: (r["method"], r["network"], str(r["broken"]), r["images"], r["size"], r["set"])
+    ):
+        what = row["broken"] or f"{row['images']} images of {row['size']}, {row['network']}, {row['stage']} steps"
+        now = top1(row)
+        ended = row["error"][:60] if now is None else f"{row['before']['knn']:6.1%} -> {now:6.1%}"
+        words = ", ".join(f"{v['verdict']} at {v['step']}" for v in row.get("verdicts", []))
+        lines.append(f"  {row['method']:14s} {what:50s} {row['set']:8s} {row['setting']:28s} {ended}  {words}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(__file__).parents[2] / "shared" / "data"
+    split = lambda text: text.split(",")  # noqa: E731
+    methods = list(dict.fromkeys(method for method, _ in PAIRS))
+    parser.add_argument("--grid", choices=GRIDS)
+    parser.add_argument("--work", type=Path, default=Path("runs/defaults"), help="folder of the sets")
+    parser.add_argument("--methods", type=split, default=methods, help="simclr,byol: only these")
+    parser.add_argument("--sets", type=split, default=list(unlike_sets.NAMES), help="digits,textures: only these")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    parser.add_argument("--hours", type=float, default=math.inf, help="stop after so long")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument(
+        "--cifar10", type=Path, default=shared / "cifar10-jpeg.tar.xz", help="train|test/CLASS/NAME.jpg"
+    )
+    parser.add_argument("--clothes", type=Path, default=shared / "clothing128.tar.xz", help="SPLIT/CLASS/NAME.jpg")
+    parser.add_argument("--summary", action="store_true", help="train nothing, print what the record says")
+    parser.add_argument("--left", action="store_true", help="train nothing, print the next trainings and their number")
+    args = parser.parse_args()
+    for asked, known in ((args.methods, methods), (args.sets, unlike_sets.NAMES)):
+        if unknown := set(asked) - set(known):
+            parser.error(f"there is no {min(unknown)!r}; choose from {', '.join(known)}")
+    pairs = [pair for pair in PAIRS if pair[0] in args.methods]
+    if args.summary:
+        print("\n".join(summary(read(args.record))))
+        return
+    if args.grid is None:
+        parser.error("give --grid or --summary")
+    if args.left:
+        todo = left(args.grid, read(args.record), pairs, args.sets)
+        print("\n".join(map(str, todo[:10])))
+        print(f"{len(todo)} known trainings are left; they take about {cost(todo, read(args.record)):.1f} core-hours.")
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would not hear it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    study(args, pairs)
+
+
+if __name__ == "__main__":
+    main()
