@@ -503,8 +503,9 @@ def _check_channels(image: Image.Image, channels: int) -> None:
         raise _unread_tiff(tiff.read_tags(image.fp, MAX_BYTES))
     if tiff.samples(tiff.read_tags(image.fp, MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
         raise Unsupported(
-            f"a TIFF with several pages, of which the first alone is read, and {counted(channels, 'channel')} cannot be "
-            f"made of it. Save pages that are channels as .npy of shape ({channels}, H, W)"
+            "a TIFF with several pages, of which the first alone is read, and "
+            f"{counted(channels, 'channel')} cannot be made of it. Save pages that are channels as .npy of shape "
+            f"({channels}, H, W)"
         )
 
 
