@@ -1184,17 +1184,22 @@ def show_list(argv: list[str]) -> None:
         for option in ("small", "sort", "measure", "image_size"):
             if vars(options)[option] != vars(List("methods"))[option]:
                 raise UsageError(f"--{option.replace('_', '-')} is of backbones. Leave it out.")
-        for name in SELF_SUPERVISED:
-            if options.pattern in name:
-                say(f"{name:<14} {METHODS[name].line}")
+        methods = [name for name in SELF_SUPERVISED if options.pattern.lower() in name]
+        if not methods:
+            names = [*SELF_SUPERVISED]
+            raise ValueError(f"No method's name contains {shown(options.pattern)}. {nearest(options.pattern, names)}")
+        for name in methods:
+            say(f"{name:<14} {METHODS[name].line}")
         return
     from .catalogue import catalogue, chosen, installed, lines, measure, table
 
+    if options.image_size < 1:
+        raise UsageError(f"--image-size is at least 1, got {options.image_size}.")
     known = catalogue()
     found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)
     if not found:
         names = [cost.name for cost in known]
-        if any(options.pattern in name for name in names):
+        if chosen(known, pattern=options.pattern):
             raise ValueError(f"No backbone whose name contains {shown(options.pattern)} is small. Leave --small out.")
         raise ValueError(f"No backbone's name contains {shown(options.pattern)}. {nearest(options.pattern, names)}")
     if options.measure:

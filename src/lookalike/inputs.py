@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .printing import printable
+from .printing import composed, printable
 
 MOST_BYTES = 2**32
 """Of the names of a set of images: more than a hundred million files have."""
@@ -48,17 +48,29 @@ def split(listing: bytes) -> tuple[str, list[str]]:
     return prefix, [name[len(prefix) :] for name in names]
 
 
-def renamed(listing: bytes, begun: bytes) -> list[str] | None:
-    """Names as a run began with them, in their order, of images that lie elsewhere now; None if they are others."""
-    return None if split(listing)[1] != split(begun)[1] else [os.fsdecode(name) for name in begun.split(b"\0")]
+def renamed(listing: bytes, begun: bytes) -> tuple[list[str], list[int]] | None:
+    """Names as a run began with them, in their order, and the places now of these images; None if they are others.
+
+    They may lie elsewhere, and their names may be composed in another way (NFC, NFD), as after a copy by a Mac.
+    """
+    now, then = (list(map(composed, split(each)[1])) for each in (listing, begun))
+    names = [os.fsdecode(name) for name in begun.split(b"\0")]
+    if now == then:
+        return names, list(range(len(now)))
+    if split(listing)[1] == now and split(begun)[1] == then:  # then their order has a meaning
+        return None
+    places = {name: i for i, name in enumerate(now)}
+    if len(places) != len(now) or sorted(now) != sorted(then):
+        return None
+    return names, [places[name] for name in then]
 
 
 def difference(listing: bytes, begun: bytes) -> str:
     """How a set of images differs from the one that a run began with: "3 are missing (the first is a.jpg)". Or ""."""
-    now, then = split(listing)[1], split(begun)[1]
-    if now == then:
+    if renamed(listing, begun) is not None:
         return ""
-    whole = [os.fsdecode(both).split("\0") for both in (listing, begun)]
+    now, then = (list(map(composed, split(each)[1])) for each in (listing, begun))
+    whole = [list(map(composed, os.fsdecode(both).split("\0"))) for both in (listing, begun)]
     # a single image beside all others changes what they begin with
     missing, new = min((_apart(now, then), _apart(*whole)), key=lambda found: sum(map(len, found)))
     parts = [

@@ -783,8 +783,8 @@ def _as_begun(
     if now is None:
         return source
     if then is not None:
-        names = inputs.renamed(now, then)
-        return source if names is None or now == then else source.called(names)
+        found = inputs.renamed(now, then)
+        return source if found is None or now == then else source.called(*found)
     if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
         # 0.1 kept no names: those in a list count from the list's own folder
         seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))

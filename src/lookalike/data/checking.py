@@ -477,12 +477,14 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
         place = {int(p): row for row, p in enumerate(split.places)}
         group = _groups_of(within, len(split.places))
         same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
+        other = len(split.same_stems) - same
         names = _some([split.source.name(p) for p in split.same_stems[0]])
-        lines.append(
-            f"same names  {len(split.same_stems)} names with several suffixes, such as {names}. Of {same} all files "
-            f"show the same: keep one of each. Of {len(split.same_stems) - same} they do not (masks, previews?): "
-            "give a list of those to learn from as DATA; --out FILE.json names all"
+        line = f"same names  {counted(len(split.same_stems), 'name')} with several suffixes, such as {names}."
+        line += f" Of {same} all files show the same: keep one of each." if same else ""
+        line += (
+            f" Of {other} they do not (masks, previews?): give a list of those to learn from as DATA." if other else ""
         )
+        lines.append(f"{line} --out FILE.json names all")
     return lines
 
 
@@ -497,6 +499,7 @@ def _groups_of(found: Duplicates, count: int) -> np.ndarray:
 def _split_content(split: Split) -> dict[str, object]:
     return {
         "images": len(split.source),
+        "names": [split.source.name(i) for i in range(len(split.source))],
         "notes": split.source.notes(),
         "broken": [[name, reason] for name, reason in split.broken],
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from .. import encoders
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
-from ..data.labels import composed
 from ..methods.simclr import SimCLR
 from ..places import check_suffix, no_list, refuse_folder
-from ..printing import counted, shown
+from ..printing import composed, counted, shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.labels import composed
 from ..places import no_list
-from ..printing import counted, shown
+from ..printing import composed, counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
