@@ -90,7 +90,7 @@ def test_the_command(splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "classes     2",
         "within the images: 1 exact pair, 2 near pairs",
         "between images and test: 1 exact pair, 0 near pairs",
-        "1 GROUPS ARE IN BOTH SPLITS: patient0",
+        "1 GROUP IS IN BOTH SPLITS: patient0",
         f"Wrote {out}",
         "Next: lookalike views",
     ):

@@ -136,6 +136,14 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[:1] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
+def size_of(count: float) -> str:
+    """A number of bytes: "12 KiB", "3.4 MiB", "512 GiB"."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 2**10:.3g} KiB"
+
+
 def are(count: float) -> str:
     """The verb of a count: "is" of one, else "are"."""
     return "is" if count == 1 else "are"

@@ -50,7 +50,7 @@ from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
-from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, spanned
+from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned
 from .random import key_of
 from .runs import (
     FORMAT,
@@ -1182,8 +1182,8 @@ def _check_bank(run: Run, rank: int) -> None:
     free = free_for_state(rank % run.devices, run.devices) if need else 0
     if need > free / 2:
         raise ValueError(
-            f"The memory bank of {method_name(run.method)} takes {need / 2**30:.3g} GiB, more than half of the "
-            f"{free / 2**30:.3g} GiB that are free for it, and training needs the rest. Give a smaller --out-dim, or "
+            f"The memory bank of {method_name(run.method)} takes {size_of(need)}, more than half of the "
+            f"{size_of(free)} that are free for it, and training needs the rest. Give a smaller --out-dim, or "
             "choose a method without a bank, such as swav."
         )
 

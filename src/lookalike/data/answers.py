@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..documents import read_json
 from ..memory import moved
-from ..printing import brief
+from ..printing import brief, size_of
 from ..random import key_of
 from ..runs import atomic, check_writable, locked, named, not_through_links
 
@@ -147,7 +147,7 @@ class Answers:
         need, free = self.shape[0] * (self._row + 8), shutil.disk_usage(there).free
         if need > _SHARE * free:
             raise ValueError(
-                f"The teacher's answers take {need / 2**30:.3g} GiB, and {self.card.parent} has {free / 2**30:.3g} GiB "
+                f"The teacher's answers take {size_of(need)}, and {self.card.parent} has {size_of(free)} "
                 "free. Leave patches out (--patch-weight 0), give another --cache-dir, or leave --cache-teacher out."
             )
 

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..printing import are, counted, spanned
+from ..printing import are, counted, size_of, spanned
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
 from .images import Levels, levels, moments, promote
@@ -288,7 +288,8 @@ class Checked:
             )
             if self.shared:
                 lines.append(
-                    f"            {len(self.shared)} GROUPS ARE IN BOTH SPLITS: {_some(self.shared)}. "
+                    f"            {len(self.shared)} {'GROUP IS' if len(self.shared) == 1 else 'GROUPS ARE'} IN BOTH "
+                    f"SPLITS: {_some(self.shared)}. "
                     "Accuracy on the test images will look too good."
                 )
         return lines
@@ -411,10 +412,9 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
         held = shrunk.prod(1).mean() * total * split.source.channels * width
         lines.append(
-            f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each "
-            "epoch, or at "
-            "most so long (JPEG files that are shrunk read faster); "
-            f"--cache ram reads once and holds {held / 2**30:.2g} GiB at {image_size} pixels"
+            f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each epoch; "
+            "JPEG files that are shrunk read faster. "
+            f"--cache ram reads once and holds {size_of(held)} at {image_size} pixels"
         )
     return lines
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..memory import free_memory, moved
+from ..printing import size_of
 from ..random import key_of
 from ..runs import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from .decoding import BrokenImage
@@ -283,7 +284,7 @@ def check_room(
     for kind, free, wanted in places:
         if wanted > _SHARE[kind] * free:
             raise ValueError(
-                f"{total} decoded images take about {wanted / 2**30:.2g} GiB, more than {_SHARE[kind]:.0%} of the "
-                f"{free / 2**30:.2g} GiB free on {'the GPU' if kind == 'cuda' else name}. "
+                f"{total} decoded images take about {size_of(wanted)}, more than {_SHARE[kind]:.0%} of the "
+                f"{size_of(free)} free on {'the GPU' if kind == 'cuda' else name}. "
                 f"{remedy} a smaller --image-size."
             )
