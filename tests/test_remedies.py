@@ -250,8 +250,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("lookalike.evaluation.side_by_side.SECONDS", 0.0)
-    monkeypatch.setattr("lookalike.comparing.costs.WARM_STEPS", 1)
-    monkeypatch.setattr("lookalike.comparing.costs.TIMED_STEPS", 1)
+    monkeypatch.setattr("lookalike.timing.WARM_STEPS", 1)
+    monkeypatch.setattr("lookalike.timing.TIMED_STEPS", 1)
 
 
 @pytest.mark.parametrize("case", REMEDIES)
