@@ -214,6 +214,10 @@ REMEDIES: dict[str, Remedy] = {
                    tiny.CNN, "--seeds", "1", "--protocols", "knn", "--out", str(p.out / "compare"), "--budget", "1s"],
         r"(--budget) and (--epochs) exclude each other", lambda p, found, argv: argv[: argv.index(found[1])], 2,
     ),
+    "a time and epochs": Remedy(
+        trains("simclr", "--time", "1s"), r"(--time) and (--epochs) exclude each other",
+        lambda p, found, argv: [a for i, a in enumerate(argv) if found[2] not in argv[max(0, i - 1) : i + 1]], 2,
+    ),
     "a small backbone that is none": Remedy(
         lambda p: ["list", "backbones", "resnet152", "--small"], r"Leave (--small) out",
         lambda p, found, argv: [a for a in argv if a != found[1]],
