@@ -306,17 +306,19 @@ def test_a_speed_that_was_wrong_is_said_and_changes_no_schedule(
     assert Folder(tmp_path / "run").rows()[-1]["step"] == 10
 
 
-def test_to_be_measured_changes_nothing_of_the_users(photos: Path, tmp_path: Path) -> None:
-    """A module of one's own is measured as a copy, global random numbers and the training's folder stay."""
+def test_to_be_measured_changes_nothing_of_the_users(photos: Path, labelled: Path, tmp_path: Path) -> None:
+    """A module of one's own is measured as a copy, in a folder that goes; a look by the probe is timed, too."""
     net = backbones.create("test_byobnet", image_size=32).net
     before = {name: value.clone() for name, value in net.state_dict().items()}
     out = tmp_path / "measured"
     speed = timing.Speed(0.01)
-    training.measure(asked(photos, out, backbone=cast(nn.Module, net), time="1s"), speed)
+    probe = str(labelled / "train"), str(labelled / "test")
+    training.measure(asked(photos, out, backbone=cast(nn.Module, net), time="1s", probe=probe), speed)
     assert not out.exists()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert (speed.steps_per_epoch, speed.batch_size) == (5, 8)
     assert 0 < speed.step < 10
+    assert 0 < speed.probe < speed.start
 
 
 def test_a_stop_while_the_speed_is_measured_leaves_nothing(
