@@ -5,6 +5,7 @@ import copy
 import functools
 import math
 import os
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
@@ -1000,3 +1002,43 @@ def test_a_named_networks_shapes_are_tried_once_and_a_users_own_each_time(monkey
     for _ in range(2):
         create(Own(), image_size=24)
     assert tried == [24, 24]
+
+
+def test_own_modules_that_cannot_be_trained_are_named() -> None:
+    class Own(nn.Module):
+        def __init__(self, change: Callable[[Tensor], object]) -> None:
+            super().__init__()
+            self.layer, self.change = nn.Conv2d(3, 8, 3, 4), change
+
+        def forward(self, x: Tensor) -> object:
+            return self.change(self.layer(x).mean((2, 3)))
+
+    for change, words in (
+        (lambda y: y.half(), r"returns float16; expected float32"),
+        (lambda y: y[:, :0], r"returns a tensor \(2, 0\) for 2 images; expected one tensor of floats"),
+        (lambda y: {}, r"returns a dict of nothing for 2 images"),
+        (lambda y: {}["x"], r"cannot take images of 32 x 32 pixels \(KeyError: 'x'\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            create(Own(change), image_size=32)
+    create(Own(lambda y: y), image_size=32).check_trainable()
+    made = create(Own(lambda y: y.detach()), image_size=32)  # an encoder may
+    with pytest.raises(ValueError, match=r"returns features that no parameter changes"):
+        made.check_trainable()
+    with pytest.raises(ValueError, match=r"The backbone is the class Linear; expected a name, or an instance of"):
+        create(nn.Linear, image_size=32)  # type: ignore[arg-type]
+
+
+def test_without_a_network_nothing_is_tried_for_long_and_only_we_speak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(*args: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with pytest.raises(FileNotFoundError, match=r"could not be fetched from https://huggingface\.co/timm/test_resnet"):
+        create("test_resnet", image_size=160, weights=True)
+    assert capfd.readouterr().err == ""
+    assert not constants.HF_HUB_OFFLINE

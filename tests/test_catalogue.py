@@ -62,7 +62,7 @@ def test_backbones_are_ordered_and_what_is_not_known_comes_last() -> None:
     assert chosen(found, order="parameters") == [B, A, D, C]
     assert chosen(found, order="gflop") == [B, A, C, D]
     assert chosen(found, order="dim") == [D, B, A, C]
-    assert chosen(found, pattern="d") == [D]
+    assert chosen(found, pattern="d") == chosen(found, pattern="D") == chosen(found, pattern="timm/d") == [D]
     assert chosen(found, small=True) == [B]  # the others are too large, or it is not known
     assert [line.split() for line in lines([A, C, D])] == [
         ["backbone", "parameters", "GFLOP", "at", "224", "px", "features"],
@@ -106,6 +106,8 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
         (["list", "methods", "--small"], 2, "--small is of backbones. Leave it out."),
         (["list", "methods", "--sort", "dim"], 2, "--sort is of backbones"),
         (["list", "backbones", "resnet152", "--small"], 1, "No backbone whose name contains 'resnet152' is small."),
+        (["list", "backbones", "test_vit", "--measure", "--image-size", "0"], 2, "--image-size is at least 1, got 0."),
+        (["list", "methods", "simcrl"], 1, "No method's name contains 'simcrl'. Did you mean simclr"),
         (["list", "backbones", "resnte18"], 1, "No backbone's name contains 'resnte18'."),
     ],
 )

@@ -132,6 +132,23 @@ def test_the_pace_of_a_training_corrects_what_was_planned(monkeypatch: pytest.Mo
     assert len(corrected) == 1
 
 
+def test_slow_first_steps_are_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, corrected = [0.0], list[float]()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    module = SimpleNamespace(
+        done_steps=0, steps=20, run=SimpleNamespace(cache="none", accumulate=2), loader=SimpleNamespace(waited=0.0)
+    )
+    trainer, pl = cast(Trainer, None), cast(LightningModule, module)
+    pace = timing.Pace(80.0, corrected.append)
+    pace.on_fit_start(trainer, pl)
+    for part in range(40):  # two micro-batches a step
+        pace.on_train_batch_start(trainer, pl, None, part)
+        now[0] += 10.0 if part < 4 else 1.0
+        module.done_steps = (part + 1) // 2
+        pace.on_train_batch_end(trainer, pl, None, None, part)
+    assert corrected == []  # 76 s in all
+
+
 def test_the_speed_for_a_number_of_epochs_is_measured_over_a_small_part_of_them() -> None:
     speed = timing.Speed(None, epochs=10)
     speed.steps_per_epoch = 50

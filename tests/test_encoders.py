@@ -1,22 +1,29 @@
 """Cards of encoders: what a file says of itself is checked before it is believed."""
 
 import argparse
+import io
 import json
 import os
 import re
 import shlex
 import shutil
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from support import tiny
 
 from lookalike import cli, encoders
 from lookalike.backbones import create
+from lookalike.encoders import load, start_from
 from lookalike.runs import Folder, write_json
 
 
@@ -349,3 +356,34 @@ def test_commands_say_that_averaged_weights_were_taken(
         assert cli.main([verb, *argv, "--workers", "0", "--out", str(tmp_path / out)]) == 0
         assert "weights: the averaged weights of model_ema, not those of model\n" in capsys.readouterr().out
     assert cli.main(["embed", *argv[:-3], "resnet10t", *argv[-2:], "--out", str(tmp_path / "b.npz")]) == 1
+
+
+def test_files_that_hold_no_weights_are_named_by_what_they_hold(tmp_path: Path) -> None:
+    backbone = create(tiny.CNN, image_size=32)
+    script = io.BytesIO()
+    with zipfile.ZipFile(script, "w") as archive:
+        archive.writestr("net/constants.pkl", b"x")
+    arrays = io.BytesIO()
+    np.savez(arrays, weight=np.zeros(3))
+    tensors = io.BytesIO()
+    torch.save({}, tensors)
+    listed = io.BytesIO()
+    torch.save([{"weight": torch.zeros(3)}], listed)
+    for content, words in (
+        (b"", r"holds nothing \(0 bytes\)"),
+        (b"\x89HDF\r\n", r"holds HDF5 \(Keras\), and no weights"),
+        (b"<!DOCTYPE html>", "holds a web page or XML, and no weights"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (script.getvalue(), "holds a program of TorchScript"),
+        (arrays.getvalue(), r"holds arrays of NumPy \(\.npz\)"),
+        (safetensors.torch.save({"x": torch.zeros(3)}), r"safetensors: let its name end in \.safetensors"),
+        (tensors.getvalue(), "holds nothing, and no tensors under their names"),
+        (listed.getvalue(), "holds a list, and no tensors under their names"),
+    ):
+        (tmp_path / "x.pth").write_bytes(content)
+        for use in (
+            partial(start_from, backbone, str(tmp_path / "x.pth")),
+            partial(load, tmp_path / "x.pth", tiny.CNN),
+        ):
+            with pytest.raises(ValueError, match=words):
+                use()

@@ -3,14 +3,16 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.tiny import CNN
 
-from lookalike import cli, outlines, places, training
+from lookalike import cli, load, outlines, places, training
 from lookalike.backbones import names
 from lookalike.data.order import Order
 from lookalike.methods import METHODS, get_method
@@ -74,6 +76,24 @@ MISTAKES = [
     (["thin", "nowhere"], 1, "nowhere is not a folder"),
     (["check", "nowhere"], 1, "nowhere does not exist"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "nowhere"], 1, "nowhere does not exist"),
+    (["pretrain", "--from", "OPTIM"], 1, "There is no optimizer 'lambb'. Near names: lamb"),
+    (["pretrain", "--from", "OWN"], 1, "names somebody's own backbone, <mine.Net>, which no command can make"),
+    (["pretrain", "--from", "ITEMS"], 1, "names somebody's own data, <mine.Items>, which no command can make"),
+    (["pretrain", "DATA", "--from", "ITEMS"], 1, IMPORTED),
+    (["distill", "DATA", "--teacher", "FILE", "--teacher-backbone", "resnet19"], 1, "resnet18"),
+    (["evaluate", "FILE", "DATA", "DATA", "--encoder-backbone", "torchvision/resnet19"], 1, "torchvision/resnet18"),
+    (["embed", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
+    (["show", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--labels", "nowhere"], 1, "nowhere is not there. Give a text file"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--shares", "10"], 1, "shares are [10.0]"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--seeds", "0"], 1, "seeds is 0; it must be at least 1"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--out", "DATA"], 1, "is a folder. Give a file, such as"),
+    (["embed", "timm/resnet18", "DATA", "--image-size", "0"], 1, "image_size is 0; it must be at least 1"),
+    (["show", "timm/resnet18", "DATA", "--out", "FILE"], 1, "is a file. Give another --out"),
+    (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--out", "FILE"], 1, "is a file"),
+    (["predict", "DATA", "DATA"], 1, "holds no classifier.safetensors. Train one: lookalike finetune"),
+    (["report", "DATA"], 1, "holds no run (no run.yaml)"),
+    (["report", "DATA", "--points", "0"], 1, "points is 0; it is a number of images, 1 or more"),
     (["pretrain", "simclr", "DATA", "--views.0.blur", "0.1", "--backbone", "timm/resnet50.a1_in1k"], 1, IMPORTED),
     (["pretrain", "dino", "DATA", "--init", "timm/resnet18", "--optim.name", "adopt"], 1, IMPORTED),
     (["distill", "DATA"], 1, IMPORTED),
@@ -89,7 +109,11 @@ def test_a_typo_is_answered_before_torch_is_imported(photos: Path, tmp_path: Pat
     """All in one process, in which torch cannot be imported."""
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "run.yaml").write_text(f"method: simclr\ndata: {photos}\ntemprature: 1.0\n")
+    for name, more in {"optim": "optim: {name: lambb}", "own": "backbone: <mine.Net>", "items": ""}.items():
+        data = photos if more else "<mine.Items>"
+        (tmp_path / f"{name}.yaml").write_text(f"method: simclr\ndata: {data}\n{more}\n")
     words = {"DATA": str(photos), "FILE": str(tmp_path / "run.yaml"), "DATA/a.txt": str(tmp_path / "a.txt/x")}
+    words |= {"OPTIM": "optim.yaml", "OWN": "own.yaml", "ITEMS": "items.yaml"}
     argvs = [[words.get(word, word) for word in argv] for argv, _, _ in MISTAKES]
     code = (
         "import sys\nfrom lookalike import cli\n"
@@ -175,6 +199,11 @@ def test_what_is_said_to_be_pasted_works(
     small = done(capsys, "show", "a run's", data, "--what", "neighbours", "--image-size", "16", "--workers", "0")
     (command,) = pasted(small)
     assert command == ["evaluate", "a run's", "TRAIN", "TEST", "--image-size", "16"]
+    file, named = Path("weights.pth"), ["--encoder-backbone", CNN]
+    torch.save({name: value.clone() for name, value in load("a run's").export_state().items()}, file)
+    said = done(capsys, "show", file, data, "--what", "neighbours", *named, "--out", "seen", "--workers", "0")
+    said = follow(said, "evaluate", "--protocols", "knn", "--workers", "0")
+    assert pasted(said) == [["embed", str(file), "DATA", *named, "--out", "embeddings.npz"]]
     said = done(capsys, "evaluate", "a run's", data, data, "--protocols", "knn", "--pool", "average", "--workers", "0")
     said = follow(said, "embed", "--workers", "0")
     done(capsys, "finetune", "a run's", data, data, *TINY[4:], "--epochs", "1", "--out", "a classifier")
@@ -229,6 +258,16 @@ def test_few_images_train_in_every_command_and_it_is_said(
 
 
 # ---------------------------------------------------------------- compilation, checkpoints
+
+
+def test_of_a_comparison_only_its_own_trainings_are_thinned(tmp_path: Path, capsys: Say) -> None:
+    here = shutil.copytree(Path(__file__).parent / "golden/compare", tmp_path / "c")
+    shutil.copytree(here / "simclr-seed0", here / "mine")
+    assert "c/simclr-seed0: removed 1 checkpoint of single epochs" in done(capsys, "thin", here)
+    assert (here / "mine/checkpoints/epoch=2.ckpt").is_file()
+    for run in here.glob("*/run.yaml"):
+        run.unlink()
+    assert "c: none of its trainings has begun." in done(capsys, "thin", here)
 
 
 def test_compilation_is_announced_and_timed(

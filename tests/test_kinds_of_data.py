@@ -264,7 +264,10 @@ ODD: dict[str, tuple[object, str]] = {
     "shares": (np.full((6, 3), 1 / 3), r"of shape \(6, 3\) and type float64"),
     "halves": ([0.5] * 6, r"of shape \(6,\) and type float64"),
     "negative": ([-1] * 6, "has the label -1"),
-    "texts and numbers": (["cat", 1] * 3, "of type str, such as 'cat'"),
+    "texts and numbers": (["cat", 1] * 3, "of types str, int, such as 'cat'"),
+    "one of none": ([0, 1, None, 1, 0, 1], "of types int, NoneType, such as None"),
+    "a number beyond all": ([0, 10**30, 1, 2, 1, 0], f"of type int, such as {10**30}"),
+    "a dict": (dict.fromkeys(range(6), 1), "a dict"),
     "too few": (["cat"], "of type str, such as 'cat'"),
     "images": (pictures(), "of type Image, such as <PIL"),
     "masks": (list(PIXELS[..., 0]), "of type ndarray, such as array"),
@@ -409,3 +412,33 @@ def test_names_of_classes_agree_through_the_commands(tmp_path: Path, capsys: pyt
     assert json.loads((tuned / "classes.json").read_text()) == [DECOMPOSED, "Koch"]
     argv = ["finetune", "--resume", "--out", tuned, "--epochs", "2", "--no-report"]
     assert cli.main([*map(str, argv)]) == 0, capsys.readouterr().err
+
+
+def test_rows_may_name_their_image_by_a_path(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{i}.png") for i in range(6)]
+    for file, image in zip(files, pictures()):
+        image.save(file)
+    for column in ("image", "file_name"):
+        rows = [{column: file, "caption": "a cat", "label": i % 2} for i, file in enumerate(files)]
+        assert_are_the_images(open_source(rows))
+    assert_are_the_images(open_source(np.array(files)))
+
+
+def test_texts_that_unicode_writes_in_two_ways_are_one_class() -> None:
+    source = open_source(Labelled([COMPOSED, DECOMPOSED, "Koch"] * 2), labelled=True)
+    assert source.classes is not None
+    assert len(source.classes) == 2
+    assert labels_of(source) == [labels_of(source)[0]] * 2 + ["Koch"] + [labels_of(source)[0]] * 2 + ["Koch"]
+
+
+def test_what_is_no_dataset_yet_is_named() -> None:
+    class Endless(Labelled):
+        def __len__(self) -> int:
+            raise TypeError("this library's words")
+
+    with pytest.raises(ValueError, match=r"Labelled is a class\. Give an instance of it, such as Labelled\(\)"):
+        open_source(Labelled)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Endless has no length \(TypeError: this library's words\)\. Give a Dataset"):
+        open_source(Endless(None))
+    with pytest.raises(ValueError, match="bytes cannot be read by index"):
+        open_source(b"photos")  # type: ignore[arg-type]

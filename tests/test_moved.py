@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,25 @@ def test_the_first_image_that_is_missing_or_new_is_named(place: Path, capsys: Sa
     assert "begun: 2 are missing (the first is nested/deeper/image 1.jpg)." in refused(capsys, *resume)
 
 
+def test_other_images_of_the_same_names_are_refused_elsewhere_and_said_at_the_same_place(
+    place: Path, capsys: Say
+) -> None:
+    probe = ["--probe", "labelled/train", "labelled/test"]
+    done(capsys, "pretrain", "simclr", "photos", *probe, *TINY, "--epochs", "1", "--out", "r")
+    shutil.copytree("photos", "others")
+    shutil.copy("photos/image 3.jpg", "others/image 0.jpg")
+    resume = ["--resume", "--out", "r", "--no-report", "--epochs"]
+    said = refused(capsys, "pretrain", "others", *resume, "2")
+    assert "others holds other images than when r was begun: image 0.jpg is another image. Going on" in said
+    shutil.copytree("labelled", "relabelled")
+    shutil.copy("labelled/test/class0/1.jpg", "relabelled/test/class0/0.jpg")
+    said = refused(capsys, "pretrain", *resume, "2", "--probe", "relabelled/train", "relabelled/test")
+    assert "relabelled/test holds other images than when r was begun: class0/0.jpg is another image" in said
+    shutil.copy("photos/image 3.jpg", "photos/image 0.jpg")
+    said = done(capsys, "pretrain", "./photos/", *resume, "2", "--probe", "labelled/train/", "labelled/test")
+    assert "WARNING     ./photos/ holds other images than when r was begun: image 0.jpg is another image." in said
+
+
 @pytest.mark.parametrize("moves", ["list", "images"])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_list_of_absolute_paths_may_be_copied_and_its_images_may_move(
@@ -233,7 +253,22 @@ def test_names_are_compared_from_where_they_part(then: list[str], now: list[str]
 
     assert inputs.difference(listing(now), listing(then)) == said
     found = inputs.renamed(listing(now), listing(then))
-    assert found == (then if not said else None)
+    assert found == ((then, [*range(len(then))]) if not said else None)
+
+
+def test_names_that_unicode_writes_in_another_way_are_the_same() -> None:
+    """A copy by a Mac composes names in another way, and so sorts them in another order."""
+    then = ["Koch/ö1", "Koch/ö2", "Ärztin/1", "Übung/1"]
+    now = sorted(unicodedata.normalize("NFD", name) for name in then)
+    packed_now, packed_then = ("\0".join(names).encode() for names in (now, then))
+    assert packed_now != packed_then
+    assert inputs.difference(packed_now, packed_then) == ""
+    found = inputs.renamed(packed_now, packed_then)
+    assert found is not None
+    assert found[0] == then
+    assert [unicodedata.normalize("NFC", now[i]) for i in found[1]] == then
+    lost = "\0".join(now[1:]).encode()
+    assert inputs.difference(lost, packed_then) == "1 is missing (Ärztin/1)"
 
 
 def content_of(page: Path, element: str = "report") -> Any:
@@ -280,3 +315,17 @@ def test_a_page_finds_the_images_that_a_run_was_judged_on(
     monkeypatch.chdir(place)
     done(capsys, "report", "r", "--workers", "0")
     assert not content_of(Path("r/report.html"))["runs"][0]["classifies"]
+
+
+def test_a_run_goes_on_where_a_copy_has_composed_the_names_anew(place: Path, capsys: Say) -> None:
+    """As copies by a Mac do: names look the same, and lie in another order."""
+    old = sorted(Path("labelled/train").iterdir())
+    for folder, name in zip(old, ("Ärztin", "Koch", "Übung")):
+        folder.rename(folder.with_name(unicodedata.normalize("NFC", name)))
+    begin = ["pretrain", "simclr", "labelled/train", *TINY]
+    done(capsys, *begin, "--epochs", "1", "--out", "r")
+    done(capsys, "pretrain", "--resume", "--out", shutil.copytree("r", "whole"), "--epochs", "2", "--no-report")
+    for folder in list(Path("labelled/train").iterdir()):
+        folder.rename(folder.with_name(unicodedata.normalize("NFD", folder.name)))
+    done(capsys, "pretrain", "--resume", "--out", "r", "--epochs", "2", "--no-report")
+    assert weights("r") == weights("whole")

@@ -287,11 +287,13 @@ def test_the_recipe_of_the_quick_start_drops_exact_copies_alone(
     suspicious: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (suspicious / "labels.csv").write_text("x")  # what is no image does not become one
+    save(tiles(96, least=20)[0], suspicious / "a/@eaDir/0.png")
     assert cli.main(["check", "photos", "--workers", "0", "--out", "check.json"]) == 0
     text = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
     exec(text.split("```python\n")[1].split("```")[0], {})
     kept = set(Path("kept.txt").read_text().splitlines())
     everything = {path.as_posix() for path in Path("photos").rglob("*.*")}
     gone = {name.removeprefix("photos/") for name in everything - kept}
-    assert gone == {"b/3.png", "a/6.gif", "a/8.gif", "a/even.png"}
+    assert gone == {"b/3.png", "a/6.gif", "a/8.gif", "a/even.png", "labels.csv", "a/@eaDir/0.png"}
     assert len(open_source("kept.txt")) == len(kept)

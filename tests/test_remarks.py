@@ -132,6 +132,49 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     assert "looked at" not in started(tmp_path, tmp_path / "run", capfd, "--channels", "2")
 
 
+def test_channels_that_lie_in_bands_or_pages_are_named_where_they_are_asked_for() -> None:
+    pages = io.BytesIO()
+    first, *rest = [Image.fromarray(noise(9, 7)) for _ in range(5)]
+    first.save(pages, "TIFF", save_all=True, append_images=rest)
+    for content, channels, words in (
+        (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 6, r"a TIFF of 6 x 8 bits .*\.npy of shape \(6, H, W\)"),
+        (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 4, r"a TIFF of 6 x 8 bits .*--channels 6"),
+        (tiff(noise(9, 7, 2), extra=[0]), 2, r"a TIFF of 2 x 8 bits .*\.npy of shape \(2, H, W\)"),
+        (pages.getvalue(), 5, r"several pages, of which the first alone is read.*\.npy of shape \(5, H, W\)"),
+    ):
+        with pytest.raises(BrokenImage, match=words):
+            decode(content, channels)
+    assert decode(tiff(noise(9, 7, 4), 2, extra=[0]), 4).shape == (4, 9, 7)
+
+
+def test_damaged_pixels_are_called_so_in_our_words() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 8, (128, 128, 3), np.uint8))
+    for kind, options in (("TIFF", {"compression": "tiff_adobe_deflate"}), ("PNG", {})):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        content = file.getvalue()
+        half = len(content) // 2
+        with pytest.raises(BrokenImage, match=r": its pixels are damaged$"):
+            decode(content[:half] + b"\xff" * 500 + content[half + 500 :], 3)
+
+
+def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pages.tif").write_bytes(saved(3))
+    (tmp_path / "bands.tif").write_bytes(tiff(noise(32, 32, 5), 2, extra=[0] * 2))
+    np.save(tmp_path / "dark.npy", noise(1, 32, 32, top=99, dtype="u2"))
+    Image.new("L", (32, 32)).save(tmp_path / "dark.png")
+    text = checked(tmp_path, capfd)
+    for words in (
+        "1 of 4 files looked at has several pages; the first is used. Pages that are channels are read from .npy",
+        "1 of 4 images looked at (TIFF RGB of 5 bands) has further bands behind the colours",
+        "1 image of uint16 uses little of the range of values",
+        "1 of 4 images is constant, or nearly so: dark.png. ",
+        "same names  1 name with several suffixes, such as dark.npy, dark.png. Of 1 they do not",
+    ):
+        assert words in text, words
+    assert "of uint8 use" not in text  # what is blank has no range
+
+
 def test_floats_beyond_1_are_named_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for i in range(16):
         values = noise(32, 32).astype(np.float32) / 255
@@ -241,6 +284,18 @@ def test_nothing_is_advised_about_files_that_lie_beside_images(
     assert "            passed over: 1 .csv\n" in checked(tmp_path, capfd)
     (tmp_path / "scan.nii.gz").write_bytes(b"x")
     assert "passed over: 1 .csv, 1 .nii.gz. Convert images among them" in checked(tmp_path, capfd)
+
+
+def test_numbers_and_words_behind_a_dot_are_no_suffixes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    photo(tmp_path / "0.jpg")
+    for i in range(20):
+        (tmp_path / f"1.2.840.10008.{i}").write_bytes(b"x")  # as scanners name DICOM files
+    (tmp_path / "Dr. Weiss last scan").write_bytes(b"x")
+    (tmp_path / "x.CR2").write_bytes(b"x")
+    assert "passed over: 21 without suffix, 1 .cr2. Convert images" in checked(tmp_path, capfd)
+    (tmp_path / "0.jpg").unlink()
+    assert cli.main(["check", str(tmp_path)]) == 1
+    assert "holds no image, but 21 without suffix, 1 .cr2. Convert images among them" in capfd.readouterr().err
 
 
 SYSTEMS = (

@@ -7,8 +7,12 @@ as their library wrote them, without the classifier.
 
 import copy
 import functools
+import logging
 import math
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from .places import no_backbone
-from .printing import brief, counted, shown
+from .printing import brief, counted, shown, with_article
 from .runs import Alpha
 
 if TYPE_CHECKING:
@@ -532,9 +536,9 @@ def _what(value: object) -> str:
         kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
         return f"a tensor {tuple(value.shape)}{kind}"
     kind = type(value).__name__
-    name = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    name = with_article(kind)
     if isinstance(value, Mapping):
-        return f"{name} of {', '.join(f'{key}: {_short(part)}' for key, part in [*value.items()][:5])}"
+        return f"{name} of {', '.join(f'{key}: {_short(part)}' for key, part in [*value.items()][:5]) or 'nothing'}"
     if isinstance(value, list | tuple):
         return f"{name} of {counted(len(value), 'part')}: {', '.join(map(_short, value[:5])) or 'nothing'}"
     return "None" if value is None else name
@@ -553,7 +557,8 @@ class _Own(Backbone):
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)
         y = self.net(x)
-        if not isinstance(y, Tensor) or y.ndim not in (2, 4) or len(y) != len(x) or not y.is_floating_point():
+        is_feature = isinstance(y, Tensor) and y.ndim in (2, 4) and len(y) == len(x) and y.is_floating_point()
+        if not is_feature or not y.numel():
             raise WrongOutput(
                 f"{self.name} returns {_what(y)} for {counted(len(x), 'image')}; expected one tensor of floats, "
                 f"({len(x)}, D), or "
@@ -566,7 +571,24 @@ class _Own(Backbone):
         # A module that somebody wrote may not be up to the meta device.
         device = next((p.device for p in self.net.parameters()), torch.get_default_device())
         with _untouched(self):
-            return self._parts(self._black(size, device), None)
+            parts = self._parts(self._black(size, device), None)
+        if parts[0].dtype != torch.float32:
+            raise WrongOutput(
+                f"{self.name} returns {str(parts[0].dtype).removeprefix('torch.')}; expected float32. Give it in "
+                "float32, and choose the --precision of the training."
+            )
+        return parts
+
+    def check_trainable(self) -> None:
+        super().check_trainable()
+        device = next(self.net.parameters()).device
+        with _untouched(self), torch.enable_grad():
+            feature = self._parts(self._black(self.image_size, device), None)[0]
+        if not feature.requires_grad:
+            raise ValueError(
+                f"{self.name} returns features that no parameter changes (detach, no_grad). Give a module that passes "
+                "gradients on."
+            )
 
 
 def create(
@@ -902,11 +924,14 @@ def full_name(name: str) -> str:
     return _known(name)
 
 
-def _known(name: str) -> str:
+def _known(name: object) -> str:
     """The name without `timm/`, if there is such a network."""
     import timm
     import torchvision
 
+    if not isinstance(name, str):
+        what = f"the class {name.__name__}" if isinstance(name, type) else with_article(type(name).__name__)
+        raise ValueError(f"The backbone is {what}; expected a name, or an instance of torch.nn.Module.")
     library, _, short = name.rpartition("/")
     if library == "torchvision" and short in torchvision.models.list_models(module=torchvision.models):
         return name
@@ -931,10 +956,11 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
         )
     try:
         # timm drops the options that are None, which not all networks take.
-        net: nn.Module = timm.create_model(
-            name, pretrained=weights, in_chans=channels, num_classes=0, img_size=image_size if fixed else None,
-            drop_path_rate=drop_path or None,
-        )  # fmt: skip
+        with _quiet_hub() if weights else nullcontext():
+            net: nn.Module = timm.create_model(
+                name, pretrained=weights, in_chans=channels, num_classes=0, img_size=image_size if fixed else None,
+                drop_path_rate=drop_path or None,
+            )  # fmt: skip
     except OSError as error:
         from huggingface_hub import constants
 
@@ -946,6 +972,26 @@ def _timm_net(name: str, channels: int, image_size: int | None, weights: bool, d
         raise ValueError(f"{name} takes no drop path. Leave it at 0, or choose a ViT, ConvNeXt or ResNet.") from error
     without_chance(net, skips=not drop_path)  # some have rates of their own: Swin skips blocks, RexNet's head drops
     return net
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without a network, lets Hugging Face's library look into its cache alone: it would try for a minute, aloud."""
+    from huggingface_hub import constants
+
+    log, before = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
+    level = log.level
+    if not urllib.request.getproxies():  # which know names that this machine does not
+        try:
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        log.setLevel(level)
 
 
 @functools.cache
@@ -1042,6 +1088,8 @@ def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import timm
 
     published = timm.get_pretrained_cfg(name)
+    if published is None:  # somebody's own network, which timm has no weights of
+        return IMAGENET_MEAN, IMAGENET_STD
     return tuple(published.mean), tuple(published.std)
 
 
@@ -1151,6 +1199,8 @@ def _wrong_size(name: str, size: int, error: Exception, attempt: Callable[[int],
             continue
         works = other
         break
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    reason = str(error).strip().split("\n")[0]
+    if not isinstance(error, ValueError | RuntimeError) or not reason:  # as a KeyError's "x"
+        reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
     advice = f"The nearest size that works is {works}." if works else "No other size works either."
     return ValueError(f"{name} cannot take images of {size} x {size} pixels ({reason}). {advice}")

@@ -77,12 +77,13 @@ def catalogue(path: Path = TABLE) -> list[Cost]:
 
 
 def chosen(found: Sequence[Cost], *, pattern: str = "", small: bool = False, order: Order = "name") -> list[Cost]:
-    """Those whose name contains a text, in order; what has no number comes last.
+    """Those whose name contains a text, in small letters or large, in order; what has no number comes last.
 
     Args:
         small: only those that a CPU can train.
     """
-    some = [cost for cost in found if pattern in cost.name and (cost.small or not small)]
+    text = pattern.lower().removeprefix("timm/")
+    some = [cost for cost in found if text in cost.name.lower() and (cost.small or not small)]
     if order == "name":
         return some
     return sorted(some, key=lambda cost: (vars(cost)[order] is None, vars(cost)[order] or 0))

@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
-from .places import no_classifier
-from .printing import counted, pasteable
-from .runs import Folder, read_yaml, write_json
+from .places import classifier_of
+from .printing import counted
+from .runs import Folder, write_json
 
 
 class Classifier(nn.Module):
@@ -56,13 +55,7 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is no classifier; the message says what was expected.
     """
-    path = Path(classifier)
-    if path.is_dir():
-        path = Folder(path).classifier
-        if not path.is_file():
-            raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
-    if not path.is_file():
-        raise no_classifier(classifier)
+    path = classifier_of(classifier)
     open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
     state, card = encoders.read_whole(path)
     classes = card.get("classes") if card is not None else None
@@ -80,11 +73,3 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
         head.weight.copy_(weight)
         head.bias.copy_(state["head.bias"])
     return Classifier(encoder, head, classes).eval()
-
-
-def _advice(folder: Path) -> str:
-    """How a folder without a classifier gets one."""
-    run = Folder(folder).run
-    if run.is_file() and read_yaml(run).get("method") == "finetune":
-        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
-    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"

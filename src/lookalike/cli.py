@@ -22,20 +22,24 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
 from .comparing.comparison import Comparison
+from .documents import read_json
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .outlines import outline
 from .places import (
     PLOTTED,
     PREDICTED,
-    check_backbone,
+    check_backbones,
     check_encoder,
     check_images,
     check_logger,
     check_optimizer,
     check_suffix,
-    no_classifier,
+    classifier_of,
+    holds_run,
     no_features,
+    no_list,
     no_run,
+    refuse_folder,
 )
 from .printing import are, brief, counted, cut, pasteable, printable, say, shown, typed
 from .runs import (
@@ -358,7 +362,7 @@ class Thin:
     runs: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN...")]
     """Folders of runs, or of a comparison, whose trainings are thinned."""
     keep_checkpoints: int = 0
-    """So many of them stay, the newest."""
+    """How many of them to leave, the newest."""
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 0:
@@ -490,7 +494,30 @@ def _message(error: Exception) -> str:
     return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
 
 
+_LEAST = {
+    "image_size": 1,
+    "batch_size": 1,
+    "workers": 0,
+    "seeds": 1,
+    "epochs": 1,
+    "count": 1,
+    "points": 1,
+    "channels": 1,
+}
+"""The lowest values of numbers that commands share."""
+
+
 def _parse(cls: type[T], argv: list[str], prog: str, description: str | None = None) -> T:
+    options = _parsed(cls, argv, prog, description)
+    for name, least in _LEAST.items():
+        if (found := vars(options).get(name)) is not None and found < least:
+            of_images = name in ("count", "points")
+            what = "is a number of images, 1 or more" if of_images else f"must be at least {least}"
+            raise ValueError(f"{name} is {found}; it {what}.")
+    return options
+
+
+def _parsed(cls: type[T], argv: list[str], prog: str, description: str | None) -> T:
     try:
         if (written := [printable(a) for a in argv]) != argv:  # tyro prints what it does not understand as it is
             try:
@@ -706,16 +733,25 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
         check_same_time(Path(options.out), asked.content.get("time"), options.time)
     if asked.verb != "views" and not _RANKS & os.environ.keys():
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
-    if not asked.classifies and "timm" not in sys.modules:
-        check_backbone(options.backbone)
-    if "optim.name" in asked.typed:
-        check_optimizer(vars(parsed.method)["optim"].name)
+    own = vars(parsed.method)
+    for what, value in (("data", parsed.data), ("backbone", options.backbone), ("test", parsed.test)):
+        if value.startswith("<") and value == asked.content.get(what):  # see `flat`
+            other = " and resume=True." if resumes else f", or name another {what} on the command line."
+            raise ValueError(
+                f"{asked.file} names somebody's own {what}, {value}, which no command can make. Go on from Python, "
+                f"with the same call{other}"
+            )
+    if not asked.classifies:
+        check_backbones(options.backbone)
+    check_backbones(*(own.get(name) for name in ("encoder_backbone", "teacher_backbone")))
+    if name := own["optim"].name:  # empty where the method's own is not known yet
+        check_optimizer(name)
     start = parsed.encoder if asked.classifies else options.init
     if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
         with _from_file(asked, start):
             check_encoder(start, "encoder" if asked.classifies else "weights")
     named = "teacher" in asked.typed or "teacher" in asked.content  # else it is the method's own, or stands for it
-    if named and not (teacher := vars(parsed.method)["teacher"]).startswith("<"):
+    if named and not (teacher := own["teacher"]).startswith("<"):
         with _from_file(asked, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out
@@ -825,8 +861,7 @@ def predict(argv: list[str]) -> None:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
     check_suffix(path, PREDICTED)
-    if not os.path.exists(options.classifier):
-        raise no_classifier(options.classifier)
+    classifier_of(options.classifier)
     check_images(options.data)
     from .predicting import predict as tell
 
@@ -871,6 +906,11 @@ def views(argv: list[str]) -> None:
         words = words[1:]
     if verb == "finetune":
         words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+    if Folder(run.out).run.is_file():  # the run that the options are of, or whose folder nobody named
+        words += [
+            "--out",
+            next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}")),
+        ]
     command = pasteable("lookalike", verb, *words)
     say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
 
@@ -895,6 +935,7 @@ def evaluate(argv: list[str]) -> None:
     is_run = bool(options.encoder) and Path(options.encoder).is_dir()
     target = options.out or (Folder(options.encoder).evaluation if is_run else None)
     if target is not None:
+        refuse_folder(Path(target), "evaluation.json")
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
@@ -917,10 +958,15 @@ def evaluate(argv: list[str]) -> None:
             encoder_backbone=options.encoder_backbone, baseline=options.baseline, say=say,
         )  # fmt: skip
     say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    chosen = [("--image-size", options.image_size, None), ("--pool", options.pool, "pooled")]
-    more = [word for option, value, usual in chosen if value != usual for word in (option, value)]
+    more = [*_of_encoder(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
     command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
     say(f"Next: {command}")
+
+
+def _of_encoder(options: Evaluate | Show) -> list[object]:
+    """The options that the next command on the same encoder must have, too."""
+    chosen = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
+    return [word for option, value in chosen if value is not None for word in (option, value)]
 
 
 def _check_question(options: Evaluate) -> None:
@@ -937,12 +983,15 @@ def _check_question(options: Evaluate) -> None:
         raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
     else:
         check_encoder(options.encoder)
+        check_backbones(options.encoder_backbone)
         check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+    if not options.shares or not all(0 < share <= 1 for share in options.shares):
+        raise ValueError(f"shares are {list(options.shares)}; give one or more above 0, up to 1.")
     for file in options.features:
         if not os.path.isfile(file):
             raise no_features(file)
-    if options.labels is not None:
-        os.stat(options.labels)  # raises where it is not there
+    if options.labels is not None and not os.path.isfile(options.labels):
+        raise no_list(options.labels)
 
 
 def compare(argv: list[str]) -> None:
@@ -951,7 +1000,7 @@ def compare(argv: list[str]) -> None:
         argv = ["--help"]
     with_report, argv = _take_flag(argv, "--no-report")
     asked = _parse(Compare, argv, "compare")
-    given = {a.split("=")[0] for a in argv}
+    given = {a.split("=")[0].replace("_", "-") for a in argv}
     if "--batch-size" in given:
         asked = dataclasses.replace(asked, given=("batch_size",))
     if {"--budget", "--epochs"} <= given:
@@ -959,9 +1008,9 @@ def compare(argv: list[str]) -> None:
     if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
         raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
     check_logger(asked.logger)
+    check_writable(Path(asked.out) / "compare.json")
     check_images(asked.data, *asked.train, *asked.test)
-    if "timm" not in sys.modules:
-        check_backbone(asked.backbone)
+    check_backbones(asked.backbone, asked.teacher_backbone)
     for weights in (asked.init, asked.teacher):
         if weights is not None:
             check_encoder(weights)
@@ -987,6 +1036,7 @@ def embed(argv: list[str]) -> None:
     check_writable(path)
     check_suffix(path)
     check_encoder(options.encoder)
+    check_backbones(options.encoder_backbone)
     check_images(options.data)
     from .evaluation import embed as write
 
@@ -1012,7 +1062,9 @@ def embed(argv: list[str]) -> None:
 def show(argv: list[str]) -> None:
     options = _parse(Show, argv, "show")
     check_encoder(options.encoder)
+    check_backbones(options.encoder_backbone)
     check_images(options.data)
+    check_writable(Path(options.out) / "neighbours.csv")
     from .pictures import show as draw
 
     _imported()
@@ -1023,8 +1075,7 @@ def show(argv: list[str]) -> None:
         overwrite=options.overwrite, encoder_backbone=options.encoder_backbone, say=say,
     )  # fmt: skip
     say(f"Wrote {', '.join(map(str, files))}")
-    more = [] if options.image_size is None else ["--image-size", options.image_size]
-    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *more)
+    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *_of_encoder(options))
     say(f"Next: {command}   # folders with one sub-folder per class")
 
 
@@ -1032,7 +1083,9 @@ def report(argv: list[str]) -> None:
     options = _parse(Report, argv, "report")
     if not options.runs:
         raise UsageError("The runs come first: lookalike report RUN... [options].")
-    _check_runs(options.runs)
+    for folder in map(Path, options.runs):
+        if not holds_run(folder) and not (folder / "compare.json").is_file():
+            raise no_run(folder)
     check_images(*([] if options.images is None else [options.images]))
     from .reporting.writing import report as write
 
@@ -1075,8 +1128,10 @@ def thin(argv: list[str]) -> None:
         raise UsageError("The runs come first: lookalike thin RUN...")
     _check_runs(options.runs)
     for place in map(Path, options.runs):
-        compared = sorted(place.glob("*/run.yaml")) if (place / "compare.json").is_file() else []
-        folders = [Folder(path.parent) for path in compared] or [Folder(place)]
+        compares = (place / "compare.json").is_file()
+        folders = _trainings_in(place) if compares else [Folder(place)]
+        if not folders:
+            say(f"{place}: none of its trainings has begun.")
         for folder in folders:
             if not folder.run.is_file():
                 raise no_run(folder.path)
@@ -1085,9 +1140,16 @@ def thin(argv: list[str]) -> None:
                 before = folder.checkpoint_bytes()
                 gone, free = folder.thin(options.keep_checkpoints), before - folder.checkpoint_bytes()
             say(
-                f"{folder.path}: removed {len(gone)} checkpoints of single epochs, {free / 1e6:.1f} MB; "
+                f"{folder.path}: removed {counted(len(gone), 'checkpoint')} of single epochs, {free / 1e6:.1f} MB; "
                 f"{folder.checkpoint_bytes() / 1e6:.1f} MB of checkpoints stay."
             )
+
+
+def _trainings_in(comparison: Path) -> list[Folder]:
+    """The trainings of a comparison that have begun; other runs that lie in its folder are somebody's own."""
+    rows = read_json(comparison / "compare.json", dict).get("trainings")
+    named = [row.get("folder") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return [Folder(path.parent) for path in sorted(comparison.glob("*/run.yaml")) if path.parent.name in named]
 
 
 def check(argv: list[str]) -> None:
@@ -1134,17 +1196,22 @@ def show_list(argv: list[str]) -> None:
         for option in ("small", "sort", "measure", "image_size"):
             if vars(options)[option] != vars(List("methods"))[option]:
                 raise UsageError(f"--{option.replace('_', '-')} is of backbones. Leave it out.")
-        for name in SELF_SUPERVISED:
-            if options.pattern in name:
-                say(f"{name:<14} {METHODS[name].line}")
+        methods = [name for name in SELF_SUPERVISED if options.pattern.lower() in name]
+        if not methods:
+            names = [*SELF_SUPERVISED]
+            raise ValueError(f"No method's name contains {shown(options.pattern)}. {nearest(options.pattern, names)}")
+        for name in methods:
+            say(f"{name:<14} {METHODS[name].line}")
         return
     from .catalogue import catalogue, chosen, installed, lines, measure, table
 
+    if options.image_size < 1:
+        raise UsageError(f"--image-size is at least 1, got {options.image_size}.")
     known = catalogue()
     found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)
     if not found:
         names = [cost.name for cost in known]
-        if any(options.pattern in name for name in names):
+        if chosen(known, pattern=options.pattern):
             raise ValueError(f"No backbone whose name contains {shown(options.pattern)} is small. Leave --small out.")
         raise ValueError(f"No backbone's name contains {shown(options.pattern)}. {nearest(options.pattern, names)}")
     if options.measure:

@@ -25,7 +25,7 @@ from . import backbones
 from .backbones import BUFFERS, Backbone
 from .documents import parse_json, read_json, tensor_file
 from .places import HUB_URL, hub_entry, no_encoder, weights_of
-from .printing import are, brief, counted, pasteable, printable, shown
+from .printing import are, brief, counted, pasteable, printable, shown, with_article
 from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
 from .tensor_file import write_tensors
 
@@ -363,6 +363,11 @@ def _opened(path: Path, own: Names | None = None) -> _Held:
         assert isinstance(content, dict)
         return _Held(content, said, [])
     tensors, boxes = _flat(content)
+    if not tensors:
+        raise ValueError(
+            f"{path} holds {_contents(content)}, and no tensors under their names. Give a file of "
+            "torch.save(model.state_dict(), path), or a checkpoint that holds such a mapping."
+        )
     known = set() if own is None else {*own()}
     prefix, others = _prefix(tensors, boxes, known, path, content)
     box = _box(prefix, boxes)
@@ -378,6 +383,13 @@ def _opened(path: Path, own: Names | None = None) -> _Held:
         remark = f"the averaged weights of {printable(prefix[:-1])}"
         remark += f", not those of {printable(kept[0][:-1]) or 'the network beside'}" if kept else ""
     return _Held(_plain(state, path), said, beside, remark)
+
+
+def _contents(content: object) -> str:
+    """What a file holds that holds no network, in a few words."""
+    if isinstance(content, Mapping):
+        return f"a mapping of {', '.join(brief(str(key), 40) for key in [*content][:5])}" if content else "nothing"
+    return with_article(type(content).__name__)
 
 
 DEEPEST = 8
@@ -638,6 +650,11 @@ def unpickled(path: Path) -> Any:
     Raises:
         ValueError: it is none, is damaged, or holds other objects, which could run programs.
     """
+    if (kind := _format_of(path)) is not None:
+        raise ValueError(
+            f"{path} holds {kind}, and no weights as torch.save and safetensors write them. Give another, or where it "
+            "was made save the tensors alone: torch.save(model.state_dict(), path)."
+        )
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
@@ -650,8 +667,7 @@ def unpickled(path: Path) -> Any:
         raise  # nothing is wrong with the file
     except pickle.UnpicklingError as error:
         named = _OBJECT.search(str(error))
-        article = "an" if named and named[1][0] in "aeiou" else "a"
-        what = f"holds {article} {named[1]}" if named else "is damaged, or holds objects of Python"
+        what = f"holds {with_article(named[1])}" if named else "is damaged, or holds objects of Python"
         raise ValueError(
             f"{path} {what}, and only files of plain tensors are read, since others could run programs. Where it was "
             "made, save the tensors alone: torch.save(model.state_dict(), path), or of a checkpoint "
@@ -662,6 +678,31 @@ def unpickled(path: Path) -> Any:
         raise ValueError(
             f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more."
         ) from None
+
+
+_FORMATS = {
+    b"\x89HDF": "HDF5 (Keras)", b"\x1f\x8b": "gzip: unpack it first", b"%PDF": "PDF", b"<": "a web page or XML",
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)", b"GGUF": "GGUF",
+}  # fmt: skip
+"""How files begin that are given for weights by mistake."""
+
+
+def _format_of(path: Path) -> str | None:
+    """What a file holds that torch.save did not write; None where it may have, or that is not known."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        return "nothing (0 bytes)"
+    with suppress(zipfile.BadZipFile, OSError):
+        if head.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if any(name.endswith("/constants.pkl") for name in names):
+                return "a program of TorchScript"
+            return "arrays of NumPy (.npz)" if any(name.endswith(".npy") for name in names) else None
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors: let its name end in .safetensors"
+    return next((what for begin, what in _FORMATS.items() if head.lstrip().startswith(begin)), None)
 
 
 _OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")

@@ -13,14 +13,13 @@ from . import backbones, classifiers, encoders, training
 from .backbones import Backbone
 from .classifiers import Classifier
 from .data import Data, Source, open_source
-from .data.labels import composed
 from .evaluation import About, Entry, Features, features, fingerprint, measures, record
 from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
 from .methods.finetune import FineTune
-from .printing import counted, pasteable
+from .printing import composed, counted, pasteable
 from .runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3

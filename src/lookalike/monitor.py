@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from . import distributed
+from . import distributed, inputs
 from .backbones import Backbone
 from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
@@ -45,8 +45,11 @@ class Probe:
     def __init__(self, train: str, test: str, run: Run) -> None:
         first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
         second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
-        self.listings = {"probe-train": first.listing(), "probe-test": second.listing()}
-        """The names of all images."""
+        self.listings = {
+            **inputs.of("probe-train", first.listing(), first.file, len(first)),
+            **inputs.of("probe-test", second.listing(), second.file, len(second)),
+        }
+        """What a run keeps of them: the names of all images, and digests of some."""
         self.train, self.test = (
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))

@@ -6,13 +6,14 @@ The commands ask here first, so that a typo is answered at once; what reads them
 import difflib
 import os
 import re
+import sys
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from .printing import LONGEST_PATH, brief, shown
-from .runs import Folder, nearest
+from .printing import LONGEST_PATH, brief, pasteable, shown
+from .runs import Folder, nearest, read_yaml
 
 LIBRARIES = ("timm/", "torchvision/", "torchhub/")
 """How names of published encoders begin."""
@@ -59,8 +60,8 @@ def check_images(*data: str) -> None:
 def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
     """What is raised where no encoder has this name, and no file or folder either."""
     return FileNotFoundError(
-        f"No {what} at {brief(name, LONGEST_PATH)}. Give a run's folder, an encoder.safetensors, an official weights "
-        "file, timm/NAME, torchvision/NAME or torchhub/NAME."
+        f"No {what} at {brief(name, LONGEST_PATH) or 'an empty name'}. Give a run's folder, an encoder.safetensors, an "
+        "official weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
 
 
@@ -101,21 +102,61 @@ def check_encoder(name: str, what: str = "encoder") -> None:
     elif name.startswith("torchhub/") and not os.path.exists(name):
         hub_entry(name.removeprefix("torchhub/"))
     elif name.startswith(LIBRARIES) and not os.path.exists(name):
-        check_backbone(name)
+        check_backbones(name)
     elif not os.path.exists(name):
         raise no_encoder(name, what)
 
 
-def no_classifier(name: object) -> FileNotFoundError:
-    """What is raised where no classifier is."""
-    return FileNotFoundError(
-        f"No classifier at {name}. Give the folder of a finetune run, or its classifier.safetensors."
-    )
+def classifier_of(classifier: str | os.PathLike[str]) -> Path:
+    """The file of a classifier, which may be named by its run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(classifier)
+    if path.is_dir():
+        path = Folder(path).classifier
+        if not path.is_file():
+            raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
+        )
+    return path
+
+
+def _advice(folder: Path) -> str:
+    """How a folder without a classifier gets one."""
+    run = Folder(folder).run
+    if run.is_file() and read_yaml(run).get("method") == "finetune":
+        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
+    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"
+
+
+def no_list(path: object) -> FileNotFoundError:
+    """What is raised where no list of labelled images is."""
+    return FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
 
 
 def no_features(path: object) -> FileNotFoundError:
     """What is raised where no file of features is."""
     return FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+
+
+def refuse_folder(path: Path, name: str) -> None:
+    """Refuses a folder where a file is to be written, such as one called `name` in it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / name}.")
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a folder holds something of a run that can be shown."""
+    folder = Folder(path)
+    return any(f.is_file() for f in (folder.run, folder.metrics, folder.evaluation, folder.weights))
 
 
 def no_run(folder: Path) -> FileNotFoundError:
@@ -132,6 +173,8 @@ def check_logger(logger: str) -> None:
 
 def no_backbone(name: str, known: Collection[str]) -> ValueError:
     """What is raised where no network has this name: the nearest ones."""
+    of_library = name.startswith("torchvision/")  # whoever names it means its networks
+    known = [each for each in known if each.startswith("torchvision/")] if of_library else known
     by_end = {each.rpartition("/")[2]: each for each in reversed(list(known))}
     near = [by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], by_end, n=3, cutoff=0.5)]
     found = f"The nearest names: {', '.join(near)}. " if near else ""
@@ -160,7 +203,7 @@ def check_optimizer(name: str) -> None:
     Raises:
         ValueError: as a training does.
     """
-    text = _source("timm", "optim")
+    text = "" if "timm" in sys.modules else _source("timm", "optim")  # it may know others' then
     if text and name not in OPTIMIZERS and not re.search(rf"\b{re.escape(name)}\b", text):
         raise no_optimizer(name, _NAMED.findall(text))
 
@@ -177,7 +220,18 @@ def check_backbone(name: str) -> None:
     if text and not re.search(rf"\b{re.escape(architecture)}\b", text):
         own = _REGISTERED.findall(_source("timm"))
         others = _REGISTERED.findall(_source("torchvision"))
-        raise no_backbone(name, [*own, *(f"torchvision/{each}" for each in others if each not in own)])
+        raise no_backbone(name, [*own, *(f"torchvision/{each}" for each in others)])
+
+
+def check_backbones(*names: str | None) -> None:
+    """Refuses unknown networks, unless timm is imported: then it may know networks of others, and says so itself.
+
+    Raises:
+        ValueError: the first of them, see `check_backbone`.
+    """
+    for name in filter(None, names):
+        if "timm" not in sys.modules and not name.startswith("<"):
+            check_backbone(name)
 
 
 @cache

@@ -93,6 +93,11 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
+def composed(name: str) -> str:
+    """A name in the form in which names are compared: Unicode writes some letters in two ways (NFC, NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def pasteable(*words: object) -> str:
     """A command as it is typed in a shell: everything that is printed to be pasted goes through here."""
     return shlex.join(map(str, words))
@@ -124,6 +129,11 @@ def counted(count: float, noun: str, grouped: bool = False) -> str:
     whole = isinstance(count, int) or float(count).is_integer()
     number = f"{int(count):,}" if grouped and whole else str(int(count)) if whole else f"{count:g}"
     return f"{number} {noun if count == 1 else plural(noun)}"
+
+
+def with_article(noun: str) -> str:
+    """A noun with its article, by its first letter: "a tuple", "an int"."""
+    return f"{'an' if noun[:1] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
 def are(count: float) -> str:

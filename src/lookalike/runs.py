@@ -114,7 +114,7 @@ class Options:
     save_every: int = 10
     """Keep a checkpoint every so many epochs. The last two states are always kept."""
     keep_checkpoints: int | None = None
-    """So many of these are kept, the newest; without it all. They are needed by nobody who goes on from the end."""
+    """How many of these to keep, the newest. Without it all. `--resume` needs the last two states alone."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do when all images get one feature: say so, or stop with exit code 1."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
@@ -300,8 +300,10 @@ def check_writable(path: Path) -> None:
     """Refuses a file that could not be written, before there is work to be lost; changes nothing.
 
     Raises:
-        FileExistsError, PermissionError: its folder is a file, or nothing may be written there.
+        FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
     """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder. Give --out a file.")
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
         raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
@@ -583,7 +585,7 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
     by["directory"] = here()  # from where the paths of this run count
     marked = by.get("named_here")
-    by["named_here"] = [*(marked if isinstance(marked, list) else ()), *named_here]
+    by["named_here"] = list(dict.fromkeys([*(marked if isinstance(marked, list) else ()), *named_here]))
     content = {"format": FORMAT} | flat(run) | {"made": by}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
@@ -1103,9 +1105,10 @@ class Folder:
             path.unlink(missing_ok=True)
         return gone
 
-    def checkpoint_bytes(self, pattern: str = "*.ckpt") -> int:
-        """What checkpoints take on the disk: a file with two names, as the last one has, counts once."""
-        found = [path.stat() for path in self.checkpoints.glob(pattern) if path.is_file() and not path.is_symlink()]
+    def checkpoint_bytes(self, of_epochs: bool = True) -> int:
+        """What the run's checkpoints take on the disk, with those of single epochs or without; two names count once."""
+        own = [self.last, self.before, *(self.kept() if of_epochs else [])]
+        found = [path.stat() for path in own if path.is_file() and not path.is_symlink()]
         return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:
@@ -1264,4 +1267,6 @@ def _is_ours(path: Path) -> bool:
 
 def command_line() -> str:
     """The command that the user typed, for `log.txt`."""
-    return printable(pasteable(Path(sys.argv[0]).name, *sys.argv[1:]))
+    program = Path(sys.argv[0])
+    of_module = (program.parent.name, program.name) == ("lookalike", "__main__.py")  # python -m lookalike
+    return printable(pasteable("lookalike" if of_module else program.name, *sys.argv[1:]))

@@ -125,7 +125,7 @@ class Pace(Callback):
     def __init__(self, planned: float | None, correct: Callable[[float], None]) -> None:
         self.planned = planned
         self.correct = correct
-        self._begun = self._first = math.nan
+        self._begun = self._warm = math.nan
         self._done: int | None = None
         self._checked = 0
 
@@ -135,7 +135,7 @@ class Pace(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         if self._done is None:
             module = cast("Pretraining", pl_module)
-            self._first, self._done = time.perf_counter(), module.done_steps
+            self._done = module.done_steps
             filling = 0.0 if module.run.cache == "none" else module.loader.waited
             self._begun += filling  # as where costs are counted
 
@@ -144,6 +144,10 @@ class Pace(Callback):
     ) -> None:
         module = cast("Pretraining", pl_module)
         steps = module.done_steps - (self._done or 0)
+        now = time.perf_counter()
+        # the first steps take longer, and a run's first files are written
+        if steps == WARM_STEPS and math.isnan(self._warm):
+            self._warm = now
         if (
             self._checked == len(CHECKS)
             or steps <= WARM_STEPS
@@ -151,8 +155,9 @@ class Pace(Callback):
         ):
             return
         self._checked = sum(module.done_steps >= part * module.steps for part in CHECKS)
-        now = time.perf_counter()
-        whole = (self._first - self._begun) + (now - self._first) / steps * module.steps
+        step = (now - self._warm) / (steps - WARM_STEPS)
+        start = max(0.0, self._warm - self._begun - WARM_STEPS * step)
+        whole = start + step * module.steps
         if self.planned is None or abs(whole / self.planned - 1) > OFF_PLAN:
             self.planned = whole
             self.correct(whole)

@@ -748,10 +748,10 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     finally:
         loader.close()
         clear_loggers()
+    is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
     if signals.caught is not None and module.done_steps < module.steps:
         if rank != 0:
             raise SystemExit(0)  # rank 0 tells how it ended
-        is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
             + ("" if is_part else f"\nGo on with: {folder.resume_command()}")
@@ -766,7 +766,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             "(lookalike check), and try a lower --optim.lr or the method's own settings."
         )
     if rank == 0:
-        _say_end(folder, loader, monitor.summary(module), method)
+        _say_end(folder, loader, monitor.summary(module), method, is_part)
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
@@ -884,8 +884,8 @@ def _as_begun(
     if now is None:
         return source
     if then is not None:
-        names = inputs.renamed(now, then)
-        return source if names is None or now == then else source.called(names)
+        found = inputs.renamed(now, then)
+        return source if found is None or now == then else source.called(*found)
     if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
         # 0.1 kept no names: those in a list count from the list's own folder
         seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))
@@ -915,30 +915,35 @@ def _probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Map
     probe = Probe(*run.probe, run)
     old = before.get("probe")
     olds = old if isinstance(old, list) and len(old) == 2 else [None, None]
-    for (part, listing), place, then in zip(probe.listings.items(), run.probe, olds):
-        _check_same(folder, run, place, then, listing, begun.get(part), "--probe None leaves it out")
+    for part, place, then in zip(("probe-train", "probe-test"), run.probe, olds):
+        _check_same(folder, run, part, place, then, probe.listings, begun, "--probe None leaves it out")
     return probe
 
 
 def _check_same(
-    folder: Folder, run: Run, place: str, then: object, listing: bytes | None, begun: bytes | None, choice: str
-) -> None:
+    folder: Folder, run: Run, part: str, place: str, then: object, now: Mapping[str, bytes],
+    begun: Mapping[str, bytes], choice: str,
+) -> None:  # fmt: skip
     """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
 
     Args:
-        place, listing: where they are, and their names.
-        then, begun: where they were, and their names where the run kept them.
+        part: how `inputs.zip` calls them.
+        place, now: where they are, and what is known of them.
+        then, begun: where they were, and what the run kept.
         choice: what else can be done.
     """
-    if listing is None or not isinstance(then, str):
+    if part not in now or not isinstance(then, str):
         return
-    if begun is None and then != place:  # 0.1 kept no names
+    old = {name: content for name, content in begun.items() if name in inputs.names_of(part)}
+    elsewhere = os.path.realpath(then) != os.path.realpath(place)
+    if part not in old and elsewhere:  # 0.1 kept no names
         with suppress(OSError, ValueError):
-            begun = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True).listing()
-    if begun is None or not (said := inputs.difference(listing, begun)):
+            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
+            old = inputs.of(part, source.listing(), source.file, len(source))
+    if part not in old or not (said := inputs.difference(now[part], old[part]) or inputs.changed(part, now, old)):
         return
     text = f"{place} holds other images than when {folder.path} was begun: {said}"
-    if then != place:
+    if elsewhere:
         raise ValueError(f"{text}. Give the same images; {choice}.")
     folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.")
 
@@ -953,17 +958,16 @@ def _listings(
         ValueError: the run that is resumed had another test.
     """
     test = vars(run.method).get("test")
-    found: dict[str, bytes | None] = {"data": source.listing(), **(probe.listings if probe else {})}
+    found = inputs.of("data", source.listing(), source.file, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
-        found["test"] = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True).listing()
-        _check_same(
-            folder, run, test, before.get("test"), found["test"], begun.get("test"), "another test takes a new run"
-        )
+        judged = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
+        found |= inputs.of("test", judged.listing(), judged.file, len(judged))
+        _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test takes a new run")
     if run.init and (digest := _weights_digest(run.init)):
         found["init"] = digest.encode()
     if goes_on:
         found |= {name: listing for name, listing in begun.items() if run.probe or not name.startswith("probe-")}
-    return {name: listing for name, listing in found.items() if listing is not None}
+    return found
 
 
 def _weights_digest(place: str) -> str | None:
@@ -1408,6 +1412,7 @@ def _find_checkpoint(
                 f"{run.data} holds other images than when {folder.path} was begun: {said}. Going on would be another "
                 "run. Put the images back, or start a new run with --init."
             )
+        _check_content(folder, run, before, source, begun)
         return found
     if broken:
         raise ValueError(
@@ -1417,6 +1422,27 @@ def _find_checkpoint(
         )
     folder.say("NO CHECKPOINT is there to go on from: starting from the beginning.")
     return None
+
+
+def _check_content(
+    folder: Folder, run: Run, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
+) -> None:
+    """Compares the files of images that have the names they had: others at the same place are said, elsewhere refused.
+
+    Raises:
+        ValueError: they lie elsewhere, and one is another image.
+    """
+    then, listing = before.get("data"), source.listing()
+    if listing is None or not isinstance(then, str) or not isinstance(run.data, str | os.PathLike):
+        return
+    now = inputs.of("data", listing, source.file, len(source))
+    if not (said := inputs.changed("data", now, begun)):
+        return
+    text = f"{run.data} holds other images than when {folder.path} was begun: {said}"
+    if os.path.realpath(then) != os.path.realpath(run.data):
+        raise ValueError(f"{text}. Going on would be another run. Put the images back, or start a new run with --init.")
+    if distributed.rank() == 0:
+        folder.say(f"WARNING     {text}.")
 
 
 def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begun: Mapping[str, bytes]) -> None:
@@ -1650,7 +1676,7 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")
 
 
-def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> None:
+def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_part: bool) -> None:
     folder.say(summary)
     if loader.broken:
         were = "was" if len(loader.broken) == 1 else "were"
@@ -1663,14 +1689,14 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method) -> No
     )
     if line := checkpoint_words(folder):
         folder.say(line)
-    if method.watches_features:  # others are judged by who trains them
+    if method.watches_features and not is_part:  # others are judged by who trains them
         command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
         folder.say(f"Next: {command}   # folders with one sub-folder per class")
 
 
 def checkpoint_words(folder: Folder) -> str:
     """What a run's checkpoints take, and how to remove those that nothing needs; empty where that frees nothing."""
-    whole, needed = folder.checkpoint_bytes(), folder.checkpoint_bytes("last*.ckpt")
+    whole, needed = folder.checkpoint_bytes(), folder.checkpoint_bytes(of_epochs=False)
     if whole == needed or not needed:
         return ""
     return (

@@ -374,12 +374,14 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
     if read:
         low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
-        lines.append(
-            f"sizes       {low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, in the middle {middle[1]} x {middle[0]}"
-        )
+        spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
+        lines.append(f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}")
         small = int((split.sizes.min(1) < image_size).sum())
         if small:
-            lines.append(f"            {small} have a side below {image_size} pixels and would be enlarged")
+            lines.append(
+                f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
+                "enlarged"
+            )
         lines.append(
             "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
             + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
@@ -391,10 +393,12 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     if split.classes is not None:
         smallest = min(split.classes, key=split.classes.__getitem__)
         largest = max(split.classes, key=split.classes.__getitem__)
+        fewest, most = split.classes[smallest], split.classes[largest]
         lines.append(
             f"classes     {len(split.classes)}, if the first folders' names are labels, "
-            f"from {split.classes[smallest]} ({smallest}) to {split.classes[largest]} ({largest}) images"
-        )
+            + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
+               f"{counted(most, 'image')} ({largest})")
+        )  # fmt: skip
     if read and what == "images":
         seconds = total * split.decode_seconds / max(1, workers)
         shrunk = (
@@ -422,7 +426,7 @@ BY_EYE: Final = (
 
 
 def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[str]:
-    lines = [f"{what}: {len(found.exact)} exact pairs, {len(found.near)} near pairs"]
+    lines = [f"{what}: {counted(len(found.exact), 'exact pair')}, {counted(len(found.near), 'near pair')}"]
     lines += [f"            exact: {a.name(i)} = {b.name(j)}" for i, j in found.exact[:3]]
     lines += [
         f"            near: {a.name(i)} = {b.name(j)} ({detail:.3f})"
@@ -473,12 +477,14 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
         place = {int(p): row for row, p in enumerate(split.places)}
         group = _groups_of(within, len(split.places))
         same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
+        other = len(split.same_stems) - same
         names = _some([split.source.name(p) for p in split.same_stems[0]])
-        lines.append(
-            f"same names  {len(split.same_stems)} names with several suffixes, such as {names}. Of {same} all files "
-            f"show the same: keep one of each. Of {len(split.same_stems) - same} they do not (masks, previews?): "
-            "give a list of those to learn from as DATA; --out FILE.json names all"
+        line = f"same names  {counted(len(split.same_stems), 'name')} with several suffixes, such as {names}."
+        line += f" Of {same} all files show the same: keep one of each." if same else ""
+        line += (
+            f" Of {other} they do not (masks, previews?): give a list of those to learn from as DATA." if other else ""
         )
+        lines.append(f"{line} --out FILE.json names all")
     return lines
 
 
@@ -493,6 +499,7 @@ def _groups_of(found: Duplicates, count: int) -> np.ndarray:
 def _split_content(split: Split) -> dict[str, object]:
     return {
         "images": len(split.source),
+        "names": [split.source.name(i) for i in range(len(split.source))],
         "notes": split.source.notes(),
         "broken": [[name, reason] for name, reason in split.broken],
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),

@@ -279,6 +279,7 @@ def _several(image: Image.Image) -> str:
 def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
     """`decode` for an image that Pillow has opened. Raises ValueError where `channels` cannot be made."""
     _check_faithful(image)
+    _check_channels(image, channels)
     deep_colour = _is_deep_colour(image)
     _check_room(image, channels, deep_colour)
     if deep_colour:
@@ -494,6 +495,20 @@ def _check_faithful(image: Image.Image) -> None:
             raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; read are 8 bits, and grey of 16. {_SAVE}")
 
 
+def _check_channels(image: Image.Image, channels: int) -> None:
+    """Raises Unsupported where the channels that are asked for lie in bands or pages of a TIFF that stay unread."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.fp is None or channels in (1, 3):
+        return
+    if (bands := unnamed_bands(image)) and (channels, image.mode, bands) != (4, "RGB", 1):
+        raise _unread_tiff(tiff.read_tags(image.fp, MAX_BYTES))
+    if tiff.samples(tiff.read_tags(image.fp, MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
+        raise Unsupported(
+            "a TIFF with several pages, of which the first alone is read, and "
+            f"{counted(channels, 'channel')} cannot be made of it. Save pages that are channels as .npy of shape "
+            f"({channels}, H, W)"
+        )
+
+
 def _numbers(args: object) -> list[int]:
     return [x for x in args if isinstance(x, int)] if isinstance(args, tuple) else []
 
@@ -542,10 +557,12 @@ def _leaves_out(image: Image.Image, channels: int) -> bool:
     if _is_deep_colour(image):
         pixels, keyed = _deep_colour(image)
         return pixels.shape[2] in (2, 4) and not keyed and not is_deep_transparency(pixels)
+    if unnamed_bands(image):
+        return True
+    if not image.has_transparency_data and image.format != "ICO":  # whose mode is known only once it is read
+        return False
     image.load()
-    return unnamed_bands(image) > 0 or (
-        image.has_transparency_data and ground_of(image, channels, "auto") == "drop" and not is_opaque(image)
-    )
+    return image.has_transparency_data and ground_of(image, channels, "auto") == "drop" and not is_opaque(image)
 
 
 def _deep_grey(image: Image.Image, alpha: Alpha) -> Image.Image:
@@ -603,6 +620,10 @@ def reason_of(error: Exception) -> str:
         return f"{UNSUPPORTED}more pixels than the limit of {MAX_PIXELS}. {_SMALLER}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, OSError) and str(error).startswith(
+        ("decoder error", "broken data stream", "unrecognized data")
+    ):
+        return "its pixels are damaged"  # Pillow's numbers say no more
     if isinstance(error, (ValueError, OSError, SyntaxError, struct.error)) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error}"

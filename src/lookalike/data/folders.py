@@ -2,25 +2,33 @@
 
 import heapq
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..printing import printable
+from ..printing import counted, printable
 from .decoding import SUFFIXES
 
 _SYSTEMS: Final = frozenset(
-    ("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    ("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "@appstore", "@database", "@synoresource",
+     "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "found.000", "_gsdata_",
      "system volume information", "__macosx", "lost+found", "network trash folder", "temporary items")
 )  # fmt: skip
 """Names, in small letters, of folders in which NAS and systems keep thumbnails, old versions and what was deleted."""
 _SYSTEM_FILES: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_SUFFIX: Final = re.compile(r"\.(?=\w*[a-z])\w{1,12}", re.ASCII)
+"""What ends a name as a suffix: numbers (scan.0001, the identifiers of DICOM files) and other words do not."""
 _NO_IMAGES: Final = frozenset(
     (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".log", ".ini",
      ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar.gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt",
      ".pth", ".ckpt", ".safetensors", ".db")
 )  # fmt: skip
 """Suffixes of files beside images, about which nothing is to be done."""
+
+_CONVERT: Final = (
+    "Convert images among them to PNG or TIFF; those with other names are read where DATA is a text file of their paths"
+)
 
 
 @dataclass
@@ -42,25 +50,32 @@ class Scanned:
     def notes(self) -> list[str]:
         """What was passed over, a line each."""
         lines = [f"passed over: {passed}"] if (passed := self.passed()) else []
-        if self.others.keys() - _NO_IMAGES:
-            lines[0] += (
-                ". Convert images among them to PNG or TIFF; those with other names are read where DATA is a text file "
-                "of their paths"
-            )
+        if self.to_convert():
+            lines[0] += f". {_CONVERT}"
         if self.linked:
             link, there = next(iter(self.linked.items()))
+            one = len(self.linked) == 1
             lines.append(
-                f"{len(self.linked)} linked folders lead to folders that are read already, and are passed over: {link} "
-                f"is {there or '.'}" + (", ..." if len(self.linked) > 1 else "")
+                (
+                    "1 linked folder leads to a folder that is read already, and is passed over"
+                    if one
+                    else f"{len(self.linked)} linked folders lead to folders that are read already, and are passed over"
+                )
+                + f": {link} is {there or '.'}"
+                + ("" if one else ", ...")
             )
         return lines
+
+    def to_convert(self) -> bool:
+        """Whether some of the files that are no images by their names may be images."""
+        return bool(self.others.keys() - _NO_IMAGES)
 
     def passed(self) -> str:
         """All that was passed over, in words; empty for nothing."""
         parts = [_counted(self.others, 8)] if self.others else []
         parts += [f"{self.hidden.total()} hidden or of a system ({_named(self.hidden)})"] if self.hidden else []
         parts += [f"folders of systems ({_counted(self.systems, 5)})"] if self.systems else []
-        parts += [f"{self.runs} folder{'s' if self.runs > 1 else ''} of runs"] if self.runs else []
+        parts += [f"{counted(self.runs, 'folder')} of runs"] if self.runs else []
         return ", ".join(parts)
 
 
@@ -68,7 +83,9 @@ def _counted(names: Counter[str], most: int) -> str:
     """The most frequent names with their counts."""
     ordered = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
     rest = sum(count for _, count in ordered[most:])
-    return ", ".join(f"{count} {printable(name)}" for name, count in ordered[:most]) + (f", {rest} others" * bool(rest))
+    return ", ".join(f"{count} {printable(name)}" for name, count in ordered[:most]) + (
+        f", {counted(rest, 'other')}" * bool(rest)
+    )
 
 
 def _named(names: Counter[str]) -> str:
@@ -110,13 +127,17 @@ def scan(root: str, system_folders: bool) -> Scanned:
                     found.images.append(prefix + entry.name)
                 else:
                     if suffix == ".gz":  # of .nii.gz and .tar.gz the first part tells more
-                        suffix = os.path.splitext(entry.name[:-3])[1].lower() + suffix
-                    found.others[suffix or "without suffix"] += 1
+                        before = os.path.splitext(entry.name[:-3])[1].lower()
+                        suffix = before * bool(_SUFFIX.fullmatch(before)) + suffix
+                        found.others[suffix] += 1
+                    else:
+                        found.others[suffix if _SUFFIX.fullmatch(suffix) else "without suffix"] += 1
     if not found.images:
         passed = found.passed()
         raise ValueError(
             f"{root} holds no image, {f'but {passed}' if passed else 'and no files at all'}. "
-            "Give a folder with images (.jpg, .png, .tif, .webp, .npy ...)."
+            f"{f'{_CONVERT}. Or give' if found.to_convert() else 'Give'} a folder with images "
+            "(.jpg, .png, .tif, .webp, .npy ...)."
         )
     found.images.sort()
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..printing import with_article
 from .decoding import SUFFIXES
 from .errors import Unsupported
 
@@ -30,12 +31,13 @@ def image_of(item: object) -> object:
     if not isinstance(item, Mapping) or is_encoded(item):
         return item
     found = [name for name, value in item.items() if _is_image(value)]
+    found = found or [name for name, value in item.items() if is_path(value)]
     chosen = found if len(found) == 1 else [name for name in _IMAGES if name in found][:1]
     if not chosen:
         columns = ", ".join(map(str, item))
         if found:
             raise TypeError(f"several images ({', '.join(map(str, found))}). Call the one to use image")
-        raise TypeError(f"a {type(item).__name__} without an image (columns: {columns})")
+        raise TypeError(f"{with_article(type(item).__name__)} without an image (columns: {columns})")
     return item[chosen[0]]
 
 

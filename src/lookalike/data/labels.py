@@ -1,7 +1,6 @@
 """Labels and the names of classes: of folders, and of what a Dataset has."""
 
 import difflib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -10,15 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..printing import brief, printable, shown
+from ..printing import brief, composed, printable, shown, with_article
 
 _MOST_TEXTS: Final = 100
 """Texts of which most are different are no names of classes, where there are more than this."""
-
-
-def composed(name: str) -> str:
-    """A class name in the form in which names are compared: Unicode writes some letters in two ways (NFC, NFD)."""
-    return unicodedata.normalize("NFC", name)
 
 
 def folder_labels(root: str, paths: list[str], classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
@@ -129,6 +123,13 @@ def _is_text(value: object) -> bool:
 
 
 def _described(array: np.ndarray, labels: object) -> str:
+    if array.dtype.kind not in "biuf" and not array.ndim and not isinstance(labels, Sequence):
+        return f"{with_article(type(labels).__name__)}"
     if array.dtype.kind not in "biuf" and isinstance(labels, Sequence) and labels:
-        return f"of type {type(labels[0]).__name__}, such as {brief(repr(labels[0]), 60)}"
+        kinds = Counter(type(label).__name__ for label in labels)
+        rarest = min(kinds, key=kinds.__getitem__)  # what stands out
+        example = next(label for label in labels if type(label).__name__ == rarest)
+        if kinds.keys() == {"int"}:
+            example = max(labels, key=abs)
+        return f"of type{'s' * (len(kinds) > 1)} {', '.join(kinds)}, such as {brief(repr(example), 60)}"
     return f"of shape {array.shape} and type {array.dtype}"

@@ -46,16 +46,22 @@ class Order:
     accumulate: int
 
     def __post_init__(self) -> None:
+        parts = self.world * self.accumulate
         if self.batch_size < 1 or self.batch_size > self.images:
-            raise ValueError(
-                f"A batch of {self.batch_size} cannot be taken from {counted(self.images, 'image')}. Give a "
-                f"--batch-size of {self.images} or less, such as {max(2, self.images // 4)}, or leave it out: then it "
-                "is fitted."
+            most = self.images // parts * parts
+            few = max(2 * parts, self.images // 4 // parts * parts)
+            advice = (
+                f"Give a --batch-size of {most} or less, such as {few}, or leave it out: then it is fitted."
+                if few <= most
+                else "Give a smaller --accumulate, fewer --devices, or more images."
             )
-        if self.batch_size % (self.world * self.accumulate):
+            raise ValueError(
+                f"A batch of {self.batch_size} cannot be taken from {counted(self.images, 'image')}. {advice}"
+            )
+        if self.batch_size % parts:
             raise ValueError(
                 f"A batch of {self.batch_size} does not divide into {self.accumulate} micro-batches for each of "
-                f"{self.world} processes. Give a multiple of {self.world * self.accumulate}."
+                f"{self.world} processes. Give a multiple of {parts}."
             )
         if not 0 <= self.rank < self.world:
             raise ValueError(f"Rank {self.rank} is none of 0 to {self.world - 1}.")

@@ -97,7 +97,17 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
     ):
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
             lines.append(f"{several} of {counted(total, 'file')} looked at {words[several > 1]} is used.")
+            if part == PAGES and "channels" in options:
+                lines[-1] += " Pages that are channels are read from .npy files of shape (C, H, W), with --channels C."
     return lines
+
+
+def _is_grey(kind: str) -> bool:
+    """Whether `Source.kind` says that an image has one channel, or one and transparency."""
+    if kind.startswith("npy "):
+        return kind.count(",") == 1 or "(1, " in kind or ", 1)" in kind
+    words = kind.split(",")[0].split(" ")
+    return len(words) > 1 and words[1] in {"L", "I", "I;16", "I;16B", "F", "1", "LA"}
 
 
 def unused(
@@ -113,11 +123,10 @@ def unused(
     """
     lines = []
     if "channels" in options and channels == 3 and len(found) > 1 and all(own.grey for _, own in found):
-        modes = {kind.split(",")[0].split(" ")[1] for kind in kinds if " " in kind}
-        stored = "grey" if modes and modes <= {"L", "I", "I;16", "I;16B", "F", "1", "LA"} else "grey stored as RGB"
+        stored = "grey" if kinds and all(map(_is_grey, kinds)) else "grey stored as RGB"
         lines.append(f"All channels are equal in {counted(len(found), 'image')} looked at: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
-        own = [levels for name, levels in found if name == kind]
+        own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # blank ones have none
         if not own or options.isdisjoint({"normalise", "scale"}):
             continue
         lows, highs = [each.low for each in own], [each.high for each in own]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..places import no_images
-from ..printing import LONGEST_PATH, brief, counted, printable
+from ..printing import LONGEST_PATH, brief, composed, counted, printable, with_article
 from ..random import key_of, permutation
 from ..runs import Alpha
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind, reason_of
@@ -35,7 +35,7 @@ from .items import (
     tensor_planes,
     whole_column,
 )
-from .labels import class_numbers, composed, folder_labels, onto
+from .labels import class_numbers, folder_labels, onto
 
 
 class Indexed(Protocol):
@@ -82,8 +82,8 @@ class Source(ABC):
         """The names that keys are made of, one after the other with a zero byte between; None where there are none."""
         return None
 
-    def called(self, names: Sequence[str]) -> "Source":
-        """The same files with the keys that they have under other names, in their order; of others all stays."""
+    def called(self, names: Sequence[str], places: Sequence[int] | None = None) -> "Source":
+        """The files at `places`, or all, with the keys that they have under other names; of no files all stays."""
         return self
 
     def seen_from(self, folder: str) -> list[str]:
@@ -151,6 +151,8 @@ def open_source(
         _check_open(data, channels, labelled, classes)
         return data
     if not isinstance(data, str | os.PathLike):
+        if isinstance(data, np.ndarray) and data.dtype.kind == "U" and data.ndim == 1:
+            data = data.tolist()
         if isinstance(data, list | tuple) and data and all(isinstance(p, str | os.PathLike) for p in data):
             here = os.getcwd()
             paths = _relative([os.path.normpath(p) for p in data], here, "the list")
@@ -176,18 +178,24 @@ def _indexed(data: object) -> Indexed:
         ValueError: it is something else; the message says what to give.
     """
     kind = type(data).__name__
+    if isinstance(data, type):
+        raise ValueError(f"{data.__name__} is a class. Give an instance of it, such as {data.__name__}().")
     if isinstance(data, np.ndarray | Tensor) and data.dtype != object:
         check_arrays(data)
     elif isinstance(data, Mapping):
         names = ", ".join(printable(str(name)) for name in list(data)[:5])
         raise ValueError(f"The data are a {kind} of {names}. Give one of them, or a list of images.")
-    elif isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    elif isinstance(data, IterableDataset | bytes) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise ValueError(
             f"{kind} cannot be read by index. Give a folder, a text file of paths, a list of images, an array "
             "(N, H, W, C), or a Dataset with __len__ and __getitem__."
         )
     found = cast(Indexed, data)
-    if not len(found):
+    try:
+        count = len(found)
+    except Exception as error:  # as the user's code and the libraries that it calls may raise
+        raise ValueError(f"{kind} has no length ({_failure(error)}). Give a Dataset that knows its length.") from error
+    if not count:
         raise ValueError(f"{kind} is empty. Give a Dataset with items.")
     if not isinstance(data, Dataset | list | tuple | np.ndarray | Tensor):
         _check_items(found)
@@ -263,12 +271,15 @@ class _Files(Source):
         self._notes = [] if scanned is None else scanned.notes()
         self.system_folders = 0 if scanned is None else scanned.systems.total()
         self._listing = b""  # of other names than the paths
-        # One block of bytes: millions of strings would be copied page by page into every forked worker.
+        self._hold(paths)
+        if labelled:
+            self.labels, self.classes = folder_labels(root, paths, classes)
+
+    def _hold(self, paths: Sequence[str]) -> None:
+        """Keeps paths as one block of bytes: millions of strings would be copied page by page into forked workers."""
         self._text = os.fsencode("\0".join(paths))
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
         self._bounds = np.concatenate(([-1], ends, [len(self._text)]))
-        if labelled:
-            self.labels, self.classes = folder_labels(root, paths, classes)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -293,8 +304,11 @@ class _Files(Source):
     def listing(self) -> bytes:
         return self._listing or self._text
 
-    def called(self, names: Sequence[str]) -> "_Files":
+    def called(self, names: Sequence[str], places: Sequence[int] | None = None) -> "_Files":
         made = copy.copy(self)
+        if places is not None:
+            made._hold([self._path(i) for i in places])
+            made.labels = None if self.labels is None else self.labels[torch.tensor(places)]
         made._listing = os.fsencode("\0".join(names))
         made._keys = np.fromiter(map(key_of, names), np.int64, len(names))
         return made
@@ -393,7 +407,7 @@ class _Items(Source):
             raise BrokenImage(self.name(i), reason_of(error)) from error
         except Exception as error:
             raise BrokenImage(self.name(i), _failure(error)) from error
-        what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+        what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else with_article(type(image).__name__)
         raise self._no_image(i, what)
 
     def _no_image(self, i: int, what: str) -> TypeError:
@@ -538,7 +552,7 @@ def _item_labels(
         labels, own = _labels_of_items(dataset, count, failed, own)
     numbers, texts = class_numbers(labels, count, name)
     if texts is not None:
-        known = texts if own is None or {*map(composed, texts)} - {*map(composed, own)} else own
+        known = None if own is None or {*map(composed, texts)} - {*map(composed, own)} else own
         return onto(texts, numbers, known if classes is None else tuple(classes), name)
     top = int(numbers.max())
     if own is None and classes is None and top >= MOST_CLASSES:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from .. import encoders
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
-from ..data.labels import composed
 from ..methods.simclr import SimCLR
-from ..places import check_suffix
-from ..printing import counted, shown
+from ..places import check_suffix, no_list, refuse_folder
+from ..printing import composed, counted, shown
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -113,8 +112,8 @@ def evaluate(
     path = None if out is None else Path(out)
     if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
         path = Folder(encoder).evaluation
-    if path is not None and path.is_dir():
-        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'evaluation.json'}.")
+    if path is not None:
+        refuse_folder(path, "evaluation.json")
     if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
     reader = Reader(
@@ -157,7 +156,7 @@ class _Question:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares are {list(self.shares)}; give one or more above 0, up to 1.")
         if self.labels is not None and not Path(self.labels).is_file():
-            raise FileNotFoundError(f"{self.labels} is not there. Give a text file with the name of an image per line.")
+            raise no_list(self.labels)
 
     def judged(
         self, protocol: str, train: Features, test: Features, classes: int | None, device: torch.device | None,

@@ -67,9 +67,9 @@ class Entry:
         return protocol_name(self.protocol, self.settings)
 
     def lowest(self, count: int) -> str:
-        """The classes with the lowest accuracy, with it."""
+        """The classes with the lowest accuracy, with it: at most half of all."""
         known = [(top1, name) for name, top1 in zip(self.class_names, self.per_class) if top1 is not None]
-        worst = sorted(known)[:count]
+        worst = sorted(known)[: max(1, min(count, len(known) // 2))]
         classes = "class" if len(worst) == 1 else "classes"
         return f"lowest {classes} {', '.join(f'{brief(name)} {top1:.1%}' for top1, name in worst)}" if worst else ""
 

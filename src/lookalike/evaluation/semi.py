@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.labels import composed
-from ..printing import counted, shown
+from ..places import no_list
+from ..printing import composed, counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
@@ -119,7 +119,7 @@ def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
+        raise no_list(path)
     names = [*map(composed, names)]
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):

@@ -45,12 +45,6 @@ def read_entries(path: Path) -> list[Content]:
     return dictionaries(_json(Folder(path).evaluation, []))
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder holds something of a run that a page can show."""
-    folder = Folder(path)
-    return any(f.is_file() for f in (folder.run, folder.metrics, folder.evaluation, folder.weights))
-
-
 def run_content(path: Path, name: str) -> Content:
     """All that the page says of one run but its pictures and its map.
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from ..data import Data
 from ..marks import is_marked
-from ..places import no_run
+from ..places import holds_run, no_run, refuse_folder
 from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
 from ..runs import Folder, atomic, check_writable, directory_of, located, version
 from .gathering import (
     Content,
     comparison,
     curve_words,
-    is_run,
     name_of,
     read_entries,
     read_options,
@@ -74,11 +73,10 @@ def report(
     if points < 1:
         raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
     for folder in folders:
-        if not folder.is_dir() or not (is_run(folder) or (folder / "compare.json").is_file()):
+        if not folder.is_dir() or not (holds_run(folder) or (folder / "compare.json").is_file()):
             raise no_run(folder)
     path = target(folders, out)
-    if path.is_dir():
-        raise ValueError(f"--out {path} is a folder. Give a file, such as {path / 'report.html'}.")
+    refuse_folder(path, "report.html")
     if path.exists() and not overwrite and not (out is None and len(folders) == 1):
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
@@ -266,6 +264,6 @@ def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
             continue
         path = folder / Path(f"{method}-seed{seed}").name  # within the comparison, whatever its file names
         # neither a path nor a link leads out of the comparison
-        if path.is_dir() and is_run(path) and path.resolve().parent == folder.resolve():
+        if path.is_dir() and holds_run(path) and path.resolve().parent == folder.resolve():
             trained[(method, seed)] = path
     return trained
