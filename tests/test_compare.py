@@ -18,13 +18,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, cli, encoders, places, training
+from lookalike import backbones, cli, encoders, places, timing, training
 from lookalike import core as contract
 from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
-from lookalike.comparing.comparison import Comparison, changes, epochs_that_fit, extends, seconds_of
+from lookalike.comparing.comparison import Comparison, changes, extends
 from lookalike.comparing.overlap import shared_images
-from lookalike.comparing.plan import left_line, plan_line, spoken
+from lookalike.comparing.plan import left_line, plan_line
 from lookalike.comparing.ranking import (
     Accuracy,
     Training,
@@ -37,6 +37,7 @@ from lookalike.comparing.ranking import (
 from lookalike.comparing.significance import SeedNoise, studentized_range
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
+from lookalike.durations import spoken
 from lookalike.evaluation import evaluate, protocols
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
@@ -48,53 +49,31 @@ from lookalike.views import View
 # ---------------------------------------------------------------- the budget
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10min", 600), ("2h", 7200), ("1.5h", 5400), ("0.5s", 0.5)]
-)
-def test_budgets_are_read(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["10", "10 min", "10m", "min", "-1s", "0s", "0.0h", "1h30min", "1e3s", "", "10MIN"])
-def test_budgets_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="Give 90s, 10min or 2h"):
-        seconds_of(text)
-
-
-def test_whole_epochs_that_fit() -> None:
-    assert epochs_that_fit(600, 0, 60) == 10
-    assert epochs_that_fit(600, 0, 61) == 9
-    assert epochs_that_fit(600, 60, 60) == 9  # a survey of the images counts
-    assert epochs_that_fit(0.3, 0, 0.1) == 3  # not 2, by rounding
-    assert epochs_that_fit(600, 0, 601) == 1  # at least one, for a whole schedule
-    assert epochs_that_fit(600, 700, 60) == 1
-
-
 def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 5 s at first and 2 s later; 3 s of preparation, and 7 s in which a cache was filled."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     module = SimpleNamespace(
-        steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2),
-        loader=SimpleNamespace(waited=7.0),
+        steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2, batch_size=8),
+        probe_seconds=0.0, loader=SimpleNamespace(waited=7.0),
     )  # fmt: skip
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
-    speed = costs.Speed(budget=600)
+    speed = timing.Speed(budget=600)
     speed.on_fit_start(trainer, pl)
     now[0] += 10
 
     def steps() -> None:
         for micro in range(100):
             speed.on_train_batch_start(trainer, pl, None, micro)
-            now[0] += 2.5 if micro < 2 * costs.WARM_STEPS else 1.0
+            now[0] += 2.5 if micro < 2 * timing.WARM_STEPS else 1.0
             module.done_steps += micro % 2
             speed.on_train_batch_end(trainer, pl, None, None, micro)
 
-    with pytest.raises(costs.Measured):
+    with pytest.raises(timing.Measured):
         steps()
-    assert module.done_steps == costs.WARM_STEPS + costs.TIMED_STEPS  # 10 s are timed
+    assert module.done_steps == timing.WARM_STEPS + timing.TIMED_STEPS  # 10 s are timed
     assert speed.step == pytest.approx(2.0)
-    assert speed.start == pytest.approx(3.0 + costs.WARM_STEPS * (5 - 2))  # what was slow at first is paid once
+    assert speed.start == pytest.approx(3.0 + timing.WARM_STEPS * (5 - 2))  # what was slow at first is paid once
     assert speed.steps_per_epoch == 50
 
 
@@ -131,7 +110,7 @@ def test_the_pace_of_a_training_corrects_what_was_planned(monkeypatch: pytest.Mo
         done_steps=0, steps=100, run=SimpleNamespace(cache="none", accumulate=1), loader=SimpleNamespace(waited=0.0)
     )
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
-    pace = costs.Pace(100.0, corrected.append)
+    pace = timing.Pace(100.0, corrected.append)
     pace.on_fit_start(trainer, pl)
     now[0] += 5
     for step in range(100):
@@ -142,7 +121,7 @@ def test_the_pace_of_a_training_corrects_what_was_planned(monkeypatch: pytest.Mo
         if step == 9:
             assert corrected == [pytest.approx(205.0)]  # at a tenth
     assert len(corrected) == 1  # at 60 steps 188 s are expected: within a fifth
-    quiet = costs.Pace(205.0, corrected.append)
+    quiet = timing.Pace(205.0, corrected.append)
     quiet.on_fit_start(trainer, pl)
     module.done_steps = 0
     for step in range(100):
@@ -160,7 +139,7 @@ def test_slow_first_steps_are_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
         done_steps=0, steps=20, run=SimpleNamespace(cache="none", accumulate=2), loader=SimpleNamespace(waited=0.0)
     )
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
-    pace = costs.Pace(80.0, corrected.append)
+    pace = timing.Pace(80.0, corrected.append)
     pace.on_fit_start(trainer, pl)
     for part in range(40):  # two micro-batches a step
         pace.on_train_batch_start(trainer, pl, None, part)
@@ -171,10 +150,10 @@ def test_slow_first_steps_are_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_speed_for_a_number_of_epochs_is_measured_over_a_small_part_of_them() -> None:
-    speed = costs.Speed(None, epochs=10)
+    speed = timing.Speed(None, epochs=10)
     speed.steps_per_epoch = 50
-    assert speed._enough(0.1) == pytest.approx(costs.TIMED_SHARE * 50)
-    assert speed._enough(100.0) == costs.TIMED_SECONDS
+    assert speed._enough(0.1) == pytest.approx(timing.TIMED_SHARE * 50)
+    assert speed._enough(100.0) == timing.TIMED_SECONDS
     speed.start, speed.step = 3.0, 0.1
     assert speed.seconds(10) == pytest.approx(53.0)
 
@@ -660,8 +639,8 @@ SHORT = ("--epochs", "1", "--seeds", "2", "--protocols", "knn")
 def _short_probe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(DINOV2, least_steps=20))
     if "labelled" in request.fixturenames:  # trainings, whose speed is measured
-        monkeypatch.setattr(costs, "WARM_STEPS", 1)
-        monkeypatch.setattr(costs, "TIMED_STEPS", 1)
+        monkeypatch.setattr(timing, "WARM_STEPS", 1)
+        monkeypatch.setattr(timing, "TIMED_STEPS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -1072,7 +1051,7 @@ def test_a_budget_of_time(
     out = tmp_path / "out"
     more = ("--budget", "0.3s", "--seeds", "2", "--protocols", "knn", "--cache", "ram")
     argv = command(classed, "moco_v2", labelled=labelled, out=out, more=more)
-    monkeypatch.setattr(costs, "TIMED_STEPS", 2)
+    monkeypatch.setattr(timing, "TIMED_STEPS", 2)
     with monkeypatch.context() as patch:
         patch.setattr(comparing, "spent", interrupted)
         said, _ = run(capsys, argv, 130)
@@ -1088,7 +1067,7 @@ def test_a_budget_of_time(
     assert content["budget"] == {"minutes": 0.3 / 60}
     assert [row["epochs"] for row in content["trainings"]] == [epochs, epochs]
     assert all(row["seconds"] > 0 for row in content["trainings"])
-    monkeypatch.setattr(costs, "WARM_STEPS", 1)
+    monkeypatch.setattr(timing, "WARM_STEPS", 1)
     tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
     (out / comparing.SPEED).mkdir()
     (out / comparing.SPEED / "mine.txt").write_text("mine")

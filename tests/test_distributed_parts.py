@@ -164,6 +164,7 @@ def process(rank: int, folder: str) -> None:
     found["plain"] = {"strided": strided, "ranks": counted}
     found["agree"] = {
         "flags": torch.tensor(distributed.agree(rank == 1, False, rank == 0)),
+        "first": torch.tensor(distributed.of_first(1 / 3 + rank, float(rank)), dtype=torch.float64),
     }
     parts = [torch.full((2, 3), float(rank)), torch.tensor([rank]), torch.full((4,), 10.0 * rank)]
     distributed.average(parts)
@@ -283,12 +284,17 @@ def test_agree_is_any(two: list[dict[str, dict[str, Tensor]]]) -> None:
     assert [p["agree"]["flags"].tolist() for p in two] == [[True, False, True]] * WORLD
 
 
+def test_all_have_the_numbers_of_the_first(two: list[dict[str, dict[str, Tensor]]]) -> None:
+    assert [p["agree"]["first"].tolist() for p in two] == [[1 / 3, 0.0]] * WORLD
+
+
 def test_one_process_needs_no_group() -> None:
     x = torch.randn(3, 2)
     assert distributed.gather(x) is x
     assert distributed.mean(x) is x
     assert (distributed.rank(), distributed.world()) == (0, 1)
     assert distributed.agree(True, False) == [True, False]
+    assert distributed.of_first(0.5, 2.0) == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "mobilenetv3_small_050"])

@@ -214,6 +214,10 @@ REMEDIES: dict[str, Remedy] = {
                    tiny.CNN, "--seeds", "1", "--protocols", "knn", "--out", str(p.out / "compare"), "--budget", "1s"],
         r"(--budget) and (--epochs) exclude each other", lambda p, found, argv: argv[: argv.index(found[1])], 2,
     ),
+    "a time and epochs": Remedy(
+        trains("simclr", "--time", "1s"), r"(--time) and (--epochs) exclude each other",
+        lambda p, found, argv: [a for i, a in enumerate(argv) if found[2] not in argv[max(0, i - 1) : i + 1]], 2,
+    ),
     "a small backbone that is none": Remedy(
         lambda p: ["list", "backbones", "resnet152", "--small"], r"Leave (--small) out",
         lambda p, found, argv: [a for a in argv if a != found[1]],
@@ -250,8 +254,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("lookalike.evaluation.side_by_side.SECONDS", 0.0)
-    monkeypatch.setattr("lookalike.comparing.costs.WARM_STEPS", 1)
-    monkeypatch.setattr("lookalike.comparing.costs.TIMED_STEPS", 1)
+    monkeypatch.setattr("lookalike.timing.WARM_STEPS", 1)
+    monkeypatch.setattr("lookalike.timing.TIMED_STEPS", 1)
 
 
 @pytest.mark.parametrize("case", REMEDIES)

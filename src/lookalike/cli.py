@@ -48,6 +48,7 @@ from .runs import (
     Folder,
     Options,
     Run,
+    check_same_time,
     check_writable,
     directory_of,
     dotted,
@@ -248,6 +249,7 @@ class Compare(Comparison):
     test: UseAppendAction[tuple[str, ...]]
     """Labelled folder whose images are classified, with the classes of its --train."""
     probe: Suppress[tuple[str, str] | None] = None
+    time: Suppress[str | None] = None
     nodes: Suppress[int] = 1
     strategy: Suppress[Literal["ddp"]] = "ddp"
     given: Suppress[tuple[str, ...]] = ()
@@ -621,6 +623,8 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         pair = asked.options[asked.options.index("--probe") + 1 :][:2]
         if pair[:1] != ["None"] and (len(pair) < 2 or any(folder.startswith("--") for folder in pair)):
             raise UsageError("--probe needs two labelled folders: --probe TRAIN TEST.")
+    if {"time", "epochs"} <= asked.typed:
+        raise UsageError("--time and --epochs exclude each other: give the time of the training, or its epochs.")
     checked = False
     if "torch" not in sys.modules and not {"--help", "-h"} & set(asked.options):
         listed = asked.content.get("views")
@@ -643,12 +647,18 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         chosen["image_size"] = None
     if (sized or "image_size" in asked.typed) and "decode_size" not in asked.typed and not parsed.options.resume:
         chosen["decode_size"] = None
+    given = dict.fromkeys([*base.given, *stated, *({"batch_size"} & asked.typed)])
+    if not parsed.options.resume:  # what is typed takes the place of the other in a file
+        if "time" in asked.typed and chosen["time"] is not None:
+            given.pop("epochs", None)
+            chosen["epochs"] = Options.epochs
+        elif "epochs" in asked.typed:
+            chosen["time"] = None
     own = {f.name: vars(parsed.method)[f.name] for f in dataclasses.fields(cfg)}
     if asked.classifies:
         chosen["init"], own["test"] = parsed.encoder, parsed.test
     return Run(
-        **chosen, data=parsed.data, method=type(cfg)(**own),
-        given=tuple(dict.fromkeys([*base.given, *stated, *({"batch_size"} & asked.typed)])),
+        **chosen, data=parsed.data, method=type(cfg)(**own), given=tuple(given),
     )  # fmt: skip
 
 
@@ -719,6 +729,8 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
     """
     options, resumes = parsed.options, parsed.options.resume
     check_logger(options.logger)
+    if resumes:
+        check_same_time(Path(options.out), asked.content.get("time"), options.time)
     if asked.verb != "views" and not _RANKS & os.environ.keys():
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
     own = vars(parsed.method)

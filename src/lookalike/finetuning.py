@@ -105,6 +105,11 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             f"lookalike.finetune trains with a FineTune.Config, and the run has {type(cfg).__qualname__}. Use "
             "lookalike.pretrain."
         )
+    if run.to_be_timed and cfg.unfreeze_after:
+        raise ValueError(
+            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps, of the head alone, take less time "
+            "than the later ones, and do not tell how many fit. Give --epochs in the place of --time."
+        )
     if 0 < run.epochs <= cfg.unfreeze_after:
         raise ValueError(
             f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "

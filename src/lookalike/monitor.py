@@ -123,7 +123,9 @@ class Monitor(Callback):
         self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if self.probe is not None and done == 0:
             encoder = module.method.encoder
+            began = time.perf_counter()
             self.knn = [self.probe(encoder) if self.run.init else self.probe.untrained(encoder)]
+            module.probe_seconds = time.perf_counter() - began
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
             self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
         self._knn_from_start = bool(self.knn)
@@ -291,7 +293,7 @@ class Monitor(Callback):
         line = (
             f"epoch {step / self._per_epoch:.4g}/{self.run.epochs}  step {step}/{self._steps}  loss {row['loss']:.4f}  "
             f"{speed:.{0 if speed >= 10 else 1}f} images/s  data wait {row['data_wait']:.0%}  "
-            f"left {timedelta(seconds=round(left))}"
+            f"left {timedelta(seconds=round(left))}{f' of {self.run.time}' if self.run.time else ''}"
         )
         if "knn_top1" in row:
             line += f"  k-NN {row['knn_top1']:.1%}"

@@ -33,6 +33,7 @@ import yaml
 
 from . import marks
 from .documents import parse_json, read_text
+from .durations import seconds_of
 from .printing import LONGEST_VALUE, brief, counted, cut, lines_of, pasteable, printable, say, shown
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Options:
     """Any timm model, or torchvision/NAME."""
     epochs: int = 100
     """Passes over the images."""
+    time: str | None = None
+    """Train for so long, such as 30min, 1h30min or 90s, in the place of `--epochs`: the speed is measured before the
+    first step, the whole epochs that fit are made, one at least, and every schedule ends with them. It counts from the
+    first preparation (compiling, a survey of the images) to the last step, the probe included; start-up, measuring,
+    filling a cache and judging at the end come on top."""
     batch_size: int = 256
     """Images per optimizer step, over all devices and accumulated micro-batches together. Without it a quarter of the
     images where there are fewer than 256."""
@@ -144,14 +150,21 @@ class Options:
                 f"frozen_epochs is {self.frozen_epochs} without init: the encoder would stay as random as it is. Give "
                 "--init the weights to start from."
             )
+        if self.time is None:
+            self.check_frozen()
+        else:  # which says how many epochs there are
+            seconds_of(self.time)
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other: one goes on with the run, one replaces it.")
+
+    def check_frozen(self) -> None:
+        """Refuses an encoder that stays as it is to the end."""
         if self.frozen_epochs and self.frozen_epochs >= self.epochs:
             raise ValueError(
                 f"frozen_epochs is {self.frozen_epochs:g} of {counted(self.epochs, 'epoch')}: the encoder would "
                 "never learn. Give "
                 f"--frozen-epochs {self.epochs / 10:g} or so."
             )
-        if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite exclude each other: one goes on with the run, one replaces it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +182,13 @@ class Run(Options):
     """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
     teacher that the method names. It gets images normalised as the student does."""
     given: tuple[str, ...] = ()
-    """Dotted names of the method's fields that the user stated, and `batch_size`: fitting leaves them alone."""
+    """Dotted names of the method's fields that the user stated, and `batch_size`: fitting leaves them alone. `epochs`
+    where they stand in a file: there they are what `time` came to."""
+
+    @property
+    def to_be_timed(self) -> bool:
+        """Whether `time` is yet to say how many epochs there are."""
+        return self.time is not None and not self.resume and "epochs" not in self.given
 
 
 Row = dict[str, Any]
@@ -477,6 +496,7 @@ _Loader.add_implicit_resolver(
 _MAY_CHANGE = frozenset(
     {
         "epochs",
+        "time",
         "workers",
         "cache_dir",
         "devices",
@@ -568,6 +588,21 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     by["named_here"] = list(dict.fromkeys([*(marked if isinstance(marked, list) else ()), *named_here]))
     content = {"format": FORMAT} | flat(run) | {"made": by}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def check_same_time(path: Path, then: object, now: str | None) -> None:
+    """Refuses another time for a run that is resumed: its schedule was made for the one that it began with.
+
+    Args:
+        path: the run's folder.
+        then: the time in its `run.yaml`.
+        now: the one that is asked for.
+    """
+    if now is not None and (not isinstance(then, str) or seconds_of(then) != seconds_of(now)):
+        raise ValueError(
+            f"{path} was begun {f'with --time {brief(then)}' if then else 'without --time'}, and a resumed run keeps "
+            "its number of steps. Leave --time out, or ask for more with --epochs."
+        )
 
 
 def write_run(run: Run, path: Path) -> None:
@@ -756,7 +791,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         told = cut("; ".join(map(_cause, causes)), 2000)
         raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
-    given = (*dotted(stated), *(["batch_size"] if "batch_size" in rest else []))
+    given = (*dotted(stated), *(name for name in ("batch_size", "epochs") if name in rest))
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=given)
 
 

@@ -4,6 +4,7 @@ Lightning sees the whole training as one epoch of `epochs x micro-batches`: a re
 epoch, and our own `Progress` counts the epochs.
 """
 
+import copy
 import dataclasses
 import hashlib
 import inspect
@@ -15,11 +16,12 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import entry_points
@@ -45,6 +47,7 @@ from torch.nn.utils import get_total_norm
 from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
+from .durations import seconds_of, spoken
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
@@ -62,6 +65,7 @@ from .runs import (
     Result,
     Run,
     atomic,
+    check_same_time,
     command_line,
     differences,
     dotted,
@@ -82,6 +86,7 @@ from .runs import (
 )
 from .schedules import Schedule
 from .tensor_file import write_tensors
+from .timing import MANY_EPOCHS, Measured, Pace, Speed
 from .views import View, make_views, resized, sheet
 
 SAVE_SECONDS = 600
@@ -175,6 +180,8 @@ class Pretraining(LightningModule):
         """The last micro-batch's views."""
         self.collapsed = False
         """Whether the last verdict said so."""
+        self.probe_seconds = 0.0
+        """What the probe's look at the encoder took before the first step."""
 
     @property
     def done_steps(self) -> int:
@@ -586,6 +593,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     before = read_yaml(folder.run) if run.resume else {}
     if run.resume and run.alpha == "auto":  # as the run was begun
         run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
+    run = _time_as_begun(run, folder, before)
     source = open_images(run)
     if run.resume:
         source = _with_system_folders(folder, run, source)
@@ -598,6 +606,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     begun = inputs.read(folder.inputs) if run.resume else {}
     source = _as_begun(source, run, folder, before, begun)
     asked = run.batch_size
+    run, planned, timed = _in_time(run, rank)
     run, changes = resolve(run, len(source), before)
     filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -687,15 +696,27 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
     monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
+
+    def correct(seconds: float) -> None:
+        """Says that a training with a time takes another one."""
+        if rank == 0:
+            label = "WARNING" if planned is not None and seconds > planned else "time"
+            folder.say(
+                f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(planned or 0)} as was expected. "
+                f"It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end."
+            )
+
     with _quiet_lightning(), _undisturbed():
-        compiling = [Compiling(folder)] if run.compile else []
-        trainer = _trainer(run, folder, [signals, *compiling, *callbacks, monitor, saver])
+        timers: list[Callback] = [Compiling(folder)] if run.compile else []
+        if planned is not None:
+            timers.append(Pace(planned, correct))
+        trainer = _trainer(run, folder, [signals, *timers, *callbacks, monitor, saver])
     picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
     if rank == 0 and not later:  # all that can be known to fail has been tried
         begin()
     try:
         if rank == 0:
-            batch = batch_words(asked, run.batch_size, len(source))
+            batch = [*timed, *batch_words(asked, run.batch_size, len(source))]
             _say_start(folder, run, source, module, origin, changes, found, batch)
             if found is not None and (line := _other_version(written_by(as_begun), run)):
                 folder.say(line)
@@ -749,6 +770,86 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
+
+
+def measure(run: Run, speed: Speed) -> None:
+    """Times the first steps of a run, by a training of its own in the folder `run.out`, which is removed then.
+
+    Of the run itself nothing is touched: not its folder, and no module of the user's.
+
+    Raises:
+        Exception: what its training would raise before it is measured.
+    """
+    backbone = copy.deepcopy(run.backbone) if isinstance(run.backbone, nn.Module) else run.backbone
+    alone = dataclasses.replace(
+        run, backbone=backbone, epochs=MANY_EPOCHS, time=None, save_every=MANY_EPOCHS, logger="none", resume=False,
+        overwrite=False,
+    )  # fmt: skip
+    try:
+        with redirect_stdout(io.StringIO()):
+            pretrain(alone, [speed])
+    except Measured:
+        pass
+    finally:
+        shutil.rmtree(run.out, ignore_errors=True)
+
+
+def _time_as_begun(run: Run, folder: Folder, before: Mapping[str, object]) -> Run:
+    """A resumed run with the epochs that its time came to; with more epochs its time says nothing any more.
+
+    Raises:
+        ValueError: another time is asked for than the run began with.
+    """
+    if not run.resume:
+        return run
+    then, epochs = before.get("time"), cast("int", before.get("epochs", run.epochs))
+    check_same_time(folder.path, then, run.time)
+    if run.time is not None and "epochs" not in run.given and run.epochs == Options.epochs:
+        run = dataclasses.replace(run, epochs=epochs)
+    return dataclasses.replace(run, time=cast("str | None", then) if run.epochs == epochs else None)
+
+
+def _in_time(run: Run, rank: int) -> tuple[Run, float | None, list[str]]:
+    """Settles the epochs of a run that has a time, by its speed.
+
+    Returns the run, the seconds that it is to take, and lines that say so.
+    """
+    if run.time is None:
+        return run, None, []
+    seconds = seconds_of(run.time)
+    if not run.to_be_timed:
+        words = f"time        {counted(run.epochs, 'epoch')}: what {run.time} came to when the run began"
+        again = "" if run.resume else f". {pasteable('--time', run.time)} measures the speed of now"
+        return run, seconds, [words + again]
+    if run.epochs != Options.epochs:
+        raise ValueError(
+            f"time is {run.time} and epochs {run.epochs}: they exclude each other. Give the time of the training, or "
+            "its epochs."
+        )
+    if rank == 0:
+        say(f"Measuring the speed of {method_name(run.method)}, for {run.time} of training ...")
+    speed = Speed(seconds)
+    try:
+        measure(dataclasses.replace(run, out=tempfile.mkdtemp(prefix="lookalike-speed-")), speed)
+    except (KeyboardInterrupt, SystemExit):
+        if rank == 0:
+            say("Stopped while the speed was measured: the training had not begun.")
+        raise
+    except Diverged as error:
+        raise Diverged(
+            "The first steps, which the speed is measured by, had no finite gradients: the training was not begun. "
+            "Try a lower --optim.lr, or give --epochs in the place of --time to keep what led to it."
+        ) from error
+    epochs = speed.epochs_in(seconds)
+    run = dataclasses.replace(run, epochs=epochs, given=(*run.given, "epochs"))
+    run.check_frozen()
+    lines = [f"time        {speed.words(epochs, f'about {run.time}')} (measured before the first step)"]
+    if (one := speed.seconds(1)) > seconds:
+        lines.append(
+            f"WARNING     one epoch takes about {spoken(one)}, longer than --time {run.time}. It is made whole, so "
+            "that every schedule comes to its end. Give a longer --time, or fewer images."
+        )
+    return run, speed.seconds(epochs), lines
 
 
 def _of_loggers(folder: Folder, run: Run) -> set[Path]:
@@ -950,7 +1051,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     cfg, patch = run.method, backbones.patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
-    stated = [name for name in run.given if name != "batch_size"]
+    stated = [name for name in run.given if name not in ("batch_size", "epochs")]
     given = (*stated, *_stated(cfg))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
     size = max(v.size for v in cfg.views)

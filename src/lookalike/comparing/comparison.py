@@ -1,21 +1,20 @@
 """What a comparison of methods asks: `Comparison`, and its budget. Imports nothing heavy."""
 
 import dataclasses
-import re
 from dataclasses import dataclass
 
+from ..durations import seconds_of
 from ..methods import METHODS
 from ..printing import counted, shown
 from ..runs import Options, dotted, nearest, plain
 
-SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
-"""Units of a budget of time."""
 UNASKED = frozenset(
     {
         "out",
         "resume",
         "overwrite",
         "epochs",
+        "time",
         "seed",
         "workers",
         "cache_dir",
@@ -34,26 +33,6 @@ UNASKED = frozenset(
 and `seeds`."""
 
 
-def seconds_of(budget: str) -> float:
-    """The seconds of a budget such as 90s, 10min, 1.5h.
-
-    Raises:
-        ValueError: anything else.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h)", budget)
-    if found is None or float(found[1]) == 0:
-        raise ValueError(
-            f"budget is {shown(budget)}; expected a time above 0 with its unit: s, min or h, without a space. Give "
-            "90s, 10min or 2h."
-        )
-    return float(found[1]) * SECONDS[found[2]]
-
-
-def epochs_that_fit(seconds: float, start: float, epoch: float) -> int:
-    """Whole epochs of `epoch` seconds that fit into a budget, once `start` seconds of it are gone; 1 at least."""
-    return max(1, int((seconds - start) / epoch + 1e-9))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Options):
     """Which methods are to be compared: on which images, at which cost, judged by what."""
@@ -69,8 +48,8 @@ class Comparison(Options):
     epochs: int = Options.epochs
     """Passes over the images, the same for every training: the alternative to `--budget`."""
     budget: str | None = None
-    """Time that each training may take, such as 90s, 10min or 2h: each method gets the whole epochs that fit, one at
-    least. Without it all get `epochs`, which a budget leaves out of account."""
+    """Time that each training may take, such as 90s, 10min or 1h30min: each method gets the whole epochs that fit, one
+    at least. Without it all get `epochs`, which a budget leaves out of account."""
     seeds: int = 3
     """Trainings of each method, with the seeds `seed`, `seed` + 1, ..."""
     protocols: tuple[str, ...] = ("knn", "linear", "semi")
@@ -133,8 +112,10 @@ class Comparison(Options):
             )
         if self.probe is not None:
             raise ValueError("probe would take time from the budget. Leave it out: test judges every encoder.")
+        if self.time is not None:
+            raise ValueError("time is that of a single training. Give --budget, the time of each.")
         if self.budget is not None:
-            seconds_of(self.budget)
+            seconds_of(self.budget, "budget")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -144,7 +125,7 @@ class Comparison(Options):
 
     @property
     def budget_seconds(self) -> float | None:
-        return None if self.budget is None else seconds_of(self.budget)
+        return None if self.budget is None else seconds_of(self.budget, "budget")
 
     @property
     def all_seeds(self) -> list[int]:

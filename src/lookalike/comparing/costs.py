@@ -4,7 +4,6 @@ import ctypes
 import gc
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,14 +21,6 @@ from ..training import Pretraining
 
 FLOP_IMAGES = 8
 """Images of the step whose operations are counted."""
-WARM_STEPS = 3
-"""Steps before a speed is measured."""
-TIMED_STEPS = 5
-"""Steps that it is measured over, at least."""
-TIMED_SECONDS = 10.0
-"""Time that it is measured over, at least, unless the budget is short."""
-TIMED_SHARE = 0.05
-"""Of a budget, at most, to measure over beyond `TIMED_STEPS`."""
 
 
 @dataclass(frozen=True)
@@ -103,118 +94,6 @@ def spent(checkpoint: Path) -> Spent:
         peak_gib=None if own["peak"] is None else own["peak"] / 2**30,
         energy_kj=None if own["joules"] is None else own["joules"] / 1000,
     )
-
-
-class Measured(Exception):
-    """The speed is known: raised to end a training that was begun for it alone."""
-
-
-class Speed(Callback):
-    """Times a training's first steps after a warm-up, and ends it by raising `Measured`."""
-
-    def __init__(self, budget: float | None, epochs: int = 0) -> None:
-        """The training is to have a budget of seconds or, with None, so many `epochs`."""
-        self.budget = budget
-        self.epochs = epochs
-        self.start = 0.0
-        """Seconds before the first step, filling a cache not counted, and what the first steps took longer than later
-        ones: compiling, choosing kernels."""
-        self.step = math.nan
-        """Seconds of a step."""
-        self.steps_per_epoch = 0
-        self._fit = math.nan
-        self._first = math.nan
-        self._timed = math.nan
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._fit = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        module = cast("Pretraining", pl_module)
-        if batch_idx == 0:
-            self.steps_per_epoch = module.steps_per_epoch
-            filling = 0.0 if module.run.cache == "none" else module.loader.waited
-            self._first = time.perf_counter()
-            self.start = self._first - self._fit - filling
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        module, now = cast("Pretraining", pl_module), time.perf_counter()
-        if (batch_idx + 1) % module.run.accumulate:
-            return
-        timed = module.done_steps - WARM_STEPS
-        if timed == 0:
-            self._timed = now
-        elif timed >= TIMED_STEPS and now - self._timed >= self._enough((now - self._timed) / timed):
-            self.step = (now - self._timed) / timed
-            self.start += max(0.0, self._timed - self._first - WARM_STEPS * self.step)
-            raise Measured
-
-    def _enough(self, step: float) -> float:
-        """Seconds to measure over, by those of a step: a small part of the training."""
-        whole = self.epochs * self.steps_per_epoch * step if self.budget is None else self.budget
-        return min(TIMED_SECONDS, TIMED_SHARE * whole)
-
-    def seconds(self, epochs: int) -> float:
-        """What a training of so many epochs takes."""
-        return self.start + epochs * self.steps_per_epoch * self.step
-
-
-CHECKS = (0.1, 0.3, 0.6)
-"""Parts of a training after which its pace is compared with the plan."""
-OFF_PLAN = 0.2
-"""A training that is to take so much more or less than planned, as a part of it, corrects the plan."""
-
-
-class Pace(Callback):
-    """Compares the pace of a training with the plan, and corrects what was measured before it.
-
-    Args:
-        planned: seconds of the training; None if they are not known.
-        correct: called with the seconds that it will take, when they are not those of the plan.
-    """
-
-    def __init__(self, planned: float | None, correct: Callable[[float], None]) -> None:
-        self.planned = planned
-        self.correct = correct
-        self._begun = self._warm = math.nan
-        self._done: int | None = None
-        self._checked = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if self._done is None:
-            module = cast("Pretraining", pl_module)
-            self._done = module.done_steps
-            filling = 0.0 if module.run.cache == "none" else module.loader.waited
-            self._begun += filling  # as where costs are counted
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        module = cast("Pretraining", pl_module)
-        steps = module.done_steps - (self._done or 0)
-        now = time.perf_counter()
-        if steps == WARM_STEPS and math.isnan(
-            self._warm
-        ):  # the first steps take longer, and a run's first files are written
-            self._warm = now
-        if (
-            self._checked == len(CHECKS)
-            or steps <= WARM_STEPS
-            or module.done_steps < CHECKS[self._checked] * module.steps
-        ):
-            return
-        self._checked = sum(module.done_steps >= part * module.steps for part in CHECKS)
-        step = (now - self._warm) / (steps - WARM_STEPS)
-        start = max(0.0, self._warm - self._begun - WARM_STEPS * step)
-        whole = start + step * module.steps
-        if self.planned is None or abs(whole / self.planned - 1) > OFF_PLAN:
-            self.planned = whole
-            self.correct(whole)
 
 
 # ---------------------------------------------------------------- memory, energy, operations

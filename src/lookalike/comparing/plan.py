@@ -2,14 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..durations import spoken
 from ..printing import counted
-
-
-def spoken(seconds: float) -> str:
-    """A time in two digits or so: 4.2 s, 18 min, 2.5 h."""
-    unit, name = (1, "s") if seconds < 60 else (60, "min") if seconds < 3600 else (3600, "h")
-    value = seconds / unit
-    return f"{value:.0f} {name}" if value >= 9.95 else f"{float(f'{value:.2g}'):g} {name}"
 
 
 def total_of(seconds: Mapping[str, float | None], left: Mapping[str, int]) -> tuple[float, bool]:

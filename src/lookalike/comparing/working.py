@@ -1,13 +1,10 @@
 """Comparing methods at equal cost: `compare(Comparison(...))` trains each, judges all, and orders them."""
 
 import dataclasses
-import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +18,7 @@ from ..core import Config
 from ..data import Source, open_source
 from ..data.order import Order
 from ..documents import read_json
+from ..durations import spoken
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..methods import get_method
 from ..methods.distill import Distill
@@ -42,20 +40,19 @@ from ..runs import (
     write_json,
     write_run,
 )
+from ..timing import MANY_EPOCHS, Pace, Speed
 from .advice import recommendation, table
-from .comparison import Comparison, changes, epochs_that_fit, extends, with_places_of
-from .costs import Costs, Measured, Pace, Speed, gflops_per_image, spent
+from .comparison import Comparison, changes, extends, with_places_of
+from .costs import Costs, gflops_per_image, spent
 from .machine import device_name
 from .overlap import shared_images
-from .plan import left_line, order, plan_line, spoken
+from .plan import left_line, order, plan_line
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
 from .significance import ERROR_RATE
 
 FILE = "compare.json"
 SPEED = ".speed"
 """What the folder of a training that is begun to be timed is called, and then something drawn; it is removed."""
-MANY_EPOCHS = 10**6
-"""Of such a training: it ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -369,16 +366,8 @@ class _Work:
                 _remove(old)
         folder = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path))
         speed = Speed(self.asked.budget_seconds, self.asked.epochs)
-        run = dataclasses.replace(
-            self._run(method, self.asked.seed, MANY_EPOCHS, folder), save_every=MANY_EPOCHS, logger="none"
-        )
-        try:
-            with redirect_stdout(io.StringIO()):
-                training.pretrain(run, [speed])
-        except Measured:
-            self.speeds[method] = speed
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        training.measure(self._run(method, self.asked.seed, MANY_EPOCHS, folder), speed)
+        self.speeds[method] = speed
         return speed
 
     def _try_out(self, method: str) -> None:
@@ -495,13 +484,9 @@ class _Work:
         if known := [t.epochs for t in self.trainings if t.method == method and t.epochs is not None]:
             return known[0]
         speed = self._speed(method)
-        epoch = speed.step * speed.steps_per_epoch
-        epochs = epochs_that_fit(budget, speed.start, epoch)
-        say(
-            f"{method}: {self.asked.batch_size / speed.step:.3g} images/s, {epoch:.3g} s per epoch: "
-            f"{counted(epochs, 'epoch')} in {self.asked.budget}",
-        )
-        if speed.start + epoch > budget:
+        epochs = speed.epochs_in(budget)
+        say(f"{method}: {speed.words(epochs, str(self.asked.budget))}")
+        if speed.start + speed.epoch > budget:
             say(
                 f"WARNING: one epoch of {method} takes longer than the budget of {self.asked.budget}. It gets this one "
                 "epoch, so that its schedule is whole; the ranking says so. Give a larger --budget, or fewer images.",

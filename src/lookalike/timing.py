@@ -1,0 +1,163 @@
+"""How long a training takes, measured over its first steps, and compared with the plan while it runs."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from . import distributed
+from .durations import epochs_that_fit
+from .monitor import PROBES
+from .printing import counted
+
+if TYPE_CHECKING:
+    from .training import Pretraining
+
+MANY_EPOCHS = 10**6
+"""Of a training that is begun to be timed: it ends by itself."""
+WARM_STEPS = 3
+"""Steps before a speed is measured."""
+TIMED_STEPS = 5
+"""Steps that it is measured over, at least."""
+TIMED_SECONDS = 10.0
+"""Time that it is measured over, at least, unless the budget is short."""
+TIMED_SHARE = 0.05
+"""Of a budget, at most, to measure over beyond `TIMED_STEPS`."""
+
+
+class Measured(Exception):
+    """The speed is known: raised to end a training that was begun for it alone."""
+
+
+class Speed(Callback):
+    """Times a training's first steps after a warm-up, and ends it by raising `Measured`."""
+
+    def __init__(self, budget: float | None, epochs: int = 0) -> None:
+        """The training is to have a budget of seconds or, with None, so many `epochs`."""
+        self.budget = budget
+        self.epochs = epochs
+        self.start = 0.0
+        """Seconds before the first step, filling a cache not counted, and what the first steps took longer than later
+        ones: compiling, choosing kernels."""
+        self.step = math.nan
+        """Seconds of a step."""
+        self.probe = 0.0
+        """Seconds of a look by the probe, where there is one."""
+        self.steps_per_epoch = 0
+        self.batch_size = 0
+        """Images per step."""
+        self._fit = math.nan
+        self._first = math.nan
+        self._timed = math.nan
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._fit = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        module = cast("Pretraining", pl_module)
+        if batch_idx == 0:
+            self.steps_per_epoch, self.batch_size = module.steps_per_epoch, module.run.batch_size
+            filling = 0.0 if module.run.cache == "none" else module.loader.waited
+            self._first = time.perf_counter()
+            self.start = self._first - self._fit - filling
+            self.probe = module.probe_seconds
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        module, now = cast("Pretraining", pl_module), time.perf_counter()
+        if (batch_idx + 1) % module.run.accumulate:
+            return
+        timed = module.done_steps - WARM_STEPS
+        if timed == 0:
+            self._timed = now
+        if timed < TIMED_STEPS:
+            return
+        (enough,) = distributed.agree(now - self._timed >= self._enough((now - self._timed) / timed))
+        if enough:
+            step = (now - self._timed) / timed
+            start = self.start + max(0.0, self._timed - self._first - WARM_STEPS * step)
+            self.start, self.step, self.probe = distributed.of_first(start, step, self.probe)
+            raise Measured
+
+    def _enough(self, step: float) -> float:
+        """Seconds to measure over, by those of a step: a small part of the training."""
+        whole = self.epochs * self.steps_per_epoch * step if self.budget is None else self.budget
+        return min(TIMED_SECONDS, TIMED_SHARE * whole)
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        return self.steps_per_epoch * self.step
+
+    def seconds(self, epochs: int) -> float:
+        """What a training of so many epochs takes."""
+        return self.start + epochs * self.epoch + min(epochs, PROBES) * self.probe
+
+    def epochs_in(self, seconds: float) -> int:
+        """The whole epochs that fit into a time, 1 at least."""
+        return epochs_that_fit(seconds, self.start, self.epoch, self.probe, PROBES if self.probe else 0)
+
+    def words(self, epochs: int, time: str) -> str:
+        """The speed, and the epochs that a stated time comes to."""
+        return (
+            f"{self.batch_size / self.step:.3g} images/s, {self.epoch:.3g} s per epoch: {counted(epochs, 'epoch')} in "
+            f"{time}"
+        )
+
+
+CHECKS = (0.1, 0.3, 0.6)
+"""Parts of a training after which its pace is compared with the plan."""
+OFF_PLAN = 0.2
+"""A training that is to take so much more or less than planned, as a part of it, corrects the plan."""
+
+
+class Pace(Callback):
+    """Compares the pace of a training with the plan, and corrects what was measured before it.
+
+    Args:
+        planned: seconds of the training; None if they are not known.
+        correct: called with the seconds that it will take, when they are not those of the plan.
+    """
+
+    def __init__(self, planned: float | None, correct: Callable[[float], None]) -> None:
+        self.planned = planned
+        self.correct = correct
+        self._begun = self._warm = math.nan
+        self._done: int | None = None
+        self._checked = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if self._done is None:
+            module = cast("Pretraining", pl_module)
+            self._done = module.done_steps
+            filling = 0.0 if module.run.cache == "none" else module.loader.waited
+            self._begun += filling  # as where costs are counted
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        module = cast("Pretraining", pl_module)
+        steps = module.done_steps - (self._done or 0)
+        now = time.perf_counter()
+        # the first steps take longer, and a run's first files are written
+        if steps == WARM_STEPS and math.isnan(self._warm):
+            self._warm = now
+        if (
+            self._checked == len(CHECKS)
+            or steps <= WARM_STEPS
+            or module.done_steps < CHECKS[self._checked] * module.steps
+        ):
+            return
+        self._checked = sum(module.done_steps >= part * module.steps for part in CHECKS)
+        step = (now - self._warm) / (steps - WARM_STEPS)
+        start = max(0.0, self._warm - self._begun - WARM_STEPS * step)
+        whole = start + step * module.steps
+        if self.planned is None or abs(whole / self.planned - 1) > OFF_PLAN:
+            self.planned = whole
+            self.correct(whole)
