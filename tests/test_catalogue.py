@@ -106,7 +106,11 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
         (["list", "methods", "--small"], 2, "--small is of backbones. Leave it out."),
         (["list", "methods", "--sort", "dim"], 2, "--sort is of backbones"),
         (["list", "backbones", "resnet152", "--small"], 1, "No backbone whose name contains 'resnet152' is small."),
-        (["list", "backbones", "test_vit", "--measure", "--image-size", "0"], 2, "--image-size is at least 1, got 0."),
+        (
+            ["list", "backbones", "test_vit", "--measure", "--image-size", "0"],
+            1,
+            "image_size is 0; it must be at least 1.",
+        ),
         (["list", "methods", "simcrl"], 1, "No method's name contains 'simcrl'. Did you mean simclr"),
         (["list", "backbones", "resnte18"], 1, "No backbone's name contains 'resnte18'."),
     ],

@@ -1205,8 +1205,6 @@ def show_list(argv: list[str]) -> None:
         return
     from .catalogue import catalogue, chosen, installed, lines, measure, table
 
-    if options.image_size < 1:
-        raise UsageError(f"--image-size is at least 1, got {options.image_size}.")
     known = catalogue()
     found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)
     if not found:
