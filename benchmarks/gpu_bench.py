@@ -23,10 +23,11 @@ from rows import append
 from torch import Tensor
 
 from lookalike import training, views
-from lookalike.comparing.costs import Measured, energy
+from lookalike.comparing.costs import energy
 from lookalike.data import Source
 from lookalike.evaluation import neighbours
 from lookalike.runs import Run
+from lookalike.timing import Measured
 
 PACKAGES = (
     "torch", "torchvision", "triton", "timm", "lightning", "numba", "numpy", "scikit-learn", "safetensors", "pillow",

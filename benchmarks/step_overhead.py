@@ -31,12 +31,13 @@ from lightning.pytorch import Callback
 from rows import append
 
 from lookalike import optim, training
-from lookalike.comparing.costs import Measured, energy, peak_bytes, reset_peak
+from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Batch
 from lookalike.health import Health
 from lookalike.methods import get_method
 from lookalike.monitor import Monitor
 from lookalike.runs import Run
+from lookalike.timing import Measured
 
 
 class Turns(Callback):

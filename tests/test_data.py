@@ -1130,7 +1130,7 @@ def test_only_files_are_found_again(tmp_path: Path) -> None:
 
 def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident_module, "free_memory", lambda: 1000)
-    with pytest.raises(ValueError, match=r"500 decoded images take about .* GiB, more than 80% .*--cache none"):
+    with pytest.raises(ValueError, match=r"500 decoded images take about .* [KMG]iB, more than 80% .*--cache none"):
         next(iter(Loader(Numbers(500), 4, 0, cache="ram")))
 
 

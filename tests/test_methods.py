@@ -45,7 +45,7 @@ from lookalike.runs import Folder, Run
 from lookalike.views import resized
 
 
-def small(name: str) -> Config:
+def small(name: str, size: int = 32) -> Config:
     """The method's defaults, on small views and with narrow heads."""
     cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
     cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, bottleneck_dim=16, queue=32, queue_starts=0,
@@ -58,7 +58,7 @@ def small(name: str) -> Config:
         several = isinstance(vars(cfg)["prototypes"], tuple)
         cfg = dataclasses.replace(cfg, prototypes=(6, 5, 4) if several else 6)  # type: ignore[call-arg]
     patch = 16 if get_method(name).needs_mask_token else None
-    return dataclasses.replace(narrowed(cfg, bank=40), views=resized(cfg.views, 32, patch))
+    return dataclasses.replace(narrowed(cfg, bank=40), views=resized(cfg.views, size, patch))
 
 
 def net(name: str) -> str:
@@ -74,9 +74,9 @@ def teacher(name: str) -> nn.Module | None:
         return backbones.create("test_vit", image_size=32) if name == "distill" else None
 
 
-def make(name: str) -> Method:
+def make(name: str, size: int = 32) -> Method:
     torch.manual_seed(0)
-    run = Run(data="", method=small(name), backbone=net(name), image_size=32, teacher=teacher(name))
+    run = Run(data="", method=small(name, size), backbone=net(name), image_size=size, teacher=teacher(name))
     method = training.build(run).train()
     with torch.no_grad():
         method.survey(batch(method, seed=seed) for seed in range(1, 3))
@@ -450,7 +450,8 @@ def test_forward_changes_nothing_but_batchnorm_statistics(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_and_gradients_in_reduced_precision(name: str, dtype: torch.dtype) -> None:
     """The loss itself is computed in float32, and state stays in it; both are near those of float32."""
-    method, exact = make(name), make(name)
+    # of smaller local views the last maps are 1 x 1, of which torch 2.14's convolutions for CPUs make NaN in bf16
+    method, exact = make(name, 48), make(name, 48)
     for module in (*method.modules(), *exact.modules()):
         if isinstance(module, DropPath):
             module.drop_prob = 0.0  # its draws are others in another precision
