@@ -95,8 +95,16 @@ class Training:
         while (left := self.look()) and time.monotonic() < deadline:
             time.sleep(0.05)
         text = self.said.read_text()
-        assert not left, text
+        assert not left, f"{[named(pid) for pid in left]} still run: {text}"
         return text
+
+
+def named(pid: int) -> str:
+    """A process's number, its parent's and state, and what it runs."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{pid}: {Path(f'/proc/{pid}/stat').read_text()[:60]}: {words[:300]}"
+    return str(pid)
 
 
 def simclr(photos: Path, out: Path, *more: object, launcher: Sequence[str] = ()) -> Training:
