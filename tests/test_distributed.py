@@ -34,7 +34,8 @@ class Training:
         command = [sys.executable, *launcher, "-m", "lookalike", *map(str, argv), "--out", str(out), "--no-report"]
         with open(self.said, "w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        self.seen = {self.process.pid}
+        self.seen = {self.process.pid: since(self.process.pid)}
+        """When each began: numbers of processes and threads come again soon on a busy machine."""
 
     def __enter__(self) -> "Training":
         return self
@@ -47,9 +48,13 @@ class Training:
 
     def look(self) -> set[int]:
         """The processes that run now, of all that were seen and what they started."""
-        for pid in list(self.seen):
-            self.seen |= self.started_by(pid)
-        return {pid for pid in self.seen if is_running(pid)}
+        for pid in self._running():
+            for child in self.started_by(pid) - self.seen.keys():
+                self.seen[child] = since(child)
+        return self._running()
+
+    def _running(self) -> set[int]:
+        return {pid for pid, began in self.seen.items() if is_running(pid) and since(pid) == began}
 
     def started_by(self, parent: int) -> set[int]:
         found: set[int] = set()
@@ -97,6 +102,13 @@ class Training:
         text = self.said.read_text()
         assert not left, f"{[named(pid) for pid in left]} still run: {text}"
         return text
+
+
+def since(pid: int) -> int:
+    """When a process began, in ticks since the machine did; -1 where there is none."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return -1
 
 
 def named(pid: int) -> str:
