@@ -45,6 +45,7 @@ LIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def tiles(side: int, least: float) -> list[np.ndarray]:
+    """Squares of two photographs that do not overlap, turned and mirrored, where there is more than a plain sky."""
     found = []
     for photo in load_sample_images().images:
         for y in range(0, photo.shape[0] - side + 1, side):
@@ -55,7 +56,8 @@ def tiles(side: int, least: float) -> list[np.ndarray]:
     return [np.ascontiguousarray(tile) for tile in found]
 
 
-def copied(image: np.ndarray, cut: str, size: float) -> np.ndarray:
+def copied(image: np.ndarray, cut: str, size: float = 1.0) -> np.ndarray:
+    """Cropped, resized, and compressed as a JPEG of quality 60."""
     left, upper, right, lower = CUTS[cut]
     picture = Image.fromarray(image)
     w, h = picture.size

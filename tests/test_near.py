@@ -1,8 +1,8 @@
 """Near duplicates by `check`: copies planted among real photographs, what only looks alike, and what is said."""
 
-import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,42 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from lookalike import cli
 from lookalike.data import open_source
 from lookalike.data.checking import Split, check, duplicates, look
 from lookalike.data.near import NEAR_HASH, PARTNERS, _candidates, _hashes, near_pairs, thumbnail
 
-CUTS = {
-    "left": (0.05, 0, 1, 1), "right": (0, 0, 0.95, 1), "top": (0, 0.05, 1, 1), "bottom": (0, 0, 1, 0.95),
-    "around": (0.025, 0.025, 0.975, 0.975), "nothing": (0, 0, 1, 1),
-}  # fmt: skip
-"""What is left of a copy whose width, height or both were cut by 5 %: left, upper, right and lower edge."""
-
-
-def tiles(side: int, least: float) -> list[np.ndarray]:
-    """Squares of two photographs that do not overlap, turned and mirrored, where there is more than a plain sky."""
-    found = []
-    for photo in load_sample_images().images:
-        for y in range(0, photo.shape[0] - side + 1, side):
-            for x in range(0, photo.shape[1] - side + 1, side):
-                tile = photo[y : y + side, x : x + side]
-                if tile.mean(2).std() >= least:
-                    found += [np.rot90(flipped, k) for flipped in (tile, tile[:, ::-1]) for k in range(4)]
-    return [np.ascontiguousarray(tile) for tile in found]
-
-
-def copied(image: np.ndarray, cut: str, size: float = 1.0) -> np.ndarray:
-    """Cropped, resized, and compressed as a JPEG of quality 60."""
-    left, upper, right, lower = CUTS[cut]
-    picture = Image.fromarray(image)
-    w, h = picture.size
-    picture = picture.crop((round(left * w), round(upper * h), round(right * w), round(lower * h)))
-    picture = picture.resize((round(picture.width * size), round(picture.height * size)), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=60)
-    return np.asarray(Image.open(buffer))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # which measures what is tested here
+from near_duplicates import USUAL, copied, tiles
 
 
 class Arrays(torch.utils.data.Dataset[np.ndarray]):
@@ -70,8 +42,8 @@ def of(grey: np.ndarray) -> np.ndarray:
 def test_planted_copies_are_found_and_no_others() -> None:
     rng = np.random.default_rng(0)
     images = tiles(96, least=20)
-    chosen = rng.choice(len(images), 20 * len(CUTS), replace=False).tolist()
-    cuts = [list(CUTS)[n % len(CUTS)] for n in range(len(chosen))]
+    chosen = rng.choice(len(images), 20 * len(USUAL), replace=False).tolist()
+    cuts = [list(USUAL)[n % len(USUAL)] for n in range(len(chosen))]
     copies = [copied(images[i], cut, rng.uniform(0.7, 1.3)) for i, cut in zip(chosen, cuts, strict=True)]
     found = set(duplicates(looked(images + copies)).near)
     planted = {(i, len(images) + n) for n, i in enumerate(chosen)}
