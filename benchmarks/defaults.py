@@ -6,9 +6,9 @@
 Three grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:
 
 - core: all methods on 1,500 images of 64 pixels, batches of 64. Successive halving over the settings of a method, by
-  the mean k-NN over the sets: all settings make 75 steps, the best two (of methods whose steps take long, the best one)
-  300, with a schedule of its own length each, and so does what is the default today. Then the best one and the default
-  make 300 with two more seeds (or one), on one of the sets.
+  the mean k-NN over the sets: all settings make 75 steps, then the default of today and the best of all others make
+  300, with a schedule of its own length each. Then both make 300 with two more seeds (where a step takes long, one), on
+  one of the sets.
 - side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
   more steps, and another network; on one or two sets each.
 - broken: trainings that cannot learn, each broken in one way.
@@ -78,8 +78,8 @@ from lookalike.views import View, make_views, resized
 BATCH = 64
 STAGES = 75, 300
 """Optimizer steps of the rounds of halving; a training has whole epochs, so about so many."""
-FINAL, CHEAP = 2, 0.3
-"""Settings that reach the last round, where a step takes less than so many seconds; else one, with a seed less."""
+CHEAP = 0.3
+"""Seconds of a step from which on a method gets a seed less."""
 SEEDS = 0, 1, 2
 CORE_IMAGES, CORE_SIZE = 1500, 64
 LONG = 3000
@@ -156,10 +156,8 @@ def survivors(scores: Mapping[str, float], keep: int) -> list[str]:
 
 
 def kept(method: str, network: str, stage: int) -> int:
-    """How many of a method's settings take part in a stage: all, and in the end the best one or two."""
-    if stage == STAGES[0]:
-        return len(SETTINGS[method, network])
-    return FINAL if STEP_SECONDS[method, network] < CHEAP else 1
+    """How many of a method's settings take part in a stage: all, and in the end the default and the best other one."""
+    return len(SETTINGS[method, network]) if stage == STAGES[0] else 2
 
 
 def scores(rows: Iterable[Row], method: str, network: str, sets: Sequence[str], stage: int) -> dict[str, float]:
@@ -203,27 +201,26 @@ def core(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> lis
         before = scores(rows, method, net, sets, STAGES[0])
         if len(before) < len(settings):
             continue  # not known yet
-        chosen = dict.fromkeys([*survivors(before, kept(method, net, STAGES[1])), SAID])
+        chosen = [SAID, *survivors({name: score for name, score in before.items() if name != SAID}, 1)]
         last += [Job("core", method, net, s, name, STAGES[1]) for name in chosen for s in sets]
         after = scores(rows, method, net, sets, STAGES[1])
         if len(after) < len(chosen):
             continue
-        names = dict.fromkeys([*survivors(after, 1), SAID])
         most = len(SEEDS) if STEP_SECONDS[method, net] < CHEAP else 2
         seeded += [
             Job("core", method, net, sets[turn % len(sets)], n, STAGES[1], seed)
             for seed in SEEDS[1:most]
-            for n in names
+            for n in chosen
         ]
     return [*every, *last, *seeded]
 
 
 SIDES: tuple[tuple[dict[str, Any], tuple[str, ...], int], ...] = (
-    ({"images": 500}, ("clothes", "digits"), 2),
-    ({"images": 5000}, ("cifar10", "textures"), 2),
-    ({"size": 32}, ("cifar10", "digits"), 2),
-    ({"network": RESNET}, ("cifar10", "textures"), 2),
-    ({"images": 20_000}, ("cifar10", "digits"), 2),
+    ({"images": 500}, ("clothes", "digits"), 1),
+    ({"images": 5000}, ("cifar10", "textures"), 1),
+    ({"size": 32}, ("cifar10", "digits"), 1),
+    ({"network": RESNET}, ("cifar10", "textures"), 1),
+    ({"images": 20_000}, ("cifar10", "digits"), 1),
     ({"size": 96}, ("clothes", "textures"), 1),
     ({"stage": LONG}, ("cifar10",), 1),
 )
