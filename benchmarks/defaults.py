@@ -64,6 +64,7 @@ from torch import Tensor
 
 from lookalike import training
 from lookalike.backbones import Backbone
+from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated, evaluating
@@ -383,7 +384,7 @@ class Judge:
         encoder.eval()
         (entry,) = evaluate(encoder, train, test, protocols=("knn",), image_size=job.size, seed=job.seed)  # type: ignore[arg-type]
         (view,) = SimCLR.fit_to(
-            SimCLR.Config(views=resized(SimCLR.Config().views, job.size)), len(train), job.size
+            SimCLR.Config(views=resized(SimCLR.Config().views, job.size)), DataFacts(len(train), job.size)
         ).views
         both = two_views(train, view, SCORED, job.seed, encoder)
         a, b = (torch.cat([encoder(x) for x in side.split(128)]) for side in both)

@@ -25,7 +25,7 @@ from rows import append
 
 import lookalike
 from lookalike import optim, training
-from lookalike.core import Batch, Progress
+from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Loader, Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods.swav import SwAV
@@ -44,7 +44,7 @@ def configurations(image_size: int, images: int) -> dict[str, SwAV.Config]:
         plain = half_colour(without_blur(plain))
     made = {}
     for name, views in (("two views", two_global(plain)), ("multi-crop", plain)):
-        cfg = SwAV.fit_to(SwAV.Config(hidden_dim=512, views=views), images, image_size, 64)
+        cfg = SwAV.fit_to(SwAV.Config(hidden_dim=512, views=views), DataFacts(images, image_size, 64))
         made[name] = dataclasses.replace(cfg, views=views)
     return made
 

@@ -6,7 +6,7 @@ import sys
 import torch
 
 from lookalike import backbones, optim
-from lookalike.core import Batch, Progress
+from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Images, Loader, open_source
 from lookalike.methods import SimCLR
 from lookalike.views import make_views, resized
@@ -20,7 +20,7 @@ def main(
     source = open_source(folder)
     loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
 
-    cfg = SimCLR.fit_to(SimCLR.Config(), len(source), image_size, batch_size)
+    cfg = SimCLR.fit_to(SimCLR.Config(), DataFacts(len(source), image_size, batch_size, epochs))
     short = dataclasses.replace(cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, epochs / 10))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size), optim=short)
     encoder = backbones.create(backbone, image_size=image_size)

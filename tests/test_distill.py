@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import backbones, cli, encoders, losses, training
 from lookalike.backbones import Backbone
-from lookalike.core import Batch, Progress
+from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Answers
 from lookalike.evaluation import protocols, side_by_side
 from lookalike.methods import Distill
@@ -244,7 +244,7 @@ def test_the_teacher_does_not_change_and_is_no_part_of_the_state() -> None:
 )
 def test_what_few_images_are_given(images: int, patch: int | None, lr: float, queue: int) -> None:
     cfg = dataclasses.replace(Distill.Config(teacher="timm/vit_base_patch14_dinov2.lvd142m"), relational=1.0)
-    fitted = Distill.fit_to(cfg, images, 96, 256, patch)
+    fitted = Distill.fit_to(cfg, DataFacts(images, 96, 256, patch_size=patch))
     assert isinstance(fitted, Distill.Config)
     assert (fitted.optim.lr, fitted.queue, fitted.teacher_size) == (lr, queue, 224)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import backbones, classifiers, cli, encoders, finetuning, mixing, optim, training
 from lookalike.backbones import Backbone
-from lookalike.core import Batch, Progress
+from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
 from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
@@ -79,7 +79,7 @@ def test_the_recipe_is_maes() -> None:
     (view,) = cfg.views
     assert (view.scale, view.ratio, view.hflip, view.erase) == ((0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0.25)
     assert Options().epochs == 100
-    assert FineTune.fit_to(cfg, 1_281_167, 224, 256, patch_size=16) == cfg
+    assert FineTune.fit_to(cfg, DataFacts(1_281_167, 224, 256, patch_size=16)) == cfg
     head = FineTune(dataclasses.replace(cfg, classes=CLASSES), network()).head
     assert 0 < float(head.weight.detach().std()) < 3e-5
     assert not head.bias.any()
@@ -87,7 +87,7 @@ def test_the_recipe_is_maes() -> None:
 
 def test_the_probes_recipe() -> None:
     """Crops, flips, SGD, a cosine to zero, no decay: `eval_linear.py` of facebookresearch/dino."""
-    cfg = FineTune.fit_to(FineTune.Config(frozen=True), 1_281_167, 224, 256, patch_size=16)
+    cfg = FineTune.fit_to(FineTune.Config(frozen=True), DataFacts(1_281_167, 224, 256, patch_size=16))
     assert isinstance(cfg, FineTune.Config)
     assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0)
     o = cfg.optim
@@ -103,7 +103,7 @@ def test_the_probes_recipe() -> None:
 def test_what_few_images_and_cnns_are_given(
     images: int, patch: int | None, lr: float, layer_decay: float, drop_path: float
 ) -> None:
-    cfg = FineTune.fit_to(FineTune.Config(), images, 224, 256, patch)
+    cfg = FineTune.fit_to(FineTune.Config(), DataFacts(images, 224, 256, patch_size=patch))
     assert isinstance(cfg, FineTune.Config)
     assert (cfg.optim.lr, cfg.optim.layer_decay, cfg.drop_path) == (lr, layer_decay, drop_path)
     assert cfg.optim.name == "adamw"

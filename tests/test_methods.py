@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from lookalike import backbones, distributed, load, optim, training
-from lookalike.core import Batch, Config, Method, Progress
+from lookalike.core import Batch, Config, DataFacts, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.kmeans import spherical_kmeans
@@ -110,7 +110,7 @@ def test_imagenet_is_what_the_defaults_are_for(name: str) -> None:
     """`fit_to` leaves them alone at 1.28 million images of 224 pixels."""
     cfg = get_method(name).Config()  # type: ignore[call-arg]
     patch = 16 if hasattr(cfg, "drop_path") else None  # its own setting is a ViT's
-    assert get_method(name).fit_to(cfg, 1_281_167, 224, 256, patch) == cfg
+    assert get_method(name).fit_to(cfg, DataFacts(1_281_167, 224, 256, patch_size=patch)) == cfg
 
 
 def test_recipes_are_the_papers() -> None:
@@ -128,7 +128,7 @@ def test_recipes_are_the_papers() -> None:
     assert (BarlowTwins.Config().optim.lr_bias, BarlowTwins.Config().lambd) == (0.0048, 0.0051)
     assert recipe(VICReg.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
     assert recipe(SwAV.Config()) == ("larc", 0.6, 1e-6, 0.9, 0, "step", "cosine", False, "linear")
-    large = SwAV.fit_to(SwAV.Config(), 1_281_167, 224, 4096)
+    large = SwAV.fit_to(SwAV.Config(), DataFacts(1_281_167, 224, 4096))
     assert isinstance(large, SwAV.Config)
     assert recipe(large) == recipe(DeepClusterV2.Config()) == ("larc", 0.3, 1e-6, 0.9, 10, *cosine[:2], False, "linear")
     assert (large.queue, large.optim.warmup_lr, large.optim.final_factor) == (0, 0.3, 0.001)
@@ -152,7 +152,7 @@ def test_recipes_are_the_papers() -> None:
         (0.4, 0.4, 0.2, 0.1, 0.8, 0.2)
     }
     assert recipe(LeJEPA.Config()) == ("adamw", 5e-4, 5e-4, 0.9, 1, "step", "cosine", False, "none")
-    vit = LeJEPA.fit_to(LeJEPA.Config(), 1_281_167, 224, 512, patch_size=16)
+    vit = LeJEPA.fit_to(LeJEPA.Config(), DataFacts(1_281_167, 224, 512, patch_size=16))
     assert vit.optim.weight_decay.start == 5e-2
     lejepa = LeJEPA.Config()
     assert (lejepa.lamb, lejepa.directions, lejepa.points, lejepa.t_max) == (0.05, 1024, 17, 3)
@@ -162,7 +162,7 @@ def test_recipes_are_the_papers() -> None:
     }
     assert recipe(BYOL.Config()) == ("lars", 0.2, 1.5e-6, 0.9, 10, *cosine)
     assert recipe(SimSiam.Config()) == ("sgd", 0.05, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
-    vit = MoCoV3.fit_to(MoCoV3.Config(), 1_281_167, 224, 4096, patch_size=16)
+    vit = MoCoV3.fit_to(MoCoV3.Config(), DataFacts(1_281_167, 224, 4096, patch_size=16))
     assert recipe(vit) == ("adamw", 1.5e-4, 0.1, 0.9, 40, "step", "cosine", False, "linear")
     assert isinstance(vit, MoCoV3.Config)
     assert (vit.temperature, [v.scale for v in vit.views]) == (0.2, [(0.08, 1.0)] * 2)
@@ -178,7 +178,7 @@ def test_recipes_are_the_papers() -> None:
 
 @given(images=st.integers(2, 2_000_000), batch_size=st.integers(2, 5000), size=st.sampled_from([32, 64, 96, 224]))
 def test_a_fitted_queue_holds_whole_batches_of_a_part_of_the_images(images: int, batch_size: int, size: int) -> None:
-    cfg = MoCoV2.fit_to(MoCoV2.Config(), images, size, batch_size)
+    cfg = MoCoV2.fit_to(MoCoV2.Config(), DataFacts(images, size, batch_size))
     assert isinstance(cfg, MoCoV2.Config)
     MoCoV2.check(cfg, batch_size, images)
     assert cfg.queue == batch_size or cfg.queue <= min(65536, images // 12 if images < 500_000 else images)
@@ -191,7 +191,7 @@ def test_fitted_prototypes_bank_queue_and_crops(images: int, batch_size: int, si
     for method in (SwAV, DeepClusterV2):
         start = method.Config()
         start = dataclasses.replace(start, views=resized(start.views, size))
-        cfg = method.fit_to(start, images, size, batch_size)
+        cfg = method.fit_to(start, DataFacts(images, size, batch_size))
         method.check(cfg, batch_size, images)
         assert [v.count for v in cfg.views] == ([2] if size <= 64 else [2, 6])
         assert any(v.blur for v in cfg.views) is (size > 64)
@@ -232,7 +232,8 @@ def test_self_distillation_is_fitted_to_the_number_of_images(
         assert bool(cfg.norm) is norm
         assert cfg.optim.lr == lr
     assert cfg.teacher_temp.start == (sharp or paper.teacher_temp.start)
-    cfg = cfg.method.fit_to(dataclasses.replace(paper, views=resized(paper.views, 32, 4)), images, 32, 256, 4)
+    paper = dataclasses.replace(paper, views=resized(paper.views, 32, 4))
+    cfg = cfg.method.fit_to(paper, DataFacts(images, 32, 256, patch_size=4))
     assert [v.count for v in cfg.views] == [1, 1]
     assert not any(v.blur for v in cfg.views)
 

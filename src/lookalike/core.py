@@ -66,6 +66,26 @@ class Config:
     optim: Optim
 
 
+@dataclass(frozen=True)
+class DataFacts:
+    """What a configuration is fitted to: the data, and how long a training sees them."""
+
+    images: int
+    """In the data set."""
+    image_size: int
+    """Pixels of the largest view's sides."""
+    batch_size: int = 256
+    """Images of an optimizer step, over all processes and micro-batches."""
+    epochs: int = 100
+    patch_size: int | None = None
+    """Pixels of a patch's sides, of a plain vision transformer; None for all other backbones."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training, 1 or more."""
+        return max(1, self.images // self.batch_size) * self.epochs
+
+
 LIKE_IMAGENET = 500_000
 """So many images, or more, keep what the papers state for ImageNet's: widths, queues, prototypes, momentum."""
 
@@ -283,13 +303,8 @@ class Method(nn.Module):
         return self.backbone
 
     @classmethod
-    def fit_to(
-        cls, cfg: _Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> _Config:
-        """Adapts the configuration to a data set of `images` images seen at `image_size` pixels.
-
-        `patch_size` is that of a plain vision transformer, None for all other backbones.
-        """
+    def fit_to(cls, cfg: _Config, data: DataFacts) -> _Config:
+        """Adapts the configuration to the data and the length of the training."""
         return cfg
 
     @classmethod

@@ -45,7 +45,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, inputs, optim, processes
-from .core import Batch, Config, Method, Progress
+from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
 from .durations import seconds_of, spoken
 from .health import RUINED, Health, ruined
@@ -1059,7 +1059,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     whole = "optim.name" in given or (not stated and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
 
     def fitted_to(epochs: int) -> Config:
-        made = fit_to(cfg, images, size, run.batch_size, patch, epochs)
+        made = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch))
         if whole:
             made = dataclasses.replace(made, optim=_shortened(cfg.optim, epochs))
         kept: Config = _keep_given(cfg, made, given)
@@ -1145,13 +1145,13 @@ def _taught_by(run: Run) -> Config:
     return cfg
 
 
-def fit_to(cfg: Config, images: int, image_size: int, batch_size: int, patch: int | None, epochs: int) -> Config:
+def fit_to(cfg: Config, data: DataFacts) -> Config:
     """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most.
 
     Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100. Fields
     that count epochs are cut to `EPOCH_SHARES`.
     """
-    cfg = cfg.method.fit_to(cfg, images, image_size, batch_size, patch)
+    cfg, epochs = cfg.method.fit_to(cfg, data), data.epochs
     schedules: dict[str, Any] = {
         name: dataclasses.replace(value, warmup_epochs=min(value.warmup_epochs, 3 * epochs / 10))
         for name, value in vars(cfg).items()

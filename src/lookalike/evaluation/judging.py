@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import encoders
+from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..methods.simclr import SimCLR
 from ..places import check_suffix, no_list, refuse_folder
@@ -431,7 +432,7 @@ def label_free(
         raise ValueError(f"{counted(count, 'image')} cannot be told apart from others. Give at least 2, better 1,000.")
     size, device = image_size or model.image_size, device_of(model)
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
-    views = SimCLR.fit_to(paper, count, size).views
+    views = SimCLR.fit_to(paper, DataFacts(count, size)).views
     count, group = _whole_groups(count), min(count, 100)
     places = permutation(len(source), seed, "label-free")[:count].tolist()
     made: list[list[torch.Tensor]] = [[], []]

@@ -47,16 +47,14 @@ class BarlowTwins(Method):
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A narrower embedding and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if images < core.LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
+        if data.images < core.LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
             cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
-        if image_size <= 64:
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
 
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:

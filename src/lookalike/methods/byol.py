@@ -48,16 +48,14 @@ class BYOL(Method):
         self.target = nn.Teacher(self.backbone, self.projector)
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A faster target and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
-        if images < core.LIKE_IMAGENET:
+        cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        if data.images < core.LIKE_IMAGENET:
             start = min(cfg.momentum.start, 0.99)
             cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
-        if image_size <= 64:
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         return cfg
 

@@ -76,21 +76,19 @@ class DeepClusterV2(Method):
         self.collected = nn.Collected()
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A bank for these images; fewer prototypes and longer steps for few of them.
 
         Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        if image_size <= 64:
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches ever get
-        rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(batch_size))
+        rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
         optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
-        prototypes = tuple(core.groups_for(images, k) for k in cfg.prototypes)
-        return dataclasses.replace(cfg, prototypes=prototypes, bank=images, optim=optim.for_images(images))
+        prototypes = tuple(core.groups_for(data.images, k) for k in cfg.prototypes)
+        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=optim.for_images(data.images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

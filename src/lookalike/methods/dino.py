@@ -78,24 +78,23 @@ class DINO(Method):
         return self.teacher[0]  # type: ignore[return-value]
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """For few images fewer prototypes, a sharper teacher that follows faster, higher rates (`docs/results.md`).
 
         BatchNorm in the head unless a ViT learns from images as many as ImageNet's. Small images get two views without
         blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        norm = True if cfg.norm is None and images < core.LIKE_IMAGENET else cfg.norm
+        prototypes = core.prototypes_for(data.images, cfg.prototypes)
+        momentum = core.momentum_for(data.images, cfg.momentum)
+        norm = True if cfg.norm is None and data.images < core.LIKE_IMAGENET else cfg.norm
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temp = core.teacher_temp_for(images, cfg.teacher_temp)
-        cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=cfg.optim.hastened(images))
-        if image_size <= 64:
+        temp = core.teacher_temp_for(data.images, cfg.teacher_temp)
+        cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=cfg.optim.hastened(data.images))
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
-        if patch_size is None:
-            cfg = dataclasses.replace(cfg, drop_path=0.0, optim=cfg.optim.for_images(images))
+        if data.patch_size is None:
+            cfg = dataclasses.replace(cfg, drop_path=0.0, optim=cfg.optim.for_images(data.images))
         return cfg
 
     @classmethod

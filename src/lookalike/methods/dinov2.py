@@ -116,20 +116,19 @@ class DINOv2(Method):
         return self.teacher[0]  # type: ignore[return-value]
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """For few images fewer prototypes and a sharper teacher that follows faster (`docs/results.md`).
 
         Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
+        prototypes = core.prototypes_for(data.images, cfg.prototypes)
+        momentum = core.momentum_for(data.images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
-        if cfg.large_epochs and patch_size:
-            cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / patch_size)) * patch_size)
-        cfg = dataclasses.replace(cfg, teacher_temp=core.teacher_temp_for(images, cfg.teacher_temp))
-        if image_size <= 64:
+        if cfg.large_epochs and data.patch_size:
+            cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size)
+        cfg = dataclasses.replace(cfg, teacher_temp=core.teacher_temp_for(data.images, cfg.teacher_temp))
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
 

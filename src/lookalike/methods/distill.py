@@ -162,19 +162,19 @@ class Distill(Method):
         self.collected = nn.Collected()
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """The teacher sees the pixels that it was made for; few images get a short queue and long steps."""
         assert isinstance(cfg, cls.Config)
         if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
             made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
             cfg = dataclasses.replace(cfg, teacher_size=made_for)
         if cfg.relational:
-            batches = max(1, min(cfg.queue, images // 4) // batch_size)  # few images meet their own of the epoch before
-            cfg = dataclasses.replace(cfg, queue=batches * batch_size)
-        if images < FEW:
-            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=FEW_LR if patch_size else CNN_LR))
+            # few images would meet their own of the epoch before
+            batches = max(1, min(cfg.queue, data.images // 4) // data.batch_size)
+            cfg = dataclasses.replace(cfg, queue=batches * data.batch_size)
+        if data.images < FEW:
+            lr = FEW_LR if data.patch_size else CNN_LR
+            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=lr))
         return cfg
 
     @classmethod

@@ -109,9 +109,7 @@ class FineTune(Method):
             backbone.requires_grad_(False)
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """The linear probe's recipe where the encoder is frozen; for few images longer steps.
 
         For CNNs no drop path, and a decay for more layers.
@@ -123,9 +121,9 @@ class FineTune(Method):
                 cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
             )
         optim = cfg.optim
-        if images < FEW:
-            optim = dataclasses.replace(optim, lr=FEW_LR if patch_size else FEW_CNN_LR)
-        if patch_size is None:
+        if data.images < FEW:
+            optim = dataclasses.replace(optim, lr=FEW_LR if data.patch_size else FEW_CNN_LR)
+        if data.patch_size is None:
             optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
             cfg = dataclasses.replace(cfg, drop_path=0.0)
         return dataclasses.replace(cfg, optim=optim)

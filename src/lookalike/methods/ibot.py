@@ -104,20 +104,20 @@ class IBOT(Method):
         return self.teacher[0]  # type: ignore[return-value]
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """For few images fewer prototypes, a sharper teacher that follows faster, higher rates (`docs/results.md`).
 
         BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes, momentum = core.prototypes_for(images, cfg.prototypes), core.momentum_for(images, cfg.momentum)
-        norm = cfg.norm or images < core.LIKE_IMAGENET
+        prototypes = core.prototypes_for(data.images, cfg.prototypes)
+        momentum = core.momentum_for(data.images, cfg.momentum)
+        norm = cfg.norm or data.images < core.LIKE_IMAGENET
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temps = [core.teacher_temp_for(images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
-        cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1], optim=cfg.optim.hastened(images))
-        if image_size <= 64:
+        temps = [core.teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+        cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
+        cfg = dataclasses.replace(cfg, optim=cfg.optim.hastened(data.images))
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         return cfg
 

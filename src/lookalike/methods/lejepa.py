@@ -60,16 +60,14 @@ class LeJEPA(Method):
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """More decay for a ViT, longer steps for few images; two views without blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if patch_size is not None:
+        if data.patch_size is not None:
             cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2)))
         else:
-            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
-        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
 

@@ -57,9 +57,7 @@ class MoCoV2(Method):
         self.collected = nn.Collected()
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
 
         The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official notebook
@@ -67,15 +65,15 @@ class MoCoV2(Method):
         notebook's, and the decay, where the optimizer stays (`Optim.for_images`).
         """
         assert isinstance(cfg, cls.Config)
-        few = images < core.LIKE_IMAGENET
-        batches = max(1, min(cfg.queue, images // 12 if few else cfg.queue) // batch_size)
+        few = data.images < core.LIKE_IMAGENET
+        batches = max(1, min(cfg.queue, data.images // 12 if few else cfg.queue) // data.batch_size)
         cfg = dataclasses.replace(
-            cfg, queue=batches * batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum
+            cfg, queue=batches * data.batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum
         )
-        if image_size <= 64:
+        if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

@@ -55,20 +55,18 @@ class MoCoV3(Method):
         self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """The paper's setting for a ViT where the backbone has patches, longer steps for few images in other networks.
 
         Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
         """
         assert isinstance(cfg, cls.Config)
-        if patch_size is not None:
+        if data.patch_size is not None:
             adamw = Optim("adamw", 1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
             cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
         else:
-            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
-        if image_size <= 64:
+            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
         return cfg
 

@@ -44,15 +44,13 @@ class SimCLR(Method):
         self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
 
         The paper's appendix B.9 and the official README have them. The learning rate is that of the paper's LARS.
         """
         assert isinstance(cfg, cls.Config)
-        if image_size > 64:
+        if data.image_size > 64:
             return cfg
         views = half_colour(without_blur(cfg.views))
         optim = dataclasses.replace(cfg.optim, lr=1.0) if cfg.optim.name == "lars_simclr" else cfg.optim

@@ -44,15 +44,13 @@ class SimSiam(Method):
         self.predictor = nn.Predictor(*nn.mlp(d, cfg.predictor_dim, d))
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """CIFAR-10's setting for small images (appendix D: no blur, lower rate, more decay), longer steps for few."""
         assert isinstance(cfg, cls.Config)
-        if image_size <= 64:
+        if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
 
     def groups(self) -> list[Group]:
         return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)

@@ -54,19 +54,17 @@ class SupCon(Method):
         self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """CIFAR-10's setting of the official PyTorch code for small images: views, SGD. Longer steps for few images."""
         assert isinstance(cfg, cls.Config)
-        if image_size > 64:
-            return dataclasses.replace(cfg, optim=cfg.optim.for_images(images))
+        if data.image_size > 64:
+            return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
         views = tuple(dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in cfg.views)
         sgd = Optim(
             "sgd", lr=0.125, weight_decay=Schedule(1e-4), warmup_epochs=10, warmup_lr=0.01, final_factor=0.001,
             every="epoch", exclude=False,
         )  # fmt: skip
-        return dataclasses.replace(cfg, views=without_blur(views), optim=sgd.for_images(images))
+        return dataclasses.replace(cfg, views=without_blur(views), optim=sgd.for_images(data.images))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)

@@ -68,9 +68,7 @@ class SwAV(Method):
         """Scores (B, K) of the last batch's first view, for the figures."""
 
     @classmethod
-    def fit_to(
-        cls, cfg: core.Config, images: int, image_size: int, batch_size: int = 256, patch_size: int | None = None
-    ) -> core.Config:
+    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """Fewer prototypes, a shorter queue, longer steps and temperature 0.2 for few images (`docs/results.md`).
 
         Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
@@ -78,18 +76,18 @@ class SwAV(Method):
         """
         assert isinstance(cfg, cls.Config)
         queue = cfg.queue
-        if images < core.LIKE_IMAGENET:
-            queue = min(queue, images // 12)  # as in MoCo v2: an image should not meet its own old embedding
-        if batch_size >= 2048:
+        if data.images < core.LIKE_IMAGENET:
+            queue = min(queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
+        if data.batch_size >= 2048:
             optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
             cfg, queue = dataclasses.replace(cfg, optim=optim), 0
-        if images < FEW:
+        if data.images < FEW:
             cfg = dataclasses.replace(cfg, temperature=0.2)
-        if image_size <= 64:
+        if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(
-            cfg, prototypes=core.groups_for(images, cfg.prototypes), queue=queue // batch_size * batch_size,
-            optim=cfg.optim.for_images(images),
+            cfg, prototypes=core.groups_for(data.images, cfg.prototypes),
+            queue=queue // data.batch_size * data.batch_size, optim=cfg.optim.for_images(data.images),
         )  # fmt: skip
 
     @classmethod
