@@ -81,7 +81,7 @@ def test_groups(splits: Path) -> None:
 def test_the_command(splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "check.json"
     argv = ["check", str(splits / "train"), "--test", str(splits / "test"), "--groups", r"patient\d+"]
-    argv += ["--image-size", "32", "--workers", "1", "--out", str(out)]
+    argv += ["--image-size", "32", "--workers", "1", "--no-timing", "--out", str(out)]
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     for words in (
@@ -92,7 +92,7 @@ def test_the_command(splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "between images and test: 1 exact pair, 0 near pairs",
         "1 GROUP IS IN BOTH SPLITS: patient0",
         f"Wrote {out}",
-        "Next: lookalike views",
+        "Next: lookalike pretrain lejepa",
     ):
         assert words in text, words
     content = json.loads(out.read_text())
@@ -205,7 +205,10 @@ def test_odd_images_go_through_every_command(tmp_path: Path, capsys: pytest.Capt
     assert {source.name(i) for i in range(len(source))} == good | bad
 
     found = tmp_path / "check.json"
-    assert cli.main(["check", str(photos), "--image-size", "32", "--workers", "1", "--out", str(found)]) == 0
+    assert (
+        cli.main(["check", str(photos), "--image-size", "32", "--workers", "1", "--no-timing", "--out", str(found)])
+        == 0
+    )
     content = json.loads(found.read_text())
     assert {name for name, _ in content["images"]["broken"]} == bad
     assert all(reason and "\n" not in reason for _, reason in content["images"]["broken"])
@@ -263,7 +266,7 @@ def test_no_command_lets_a_name_act_on_the_terminal_the_log_or_a_spreadsheet(
     train, test, run = str(acting / "train"), str(acting / "test"), str(acting / "run")
     small = ["--image-size", "32", "--batch-size", "8", "--epochs", "1", "--workers", "0", "--max-broken", "0.5"]
     for argv in (
-        ["check", train, "--test", test, "--workers", "0", "--out", f"{acting}/check.json"],
+        ["check", train, "--test", test, "--workers", "0", "--no-timing", "--out", f"{acting}/check.json"],
         ["pretrain", "simclr", train, "--out", run, "--backbone", "test_byobnet", "--hidden-dim", "16", *small],
         ["evaluate", run, train, test, "--protocols", "knn", "--workers", "0"],
         ["embed", run, train, "--out", f"{acting}/e.csv", "--workers", "0"],
@@ -325,5 +328,5 @@ def test_arguments_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.Cap
         assert not [line for line in (said.out + said.err).splitlines() if line.startswith("error: forged")], argv
     Path(name).mkdir()
     scene(0).save(Path(name) / "a.png")
-    assert cli.main(["check", name, "--workers", "0"]) == 0
+    assert cli.main(["check", name, "--workers", "0", "--no-timing"]) == 0
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: forged")]

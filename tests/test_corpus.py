@@ -302,7 +302,7 @@ def through_all_commands(case: Case, given: Path, spare: Path) -> None:
     before = contents(given.parent)
     data = os.path.relpath(given) if case.index % 2 else str(given)
     data = f"./{data}" if data.startswith("-") else data
-    found = command("check", data, "--channels", case.channels, "--workers", 0, "--out", "check.json")
+    found = command("check", data, "--channels", case.channels, "--workers", 0, "--no-timing", "--out", "check.json")
     assert found.worked, found.text
     content = json.loads(Path("check.json").read_text())["images"]
     assert content["images"] == len(case.files)

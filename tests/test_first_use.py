@@ -188,8 +188,9 @@ def test_what_is_said_to_be_pasted_works(
         (command,) = [each for each in pasted(said) if each[0] == verb]
         return done(capsys, *(fill.get(word, word) for word in command), *more)
 
-    said = done(capsys, "check", data, "--channels", "1", "--image-size", "32", "--workers", "0")
-    said = follow(said, "views", "--backbone", CNN)
+    said = done(capsys, "check", data, "--channels", "1", "--image-size", "32", "--workers", "0", "--no-timing")
+    follow(said, "pretrain", *TINY[4:], "--backbone", CNN, "--epochs", "1", "--out", "a lejepa's")
+    said = done(capsys, "views", "simclr", data, "--channels", "1", "--image-size", "32", "--backbone", CNN)
     said = follow(said, "pretrain", *TINY[4:], "--epochs", "1", "--out", "a run's")
     card = Folder("a run's").card.read_text()
     assert '"channels": 1' in card  # as the first command had it

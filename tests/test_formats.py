@@ -600,10 +600,10 @@ def test_near_infrared_is_left_out_said_and_remembered(tmp_path: Path, capsys: p
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.tif")
     four, three, out = (str(tmp_path / name) for name in ("four", "three", "run"))
     line = "12 of 12 images looked at (TIFF RGBA) have a last channel that may be no transparency"
-    assert cli.main(["check", four, "--workers", "0"]) == 0
+    assert cli.main(["check", four, "--workers", "0", "--no-timing"]) == 0
     assert line in (shown := capsys.readouterr().out)
     assert "--alpha white" in shown
-    assert cli.main(["check", four, "--alpha", "drop", "--workers", "0"]) == 0
+    assert cli.main(["check", four, "--alpha", "drop", "--workers", "0", "--no-timing"]) == 0
     assert "transparency" not in capsys.readouterr().out
     assert cli.main(["pretrain", "simclr", four, "--out", out, *TRAIN]) == 0
     assert f"WARNING     {line}" in capsys.readouterr().out
@@ -643,7 +643,7 @@ def test_what_misled_0_1_goes_through_check_and_a_training(tmp_path: Path, capsy
     os.truncate(root / "a/eps.jpg", 3 << 30)
     os.mkfifo(root / "a/pipe.jpg")
     table = tmp_path / "check.json"
-    assert cli.main(["check", str(root), "--workers", "0", "--out", str(table)]) == 0
+    assert cli.main(["check", str(root), "--workers", "0", "--no-timing", "--out", str(table)]) == 0
     shown = capsys.readouterr()
     assert "23, of which 2 cannot be read, and 3 are whole but cannot be used as they are" in shown.out
     assert "2 linked folders lead to folders that are read already" in shown.out

@@ -154,7 +154,7 @@ def test_the_command_says_what_is_suspicious_and_draws_the_pairs(
     suspicious: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, sheet = tmp_path / "check.json", tmp_path / "pairs.png"
-    argv = ["check", str(suspicious), "--workers", "0", "--out", str(out), "--sheet", str(sheet)]
+    argv = ["check", str(suspicious), "--workers", "0", "--no-timing", "--out", str(out), "--sheet", str(sheet)]
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     content = json.loads(out.read_text())
@@ -205,7 +205,12 @@ def test_the_sheet_shows_that_there_are_no_pairs(tmp_path: Path) -> None:
     photos = tiles(96, least=20)[::8][:4]
     for i, photo in enumerate(photos):
         save(photo, tmp_path / "photos" / f"{i}.png")
-    assert cli.main(["check", str(tmp_path / "photos"), "--workers", "0", "--sheet", str(tmp_path / "s.jpg")]) == 0
+    assert (
+        cli.main(
+            ["check", str(tmp_path / "photos"), "--workers", "0", "--no-timing", "--sheet", str(tmp_path / "s.jpg")]
+        )
+        == 0
+    )
     assert Image.open(tmp_path / "s.jpg").format == "JPEG"
 
 
@@ -261,7 +266,7 @@ def test_the_recipe_of_the_quick_start_drops_exact_copies_alone(
     monkeypatch.chdir(tmp_path)
     (suspicious / "labels.csv").write_text("x")  # what is no image does not become one
     save(tiles(96, least=20)[0], suspicious / "a/@eaDir/0.png")
-    assert cli.main(["check", "photos", "--workers", "0", "--out", "check.json"]) == 0
+    assert cli.main(["check", "photos", "--workers", "0", "--no-timing", "--out", "check.json"]) == 0
     text = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
     exec(text.split("```python\n")[1].split("```")[0], {})
     kept = set(Path("kept.txt").read_text().splitlines())

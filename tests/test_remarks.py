@@ -39,7 +39,7 @@ def photo(path: Path, size: int = 32) -> None:
 def checked(data: Path, capfd: pytest.CaptureFixture[str], *options: str) -> str:
     """What `check` prints; nothing on stderr, of no library."""
     capfd.readouterr()
-    assert cli.main(["check", str(data), "--workers", "0", *options]) == 0
+    assert cli.main(["check", str(data), "--workers", "0", "--no-timing", *options]) == 0
     shown = capfd.readouterr()
     assert shown.err == ""
     return shown.out

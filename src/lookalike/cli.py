@@ -85,7 +85,7 @@ lookalike: self-supervised learning of image representations
   lookalike report RUN...                      one HTML page: verdict, curves, evaluations, a map of the embedding
   lookalike plot RUN... --out FILE.png         the curves of pretraining and of the linear probe as a picture
   lookalike thin RUN...                        remove checkpoints that a finished run does not need
-  lookalike check DATA                         what is in it: sizes, classes, duplicates, broken files
+  lookalike check DATA                         what is in it, and the command to begin with for this machine
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
 
@@ -371,7 +371,7 @@ class Thin:
 
 @dataclass(frozen=True)
 class Check:
-    """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files."""
+    """Say what a set of images holds: sizes, kinds, values, classes, duplicates, broken files; and how to begin."""
 
     data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
     """A folder (scanned recursively) or a text file of paths."""
@@ -382,10 +382,13 @@ class Check:
     channels: int = 3
     alpha: Alpha = Options.alpha
     """Lay images with an alpha channel on white, or drop the channel; auto decides by each image, as in training."""
-    image_size: int = 224
-    """Pixels that a training would see, for the estimates."""
+    image_size: int | None = None
+    """Pixels that a training would see. Without it those that suit the images and this machine."""
     workers: int | None = None
     """Processes that decode images. Without it one per free core, 8 at most."""
+    timing: bool = True
+    """Train for some ten seconds in the end, in a folder that is removed, to say how long the command to begin with
+    takes."""
     out: str | None = None
     """JSON file for all of it, every broken file and pair of duplicates by name."""
     sheet: str | None = None
@@ -1162,6 +1165,7 @@ def check(argv: list[str]) -> None:
         if file is not None:
             check_writable(Path(file))
     check_images(options.data, *([] if options.test is None else [options.test]))
+    from . import recommendation
     from .data import open_maybe_labelled
     from .data.checking import check as look
     from .runs import atomic, write_json
@@ -1173,21 +1177,35 @@ def check(argv: list[str]) -> None:
         for path in (options.data, options.test)
         if path is not None
     ]
-    found = look(
-        *sources, pattern=options.groups, image_size=options.image_size, workers=_workers(options.workers), say=say
-    )  # fmt: skip
-    say("\n".join(found.lines()))
-    if options.out is not None:
-        write_json(Path(options.out), found.content())
+    found = look(*sources, pattern=options.groups, workers=_workers(options.workers), say=say)
+    first, why = None, ""
+    try:
+        facts = recommendation.facts_of(found.train, options.image_size)
+        given = recommendation.Given(options.data, options.alpha, options.workers)
+        first = dataclasses.replace(recommendation.recommended(facts, given), out=recommendation.free_place())
+    except ValueError as error:
+        why = str(error)
+    size = first.image_size if first else options.image_size
+    say("\n".join(dataclasses.replace(found, image_size=size or found.image_size).lines()))
     if options.sheet is not None:
         with atomic(options.sheet) as temporary:
             found.sheet().save(temporary)
         say(f"Wrote {options.sheet}: near duplicates side by side, the doubtful ones first")
+    if options.out is not None:
+        write_json(Path(options.out), found.content() | {"first_command": first and first.content()})
     say(f"Wrote {options.out}" if options.out else "No list was written; --out FILE.json keeps all of it.")
-    more = ["--channels", options.channels] if options.channels != Options.channels else []
-    more += ["--alpha", options.alpha] if options.alpha != Options.alpha else []
-    command = pasteable("lookalike", "views", "simclr", options.data, "--image-size", options.image_size, *more)
-    say(f"Next: {command}")
+    if first is None:
+        say(f"No command to begin with yet: {why}")
+        return
+    if options.timing:
+        say(f"Timing a step of {first.method} with {first.backbone} at {counted(first.image_size, 'pixel')} ...")
+        try:
+            first = recommendation.timed(first, sources[0])
+        except Exception as error:  # what was found holds all the same
+            say(f"It could not be timed: {cut(_message(error), LONGEST_MESSAGE)}")
+        if options.out is not None:
+            write_json(Path(options.out), found.content() | {"first_command": first.content()})
+    say("\n".join(first.lines()))
 
 
 def show_list(argv: list[str]) -> None:

@@ -210,7 +210,7 @@ def _shown(
         f"Wrote {folder.path}/result.png: test digits and their nearest neighbours, by pixels and by the trained "
         f"encoder; {folder.views}: what it was trained on; {folder.evaluation}\n"
         f"Next: {pasteable('lookalike', 'evaluate', folder.path, train, test)}   # the same figures once more\n"
-        "      lookalike check DATA && lookalike pretrain simclr DATA   # your own images"
+        "      lookalike check DATA   # your own images: what is in them, and the command to begin with"
     )
     return result, scores
 

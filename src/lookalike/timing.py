@@ -34,10 +34,15 @@ class Measured(Exception):
 class Speed(Callback):
     """Times a training's first steps after a warm-up, and ends it by raising `Measured`."""
 
-    def __init__(self, budget: float | None, epochs: int = 0) -> None:
-        """The training is to have a budget of seconds or, with None, so many `epochs`."""
+    def __init__(self, budget: float | None, epochs: int = 0, within: float = math.inf) -> None:
+        """The training is to have a budget of seconds or, with None, so many `epochs`.
+
+        Args:
+            within: seconds after which fewer steps do, one to warm up and one to time at least; for one process.
+        """
         self.budget = budget
         self.epochs = epochs
+        self.within = within
         self.start = 0.0
         """Seconds before the first step, filling a cache not counted, and what the first steps took longer than later
         ones: compiling, choosing kernels."""
@@ -51,6 +56,8 @@ class Speed(Callback):
         self._fit = math.nan
         self._first = math.nan
         self._timed = math.nan
+        self._warm = WARM_STEPS
+        """Steps before those that are timed."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fit = time.perf_counter()
@@ -70,15 +77,19 @@ class Speed(Callback):
         module, now = cast("Pretraining", pl_module), time.perf_counter()
         if (batch_idx + 1) % module.run.accumulate:
             return
-        timed = module.done_steps - WARM_STEPS
-        if timed == 0:
-            self._timed = now
-        if timed < TIMED_STEPS:
+        gone = now - self._first
+        if math.isnan(self._timed):
+            if module.done_steps < WARM_STEPS and gone < self.within / 2:
+                return
+            self._timed, self._warm = now, module.done_steps
+        timed = module.done_steps - self._warm
+        if timed < (TIMED_STEPS if gone < self.within else 1):
             return
-        (enough,) = distributed.agree(now - self._timed >= self._enough((now - self._timed) / timed))
+        taken = now - self._timed
+        (enough,) = distributed.agree(taken >= self._enough(taken / timed) or gone >= self.within)
         if enough:
-            step = (now - self._timed) / timed
-            start = self.start + max(0.0, self._timed - self._first - WARM_STEPS * step)
+            step = taken / timed
+            start = self.start + max(0.0, self._timed - self._first - self._warm * step)
             self.start, self.step, self.probe = distributed.of_first(start, step, self.probe)
             raise Measured
 
