@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
+from .files import write_json
 from .places import classifier_of
 from .printing import counted
-from .runs import Folder, write_json
+from .runs import Folder
 
 
 class Classifier(nn.Module):

@@ -22,7 +22,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
 from .comparing.comparison import Comparison
-from .documents import read_json
+from .files import check_writable, read_json
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .outlines import outline
 from .places import (
@@ -49,7 +49,6 @@ from .runs import (
     Options,
     Run,
     check_same_time,
-    check_writable,
     directory_of,
     dotted,
     from_mapping,
@@ -1164,7 +1163,7 @@ def check(argv: list[str]) -> None:
     check_images(options.data, *([] if options.test is None else [options.test]))
     from .data import open_maybe_labelled
     from .data.checking import check as look
-    from .runs import atomic, write_json
+    from .files import atomic, write_json
 
     _imported()
 

@@ -11,9 +11,10 @@ from . import training
 from .data import Subset, open_source
 from .evaluation.features import features
 from .evaluation.side_by_side import SideBySide, mean_cosine, overlap, sides
+from .files import write_json
 from .methods.distill import Distill
 from .random import permutation
-from .runs import Folder, Result, Run, write_json
+from .runs import Folder, Result, Run
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""

@@ -18,6 +18,7 @@ from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .evaluation.reading import counting
+from .files import file_sha256
 from .methods.finetune import FineTune
 from .printing import composed, counted, pasteable
 from .runs import Folder, Options, Result, Run, plain
@@ -207,9 +208,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    about = About(
-        {}, encoders.file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged)
-    )
+    about = About({}, file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged))
     made = entry(
         "linear-augmented" if cfg.frozen else "finetune",
         [measures(found.features.double().softmax(1), found.labels)], found.labels, train_images=len(first),

@@ -17,9 +17,9 @@ from .data import BrokenImage, Data, Source, open_source, remarks
 from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
+from .files import atomic
 from .printing import cell, counted
 from .random import permutation
-from .runs import atomic
 from .views import black_and_white, sheet
 
 What = Literal["attention", "pca", "neighbours"]

@@ -6,23 +6,17 @@ versions and the machine, which reading ignores.
 
 import dataclasses
 import difflib
-import errno
 import hashlib
-import itertools
 import json
 import math
 import os
 import platform
 import re
-import secrets
-import shutil
-import stat
 import subprocess
 import sys
-import threading
 import time
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,9 +26,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from . import marks
-from .documents import parse_json, read_text
 from .durations import seconds_of
-from .printing import LONGEST_VALUE, brief, counted, cut, lines_of, pasteable, printable, say, shown
+from .files import (
+    FORMAT,
+    atomic,
+    becomes,
+    is_lock,
+    lock_of,
+    locked,
+    named,
+    not_through_links,
+    parse_json,
+    read_text,
+    second_name,
+    sync,
+    temporary_beside,
+    unused,
+)
+from .printing import LONGEST_VALUE, brief, counted, cut, lines_of, pasteable, printable, say, shown, warn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,8 +53,6 @@ if TYPE_CHECKING:
     from .data import Data
 
 Alpha = Literal["auto", "white", "drop"]
-FORMAT = 1
-"""Written into every file that a later version must be able to read."""
 LARGEST_IMAGE = 16_384
 """Pixels a side of what a network sees, at most."""
 MOST_CHANNELS = 10_000
@@ -230,233 +237,6 @@ class Diverged(RuntimeError):
 
 class Collapsed(RuntimeError):
     """All images get one feature, and the run was to stop then."""
-
-
-# ---------------------------------------------------------------- files
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-_REMEDIES = {
-    errno.ENOSPC: "Make room there.",
-    errno.EDQUOT: "Make room there.",
-    errno.EACCES: "Make it and its folder writable for this user.",
-    errno.EPERM: "Make it and its folder writable for this user.",
-    errno.EROFS: "Make the file system writable; the system turns it read-only after a fault of the disk.",
-    errno.EIO: "Look at the disk.",
-    errno.ENOENT: "Its folder was moved or removed.",
-    errno.ELOOP: "It is a link, and nothing is written through links: put the file itself in its place.",
-}
-"""What to do where the system refuses to write."""
-
-
-@contextmanager
-def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
-    """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
-
-    `then` tells what to do once the cause is gone.
-    """
-    try:
-        yield
-    except Exception as error:
-        if (cause := _of_the_system(error)) is None:
-            raise
-        number = cause.errno or 0
-        reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
-        remedy = _REMEDIES.get(number, "")
-        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then()}".strip()) from error
-
-
-def _of_the_system(error: BaseException | None) -> OSError | None:
-    """The system's error behind an error of torch, which raises another one after it, or of safetensors, in words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            return error
-        if number := re.search(r"\(os error (\d+)\)", str(error)):
-            return OSError(int(number[1]), os.strerror(int(number[1])))
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _room(path: Path) -> str:
-    """How much more a full disk takes."""
-    try:
-        disk = os.statvfs(path.parent)
-    except OSError:
-        return "the disk is gone"
-    if disk.f_files and not disk.f_favail:
-        return "no more files can be made"
-    return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free"
-
-
-def check_writable(path: Path) -> None:
-    """Refuses a file that could not be written, before there is work to be lost; changes nothing.
-
-    Raises:
-        FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
-    """
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder. Give --out a file.")
-    there = next(p for p in path.absolute().parents if p.exists())
-    if not there.is_dir():
-        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
-
-
-def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
-    """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
-    if sys.platform == "win32":
-        return os.open(path, flags, 0o666)
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a pipe would wait for a reader
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise FileExistsError(errno.EEXIST, "no regular file is there", os.fspath(path))
-    return handle
-
-
-def temporary_beside(path: Path) -> Path:
-    """A name to write `path` under first: nobody can foretell it, and no host that shares the folder takes it, too."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:32]
-    return path.with_name(f".{path.stem[:40]}.{host}.{secrets.token_hex(8)}.tmp{path.suffix}")
-
-
-_TEMPORARY = re.compile(r"\.(.+?)\.(?:[A-Za-z0-9-]*\.[0-9a-f]{16}|\d+)\.tmp((?:\.\w+)*)")
-"""Names that `temporary_beside` gives, and those of 0.1, which held the process number alone."""
-
-
-def becomes(path: Path) -> str | None:
-    """The name of the file that a temporary one of ours was to become; None of any other file."""
-    found = _TEMPORARY.fullmatch(path.name)
-    return f"{found[1]}{found[2]}" if found and path.is_file() and not path.is_symlink() else None
-
-
-@contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a new, empty file beside `path` to write to; on success it is flushed and renamed, else removed.
-
-    Raises:
-        OSError: it could not be written; the message says which file, why, and what to do.
-    """
-    path = Path(path)
-    temporary = temporary_beside(path)
-    try:
-        with named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            yield temporary
-            with suppress(PermissionError):  # not all file systems know modes
-                temporary.chmod(mode)  # safetensors puts a file for the owner alone in its place
-            sync(temporary)
-            temporary.replace(path)
-            sync(path.parent)
-    finally:
-        with suppress(OSError):  # where nothing may be written, nothing may be removed
-            temporary.unlink()
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Holds a lock that ends with the process, however it ends; yields False where the system knows no locks.
-
-    Raises:
-        BlockingIOError: another process holds it, and there is no time to `wait`.
-    """
-    if sys.platform == "win32":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield False
-        return
-    import fcntl
-
-    said, began = False, time.monotonic()
-    while True:
-        with named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # what is raised while it is held is not this file's fault
-            file = open(path, "a", opener=not_through_links)  # noqa: SIM115
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
-            held = True
-        except BlockingIOError:
-            file.close()
-            if not wait:
-                raise BlockingIOError(
-                    f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
-                ) from None
-            if not said and time.monotonic() - began > 1:
-                say(f"Waiting for another process that holds {path}", sys.stderr)
-                said = True
-            time.sleep(0.05)
-            continue
-        except OSError:  # a file system without locks
-            held = False
-        same = False
-        with suppress(FileNotFoundError):  # its last holder removed it
-            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-        if same or not held:
-            break
-        file.close()
-    with file:
-        yield held
-
-
-_CHANGING = threading.Lock()  # the system's locks are between processes
-
-
-@contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Lets one process at a time read a file, change it and write it back; its lock lies beside it for so long."""
-    lock = _lock_of(path)
-    with _CHANGING, locked(lock, wait=True) as held:
-        try:
-            for other in path.parent.iterdir() if held else ():
-                if becomes(other) == path.name:  # of a process that was killed
-                    other.unlink(missing_ok=True)
-            yield
-        finally:
-            if is_lock(lock):
-                lock.unlink(missing_ok=True)
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
-def is_lock(path: Path) -> bool:
-    """Whether a file may be a lock of ours: they are empty."""
-    return path.is_file() and not path.is_symlink() and not path.stat().st_size
-
-
-def second_name(file: Path, name: Path) -> None:
-    """A hard link, or a copy where the file system has none; `name` is not there yet."""
-    try:
-        os.link(file, name)
-    except FileExistsError:
-        raise
-    except OSError:
-        with open(file, "rb") as old, open(name, "xb") as new:
-            shutil.copyfileobj(old, new)
-        sync(name)
-
-
-def unused(path: Path) -> Path:
-    """`path`, or where that is taken the first of `path.2`, `path.3`, ... that is not."""
-    names = (path if i == 1 else path.with_name(f"{path.name}.{i}") for i in itertools.count(1))
-    return next(name for name in names if not os.path.lexists(name))
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 # ---------------------------------------------------------------- run.yaml
@@ -926,7 +706,7 @@ class Folder:
             BlockingIOError: another process trains into it.
         """
         made = not self.path.exists()
-        with locked(self.lock, wait=False):
+        with locked(self.lock, wait=None):
             try:
                 yield
             finally:
@@ -1003,7 +783,7 @@ class Folder:
         """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
         if path in self._folders:
             return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-        return (path in (self.lock, _lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
+        return (path in (self.lock, lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
 
     def wait(self, *paths: Path) -> None:
         """Keeps what is added to these files until the folder is claimed."""
@@ -1116,7 +896,7 @@ class Folder:
         rows, damaged = self.read_metrics()
         if damaged:
             left = "which is left out" if damaged == 1 else "which are left out"
-            say(f"{self.metrics} holds {_damaged(damaged)}, {left}.", sys.stderr)
+            warn(f"{self.metrics} holds {_damaged(damaged)}, {left}.")
         return rows
 
     def read_metrics(self) -> tuple[list[Row], int]:

@@ -48,6 +48,7 @@ from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
 from .durations import seconds_of, spoken
+from .files import FORMAT, atomic, file_sha256, second_name, sync, unused
 from .health import RUINED, Health, ruined
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
@@ -56,7 +57,6 @@ from .places import check_logger
 from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned
 from .random import key_of
 from .runs import (
-    FORMAT,
     Alpha,
     Collapsed,
     Diverged,
@@ -64,7 +64,6 @@ from .runs import (
     Options,
     Result,
     Run,
-    atomic,
     check_same_time,
     command_line,
     differences,
@@ -78,9 +77,6 @@ from .runs import (
     read_whole_yaml,
     read_yaml,
     run_text,
-    second_name,
-    sync,
-    unused,
     version,
     written_by,
 )
@@ -974,7 +970,7 @@ def _weights_digest(place: str) -> str | None:
     """SHA-256 of weights in a file or a run's folder; None of names and of what is not there."""
     path = Path(place)
     path = Folder(path).weights if path.is_dir() else path
-    return encoders.file_sha256(path) if path.is_file() else None
+    return file_sha256(path) if path.is_file() else None
 
 
 def open_images(run: Run, system_folders: bool = False) -> Source:

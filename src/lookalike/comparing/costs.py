@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import Batch, Method, Progress
-from ..documents import tensor_file
 from ..evaluation.features import evaluating
 from ..runs import Run
+from ..tensor_file import tensor_file
 from ..training import Pretraining
 
 FLOP_IMAGES = 8

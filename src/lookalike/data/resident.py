@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from ..memory import free_memory, moved
-from ..printing import size_of
+from ..printing import size_of, warn
 from ..random import key_of
-from ..runs import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from .decoding import BrokenImage
 from .images import movable, promote, starts, widest
 from .order import Order, Request
@@ -205,7 +205,7 @@ class Kept:
         """
         if (found := self._read()) is not None:  # without the lock: the folder may be readable only
             return found
-        with locked(self.lock, wait=True) as held:
+        with locked(self.lock, wait=warn) as held:
             if (found := self._read()) is not None:
                 return found
             if held:  # nobody is at work on them

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import encoders
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
+from ..files import file_sha256
 from ..methods.simclr import SimCLR
 from ..places import check_suffix, no_list, refuse_folder
 from ..printing import composed, counted, shown
@@ -176,7 +176,7 @@ class _Question:
             return Few(self.shares)
         # broken images may be listed, too
         rows = listed(self.labels, [*train.names, *(name for name, _ in train.broken)])
-        return Few(rows=rows[rows < len(train.names)], sha256=encoders.file_sha256(Path(self.labels)))
+        return Few(rows=rows[rows < len(train.names)], sha256=file_sha256(Path(self.labels)))
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def evaluate_features(
         say(f"WARNING: {line}")
     if line := doubts(first, second):
         say(f"WARNING: {line}")
-    digests = [encoders.file_sha256(Path(file)) for file in (train, test) if file is not None]
+    digests = [file_sha256(Path(file)) for file in (train, test) if file is not None]
     data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
     about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
     entries: list[Entry] = []
@@ -486,7 +486,7 @@ def _trained(protocol: str, pair: _Pair, reader: Reader, question: _Question) ->
     assert pair.train.labels is not None
     if question.labels is not None:
         rows = listed(question.labels, [pair.train.name(i) for i in range(len(pair.train))])
-        about: dict[str, object] = {"how": "finetune", "list_sha256": encoders.file_sha256(Path(question.labels))}
+        about: dict[str, object] = {"how": "finetune", "list_sha256": file_sha256(Path(question.labels))}
         return [_trained_on(protocol, [rows] * question.seeds, about, pair, reader, question)]
     entries = []
     for share in question.shares:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..files import file_sha256
 from ..printing import are, counted
 from ..random import key_of
 from ..runs import Folder
+from ..tensor_file import sha256
 from .features import Features, device_of, features, with_statistics
 from .keeping import Kept
 
@@ -87,12 +89,12 @@ def opened_and_named(
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
         model = opened(encoder, image_size, backbone)
-        return model, encoders.sha256(model)
+        return model, sha256(model)
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
-        before = encoders.file_sha256(file) if file.is_file() else ""
+        before = file_sha256(file) if file.is_file() else ""
         model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
-        if encoders.file_sha256(file) == before:
+        if file_sha256(file) == before:
             return model, before
 
 
