@@ -23,7 +23,8 @@ from lookalike import runs
 from lookalike.files import atomic, write_json
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.simclr import SimCLR
-from lookalike.runs import Folder, Options, Run, differences, dotted, flat, nearest, plain, read_run, write_run
+from lookalike.names import nearest
+from lookalike.runs import Folder, Options, Run, differences, dotted, flat, plain, read_run, write_run
 
 
 @pytest.mark.parametrize("name", METHODS)

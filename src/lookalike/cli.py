@@ -24,6 +24,7 @@ from . import processes
 from .comparing.comparison import Comparison
 from .files import check_writable, read_json
 from .methods import METHODS, SELF_SUPERVISED, get_method
+from .names import nearest
 from .outlines import outline
 from .places import (
     PLOTTED,
@@ -53,7 +54,6 @@ from .runs import (
     dotted,
     from_mapping,
     method_name,
-    nearest,
     plain,
     read_whole_yaml,
     read_yaml,

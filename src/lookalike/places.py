@@ -3,7 +3,6 @@
 The commands ask here first, so that a typo is answered at once; what reads them later raises the same errors.
 """
 
-import difflib
 import os
 import re
 import sys
@@ -12,8 +11,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from .names import nearest, nearest_names
 from .printing import LONGEST_PATH, brief, pasteable, shown
-from .runs import Folder, nearest, read_yaml
+from .runs import Folder, read_yaml
 
 LIBRARIES = ("timm/", "torchvision/", "torchhub/")
 """How names of published encoders begin."""
@@ -176,7 +176,7 @@ def no_backbone(name: str, known: Collection[str]) -> ValueError:
     of_library = name.startswith("torchvision/")  # whoever names it means its networks
     known = [each for each in known if each.startswith("torchvision/")] if of_library else known
     by_end = {each.rpartition("/")[2]: each for each in reversed(list(known))}
-    near = [by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], by_end, n=3, cutoff=0.5)]
+    near = [by_end[end] for end in nearest_names(name.rpartition("/")[2], by_end)]
     found = f"The nearest names: {', '.join(near)}. " if near else ""
     return ValueError(f"There is no backbone {shown(name)}. {found}`lookalike list backbones` shows all.")
 
@@ -193,7 +193,7 @@ _NAMED = re.compile(r"\bname='(\w+)'")
 
 def no_optimizer(name: str, known: Collection[str]) -> ValueError:
     """What is raised where no optimizer has this name: the nearest ones."""
-    near = difflib.get_close_matches(name, {*OPTIMIZERS, *known}, cutoff=0.4)
+    near = nearest_names(name, {*OPTIMIZERS, *known}, cutoff=0.4)
     return ValueError(f"There is no optimizer {name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
 
 

@@ -5,7 +5,6 @@ versions and the machine, which reading ignores.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -43,6 +42,7 @@ from .files import (
     temporary_beside,
     unused,
 )
+from .names import nearest
 from .printing import LONGEST_VALUE, brief, counted, cut, lines_of, pasteable, printable, say, shown, warn
 
 if TYPE_CHECKING:
@@ -296,12 +296,6 @@ _MAY_CHANGE = frozenset(
     }
 )
 """Options that `--resume` may give another value. (Of places what is in them is compared: names of images, weights.)"""
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A sentence that names the known names nearest to `name`, or all of them where none is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known)[:20])}."
 
 
 def method_name(cfg: "Config") -> str:

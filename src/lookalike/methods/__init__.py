@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..names import nearest
 from ..printing import shown
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ def get_method(name: str) -> "type[Method]":
         ValueError: no method has this name; the nearest names are in the message.
     """
     if name not in METHODS:
-        from ..runs import nearest
-
         raise ValueError(f"No method is called {shown(name)}. {nearest(name, list(METHODS))}")
     entry = METHODS[name]
     method: type[Method] = importlib.import_module(entry.module).__dict__[entry.cls]
