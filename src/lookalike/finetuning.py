@@ -13,6 +13,7 @@ from . import backbones, classifiers, encoders, training
 from .backbones import Backbone
 from .classifiers import Classifier
 from .data import Data, Source, open_source
+from .devices import default_device
 from .evaluation import About, Entry, Features, features, fingerprint, measures, record
 from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
@@ -181,7 +182,7 @@ def classifier_of(run: Run) -> tuple[Classifier, Run]:
     method, settled = training.restored(run)
     assert isinstance(method, FineTune)
     classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
-    return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settled
+    return classifier.eval().to(default_device()), settled
 
 
 def scores_of(classifier: Classifier, source: Source, workers: int, say: Callable[[str], None]) -> Features:

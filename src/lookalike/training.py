@@ -47,10 +47,10 @@ from torch.nn.utils import get_total_norm
 from . import backbones, distributed, encoders, inputs, optim, processes
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
+from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, file_sha256, second_name, sync, unused
 from .health import RUINED, Health, ruined
-from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
@@ -1121,11 +1121,11 @@ def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
     Raises:
         ValueError: it is fp16, and there is no GPU.
     """
-    if options.precision == "fp16" and not torch.cuda.is_available():
+    if options.precision == "fp16" and default_device().type != "cuda":
         raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
     if options.precision is not None:
         return options.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _taught_by(run: Run) -> Config:
@@ -1326,7 +1326,7 @@ def _loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
         cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.method.repeats(run.method),
-        device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
+        device=default_device(rank % run.devices),
         progress=progress,
     )  # fmt: skip
 
@@ -1459,13 +1459,13 @@ def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begu
 
 def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
     precision = _PRECISIONS[run.precision or "fp32"]
-    cuda = torch.cuda.is_available()
-    if cuda and run.devices > torch.cuda.device_count():
+    device = default_device().type
+    if device == "cuda" and run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     trainer = Trainer(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=device,
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
@@ -1605,7 +1605,7 @@ def _say_start(
         *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {counted(cfg.optim.warmup_epochs, 'epoch')} of warm-up",
-        f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
+        f"device      {run.devices * run.nodes} x {default_device().type}, {run.precision}, "
         f"{run.workers} workers, cache {run.cache}",
     ]
     if changes:

@@ -17,6 +17,7 @@ from ..backbones import Backbone
 from ..core import Config
 from ..data import Source, open_source
 from ..data.order import Order
+from ..devices import default_device
 from ..durations import spoken
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..files import FORMAT, becomes, is_lock, read_json, write_json
@@ -380,7 +381,7 @@ class _Work:
             return
         flops = None
         try:
-            flops = gflops_per_image(built.to("cuda" if torch.cuda.is_available() else "cpu"), run)
+            flops = gflops_per_image(built.to(default_device()), run)
         except Exception as error:  # a figure beside others: the training may do well
             say(f"The operations of {method} could not be counted: {_message(error)}")
         self.ready[method] = run, flops

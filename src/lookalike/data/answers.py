@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices import moved
 from ..files import atomic, check_writable, locked, named, not_through_links, read_json
-from ..memory import moved
 from ..printing import brief, size_of, warn
 from ..random import key_of
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices import free_memory, moved
 from ..files import atomic, becomes, check_writable, locked, named, sync, temporary_beside
-from ..memory import free_memory, moved
 from ..printing import size_of, warn
 from ..random import key_of
 from .decoding import BrokenImage

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..devices import default_device
 from ..files import file_sha256
 from ..printing import are, counted
 from ..random import key_of
@@ -51,7 +52,7 @@ def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None
         )
     else:
         model = backbones.create(encoder, image_size=image_size)
-    return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device=default_device(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_known(model: Backbone) -> None:

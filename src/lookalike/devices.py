@@ -1,10 +1,21 @@
-"""How much memory there is to take, and how what lies in it comes to a GPU."""
+"""The device to compute on, how much memory is free, and how tensors come to a GPU."""
 
 import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+
+def default_device(index: int | None = None) -> torch.device:
+    """The device to compute on: a GPU where torch finds one, else the CPU.
+
+    Args:
+        index: of the GPU among several; without it torch's current one.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda") if index is None else torch.device("cuda", index)
+    return torch.device("cpu")
 
 
 def free_memory() -> int:
@@ -22,7 +33,7 @@ def free_memory() -> int:
 
 def free_for_state(device: int, devices: int) -> int:
     """Bytes that a process may fill: of its GPU, or without one its part of the main memory that `devices` share."""
-    if torch.cuda.is_available():
+    if default_device().type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory() // devices
 
