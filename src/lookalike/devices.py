@@ -1,7 +1,8 @@
 """The device to compute on, how much memory is free, and how tensors come to a GPU."""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -18,17 +19,51 @@ def default_device(index: int | None = None) -> torch.device:
     return torch.device("cpu")
 
 
-def free_memory() -> int:
-    """Bytes of main memory for new data: what the kernel calls available, or else all; at most the container's."""
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of main memory for new data: what the kernel calls available, at most what is left of a container's limit.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    if container.exists() and (limit := container.read_text().strip()) != "max":
-        free = min(free, int(limit))
-    return free
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    return min([free, *_left_of_limits(root)])
+
+
+def _left_of_limits(root: Path) -> Iterator[int]:
+    """Bytes left of each limit on the control groups that this process is in, versions 1 and 2, and on those above."""
+    below = {"": "/", "memory": "/"}  # where nothing says more: a container sees its own group at the top
+    for line in _lines(root / "proc/self/cgroup"):  # 4:memory:/docker/1f or, of version 2, 0::/user.slice
+        _, controllers, path = line.split(":", 2)
+        below |= dict.fromkeys({*controllers.split(",")} & below.keys(), path)
+    for controller, limit, usage, total in (
+        ("", "memory.max", "memory.current", ""),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        parts = PurePosixPath(below[controller]).parts[1:]
+        for depth in range(len(parts) + 1):
+            group = root.joinpath("sys/fs/cgroup", controller, *parts[:depth])
+            most, used = (next(map(_bytes, _lines(group / name)), None) for name in (limit, usage))
+            if most is not None and used is not None:
+                stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
+                # the page cache, which the kernel drops before it refuses memory
+                cache = sum(_bytes(stat.get(f"{total}{kind}_file", "0")) or 0 for kind in ("active", "inactive"))
+                yield min(most, max(0, most - used + cache))
+
+
+def _lines(path: Path) -> list[str]:
+    """A file of the kernel's; empty where it is not there or not to be read."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _bytes(text: str) -> int | None:
+    """A number of bytes; None of a limit that is none."""
+    return None if text.strip() == "max" else int(text)
 
 
 def free_for_state(device: int, devices: int) -> int:
