@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import cli, core, encoders, places, training
+from lookalike import cli, core, encoders, places, progress, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
@@ -563,7 +563,7 @@ def test_a_run_inside_its_data_can_be_resumed(photos: Path, tmp_path: Path) -> N
 def test_a_cache_says_how_far_it_is(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, cache="ram"))
     assert "cache       40 of 40 images decoded" in capsys.readouterr().out
 

@@ -18,10 +18,10 @@ from .evaluation import About, Entry, Features, features, fingerprint, measures,
 from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
-from .evaluation.reading import counting
 from .files import file_sha256
 from .methods.finetune import FineTune
 from .printing import composed, counted, pasteable
+from .progress import counting
 from .runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3

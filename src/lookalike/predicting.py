@@ -14,10 +14,10 @@ from .classifiers import Classifier
 from .data import Data, open_source, remarks
 from .devices import default_device
 from .evaluation.features import features
-from .evaluation.reading import counting
 from .files import atomic
 from .places import PREDICTED, check_suffix
 from .printing import cell, counted, first_of, printable
+from .progress import counting
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""

@@ -55,6 +55,7 @@ from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
 from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned
+from .progress import counting
 from .random import key_of
 from .runs import (
     Alpha,
@@ -93,8 +94,6 @@ EPOCH_SHARES = {"freeze_epochs": 0.1, "queue_starts": 0.1}
 """Fields of methods that count epochs, and what share of the training they may take at most."""
 MANY = 10_000
 """So many images are decoded into a cache by several processes."""
-COUNTING_SECONDS = 10
-"""Time between two lines while all images are looked at before the first step."""
 DRAWN_ANEW = {
     "moco_v2": "the order in which several processes compute keys",
     "lejepa": "directions",
@@ -251,7 +250,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(self.folder, "survey", "images seen")
+        say = counting(self.folder.say, f"{'survey':<12}", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -604,7 +603,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     asked = run.batch_size
     run, planned, timed = _in_time(run, rank)
     run, changes = resolve(run, len(source), before)
-    filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
+    filling = counting(folder.say, f"{'cache':<12}", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
         raise ValueError(
@@ -1299,23 +1298,6 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
     folder = Path(run.cache_dir) if run.cache_dir else cache_folder()
     dtype = torch.float16 if half else torch.float32
     return Answers(folder, name, len(source), turns, method.memory_width(), dtype)
-
-
-def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
-    """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
-    shown, first = time.monotonic(), (0.0, 0)
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown, first
-        now = time.monotonic()
-        began, before = first = first if first[1] else (now, done)  # the first images wait for workers to start
-        if now - shown > COUNTING_SECONDS:
-            shown = now
-            seconds = (now - began) / (done - before) * (total - done) if done > before else None
-            left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
-            folder.say(f"{label:<12}{done} of {total} {what}{left}")
-
-    return progress
 
 
 def _loader(

@@ -17,6 +17,7 @@ from ..files import file_sha256
 from ..methods.simclr import SimCLR
 from ..places import check_suffix, no_list, refuse_folder
 from ..printing import composed, counted, shown
+from ..progress import counting
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -34,7 +35,7 @@ from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
 from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
-from .reading import Encoder, Pool, Reader, check_known, counting, opened
+from .reading import Encoder, Pool, Reader, check_known, opened
 from .records import Entry, record
 from .semi import SHARES, drawn, listed
 

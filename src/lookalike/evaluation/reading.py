@@ -1,7 +1,6 @@
 """From an encoder and images to features: loading it, reading each set of images once, keeping what was computed."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +14,7 @@ from ..data import Source, remarks
 from ..devices import default_device
 from ..files import file_sha256
 from ..printing import are, counted
+from ..progress import counting
 from ..random import key_of
 from ..runs import Folder
 from ..tensor_file import sha256
@@ -26,8 +26,6 @@ Encoder = str | os.PathLike[str] | nn.Module
 Pool = Literal["pooled", "average", "class+average", "last4"]
 """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
 tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
-SECONDS = 10
-"""Between two lines about how far something is."""
 NAMED = 10
 """Broken images that are named, at most."""
 
@@ -97,24 +95,6 @@ def opened_and_named(
         model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
         if file_sha256(file) == before:
             return model, before
-
-
-def counting(
-    say: Callable[[str], None], before: str, of: str, last: bool = False, unit: str = "images"
-) -> Callable[[int, int], None]:
-    """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
-    began = shown = time.perf_counter()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > SECONDS or (done == total and (last or shown > began)):
-            shown = now
-            rate = done / (now - began)
-            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            say(f"{before}{done} of {total} {of}, {rate:.{0 if rate >= 10 else 1}f} {unit}/s{left}")
-
-    return progress
 
 
 def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
