@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lookalike import runs
+from lookalike import marks, runs
 from lookalike.files import atomic, write_json
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.simclr import SimCLR
@@ -575,4 +575,4 @@ def test_a_resumed_run_keeps_what_made_it_and_marks_nothing_that_a_file_named() 
     again = yaml.safe_load(runs.run_text(run, begun))
     assert again["made"] == begun["made"]
     moved = yaml.safe_load(runs.run_text(dataclasses.replace(run, data="elsewhere"), begun))
-    assert moved["made"]["named_here"] == ["somebody else's", runs.marks.mark("elsewhere")]
+    assert moved["made"]["named_here"] == ["somebody else's", marks.mark("elsewhere")]

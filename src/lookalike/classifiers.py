@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from . import encoders
 from .backbones import Backbone
 from .files import write_json
-from .places import classifier_of
 from .printing import counted
 from .runs import Folder
+from .runs.lookup import classifier_of
 
 
 class Classifier(nn.Module):

@@ -23,6 +23,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .comparing.comparison import Comparison
 from .files import check_writable, read_json
+from .image_options import Alpha
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .names import nearest
 from .outlines import outline
@@ -30,22 +31,17 @@ from .places import (
     PLOTTED,
     PREDICTED,
     check_backbones,
-    check_encoder,
     check_images,
     check_logger,
     check_optimizer,
     check_suffix,
-    classifier_of,
-    holds_run,
     no_features,
     no_list,
-    no_run,
     refuse_folder,
 )
 from .printing import are, brief, counted, cut, pasteable, printable, say, shown, typed
 from .runs import (
     LOCATIONS,
-    Alpha,
     Folder,
     Options,
     Run,
@@ -58,6 +54,7 @@ from .runs import (
     read_whole_yaml,
     read_yaml,
 )
+from .runs.lookup import check_encoder, classifier_of, holds_run, no_run
 
 T = TypeVar("T")
 

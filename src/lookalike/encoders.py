@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from . import backbones
 from .backbones import BUFFERS, Backbone
 from .files import FORMAT, atomic, file_sha256, parse_json, read_json, write_json
-from .places import HUB_URL, hub_entry, no_encoder, weights_of
+from .image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
+from .places import HUB_URL, hub_entry, no_encoder
 from .printing import are, brief, counted, pasteable, printable, shown, with_article
-from .runs import LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder
+from .runs.folder import Folder
+from .runs.lookup import weights_of
 from .tensor_file import state_sha256, tensor_file, write_tensors
 
 

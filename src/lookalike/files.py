@@ -179,6 +179,11 @@ def unused(path: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
+def cache_folder() -> Path:
+    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+
+
 # ---------------------------------------------------------------- locks
 
 

@@ -44,13 +44,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, inputs, optim, processes
+from . import backbones, distributed, encoders, optim, processes
 from .core import Batch, Config, DataFacts, Method, Progress
-from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
+from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
-from .files import FORMAT, atomic, file_sha256, second_name, sync, unused
+from .files import FORMAT, atomic, cache_folder, file_sha256, second_name, sync, unused
 from .health import RUINED, Health, ruined
+from .image_options import Alpha
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
@@ -58,7 +59,6 @@ from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, s
 from .progress import counting
 from .random import key_of
 from .runs import (
-    Alpha,
     Collapsed,
     Diverged,
     Folder,
@@ -71,6 +71,7 @@ from .runs import (
     dotted,
     flat,
     from_mapping,
+    inputs,
     method_name,
     module_name,
     plain,

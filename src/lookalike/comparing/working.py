@@ -21,12 +21,13 @@ from ..devices import default_device
 from ..durations import spoken
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
 from ..files import FORMAT, becomes, is_lock, read_json, write_json
+from ..image_options import Alpha
 from ..methods import get_method
 from ..methods.distill import Distill
 from ..places import check_logger
 from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
-from ..runs import Alpha, Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
+from ..runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
 from ..timing import MANY_EPOCHS, Pace, Speed
 from .advice import recommendation, table
 from .comparison import Comparison, changes, extends, with_places_of

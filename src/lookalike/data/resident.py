@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..devices import free_memory, moved
-from ..files import atomic, becomes, check_writable, locked, named, sync, temporary_beside
+from ..files import atomic, becomes, cache_folder, check_writable, locked, named, sync, temporary_beside
 from ..printing import size_of, warn
 from ..random import key_of
 from .decoding import BrokenImage
@@ -171,11 +171,6 @@ def _decode_all(
         if progress:
             progress(chunk.stop, len(source))
     return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
-
-
-def cache_folder() -> Path:
-    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
 
 
 class Kept:
