@@ -22,7 +22,7 @@ from lookalike import backbones
 from lookalike.backbones import Backbone
 from lookalike.catalogue import PIXELS, TABLE, installed
 from lookalike.evaluation.side_by_side import gflops
-from lookalike.runs import atomic
+from lookalike.files import atomic
 
 COLUMNS = ("name", "parameters", "gflop", "dim")
 

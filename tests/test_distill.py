@@ -29,6 +29,7 @@ from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
 from lookalike.nn import Teacher
 from lookalike.runs import Folder, Run
+from lookalike.tensor_file import sha256
 from lookalike.views import View, resized
 
 
@@ -232,7 +233,7 @@ def test_the_teacher_does_not_change_and_is_no_part_of_the_state() -> None:
     assert [name for name in state if name.startswith("teacher")] == ["teacher.sha256"]
     again = made(config(), vit(), teacher)
     again.load_state_dict(state)
-    assert again.teacher.digest() == encoders.sha256(Teacher(teacher))
+    assert again.teacher.digest() == sha256(Teacher(teacher))
     other = made(config(), vit(), backbones.create("test_resnet", image_size=32))
     with pytest.raises(ValueError, match="another teacher"):
         other.load_state_dict(state)

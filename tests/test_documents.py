@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.documents import DEEPEST, parse_json, read_json, read_text
+from lookalike.files import DEEPEST, parse_json, read_json, read_text
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from support import tiny
 from lookalike import cli, encoders
 from lookalike.backbones import create
 from lookalike.encoders import load, start_from
-from lookalike.runs import Folder, write_json
+from lookalike.files import write_json
+from lookalike.runs import Folder
+from lookalike.tensor_file import state_sha256
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def rewritten(made: Path, out: Path, card: object) -> Path:
     path = Folder(out).weights
     state = load_file(path)
     text = card if isinstance(card, str) else json.dumps(card)
-    save_file(state, path, metadata={"lookalike": text, "sha256": encoders._digest(state)})
+    save_file(state, path, metadata={"lookalike": text, "sha256": state_sha256(state)})
     return out
 
 

@@ -25,10 +25,12 @@ from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
 from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
+from lookalike.files import file_sha256
 from lookalike.methods import FineTune
 from lookalike.mixing import Mixing
 from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
+from lookalike.tensor_file import sha256
 from lookalike.views import resized
 
 CLASSES = ("class0", "class1", "class2", "class3")
@@ -247,8 +249,8 @@ class Watch(Callback):
         assert isinstance(pl_module, training.Pretraining)
         method = pl_module.method
         assert isinstance(method, FineTune)
-        self.encoder.append(encoders.sha256(method.backbone))
-        self.head.append(encoders.sha256(method.head))
+        self.encoder.append(sha256(method.backbone))
+        self.head.append(sha256(method.head))
         assert method.backbone.training
 
 
@@ -267,8 +269,8 @@ def test_the_encoder_rests_until_it_is_unfrozen(name: str, labelled: Path, tmp_p
     """Weights and BatchNorm's statistics, to the last bit, while the head learns; then both change in each step."""
     optimizer = dataclasses.replace(FineTune.Config().optim, name=name, warmup_epochs=0)
     watch, model = watched(labelled, tmp_path / "run", FineTune.Config(unfreeze_after=0.5, optim=optimizer))
-    start = encoders.sha256(network())
-    assert encoders.sha256(model) == start  # a copy was trained
+    start = sha256(network())
+    assert sha256(model) == start  # a copy was trained
     assert watch.encoder[:2] == [start] * 2  # half an epoch of four steps
     assert len({start, *watch.encoder[2:]}) == 7
     assert len(set(watch.head)) == 8
@@ -280,7 +282,7 @@ def test_the_encoder_rests_until_it_is_unfrozen(name: str, labelled: Path, tmp_p
 def test_a_frozen_encoder_never_changes(labelled: Path, tmp_path: Path) -> None:
     """The head classifies standardised features; the file's head does the same to plain ones."""
     watch, model = watched(labelled, tmp_path / "run", FineTune.Config(frozen=True))
-    assert {encoders.sha256(model), *watch.encoder} == {encoders.sha256(network())}
+    assert {sha256(model), *watch.encoder} == {sha256(network())}
     assert all(p.requires_grad for p in model.parameters())
     assert len(set(watch.head)) == 8
     run = read_run(tmp_path / "run" / "run.yaml", FineTune)
@@ -381,7 +383,7 @@ def test_the_folders_files(tuned: Path, encoder: Path, labelled: Path) -> None:
     assert run.method.classes == CLASSES
     # the encoder is that of the run, from the folder and from the classifier
     first, second = lookalike.load(tuned), lookalike.load(folder.classifier)
-    assert encoders.sha256(first) == encoders.sha256(second)
+    assert sha256(first) == sha256(second)
     assert all(torch.equal(v, state[f"encoder.{n}"]) for n, v in first.export_state().items())
 
 
@@ -406,7 +408,7 @@ def test_the_entry_is_what_predictions_say(tuned: Path, labelled: Path) -> None:
     assert sum(n for _, _, n in entry["calibration"]["bins"]) == 16
     assert (entry["train_images"], entry["test_images"], entry["classes"]) == (32, 16, 4)
     assert entry["settings"]["unfreeze_after"] == 2
-    assert entry["encoder_sha256"] == encoders.file_sha256(Folder(tuned).weights)
+    assert entry["encoder_sha256"] == file_sha256(Folder(tuned).weights)
     assert entry["history"][-1]["step"] == 40
 
 
@@ -563,7 +565,7 @@ def test_scores_for_evaluate(
     frozen: bool, share: float | None, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = network().train()
-    before = encoders.sha256(model)
+    before = sha256(model)
     train = open_source(labelled / "train", labelled=True)
     test = open_source(labelled / "test", labelled=True, classes=train.classes)
     said: list[str] = []
@@ -573,7 +575,7 @@ def test_scores_for_evaluate(
     )
     assert found.scores.shape == (16, 4)
     assert torch.equal(found.labels, test.labels)  # type: ignore[arg-type]
-    assert encoders.sha256(model) == before
+    assert sha256(model) == before
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert [line.split()[:2] for line in said] == [*(["epoch", f"{n}/3"] for n in (1, 2, 3)), ["test:", "16"]]

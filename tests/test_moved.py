@@ -13,8 +13,8 @@ import pytest
 import yaml
 from support.tiny import CNN
 
-from lookalike import cli, inputs
-from lookalike.runs import Folder, read_run
+from lookalike import cli
+from lookalike.runs import Folder, inputs, read_run
 
 TINY = ["--backbone", CNN, "--image-size", "32", "--batch-size", "8", "--workers", "0", "--no-report"]
 Say = pytest.CaptureFixture[str]

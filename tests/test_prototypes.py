@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
-from lookalike import training
+from lookalike import progress, training
 from lookalike.core import Batch, Method, Progress
 from lookalike.losses import unit
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
@@ -175,7 +175,7 @@ def test_pretrain_shows_a_survey_each_image_once(
         assert self.training
 
     monkeypatch.setattr(DeepClusterV2, "survey", watched)
-    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)

@@ -19,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lookalike import runs
+from lookalike import marks, runs
+from lookalike.files import atomic, write_json
 from lookalike.methods import METHODS, get_method
 from lookalike.methods.simclr import SimCLR
-from lookalike.runs import Folder, Options, Run, atomic, differences, dotted, flat, nearest, plain, read_run, write_run
+from lookalike.names import nearest
+from lookalike.runs import Folder, Options, Run, differences, dotted, flat, plain, read_run, write_run
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -197,7 +199,7 @@ def test_the_files_have_the_mode_that_the_user_asks_of_new_files(tmp_path: Path)
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 120 + ".json")
-    runs.write_json(path, 1)
+    write_json(path, 1)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -573,4 +575,4 @@ def test_a_resumed_run_keeps_what_made_it_and_marks_nothing_that_a_file_named() 
     again = yaml.safe_load(runs.run_text(run, begun))
     assert again["made"] == begun["made"]
     moved = yaml.safe_load(runs.run_text(dataclasses.replace(run, data="elsewhere"), begun))
-    assert moved["made"]["named_here"] == ["somebody else's", runs.marks.mark("elsewhere")]
+    assert moved["made"]["named_here"] == ["somebody else's", marks.mark("elsewhere")]

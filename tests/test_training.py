@@ -23,10 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import cli, core, encoders, places, training
+from lookalike import cli, core, encoders, places, progress, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
+from lookalike.files import file_sha256
 from lookalike.health import Health
 from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
@@ -330,7 +331,7 @@ def test_a_kill_between_the_weights_and_encoder_json_is_noticed_and_mended(
     old, twin = folder.card.read_text(), Folder(shutil.copytree(out, tmp_path / "twin"))
     lookalike.load(out, TinyNet())
     card = json.loads(folder.card.read_text())
-    assert (card["epochs"], card["sha256"]) == (2.0, encoders.file_sha256(folder.weights))
+    assert (card["epochs"], card["sha256"]) == (2.0, file_sha256(folder.weights))
     assert "encoder.json was not of" in folder.log.read_text()
     changed = folder.card.stat().st_mtime_ns
     lookalike.load(out, TinyNet())
@@ -562,7 +563,7 @@ def test_a_run_inside_its_data_can_be_resumed(photos: Path, tmp_path: Path) -> N
 def test_a_cache_says_how_far_it_is(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "COUNTING_SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, cache="ram"))
     assert "cache       40 of 40 images decoded" in capsys.readouterr().out
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from lookalike import cli, encoders, training
+from lookalike import cli, training
 from lookalike.evaluation import side_by_side
+from lookalike.tensor_file import sha256
 
 
 class Telling(training.Pretraining):
@@ -21,7 +22,7 @@ class Telling(training.Pretraining):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         path = Path(self.run.out) / f"rank{self.trainer.global_rank}.sha256"
-        path.write_text(encoders.sha256(self.method))
+        path.write_text(sha256(self.method))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from .image_options import Alpha
 from .places import no_backbone
 from .printing import brief, counted, shown, with_article
-from .runs import Alpha
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer

@@ -115,7 +115,9 @@ def measure(found: Sequence[Cost], image_size: int, say: Callable[[str], None]) 
         )
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    from .devices import default_device
+
+    device = default_device().type
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     head, *rows = lines(found)
     say(f"{head}  {'images/s here':>13}")

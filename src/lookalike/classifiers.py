@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
-from .places import classifier_of
+from .files import write_json
 from .printing import counted
-from .runs import Folder, write_json
+from .runs import Folder
+from .runs.lookup import classifier_of
 
 
 class Classifier(nn.Module):

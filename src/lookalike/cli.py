@@ -22,43 +22,39 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
 from .comparing.comparison import Comparison
-from .documents import read_json
+from .files import check_writable, read_json
+from .image_options import Alpha
 from .methods import METHODS, SELF_SUPERVISED, get_method
+from .names import nearest
 from .outlines import outline
 from .places import (
     PLOTTED,
     PREDICTED,
     check_backbones,
-    check_encoder,
     check_images,
     check_logger,
     check_optimizer,
     check_suffix,
-    classifier_of,
-    holds_run,
     no_features,
     no_list,
-    no_run,
     refuse_folder,
 )
 from .printing import are, brief, counted, cut, pasteable, printable, say, shown, typed
 from .runs import (
     LOCATIONS,
-    Alpha,
     Folder,
     Options,
     Run,
     check_same_time,
-    check_writable,
     directory_of,
     dotted,
     from_mapping,
     method_name,
-    nearest,
     plain,
     read_whole_yaml,
     read_yaml,
 )
+from .runs.lookup import check_encoder, classifier_of, holds_run, no_run
 
 T = TypeVar("T")
 
@@ -1168,7 +1164,7 @@ def check(argv: list[str]) -> None:
     from . import recommendation
     from .data import open_maybe_labelled
     from .data.checking import check as look
-    from .runs import atomic, write_json
+    from .files import atomic, write_json
 
     _imported()
 

@@ -24,11 +24,12 @@ from .data import Source, open_source
 from .evaluation import About, Features, Few, features, fingerprint, judge, record, with_statistics
 from .evaluation.neighbours import nearest
 from .evaluation.reading import made_at
+from .files import atomic, file_sha256, temporary_beside
 from .methods.simclr import SimCLR
 from .optim import Optim
 from .printing import pasteable, say
 from .random import key_of
-from .runs import Folder, Result, Run, atomic, read_yaml, temporary_beside
+from .runs import Folder, Result, Run, read_yaml
 from .schedules import Schedule
 from .views import View
 
@@ -250,7 +251,7 @@ def _score(
     name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source, images: Path
 ) -> Score:
     """Judges one representation of what lies in `images`; a run's own judgements go to its `evaluation.json`, too."""
-    sha256, data = ("", "") if folder is None else (encoders.file_sha256(folder.weights), fingerprint(bank, test))
+    sha256, data = ("", "") if folder is None else (file_sha256(folder.weights), fingerprint(bank, test))
     about = About(made_at(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
     (knn,), (linear,), (few,) = (
         judge(protocol, a, b, None, seed, None, about=about, few=Few(shares=(0.01,)))

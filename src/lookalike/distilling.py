@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from . import training
 from .data import Subset, open_source
+from .devices import default_device
 from .evaluation.features import features
 from .evaluation.side_by_side import SideBySide, mean_cosine, overlap, sides
+from .files import write_json
 from .methods.distill import Distill
 from .random import permutation
-from .runs import Folder, Result, Run, write_json
+from .runs import Folder, Result, Run
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""
@@ -47,7 +49,7 @@ def compare(run: Run) -> SideBySide:
     folder.say("Teacher and student side by side ...")
     method, settled = training.restored(run)
     assert isinstance(method, Distill)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
     teacher_size = method.cfg.teacher_pixels

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .devices import default_device
+
 
 def rank() -> int:
     """This process's number, from 0."""
@@ -160,7 +162,7 @@ def convert(module: nn.Module) -> nn.Module:
         module.add_module(name, convert(child))
     if not isinstance(module, _BatchNorm) or isinstance(module, SyncBatchNorm | nn.SyncBatchNorm):
         return module
-    kind = GPUSyncBatchNorm if torch.cuda.is_available() else SyncBatchNorm
+    kind = GPUSyncBatchNorm if default_device().type == "cuda" else SyncBatchNorm
     sync = kind(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
     sync.weight, sync.bias = module.weight, module.bias
     sync.running_mean, sync.running_var = module.running_mean, module.running_var

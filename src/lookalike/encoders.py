@@ -1,7 +1,6 @@
 """Encoders to use: written by a training, read back from a run, a weights file, or timm's and torchvision's names."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -23,11 +22,13 @@ from torch import Tensor, nn
 
 from . import backbones
 from .backbones import BUFFERS, Backbone
-from .documents import parse_json, read_json, tensor_file
-from .places import HUB_URL, hub_entry, no_encoder, weights_of
+from .files import FORMAT, atomic, file_sha256, parse_json, read_json, write_json
+from .image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
+from .places import HUB_URL, hub_entry, no_encoder
 from .printing import are, brief, counted, pasteable, printable, shown, with_article
-from .runs import FORMAT, LARGEST_IMAGE, MOST_CHANNELS, Alpha, Folder, atomic, write_json
-from .tensor_file import write_tensors
+from .runs.folder import Folder
+from .runs.lookup import weights_of
+from .tensor_file import state_sha256, tensor_file, write_tensors
 
 
 @dataclass(frozen=True)
@@ -54,28 +55,6 @@ class Card:
     """What became of alpha channels; version 0.1, which did not write it, laid them on white."""
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
-    with open(path, "rb") as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:  # a failing disk does not name the file
-            raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def sha256(encoder: nn.Module) -> str:
-    """SHA-256 over an encoder's weights: names, shapes and bytes in the order of the names."""
-    return _digest(encoder.state_dict())
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 PREFIX = "encoder."
 """Of the encoder's tensors in the file of a classifier, which has a head beside."""
 
@@ -97,7 +76,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
     content = dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
-        write_tensors(temporary, state, {"lookalike": json.dumps(content), "sha256": _digest(state)})
+        write_tensors(temporary, state, {"lookalike": json.dumps(content), "sha256": state_sha256(state)})
 
 
 def read_card(folder: Folder) -> Card:
@@ -550,7 +529,7 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             state = load_file(named)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}). Copy or save it once more.") from None
-    if "lookalike" in head and "sha256" in head and head["sha256"] != _digest(state):
+    if "lookalike" in head and "sha256" in head and head["sha256"] != state_sha256(state):
         raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
     if "lookalike" not in head:
         return _plain(state, path), None

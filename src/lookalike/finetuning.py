@@ -13,13 +13,15 @@ from . import backbones, classifiers, encoders, training
 from .backbones import Backbone
 from .classifiers import Classifier
 from .data import Data, Source, open_source
+from .devices import default_device
 from .evaluation import About, Entry, Features, features, fingerprint, measures, record
 from .evaluation.doubts import missing_classes
 from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
-from .evaluation.reading import counting
+from .files import file_sha256
 from .methods.finetune import FineTune
 from .printing import composed, counted, pasteable
+from .progress import counting
 from .runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3
@@ -180,7 +182,7 @@ def classifier_of(run: Run) -> tuple[Classifier, Run]:
     method, settled = training.restored(run)
     assert isinstance(method, FineTune)
     classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
-    return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu"), settled
+    return classifier.eval().to(default_device()), settled
 
 
 def scores_of(classifier: Classifier, source: Source, workers: int, say: Callable[[str], None]) -> Features:
@@ -207,9 +209,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    about = About(
-        {}, encoders.file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged)
-    )
+    about = About({}, file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged))
     made = entry(
         "linear-augmented" if cfg.frozen else "finetune",
         [measures(found.features.double().softmax(1), found.labels)], found.labels, train_images=len(first),

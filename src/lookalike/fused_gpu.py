@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
-from .memory import moved
+from .devices import moved
 
 if TYPE_CHECKING:
     from .views import Plan, View

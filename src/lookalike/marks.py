@@ -9,6 +9,8 @@ import os
 import secrets
 from contextlib import suppress
 
+from .files import cache_folder
+
 _ALONE = secrets.token_bytes(32)
 """Stands in for the key where none can be kept: its marks hold until this process ends."""
 
@@ -31,8 +33,6 @@ def is_marked(images: str, marks: object) -> bool:
 
 def _key() -> bytes:
     """The user's key, made where there is none."""
-    from .data import cache_folder
-
     with suppress(OSError, RuntimeError):  # no home, or none that can be written to
         path = cache_folder() / "key"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from . import distributed, inputs
+from . import distributed
 from .backbones import Backbone
 from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
@@ -23,7 +23,7 @@ from .forgetting import Forgetting, accuracy
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
 from .printing import counted, lines_of
 from .random import permutation
-from .runs import Folder, Row, Run
+from .runs import Folder, Row, Run, inputs
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -96,7 +96,7 @@ class Teacher(nn.Sequential):
         self.requires_grad_(False)
         without_chance(self)
         if frozen:
-            from .encoders import sha256
+            from .tensor_file import sha256
 
             self.register_buffer("sha256", torch.frombuffer(bytearray.fromhex(sha256(self)), dtype=torch.int64))
             self.register_state_dict_post_hook(_digest_alone)  # type: ignore[no-untyped-call]

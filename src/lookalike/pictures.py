@@ -17,9 +17,10 @@ from .data import BrokenImage, Data, Source, open_source, remarks
 from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
+from .files import atomic
 from .printing import cell, counted
+from .progress import counting
 from .random import permutation
-from .runs import atomic
 from .views import black_and_white, sheet
 
 What = Literal["attention", "pca", "neighbours"]
@@ -316,8 +317,7 @@ def _neighbours(
 ) -> Neighbours:
     made = features(
         model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
-        progress=lambda done, total: say(f"neighbours: {done} of "
-            f"{counted(total, 'image')}") if done % 5120 == 0 else None,
+        progress=counting(say, "neighbours: ", "images"),
     )  # fmt: skip
     if len(made.names) < 2:
         raise ValueError("One image alone has no neighbours. Give a folder of more.")

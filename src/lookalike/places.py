@@ -3,7 +3,6 @@
 The commands ask here first, so that a typo is answered at once; what reads them later raises the same errors.
 """
 
-import difflib
 import os
 import re
 import sys
@@ -12,8 +11,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from .printing import LONGEST_PATH, brief, pasteable, shown
-from .runs import Folder, nearest, read_yaml
+from .names import nearest, nearest_names
+from .printing import LONGEST_PATH, brief, shown
 
 LIBRARIES = ("timm/", "torchvision/", "torchhub/")
 """How names of published encoders begin."""
@@ -65,21 +64,6 @@ def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
     )
 
 
-def weights_of(run: str | os.PathLike[str]) -> Path:
-    """The weights in a run's folder.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    path = Folder(run).weights
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{run} holds no encoder.safetensors; a run writes it with its first checkpoint. Give the folder of such a "
-            "run, or a weights file."
-        )
-    return path
-
-
 def hub_entry(name: str) -> tuple[str, str]:
     """The architecture and the file of a name of torch hub.
 
@@ -89,48 +73,6 @@ def hub_entry(name: str) -> tuple[str, str]:
     if name not in HUB:
         raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
     return HUB[name]
-
-
-def check_encoder(name: str, what: str = "encoder") -> None:
-    """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, folder or name.
-    """
-    if os.path.isdir(name):
-        weights_of(name)
-    elif name.startswith("torchhub/") and not os.path.exists(name):
-        hub_entry(name.removeprefix("torchhub/"))
-    elif name.startswith(LIBRARIES) and not os.path.exists(name):
-        check_backbones(name)
-    elif not os.path.exists(name):
-        raise no_encoder(name, what)
-
-
-def classifier_of(classifier: str | os.PathLike[str]) -> Path:
-    """The file of a classifier, which may be named by its run's folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(classifier)
-    if path.is_dir():
-        path = Folder(path).classifier
-        if not path.is_file():
-            raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
-        )
-    return path
-
-
-def _advice(folder: Path) -> str:
-    """How a folder without a classifier gets one."""
-    run = Folder(folder).run
-    if run.is_file() and read_yaml(run).get("method") == "finetune":
-        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
-    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"
 
 
 def no_list(path: object) -> FileNotFoundError:
@@ -153,18 +95,6 @@ def refuse_folder(path: Path, name: str) -> None:
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / name}.")
 
 
-def holds_run(path: Path) -> bool:
-    """Whether a folder holds something of a run that can be shown."""
-    folder = Folder(path)
-    return any(f.is_file() for f in (folder.run, folder.metrics, folder.evaluation, folder.weights))
-
-
-def no_run(folder: Path) -> FileNotFoundError:
-    """What is raised where there is no run to report on."""
-    what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
-    return FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")
-
-
 def check_logger(logger: str) -> None:
     """Raises ModuleNotFoundError where a logger is not installed."""
     if logger != "none" and find_spec(logger) is None:
@@ -176,7 +106,7 @@ def no_backbone(name: str, known: Collection[str]) -> ValueError:
     of_library = name.startswith("torchvision/")  # whoever names it means its networks
     known = [each for each in known if each.startswith("torchvision/")] if of_library else known
     by_end = {each.rpartition("/")[2]: each for each in reversed(list(known))}
-    near = [by_end[end] for end in difflib.get_close_matches(name.rpartition("/")[2], by_end, n=3, cutoff=0.5)]
+    near = [by_end[end] for end in nearest_names(name.rpartition("/")[2], by_end)]
     found = f"The nearest names: {', '.join(near)}. " if near else ""
     return ValueError(f"There is no backbone {shown(name)}. {found}`lookalike list backbones` shows all.")
 
@@ -193,7 +123,7 @@ _NAMED = re.compile(r"\bname='(\w+)'")
 
 def no_optimizer(name: str, known: Collection[str]) -> ValueError:
     """What is raised where no optimizer has this name: the nearest ones."""
-    near = difflib.get_close_matches(name, {*OPTIMIZERS, *known}, cutoff=0.4)
+    near = nearest_names(name, {*OPTIMIZERS, *known}, cutoff=0.4)
     return ValueError(f"There is no optimizer {name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
 
 

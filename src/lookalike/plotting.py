@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import atomic, check_writable
 from .places import PLOTTED, check_suffix
 from .printing import TOP5_FROM, printable
 from .reporting.gathering import read_entries, run_names
 from .reporting.judgements import dictionaries, is_finite
-from .runs import Folder, Row, atomic, check_writable
+from .runs import Folder, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from . import classifiers
 from .classifiers import Classifier
 from .data import Data, open_source, remarks
+from .devices import default_device
 from .evaluation.features import features
-from .evaluation.reading import counting
+from .files import atomic
 from .places import PREDICTED, check_suffix
 from .printing import cell, counted, first_of, printable
-from .runs import atomic
+from .progress import counting
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""
@@ -104,7 +104,7 @@ def predict(
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
     model = classifier if isinstance(classifier, Classifier) else classifiers.load(classifier)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(default_device())
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)

@@ -93,6 +93,11 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
+def warn(text: str) -> None:
+    """`say` on standard error."""
+    say(text, sys.stderr)
+
+
 def composed(name: str) -> str:
     """A name in the form in which names are compared: Unicode writes some letters in two ways (NFC, NFD)."""
     return unicodedata.normalize("NFC", name)

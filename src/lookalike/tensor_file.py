@@ -1,11 +1,14 @@
 """Safetensors files whose bytes are a function of what they hold: the library writes metadata in a random order."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _TYPES = {
     torch.float64: "F64",
@@ -52,3 +55,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
             file.write(flat.view(torch.uint8).numpy().data)
+
+
+@contextmanager
+def tensor_file(path: Path) -> Iterator[Path]:
+    """A name of a file for libraries that map tensors: they open no name that is not UTF-8, and wait for pipes.
+
+    Raises:
+        FileNotFoundError: it is no file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
+def sha256(network: nn.Module) -> str:
+    """SHA-256 of a network's weights, as of its `state_dict`."""
+    return state_sha256(network.state_dict())
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over tensors: names, shapes and bytes in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -44,33 +44,34 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, inputs, optim, processes
+from . import backbones, distributed, encoders, optim, processes
 from .core import Batch, Config, DataFacts, Method, Progress
-from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
+from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
+from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
+from .files import FORMAT, atomic, cache_folder, file_sha256, second_name, sync, unused
 from .health import RUINED, Health, ruined
-from .memory import free_for_state, moved
+from .image_options import Alpha
 from .monitor import Monitor, Probe
 from .nn import Teacher
 from .places import check_logger
 from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned
+from .progress import counting
 from .random import key_of
 from .runs import (
-    FORMAT,
-    Alpha,
     Collapsed,
     Diverged,
     Folder,
     Options,
     Result,
     Run,
-    atomic,
     check_same_time,
     command_line,
     differences,
     dotted,
     flat,
     from_mapping,
+    inputs,
     method_name,
     module_name,
     plain,
@@ -78,9 +79,6 @@ from .runs import (
     read_whole_yaml,
     read_yaml,
     run_text,
-    second_name,
-    sync,
-    unused,
     version,
     written_by,
 )
@@ -97,8 +95,6 @@ EPOCH_SHARES = {"freeze_epochs": 0.1, "queue_starts": 0.1}
 """Fields of methods that count epochs, and what share of the training they may take at most."""
 MANY = 10_000
 """So many images are decoded into a cache by several processes."""
-COUNTING_SECONDS = 10
-"""Time between two lines while all images are looked at before the first step."""
 DRAWN_ANEW = {
     "moco_v2": "the order in which several processes compute keys",
     "lejepa": "directions",
@@ -255,7 +251,7 @@ class Pretraining(LightningModule):
 
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
-        say = _counting(self.folder, "survey", "images seen")
+        say = counting(self.folder.say, f"{'survey':<12}", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
@@ -608,7 +604,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     asked = run.batch_size
     run, planned, timed = _in_time(run, rank)
     run, changes = resolve(run, len(source), before)
-    filling = _counting(folder, "cache", "images decoded") if rank == 0 else None
+    filling = counting(folder.say, f"{'cache':<12}", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
     if run.batch_size // run.accumulate < 2:
         raise ValueError(
@@ -974,7 +970,7 @@ def _weights_digest(place: str) -> str | None:
     """SHA-256 of weights in a file or a run's folder; None of names and of what is not there."""
     path = Path(place)
     path = Folder(path).weights if path.is_dir() else path
-    return encoders.file_sha256(path) if path.is_file() else None
+    return file_sha256(path) if path.is_file() else None
 
 
 def open_images(run: Run, system_folders: bool = False) -> Source:
@@ -1125,11 +1121,11 @@ def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
     Raises:
         ValueError: it is fp16, and there is no GPU.
     """
-    if options.precision == "fp16" and not torch.cuda.is_available():
+    if options.precision == "fp16" and default_device().type != "cuda":
         raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
     if options.precision is not None:
         return options.precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _taught_by(run: Run) -> Config:
@@ -1305,23 +1301,6 @@ def _memory(run: Run, source: Source, method: Method) -> Answers | None:
     return Answers(folder, name, len(source), turns, method.memory_width(), dtype)
 
 
-def _counting(folder: Folder, label: str, what: str) -> Callable[[int, int], None]:
-    """Says now and then how many images are done, in a line that begins with `label`, of 12 letters at most."""
-    shown, first = time.monotonic(), (0.0, 0)
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown, first
-        now = time.monotonic()
-        began, before = first = first if first[1] else (now, done)  # the first images wait for workers to start
-        if now - shown > COUNTING_SECONDS:
-            shown = now
-            seconds = (now - began) / (done - before) * (total - done) if done > before else None
-            left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
-            folder.say(f"{label:<12}{done} of {total} {what}{left}")
-
-    return progress
-
-
 def _loader(
     run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -1330,7 +1309,7 @@ def _loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
         cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.method.repeats(run.method),
-        device=torch.device("cuda", rank % run.devices) if torch.cuda.is_available() else torch.device("cpu"),
+        device=default_device(rank % run.devices),
         progress=progress,
     )  # fmt: skip
 
@@ -1463,13 +1442,13 @@ def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begu
 
 def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
     precision = _PRECISIONS[run.precision or "fp32"]
-    cuda = torch.cuda.is_available()
-    if cuda and run.devices > torch.cuda.device_count():
+    device = default_device().type
+    if device == "cuda" and run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
     world = run.devices * run.nodes
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     trainer = Trainer(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=device,
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
@@ -1609,7 +1588,7 @@ def _say_start(
         *_not_taken(),
         f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
         f" after {counted(cfg.optim.warmup_epochs, 'epoch')} of warm-up",
-        f"device      {run.devices * run.nodes} x {'cuda' if torch.cuda.is_available() else 'cpu'}, {run.precision}, "
+        f"device      {run.devices * run.nodes} x {default_device().type}, {run.precision}, "
         f"{run.workers} workers, cache {run.cache}",
     ]
     if changes:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import augment
 from .data.images import Images, movable
-from .memory import moved
+from .devices import moved
 from .printing import brief, counted
 from .random import key_of, keys_of, uniform
 

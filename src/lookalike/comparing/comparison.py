@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from ..durations import seconds_of
 from ..methods import METHODS
+from ..names import nearest
 from ..printing import counted, shown
-from ..runs import Options, dotted, nearest, plain
+from ..runs import Options, dotted, plain
 
 UNASKED = frozenset(
     {

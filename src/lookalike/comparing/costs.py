@@ -14,9 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import Batch, Method, Progress
-from ..documents import tensor_file
+from ..devices import default_device
 from ..evaluation.features import evaluating
 from ..runs import Run
+from ..tensor_file import tensor_file
 from ..training import Pretraining
 
 FLOP_IMAGES = 8
@@ -101,7 +102,7 @@ def spent(checkpoint: Path) -> Spent:
 
 def reset_peak() -> bool:
     """Forgets earlier peaks of memory, where the system can; whether it could."""
-    if torch.cuda.is_available():
+    if default_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return True
     try:
@@ -113,7 +114,7 @@ def reset_peak() -> bool:
 
 def peak_bytes() -> int | None:
     """The most memory since `reset_peak`: of tensors on the GPU, or what was resident of this process."""
-    if torch.cuda.is_available():
+    if default_device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -124,7 +125,7 @@ def peak_bytes() -> int | None:
 
 def energy() -> float | None:
     """Joules that the GPU took since its driver was loaded, as NVML tells; None where it does not."""
-    if not torch.cuda.is_available():
+    if default_device().type != "cuda":
         return None
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
+from ..devices import default_device
+
 
 def device_name() -> str:
     """The GPU's name, or that of the processor behind "cpu"."""
-    if torch.cuda.is_available():
+    if default_device().type == "cuda":
         return torch.cuda.get_device_name()
     return f"cpu, {_processor()}"
 

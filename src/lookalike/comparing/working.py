@@ -17,29 +17,17 @@ from ..backbones import Backbone
 from ..core import Config
 from ..data import Source, open_source
 from ..data.order import Order
-from ..documents import read_json
+from ..devices import default_device
 from ..durations import spoken
 from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
+from ..files import FORMAT, becomes, is_lock, read_json, write_json
+from ..image_options import Alpha
 from ..methods import get_method
 from ..methods.distill import Distill
 from ..places import check_logger
 from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
-from ..runs import (
-    FORMAT,
-    Alpha,
-    Collapsed,
-    Diverged,
-    Folder,
-    Options,
-    Run,
-    becomes,
-    is_lock,
-    made,
-    read_yaml,
-    write_json,
-    write_run,
-)
+from ..runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
 from ..timing import MANY_EPOCHS, Pace, Speed
 from .advice import recommendation, table
 from .comparison import Comparison, changes, extends, with_places_of
@@ -394,7 +382,7 @@ class _Work:
             return
         flops = None
         try:
-            flops = gflops_per_image(built.to("cuda" if torch.cuda.is_available() else "cpu"), run)
+            flops = gflops_per_image(built.to(default_device()), run)
         except Exception as error:  # a figure beside others: the training may do well
             say(f"The operations of {method} could not be counted: {_message(error)}")
         self.ready[method] = run, flops

@@ -1,12 +1,12 @@
 """From files to batches of decoded images: sources, decoding, order, loading, and what stands in for a broken image."""
 
+from ..files import cache_folder
 from .answers import Answers
 from .decoding import BrokenImage, decode
 from .images import Images
 from .loading import Loader
 from .reading import lost
 from .remarks import remarks, warnings_about
-from .resident import cache_folder
 from .sources import Data, Source, Subset, open_maybe_labelled, open_source, statistics
 
 __all__ = [

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..documents import read_json
-from ..memory import moved
-from ..printing import brief, size_of
+from ..devices import moved
+from ..files import atomic, check_writable, locked, named, not_through_links, read_json
+from ..printing import brief, size_of, warn
 from ..random import key_of
-from ..runs import atomic, check_writable, locked, named, not_through_links
 
 _FORMAT: Final = 1
 _SHARE: Final = 0.9  # of the free disk
@@ -121,7 +120,7 @@ class Answers:
         """Rows and checksums; the files are made where they are not there."""
         if self._rows is None or self._sums is None:
             if not self.card.is_file():
-                with locked(self.lock, wait=True):
+                with locked(self.lock, wait=warn):
                     if not self.card.is_file():
                         self._make()
             self._check()

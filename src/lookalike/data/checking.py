@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..printing import are, counted, size_of, spanned
+from ..progress import counting
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
 from .images import Levels, levels, moments, promote
@@ -338,26 +339,12 @@ def check(
     shared: list[str] = []
     if found is not None and test is not None and pattern is not None:
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
-    looked = [_look_aloud(source, workers, say) for source in (data, test) if source is not None]
+    looked = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
     train, other = looked[0], looked[1] if len(looked) > 1 else None
     if (count := sum(len(split.places) for split in looked)) > 20_000:
         say(f"looking for copies among {counted(count, 'image')}")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
-
-
-def _look_aloud(source: Source, workers: int, say: Callable[[str], None]) -> Split:
-    began = shown = time.perf_counter()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > 10:
-            shown = now
-            left = (total - done) * (now - began) / done
-            say(f"read {done} of {counted(total, 'image')}, {done / (now - began):.0f} images/s, {left:.0f} s left")
-
-    return look(source, workers, progress)
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -25,9 +25,9 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..image_options import Alpha
 from ..printing import brief, counted, printable
 from ..random import key_of
-from ..runs import Alpha
 from . import png, tiff
 from .errors import UNSUPPORTED, Unsupported
 from .transparency import (

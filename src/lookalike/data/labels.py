@@ -1,6 +1,5 @@
 """Labels and the names of classes: of folders, and of what a Dataset has."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..names import nearest_names
 from ..printing import brief, composed, printable, shown, with_article
 
 _MOST_TEXTS: Final = 100
@@ -50,7 +50,7 @@ def onto(
     places = []
     for name in found:
         if (k := place.get(name, place.get(composed(name)))) is None:
-            near = difflib.get_close_matches(name, classes, n=3, cutoff=0.4) or list(classes[:3])
+            near = nearest_names(name, classes, cutoff=0.4) or list(classes[:3])
             raise ValueError(
                 f"{where} has the class {shown(name)}, which is none of the {len(classes)} known ones; nearest: "
                 f"{', '.join(near)}."

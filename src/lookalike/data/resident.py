@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import free_memory, moved
-from ..printing import size_of
+from ..devices import free_memory, moved
+from ..files import atomic, becomes, cache_folder, check_writable, locked, named, sync, temporary_beside
+from ..printing import size_of, warn
 from ..random import key_of
-from ..runs import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from .decoding import BrokenImage
 from .images import movable, promote, starts, widest
 from .order import Order, Request
@@ -173,11 +173,6 @@ def _decode_all(
     return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
 
 
-def cache_folder() -> Path:
-    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
-
-
 class Kept:
     """The file that holds a source's decoded images, where a run made it before; it is made where it is missing.
 
@@ -205,7 +200,7 @@ class Kept:
         """
         if (found := self._read()) is not None:  # without the lock: the folder may be readable only
             return found
-        with locked(self.lock, wait=True) as held:
+        with locked(self.lock, wait=warn) as held:
             if (found := self._read()) is not None:
                 return found
             if held:  # nobody is at work on them

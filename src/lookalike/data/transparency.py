@@ -5,8 +5,8 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from ..image_options import Alpha
 from ..printing import counted
-from ..runs import Alpha
 from .errors import Unsupported
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}

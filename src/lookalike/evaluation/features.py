@@ -297,7 +297,7 @@ def save_features(path: str | os.PathLike[str], made: Features) -> None:
         ValueError: another suffix.
         ModuleNotFoundError: `.parquet` without pyarrow.
     """
-    from ..runs import atomic
+    from ..files import atomic
 
     check_suffix(path)
     writers = {".npz": _write_npz, ".parquet": _write_parquet, ".csv": _write_csv}

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import encoders
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
+from ..files import file_sha256
 from ..methods.simclr import SimCLR
 from ..places import check_suffix, no_list, refuse_folder
 from ..printing import composed, counted, shown
+from ..progress import counting
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
@@ -34,7 +35,7 @@ from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
 from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
-from .reading import Encoder, Pool, Reader, check_known, counting, opened
+from .reading import Encoder, Pool, Reader, check_known, opened
 from .records import Entry, record
 from .semi import SHARES, drawn, listed
 
@@ -176,7 +177,7 @@ class _Question:
             return Few(self.shares)
         # broken images may be listed, too
         rows = listed(self.labels, [*train.names, *(name for name, _ in train.broken)])
-        return Few(rows=rows[rows < len(train.names)], sha256=encoders.file_sha256(Path(self.labels)))
+        return Few(rows=rows[rows < len(train.names)], sha256=file_sha256(Path(self.labels)))
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def evaluate_features(
         say(f"WARNING: {line}")
     if line := doubts(first, second):
         say(f"WARNING: {line}")
-    digests = [encoders.file_sha256(Path(file)) for file in (train, test) if file is not None]
+    digests = [file_sha256(Path(file)) for file in (train, test) if file is not None]
     data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
     about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
     entries: list[Entry] = []
@@ -486,7 +487,7 @@ def _trained(protocol: str, pair: _Pair, reader: Reader, question: _Question) ->
     assert pair.train.labels is not None
     if question.labels is not None:
         rows = listed(question.labels, [pair.train.name(i) for i in range(len(pair.train))])
-        about: dict[str, object] = {"how": "finetune", "list_sha256": encoders.file_sha256(Path(question.labels))}
+        about: dict[str, object] = {"how": "finetune", "list_sha256": file_sha256(Path(question.labels))}
         return [_trained_on(protocol, [rows] * question.seeds, about, pair, reader, question)]
     entries = []
     for share in question.shares:

@@ -7,9 +7,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..data import Source
-from ..documents import parse_json, tensor_file
-from ..runs import atomic, features_made_by, features_name
-from ..tensor_file import write_tensors
+from ..files import atomic, parse_json
+from ..runs import features_made_by, features_name
+from ..tensor_file import tensor_file, write_tensors
 from .features import Features
 
 

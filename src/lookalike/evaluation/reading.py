@@ -1,7 +1,6 @@
 """From an encoder and images to features: loading it, reading each set of images once, keeping what was computed."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,9 +11,13 @@ from torch import Tensor, nn
 from .. import backbones, encoders
 from ..backbones import Backbone
 from ..data import Source, remarks
+from ..devices import default_device
+from ..files import file_sha256
 from ..printing import are, counted
+from ..progress import counting
 from ..random import key_of
 from ..runs import Folder
+from ..tensor_file import sha256
 from .features import Features, device_of, features, with_statistics
 from .keeping import Kept
 
@@ -23,8 +26,6 @@ Encoder = str | os.PathLike[str] | nn.Module
 Pool = Literal["pooled", "average", "class+average", "last4"]
 """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
 tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
-SECONDS = 10
-"""Between two lines about how far something is."""
 NAMED = 10
 """Broken images that are named, at most."""
 
@@ -49,7 +50,7 @@ def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None
         )
     else:
         model = backbones.create(encoder, image_size=image_size)
-    return model.to(device="cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device=default_device(), memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_known(model: Backbone) -> None:
@@ -87,31 +88,13 @@ def opened_and_named(
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
         model = opened(encoder, image_size, backbone)
-        return model, encoders.sha256(model)
+        return model, sha256(model)
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
-        before = encoders.file_sha256(file) if file.is_file() else ""
+        before = file_sha256(file) if file.is_file() else ""
         model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
-        if encoders.file_sha256(file) == before:
+        if file_sha256(file) == before:
             return model, before
-
-
-def counting(
-    say: Callable[[str], None], before: str, of: str, last: bool = False, unit: str = "images"
-) -> Callable[[int, int], None]:
-    """Says how far something is, ten seconds after it was said last; in the end where it took so long, or if `last`."""
-    began = shown = time.perf_counter()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        now = time.perf_counter()
-        if now - shown > SECONDS or (done == total and (last or shown > began)):
-            shown = now
-            rate = done / (now - began)
-            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            say(f"{before}{done} of {total} {of}, {rate:.{0 if rate >= 10 else 1}f} {unit}/s{left}")
-
-    return progress
 
 
 def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import marks
-from ..documents import read_json
-from ..printing import TOP5_FROM, brief, counted, protocol_name
-from ..runs import changing, write_json
+from ..files import changing, read_json, write_json
+from ..printing import TOP5_FROM, brief, counted, protocol_name, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +122,7 @@ def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> Non
     for new in made:
         if named_here and new["test"] and not new["test"].startswith("<"):
             new["named_here"] = [marks.mark(new["test"])]
-    with changing(path):
+    with changing(path, warn):
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no file. Move it away, or give another --out.")
         rows = _read(path) if path.exists() else []

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..documents import read_json
 from ..encoders import card_within
+from ..files import read_json
 from ..methods import METHODS
 from ..printing import brief, counted, pasteable, plural
 from ..runs import Folder, Row, located, parse_yaml

@@ -17,6 +17,7 @@ from ..evaluation.features import features
 from ..evaluation.judging import embed
 from ..evaluation.reading import opened
 from ..printing import counted
+from ..progress import counting
 from ..random import permutation
 from ..runs import Folder
 from . import embedding_map
@@ -69,8 +70,7 @@ class Gallery:
             made = features(
                 model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
                 workers=self.workers,
-                progress=lambda done, total: self.say(f"map: {done} of "
-                    f"{counted(total, 'image')}") if done % 5120 == 0 else None,
+                progress=counting(self.say, "map: ", "images"),
             )  # fmt: skip
             places = chosen[made.index].tolist()
         else:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data import Data
+from ..files import atomic, check_writable
 from ..marks import is_marked
-from ..places import holds_run, no_run, refuse_folder
+from ..places import refuse_folder
 from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
-from ..runs import Folder, atomic, check_writable, directory_of, located, version
+from ..runs import Folder, directory_of, located, version
+from ..runs.lookup import holds_run, no_run
 from .gathering import (
     Content,
     comparison,

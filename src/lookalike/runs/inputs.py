@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .printing import composed, printable
+from ..printing import composed, printable
 
 MOST_BYTES = 2**32
 """Of the names of a set of images: more than a hundred million files have."""

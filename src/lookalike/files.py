@@ -1,0 +1,352 @@
+"""Files: written whole or not at all, one process at a time, and read within limits; errors say what to do.
+
+Nothing here imports anything else of the package.
+"""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+FORMAT = 1
+"""Written into every file that a later version must be able to read."""
+
+
+# ---------------------------------------------------------------- errors of the system
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room there.",
+    errno.EDQUOT: "Make room there.",
+    errno.EACCES: "Make it and its folder writable for this user.",
+    errno.EPERM: "Make it and its folder writable for this user.",
+    errno.EROFS: "Make the file system writable; the system turns it read-only after a fault of the disk.",
+    errno.EIO: "Look at the disk.",
+    errno.ENOENT: "Its folder was moved or removed.",
+    errno.ELOOP: "It is a link, and nothing is written through links: put the file itself in its place.",
+}
+"""What to do where the system refuses to write."""
+
+
+@contextmanager
+def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
+    """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
+
+    `then` tells what to do once the cause is gone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (cause := _of_the_system(error)) is None:
+            raise
+        number = cause.errno or 0
+        reason = os.strerror(number) + (f", {_room(path)}" if number == errno.ENOSPC else "")
+        remedy = _REMEDIES.get(number, "")
+        raise type(cause)(f"{path} could not be written ({reason}). {remedy}{then()}".strip()) from error
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The system's error behind an error of torch, which raises another one after it, or of safetensors, in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _room(path: Path) -> str:
+    """How much more a full disk takes."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return "the disk is gone"
+    if disk.f_files and not disk.f_favail:
+        return "no more files can be made"
+    return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(path: Path) -> None:
+    """Refuses a file that could not be written, before there is work to be lost; changes nothing.
+
+    Raises:
+        FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder. Give --out a file.")
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir():
+        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
+
+
+def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
+    """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
+    if sys.platform == "win32":
+        return os.open(path, flags, 0o666)
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a pipe would wait for a reader
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileExistsError(errno.EEXIST, "no regular file is there", os.fspath(path))
+    return handle
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name to write `path` under first: nobody can foretell it, and no host that shares the folder takes it, too."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:32]
+    return path.with_name(f".{path.stem[:40]}.{host}.{secrets.token_hex(8)}.tmp{path.suffix}")
+
+
+_TEMPORARY = re.compile(r"\.(.+?)\.(?:[A-Za-z0-9-]*\.[0-9a-f]{16}|\d+)\.tmp((?:\.\w+)*)")
+"""Names that `temporary_beside` gives, and those of 0.1, which held the process number alone."""
+
+
+def becomes(path: Path) -> str | None:
+    """The name of the file that a temporary one of ours was to become; None of any other file."""
+    found = _TEMPORARY.fullmatch(path.name)
+    return f"{found[1]}{found[2]}" if found and path.is_file() and not path.is_symlink() else None
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a new, empty file beside `path` to write to; on success it is flushed and renamed, else removed.
+
+    Raises:
+        OSError: it could not be written; the message says which file, why, and what to do.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            yield temporary
+            with suppress(PermissionError):  # not all file systems know modes
+                temporary.chmod(mode)  # safetensors puts a file for the owner alone in its place
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        with suppress(OSError):  # where nothing may be written, nothing may be removed
+            temporary.unlink()
+
+
+def second_name(file: Path, name: Path) -> None:
+    """A hard link, or a copy where the file system has none; `name` is not there yet."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(file, "rb") as old, open(name, "xb") as new:
+            shutil.copyfileobj(old, new)
+        sync(name)
+
+
+def unused(path: Path) -> Path:
+    """`path`, or where that is taken the first of `path.2`, `path.3`, ... that is not."""
+    names = (path if i == 1 else path.with_name(f"{path.name}.{i}") for i in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def cache_folder() -> Path:
+    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
+
+
+# ---------------------------------------------------------------- locks
+
+
+@contextmanager
+def locked(path: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
+    """Holds a lock that ends with the process, however it ends; yields False where the system knows no locks.
+
+    Args:
+        wait: called with a line once another process has held it for a second; None where there is no time to wait.
+
+    Raises:
+        BlockingIOError: another process holds it, and there is no time to wait.
+    """
+    if sys.platform == "win32":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield False
+        return
+    import fcntl
+
+    said, began = False, time.monotonic()
+    while True:
+        with named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # what is raised while it is held is not this file's fault
+            file = open(path, "a", opener=not_through_links)  # noqa: SIM115
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
+            held = True
+        except BlockingIOError:
+            file.close()
+            if wait is None:
+                raise BlockingIOError(
+                    f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
+                ) from None
+            if not said and time.monotonic() - began > 1:
+                wait(f"Waiting for another process that holds {path}")
+                said = True
+            time.sleep(0.05)
+            continue
+        except OSError:  # a file system without locks
+            held = False
+        same = False
+        with suppress(FileNotFoundError):  # its last holder removed it
+            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        if same or not held:
+            break
+        file.close()
+    with file:
+        yield held
+
+
+_CHANGING = threading.Lock()  # the system's locks are between processes
+
+
+@contextmanager
+def changing(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
+    """Lets one process at a time read a file, change it and write it back; its lock lies beside it for so long.
+
+    `wait` is that of `locked`.
+    """
+    lock = lock_of(path)
+    with _CHANGING, locked(lock, wait=wait) as held:
+        try:
+            for other in path.parent.iterdir() if held else ():
+                if becomes(other) == path.name:  # of a process that was killed
+                    other.unlink(missing_ok=True)
+            yield
+        finally:
+            if is_lock(lock):
+                lock.unlink(missing_ok=True)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock of a file that several processes change."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file may be a lock of ours: they are empty."""
+    return path.is_file() and not path.is_symlink() and not path.stat().st_size
+
+
+# ---------------------------------------------------------------- text and JSON
+
+
+MOST_BYTES = 2**28
+"""Of a file that is read as a whole."""
+DEEPEST = 64
+"""Levels of lists and mappings within each other; our own files have five."""
+
+_KINDS: dict[type, str] = {dict: "object", list: "list"}
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is larger than `most` bytes, or not in UTF-8.
+        OSError: it is no file (a pipe would be waited for), or cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no file. Move it away, or put the file in its place.")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} is larger than the {most / 2**20:g} MiB that a file of its kind may have.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
+
+
+def parse_json(text: str, where: object, kind: type[T]) -> T:
+    """What a JSON text holds; `where` names it in messages.
+
+    Raises:
+        ValueError: it is no JSON, nested too deep, or holds something else than `kind`.
+    """
+    try:
+        content: Any = json.loads(text)
+    except RecursionError:
+        raise ValueError(_too_deep(where)) from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}).") from None
+    if _is_deep(content):
+        raise ValueError(_too_deep(where))
+    if not isinstance(content, kind):
+        raise ValueError(f"{where} holds no {_KINDS.get(kind, kind.__name__)}.")
+    return content
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """What a JSON file holds; errors are those of `read_text` and `parse_json`."""
+    return parse_json(read_text(path), path, kind)
+
+
+def _is_deep(content: object) -> bool:
+    level = [content]
+    for _ in range(DEEPEST):
+        parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [child for part in parts for child in part if isinstance(child, dict | list)]
+    return bool(level)
+
+
+def _too_deep(where: object) -> str:
+    return f"{where} is nested more than {DEEPEST} levels deep, which no file of ours is."
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+# ---------------------------------------------------------------- digests
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:  # a failing disk does not name the file
+            raise OSError(error.errno, error.strerror, str(path)) from None

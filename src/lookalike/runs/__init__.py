@@ -1,0 +1,57 @@
+"""A run: what is asked (`Run`), its file `run.yaml`, its folder, and what it leaves behind (`Result`).
+
+What lies below, such as `encoders`, imports `runs.folder` and `runs.lookup` alone: they know no encoder and no method.
+"""
+
+from .environment import command_line, commit, made, version
+from .folder import Folder, Row, features_made_by, features_name
+from .mapping import (
+    check_same_time,
+    differences,
+    dotted,
+    flat,
+    from_mapping,
+    method_name,
+    module_name,
+    plain,
+    read_run,
+    run_text,
+    write_run,
+)
+from .options import Options, Run
+from .result import Collapsed, Diverged, Result
+from .yaml import LOCATIONS, directory_of, located, parse_yaml, read_whole_yaml, read_yaml, written_by
+
+__all__ = [
+    "LOCATIONS",
+    "Collapsed",
+    "Diverged",
+    "Folder",
+    "Options",
+    "Result",
+    "Row",
+    "Run",
+    "check_same_time",
+    "command_line",
+    "commit",
+    "differences",
+    "directory_of",
+    "dotted",
+    "features_made_by",
+    "features_name",
+    "flat",
+    "from_mapping",
+    "located",
+    "made",
+    "method_name",
+    "module_name",
+    "parse_yaml",
+    "plain",
+    "read_run",
+    "read_whole_yaml",
+    "read_yaml",
+    "run_text",
+    "version",
+    "write_run",
+    "written_by",
+]

@@ -1,0 +1,78 @@
+"""What is looked for in a run's folder, and what is said where it is not there: before torch is imported."""
+
+import os
+from pathlib import Path
+
+from ..places import LIBRARIES, check_backbones, hub_entry, no_encoder
+from ..printing import pasteable
+from .folder import Folder
+from .yaml import read_yaml
+
+
+def weights_of(run: str | os.PathLike[str]) -> Path:
+    """The weights in a run's folder.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    path = Folder(run).weights
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no encoder.safetensors; a run writes it with its first checkpoint. Give the folder of such a "
+            "run, or a weights file."
+        )
+    return path
+
+
+def check_encoder(name: str, what: str = "encoder") -> None:
+    """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, folder or name.
+    """
+    if os.path.isdir(name):
+        weights_of(name)
+    elif name.startswith("torchhub/") and not os.path.exists(name):
+        hub_entry(name.removeprefix("torchhub/"))
+    elif name.startswith(LIBRARIES) and not os.path.exists(name):
+        check_backbones(name)
+    elif not os.path.exists(name):
+        raise no_encoder(name, what)
+
+
+def classifier_of(classifier: str | os.PathLike[str]) -> Path:
+    """The file of a classifier, which may be named by its run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(classifier)
+    if path.is_dir():
+        path = Folder(path).classifier
+        if not path.is_file():
+            raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
+        )
+    return path
+
+
+def _advice(folder: Path) -> str:
+    """How a folder without a classifier gets one."""
+    run = Folder(folder).run
+    if run.is_file() and read_yaml(run).get("method") == "finetune":
+        return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
+    return f"Train one: {pasteable('lookalike', 'finetune', folder, 'TRAIN', 'TEST', '--out', 'runs/classifier')}"
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a folder holds something of a run that can be shown."""
+    folder = Folder(path)
+    return any(f.is_file() for f in (folder.run, folder.metrics, folder.evaluation, folder.weights))
+
+
+def no_run(folder: Path) -> FileNotFoundError:
+    """What is raised where there is no run to report on."""
+    what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
+    return FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")

@@ -1,0 +1,71 @@
+"""Which module may import which: imports inside functions and under TYPE_CHECKING count."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import lookalike
+
+SOURCE = Path(lookalike.__file__).parent
+MODULES = {
+    ".".join(("lookalike", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in SOURCE.rglob("*.py")
+}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of the package that one imports, wherever in its source."""
+    return frozenset(_imports(module)) - {module}
+
+
+def _imports(module: str) -> Iterator[str]:
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found = {f"{base}.{name.name}" for name in node.names} & MODULES.keys() or {base} & MODULES.keys()
+            yield from found
+
+
+def needed(module: str) -> set[str]:
+    """A module, and all that it imports, directly or not."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        if (next_one := todo.pop()) not in seen:
+            seen.add(next_one)
+            todo += imports(next_one)
+    return {name.removeprefix("lookalike.") for name in seen}
+
+
+def test_imports_of_all_kinds_are_seen() -> None:
+    assert "lookalike.encoders" in imports("lookalike.runs.result")  # within a function
+    assert "lookalike.core" in imports("lookalike.runs.options")  # for types alone
+    assert {"lookalike.runs.folder", "lookalike.backbones"} <= imports("lookalike.encoders")
+
+
+@pytest.mark.parametrize("module", ["files", "names", "devices", "progress", "printing", "random", "processes"])
+def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
+    assert needed(f"lookalike.{module}") == {module}
+
+
+@pytest.mark.parametrize("module", ["core", "data", "backbones", "optim", "places", "tensor_file"])
+def test_what_lies_below_runs_does_not_know_them(module: str) -> None:
+    assert not [name for name in needed(f"lookalike.{module}") if name.startswith("runs")]
+
+
+def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:
+    found = {name for name in needed("lookalike.encoders") if name.startswith("runs")}
+    assert found == {"runs.environment", "runs.folder", "runs.lookup", "runs.yaml"}
+
+
+def test_the_folder_of_a_run_knows_no_method_but_by_name() -> None:
+    assert {name for name in needed("lookalike.runs.folder") if name.startswith("methods")} == {"methods.table"}
