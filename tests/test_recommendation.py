@@ -164,23 +164,25 @@ def test_a_slow_training_is_given_a_time_and_a_very_slow_one_an_epoch() -> None:
     fast, slow, slower = (at_speed(plan, speed(plan, step)) for step in (0.5, 6.0, 90.0))
     assert fast.lines() == [
         "1,500 images at 96 pixels, 2 cores: about 4.2 min for 22 epochs, by a measured 0.5 s for each of 506 steps",
+        "Its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --epochs 22 --out runs/first   # about 4.2 min",
     ]
     assert slow.lines() == [
         "1,500 images at 96 pixels, 2 cores: about 30 min for 13 epochs, by a measured 6 s for each of 299 steps",
+        "Its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --time 30min --out runs/first   # about 30 min",
     ]
     assert slower.lines()[1].strip().startswith("All images once take longer than 30min.")
-    assert slower.lines()[2] == f"Next: {command} --epochs 1 --out runs/first   # about {spoken(90 * 23)}"
+    assert slower.lines()[3] == f"Next: {command} --epochs 1 --out runs/first   # about {spoken(90 * 23)}"
     assert plan.lines()[-1] == f"Next: {command} --epochs 22 --out runs/first"
     assert "not measured" in plan.lines()[0]
 
 
 def test_few_images_are_told_of_published_weights() -> None:
-    (_, remark, _) = recommended(facts(10), GIVEN).lines()
+    (_, remark, *_) = recommended(facts(10), GIVEN).lines()
     assert "10 images are few to learn from" in remark
     assert "--init timm/mobilenetv3_small_050" in remark
-    assert len(recommended(facts(recommendation.FEW), GIVEN).lines()) == 2
+    assert len(recommended(facts(recommendation.FEW), GIVEN).lines()) == 3
 
 
 @pytest.mark.parametrize(("step", "steps"), [(0.001, 8), (0.7, 7), (1.0, 4), (2.0, 2), (100.0, 2)])
@@ -283,6 +285,7 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     "plan",
     [
         recommended(facts(), GIVEN),
+        recommended(facts(10**6, 300, "H200"), GIVEN),
         recommended(facts(channels=1, normalise="data"), Given("my photos; $HOME", "drop", 0)),
         dataclasses.replace(recommended(facts(), GIVEN), time="30min", epochs=7, out="runs/first.2"),
     ],
@@ -311,12 +314,13 @@ def test_the_last_line_of_check_is_a_command_that_runs(
     assert said.err == ""
     assert {path.name for path in tmp_path.iterdir()} == before | {"check.json"}  # nothing is left of the timing
     lines = said.out.splitlines()
-    assert lines[-4] == "Timing a step of lejepa with mobilenetv3_small_050 at 32 pixels ..."
+    assert lines[-5] == "Timing a step of lejepa with mobilenetv3_small_050 at 32 pixels ..."
     assert re.match(
-        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, by a measured .* of 2 steps$", lines[-3]
+        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, by a measured .* of 2 steps$", lines[-4]
     )
     command, _, about = lines[-1].removeprefix("Next: ").partition("   # about ")
     content = json.loads(Path("check.json").read_text())["first_command"]
+    assert cli.main([*shlex.split(lines[-2].removeprefix("Its views: "))[1:], "--out", "views.png"]) == 0
     assert content["command"] == command
     assert content["channels"] == 1
     assert about == spoken(content["seconds"])

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -150,15 +151,22 @@ class Recommendation:
     @property
     def command(self) -> str:
         """The command for a shell, in the directory in which DATA was named."""
-        run = self.run(self.given.data, self.out)
-        words: list[object] = ["lookalike", "pretrain", self.method, self.given.data]
-        length = ("epochs",) if self.time is None else ("time",)
-        always = ("backbone", "image_size", "batch_size", *length, "out")
-        for name in (*always[:-1], "channels", "alpha", "normalise", "workers", "out"):
-            value = vars(run)[name]
-            if name in always or value != vars(Options)[name]:
-                words += [f"--{name.replace('_', '-')}", value]
-        return pasteable(*words)
+        sizes = {"backbone": self.backbone, "image_size": self.image_size, "batch_size": self.batch_size}
+        length = {"epochs": self.epochs} if self.time is None else {"time": self.time}
+        workers = {} if self.given.workers is None else {"workers": self.given.workers}
+        options = {**sizes, **length, **self._of_images(), **workers, "out": self.out}
+        return pasteable("lookalike", "pretrain", self.method, self.given.data, *_typed(options))
+
+    @property
+    def views(self) -> str:
+        """The command that draws what the training sees."""
+        options = {"image_size": self.image_size, **self._of_images()}
+        return pasteable("lookalike", "views", self.method, self.given.data, *_typed(options))
+
+    def _of_images(self) -> dict[str, object]:
+        """Options that say how images are read, where they are not the default."""
+        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalise": self.facts.normalise}
+        return {name: value for name, value in own.items() if value != vars(Options)[name]}
 
     def run(self, data: str | Source, out: str) -> Run:
         """The training of the command.
@@ -190,7 +198,7 @@ class Recommendation:
                 "paths as DATA"
             )
         about = "" if self.seconds is None else f"   # about {spoken(self.seconds)}"
-        return [*lines, f"Next: {self.command}{about}"]
+        return [*lines, f"Its views: {self.views}", f"Next: {self.command}{about}"]
 
     def _duration(self) -> str:
         epochs = counted(self.epochs, "epoch")
@@ -218,6 +226,11 @@ class Recommendation:
             "step_seconds": self.step,
             "seconds": self.seconds,
         }
+
+
+def _typed(options: Mapping[str, object]) -> list[object]:
+    """Options as they are typed."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def facts_of(split: Split, image_size: int | None = None) -> Facts:
