@@ -15,30 +15,9 @@ from torch import Tensor, nn
 from .backbones import Backbone, Interpolation, Stem
 from .optim import FEW, Group, Optim
 from .printing import counted
+from .schedules import Progress as Progress
 from .schedules import Schedule
 from .views import View
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a training is. All that happens within one optimizer step sees the same `Progress`."""
-
-    step: int
-    """The optimizer step being made, from 0 to `steps` - 1."""
-    steps: int
-    steps_per_epoch: int
-    seed: int = 0
-    """Of the run: whatever a method draws itself is a function of it, so that other seeds are other trainings."""
-
-    @property
-    def share(self) -> float:
-        """Share of the training that is done, in [0, 1]."""
-        return self.step / self.steps
-
-    @property
-    def epoch(self) -> float:
-        """Finished epochs, with the fraction of the current one."""
-        return self.step / self.steps_per_epoch
 
 
 @dataclass

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,7 @@ from torch.nn.utils import get_total_norm
 
 from . import distributed
 from .backbones import without_chance
-
-if TYPE_CHECKING:
-    from .core import Progress
+from .schedules import Progress
 
 
 def mlp(
@@ -336,7 +334,7 @@ class Collected:
         self._step = -1
         self._parts: list[tuple[Tensor, ...]] = []
 
-    def add(self, at: "Progress", *tensors: Tensor) -> None:
+    def add(self, at: Progress, *tensors: Tensor) -> None:
         """Adds a micro-batch's tensors (B, ...). What an earlier step left, which was not taken, is forgotten."""
         if at.step != self._step:
             self._step, self._parts = at.step, []

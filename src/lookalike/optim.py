@@ -16,11 +16,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.optimizer import ParamsT
 
 from .places import no_optimizer
-from .schedules import Every, Grid, Schedule, Shape
+from .schedules import Every, Grid, Progress, Schedule, Shape
 
 if TYPE_CHECKING:
     from .backbones import Backbone
-    from .core import Method, Progress
+    from .core import Method
 
 Rule = Literal["lars", "lars_simclr", "larc"]
 
@@ -152,7 +152,7 @@ class Rates:
         self._lr = lr
         self._weight_decay = weight_decay
 
-    def apply(self, at: "Progress") -> None:
+    def apply(self, at: Progress) -> None:
         """Sets the learning rates and weight decays for the step `at`; call it before each optimizer step."""
         self.lr, weight_decay = self._lr(at), self._weight_decay(at)
         for rate, group in zip(self._rates, self.optimizer.param_groups):
