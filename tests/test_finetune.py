@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, classifiers, cli, encoders, finetuning, mixing, optim, training
+from lookalike import backbones, classifiers, cli, encoders, finetuning, mixing, optimizers, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
@@ -27,6 +27,7 @@ from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
 from lookalike.methods import FineTune
 from lookalike.mixing import Mixing
+from lookalike.optim import Optim
 from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.views import resized
@@ -113,7 +114,7 @@ def test_the_rates_of_layers_are_maes() -> None:
     """`lr_decay.py` of facebookresearch/mae: tokens and patches are layer 0, block i is i + 1, all else the last."""
     net = backbones.create("test_vit", image_size=32)
     method = FineTune(FineTune.Config(classes=CLASSES), net)
-    rates = optim.build(method, method.cfg.optim, 256, fused=False)
+    rates = optimizers.build(method, method.cfg.optim, 256, fused=False)
     rates.apply(Progress(500, 1000, 10))
     found = {id(p): g["lr"] / rates.lr for g in rates.optimizer.param_groups for p in g["params"]}
     depth = len(net.net.blocks)  # type: ignore[arg-type]
@@ -502,7 +503,7 @@ def test_modules_and_datasets_from_python(tmp_path: Path) -> None:
     net = Own()
     result = lookalike.finetune(
         net, Coloured(), Coloured(), out=tmp_path / "run", epochs=8, batch_size=6, image_size=16, workers=0,
-        method=FineTune.Config(mixup=0.0, cutmix=0.0, optim=optim.Optim("adamw", lr=1.0)),
+        method=FineTune.Config(mixup=0.0, cutmix=0.0, optim=Optim("adamw", lr=1.0)),
     )  # fmt: skip
     assert json.loads((result.folder / "evaluation.json").read_text())[0]["top1"] == 1
     assert json.loads((result.folder / "classes.json").read_text()) == ["red", "blue"]
@@ -547,7 +548,7 @@ def test_a_run_that_was_extended_goes_on_from_python(encoder: Path, labelled: Pa
 def test_positions_and_class_tokens_have_no_decay() -> None:
     backbone = backbones.create("test_vit", image_size=32)
     method = FineTune(FineTune.Config(classes=("a", "b")), backbone)
-    rates = optim.build(method, method.cfg.optim, 256, fused=False)
+    rates = optimizers.build(method, method.cfg.optim, 256, fused=False)
     rates.apply(Progress(0, 10, 10))
     decays = {id(p): g["weight_decay"] for g in rates.optimizer.param_groups for p in g["params"]}
     for name, p in backbone.net.named_parameters():

@@ -19,7 +19,8 @@ from lookalike.evaluation.knn import knn
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.dino import DINO
 from lookalike.nn import Center, DINOHead, Prototypes, Queue
-from lookalike.optim import LARS, Optim
+from lookalike.optim import Optim
+from lookalike.optimizers import LARS
 from lookalike.schedules import Schedule
 from lookalike.sinkhorn import sinkhorn
 
