@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from lookalike import augment
 from lookalike import views as making
-from lookalike.data.images import Images, pack, promote, starts
+from lookalike.images import Images, pack, promote, starts
 from lookalike.random import keys_of, uniform
 from lookalike.views import SIMCLR_VIEW, View, _draw, make_views, resized, sheet
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import augment
-from .data.images import Images, movable
+from .images import LARGEST, Images, movable, promote
 from .memory import moved
 from .printing import brief, counted
 from .random import key_of, keys_of, uniform
@@ -343,7 +343,6 @@ def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> 
     return x
 
 
-_RANGE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 _CHUNK = {"cpu": 2**19, "cuda": 2**28}
 """Pixels x channels that are worked on at once: a CPU's cache, and 1 GiB of a GPU's memory, hold them as float32."""
 ENGINES: dict[str, Literal["numba", "triton", "torch"]] = {
@@ -382,7 +381,7 @@ def make_views(
         ValueError: if a shape, a type or the number of channels does not fit.
     """
     flat = images.buffer if isinstance(images, Images) else images
-    if flat.dtype not in _RANGE or (flat is images and flat.ndim != 4):
+    if flat.dtype not in LARGEST or (flat is images and flat.ndim != 4):
         raise ValueError(
             f"make_views got images of shape {tuple(flat.shape)} and type {flat.dtype}; "
             "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
@@ -434,7 +433,7 @@ def _compiled(
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
     """The views of images that lie in a flat buffer, by the engine of its device."""
-    unit, last = 1 / _RANGE[flat.dtype], memory_format is torch.channels_last
+    unit, last = 1 / LARGEST[flat.dtype], memory_format is torch.channels_last
     if ENGINES[flat.device.type] == "triton":
         from . import fused_gpu
 
@@ -470,7 +469,7 @@ def _by_torch(
     shapes = [(b, c, view.size, view.size) for view in views]
     made = [torch.empty(s, dtype=torch.float32, device=device, memory_format=memory_format) for s in shapes]
     for rows in (slice(i, i + step) for i in range(0, b, step)):
-        x = images[rows].to(torch.float32) / _RANGE[images.dtype]
+        x = promote(images[rows], torch.float32)
         for view, plan, out in zip(views, plans, made, strict=True):
             part = Plan(**{name: value[rows] for name, value in vars(plan).items()})
             out[rows] = _view(x, view, part, mean, std)
@@ -490,7 +489,7 @@ def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
     b, h, w = 8, 36, 60
     images = uniform(torch.arange(b * channels * h * w), "images").view(b, channels, h, w)
     if dtype != torch.float32:
-        images = movable((images * _RANGE[dtype]).to(torch.int32).to(dtype))
+        images = movable((images * LARGEST[dtype]).to(torch.int32).to(dtype))
     sizes = torch.tensor((h, w)).expand(b, 2)
     plans = [_plan(view, sizes, _draw(torch.arange(b), 0), channels == 3)]
     mean, std = torch.zeros(channels, dtype=torch.float32), torch.ones(channels, dtype=torch.float32)
@@ -558,7 +557,7 @@ def sheet(
     if sources is not None:
         for line, source, size in zip(table, sources.cpu(), sources if sizes is None else sizes, strict=False):
             h, w = source.shape[1:] if sizes is None else size.tolist()
-            image = (source[:, :h, :w].to(torch.float32) / _RANGE[sources.dtype])[None]
+            image = promote(source[:, :h, :w], torch.float32)[None]
             fit = [max(1, round(n * cell / max(h, w))) for n in (h, w)]
             line.insert(0, F.interpolate(image, fit, mode="bilinear", antialias=True)[0])
         low, high = black_and_white([line[0] for line in table])

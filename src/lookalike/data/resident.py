@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..images import movable, promote, starts, widest
 from ..memory import free_memory, moved
 from ..printing import size_of
 from ..random import key_of
 from ..runs import atomic, becomes, check_writable, locked, named, sync, temporary_beside
 from .decoding import BrokenImage
-from .images import movable, promote, starts, widest
 from .order import Order, Request
 from .reading import Chunks, Read, gather, stream
 from .sources import Source
