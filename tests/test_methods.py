@@ -114,7 +114,7 @@ def test_imagenet_is_what_the_defaults_are_for(name: str) -> None:
 
 
 def test_recipes_are_the_papers() -> None:
-    """What the official codes have for a ResNet-50; the views are in `views.py` and its tests."""
+    """What the official codes have for a ResNet-50; the views are in `views/recipes.py` and its tests."""
 
     def recipe(cfg: Config) -> tuple[object, ...]:
         o = cfg.optim
