@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from lookalike.methods import SELF_SUPERVISED
+
 
 def imported(code: str) -> set[str]:
     """The modules that a new process has after `code`."""
@@ -22,3 +24,10 @@ def test_the_contract_knows_recipes_and_not_what_makes_views() -> None:
     found = imported("import lookalike.core")
     assert "lookalike.views.recipes" in found
     assert not {"numba", "lookalike.views.make", "lookalike.views.ops", "lookalike.optimizers"} & found
+
+
+@pytest.mark.parametrize("methods", [SELF_SUPERVISED, ("finetune",)])
+def test_a_method_brings_along_no_data_and_no_protocol(methods: tuple[str, ...]) -> None:
+    found = imported(f"from lookalike.methods import get_method\nfor name in {methods}: get_method(name)")
+    assert {f"lookalike.methods.{name}" for name in methods} <= found
+    assert not {"lookalike.data", "lookalike.encoders", "lookalike.evaluation", "lookalike.training", "numba"} & found

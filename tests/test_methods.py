@@ -24,6 +24,7 @@ from lookalike.core import Batch, Config, DataFacts, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.kmeans import spherical_kmeans
+from lookalike.layers import Center, Predictor, Queue, Teacher
 from lookalike.methods import METHODS, SELF_SUPERVISED, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
@@ -39,7 +40,6 @@ from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
-from lookalike.nn import Center, Predictor, Queue, Teacher
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
 from lookalike.views import resized

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import BrokenImage, Data, Source, open_source, remarks
-from .evaluation.features import as_parameters, crop, evaluating, features
+from .evaluation.features import as_parameters, crop, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
 from .images import promote
+from .modes import evaluating
 from .printing import cell, counted
 from .random import permutation
 from .runs import atomic

@@ -49,9 +49,9 @@ from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, cache_folder, lost, open_source, statistics, warnings_about
 from .durations import seconds_of, spoken
 from .health import RUINED, Health, ruined
+from .layers import Teacher
 from .memory import free_for_state, moved
 from .monitor import Monitor, Probe
-from .nn import Teacher
 from .optim import Optim
 from .places import check_logger
 from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import Batch, Method, Progress
 from ..documents import tensor_file
-from ..evaluation.features import evaluating
+from ..modes import evaluating
 from ..runs import Run
 from ..training import Pretraining
 

@@ -7,7 +7,6 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..data.reading import stream
 from ..images import promote
+from ..modes import evaluating
 from ..places import check_suffix, no_features
 from ..printing import brief, cell, counted, of_cell, printable
 from ..random import permutation
@@ -130,18 +130,6 @@ def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
     """A tensor on the device and in the type of a module's parameters; as it is for a module that has none."""
     like = next((p for p in module.parameters() if p.is_floating_point()), x)
     return x.to(like.device, like.dtype)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards every part of the module has its own mode back."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 @torch.no_grad()

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -42,7 +41,7 @@ class BarlowTwins(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
         self.seen: Tensor | None = None
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
@@ -69,7 +68,7 @@ class BarlowTwins(Method):
         return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5)}
 
     def figures(self) -> dict[str, float]:
-        return {} if self.seen is None else {"embedding_correlation": labelfree.correlation(self.seen)}
+        return {} if self.seen is None else {"embedding_correlation": label_free.correlation(self.seen)}
 
     def cause(self) -> str:
         if self.cfg.lambd:

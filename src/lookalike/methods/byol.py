@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
@@ -42,10 +42,10 @@ class BYOL(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
-        layers = nn.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
-        self.predictor = nn.Predictor(*layers)
-        self.target = nn.Teacher(self.backbone, self.projector)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        parts = layers.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
+        self.predictor = layers.Predictor(*parts)
+        self.target = layers.Teacher(self.backbone, self.projector)
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

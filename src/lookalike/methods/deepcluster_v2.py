@@ -11,10 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..kmeans import spherical_kmeans
 from ..optim import Optim
 from ..printing import counted
@@ -67,13 +66,13 @@ class DeepClusterV2(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
-        heads = torch.nn.ModuleList([nn.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
-        self.prototypes = cast("Sequence[nn.Prototypes]", heads.requires_grad_(False))  # they are centroids
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        heads = torch.nn.ModuleList([layers.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
+        self.prototypes = cast("Sequence[layers.Prototypes]", heads.requires_grad_(False))  # they are centroids
         self.register_buffer("bank", torch.zeros(2, cfg.bank, cfg.out_dim))
         self.register_buffer("assignments", torch.full((len(cfg.prototypes), cfg.bank), -100))
         self.register_buffer("clustered", torch.tensor(-1))
-        self.collected = nn.Collected()
+        self.collected = layers.Collected()
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
@@ -111,7 +110,7 @@ class DeepClusterV2(Method):
         self._cluster(0, seed)
 
     def _embed(self, views: list[Tensor]) -> Tensor:
-        return losses.unit(nn.embed(self.backbone, self.projector, views))  # (V, B, D)
+        return losses.unit(layers.embed(self.backbone, self.projector, views))  # (V, B, D)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.clustered < 0:
@@ -163,5 +162,5 @@ class DeepClusterV2(Method):
         sizes = [g[g >= 0].bincount(minlength=len(p.weight)) for g, p in zip(self.assignments, self.prototypes)]
         return {
             "empty_clusters": max(float((size == 0).double().mean()) for size in sizes),
-            "cluster_entropy": min(labelfree.entropy(size / size.sum().clamp(min=1)) for size in sizes),
+            "cluster_entropy": min(label_free.entropy(size / size.sum().clamp(min=1)) for size in sizes),
         }

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
@@ -66,10 +65,10 @@ class DINO(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         norm = backbone.patch_size is None if cfg.norm is None else cfg.norm
-        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
-        self.teacher = nn.Teacher(self.backbone, self.head)
-        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.head = layers.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
+        self.teacher = layers.Teacher(self.backbone, self.head)
+        self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
         """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
@@ -103,8 +102,8 @@ class DINO(Method):
         return cfg.drop_path
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        s = nn.embed(self.backbone, self.head, batch.views)  # (V, B, K)
-        t = torch.stack(nn.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
+        s = layers.embed(self.backbone, self.head, batch.views)  # (V, B, K)
+        t = torch.stack(layers.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
         p = self.center(t, self.cfg.teacher_temp(batch.progress))
         if self.training:
             self.collected.add(batch.progress, t.to(p.dtype).mean((0, 1))[None])
@@ -129,7 +128,7 @@ class DINO(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

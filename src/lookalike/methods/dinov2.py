@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, masks, nn
+from .. import core, distributed, label_free, layers, losses, masks
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
@@ -94,15 +93,15 @@ class DINOv2(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
 
-        def head() -> nn.DINOHead:
-            return nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, learn_scale=True)
+        def head() -> layers.DINOHead:
+            return layers.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, learn_scale=True)
 
         self.head = head()
         self.patch_head = head() if cfg.separate_heads else None
-        self.teacher = nn.Teacher(*self._student())
-        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.patch_center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.teacher = layers.Teacher(*self._student())
+        self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.patch_center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.still: list[tuple[Tensor, Tensor]] = []
         """Parameters that a step is not to move, and as they were before it."""
         self.seen: tuple[Tensor, Tensor] | None = None
@@ -163,7 +162,7 @@ class DINOv2(Method):
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
         hidden = self._masks(batch)  # (2B, N)
         student = self.backbone.tokens(whole, hidden)
-        local = nn.by_size(self.backbone, batch.views[2:])
+        local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
         s_patch = (self.patch_head or self.head)(student.patches[hidden])  # (M, K): hidden patches alone
         t, t_patch = self._teacher(whole, hidden)  # (2, B, K), (M, K)
@@ -240,7 +239,7 @@ class DINOv2(Method):
             "teacher_distance": self.teacher.distance(*self._student()),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import core, mixing
+from .. import core
 from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
-from ..evaluation.features import evaluating
+from ..modes import evaluating
 from ..optim import FEW, Group, Optim
 from ..printing import counted
 from ..schedules import Schedule
 from ..views import View
+from . import mixup
 
 PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
@@ -160,7 +161,7 @@ class FineTune(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, (x,), labels = self.cfg, batch.views, batch.labels
         assert labels is not None
-        mixed = mixing.drawn(cfg.mixup, cfg.cutmix, *x.shape[-2:]) if self.training else mixing.WHOLE
+        mixed = mixup.drawn(cfg.mixup, cfg.cutmix, *x.shape[-2:]) if self.training else mixup.WHOLE
         rests = self.rests(batch.progress)
         with (
             evaluating(self.backbone) if rests else nullcontext(),

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, losses, masks, nn
+from .. import core, label_free, layers, losses, masks
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
@@ -88,14 +87,14 @@ class IBOT(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         k = cfg.prototypes
-        self.head = nn.DINOHead(
+        self.head = layers.DINOHead(
             backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, k, norm=cfg.norm, learn_scale=True,
             patch_prototypes=None if cfg.shared_head else k,
         )  # fmt: skip
-        self.teacher = nn.Teacher(self.backbone, self.head)
-        self.center = nn.Center(k, cfg.center_momentum)
-        self.patch_center = nn.Center(k, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.teacher = layers.Teacher(self.backbone, self.head)
+        self.center = layers.Center(k, cfg.center_momentum)
+        self.patch_center = layers.Center(k, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
         """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
@@ -131,7 +130,7 @@ class IBOT(Method):
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
         hidden = self._masks(batch)  # (2B, N)
         student = self.backbone.tokens(whole, hidden)
-        local = nn.by_size(self.backbone, batch.views[2:])
+        local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
         # hidden patches alone, unless BatchNorm is to see all, as in the teacher
         if cfg.norm:
@@ -187,7 +186,7 @@ class IBOT(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
         return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

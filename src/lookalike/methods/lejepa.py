@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..random import keys_of, normal
 from ..schedules import Schedule
@@ -55,7 +54,7 @@ class LeJEPA(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
         self.seen: Tensor | None = None
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
@@ -73,7 +72,7 @@ class LeJEPA(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg = self.cfg
-        z = nn.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
+        z = layers.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
         self.seen = z[0].detach()
         z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
         directions = self._directions(batch.progress, z.device)
@@ -92,8 +91,8 @@ class LeJEPA(Method):
         if self.seen is None:
             return {}
         return {
-            "embedding_correlation": labelfree.correlation(self.seen),
-            "embedding_deviation": labelfree.deviation(self.seen),
+            "embedding_correlation": label_free.correlation(self.seen),
+            "embedding_deviation": label_free.deviation(self.seen),
         }
 
     def cause(self) -> str:

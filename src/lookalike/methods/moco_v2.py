@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
@@ -51,10 +51,10 @@ class MoCoV2(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
-        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
-        self.queue = nn.Queue(cfg.out_dim, cfg.queue)
-        self.collected = nn.Collected()
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
+        self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
+        self.queue = layers.Queue(cfg.out_dim, cfg.queue)
+        self.collected = layers.Collected()
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

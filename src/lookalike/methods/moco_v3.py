@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone, ViT
 from ..core import Batch, Method, Progress
 from ..optim import Optim
@@ -47,12 +47,12 @@ class MoCoV3(Method):
         hidden, out = cfg.hidden_dim, cfg.out_dim
         if isinstance(backbone, ViT):
             backbone.start_as_moco_v3(freeze_patches=cfg.freeze_patches)
-            self.projector = nn.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
-            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False, last_norm="plain"))
+            self.projector = layers.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
+            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False, last_norm="plain"))
         else:
-            self.projector = nn.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
-            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False))
-        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
+            self.projector = layers.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
+            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False))
+        self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

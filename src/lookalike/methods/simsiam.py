@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Group, Optim
@@ -40,8 +40,8 @@ class SimSiam(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         d = cfg.out_dim
-        self.projector = nn.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
-        self.predictor = nn.Predictor(*nn.mlp(d, cfg.predictor_dim, d))
+        self.projector = layers.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
+        self.predictor = layers.Predictor(*layers.mlp(d, cfg.predictor_dim, d))
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

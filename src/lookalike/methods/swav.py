@@ -8,10 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
@@ -58,12 +57,12 @@ class SwAV(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
-        self.prototypes = nn.Prototypes(cfg.out_dim, cfg.prototypes)
-        queues = [nn.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
-        self.queues = cast("Sequence[nn.Queue]", torch.nn.ModuleList(queues))  # of each global view
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        self.prototypes = layers.Prototypes(cfg.out_dim, cfg.prototypes)
+        queues = [layers.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
+        self.queues = cast("Sequence[layers.Queue]", torch.nn.ModuleList(queues))  # of each global view
         self.queues_full = False  # known without asking the device, once it is so
-        self.collected = nn.Collected()
+        self.collected = layers.Collected()
         self.seen: Tensor | None = None
         """Scores (B, K) of the last batch's first view, for the figures."""
 
@@ -98,7 +97,7 @@ class SwAV(Method):
             core.check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        z = losses.unit(nn.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
+        z = losses.unit(layers.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
         scores = self.prototypes(z)  # (V, B, K)
         started = bool(self.queues) and batch.progress.epoch >= self.cfg.queue_starts
         self.queues_full = self.queues_full or (started and self.queues[0].full())
@@ -132,7 +131,7 @@ class SwAV(Method):
         found = {"queue_filled": self.queues[0].filled()} if self.queues else {}
         if self.seen is not None:
             shares = (self.seen / self.cfg.temperature).softmax(1)
-            found |= {"prototype_usage": labelfree.usage(shares), "assignment_entropy": labelfree.entropy(shares)}
+            found |= {"prototype_usage": label_free.usage(shares), "assignment_entropy": label_free.entropy(shares)}
         return found
 
     def cause(self) -> str:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -45,7 +44,7 @@ class VICReg(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
         self.seen: Tensor | None = None
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
@@ -76,8 +75,8 @@ class VICReg(Method):
         if self.seen is None:
             return {}
         return {
-            "embedding_correlation": labelfree.correlation(self.seen),
-            "embedding_deviation": labelfree.deviation(self.seen),
+            "embedding_correlation": label_free.correlation(self.seen),
+            "embedding_deviation": label_free.deviation(self.seen),
         }
 
     def cause(self) -> str:

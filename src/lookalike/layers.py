@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from . import distributed
-from .backbones import without_chance
+from .label_free import effective_rank
+from .modes import without_chance
 from .schedules import Progress
 
 
@@ -206,8 +207,6 @@ class Predictor(nn.Sequential):
 
         NaN before any, and where they are not finite.
         """
-        from .evaluation.labelfree import effective_rank
-
         if self.predicted is None or not bool(self.predicted.isfinite().all()):
             return math.nan
         return effective_rank(self.predicted)
