@@ -11,6 +11,8 @@ from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
+from ._checks import check_not_negative, check_positive, check_views, too_few_for
+from ._fitting import LIKE_IMAGENET
 
 
 class BarlowTwins(Method):
@@ -33,9 +35,9 @@ class BarlowTwins(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_views(self, 2)
-            core.check_not_negative(self, "lambd")
+            check_positive(self, "hidden_dim", "out_dim")
+            check_views(self, 2)
+            check_not_negative(self, "lambd")
 
     cfg: Config
 
@@ -49,7 +51,7 @@ class BarlowTwins(Method):
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A narrower embedding and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if data.images < core.LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
+        if data.images < LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
             cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
@@ -58,7 +60,7 @@ class BarlowTwins(Method):
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:
         assert isinstance(cfg, cls.Config)
-        return core.too_few_for(cfg.out_dim, batch_size)
+        return too_few_for(cfg.out_dim, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics

@@ -11,6 +11,8 @@ from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
+from ._checks import check_momentum, check_positive, check_views, too_fast
+from ._fitting import LIKE_IMAGENET
 
 
 class BYOL(Method):
@@ -34,9 +36,9 @@ class BYOL(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_momentum(momentum=self.momentum)
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim")
+            check_momentum(momentum=self.momentum)
+            check_views(self, 2)
 
     cfg: Config
 
@@ -52,7 +54,7 @@ class BYOL(Method):
         """A faster target and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
         cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
-        if data.images < core.LIKE_IMAGENET:
+        if data.images < LIKE_IMAGENET:
             start = min(cfg.momentum.start, 0.99)
             cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
         if data.image_size <= 64:
@@ -80,4 +82,4 @@ class BYOL(Method):
     def cause(self) -> str:
         if not self.cfg.predictor:
             return "There is no predictor. Leave --no-predictor out."
-        return core.too_fast(self.cfg.momentum.start, "--momentum.start")
+        return too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -20,6 +20,8 @@ from ..printing import counted
 from ..random import permutation
 from ..schedules import Schedule
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
+from ._checks import check_crops, check_positive, check_prototypes
+from ._fitting import groups_for
 
 
 class DeepClusterV2(Method):
@@ -49,8 +51,8 @@ class DeepClusterV2(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
-            core.check_crops(self)
+            check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
+            check_crops(self)
             if not self.prototypes or min(self.prototypes) < 1:
                 raise ValueError(f"prototypes is {self.prototypes}; give each head's number of groups, at least one.")
             if self.kmeans_iterations < 1:
@@ -86,13 +88,13 @@ class DeepClusterV2(Method):
         # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches ever get
         rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
         optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
-        prototypes = tuple(core.groups_for(data.images, k) for k in cfg.prototypes)
+        prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
         return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=optim.for_images(data.images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
+        check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
         if cfg.bank < images:
             raise ValueError(f"--bank {cfg.bank} has no room for {counted(images, 'image')}. Give --bank {images}.")
 

@@ -12,6 +12,16 @@ from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import LIKE_IMAGENET, momentum_for, prototypes_for, teacher_temp_for
 
 
 class DINO(Method):
@@ -53,12 +63,12 @@ class DINO(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self)
-            core.check_not_negative(self, "freeze_epochs")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self)
+            check_not_negative(self, "freeze_epochs")
+            check_drop_path(self.drop_path)
 
     cfg: Config
 
@@ -84,11 +94,11 @@ class DINO(Method):
         blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
-        norm = True if cfg.norm is None and data.images < core.LIKE_IMAGENET else cfg.norm
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
+        norm = True if cfg.norm is None and data.images < LIKE_IMAGENET else cfg.norm
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temp = core.teacher_temp_for(data.images, cfg.teacher_temp)
+        temp = teacher_temp_for(data.images, cfg.teacher_temp)
         cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=cfg.optim.hastened(data.images))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
@@ -131,4 +141,4 @@ class DINO(Method):
         return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

@@ -15,6 +15,16 @@ from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import View, dino_views, larger, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import momentum_for, prototypes_for, teacher_temp_for
 
 
 class DINOv2(Method):
@@ -75,12 +85,12 @@ class DINOv2(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self, joined=True)
-            core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr", "large_epochs")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self, joined=True)
+            check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr", "large_epochs")
+            check_drop_path(self.drop_path)
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
                 raise ValueError(
@@ -121,12 +131,12 @@ class DINOv2(Method):
         Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if cfg.large_epochs and data.patch_size:
             cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size)
-        cfg = dataclasses.replace(cfg, teacher_temp=core.teacher_temp_for(data.images, cfg.teacher_temp))
+        cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.images, cfg.teacher_temp))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
@@ -242,4 +252,4 @@ class DINOv2(Method):
         return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

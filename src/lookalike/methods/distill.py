@@ -22,6 +22,7 @@ from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
+from ._checks import check_not_negative, check_positive, check_queue
 
 Feature = Literal["class", "patches"]
 OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
@@ -85,11 +86,11 @@ class Distill(Method):
         optim: Optim = Optim("adamw", lr=1e-3, weight_decay=Schedule(0.05), warmup_epochs=10)
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views", "class_weight")
-            core.check_not_negative(self, *OBJECTIVES, "patch_weight", "hidden_dim")
-            core.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
+            check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views", "class_weight")
+            check_not_negative(self, *OBJECTIVES, "patch_weight", "hidden_dim")
+            check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
             if self.teacher_size is not None:
-                core.check_positive(self, "teacher_size")
+                check_positive(self, "teacher_size")
             if not any(vars(self)[name] for name in OBJECTIVES):
                 raise ValueError(f"Nothing is to be learnt: give one of {', '.join(OBJECTIVES)} a weight above 0.")
             sizes = [view.size for view in self.views]
@@ -181,7 +182,7 @@ class Distill(Method):
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
         if cfg.relational:
-            core.check_queue(cfg.queue, batch_size)
+            check_queue(cfg.queue, batch_size)
 
     @classmethod
     def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:

@@ -21,6 +21,7 @@ from ..printing import counted
 from ..schedules import Schedule
 from ..views import View
 from . import mixup
+from ._checks import check_drop_path, check_not_negative
 
 PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
@@ -79,8 +80,8 @@ class FineTune(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
-            core.check_drop_path(self.drop_path)
+            check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
+            check_drop_path(self.drop_path)
             if not 0 <= self.smoothing < 1:
                 raise ValueError(f"smoothing is {self.smoothing}; it is a share from 0 to below 1.")
             if (count := sum(view.count for view in self.views)) != 1:

@@ -13,6 +13,16 @@ from ..optim import Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import LIKE_IMAGENET, momentum_for, prototypes_for, teacher_temp_for
 
 _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid="dino")
 
@@ -68,12 +78,12 @@ class IBOT(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp, patch_temp=self.patch_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self, joined=True)
-            core.check_not_negative(self, "freeze_epochs", "patch_weight")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp, patch_temp=self.patch_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self, joined=True)
+            check_not_negative(self, "freeze_epochs", "patch_weight")
+            check_drop_path(self.drop_path)
             pairs = list(zip(self.mask_ratios, self.mask_spreads))
             as_many = len(self.mask_ratios) == len(self.mask_spreads) > 0
             if not as_many or not all(0 <= s <= r <= 1 - s for r, s in pairs):
@@ -109,11 +119,11 @@ class IBOT(Method):
         BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
-        norm = cfg.norm or data.images < core.LIKE_IMAGENET
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
+        norm = cfg.norm or data.images < LIKE_IMAGENET
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temps = [core.teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+        temps = [teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
         cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
         cfg = dataclasses.replace(cfg, optim=cfg.optim.hastened(data.images))
         if data.image_size <= 64:
@@ -189,4 +199,4 @@ class IBOT(Method):
         return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

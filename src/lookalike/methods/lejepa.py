@@ -14,6 +14,7 @@ from ..optim import Optim
 from ..random import keys_of, normal
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, two_global, without_blur
+from ._checks import check_crops, check_positive
 
 _GLOBAL = dataclasses.replace(BYOL_VIEWS[0], count=2, scale=(0.3, 1.0), blur=0.5, solarize=0.2)
 
@@ -45,8 +46,8 @@ class LeJEPA(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "directions", "t_max")
-            core.check_crops(self)
+            check_positive(self, "hidden_dim", "out_dim", "directions", "t_max")
+            check_crops(self)
             if not 0 <= self.lamb <= 1 or self.points < 2:
                 raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
 

@@ -11,6 +11,7 @@ from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, cropped_from, without_blur
+from ._checks import check_momentum, check_positive, check_views, too_fast
 
 
 class MoCoV3(Method):
@@ -36,9 +37,9 @@ class MoCoV3(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_momentum(momentum=self.momentum)
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_momentum(momentum=self.momentum)
+            check_views(self, 2)
 
     cfg: Config
 
@@ -91,4 +92,4 @@ class MoCoV3(Method):
         }
 
     def cause(self) -> str:
-        return core.too_fast(self.cfg.momentum.start, "--momentum.start")
+        return too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -12,6 +12,7 @@ from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import SIMCLR_VIEW, View, half_colour, without_blur
+from ._checks import check_positive, check_views
 
 
 class SimCLR(Method):
@@ -33,8 +34,8 @@ class SimCLR(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_views(self, 2)
 
     cfg: Config
 

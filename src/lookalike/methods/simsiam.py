@@ -11,6 +11,7 @@ from ..core import Batch, Method
 from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
+from ._checks import check_positive, check_views
 
 
 class SimSiam(Method):
@@ -32,8 +33,8 @@ class SimSiam(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "out_dim", "predictor_dim")
-            core.check_views(self, 2)
+            check_positive(self, "out_dim", "predictor_dim")
+            check_views(self, 2)
 
     cfg: Config
 

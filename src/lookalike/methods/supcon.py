@@ -12,6 +12,7 @@ from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, SIMCLR_VIEW, View, without_blur
+from ._checks import check_positive
 
 
 class SupCon(Method):
@@ -41,9 +42,9 @@ class SupCon(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
             if self.base_temperature is not None:
-                core.check_positive(self, "base_temperature")
+                check_positive(self, "base_temperature")
             if (count := sum(view.count for view in self.views)) < 2:
                 raise ValueError(f"SupCon compares 2 views of each image or more, and views make {count}.")
 

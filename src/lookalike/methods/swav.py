@@ -15,6 +15,8 @@ from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
+from ._checks import check_crops, check_not_negative, check_positive, check_prototypes, check_queue
+from ._fitting import LIKE_IMAGENET, groups_for
 
 
 class SwAV(Method):
@@ -49,9 +51,9 @@ class SwAV(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
-            core.check_crops(self)
-            core.check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
+            check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
+            check_crops(self)
+            check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
 
     cfg: Config
 
@@ -75,7 +77,7 @@ class SwAV(Method):
         """
         assert isinstance(cfg, cls.Config)
         queue = cfg.queue
-        if data.images < core.LIKE_IMAGENET:
+        if data.images < LIKE_IMAGENET:
             queue = min(queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
         if data.batch_size >= 2048:
             optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
@@ -85,16 +87,16 @@ class SwAV(Method):
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(
-            cfg, prototypes=core.groups_for(data.images, cfg.prototypes),
+            cfg, prototypes=groups_for(data.images, cfg.prototypes),
             queue=queue // data.batch_size * data.batch_size, optim=cfg.optim.for_images(data.images),
         )  # fmt: skip
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_prototypes(cfg.prototypes, images)
+        check_prototypes(cfg.prototypes, images)
         if cfg.queue:
-            core.check_queue(cfg.queue, batch_size)
+            check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = losses.unit(layers.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
