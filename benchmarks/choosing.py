@@ -38,7 +38,7 @@ from lookalike import backbones, encoders, training
 from lookalike.backbones import Backbone
 from lookalike.data import open_source
 from lookalike.evaluation import features, knn, with_statistics
-from lookalike.evaluation.labelfree import alignment, effective_rank, lidar, retrieval, spread, uniformity
+from lookalike.label_free import alignment, effective_rank, lidar, retrieval, spread, uniformity
 from lookalike.methods.simclr import SimCLR
 from lookalike.optim import Optim
 from lookalike.random import permutation

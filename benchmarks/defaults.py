@@ -59,10 +59,11 @@ from lookalike.backbones import Backbone
 from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
-from lookalike.evaluation.features import calibrated, evaluating
-from lookalike.evaluation.labelfree import retrieval
+from lookalike.evaluation.features import calibrated
 from lookalike.health import NAMES, OWN, figures
+from lookalike.label_free import retrieval
 from lookalike.methods.simclr import SimCLR
+from lookalike.modes import evaluating
 from lookalike.monitor import Monitor
 from lookalike.random import permutation
 from lookalike.runs import Run, commit

@@ -31,8 +31,8 @@ from lookalike.backbones import Backbone
 from lookalike.data import Subset, open_source
 from lookalike.distilling import Says
 from lookalike.evaluation import evaluate, features, with_statistics
-from lookalike.evaluation.labelfree import effective_rank
 from lookalike.evaluation.side_by_side import gflops, mean_cosine, overlap
+from lookalike.label_free import effective_rank
 from lookalike.methods import SELF_SUPERVISED, Distill, get_method
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run, commit

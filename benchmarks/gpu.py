@@ -61,7 +61,7 @@ PARTS = {
     "neighbours": Part("gpu_neighbours", 15, "k-NN of 50,000 among 1.28 million features"),
     "cifar": Part("gpu_cifar", 230, "ResNet-18 on CIFAR-10: k-NN accuracy over time, linear probe"),
 }
-PRELOADED = ("gpu_bench", "timm", "numba", "lookalike.fused")
+PRELOADED = ("gpu_bench", "timm", "numba", "lookalike.views.cpu")
 """Imported once, with the parts' modules: each process has them from here. None of them asks CUDA for anything."""
 SOME_FAILED, SOME_CASES = 3, "some cases failed"
 """The exit code of a part whose own rows say what failed, and what it means."""

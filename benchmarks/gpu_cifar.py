@@ -28,9 +28,9 @@ from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Config
 from lookalike.data import decode
 from lookalike.evaluation import knn, linear
-from lookalike.evaluation.features import evaluating
 from lookalike.evaluation.linear import DINOV2
 from lookalike.methods import SimCLR, VICReg
+from lookalike.modes import evaluating
 from lookalike.optim import Optim
 from lookalike.runs import Run
 from lookalike.schedules import Schedule

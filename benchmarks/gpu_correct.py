@@ -20,7 +20,7 @@ from photographs import photographs
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lookalike import optim, training
+from lookalike import optimizers, training
 from lookalike.core import Batch, Method, Progress
 from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.random import keys_of
@@ -102,7 +102,7 @@ def same_losses(bench: Bench, case: str, name: str, images: InMemory) -> None:
 
 def steps_on(method: Method, run: Run, images: Tensor, steps: int, device: torch.device) -> list[float]:
     """The losses of some steps on views that the CPU makes."""
-    rates = optim.build(method, run.method.optim, run.batch_size, fused=device.type == "cuda")
+    rates = optimizers.build(method, run.method.optim, run.batch_size, fused=device.type == "cuda")
     method.before_training()
     losses = []
     for step in range(steps):
@@ -115,7 +115,7 @@ def steps_on(method: Method, run: Run, images: Tensor, steps: int, device: torch
         loss = method(Batch([view.to(device) for view in views], rows.to(device), at, places=rows))["loss"]
         loss.backward()
         method.before_step(at)
-        optim.clip(method, run.method.optim)
+        optimizers.clip(method, run.method.optim)
         rates.apply(at)
         rates.optimizer.step()
         rates.optimizer.zero_grad()

@@ -14,7 +14,7 @@ import torch
 from gpu_bench import Bench, Pace, trained
 from photographs import as_files
 
-from lookalike import backbones, nn, training
+from lookalike import backbones, layers, training
 from lookalike.methods import Distill
 from lookalike.runs import Run
 
@@ -29,21 +29,21 @@ class Streams:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        own = nn.Beside.__call__
+        own = layers.Beside.__call__
 
         @contextmanager
-        def turn(beside: nn.Beside, device: torch.device) -> Iterator[None]:
+        def turn(beside: layers.Beside, device: torch.device) -> Iterator[None]:
             if self.together:
                 with own(beside, device):
                     yield
             else:
                 yield
 
-        nn.Beside.__call__ = turn  # type: ignore[method-assign]
+        layers.Beside.__call__ = turn  # type: ignore[method-assign]
         try:
             yield
         finally:
-            nn.Beside.__call__ = own  # type: ignore[method-assign]
+            layers.Beside.__call__ = own  # type: ignore[method-assign]
 
     def before(self, number: int) -> None:
         self.together = number % 2 == 0

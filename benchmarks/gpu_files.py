@@ -22,7 +22,7 @@ from recipes import MEAN, STD
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from lookalike import backbones, optim, training
+from lookalike import backbones, optimizers, training
 from lookalike.core import Batch, Progress
 from lookalike.data import Loader, open_source
 from lookalike.methods import SimCLR
@@ -99,7 +99,7 @@ def stepped(network: str, size: int, batch: int, device: torch.device) -> Step:
     recipe = resized(cfg.views, size, None)
     method = SimCLR(cfg, backbones.create(network, image_size=size)).to(device, memory_format=torch.channels_last)
     method.train()
-    rates = optim.build(method, cfg.optim, batch, fused=True)
+    rates = optimizers.build(method, cfg.optim, batch, fused=True)
     rounds = iter(range(10**9))
 
     def step(images: Tensor) -> None:

@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 from lookalike import views
 from lookalike.methods import get_method
 from lookalike.random import keys_of
-from lookalike.views import SIMCLR_VIEW, View, make_views, resized
+from lookalike.views import SIMCLR_VIEW, View, make, make_views, resized
+from lookalike.views.plan import draw, plan
 
 
 class Case(NamedTuple):
@@ -65,7 +66,7 @@ def usable(bench: Bench) -> list[str]:
     if engine == "triton":
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            if not views._works(bench.device, torch.uint8, 3):
+            if not make._works(bench.device, torch.uint8, 3):
                 bench.skip("Triton's kernels", " ".join(str(w.message) for w in caught))
                 engine = "torch"
     return list(dict.fromkeys((engine, "torch")))
@@ -91,7 +92,7 @@ def planned(images: Tensor, recipe: Sequence[View]) -> list[views.Plan]:
     sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
     keys = keys_of(0, torch.arange(len(images)))
     single = [view for view in recipe for _ in range(view.count)]
-    return [views._plan(view, sizes, views._draw(keys, number), True) for number, view in enumerate(single)]
+    return [plan(view, sizes, draw(keys, number), True) for number, view in enumerate(single)]
 
 
 def least_bytes(images: Tensor, recipe: Sequence[View]) -> int:

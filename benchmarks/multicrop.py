@@ -24,7 +24,7 @@ from networks import small_resnet
 from rows import append
 
 import lookalike
-from lookalike import optim, training
+from lookalike import optimizers, training
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Loader, Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
@@ -53,7 +53,7 @@ def seconds_per_step(cfgs: dict[str, SwAV.Config], loader: Loader) -> dict[str, 
     """Medians, taken in turns."""
     found: dict[str, list[float]] = {name: [] for name in cfgs}
     methods = {name: SwAV(cfg, lookalike.backbones.create(small_resnet())).train() for name, cfg in cfgs.items()}
-    rates = {name: optim.build(m, m.cfg.optim, loader.order.batch_size, fused=True) for name, m in methods.items()}
+    rates = {name: optimizers.build(m, m.cfg.optim, loader.order.batch_size, fused=True) for name, m in methods.items()}
     images = next(iter(loader))
     at = Progress(0, 100, 10)
     for _ in range(PAIRS + 2):

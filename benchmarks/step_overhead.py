@@ -30,7 +30,7 @@ import torch
 from lightning.pytorch import Callback
 from rows import append
 
-from lookalike import optim, training
+from lookalike import optimizers, training
 from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Batch
 from lookalike.health import Health
@@ -102,7 +102,7 @@ class Turns(Callback):
         if module.run.compile:
             training.compile_parts(self.method)
         fused = module.run.precision != "fp16"
-        self.rates = optim.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
+        self.rates = optimizers.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
         self.batch = dataclasses.replace(batch, views=[v.clone() for v in batch.views])
         self.bare_block(module)
         self.spent = dict.fromkeys(self.spent, 0.0)

@@ -22,7 +22,7 @@ from rows import append
 from torch import Tensor
 
 import lookalike
-from lookalike import core, nn
+from lookalike import core, layers
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
@@ -54,7 +54,7 @@ class Invariance(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, 512, 128)
+        self.projector = layers.mlp(backbone.dim, 512, 128)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         a, b = self.projector(self.backbone(torch.cat(batch.views))).chunk(2)

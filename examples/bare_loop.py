@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from lookalike import backbones, optim
+from lookalike import backbones, optimizers
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Images, Loader, open_source
 from lookalike.methods import SimCLR
@@ -26,7 +26,7 @@ def main(
     encoder = backbones.create(backbone, image_size=image_size)
     method = SimCLR(cfg, encoder).to(device).train()
     SimCLR.check(cfg, batch_size, len(source))
-    rates = optim.build(method, cfg.optim, batch_size, fused=True)
+    rates = optimizers.build(method, cfg.optim, batch_size, fused=True)
     steps = epochs * loader.steps_per_epoch
 
     def batch_of(images: Images, at: Progress) -> Batch:
@@ -46,7 +46,7 @@ def main(
             rates.optimizer.zero_grad()
             loss.backward()
             method.before_step(at)
-            optim.clip(method, cfg.optim)
+            optimizers.clip(method, cfg.optim)
             rates.apply(at)
             rates.optimizer.step()
             method.after_step(at)

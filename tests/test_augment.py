@@ -16,11 +16,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from lookalike import augment
-from lookalike import views as making
-from lookalike.data.images import Images, pack, promote, starts
+from lookalike.images import Images, pack, promote, starts
 from lookalike.random import keys_of, uniform
-from lookalike.views import SIMCLR_VIEW, View, _draw, make_views, resized, sheet
+from lookalike.views import SIMCLR_VIEW, View, make_views, ops, resized, sheet
+from lookalike.views import make as making
+from lookalike.views.plan import draw
 
 EVERYTHING = View(
     size=20, count=2, scale=(0.2, 1.0), ratio=(0.5, 2.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=0.8, brightness=0.4,
@@ -31,7 +31,7 @@ FEW = settings(deadline=None, max_examples=40, suppress_health_check=[HealthChec
 
 @pytest.fixture(autouse=True, params=["numba", "torch"])
 def engine(request, monkeypatch):
-    """Every test of this file holds for both ways of a CPU; `augment` alone is tested twice, which is cheap."""
+    """Every test of this file holds for both ways of a CPU; `ops` alone is tested twice, which is cheap."""
     if request.param == "numba":
         pytest.importorskip("numba")
     monkeypatch.setitem(making.ENGINES, "cpu", request.param)
@@ -68,7 +68,7 @@ def test_resized_crop_equals_torchvision(h, w, size, hflip, vflip, data):
     top, left = data.draw(st.integers(0, h - height)), data.draw(st.integers(0, w - width))
     x = u(2 * 3 * h * w).view(2, 3, h, w)
     box = torch.tensor([[top, left, height, width], [0, 0, h, w]])
-    ours = augment.resized_crop(x, box, torch.tensor([hflip, False]), torch.tensor([vflip, False]), size)
+    ours = ops.resized_crop(x, box, torch.tensor([hflip, False]), torch.tensor([vflip, False]), size)
     theirs = tv.resized_crop(x[0], top, left, height, width, [size, size], antialias=True)
     theirs = tv.horizontal_flip(theirs) if hflip else theirs
     close(ours[0], tv.vertical_flip(theirs) if vflip else theirs)
@@ -81,7 +81,7 @@ def test_resized_crop_equals_torchvision(h, w, size, hflip, vflip, data):
 def test_blends_equal_torchvision(name, channels):
     x, factors = photos(6, channels), torch.tensor([0.0, 0.2, 0.9, 1.0, 1.3, 1.8])
     theirs = [getattr(tv, f"adjust_{name}")(image, factor.item()) for image, factor in zip(x, factors, strict=True)]
-    close(getattr(augment, name)(x, factors), torch.stack(theirs))
+    close(getattr(ops, name)(x, factors), torch.stack(theirs))
 
 
 def test_hue_equals_torchvision():
@@ -89,26 +89,26 @@ def test_hue_equals_torchvision():
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 0.25, 1.0])] * 3).T.reshape(1, 3, 3, 9)  # ties of all kinds
     for x in (photos(7), corners.expand(7, -1, -1, -1)):
         theirs = [tv.adjust_hue(image, shift.item()) for image, shift in zip(x, shifts, strict=True)]
-        close(augment.hue(x, shifts), torch.stack(theirs))
+        close(ops.hue(x, shifts), torch.stack(theirs))
 
 
 @given(st.integers(0, 5), st.floats(0.1, 3))
 @FEW
 def test_blur_equals_torchvision(half, sigma):
     x, kernel = photos(2), 2 * half + 1
-    ours = augment.gaussian_blur(x, torch.tensor([sigma, 0.7]), kernel)
+    ours = ops.gaussian_blur(x, torch.tensor([sigma, 0.7]), kernel)
     for i, s in enumerate((sigma, 0.7)):
         close(ours[i], tv.gaussian_blur(x[i], [kernel, kernel], [s, s]))
 
 
 def test_grayscale_solarize_and_erase_equal_torchvision():
     x = photos(4)
-    close(augment.grayscale(x), tv.rgb_to_grayscale(x, num_output_channels=3), 1e-6)
+    close(ops.grayscale(x), tv.rgb_to_grayscale(x, num_output_channels=3), 1e-6)
     steps = (x * 4).round() / 4  # values that equal the threshold
-    close(augment.solarize(steps, 0.25), tv.solarize(steps, 0.25), 0)
+    close(ops.solarize(steps, 0.25), tv.solarize(steps, 0.25), 0)
     boxes = torch.tensor([[0, 0, 3, 4], [5, 7, 10, 2], [0, 0, 0, 0], [23, 29, 1, 1]])
     theirs = [tv.erase(image, *box.tolist(), v=torch.zeros(1)) for image, box in zip(x, boxes, strict=True)]
-    close(augment.erase(x, boxes), torch.stack(theirs), 0)
+    close(ops.erase(x, boxes), torch.stack(theirs), 0)
 
 
 # --- the boxes' distributions -----------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def ks(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_crops_are_distributed_as_torchvisions(size):
     n, scale, ratio = 2000, (0.08, 1.0), (3 / 4, 4 / 3)
     draws = [u(n * k, "crop", i).view(n, k) for i, k in enumerate((10, 10, 2))]
-    ours = augment.random_crop(torch.tensor(size).expand(n, 2), *draws, scale, ratio)
+    ours = ops.random_crop(torch.tensor(size).expand(n, 2), *draws, scale, ratio)
     torch.manual_seed(0)
     crop, image = RandomResizedCrop(8, scale, ratio), torch.empty(3, *size)
     theirs = [crop.make_params([image]) for _ in range(n)]
@@ -138,7 +138,7 @@ def test_crops_are_distributed_as_torchvisions(size):
 def test_erased_boxes_are_distributed_as_torchvisions():
     n, size = 2000, (32, 32)
     draws = [u(n * k, "erase", i).view(n, k) for i, k in enumerate((10, 10, 2))]
-    ours = augment.random_erase(torch.tensor(size).expand(n, 2), *draws)
+    ours = ops.random_erase(torch.tensor(size).expand(n, 2), *draws)
     torch.manual_seed(0)
     erasing, image = RandomErasing(), torch.empty(3, *size)
     theirs = [erasing.make_params([image]) for _ in range(n)]
@@ -149,8 +149,8 @@ def test_erased_boxes_are_distributed_as_torchvisions():
 def test_boxes_of_tiny_images_are_neither_empty_nor_erase_all():
     draws = [u(500 * k, "tiny", i).view(500, k) for i, k in enumerate((10, 10, 2))]
     sizes = torch.full((500, 2), 2)
-    assert augment.random_crop(sizes, *draws, (0.01, 1.0), (3 / 4, 4 / 3))[:, 2:].min() == 1
-    assert augment.random_erase(sizes, *draws)[:, 2:].max() == 1
+    assert ops.random_crop(sizes, *draws, (0.01, 1.0), (3 / 4, 4 / 3))[:, 2:].min() == 1
+    assert ops.random_erase(sizes, *draws)[:, 2:].max() == 1
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_boxes_of_tiny_images_are_neither_empty_nor_erase_all():
 )
 def test_a_crop_that_never_fits_falls_back_to_the_centre(size, ratio, expected):
     draws = [torch.full((1, k), 0.5) for k in (10, 10, 2)]
-    assert augment.random_crop(torch.tensor([size]), *draws, (1.0, 1.0), ratio).tolist() == [expected]
+    assert ops.random_crop(torch.tensor([size]), *draws, (1.0, 1.0), ratio).tolist() == [expected]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ def slow_view(image, view, u):
         x = tv.gaussian_blur(x, [view.kernel, view.kernel], [sigma, sigma])
     x = tv.solarize(x, view.threshold) if u["solarize"] < view.solarize else x
     if u["erase"] < view.erase:
-        s, ratio = view.size, (1 / augment.ERASE_RATIO[0], 1 / augment.ERASE_RATIO[1])
-        box = slow_box(u, "erase_", s, s, augment.ERASE_SCALE, ratio, lambda h, w: h < s and w < s)
+        s, ratio = view.size, (1 / ops.ERASE_RATIO[0], 1 / ops.ERASE_RATIO[1])
+        box = slow_box(u, "erase_", s, s, ops.ERASE_SCALE, ratio, lambda h, w: h < s and w < s)
         x = tv.erase(x, *box, v=torch.zeros(1))
     return x
 
@@ -255,11 +255,11 @@ def test_views_equal_torchvision_image_by_image(view):
     ours = make_views(images, [view], keys, torch.tensor(sizes))
     for number, views in enumerate(ours):
         for image, (h, w), made, key in zip(images, sizes, views, keys, strict=True):
-            close(made, slow_view(image[:, :h, :w], view, _draw(key[None], number)), 1e-4)
+            close(made, slow_view(image[:, :h, :w], view, draw(key[None], number)), 1e-4)
 
 
 def test_orders_of_jitter_are_equally_likely():
-    order = _draw(torch.arange(24_000), 0)["order"].argsort(dim=1)
+    order = draw(torch.arange(24_000), 0)["order"].argsort(dim=1)
     _, counts = order.unique(dim=0, return_counts=True)
     assert len(counts) == 24
     assert ((counts - 1000) ** 2 / 1000).sum() < 49.7
@@ -291,7 +291,7 @@ def test_views_of_an_image_do_not_depend_on_its_batch():
 def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch):
     images = photos(7)
     whole = make_views(images, [EVERYTHING], 3)
-    monkeypatch.setattr("lookalike.views._CHUNK", {"cpu": 3 * 24 * 30 * 3})
+    monkeypatch.setattr("lookalike.views.torch_engine.CHUNK", {"cpu": 3 * 24 * 30 * 3})
     for a, b in zip(whole, make_views(images, [EVERYTHING], 3), strict=True):
         close(a, b)
 
@@ -524,8 +524,8 @@ def test_compiled_code_that_cannot_be_kept_is_made_all_the_same(engine):
     if engine != "numba":
         pytest.skip("the other engine compiles nothing")
     code = (
-        "import torch; from lookalike import compiling, fused, views\n"
-        "for kernel in compiling._KERNELS:\n"
+        "import torch; from lookalike import numba_cache, views; from lookalike.views import cpu\n"
+        "for kernel in numba_cache._KERNELS:\n"
         "    def full(*_): raise OSError(28, 'No space left on device')\n"
         "    kernel._cache.load_overload = lambda *_: None\n"
         "    kernel._cache.save_overload = full\n"

@@ -26,7 +26,7 @@ from torchvision.ops import StochasticDepth
 
 from lookalike import backbones, encoders
 from lookalike.backbones import Backbone, create, load_official
-from lookalike.nn import Teacher
+from lookalike.layers import Teacher
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
 

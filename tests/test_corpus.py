@@ -35,7 +35,7 @@ import lookalike
 from lookalike import backbones, cli, encoders, training
 from lookalike.data import BrokenImage, Source, open_maybe_labelled, open_source
 from lookalike.data.checking import check
-from lookalike.data.images import promote
+from lookalike.images import promote
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder, Run
 

@@ -32,9 +32,9 @@ from lookalike.data import decoding as decoding_module
 from lookalike.data import reading as reading_module
 from lookalike.data import resident as resident_module
 from lookalike.data.checking import look
-from lookalike.data.images import pack, starts
 from lookalike.data.order import Order
 from lookalike.evaluation.features import features
+from lookalike.images import pack, starts
 from lookalike.printing import printable
 from lookalike.random import key_of
 

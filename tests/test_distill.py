@@ -25,9 +25,9 @@ from lookalike.backbones import Backbone
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Answers
 from lookalike.evaluation import protocols, side_by_side
+from lookalike.layers import Teacher
 from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
-from lookalike.nn import Teacher
 from lookalike.runs import Folder, Run
 from lookalike.tensor_file import sha256
 from lookalike.views import View, resized

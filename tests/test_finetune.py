@@ -19,15 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, classifiers, cli, encoders, finetuning, mixing, optim, training
+from lookalike import backbones, classifiers, cli, encoders, finetuning, optimizers, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
 from lookalike.evaluation.semi import drawn
 from lookalike.evaluation.trained import trained_scores
 from lookalike.files import file_sha256
-from lookalike.methods import FineTune
-from lookalike.mixing import Mixing
+from lookalike.methods import FineTune, mixup
+from lookalike.methods.mixup import Mixing
+from lookalike.optim import Optim
 from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.tensor_file import sha256
@@ -115,7 +116,7 @@ def test_the_rates_of_layers_are_maes() -> None:
     """`lr_decay.py` of facebookresearch/mae: tokens and patches are layer 0, block i is i + 1, all else the last."""
     net = backbones.create("test_vit", image_size=32)
     method = FineTune(FineTune.Config(classes=CLASSES), net)
-    rates = optim.build(method, method.cfg.optim, 256, fused=False)
+    rates = optimizers.build(method, method.cfg.optim, 256, fused=False)
     rates.apply(Progress(500, 1000, 10))
     found = {id(p): g["lr"] / rates.lr for g in rates.optimizer.param_groups for p in g["params"]}
     depth = len(net.net.blocks)  # type: ignore[arg-type]
@@ -165,15 +166,15 @@ def test_mixup_is_the_papers_equation() -> None:
 def test_a_box_beyond_the_border_takes_less_of_the_label() -> None:
     """CutMix about a corner of 8 x 12 pixels: a box of half the sides, of which a quarter is inside."""
     x = torch.rand(2, 3, 8, 12)
-    mixed = mixing.cut(0.75, (0, 0), 8, 12)
+    mixed = mixup.cut(0.75, (0, 0), 8, 12)
     assert mixed.box == (0, 2, 0, 3)
     assert mixed.share == pytest.approx(1 - 6 / 96)
     made = mixed.images(x)
     assert torch.equal(made[0, :, :2, :3], x[1, :, :2, :3])
     assert torch.equal(made[0, :, 2:], x[0, :, 2:])
     assert torch.equal(made[0, :, :, 3:], x[0, :, :, 3:])
-    assert mixing.cut(1.0, (4, 4), 8, 12).share == 1
-    assert mixing.cut(0.0, (4, 6), 8, 12) == Mixing(0.0, (0, 8, 0, 12))
+    assert mixup.cut(1.0, (4, 4), 8, 12).share == 1
+    assert mixup.cut(0.0, (4, 6), 8, 12) == Mixing(0.0, (0, 8, 0, 12))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -185,7 +186,7 @@ def test_images_and_loss_are_timms(seed: int, monkeypatch: pytest.MonkeyPatch) -
     alpha = {"mixup": 0.8 if seed % 2 else 0.0, "cutmix": 0.0 if seed % 2 else 1.0}
     x, labels, logits = torch.rand(6, 3, 9, 14), torch.randint(4, (6,)), torch.randn(6, 4)
     torch.manual_seed(seed)
-    mixed = mixing.drawn(**alpha, height=9, width=14)
+    mixed = mixup.drawn(**alpha, height=9, width=14)
     torch.manual_seed(seed)  # what was drawn, in the order of the draws
     a = alpha["mixup"] or alpha["cutmix"]
     share = float(torch.distributions.Beta(a, a).sample())
@@ -204,16 +205,16 @@ def test_draws_come_from_torchs_generator_alone() -> None:
     np.random.seed(0)  # noqa: NPY002 (timm's generator)
     before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     torch.manual_seed(1)
-    first = [mixing.drawn(0.8, 1.0, 32, 32) for _ in range(200)]
+    first = [mixup.drawn(0.8, 1.0, 32, 32) for _ in range(200)]
     torch.manual_seed(1)
-    assert [mixing.drawn(0.8, 1.0, 32, 32) for _ in range(200)] == first
+    assert [mixup.drawn(0.8, 1.0, 32, 32) for _ in range(200)] == first
     assert (np.random.get_state()[1] == before).all()  # type: ignore[index]  # noqa: NPY002
     cuts = sum(mixed.box is not None for mixed in first)
     assert 70 < cuts < 130
     labels = torch.arange(7) % 4
     sums = torch.stack([mixed.targets(labels, 4).sum(1) for mixed in first])
     assert torch.allclose(sums, torch.ones_like(sums))
-    assert mixing.drawn(0.0, 0.0, 32, 32) == mixing.WHOLE
+    assert mixup.drawn(0.0, 0.0, 32, 32) == mixup.WHOLE
 
 
 def test_the_loss_and_the_training_accuracy() -> None:
@@ -504,7 +505,7 @@ def test_modules_and_datasets_from_python(tmp_path: Path) -> None:
     net = Own()
     result = lookalike.finetune(
         net, Coloured(), Coloured(), out=tmp_path / "run", epochs=8, batch_size=6, image_size=16, workers=0,
-        method=FineTune.Config(mixup=0.0, cutmix=0.0, optim=optim.Optim("adamw", lr=1.0)),
+        method=FineTune.Config(mixup=0.0, cutmix=0.0, optim=Optim("adamw", lr=1.0)),
     )  # fmt: skip
     assert json.loads((result.folder / "evaluation.json").read_text())[0]["top1"] == 1
     assert json.loads((result.folder / "classes.json").read_text()) == ["red", "blue"]
@@ -549,7 +550,7 @@ def test_a_run_that_was_extended_goes_on_from_python(encoder: Path, labelled: Pa
 def test_positions_and_class_tokens_have_no_decay() -> None:
     backbone = backbones.create("test_vit", image_size=32)
     method = FineTune(FineTune.Config(classes=("a", "b")), backbone)
-    rates = optim.build(method, method.cfg.optim, 256, fused=False)
+    rates = optimizers.build(method, method.cfg.optim, 256, fused=False)
     rates.apply(Progress(0, 10, 10))
     decays = {id(p): g["weight_decay"] for g in rates.optimizer.param_groups for p in g["params"]}
     for name, p in backbone.net.named_parameters():

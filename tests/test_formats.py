@@ -24,7 +24,7 @@ from torch import Tensor
 import lookalike
 from lookalike import cli
 from lookalike.data.decoding import BrokenImage, decode, kind_of
-from lookalike.data.images import moments
+from lookalike.images import moments
 
 RNG = np.random.default_rng(0)
 
@@ -493,7 +493,7 @@ def test_large_images_take_little_more_than_their_pixels_and_print_nothing(tmp_p
 from pathlib import Path
 from lookalike.data.checking import _look
 from lookalike.data.decoding import BrokenImage, decode
-from lookalike.data.images import levels, moments
+from lookalike.images import levels, moments
 
 def bytes_of(what):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,9 +14,10 @@ import pytest
 import torch
 from test_augment import EVERYTHING, SIZES, close, flat_and_padded, photos, slow_view, u
 
-from lookalike import views as making
 from lookalike.random import keys_of
-from lookalike.views import View, _draw, make_views
+from lookalike.views import View, make_views, torch_engine
+from lookalike.views import make as making
+from lookalike.views.plan import draw
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,7 +42,7 @@ def test_views_equal_torchvision_image_by_image():
     images, keys = u(12 * 3 * 30 * 30).view(12, 3, 30, 30), keys_of("views", torch.arange(12))
     (ours,) = make_views(images.to(DEVICE), [dataclasses.replace(EVERYTHING, count=1)], keys, torch.tensor(SIZES * 2))
     for image, (h, w), made, key in zip(images, SIZES * 2, ours.cpu(), keys, strict=True):
-        close(made, slow_view(image[:, :h, :w], EVERYTHING, _draw(key[None], 0)), 1e-4)
+        close(made, slow_view(image[:, :h, :w], EVERYTHING, draw(key[None], 0)), 1e-4)
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(9, 9), (33, 23), (40, 1)])
@@ -82,7 +83,7 @@ def test_the_memory_format_changes_nothing_else():
 def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch):
     images, view = photos(3).to(DEVICE), dataclasses.replace(EVERYTHING, count=1)
     (whole,) = make_views(images, [view], 3)
-    monkeypatch.setitem(making._CHUNK, DEVICE, 2 * 3 * view.size * (24 + view.size))
+    monkeypatch.setitem(torch_engine.CHUNK, DEVICE, 2 * 3 * view.size * (24 + view.size))
     assert torch.equal(whole, make_views(images, [view], 3)[0])
 
 
@@ -122,7 +123,7 @@ def test_double_precision_by_default_changes_nothing():
 
 def test_kernels_that_fail_are_replaced_with_a_word(monkeypatch):
     """No C compiler, an unknown GPU, or other pixels than they should be: torch's operations make the views."""
-    from lookalike import fused_gpu
+    from lookalike.views import gpu
 
     images, view = photos(2).to(DEVICE), dataclasses.replace(EVERYTHING, count=1)
     (expected,) = make_views(images, [view], 0)
@@ -130,13 +131,13 @@ def test_kernels_that_fail_are_replaced_with_a_word(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("Failed to find C compiler.")
 
-    right = fused_gpu.views
+    right = gpu.views
 
     def wrong(*arguments, **options):
         return [1 - x for x in right(*arguments, **options)]
 
     for views, said in ((broken, "Failed to find C compiler"), (wrong, "of the range of values off")):
-        monkeypatch.setattr(fused_gpu, "views", views)
+        monkeypatch.setattr(gpu, "views", views)
         making._works.cache_clear()
         with pytest.warns(UserWarning, match=said):
             (made,) = make_views(images, [view], 0)
@@ -151,7 +152,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from lookalike import fused_gpu as gpu
+from lookalike.views import gpu
 
 KERNELS = (gpu._across, gpu._down, gpu._recolour, gpu._blur_across, gpu._blur_down)
 TYPES = {"offsets": "*i64", "rows": "*i64", "whole": "*i32"} | dict.fromkeys(("unit", "threshold", "reach"), "fp32")

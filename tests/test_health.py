@@ -17,6 +17,7 @@ from lookalike import Collapsed, Diverged, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.health import Verdict, judge, ruined
+from lookalike.layers import mlp
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.dino import DINO
@@ -26,7 +27,6 @@ from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
-from lookalike.nn import mlp
 from lookalike.optim import Optim
 from lookalike.runs import Folder, Result, Run, method_name
 from lookalike.schedules import Schedule

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lookalike import backbones
 from lookalike.evaluation import label_free
-from lookalike.evaluation.labelfree import (
+from lookalike.label_free import (
     alignment,
     effective_rank,
     lidar,

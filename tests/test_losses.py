@@ -1,4 +1,4 @@
-"""Losses against slow transcriptions and their invariances; the parts in nn.py. Official numbers: test_reference.py."""
+"""Losses against slow transcriptions and their invariances; parts in layers.py. Official numbers: test_reference.py."""
 
 from math import cos, exp, log, sin
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lookalike import losses
-from lookalike.nn import Queue, by_size, mlp
+from lookalike.layers import Queue, by_size, mlp
 
 
 def slow_nt_xent(a: Tensor, b: Tensor, tau: float) -> float:

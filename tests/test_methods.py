@@ -19,11 +19,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from lookalike import backbones, distributed, load, optim, training
+from lookalike import backbones, distributed, load, optimizers, training
 from lookalike.core import Batch, Config, DataFacts, Method, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.kmeans import spherical_kmeans
+from lookalike.layers import Center, Predictor, Queue, Teacher
 from lookalike.methods import METHODS, SELF_SUPERVISED, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
@@ -39,7 +40,6 @@ from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
-from lookalike.nn import Center, Predictor, Queue, Teacher
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
 from lookalike.views import resized
@@ -114,7 +114,7 @@ def test_imagenet_is_what_the_defaults_are_for(name: str) -> None:
 
 
 def test_recipes_are_the_papers() -> None:
-    """What the official codes have for a ResNet-50; the views are in `views.py` and its tests."""
+    """What the official codes have for a ResNet-50; the views are in `views/recipes.py` and its tests."""
 
     def recipe(cfg: Config) -> tuple[object, ...]:
         o = cfg.optim
@@ -290,7 +290,7 @@ def test_a_frozen_last_layer_counts_in_dinov2s_clipping_and_gathers_moments() ->
     assert isinstance(method, DINOv2)
     cfg = dataclasses.replace(method.cfg.optim, clip=1e-3)
     twin = copy.deepcopy(method)
-    rates, wanted = (optim.build(each, cfg, 256, fused=False) for each in (method, twin))
+    rates, wanted = (optimizers.build(each, cfg, 256, fused=False) for each in (method, twin))
     last = twin.head.last_parameters()
     for group in wanted.optimizer.param_groups:
         group["params"] = [p for p in group["params"] if all(p is not q for q in last)]
@@ -303,7 +303,7 @@ def test_a_frozen_last_layer_counts_in_dinov2s_clipping_and_gathers_moments() ->
             each(dataclasses.replace(batch(each, seed=at.step), progress=at))["loss"].backward()
             if each is method:
                 each.before_step(at)
-            optim.clip(each, cfg)
+            optimizers.clip(each, cfg)
             norm = torch.stack([p.grad.norm() for p in each.head.parameters() if p.grad is not None]).norm()
             assert norm.item() == pytest.approx(1e-3, rel=1e-3)  # the last layer's included
             own.apply(at)
@@ -382,7 +382,7 @@ def test_views_that_a_user_asked_for_are_kept_whole() -> None:
 
 def test_simsiams_predictor_keeps_its_learning_rate() -> None:
     method = make("simsiam")
-    rates = optim.build(method, method.cfg.optim, 512, fused=False)
+    rates = optimizers.build(method, method.cfg.optim, 512, fused=False)
     heads = {id(p) for p in method.get_submodule("predictor").parameters()}
     for step in (0, 10, 19):
         rates.apply(Progress(step, 20, 5))

@@ -10,14 +10,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lookalike import optim
+from lookalike import optimizers
 from lookalike.core import Progress
-from lookalike.optim import LARS, Group, Optim, Rates, Rule
+from lookalike.optim import Group, Optim
+from lookalike.optimizers import LARS, Rates, Rule
 from lookalike.schedules import Schedule
 
 
 class Toy(nn.Module):
-    """As much of a method as `optim` asks for."""
+    """As much of a method as `optimizers.build` asks for."""
 
     def __init__(self, net: nn.Module, groups: Callable[["Toy"], list[Group]] = lambda toy: []) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ def toy(groups: Callable[[Toy], list[Group]] = lambda toy: []) -> Toy:
 
 
 def build(method: nn.Module, cfg: Optim, batch_size: int = 256, fused: bool = False) -> Rates:
-    return optim.build(method, cfg, batch_size, fused=fused)  # type: ignore[arg-type]
+    return optimizers.build(method, cfg, batch_size, fused=fused)  # type: ignore[arg-type]
 
 
 def settings_of(method: nn.Module, rates: Rates) -> dict[str, dict[str, Any]]:
@@ -425,7 +426,7 @@ def test_clip_against_slow_loops(mode: Any) -> None:
     expected = slow_clip([[p.grad.clone() for p in part] for part in with_grad], 0.5)
     changed = [not torch.equal(p.grad, g) for part, e in zip(with_grad, expected) for p, g in zip(part, e)]
     assert any(changed)
-    optim.clip(method, Optim("sgd", 0.1, clip=0.5, clip_mode=mode))
+    optimizers.clip(method, Optim("sgd", 0.1, clip=0.5, clip_mode=mode))
     for part, grads in zip(with_grad, expected, strict=True):
         for p, g in zip(part, grads, strict=True):
             torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-15)
@@ -434,7 +435,7 @@ def test_clip_against_slow_loops(mode: Any) -> None:
 def test_no_clip_and_no_gradients_change_nothing() -> None:
     method = toy()
     for mode in ("global", "parameter", "module"):
-        optim.clip(method, Optim("sgd", 0.1, clip=0.5, clip_mode=mode))
+        optimizers.clip(method, Optim("sgd", 0.1, clip=0.5, clip_mode=mode))
     method.head.weight.grad = torch.full_like(method.head.weight, 9.0)
-    optim.clip(method, Optim("sgd", 0.1))
+    optimizers.clip(method, Optim("sgd", 0.1))
     assert (method.head.weight.grad == 9).all()

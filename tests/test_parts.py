@@ -1,4 +1,4 @@
-"""`nn`'s parts with a state: the teacher, the predictor, the queue; and a ViT as MoCo v3 starts it."""
+"""`layers` with a state: the teacher, the predictor, the queue; and a ViT as MoCo v3 starts it."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 from torchvision.ops import StochasticDepth
 
 from lookalike import backbones
-from lookalike.evaluation.labelfree import effective_rank
-from lookalike.nn import DINOHead, Predictor, Queue, Teacher, mlp
+from lookalike.label_free import effective_rank
+from lookalike.layers import DINOHead, Predictor, Queue, Teacher, mlp
 
 
 def parts(seed: int = 0) -> tuple[nn.Sequential, nn.Sequential]:

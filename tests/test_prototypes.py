@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from lookalike import progress, training
 from lookalike.core import Batch, Method, Progress
+from lookalike.layers import Collected, Prototypes
 from lookalike.losses import unit
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.swav import SwAV
-from lookalike.nn import Collected, Prototypes
 from lookalike.runs import Folder, Run
 from lookalike.sinkhorn import sinkhorn
 

@@ -16,10 +16,11 @@ import torch
 from lookalike import backbones, losses
 from lookalike.core import Batch, Progress
 from lookalike.evaluation.knn import knn
+from lookalike.layers import Center, DINOHead, Prototypes, Queue
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.dino import DINO
-from lookalike.nn import Center, DINOHead, Prototypes, Queue
-from lookalike.optim import LARS, Optim
+from lookalike.optim import Optim
+from lookalike.optimizers import LARS
 from lookalike.schedules import Schedule
 from lookalike.sinkhorn import sinkhorn
 

@@ -17,8 +17,8 @@ from lookalike import cli, pictures
 from lookalike.data import BrokenImage, Loader, decode, open_source, remarks
 from lookalike.data import decoding as decoding_module
 from lookalike.data.decoding import kind_of
-from lookalike.data.images import levels
 from lookalike.data.remarks import ALL, warnings_about
+from lookalike.images import levels
 from lookalike.reporting import embedding_map
 from lookalike.runs import Folder
 from lookalike.views import black_and_white

@@ -255,8 +255,9 @@ def _killed(photos: Path, out: Path, call: int | None, step: int | None, accumul
 def forkserver() -> ForkServerContext:
     """Starts processes that have imported already, which takes seconds, what a training imports."""
     context = multiprocessing.get_context("forkserver")
+    libraries = ["timm", "torchvision", "tyro", "pytest"]
     context.set_forkserver_preload(
-        ["lookalike.training", "lookalike.methods.simclr", "lookalike.fused", "timm", "torchvision", "tyro", "pytest"]
+        ["lookalike.training", "lookalike.methods.simclr", "lookalike.views.cpu", *libraries]
     )
     return context
 

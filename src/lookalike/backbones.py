@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from .image_options import Alpha
+from .modes import without_chance
 from .places import no_backbone
 from .printing import brief, counted, shown, with_article
 
@@ -999,21 +999,6 @@ def _timm_patch_size(name: str, channels: int, drop_path: float) -> int | None:
     """Pixels of a side of the patches of one of timm's plain ViTs, None for its other networks."""
     with torch.device("meta"):
         return _patch_size(_timm_net(name, channels, None, False, drop_path))
-
-
-def without_chance(module: nn.Module, *, skips: bool = True) -> None:
-    """Switches off what is random in train mode, in place: dropout and, with `skips`, skipped residual blocks."""
-    from timm.layers import DropPath
-    from torchvision.ops import StochasticDepth
-
-    for part in module.modules():
-        if isinstance(part, DropPath | StochasticDepth) and not skips:
-            continue
-        if isinstance(part, _DropoutNd | StochasticDepth):
-            part.p = 0.0
-        # the rates that a module gives to functions: drop_rate, attn_drop, dropout, drop_prob
-        for name in [name for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]:
-            setattr(part, name, 0.0)
 
 
 def _set_drop_path(net: nn.Module, name: str, drop_path: float) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import Loader, Source, Subset
-from .evaluation.features import as_parameters, calibrated, evaluating
-from .evaluation.labelfree import alignment, effective_rank, recognition, spread, uniformity
+from .evaluation.features import as_parameters, calibrated
+from .label_free import alignment, effective_rank, recognition, spread, uniformity
+from .modes import evaluating
 from .printing import counted
 from .random import permutation
 from .runs import Run
@@ -87,7 +88,7 @@ class Health:
 
     @torch.no_grad()
     def __call__(self, encoder: Backbone) -> dict[str, float]:
-        """The figures of `lookalike.evaluation.labelfree`, by name; NaN where a feature is not finite."""
+        """The figures of `lookalike.label_free`, by name; NaN where a feature is not finite."""
         with evaluating(encoder):
             # not encoder(x): torch.compile would compile once more, for eval mode
             a, b = torch.cat([encoder.forward(as_parameters(encoder, x)) for x in self.views.split(64)]).chunk(2)  # type: ignore[no-untyped-call]

@@ -18,9 +18,9 @@ from .backbones import Backbone
 from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
-from .evaluation.labelfree import spread
 from .forgetting import Forgetting, accuracy
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
+from .label_free import spread
 from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run, inputs

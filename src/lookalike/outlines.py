@@ -38,8 +38,17 @@ def outline(method: str, views: int) -> Any:
 
 @cache
 def _source(module: str) -> ast.Module:
-    path = _HERE / (module.replace(".", "/") + ".py")
+    path = _HERE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imported(module: str, other: str, level: int) -> str:
+    """The module of this package that `from ..other import` in another one names, with `level` dots."""
+    parts = module.split(".")
+    if not _HERE.joinpath(*parts).is_dir():
+        parts.pop()  # a package itself is where its relative imports begin
+    return ".".join([*parts[: len(parts) - level + 1], other])
 
 
 @cache
@@ -108,7 +117,7 @@ def _named(name: str, module: str) -> Any:
             case ast.ImportFrom(module=str(other), names=names, level=level) if level and any(
                 each.name == name for each in names
             ):
-                return _named(name, other)
+                return _named(name, _imported(module, other, level))
     raise TypeError(f"{module} does not say what {name} is.")
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .data import BrokenImage, Data, Source, open_source, remarks
-from .evaluation.features import as_parameters, crop, evaluating, features
+from .evaluation.features import as_parameters, crop, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
 from .files import atomic
+from .images import promote
+from .modes import evaluating
 from .printing import cell, counted
 from .progress import counting
 from .random import permutation
@@ -231,7 +233,7 @@ def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple
         except BrokenImage:
             continue
         names.append(source.name(place))
-        crops.append(image.float() / 255 if image.dtype == torch.uint8 else image)
+        crops.append(promote(image, torch.float32))
     if not crops:
         raise ValueError(f"None of the {counted(len(source), 'image')} could be read; `lookalike check` says why.")
     return names, torch.stack(crops)

@@ -18,11 +18,13 @@ import torch
 from .data import Source
 from .data.checking import Split
 from .data.remarks import unused as remarks_about
+from .devices import free_for_state
 from .durations import seconds_of, spoken
-from .memory import free_for_state
+from .files import unused
+from .image_options import Alpha
 from .methods import get_method
 from .printing import are, counted, pasteable
-from .runs import Alpha, Options, Run, unused
+from .runs import Options, Run
 
 if TYPE_CHECKING:
     from .timing import Speed

@@ -1,15 +1,34 @@
-"""Values that change while a model trains: learning rates, weight decay, momentum, temperatures."""
+"""Where a training is, and values that change on its way: learning rates, weight decay, momentum, temperatures."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from .core import Progress
+from typing import Literal
 
 Shape = Literal["constant", "linear", "cosine"]
 Every = Literal["step", "epoch"]
 Grid = Literal["closed", "open", "dino"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is. All that happens within one optimizer step sees the same `Progress`."""
+
+    step: int
+    """The optimizer step being made, from 0 to `steps` - 1."""
+    steps: int
+    steps_per_epoch: int
+    seed: int = 0
+    """Of the run: whatever a method draws itself is a function of it, so that other seeds are other trainings."""
+
+    @property
+    def share(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        return self.step / self.steps
+
+    @property
+    def epoch(self) -> float:
+        """Finished epochs, with the fraction of the current one."""
+        return self.step / self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -49,7 +68,7 @@ class Schedule:
                 f"warmup_epochs={self.warmup_epochs} and freeze_epochs={self.freeze_epochs} must not be negative."
             )
 
-    def __call__(self, at: "Progress") -> float:
+    def __call__(self, at: Progress) -> float:
         """The value for the step `at`; from the end of the training on, the value that the schedule leads to."""
         end = self.start if self.end is None else self.end
         if at.step >= at.steps:

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from . import backbones, distributed, encoders, optim, processes
+from . import backbones, distributed, encoders, optimizers, processes
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
@@ -52,8 +52,9 @@ from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, second_name, sync, unused
 from .health import RUINED, Health, ruined
 from .image_options import Alpha
+from .layers import Teacher
 from .monitor import Monitor, Probe
-from .nn import Teacher
+from .optim import Optim
 from .places import check_logger
 from .printing import LONGEST_PATH, are, brief, counted, pasteable, printable, say, size_of, spanned
 from .progress import counting
@@ -194,7 +195,7 @@ class Pretraining(LightningModule):
         # and torch's fused SGD fails on parameters that take their first step later than others
         late = bool(self.run.frozen_epochs) or self.method.learns_in_turns(self.run.method)
         fused = fused and not (late and self.run.method.optim.name == "sgd")
-        self.rates = optim.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
+        self.rates = optimizers.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
         return self.rates.optimizer
 
     def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
@@ -280,7 +281,7 @@ class Pretraining(LightningModule):
             for p in self.method.backbone.net.parameters():  # a mask token is no part of most weights
                 p.grad = None
         self.method.before_step(self.at)
-        optim.clip(self.method, self.run.method.optim)
+        optimizers.clip(self.method, self.run.method.optim)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         at = self.at
@@ -620,7 +621,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size {2 * world * run.accumulate} or "
             "more, or fewer --devices."
         )
-    optim.build(
+    optimizers.build(
         method, run.method.optim, run.batch_size, fused=False
     )  # whatever is wrong with it, before a file is made
     found = _find_checkpoint(folder, run, before, source, begun) if run.resume else None
@@ -1158,7 +1159,7 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
     return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules, **epoch_counts)
 
 
-def _shortened(cfg: optim.Optim, epochs: int) -> optim.Optim:
+def _shortened(cfg: Optim, epochs: int) -> Optim:
     """The same optimizer with a warm-up of a tenth of the epochs at most."""
     return dataclasses.replace(cfg, warmup_epochs=min(cfg.warmup_epochs, epochs / 10))
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import Batch, Method, Progress
 from ..devices import default_device
-from ..evaluation.features import evaluating
+from ..modes import evaluating
 from ..runs import Run
 from ..tensor_file import tensor_file
 from ..training import Pretraining

@@ -1,9 +1,9 @@
 """From files to batches of decoded images: sources, decoding, order, loading, and what stands in for a broken image."""
 
 from ..files import cache_folder
+from ..images import Images
 from .answers import Answers
 from .decoding import BrokenImage, decode
-from .images import Images
 from .loading import Loader
 from .reading import lost
 from .remarks import remarks, warnings_about

@@ -16,11 +16,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..images import Levels, levels, moments, promote
 from ..printing import are, counted, size_of, spanned
 from ..progress import counting
 from .decoding import BrokenImage
 from .errors import UNSUPPORTED
-from .images import Levels, levels, moments, promote
 from .near import SIDE, near_pairs, thumbnail
 from .pair_sheet import Twins, pair_sheet
 from .reading import stream

@@ -7,10 +7,10 @@ from typing import Final, Literal
 
 import torch
 
+from ..images import Images, starts
 from ..printing import counted
 from ..random import key_of, keys_of
 from .errors import remedy
-from .images import Images, starts
 from .order import Order
 from .reading import Batches, Read, stream
 from .resident import Kept, Resident, check_room

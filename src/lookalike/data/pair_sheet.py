@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..images import promote
 from .decoding import BrokenImage
-from .images import promote
 from .sources import Source
 
 MOST: Final = 60

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from ..images import pack
 from ..printing import printable, say
 from ..processes import follow_main_process
 from .decoding import BrokenImage
-from .images import pack
 from .order import Order, Request
 from .sources import Source
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
+from ..images import Levels, levels
 from ..printing import are, counted
 from ..random import permutation
 from .decoding import ANIMATED, LEFT_OUT, PAGES, BrokenImage
 from .errors import UNSUPPORTED
-from .images import Levels, levels
 from .sources import Source
 
 ALL: Final = frozenset({"alpha", "channels", "normalise"})

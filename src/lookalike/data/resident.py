@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..devices import free_memory, moved
 from ..files import atomic, becomes, cache_folder, check_writable, locked, named, sync, temporary_beside
+from ..images import movable, promote, starts, widest
 from ..printing import size_of, warn
 from ..random import key_of
 from .decoding import BrokenImage
-from .images import movable, promote, starts, widest
 from .order import Order, Request
 from .reading import Chunks, Read, gather, stream
 from .sources import Source

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..image_options import Alpha
+from ..images import moments
 from ..places import no_images
 from ..printing import LONGEST_PATH, brief, composed, counted, printable, with_article
 from ..random import key_of, permutation
 from .decoding import SUFFIXES, BrokenImage, decode, from_pillow, from_tensor, kind_of, pillow_kind, reason_of
 from .folders import Scanned, scan
-from .images import moments
 from .items import (
     check_arrays,
     column_classes,

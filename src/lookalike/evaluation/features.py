@@ -7,7 +7,6 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..data.reading import stream
+from ..images import promote
+from ..modes import evaluating
 from ..places import check_suffix, no_features
 from ..printing import brief, cell, counted, of_cell, printable
 from ..random import permutation
@@ -92,7 +93,7 @@ def features(
     with evaluating(encoder):
         for good, images, bad in batches:
             if images is not None:
-                x = _unit(images.to(device, non_blocking=True))
+                x = promote(images.to(device, non_blocking=True), torch.float32)
                 if not len(shift) == len(scale) == x.shape[1]:
                     raise ValueError(
                         f"The images have {counted(x.shape[1], 'channel')}, but mean has "
@@ -131,18 +132,6 @@ def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
     return x.to(like.device, like.dtype)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards every part of the module has its own mode back."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
 @torch.no_grad()
 def with_statistics(
     encoder: Encoder,
@@ -166,7 +155,7 @@ def with_statistics(
         for start in range(0, len(places), 256):
             _, batch, _ = crops[places[start : start + 256].tolist()]
             if batch is not None and len(batch) > 1:
-                yield (_unit(batch) - shift) / scale
+                yield (promote(batch, torch.float32) - shift) / scale
 
     return calibrated(encoder, batches())
 
@@ -210,7 +199,7 @@ def crop(image: Tensor, size: int) -> Tensor:
     images come back as float32 in [0, 1].
     """
     if image.dtype != torch.uint8:
-        image = _unit(image)
+        image = promote(image, torch.float32)
     reach = 64 * min(image.shape[-2:])
     image = _centre(image, min(image.shape[-2], reach), min(image.shape[-1], reach))
     height, width = image.shape[-2:]
@@ -226,13 +215,6 @@ def _centre(image: Tensor, height: int, width: int) -> Tensor:
     top = round((image.shape[-2] - height) / 2)
     left = round((image.shape[-1] - width) / 2)
     return image[..., top : top + height, left : left + width]
-
-
-def _unit(images: Tensor) -> Tensor:
-    """Scales integers to [0, 1]; float images are so already."""
-    if images.dtype.is_floating_point:
-        return images.float()
-    return images.float() / torch.iinfo(images.dtype).max
 
 
 Cropped = tuple[list[int], Tensor | None, list[tuple[str, str]]]
@@ -255,7 +237,7 @@ class _Cropped(Dataset[Cropped]):
             except BrokenImage as e:
                 broken.append((e.name, e.reason))
         if len({image.dtype for image in images}) > 1:
-            images = [_unit(image) for image in images]
+            images = [promote(image, torch.float32) for image in images]
         return places, torch.stack(images) if images else None, broken
 
 

@@ -6,7 +6,7 @@ similarity exceeds it, and a block costs no more than reading it.
 
 import numpy as np
 
-from ..compiling import compiled
+from ..numba_cache import compiled
 
 _STEP = 64
 """Similarities that are compared with the least of the best at once."""

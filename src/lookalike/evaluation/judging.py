@@ -14,7 +14,9 @@ from torch import Tensor
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..files import file_sha256
+from ..label_free import alignment, effective_rank, retrieval, spread, uniformity
 from ..methods.simclr import SimCLR
+from ..modes import evaluating
 from ..places import check_suffix, no_list, refuse_folder
 from ..printing import composed, counted, shown
 from ..progress import counting
@@ -26,12 +28,10 @@ from .features import (
     Features,
     check_labels,
     device_of,
-    evaluating,
     fingerprint,
     load_features,
     save_features,
 )
-from .labelfree import alignment, effective_rank, retrieval, spread, uniformity
 from .linear import hold_out
 from .measures import interval, measures
 from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
@@ -421,7 +421,7 @@ def label_free(
 
     Returns:
         retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and effective_rank (RankMe),
-        as in `lookalike.evaluation.labelfree`.
+        as in `lookalike.label_free`.
 
     Raises:
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones import Backbone
 from ..data import Data
+from ..modes import evaluating
 from ..printing import counted
-from .features import evaluating
 from .judging import evaluate
 from .neighbours import others
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
+from ._checks import check_not_negative, check_positive, check_views, too_few_for
+from ._fitting import LIKE_IMAGENET
 
 
 class BarlowTwins(Method):
@@ -34,15 +35,15 @@ class BarlowTwins(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_views(self, 2)
-            core.check_not_negative(self, "lambd")
+            check_positive(self, "hidden_dim", "out_dim")
+            check_views(self, 2)
+            check_not_negative(self, "lambd")
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
         self.seen: Tensor | None = None
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
@@ -50,7 +51,7 @@ class BarlowTwins(Method):
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A narrower embedding and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
-        if data.images < core.LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
+        if data.images < LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
             cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
@@ -59,7 +60,7 @@ class BarlowTwins(Method):
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:
         assert isinstance(cfg, cls.Config)
-        return core.too_few_for(cfg.out_dim, batch_size)
+        return too_few_for(cfg.out_dim, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics
@@ -69,7 +70,7 @@ class BarlowTwins(Method):
         return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5)}
 
     def figures(self) -> dict[str, float]:
-        return {} if self.seen is None else {"embedding_correlation": labelfree.correlation(self.seen)}
+        return {} if self.seen is None else {"embedding_correlation": label_free.correlation(self.seen)}
 
     def cause(self) -> str:
         if self.cfg.lambd:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
+from ._checks import check_momentum, check_positive, check_views, too_fast
+from ._fitting import LIKE_IMAGENET
 
 
 class BYOL(Method):
@@ -34,25 +36,25 @@ class BYOL(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim")
-            core.check_momentum(momentum=self.momentum)
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim")
+            check_momentum(momentum=self.momentum)
+            check_views(self, 2)
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
-        layers = nn.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
-        self.predictor = nn.Predictor(*layers)
-        self.target = nn.Teacher(self.backbone, self.projector)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
+        parts = layers.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
+        self.predictor = layers.Predictor(*parts)
+        self.target = layers.Teacher(self.backbone, self.projector)
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """A faster target and longer steps for few images, and no blur for small ones."""
         assert isinstance(cfg, cls.Config)
         cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
-        if data.images < core.LIKE_IMAGENET:
+        if data.images < LIKE_IMAGENET:
             start = min(cfg.momentum.start, 0.99)
             cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
         if data.image_size <= 64:
@@ -80,4 +82,4 @@ class BYOL(Method):
     def cause(self) -> str:
         if not self.cfg.predictor:
             return "There is no predictor. Leave --no-predictor out."
-        return core.too_fast(self.cfg.momentum.start, "--momentum.start")
+        return too_fast(self.cfg.momentum.start, "--momentum.start")

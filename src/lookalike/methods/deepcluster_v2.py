@@ -11,16 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..kmeans import spherical_kmeans
 from ..optim import Optim
 from ..printing import counted
 from ..random import permutation
 from ..schedules import Schedule
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
+from ._checks import check_crops, check_positive, check_prototypes
+from ._fitting import groups_for
 
 
 class DeepClusterV2(Method):
@@ -50,8 +51,8 @@ class DeepClusterV2(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
-            core.check_crops(self)
+            check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
+            check_crops(self)
             if not self.prototypes or min(self.prototypes) < 1:
                 raise ValueError(f"prototypes is {self.prototypes}; give each head's number of groups, at least one.")
             if self.kmeans_iterations < 1:
@@ -67,13 +68,13 @@ class DeepClusterV2(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
-        heads = torch.nn.ModuleList([nn.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
-        self.prototypes = cast("Sequence[nn.Prototypes]", heads.requires_grad_(False))  # they are centroids
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        heads = torch.nn.ModuleList([layers.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
+        self.prototypes = cast("Sequence[layers.Prototypes]", heads.requires_grad_(False))  # they are centroids
         self.register_buffer("bank", torch.zeros(2, cfg.bank, cfg.out_dim))
         self.register_buffer("assignments", torch.full((len(cfg.prototypes), cfg.bank), -100))
         self.register_buffer("clustered", torch.tensor(-1))
-        self.collected = nn.Collected()
+        self.collected = layers.Collected()
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
@@ -87,13 +88,13 @@ class DeepClusterV2(Method):
         # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches ever get
         rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
         optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
-        prototypes = tuple(core.groups_for(data.images, k) for k in cfg.prototypes)
+        prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
         return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=optim.for_images(data.images))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
+        check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
         if cfg.bank < images:
             raise ValueError(f"--bank {cfg.bank} has no room for {counted(images, 'image')}. Give --bank {images}.")
 
@@ -111,7 +112,7 @@ class DeepClusterV2(Method):
         self._cluster(0, seed)
 
     def _embed(self, views: list[Tensor]) -> Tensor:
-        return losses.unit(nn.embed(self.backbone, self.projector, views))  # (V, B, D)
+        return losses.unit(layers.embed(self.backbone, self.projector, views))  # (V, B, D)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.clustered < 0:
@@ -163,5 +164,5 @@ class DeepClusterV2(Method):
         sizes = [g[g >= 0].bincount(minlength=len(p.weight)) for g, p in zip(self.assignments, self.prototypes)]
         return {
             "empty_clusters": max(float((size == 0).double().mean()) for size in sizes),
-            "cluster_entropy": min(labelfree.entropy(size / size.sum().clamp(min=1)) for size in sizes),
+            "cluster_entropy": min(label_free.entropy(size / size.sum().clamp(min=1)) for size in sizes),
         }

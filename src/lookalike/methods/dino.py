@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import LIKE_IMAGENET, momentum_for, prototypes_for, teacher_temp_for
 
 
 class DINO(Method):
@@ -54,22 +63,22 @@ class DINO(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self)
-            core.check_not_negative(self, "freeze_epochs")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self)
+            check_not_negative(self, "freeze_epochs")
+            check_drop_path(self.drop_path)
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         norm = backbone.patch_size is None if cfg.norm is None else cfg.norm
-        self.head = nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
-        self.teacher = nn.Teacher(self.backbone, self.head)
-        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.head = layers.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
+        self.teacher = layers.Teacher(self.backbone, self.head)
+        self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
         """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
@@ -85,11 +94,11 @@ class DINO(Method):
         blur: local views of 14 pixels show nothing.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
-        norm = True if cfg.norm is None and data.images < core.LIKE_IMAGENET else cfg.norm
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
+        norm = True if cfg.norm is None and data.images < LIKE_IMAGENET else cfg.norm
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temp = core.teacher_temp_for(data.images, cfg.teacher_temp)
+        temp = teacher_temp_for(data.images, cfg.teacher_temp)
         cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=cfg.optim.hastened(data.images))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
@@ -103,8 +112,8 @@ class DINO(Method):
         return cfg.drop_path
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        s = nn.embed(self.backbone, self.head, batch.views)  # (V, B, K)
-        t = torch.stack(nn.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
+        s = layers.embed(self.backbone, self.head, batch.views)  # (V, B, K)
+        t = torch.stack(layers.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
         p = self.center(t, self.cfg.teacher_temp(batch.progress))
         if self.training:
             self.collected.add(batch.progress, t.to(p.dtype).mean((0, 1))[None])
@@ -129,7 +138,7 @@ class DINO(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

@@ -7,15 +7,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, masks, nn
+from .. import core, distributed, label_free, layers, losses, masks
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import View, dino_views, larger, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import momentum_for, prototypes_for, teacher_temp_for
 
 
 class DINOv2(Method):
@@ -76,12 +85,12 @@ class DINOv2(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self, joined=True)
-            core.check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr", "large_epochs")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self, joined=True)
+            check_not_negative(self, "freeze_epochs", "patch_weight", "koleo_weight", "patch_lr", "large_epochs")
+            check_drop_path(self.drop_path)
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
                 raise ValueError(
@@ -94,15 +103,15 @@ class DINOv2(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
 
-        def head() -> nn.DINOHead:
-            return nn.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, learn_scale=True)
+        def head() -> layers.DINOHead:
+            return layers.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, learn_scale=True)
 
         self.head = head()
         self.patch_head = head() if cfg.separate_heads else None
-        self.teacher = nn.Teacher(*self._student())
-        self.center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.patch_center = nn.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.teacher = layers.Teacher(*self._student())
+        self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.patch_center = layers.Center(cfg.prototypes, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.still: list[tuple[Tensor, Tensor]] = []
         """Parameters that a step is not to move, and as they were before it."""
         self.seen: tuple[Tensor, Tensor] | None = None
@@ -122,12 +131,12 @@ class DINOv2(Method):
         Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if cfg.large_epochs and data.patch_size:
             cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size)
-        cfg = dataclasses.replace(cfg, teacher_temp=core.teacher_temp_for(data.images, cfg.teacher_temp))
+        cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.images, cfg.teacher_temp))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg
@@ -163,7 +172,7 @@ class DINOv2(Method):
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
         hidden = self._masks(batch)  # (2B, N)
         student = self.backbone.tokens(whole, hidden)
-        local = nn.by_size(self.backbone, batch.views[2:])
+        local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
         s_patch = (self.patch_head or self.head)(student.patches[hidden])  # (M, K): hidden patches alone
         t, t_patch = self._teacher(whole, hidden)  # (2, B, K), (M, K)
@@ -240,7 +249,7 @@ class DINOv2(Method):
             "teacher_distance": self.teacher.distance(*self._student()),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

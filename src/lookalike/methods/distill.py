@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import core, distributed, encoders, losses, nn
+from .. import core, distributed, encoders, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import FEW, FEW_LR, Optim
@@ -22,6 +22,7 @@ from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
+from ._checks import check_not_negative, check_positive, check_queue
 
 Feature = Literal["class", "patches"]
 OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
@@ -85,11 +86,11 @@ class Distill(Method):
         optim: Optim = Optim("adamw", lr=1e-3, weight_decay=Schedule(0.05), warmup_epochs=10)
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views", "class_weight")
-            core.check_not_negative(self, *OBJECTIVES, "patch_weight", "hidden_dim")
-            core.check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
+            check_positive(self, "student_temp", "teacher_temp", "queue", "cached_views", "class_weight")
+            check_not_negative(self, *OBJECTIVES, "patch_weight", "hidden_dim")
+            check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
             if self.teacher_size is not None:
-                core.check_positive(self, "teacher_size")
+                check_positive(self, "teacher_size")
             if not any(vars(self)[name] for name in OBJECTIVES):
                 raise ValueError(f"Nothing is to be learnt: give one of {', '.join(OBJECTIVES)} a weight above 0.")
             sizes = [view.size for view in self.views]
@@ -143,10 +144,10 @@ class Distill(Method):
         """Of the teacher, in a view."""
         if cfg.tells_patches:
             _check_squares(self.patches, backbone.patches_at(cfg.views[0].size))
-        self.teacher = nn.Teacher(source, frozen=True)
+        self.teacher = layers.Teacher(source, frozen=True)
         self.own = teacher is not None and not isinstance(teacher, Backbone)
         """Whether the teacher takes images as the student does, whatever its mean and deviation become."""
-        self.beside = nn.Beside()
+        self.beside = layers.Beside()
         mix, shift = self._conversion()
         self.register_buffer("mix", mix, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
@@ -158,8 +159,8 @@ class Distill(Method):
         )
         self.head = _head(width, cfg.hidden_dim, self.width)
         self.patch_head = _head(backbone.patch_dim, cfg.hidden_dim, source.patch_dim) if cfg.tells_patches else None
-        self.queue = nn.Queue(self.width, cfg.queue) if cfg.relational else None
-        self.collected = nn.Collected()
+        self.queue = layers.Queue(self.width, cfg.queue) if cfg.relational else None
+        self.collected = layers.Collected()
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
@@ -181,7 +182,7 @@ class Distill(Method):
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
         if cfg.relational:
-            core.check_queue(cfg.queue, batch_size)
+            check_queue(cfg.queue, batch_size)
 
     @classmethod
     def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
@@ -221,7 +222,7 @@ class Distill(Method):
             t, t_patches = self._told(batch)  # (G, B, D), (GB, N, P) or None
         whole = torch.cat([_resized(view, cfg.views[0].size) for view in batch.views[:g]])
         seen, patches = _seen(self.backbone, whole, cfg.student_feature, cfg.tells_patches)
-        local = nn.by_size(lambda x: _seen(self.backbone, x, cfg.student_feature, False)[0], batch.views[g:])
+        local = layers.by_size(lambda x: _seen(self.backbone, x, cfg.student_feature, False)[0], batch.views[g:])
         s = torch.unflatten(self.head(torch.cat([seen, *local])), 0, (-1, b))  # (V, B, D)
         self.beside.join(s.device)
         # a global view is told as the teacher sees this very view, a local one as it sees each of the global ones
@@ -329,7 +330,7 @@ class Distill(Method):
 
 def _head(dim: int, hidden_dim: int, out_dim: int) -> torch.nn.Module:
     if hidden_dim:
-        return nn.mlp(dim, hidden_dim, out_dim)
+        return layers.mlp(dim, hidden_dim, out_dim)
     return torch.nn.Identity() if dim == out_dim else torch.nn.Linear(dim, out_dim)
 
 

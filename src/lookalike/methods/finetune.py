@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import core, mixing
+from .. import core
 from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
-from ..evaluation.features import evaluating
+from ..modes import evaluating
 from ..optim import FEW, Group, Optim
 from ..printing import counted
 from ..schedules import Schedule
 from ..views import View
+from . import mixup
+from ._checks import check_drop_path, check_not_negative
 
 PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
@@ -78,8 +80,8 @@ class FineTune(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
-            core.check_drop_path(self.drop_path)
+            check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
+            check_drop_path(self.drop_path)
             if not 0 <= self.smoothing < 1:
                 raise ValueError(f"smoothing is {self.smoothing}; it is a share from 0 to below 1.")
             if (count := sum(view.count for view in self.views)) != 1:
@@ -160,7 +162,7 @@ class FineTune(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, (x,), labels = self.cfg, batch.views, batch.labels
         assert labels is not None
-        mixed = mixing.drawn(cfg.mixup, cfg.cutmix, *x.shape[-2:]) if self.training else mixing.WHOLE
+        mixed = mixup.drawn(cfg.mixup, cfg.cutmix, *x.shape[-2:]) if self.training else mixup.WHOLE
         rests = self.rests(batch.progress)
         with (
             evaluating(self.backbone) if rests else nullcontext(),

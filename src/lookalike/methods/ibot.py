@@ -6,14 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, losses, masks, nn
+from .. import core, label_free, layers, losses, masks
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
+from ._checks import (
+    check_crops,
+    check_drop_path,
+    check_momentum,
+    check_not_negative,
+    check_positive,
+    check_temperature,
+    unbalanced,
+)
+from ._fitting import LIKE_IMAGENET, momentum_for, prototypes_for, teacher_temp_for
 
 _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid="dino")
 
@@ -69,12 +78,12 @@ class IBOT(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
-            core.check_temperature(teacher_temp=self.teacher_temp, patch_temp=self.patch_temp)
-            core.check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
-            core.check_crops(self, joined=True)
-            core.check_not_negative(self, "freeze_epochs", "patch_weight")
-            core.check_drop_path(self.drop_path)
+            check_positive(self, "hidden_dim", "bottleneck_dim", "prototypes", "student_temp")
+            check_temperature(teacher_temp=self.teacher_temp, patch_temp=self.patch_temp)
+            check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+            check_crops(self, joined=True)
+            check_not_negative(self, "freeze_epochs", "patch_weight")
+            check_drop_path(self.drop_path)
             pairs = list(zip(self.mask_ratios, self.mask_spreads))
             as_many = len(self.mask_ratios) == len(self.mask_spreads) > 0
             if not as_many or not all(0 <= s <= r <= 1 - s for r, s in pairs):
@@ -88,14 +97,14 @@ class IBOT(Method):
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         k = cfg.prototypes
-        self.head = nn.DINOHead(
+        self.head = layers.DINOHead(
             backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, k, norm=cfg.norm, learn_scale=True,
             patch_prototypes=None if cfg.shared_head else k,
         )  # fmt: skip
-        self.teacher = nn.Teacher(self.backbone, self.head)
-        self.center = nn.Center(k, cfg.center_momentum)
-        self.patch_center = nn.Center(k, cfg.center_momentum)
-        self.collected = nn.Collected()
+        self.teacher = layers.Teacher(self.backbone, self.head)
+        self.center = layers.Center(k, cfg.center_momentum)
+        self.patch_center = layers.Center(k, cfg.center_momentum)
+        self.collected = layers.Collected()
         self.seen: tuple[Tensor, Tensor] | None = None
         """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
@@ -110,11 +119,11 @@ class IBOT(Method):
         BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
-        prototypes = core.prototypes_for(data.images, cfg.prototypes)
-        momentum = core.momentum_for(data.images, cfg.momentum)
-        norm = cfg.norm or data.images < core.LIKE_IMAGENET
+        prototypes = prototypes_for(data.images, cfg.prototypes)
+        momentum = momentum_for(data.images, cfg.momentum)
+        norm = cfg.norm or data.images < LIKE_IMAGENET
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temps = [core.teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+        temps = [teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
         cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
         cfg = dataclasses.replace(cfg, optim=cfg.optim.hastened(data.images))
         if data.image_size <= 64:
@@ -131,7 +140,7 @@ class IBOT(Method):
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
         hidden = self._masks(batch)  # (2B, N)
         student = self.backbone.tokens(whole, hidden)
-        local = nn.by_size(self.backbone, batch.views[2:])
+        local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
         # hidden patches alone, unless BatchNorm is to see all, as in the teacher
         if cfg.norm:
@@ -187,7 +196,7 @@ class IBOT(Method):
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (labelfree.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
 
     def cause(self) -> str:
-        return core.unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)
+        return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import Optim
 from ..random import keys_of, normal
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, two_global, without_blur
+from ._checks import check_crops, check_positive
 
 _GLOBAL = dataclasses.replace(BYOL_VIEWS[0], count=2, scale=(0.3, 1.0), blur=0.5, solarize=0.2)
 
@@ -46,8 +46,8 @@ class LeJEPA(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "directions", "t_max")
-            core.check_crops(self)
+            check_positive(self, "hidden_dim", "out_dim", "directions", "t_max")
+            check_crops(self)
             if not 0 <= self.lamb <= 1 or self.points < 2:
                 raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
 
@@ -55,7 +55,7 @@ class LeJEPA(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
         self.seen: Tensor | None = None
         """Embeddings (B, D) of the last batch's first view, for the figures."""
 
@@ -73,7 +73,7 @@ class LeJEPA(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg = self.cfg
-        z = nn.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
+        z = layers.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
         self.seen = z[0].detach()
         z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
         directions = self._directions(batch.progress, z.device)
@@ -92,8 +92,8 @@ class LeJEPA(Method):
         if self.seen is None:
             return {}
         return {
-            "embedding_correlation": labelfree.correlation(self.seen),
-            "embedding_deviation": labelfree.deviation(self.seen),
+            "embedding_correlation": label_free.correlation(self.seen),
+            "embedding_deviation": label_free.deviation(self.seen),
         }
 
     def cause(self) -> str:

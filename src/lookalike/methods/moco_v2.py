@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..random import permutation
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
+from ._checks import check_momentum, check_positive, check_queue, check_views, too_fast
+from ._fitting import LIKE_IMAGENET
 
 
 class MoCoV2(Method):
@@ -43,18 +45,18 @@ class MoCoV2(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "queue", "temperature")
-            core.check_momentum(momentum=self.momentum)
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim", "queue", "temperature")
+            check_momentum(momentum=self.momentum)
+            check_views(self, 2)
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
-        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
-        self.queue = nn.Queue(cfg.out_dim, cfg.queue)
-        self.collected = nn.Collected()
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
+        self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
+        self.queue = layers.Queue(cfg.out_dim, cfg.queue)
+        self.collected = layers.Collected()
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
@@ -65,7 +67,7 @@ class MoCoV2(Method):
         notebook's, and the decay, where the optimizer stays (`Optim.for_images`).
         """
         assert isinstance(cfg, cls.Config)
-        few = data.images < core.LIKE_IMAGENET
+        few = data.images < LIKE_IMAGENET
         batches = max(1, min(cfg.queue, data.images // 12 if few else cfg.queue) // data.batch_size)
         cfg = dataclasses.replace(
             cfg, queue=batches * data.batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum
@@ -78,7 +80,7 @@ class MoCoV2(Method):
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_queue(cfg.queue, batch_size)
+        check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         view_q, view_k = batch.views
@@ -119,4 +121,4 @@ class MoCoV2(Method):
         }
 
     def cause(self) -> str:
-        return core.too_fast(self.cfg.momentum, "--momentum")
+        return too_fast(self.cfg.momentum, "--momentum")

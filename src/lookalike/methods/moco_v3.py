@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone, ViT
 from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, cropped_from, without_blur
+from ._checks import check_momentum, check_positive, check_views, too_fast
 
 
 class MoCoV3(Method):
@@ -36,9 +37,9 @@ class MoCoV3(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_momentum(momentum=self.momentum)
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_momentum(momentum=self.momentum)
+            check_views(self, 2)
 
     cfg: Config
 
@@ -47,12 +48,12 @@ class MoCoV3(Method):
         hidden, out = cfg.hidden_dim, cfg.out_dim
         if isinstance(backbone, ViT):
             backbone.start_as_moco_v3(freeze_patches=cfg.freeze_patches)
-            self.projector = nn.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
-            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False, last_norm="plain"))
+            self.projector = layers.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
+            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False, last_norm="plain"))
         else:
-            self.projector = nn.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
-            self.predictor = nn.Predictor(*nn.mlp(out, hidden, out, bias=False))
-        self.momentum_encoder = nn.Teacher(self.backbone, self.projector)
+            self.projector = layers.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
+            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False))
+        self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
@@ -91,4 +92,4 @@ class MoCoV3(Method):
         }
 
     def cause(self) -> str:
-        return core.too_fast(self.cfg.momentum.start, "--momentum.start")
+        return too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import SIMCLR_VIEW, View, half_colour, without_blur
+from ._checks import check_positive, check_views
 
 
 class SimCLR(Method):
@@ -33,15 +34,15 @@ class SimCLR(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
-            core.check_views(self, 2)
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_views(self, 2)
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         # the official code ends in BatchNorm without a shift; the paper's figure does not show it
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import core, losses, nn
+from .. import core, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
+from ._checks import check_positive, check_views
 
 
 class SimSiam(Method):
@@ -32,16 +33,16 @@ class SimSiam(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "out_dim", "predictor_dim")
-            core.check_views(self, 2)
+            check_positive(self, "out_dim", "predictor_dim")
+            check_views(self, 2)
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         d = cfg.out_dim
-        self.projector = nn.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
-        self.predictor = nn.Predictor(*nn.mlp(d, cfg.predictor_dim, d))
+        self.projector = layers.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
+        self.predictor = layers.Predictor(*layers.mlp(d, cfg.predictor_dim, d))
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, SIMCLR_VIEW, View, without_blur
+from ._checks import check_positive
 
 
 class SupCon(Method):
@@ -41,9 +42,9 @@ class SupCon(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "temperature")
+            check_positive(self, "hidden_dim", "out_dim", "temperature")
             if self.base_temperature is not None:
-                core.check_positive(self, "base_temperature")
+                check_positive(self, "base_temperature")
             if (count := sum(view.count for view in self.views)) < 2:
                 raise ValueError(f"SupCon compares 2 views of each image or more, and views make {count}.")
 
@@ -51,7 +52,7 @@ class SupCon(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:

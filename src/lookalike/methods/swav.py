@@ -8,14 +8,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .. import core, distributed, losses, nn
+from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..evaluation import labelfree
 from ..optim import FEW, Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
+from ._checks import check_crops, check_not_negative, check_positive, check_prototypes, check_queue
+from ._fitting import LIKE_IMAGENET, groups_for
 
 
 class SwAV(Method):
@@ -50,20 +51,20 @@ class SwAV(Method):
         )  # fmt: skip
 
         def __post_init__(self) -> None:
-            core.check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
-            core.check_crops(self)
-            core.check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
+            check_positive(self, "hidden_dim", "out_dim", "prototypes", "temperature", "epsilon")
+            check_crops(self)
+            check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
 
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        self.projector = nn.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
-        self.prototypes = nn.Prototypes(cfg.out_dim, cfg.prototypes)
-        queues = [nn.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
-        self.queues = cast("Sequence[nn.Queue]", torch.nn.ModuleList(queues))  # of each global view
+        self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
+        self.prototypes = layers.Prototypes(cfg.out_dim, cfg.prototypes)
+        queues = [layers.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
+        self.queues = cast("Sequence[layers.Queue]", torch.nn.ModuleList(queues))  # of each global view
         self.queues_full = False  # known without asking the device, once it is so
-        self.collected = nn.Collected()
+        self.collected = layers.Collected()
         self.seen: Tensor | None = None
         """Scores (B, K) of the last batch's first view, for the figures."""
 
@@ -76,7 +77,7 @@ class SwAV(Method):
         """
         assert isinstance(cfg, cls.Config)
         queue = cfg.queue
-        if data.images < core.LIKE_IMAGENET:
+        if data.images < LIKE_IMAGENET:
             queue = min(queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
         if data.batch_size >= 2048:
             optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
@@ -86,19 +87,19 @@ class SwAV(Method):
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(
-            cfg, prototypes=core.groups_for(data.images, cfg.prototypes),
+            cfg, prototypes=groups_for(data.images, cfg.prototypes),
             queue=queue // data.batch_size * data.batch_size, optim=cfg.optim.for_images(data.images),
         )  # fmt: skip
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
         assert isinstance(cfg, cls.Config)
-        core.check_prototypes(cfg.prototypes, images)
+        check_prototypes(cfg.prototypes, images)
         if cfg.queue:
-            core.check_queue(cfg.queue, batch_size)
+            check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        z = losses.unit(nn.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
+        z = losses.unit(layers.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
         scores = self.prototypes(z)  # (V, B, K)
         started = bool(self.queues) and batch.progress.epoch >= self.cfg.queue_starts
         self.queues_full = self.queues_full or (started and self.queues[0].full())
@@ -132,7 +133,7 @@ class SwAV(Method):
         found = {"queue_filled": self.queues[0].filled()} if self.queues else {}
         if self.seen is not None:
             shares = (self.seen / self.cfg.temperature).softmax(1)
-            found |= {"prototype_usage": labelfree.usage(shares), "assignment_entropy": labelfree.entropy(shares)}
+            found |= {"prototype_usage": label_free.usage(shares), "assignment_entropy": label_free.entropy(shares)}
         return found
 
     def cause(self) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data import Source
 from ..evaluation.features import crop
+from ..images import promote
 from ..printing import counted
 from ..views import black_and_white
 
@@ -151,9 +152,7 @@ def data_uri(image: Image.Image, *, quality: int) -> str:
 
 def _thumbnail(image: Tensor, tile: int) -> Tensor:
     """What an image (C, H, W) shows at `tile` pixels a side, in [0, 1]: its first three channels, or the first."""
-    small = crop(image, tile)
-    if not small.dtype.is_floating_point:
-        small = small.float() / torch.iinfo(small.dtype).max
+    small = promote(crop(image, tile), torch.float32)
     return small[:3] if len(small) >= 3 else small[:1]
 
 

@@ -1,6 +1,6 @@
 """Views on a GPU: a few kernels in Triton that read each pixel a few times, in the place of an operation after another.
 
-The steps are those of `fused`, which says what happens; here all images of a batch go through each kernel together:
+The steps are those of `cpu`, which says what happens; here all images of a batch go through each kernel together:
 
 1. `_across`: the cut rows of each image become S pixels wide (R X of the separable resize `R X K^T`).
 2. `_down`: they become S rows, and colour follows up to contrast, which needs the mean of the image.
@@ -8,13 +8,12 @@ The steps are those of `fused`, which says what happens; here all images of a ba
 4. `_blur_across`, `_blur_down`: the blur of the views that have one, which are finished then.
 
 Images are read where they lie in a flat buffer, only inside their cut. Everything is decided before, on the CPU
-(`views._plan`), and goes to the device in a few copies; nothing here waits for the device.
+(`plan`), and goes to the device in a few copies; nothing here waits for the device.
 
 B images, C channels, S pixels of a view's side.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
-from .devices import moved
-
-if TYPE_CHECKING:
-    from .views import Plan, View
+from ..devices import moved
+from .ops import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
+from .plan import Plan
+from .recipes import View
 
 _BLOCK = 512  # pixels that a program works on; with 1,024 registers would be short
 _MOST = 2**15  # images per launch; CUDA's grids have at most twice as many
@@ -54,7 +52,7 @@ def _luma(r, g, b):
 
 @triton.jit
 def _turn_hue(r, g, b, shift):
-    """`augment.hue`."""
+    """`ops.hue`."""
     low = tl.minimum(tl.minimum(r, g, _NAN), b, _NAN)
     high = tl.maximum(tl.maximum(r, g, _NAN), b, _NAN)
     c = high - low
@@ -304,7 +302,7 @@ def _blur_down(
 
 
 def views(
-    pixels: Tensor, offsets: Tensor, strides: Tensor, recipes: "Sequence[tuple[View, Plan]]", *, unit: float,
+    pixels: Tensor, offsets: Tensor, strides: Tensor, recipes: Sequence[tuple[View, Plan]], *, unit: float,
     mean: Tensor, std: Tensor, last: bool, budget: int,
 ) -> list[Tensor]:  # fmt: skip
     """For each recipe the views (B, C, S, S) float32 of B images, on the device of `pixels`.
@@ -343,7 +341,7 @@ def views(
     return made
 
 
-def _whole(plan: "Plan") -> Tensor:
+def _whole(plan: Plan) -> Tensor:
     """The table (B, columns) int32 of whole numbers."""
     is_contrast = plan.steps == CONTRAST
     wait = torch.where(is_contrast.any(1), is_contrast.to(torch.uint8).argmax(1), 4)
@@ -354,7 +352,7 @@ def _whole(plan: "Plan") -> Tensor:
 
 def _fill(
     out: Tensor, pixels: Tensor, where: Tensor, whole: Tensor, fractions: Tensor, mean: Tensor, factor: Tensor,
-    view: "View", unit: float, highest: int, blurred: Tensor,
+    view: View, unit: float, highest: int, blurred: Tensor,
 ) -> None:  # fmt: skip
     """Writes one view of some images to `out`; `blurred` are the places of those with a blur, on the CPU."""
     b, c, s, _ = out.shape

@@ -15,7 +15,7 @@ from torch import Tensor
 
 GREY = (0.2989, 0.587, 0.114)  # the weights of ITU-R BT.601, with torchvision's digits
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""The colour operations, as a plan of `views` numbers them."""
+"""The colour operations, as a `Plan` numbers them."""
 BLUR_REACH = 4.5
 """Standard deviations at which compiled code cuts a Gaussian: what is left out weighs 7e-6."""
 ERASE_SCALE = (0.02, 0.33)

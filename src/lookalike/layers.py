@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from . import distributed
-from .backbones import without_chance
-
-if TYPE_CHECKING:
-    from .core import Progress
+from .label_free import effective_rank
+from .modes import without_chance
+from .schedules import Progress
 
 
 def mlp(
@@ -208,8 +207,6 @@ class Predictor(nn.Sequential):
 
         NaN before any, and where they are not finite.
         """
-        from .evaluation.labelfree import effective_rank
-
         if self.predicted is None or not bool(self.predicted.isfinite().all()):
             return math.nan
         return effective_rank(self.predicted)
@@ -336,7 +333,7 @@ class Collected:
         self._step = -1
         self._parts: list[tuple[Tensor, ...]] = []
 
-    def add(self, at: "Progress", *tensors: Tensor) -> None:
+    def add(self, at: Progress, *tensors: Tensor) -> None:
         """Adds a micro-batch's tensors (B, ...). What an earlier step left, which was not taken, is forgotten."""
         if at.step != self._step:
             self._step, self._parts = at.step, []

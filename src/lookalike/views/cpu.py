@@ -2,7 +2,7 @@
 
 The spatial steps are linear and separable: each output row is a weighted sum of a few source rows (R), then each of its
 pixels a weighted sum of a few neighbours (K). Colour follows while the row is in the cache; contrast needs the image's
-mean and waits for all rows; the blur's rows come last. Equal to the operations of `augment`, which run anywhere.
+mean and waits for all rows; the blur's rows come last. Equal to the operations of `ops`, which run anywhere.
 
 C channels, S pixels of a view's side, T taps.
 """
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
-from .compiling import compiled, first_call
+from ..numba_cache import compiled, first_call
+from .ops import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
 
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -132,7 +132,7 @@ def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
 
 @compiled
 def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
-    """`augment.hue` of a row."""
+    """`ops.hue` of a row."""
     turn = np.float32(6) * shift
     for i in range(len(red)):
         r, g, b = red[i], green[i], blue[i]
@@ -374,7 +374,7 @@ def views(
         unit: what brings pixels into [0, 1].
         box: (B, 4) int64, top, left, height and width of the cut.
         flips: (B, 3) bool: left and right; top and bottom; rows and columns, as the last.
-        steps: (B, 4) int64, the colour operation of each turn (`augment.BRIGHTNESS` ...), -1 for none.
+        steps: (B, 4) int64, the colour operation of each turn (`ops.BRIGHTNESS` ...), -1 for none.
         factors: (B, 4) float32, the operations' parameters by their number.
         grey, solarize: (B,) bool.
         sigma: (B,) float32, 0 for no blur.

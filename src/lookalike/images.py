@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.uint8, torch.uint16, torch.float32)  # from narrow to wide
+LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
+"""The types of pixels, from narrow to wide, each with the value that stands for 1."""
 _PIECE = 2**18  # pixels that are looked at at once
-_SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
 @dataclass
@@ -72,7 +72,7 @@ def promote(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x
     if dtype == torch.uint16:
         return (x.to(torch.int32) * 257).to(torch.uint16)
-    return x.to(torch.float32) / _SCALES[x.dtype]
+    return x.to(torch.float32) / LARGEST[x.dtype]
 
 
 def moments(image: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Levels(NamedTuple):
 def levels(image: Tensor) -> Levels:
     """The levels of an image (C, H, W)."""
     array = image.numpy()
-    top = _SCALES.get(image.dtype, 1.0)
+    top = LARGEST[image.dtype]
     return Levels(len(array) == 3 and _are_equal(array), float(array.min()) / top, float(array.max()) / top)
 
 
@@ -115,7 +115,7 @@ def _are_equal(array: np.ndarray) -> bool:
 
 
 def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
-    return max(dtypes, key=_DTYPES.index)
+    return max(dtypes, key=[*LARGEST].index)
 
 
 def pack(images: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,64 @@
+"""A picture of images and their views."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..images import promote
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+def black_and_white(images: Sequence[Tensor]) -> tuple[float, float]:
+    """The values that a picture of images (C, H, W) in [0, 1] shows as black and as white.
+
+    0 and 1, unless all but a thousandth of the pixels lie within a quarter of that: then these are stretched.
+    """
+    some = [image.reshape(-1)[:: max(1, image.numel() // 20_000)] for image in images]
+    values = torch.cat([part.to(torch.float32).cpu() for part in some]).sort().values
+    edge = len(values) // 1000
+    low, high = float(values[edge]), float(values[-1 - edge])
+    return (low, high) if 1e-6 < high - low < 0.25 else (0.0, 1.0)
+
+
+def sheet(
+    views: Sequence[Tensor],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    rows: int,
+    sources: Tensor | None = None,
+    sizes: Tensor | None = None,
+) -> "PIL.Image.Image":
+    """A picture of the first `rows` images: one row per image, one column per view, with gaps of a pixel.
+
+    `views`, `mean` and `std` are what `make_views` returned and got. With `sources`, and `sizes`, its images, a first
+    column shows each whole image, scaled into a cell, and images that use little of the range of values are stretched,
+    all alike. Of more than 3 channels the first 3 are shown, of 2 the first.
+    """
+    import PIL.Image
+
+    channels = views[0].shape[1]
+    centre, spread = (torch.tensor(n or [d] * channels)[:, None, None] for n, d in ((mean, 0.0), (std, 1.0)))
+    cell = max(view.shape[-1] for view in views)
+    table = [[view[row].cpu() * spread + centre for view in views] for row in range(min(rows, len(views[0])))]
+    low, high = 0.0, 1.0
+    if sources is not None:
+        for line, source, size in zip(table, sources.cpu(), sources if sizes is None else sizes, strict=False):
+            h, w = source.shape[1:] if sizes is None else size.tolist()
+            image = promote(source[:, :h, :w], torch.float32)[None]
+            fit = [max(1, round(n * cell / max(h, w))) for n in (h, w)]
+            line.insert(0, F.interpolate(image, fit, mode="bilinear", antialias=True)[0])
+        low, high = black_and_white([line[0] for line in table])
+    pitch = cell + 1
+    canvas = torch.full((len(table) * pitch - 1, len(table[0]) * pitch - 1, 3), 255, dtype=torch.uint8)
+    for y, line in enumerate(table):
+        for x, image in enumerate(line):
+            image = (image - low) / (high - low)
+            shown = (image[: 3 if channels >= 3 else 1] * 255).round().clamp(0, 255).to(torch.uint8)
+            _, h, w = shown.shape
+            canvas[y * pitch : y * pitch + h, x * pitch : x * pitch + w] = shown.permute(1, 2, 0)
+    return PIL.Image.fromarray(canvas.numpy())

@@ -1,0 +1,169 @@
+"""How a batch of images becomes a list of batches of views, on the images' device, by one of three engines."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..images import LARGEST, Images, movable
+from ..printing import brief, counted
+from ..random import keys_of, uniform
+from . import torch_engine
+from .plan import Plan, draw, plan
+from .recipes import View
+
+ENGINES: dict[str, Literal["numba", "triton", "torch"]] = {
+    "cpu": "numba" if find_spec("numba") else "torch",
+    "cuda": "triton" if find_spec("triton") else "torch",
+}
+"""How a device makes views: compiled (`cpu`, `gpu`), or by torch's operations (`torch_engine`)."""
+
+
+@torch.no_grad()
+def make_views(
+    images: Tensor | Images,
+    views: Sequence[View],
+    seed: int | Tensor,
+    sizes: Tensor | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> list[Tensor]:
+    """Makes all views of a batch of images, on the images' device.
+
+    Args:
+        images: (B, C, H, W), uint8, uint16, or float32 in [0, 1]; padded at the right and bottom with finite values.
+            Or `Images` of different sizes.
+        views: the recipes; one with `count` n stands for n views.
+        seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
+        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. `Images` know theirs.
+            Like keys best given on the CPU, where all is decided: to fetch them waits for the device.
+        mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
+        memory_format: how the views lie in memory; `torch.channels_last` suits convolutions.
+
+    Returns:
+        One float32 tensor (B, C, size, size) per single view, in order.
+
+    Raises:
+        ValueError: if a shape, a type or the number of channels does not fit.
+    """
+    flat = images.buffer if isinstance(images, Images) else images
+    if flat.dtype not in LARGEST or (flat is images and flat.ndim != 4):
+        raise ValueError(
+            f"make_views got images of shape {tuple(flat.shape)} and type {flat.dtype}; "
+            "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
+        )
+    if isinstance(images, Images):
+        (b, c), sizes = (len(images.sizes), images.channels), images.sizes
+        offsets, strides = images.offsets, torch.stack((sizes.prod(1), sizes[:, 1]), 1)
+    else:
+        b, c, h, w = flat.shape
+        sizes = torch.tensor((h, w)).expand(b, 2) if sizes is None else sizes.cpu()
+        offsets, strides = torch.arange(b) * (c * h * w), torch.tensor((h * w, w)).expand(b, 2)
+    for name, numbers in (("mean", mean), ("std", std)):
+        if numbers is not None and len(numbers) != c:
+            raise ValueError(
+                f"{name} has {counted(len(numbers), 'number')} for images of {counted(c, 'channel')}. Give one "
+                "per channel."
+            )
+    keys = seed.cpu() if isinstance(seed, Tensor) else keys_of(seed, torch.arange(b))
+    if keys.shape != (b,) or sizes.shape != (b, 2):
+        raise ValueError(
+            f"make_views got {counted(b, 'image')}, keys of shape {tuple(keys.shape)} and sizes of shape "
+            f"{tuple(sizes.shape)}; "
+            f"it needs ({b},) and ({b}, 2)."
+        )
+    single = [view for view in views for _ in range(view.count)]
+    plans = [plan(view, sizes, draw(keys, number), c == 3) for number, view in enumerate(single)]
+    centre, spread = (torch.tensor(x, dtype=torch.float32) for x in (mean or [0.0] * c, std or [1.0] * c))
+    with torch.autocast(flat.device.type, enabled=False):
+        if _engine(flat.device, flat.dtype, c) == "torch":
+            whole = images.padded() if isinstance(images, Images) else images
+            return torch_engine.views(whole, single, plans, centre, spread, memory_format)
+        _check_sizes(images, sizes)
+        return _compiled(flat, offsets, strides, single, plans, centre, spread, memory_format)
+
+
+def _engine(device: torch.device, dtype: torch.dtype, channels: int) -> Literal["numba", "triton", "torch"]:
+    engine = ENGINES.get(device.type, "torch")
+    return "torch" if engine == "triton" and not _works(device, dtype, channels) else engine
+
+
+def _compiled(
+    flat: Tensor,
+    offsets: Tensor,
+    strides: Tensor,
+    views: Sequence[View],
+    plans: Sequence[Plan],
+    mean: Tensor,
+    std: Tensor,
+    memory_format: torch.memory_format,
+) -> list[Tensor]:
+    """The views of images that lie in a flat buffer, by the engine of its device."""
+    unit, last = 1 / LARGEST[flat.dtype], memory_format is torch.channels_last
+    if ENGINES[flat.device.type] == "triton":
+        from . import gpu
+
+        with torch.cuda.device_of(flat):  # type: ignore[no-untyped-call]
+            return gpu.views(
+                flat, offsets, strides, list(zip(views, plans, strict=True)), unit=unit, mean=mean, std=std, last=last,
+                budget=torch_engine.CHUNK[flat.device.type],
+            )  # fmt: skip
+    from . import cpu
+
+    return [
+        cpu.views(
+            flat, offsets, strides, size=view.size, kernel=view.kernel, threshold=view.threshold, unit=unit, mean=mean,
+            std=std, last=last, **vars(plan),
+        )
+        for view, plan in zip(views, plans, strict=True)
+    ]  # fmt: skip
+
+
+@cache
+def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """Whether Triton's kernels run on a GPU and make there what torch's operations make on a CPU; if not, it says why.
+
+    Tried once for each kind of images; more than one program works on each view.
+    """
+    view = View(
+        size=40, scale=(0.2, 1.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=1.0, brightness=0.4, contrast=0.4,
+        saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5, kernel=5, solarize=0.3, erase=0.3,
+    )  # fmt: skip
+    b, h, w = 8, 36, 60
+    images = uniform(torch.arange(b * channels * h * w), "images").view(b, channels, h, w)
+    if dtype != torch.float32:
+        images = movable((images * LARGEST[dtype]).to(torch.int32).to(dtype))
+    sizes = torch.tensor((h, w)).expand(b, 2)
+    plans = [plan(view, sizes, draw(torch.arange(b), 0), channels == 3)]
+    mean, std = torch.zeros(channels, dtype=torch.float32), torch.ones(channels, dtype=torch.float32)
+    offsets, strides = torch.arange(b) * (channels * h * w), torch.tensor((h * w, w)).expand(b, 2)
+    try:
+        flat = images.to(device).view(dtype)
+        (ours,) = _compiled(flat, offsets, strides, [view], plans, mean, std, torch.contiguous_format)
+        (theirs,) = torch_engine.views(images.view(dtype), [view], plans, mean, std, torch.contiguous_format)
+        furthest = (ours.cpu() - theirs).abs().max().item()
+        reason = "" if furthest < 1e-3 else f"their views are {furthest:.3g} of the range of values off"
+    except Exception as error:  # no C compiler, a GPU that Triton does not know, ...
+        reason = brief(f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}")
+    if reason:
+        warnings.warn(
+            f"Views are made by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2
+        )
+    return not reason
+
+
+def _check_sizes(images: Tensor | Images, sizes: Tensor) -> None:
+    """Refuses sizes that lead out of the images' memory, where compiled code would follow them."""
+    least = int(sizes.min()) if len(sizes) else 1
+    if isinstance(images, Images):
+        ends = images.offsets + images.channels * images.sizes.prod(1)
+        fits = not len(sizes) or (int(images.offsets.min()) >= 0 and int(ends.max()) <= images.buffer.numel())
+    else:
+        fits = bool((sizes <= torch.tensor(images.shape[2:])).all())
+    if least < 1 or not fits:
+        raise ValueError(f"make_views got sizes {sizes.tolist()[:4]} ... that the images do not have.")
