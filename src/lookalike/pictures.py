@@ -17,6 +17,7 @@ from .data import BrokenImage, Data, Source, open_source, remarks
 from .evaluation.features import as_parameters, crop, evaluating, features
 from .evaluation.neighbours import others
 from .evaluation.reading import Encoder, opened
+from .places import is_published
 from .printing import cell, counted
 from .random import permutation
 from .runs import atomic
@@ -75,12 +76,13 @@ def show(
         raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
+    source = open_source(images) if is_published(encoder) else None  # before it is fetched
     model = opened(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
-    source = open_source(images, channels=model.channels, alpha=model.alpha)
+    source = source or open_source(images, channels=model.channels, alpha=model.alpha)
     for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)

@@ -91,6 +91,11 @@ def hub_entry(name: str) -> tuple[str, str]:
     return HUB[name]
 
 
+def is_published(encoder: object) -> bool:
+    """Whether an encoder is a name whose weights are fetched, of a network for 3 channels; a path that exists wins."""
+    return isinstance(encoder, str) and encoder.startswith(LIBRARIES) and not os.path.exists(encoder)
+
+
 def check_encoder(name: str, what: str = "encoder") -> None:
     """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
 
@@ -99,10 +104,11 @@ def check_encoder(name: str, what: str = "encoder") -> None:
     """
     if os.path.isdir(name):
         weights_of(name)
-    elif name.startswith("torchhub/") and not os.path.exists(name):
-        hub_entry(name.removeprefix("torchhub/"))
-    elif name.startswith(LIBRARIES) and not os.path.exists(name):
-        check_backbones(name)
+    elif is_published(name):
+        if name.startswith("torchhub/"):
+            hub_entry(name.removeprefix("torchhub/"))
+        else:
+            check_backbones(name)
     elif not os.path.exists(name):
         raise no_encoder(name, what)
 
