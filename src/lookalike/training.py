@@ -1231,8 +1231,14 @@ def build(run: Run) -> Method:
     return method.to(memory_format=torch.channels_last)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of torch's says more than that there is no GPU, which the first lines of a run say."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
+
+
 def compile_parts(method: Method) -> None:
     """Compiles the backbone and the heads, and those of a teacher, by torch.compile."""
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # it is imported while the first step compiles
     for part in method.children():
         for each in part if isinstance(part, Teacher) else (part,):
             each.compile()
