@@ -296,19 +296,38 @@ def _room(path: Path) -> str:
     return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free"
 
 
-def check_writable(path: Path) -> None:
+def nearest_folder(path: Path, option: str) -> Path:
+    """The folder at `path`, or else the nearest one above it: where it would be made.
+
+    Args:
+        option: that names it, for the message.
+
+    Raises:
+        FileExistsError: it is a file, or lies in one.
+    """
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise FileExistsError(f"{there} is a file. Give {option} another folder.")
+    return there
+
+
+def check_writable(path: Path, option: str = "--out") -> None:
     """Refuses a file that could not be written, before there is work to be lost; changes nothing.
+
+    Args:
+        path: of the file.
+        option: that names it or its folder, for the message.
 
     Raises:
         FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
     """
     if path.is_dir():
-        raise FileExistsError(f"{path} is a folder. Give --out a file.")
+        raise FileExistsError(f"{path} is a folder. Give {option} a file.")
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
-        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
+        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another {option}.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
+        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another {option}.")
 
 
 def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
@@ -772,7 +791,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     rest = {k: v for k, v in content.items() if k != "data"}
     for key in rest:
         if key not in options and key not in fields:
-            raise ValueError(f"{where}: nothing is called {shown(key)}. {nearest(key, [*options, *fields, 'data'])}")
+            raise _no_key(where, "", key, [*options, *fields, "data"])
     stated = {k: v for k, v in rest.items() if k in fields}
     _check_keys(stated, method.Config, where, "")
     converter = Converter()
@@ -850,13 +869,23 @@ def _check_keys(content: object, cls: type, where: str, at: str) -> None:
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in content.items():
         if key not in names:
-            raise ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {nearest(str(key), names)}")
+            raise _no_key(where, at, str(key), names)
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
         elif typing.get_origin(kind) is tuple and dataclasses.is_dataclass(typing.get_args(kind)[0]):
             for i, item in enumerate(value if isinstance(value, list) else ()):
                 _check_keys(item, typing.get_args(kind)[0], where, f"{at}{key}.{i}.")
+
+
+def _no_key(where: str, at: str, key: str, known: Sequence[str]) -> ValueError:
+    """What is raised of a key that is not `known` below the path `at`: the keys that it may be a slip of, or all."""
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.7)
+    if near:
+        advice = f"Did you mean {' or '.join(f'{at}{name}' for name in near)}?"
+    else:
+        advice = f"Known{f' in {at[:-1]}' if at else ''}: {', '.join(sorted(known)[:20])}."
+    return ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {advice}")
 
 
 def dotted(content: object, at: str = "") -> dict[str, object]:
@@ -944,9 +973,7 @@ class Folder:
                 or something that may lead out of the folder lies in it.
             FileNotFoundError: `resume`, and no run is there.
         """
-        there = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
-        if not there.is_dir():
-            raise FileExistsError(f"{there} is a file. Give --out another folder.")
+        there = nearest_folder(self.path, "--out")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(f"{there} cannot be written to. Give --out another folder.")
         self.check_own()

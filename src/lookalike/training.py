@@ -73,6 +73,7 @@ from .runs import (
     from_mapping,
     method_name,
     module_name,
+    nearest_folder,
     plain,
     read_run,
     read_whole_yaml,
@@ -567,6 +568,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    if run.cache_dir is not None:
+        nearest_folder(Path(run.cache_dir), "--cache-dir")
     teacher = vars(run.method).get("teacher")
     for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
         if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
