@@ -5,11 +5,15 @@ import shutil
 import tarfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    from support.place import Place
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For the workers of pytest-xdist and all other processes, which start after this: they share the cores already."""
@@ -106,3 +110,20 @@ def cifar10() -> Path:
             inner.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def _place(labelled: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> "Place":
+    from support.place import made  # it imports all there is
+
+    return made(tmp_path_factory.mktemp("there"), labelled, photos)
+
+
+@pytest.fixture
+def place(_place: "Place", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Place":
+    """What the rows of test_remedies*.py work on, in a directory of their own."""
+    from support.place import copied
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    return copied(_place, tmp_path)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
@@ -27,6 +29,7 @@ from torchvision.ops import StochasticDepth
 from lookalike import backbones, encoders
 from lookalike.backbones import Backbone, create, load_official
 from lookalike.layers import Teacher
+from lookalike.places import HUB
 
 REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -749,6 +752,29 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
             create(nn.Conv2d(3, 4, 3), **wrong)
     with pytest.raises(ValueError, match="standard stem"):
         create("resnet18", weights=True, stem="small", image_size=32)
+
+
+def test_what_is_said_of_a_download_goes_where_its_bar_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard output has the lines of a command alone."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    networks = {"shufflenetv2": torchvision.models.shufflenet_v2_x0_5(), "tiny": timm.create_model(tiny.CNN)}
+
+    def fetched(url: str, file: str, *args: object, **options: object) -> None:
+        (state,) = [net.state_dict() for name, net in networks.items() if name in url]
+        torch.save(state, file)
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", fetched)
+    monkeypatch.setitem(HUB, "tiny", (tiny.CNN, "tiny.pth"))
+    for fetch in (
+        lambda: create("torchvision/shufflenet_v2_x0_5", weights=True, image_size=64),
+        lambda: encoders.load("torchhub/tiny"),
+    ):
+        fetch()
+        said = capsys.readouterr()
+        assert "Downloading: " in said.err
+        assert said.out == ""
 
 
 def test_torch_compile_takes_it_whole() -> None:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -214,6 +215,26 @@ def test_a_list_of_paths_names_its_images_as_their_folder_does(tmp_path: Path) -
     elsewhere = tmp_path / "b/list.txt"
     elsewhere.write_text(f"{tmp_path}/outside/3.png")
     assert open_source(elsewhere).read(0, None).shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_list_finds_files_whose_names_unicode_writes_in_another_way(
+    on_disk: str, listed: str, tmp_path: Path
+) -> None:
+    """A list from a Mac beside a copy that composed the names anew."""
+    names = ["Ärzte/für ö.png", "Ärzte/plain.png", "plain/é.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / unicodedata.normalize(on_disk, name), noise(4, 4 + i, 3))
+    listing = tmp_path / "list.txt"
+    wanted = [unicodedata.normalize(listed, name) for name in names]
+    listing.write_text("\n".join([*wanted, f"{tmp_path}/{wanted[0]}", "Ärzte/missing.png"]), "utf-8")
+    source, whole = open_source(listing), open_source(tmp_path)
+    assert [source.read(i, None).shape[2] for i in range(4)] == [4, 5, 6, 4]
+    assert sorted(source.keys[:3].tolist()) == sorted(whole.keys.tolist())
+    assert [source.name(i) for i in range(3)] == [unicodedata.normalize(on_disk, name) for name in names]
+    with pytest.raises(BrokenImage, match=r"missing\.png: no such file"):
+        source.read(4, None)
+    assert open_source([str(tmp_path / name) for name in wanted]).read(2, None).shape[2] == 6
 
 
 def test_a_list_takes_every_name_that_a_file_can_have_in_a_line(tmp_path: Path) -> None:

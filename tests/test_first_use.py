@@ -1,5 +1,6 @@
 """What a command says before and after its work: commands to paste, the batch, compilation, checkpoints."""
 
+import logging
 import os
 import re
 import shlex
@@ -7,13 +8,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from support.tiny import CNN
+from torch import nn
+from torch.utils import cpp_extension
 
 from lookalike import cli, load, outlines, places, training
 from lookalike.backbones import names
+from lookalike.core import Method
 from lookalike.data.order import Order
 from lookalike.methods import METHODS, get_method
 from lookalike.printing import pasteable
@@ -62,6 +67,9 @@ MISTAKES = [
     (["finetune", "timm/resnet18", "DATA", "nowhere"], 1, "nowhere does not exist"),
     (["finetune", "nowhere", "DATA", "DATA"], 1, "No encoder at nowhere"),
     (["views", "simclr", "nowhere"], 1, "nowhere does not exist"),
+    (["pretrain", "simclr", "DATA", "--cache", "disk", "--cache-dir", "FILE"], 1, "is a file. Give --cache-dir"),
+    (["distill", "DATA", "--cache-dir", "DATA/a.txt"], 1, "a.txt is a file. Give --cache-dir another folder."),
+    (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--cache-dir", "FILE"], 1, "Give --cache-dir"),
     (["evaluate", "nowhere", "DATA", "DATA"], 1, "No encoder at nowhere"),
     (["evaluate", "timm/resnet19", "DATA", "DATA"], 1, "resnet18"),
     (["evaluate", "DATA", "DATA", "DATA"], 1, "holds no encoder.safetensors"),
@@ -277,6 +285,23 @@ def test_compilation_is_announced_and_timed(
     monkeypatch.setattr(training, "compile_parts", lambda method: None)
     said = done(capsys, "pretrain", "simclr", photos, *TINY, "--epochs", "1", "--out", tmp_path / "r", "--compile")
     assert re.search(r"compiling   .*\n(.*\n)*compiled    in 0:00:\d\d, with the first batch\n(.*\n)*epoch 1/1", said)
+
+
+def test_that_there_is_no_gpu_is_not_said_by_torch_while_it_compiles(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so where CUDA_HOME is set; all else that its compiler says is heard."""
+    monkeypatch.setenv("CUDA_HOME", "/usr/local/cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    monkeypatch.setattr(logger, "filters", [])
+    assert cpp_extension._find_cuda_home() == "/usr/local/cuda"
+    assert "No CUDA runtime is found" in caplog.text  # else there would be nothing to silence
+    caplog.clear()
+    training.compile_parts(cast(Method, nn.Sequential(nn.Linear(2, 2))))
+    cpp_extension._find_cuda_home()
+    logger.warning("Your compiler is too old.")
+    assert caplog.messages == ["Your compiler is too old."]
 
 
 def test_checkpoints_of_single_epochs_are_thinned_while_training_and_afterwards(

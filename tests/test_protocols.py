@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders, training
+from lookalike.backbones import Backbone
 from lookalike.data import open_source
 from lookalike.evaluation import (
     FROZEN,
@@ -809,6 +810,38 @@ def test_images_that_cannot_be_read_are_counted(run: Path, labelled: Path, tmp_p
 def test_questions_that_cannot_be(run: Path, labelled: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(run, labelled / "train", labelled / "test", **options)
+
+
+def test_images_are_looked_for_before_weights_are_fetched(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip in a folder is said at once, not behind a download."""
+    fetched: list[object] = []
+
+    def published(name: str) -> Backbone:
+        fetched.append(name)
+        return backbones.create("test_byobnet", image_size=32)
+
+    monkeypatch.setattr(backbones, "published", published)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    train, test, one = str(labelled / "train"), str(labelled / "test"), str(labelled / "train/class0")
+    name, few = "timm/test_byobnet", ["--workers", "0"]
+    for argv, words in (
+        (["evaluate", name, train, "empty"], "holds no image"),
+        (["evaluate", name, one, test], "lies in no class folder"),
+        (["evaluate", name, train, test, "--also", train, "empty"], "holds no image"),
+        (["embed", name, "empty"], "holds no image"),
+        (["show", name, "empty"], "holds no image"),
+        (["finetune", name, train, "empty"], "holds no image"),
+        (["finetune", name, "empty", test], "holds no image"),
+    ):
+        assert cli.main([*argv, *few]) == 1
+        assert words in capsys.readouterr().err
+        assert not fetched, argv
+    assert cli.main(["evaluate", name, train, test, "--protocols", "knn", *few]) == 0
+    assert cli.main(["embed", name, train, *few]) == 0
+    assert fetched == [name, name]
 
 
 def test_files_that_cannot_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,7 @@ def _no_reading(photos: Path, whole: Path, place: Path) -> None:
         refused(verb(*argv), f"{path}", ": Permission denied. Give this user the permission")
         path.chmod(before)
         assert not new.exists()
+    assert command("check", list_, "--workers", 0)[0] == 0  # the permission is given
     (data / "image 0.jpg").chmod(0)
     assert pretrain(data, new)[0] == 0
     assert "broken image image 0.jpg: Permission denied" in Folder(new).log.read_text()
@@ -398,6 +399,7 @@ def _little_shared_memory(photos: Path, whole: Path, place: Path, kibibytes: int
     if kibibytes == 16:  # not enough to start a process
         refused(found, "loading processes cannot be started: No space left on device", "--workers 0", "--shm-size")
         assert not multiprocessing.active_children()
+        assert pretrain(photos, place / "without", workers=0)[0] == 0
         return
     code, text = found
     assert code == 0, text

@@ -72,8 +72,11 @@ def test_a_short_file_takes_the_defaults(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("method: simclr\ndata: p\ntemperatur: 1.0", "nothing is called 'temperatur'. Did you mean temperature"),
-        ("method: simclr\ndata: p\noptim: {lrr: 1.0}", "nothing is called 'optim.lrr'. Did you mean lr"),
-        ("method: simclr\ndata: p\nviews: [{siz: 3}]", "nothing is called 'views.0.siz'. Did you mean size"),
+        ("method: simclr\ndata: p\noptim: {lrr: 1.0}", "nothing is called 'optim.lrr'. Did you mean optim.lr?"),
+        ("method: simclr\ndata: p\nviews: [{siz: 3}]", "nothing is called 'views.0.siz'. Did you mean views.0.size?"),
+        ("method: simclr\ndata: p\noptim: {rate: 1.0}", "nothing is called 'optim.rate'. Known in optim: base_batch, "),
+        ("method: simclr\ndata: p\noptim: {weight_decay: {stop: 1.0}}", "Known in optim.weight_decay: end, "),
+        ("method: simclr\ndata: p\nrate: 1.0", "nothing is called 'rate'. Known: accumulate, "),
         ("method: simcrl\ndata: p", "No method is called 'simcrl'. Did you mean simclr"),
         ("method: my.module:Mine\ndata: p", "your own class: pass it from Python"),
         ("data: p", "names no method"),

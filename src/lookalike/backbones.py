@@ -11,10 +11,11 @@ import logging
 import math
 import re
 import socket
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -988,7 +989,8 @@ def _quiet_hub() -> Iterator[None]:
             constants.HF_HUB_OFFLINE = True
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # some of timm's weights come by torch's hub, which says so
+            yield
     finally:
         constants.HF_HUB_OFFLINE = before
         log.setLevel(level)
@@ -1029,7 +1031,8 @@ def _torchvision_net(name: str, channels: int, weights: bool, drop_path: float) 
         # they would turn ImageNet's normalisation into their own, (x - 0.5) / 0.5, which `_statistics` gives instead.
         options = {"init_weights": not weights, "transform_input": False}
     try:
-        net: nn.Module = torchvision.models.get_model(short, weights="DEFAULT" if weights else None, **options)
+        with redirect_stdout(sys.stderr):  # where torch's bar is, and not among the lines of results
+            net: nn.Module = torchvision.models.get_model(short, weights="DEFAULT" if weights else None, **options)
     except OSError as error:
         url = torchvision.models.get_model_weights(short).DEFAULT.url
         raise _not_fetched(name, url, f"{torch.hub.get_dir()}/checkpoints") from error

@@ -22,7 +22,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
 from .comparing.comparison import Comparison
-from .files import check_writable, read_json
+from .files import check_writable, nearest_folder, read_json
 from .image_options import Alpha
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .names import nearest
@@ -728,6 +728,8 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
     """
     options, resumes = parsed.options, parsed.options.resume
     check_logger(options.logger)
+    if options.cache_dir is not None:
+        nearest_folder(Path(options.cache_dir), "--cache-dir")
     if resumes:
         check_same_time(Path(options.out), asked.content.get("time"), options.time)
     if asked.verb != "views" and not _RANKS & os.environ.keys():
@@ -1008,6 +1010,8 @@ def compare(argv: list[str]) -> None:
         raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
     check_logger(asked.logger)
     check_writable(Path(asked.out) / "compare.json")
+    if asked.cache_dir is not None:
+        nearest_folder(Path(asked.cache_dir), "--cache-dir")
     check_images(asked.data, *asked.train, *asked.test)
     check_backbones(asked.backbone, asked.teacher_backbone)
     for weights in (asked.init, asked.teacher):
@@ -1159,7 +1163,7 @@ def check(argv: list[str]) -> None:
         if file is not None and Path(file).exists() and not options.overwrite:
             raise FileExistsError(f"{file} exists. Give another {name}, or --overwrite.")
         if file is not None:
-            check_writable(Path(file))
+            check_writable(Path(file), name)
     check_images(options.data, *([] if options.test is None else [options.test]))
     from . import recommendation
     from .data import open_maybe_labelled

@@ -6,11 +6,12 @@ import math
 import os
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -282,7 +283,8 @@ def _from_hub(name: str) -> Backbone:
     architecture, file = hub_entry(name)
     place = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        state = torch.hub.load_state_dict_from_url(HUB_URL + file, map_location="cpu", weights_only=True)
+        with redirect_stdout(sys.stderr):  # where torch's bar is, and not among the lines of results
+            state = torch.hub.load_state_dict_from_url(HUB_URL + file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise FileNotFoundError(
             f"The weights of torchhub/{name} could not be fetched. Check the network, or fetch {HUB_URL}{file} on a "

@@ -94,19 +94,38 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def check_writable(path: Path) -> None:
+def nearest_folder(path: Path, option: str) -> Path:
+    """The folder at `path`, or else the nearest one above it: where it would be made.
+
+    Args:
+        option: that names it, for the message.
+
+    Raises:
+        FileExistsError: it is a file, or lies in one.
+    """
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise FileExistsError(f"{there} is a file. Give {option} another folder.")
+    return there
+
+
+def check_writable(path: Path, option: str = "--out") -> None:
     """Refuses a file that could not be written, before there is work to be lost; changes nothing.
+
+    Args:
+        path: of the file.
+        option: that names it or its folder, for the message.
 
     Raises:
         FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
     """
     if path.is_dir():
-        raise FileExistsError(f"{path} is a folder. Give --out a file.")
+        raise FileExistsError(f"{path} is a folder. Give {option} a file.")
     there = next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
-        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another --out.")
+        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another {option}.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another --out.")
+        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another {option}.")
 
 
 def not_through_links(path: str | os.PathLike[str], flags: int) -> int:

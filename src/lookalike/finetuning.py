@@ -20,6 +20,7 @@ from .evaluation.judging import named, same_folder
 from .evaluation.protocols import entry
 from .files import file_sha256
 from .methods.finetune import FineTune
+from .places import is_published
 from .printing import composed, counted, pasteable
 from .progress import counting
 from .runs import Folder, Options, Result, Run, plain
@@ -122,6 +123,10 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
     if training.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    published = not run.resume and is_published(run.init)
+    source = _open_train(run, cfg) if published else None  # before it is fetched
+    if source is not None:
+        _open_test(test if test is not None else cfg.test, run, source.classes or ())
     going_on = run.resume and bool(cfg.classes) and (folder.last.is_file() or folder.before.is_file())
     if not (going_on and isinstance(run.backbone, str)):
         model = _encoder(run, cfg)
@@ -133,13 +138,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             image_size=run.image_size or model.image_size,
             alpha=model.alpha if run.alpha == "auto" else run.alpha,
         )
-    source = open_source(
-        run.data,
-        channels=run.channels,
-        alpha=run.alpha,
-        labelled=True,
-        classes=cfg.classes if run.resume and cfg.classes else None,
-    )
+    source = source or _open_train(run, cfg)
     assert source.classes is not None
     if sorted(map(composed, source.classes)) != sorted(map(composed, cfg.classes)):  # else their order was chosen
         cfg = dataclasses.replace(cfg, classes=source.classes)
@@ -164,6 +163,12 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
             "torchvision/NAME or torchhub/NAME."
         )
     return encoders.load(run.init, cfg.encoder_backbone or None)
+
+
+def _open_train(run: Run, cfg: FineTune.Config) -> Source:
+    """The training images, with the classes that a resumed run began with."""
+    classes = cfg.classes if run.resume and cfg.classes else None
+    return open_source(run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
 def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:

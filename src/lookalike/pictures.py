@@ -20,6 +20,7 @@ from .evaluation.reading import Encoder, opened
 from .files import atomic
 from .images import promote
 from .modes import evaluating
+from .places import is_published
 from .printing import cell, counted
 from .progress import counting
 from .random import permutation
@@ -78,12 +79,13 @@ def show(
         raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
+    source = open_source(images) if is_published(encoder) else None  # before it is fetched
     model = opened(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
-    source = open_source(images, channels=model.channels, alpha=model.alpha)
+    source = source or open_source(images, channels=model.channels, alpha=model.alpha)
     for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)

@@ -75,6 +75,11 @@ def hub_entry(name: str) -> tuple[str, str]:
     return HUB[name]
 
 
+def is_published(encoder: object) -> bool:
+    """Whether an encoder is a name whose weights are fetched, of a network for 3 channels; a path that exists wins."""
+    return isinstance(encoder, str) and encoder.startswith(LIBRARIES) and not os.path.exists(encoder)
+
+
 def no_list(path: object) -> FileNotFoundError:
     """What is raised where no list of labelled images is."""
     return FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")

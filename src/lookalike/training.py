@@ -49,7 +49,7 @@ from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
-from .files import FORMAT, atomic, cache_folder, file_sha256, second_name, sync, unused
+from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
 from .health import RUINED, Health, ruined
 from .image_options import Alpha
 from .layers import Teacher
@@ -564,6 +564,8 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     if rank == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
+    if run.cache_dir is not None:
+        nearest_folder(Path(run.cache_dir), "--cache-dir")
     teacher = vars(run.method).get("teacher")
     for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
         if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
@@ -1228,8 +1230,14 @@ def build(run: Run) -> Method:
     return method.to(memory_format=torch.channels_last)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of torch's says more than that there is no GPU, which the first lines of a run say."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
+
+
 def compile_parts(method: Method) -> None:
     """Compiles the backbone and the heads, and those of a teacher, by torch.compile."""
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # it is imported while the first step compiles
     for part in method.children():
         for each in part if isinstance(part, Teacher) else (part,):
             each.compile()

@@ -59,7 +59,7 @@ class Answers:
         if self.card.is_file():
             self._check()
         else:
-            check_writable(self.card)
+            check_writable(self.card, "--cache-dir")
             self._check_room()
         self._rows: np.ndarray | None = None
         self._sums: np.ndarray | None = None

@@ -188,7 +188,7 @@ class Kept:
         name = key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1)
         self.pixels, self.index, self.lock = (self.folder / f"{name:016x}.{kind}" for kind in ("pixels", "npz", "lock"))
         if not self.there():
-            check_writable(self.pixels)
+            check_writable(self.pixels, "--cache-dir")
 
     def there(self) -> bool:
         return self.index.is_file() and self.pixels.is_file()

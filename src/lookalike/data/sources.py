@@ -494,12 +494,34 @@ def _refuse_two_classes(linked: Mapping[str, str]) -> None:
             raise ValueError(f"{link} is the same folder as {there}: its images would be of two classes. Remove one.")
 
 
+def _as_there(path: str, listings: dict[str, dict[str, str]]) -> str:
+    """A path with its names in the form that this disk has: Unicode writes some letters in two ways (NFC, NFD).
+
+    What is not there in any form stays as it is.
+
+    Args:
+        path: absolute.
+        listings: of folders that were looked into, their names by their composed form.
+    """
+    if path.isascii() or os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    folder = _as_there(folder, listings)
+    if folder not in listings:
+        listings[folder] = {}
+        with suppress(OSError):
+            listings[folder] = {composed(each): each for each in os.listdir(folder)}
+    return os.path.join(folder, listings[folder].get(composed(name), name))
+
+
 def _relative(paths: list[str], root: str, where: str) -> list[str]:
     """Paths relative to a folder where they lie in it, with / between the parts.
 
     Raises:
         FileNotFoundError: none of the first is there.
     """
+    listings: dict[str, dict[str, str]] = {}
+    paths = [p if p.isascii() else _as_there(os.path.join(root, p), listings) for p in paths]
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
             f"None of the first {counted(min(100, len(paths)), 'file')} that {where} names exists; the first is "

@@ -14,10 +14,11 @@ from torch import Tensor
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..files import file_sha256
+from ..image_options import Alpha
 from ..label_free import alignment, effective_rank, retrieval, spread, uniformity
 from ..methods.simclr import SimCLR
 from ..modes import evaluating
-from ..places import check_suffix, no_list, refuse_folder
+from ..places import check_suffix, is_published, no_list, refuse_folder
 from ..printing import composed, counted, shown
 from ..progress import counting
 from ..random import permutation
@@ -118,13 +119,16 @@ def evaluate(
         refuse_folder(path, "evaluation.json")
     if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
+    asked = ((train, test), *also)
+    found = [_opened(*each, 3, "auto") for each in asked] if is_published(encoder) else []  # before it is fetched
     reader = Reader(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
     if baseline:
         check_known(reader.model)
-    pairs = [_pair(a, b, reader) for a, b in ((train, test), *also)]
+    found = found or [_opened(*each, reader.model.channels, reader.model.alpha) for each in asked]
+    pairs = [_pair(*each, *sources, reader) for each, sources in zip(asked, found, strict=True)]
     entries: list[Entry] = []
     errors: list[ValueError] = []
     for pair in pairs:
@@ -190,9 +194,8 @@ class _Pair:
     about: About
 
 
-def _pair(train: Data, test: Data, reader: Reader) -> _Pair:
+def _opened(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
     """The labelled images of a pair, with the classes of the first."""
-    channels, alpha = reader.model.channels, reader.model.alpha
     first = open_source(train, channels=channels, alpha=alpha, labelled=True)
     second = open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
     assert first.classes is not None
@@ -200,6 +203,11 @@ def _pair(train: Data, test: Data, reader: Reader) -> _Pair:
         raise ValueError(
             f"{named(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
         )
+    return first, second
+
+
+def _pair(train: Data, test: Data, first: Source, second: Source, reader: Reader) -> _Pair:
+    """A pair, and what is recorded of it."""
     if same_folder(train, test):
         reader.say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
     about = About(reader.made, reader.encoder_sha256, fingerprint(first, second), named(train), named(test))
@@ -394,11 +402,13 @@ def embed(
     """
     if out is not None:
         check_suffix(out)  # before the work, not after it
+    source = open_maybe_labelled(data) if is_published(encoder) else None  # before it is fetched
     reader = Reader(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
-    found = reader.features(open_maybe_labelled(data, reader.model.channels, reader.model.alpha), "images")
+    source = source or open_maybe_labelled(data, reader.model.channels, reader.model.alpha)
+    found = reader.features(source, "images")
     if out is not None:
         save_features(out, found)
     return found

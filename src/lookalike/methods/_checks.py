@@ -117,7 +117,8 @@ def unbalanced(teacher_temp: Schedule, student_temp: float, centering: bool) -> 
         return ""
     return (
         f"With --teacher-temp.start {teacher_temp.start:g} and --student-temp {student_temp:g} targets are no sharper "
-        "than what tells them, and become the same for all images. Give --teacher-temp.start 0.04."
+        "than what tells them, and become the same for all images. Give --teacher-temp.start "
+        f"{min(0.04, 0.4 * student_temp):.2g}."
     )
 
 

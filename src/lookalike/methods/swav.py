@@ -142,6 +142,7 @@ class SwAV(Method):
         if self.cfg.epsilon >= self.cfg.temperature:
             return (
                 f"With --epsilon {self.cfg.epsilon:g} and --temperature {self.cfg.temperature:g} what is to be told is "
-                "vaguer than what tells it: one answer for all images will do. Give --epsilon 0.05."
+                "vaguer than what tells it: one answer for all images will do. Give --epsilon "
+                f"{min(0.05, self.cfg.temperature / 2):.2g}."
             )
         return ""

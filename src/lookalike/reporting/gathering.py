@@ -211,7 +211,7 @@ def comparison(path: Path) -> Content:
     if problems or not isinstance(content, dict) or content.get("format") != 1:
         raise ValueError(
             f"{path / 'compare.json'} is no comparison with format 1{': ' if problems else ''}{' '.join(problems)}. It "
-            "may come from a newer lookalike; make it again with `lookalike compare`."
+            "may come from a newer lookalike; make it again with `lookalike compare` and another --out."
         )
     return {**content, **{name: dictionaries(content.get(name)) for name in ("ranking", "trainings")}}
 

@@ -17,6 +17,7 @@ from ..files import (
     lock_of,
     locked,
     named,
+    nearest_folder,
     not_through_links,
     parse_json,
     second_name,
@@ -89,9 +90,7 @@ class Folder:
                 or something that may lead out of the folder lies in it.
             FileNotFoundError: `resume`, and no run is there.
         """
-        there = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
-        if not there.is_dir():
-            raise FileExistsError(f"{there} is a file. Give --out another folder.")
+        there = nearest_folder(self.path, "--out")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(f"{there} cannot be written to. Give --out another folder.")
         self.check_own()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..places import LIBRARIES, check_backbones, hub_entry, no_encoder
+from ..places import check_backbones, hub_entry, is_published, no_encoder
 from ..printing import pasteable
 from .folder import Folder
 from .yaml import read_yaml
@@ -32,10 +32,11 @@ def check_encoder(name: str, what: str = "encoder") -> None:
     """
     if os.path.isdir(name):
         weights_of(name)
-    elif name.startswith("torchhub/") and not os.path.exists(name):
-        hub_entry(name.removeprefix("torchhub/"))
-    elif name.startswith(LIBRARIES) and not os.path.exists(name):
-        check_backbones(name)
+    elif is_published(name):
+        if name.startswith("torchhub/"):
+            hub_entry(name.removeprefix("torchhub/"))
+        else:
+            check_backbones(name)
     elif not os.path.exists(name):
         raise no_encoder(name, what)
 

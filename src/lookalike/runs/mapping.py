@@ -6,7 +6,7 @@ It is as flat as the command line. Under `made` are the versions and the machine
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from .. import marks
 from ..durations import seconds_of
 from ..files import FORMAT, atomic
 from ..methods import METHODS, get_method
-from ..names import nearest
+from ..names import nearest_names
 from ..printing import LONGEST_VALUE, brief, cut, printable, shown
 from .environment import here, made
 from .options import Options, Run
@@ -151,7 +151,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     rest = {k: v for k, v in content.items() if k != "data"}
     for key in rest:
         if key not in options and key not in fields:
-            raise ValueError(f"{where}: nothing is called {shown(key)}. {nearest(key, [*options, *fields, 'data'])}")
+            raise _no_key(where, "", key, [*options, *fields, "data"])
     stated = {k: v for k, v in rest.items() if k in fields}
     _check_keys(stated, method.Config, where, "")
     converter = Converter()
@@ -229,13 +229,23 @@ def _check_keys(content: object, cls: type, where: str, at: str) -> None:
     names = [f.name for f in dataclasses.fields(cls)]
     for key, value in content.items():
         if key not in names:
-            raise ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {nearest(str(key), names)}")
+            raise _no_key(where, at, str(key), names)
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
         elif typing.get_origin(kind) is tuple and dataclasses.is_dataclass(typing.get_args(kind)[0]):
             for i, item in enumerate(value if isinstance(value, list) else ()):
                 _check_keys(item, typing.get_args(kind)[0], where, f"{at}{key}.{i}.")
+
+
+def _no_key(where: str, at: str, key: str, known: Sequence[str]) -> ValueError:
+    """What is raised of a key that is not `known` below the path `at`: the keys that it may be a slip of, or all."""
+    near = nearest_names(key, known, cutoff=0.7)
+    if near:
+        advice = f"Did you mean {' or '.join(f'{at}{name}' for name in near)}?"
+    else:
+        advice = f"Known{f' in {at[:-1]}' if at else ''}: {', '.join(sorted(known)[:20])}."
+    return ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {advice}")
 
 
 def dotted(content: object, at: str = "") -> dict[str, object]:

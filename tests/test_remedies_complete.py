@@ -1,0 +1,123 @@
+"""No text in the source advises something that no test follows.
+
+`advice` finds the texts that name an option or a command, or begin a sentence by what to do. Each must be met by the
+pattern of a row in the tables of the other test_remedies*.py, or be named here: with the test that follows it, or with
+the reason why none can.
+"""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support.advice import advice, advises
+from test_remedies import REMEDIES
+from test_remedies_of_data import CALLS as OF_DATA
+from test_remedies_of_evaluation import CALLS as OF_EVALUATION
+from test_remedies_of_networks import CALLS as OF_NETWORKS
+from test_remedies_of_runs import CALLS as OF_RUNS
+
+TESTS = Path(__file__).parent
+TABLES = (REMEDIES, OF_NETWORKS, OF_DATA, OF_EVALUATION, OF_RUNS)
+
+TRIED_ELSEWHERE = {
+    "Cut it into tiles, or shrink it; docs/quickstart.md":
+        "test_remarks.py::test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says",
+    "put the call under if __name__ == '__main__', or use workers=0":
+        "test_workers.py::test_a_script_without_a_main_guard_is_told_what_to_do",
+    "the class of a Dataset must stand at the top of a file. Move it there, or use workers=0":
+        "test_workers.py::test_a_dataset_that_cannot_be_sent_says_where_its_class_must_stand",
+    "batches go through a pipe instead, which is slower. Use fewer --workers":
+        "test_reliability.py::test_little_shared_memory",
+    "The loading processes cannot be started: ": "test_reliability.py::test_little_shared_memory",
+    "# the same figures once more": "test_demo.py::test_the_command",
+    "Save the one that is meant alone, with `":
+        "test_encoders.py::test_two_networks_that_fit_alike_are_refused_with_a_command_that_parts_them",
+    "Where it was made, save the tensors alone: ":
+        "test_encoders.py::test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do",
+    "open it in a browser": "test_report_browser.py::test_it_shows_every_section_and_loads_every_picture",
+    "Make room there.": "test_reliability.py::test_a_full_disk_loses_nothing",
+    "Make it and its folder writable for this user.": "test_reliability.py::test_a_run_that_becomes_read_only",
+    "Make the file system writable": "test_reliability.py::test_a_disk_without_inodes_and_one_that_turns_read_only",
+    "Give this user the permission": "test_reliability.py::test_what_may_not_be_read_is_named",
+    " is whole: go on with ": "test_reliability.py::test_a_full_disk_loses_nothing",
+    "Wait for it, stop it, or name another folder.":
+        "test_reliability.py::test_two_processes_do_not_train_into_one_folder",
+    "Leave --time out, or ask for more with --epochs.":
+        "test_time.py::test_a_killed_training_goes_on_with_the_same_number_of_steps",
+    "nothing to resume. Ask for more with --epochs.":
+        "test_training.py::test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs",
+    "To remove them: ":
+        "test_first_use.py::test_checkpoints_of_single_epochs_are_thinned_while_training_and_afterwards",
+    "--probe None leaves it out":
+        "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
+    "Give the same images; ":
+        "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
+    "Where it was moved to, it can be named: ":
+        "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
+    "Use one of torchrun, srun and --devices.": "test_distributed.py::test_two_processes_equal_one",
+}  # fmt: skip
+"""A part of a text, and the test that meets the message and follows it."""
+
+UNTRIED = {
+    "Update lookalike.": "it takes a later version, which there is not yet",
+    "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
+    "Look at the disk.": "it takes a disk that fails",
+    "Choose \0.": "whoever reads the table chooses",
+    "Choose by the protocol that is nearest to what the features are for.": "whoever reads the table chooses",
+}
+"""A part of a text, and why no test can follow it."""
+
+FACTS = ("with --time \0", "without --time", "for the first step (--compile)", ", but this machine has ")
+"""Texts that name an option and advise nothing."""
+
+
+@cache
+def met() -> dict[str, list[tuple[str, str]]]:
+    """For the pattern of each row the texts that it meets, and what of them."""
+    texts = [each.text for each in advice()]
+    wanted = {row.advice for table in TABLES for row in table.values()}
+    return {
+        pattern: [(text, found[0]) for text in texts if (found := re.search(pattern, text))]
+        for pattern in sorted(wanted)
+    }
+
+
+def test_every_text_that_advises_something_is_tried() -> None:
+    by_rows = {text for texts in met().values() for text, _ in texts}
+    parts = (*TRIED_ELSEWHERE, *UNTRIED, *FACTS)
+    assert not [each for each in advice() if each.text not in by_rows and not any(part in each.text for part in parts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\0 is full. Free some of it.", True), ("\0 images. Number of them: 3", False), ("Give one.", True),
+        ("\0 is full; take another.", True), ("\0 lacks one, which --epochs gives.", True), ("Next: \0", True),
+        ("`lookalike check` says why.", True), ("\0 is 3; it must be at least 4.", False),
+        ("of which 3 give no features", False), ("lookalike pretrain METHOD DATA [options]", False),
+        ("begun with lookalike \0", False), ("--epochs", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_advice(text: str, expected: bool) -> None:
+    assert advises(text) is expected
+
+
+def test_every_row_is_about_a_text_that_there_is() -> None:
+    assert not [pattern for pattern, texts in met().items() if not texts]
+    parts = (*TRIED_ELSEWHERE, *UNTRIED, *FACTS)
+    assert not [part for part in parts if not any(part in each.text for each in advice())]
+
+
+def test_no_pattern_is_so_wide_that_it_meets_unlike_texts() -> None:
+    """Texts that one pattern meets differ in what is put into them, and not in what they advise."""
+    alike = {pattern: {re.sub(r"--out\b|\0", "?", part) for _, part in texts} for pattern, texts in met().items()}
+    assert not {pattern: parts for pattern, parts in alike.items() if len(parts) > 3}
+
+
+@pytest.mark.parametrize("part", TRIED_ELSEWHERE)
+def test_what_is_tried_elsewhere_is(part: str) -> None:
+    file, _, name = TRIED_ELSEWHERE[part].partition("::")
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]

@@ -1,0 +1,398 @@
+"""Advice about evaluations, features and what a training came to: each piece is followed, and works."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from support.calls import (
+    EXTRA,
+    Net,
+    X,
+    call,
+    cause,
+    configured,
+    configured_on,
+    extra_is_there,
+    folders,
+    follow,
+    listing,
+    looked,
+    net,
+    written,
+)
+from support.place import Place
+
+import lookalike
+from lookalike import training
+from lookalike.data import open_source
+from lookalike.evaluation import (
+    Features,
+    embed,
+    evaluate,
+    evaluate_features,
+    features,
+    few_labels,
+    judge,
+    label_free,
+    load_features,
+    record,
+    save_features,
+)
+from lookalike.evaluation.doubts import doubts
+from lookalike.evaluation.neighbours import nearest
+from lookalike.evaluation.semi import listed
+from lookalike.health import judge as judge_health
+from lookalike.health import ruined
+from lookalike.places import check_logger, check_suffix
+from lookalike.runs import Folder
+
+
+def blobs(count: int = 40, labels: Sequence[int] | None = None, seed: int = 0, dim: int = 8) -> Features:
+    """Features of four classes, each around a place of its own; `labels` are what is said of them."""
+    kinds = torch.arange(count) % 4
+    values = 5 * torch.eye(dim)[kinds] + torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+    said = kinds if labels is None else torch.tensor(labels)[torch.arange(count) % len(labels)]
+    return Features(values, said, [f"{i}.png" for i in range(count)], torch.arange(count), [], ("a", "b", "c", "d"))
+
+
+def shuffled(features: Features) -> Features:
+    order = torch.randperm(len(features.features), generator=torch.Generator().manual_seed(1))
+    return replace(features, labels=features.labels[order])
+
+
+def elsewhere() -> Features:
+    """Images of another kind, whose classes lie elsewhere."""
+    features = blobs(seed=1)
+    return replace(features, features=features.features.roll(4, 1) + 20)
+
+
+def judged(protocol: str = "knn", train: Features | None = None, test: Features | None = None) -> object:
+    return judge(protocol, train or blobs(), test or blobs(seed=1), None, 0, None)
+
+
+def nan(features: Features) -> Features:
+    return replace(features, features=features.features * torch.nan)
+
+
+def evaluated(p: Place, *pair: object, encoder: object = None, **options: object) -> list[str]:
+    said: list[str] = []
+    own = {"protocols": ("knn",), "say": said.append} | options
+    evaluate(encoder or p.run, *(pair or p.pair), **own)  # type: ignore[arg-type]
+    return said
+
+
+def record_of(p: Place, content: object) -> Path:
+    path = p.out / "evaluation.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def few(**options: object) -> object:
+    a, b = blobs(), blobs(seed=1)
+    return few_labels(a.features, a.labels, b.features, b.labels, **({"draws": 2} | options))  # type: ignore[arg-type]
+
+
+def verdict(lr: float = 0.3, **now: float) -> str:
+    """What is said of a training whose figures were these, where they differ from those at first."""
+    first = {"loss": 4.0, "spread": 0.5, "recognition": 0.5} | dict.fromkeys(
+        ("effective_rank", "alignment", "uniformity"), 1.0
+    )
+    own = {name[6:]: now.pop(name) for name in [*now] if name.startswith("first_")}
+    return str(judge_health(first | own, first | own | now, lr=lr, steps=100))
+
+
+def taken(option: str, value: str, *path: str) -> object:
+    """What an option of SimCLR comes to."""
+    found: object = configured("simclr", option, value).method
+    for name in option[2:].replace("-", "_").split("."):
+        found = found[int(name)] if name.isdigit() else vars(found)[name]
+    assert found == pytest.approx(float(value))
+    return found
+
+
+TENTH = r"Try (--optim\.lr) (\S+) \(a tenth\), or a longer (--optim\.warmup-epochs)\."
+
+CALLS = {
+    "labels in another order": call(
+        lambda p: doubts(blobs(), blobs(labels=[1, 2, 3, 0], seed=1)), r"Check the order of the classes\.$",
+        lambda p, found: doubts(blobs(), blobs(seed=1)),
+    ),
+    "labels that are shuffled": call(
+        lambda p: doubts(blobs(400), shuffled(blobs(400, seed=1))), r"Check the order of labels and images",
+        lambda p, found: doubts(blobs(400), blobs(400, seed=1)),
+    ),
+    "test images of another kind": call(
+        lambda p: doubts(blobs(400), moved_classes()),
+        r"Check that both are images of one kind, and the order of their classes",
+        lambda p, found: doubts(blobs(400), blobs(400, seed=1)),
+    ),
+    "features under another suffix": call(
+        lambda p: load_features(written(b"x", p.out / "a.txt")),
+        r"is none of (\.npz), \.parquet and (\.csv), as `lookalike embed`",
+        lambda p, found: load_features(embedded(p, found[1])), lambda p, found: load_features(embedded(p, found[2])),
+    ),
+    "a file without features": call(
+        lambda p: load_features(written(b"x", p.out / "a.npz")), r"holds no features as `lookalike embed` writes them",
+        lambda p, found: load_features(embedded(p, ".npz")),
+    ),
+    "features that are not there": call(
+        lambda p: load_features(p.out / "none.npz"), r"Give a file that `lookalike embed` wrote",
+        lambda p, found: load_features(embedded(p, ".npz")),
+    ),
+    "features that are not finite": call(
+        lambda p: judged("logistic", train=nan(blobs())), r"Check the encoder: its training may have diverged",
+        lambda p, found: judged("logistic"),
+    ),
+    "neighbours that are not finite": call(
+        lambda p: judged("knn", train=nan(blobs())), r"Check the encoder: its training may have diverged",
+        lambda p, found: judged("knn"),
+    ),
+    "labels that are no numbers of classes": call(
+        lambda p: judged(train=blobs(labels=[10**9, 0])),
+        r"Number them so, or save the names of the classes beside", lambda p, found: judged(train=blobs(labels=[1, 0])),
+        lambda p, found: load_features(named_labels(p)),
+    ),
+    "features of two encoders": call(
+        lambda p: judged(test=blobs(dim=6)), r"Compute both with the same encoder", lambda p, found: judged()
+    ),
+    "neighbours of two encoders": call(
+        lambda p: nearest(torch.randn(4, 6), torch.randn(9, 8), 2), r"Take features of the same encoder",
+        lambda p, found: nearest(torch.randn(4, 8), torch.randn(9, 8), 2),
+    ),
+    "pyarrow that is missing, to read": call(
+        lambda p: without("pyarrow", lambda: load_features(written(b"x", p.out / "a.parquet"))), EXTRA, extra_is_there
+    ),
+    "pyarrow that is missing, to write": call(
+        lambda p: without("pyarrow", lambda: check_suffix("a.parquet")), EXTRA, extra_is_there
+    ),
+    "a logger that is missing": call(
+        lambda p: without("wandb", lambda: check_logger("wandb")),
+        r"--logger .+ needs the extra: pip install '(lookalike)\[(.+)\]'",
+        lambda p, found: extra_is_there(p, found),
+    ),
+    "matplotlib that is missing": call(
+        lambda p: without("matplotlib", lambda: lookalike.plot(p.trained, out=p.out / "a.png")), EXTRA, extra_is_there
+    ),
+    "a mean for each of other channels": call(
+        lambda p: features(net(), open_source(p.photos), image_size=32, mean=[0.5], std=[0.5]),
+        r"Give one number per channel",
+        lambda p, found: features(net(), open_source(p.photos), image_size=32, mean=[0.5] * 3, std=[0.5] * 3),
+    ),
+    "a protocol that takes what the encoder gives": call(
+        lambda p: evaluated(p, protocols=("label-free",), pool="average"), r"Leave one of them out",
+        lambda p, found: evaluated(p, protocols=("label-free",)), lambda p, found: evaluated(p, pool="average"),
+    ),
+    "one class": call(
+        lambda p: evaluated(p, *2 * [folders(p.out / "one", "a")]), r"nothing to tell apart\. Give two or more",
+        lambda p, found: evaluated(p),
+    ),
+    "features without labels": call(
+        lambda p: evaluate_features(embedded(p, ".npz", p.photos)), r"Embed a folder with one sub-folder per class",
+        lambda p, found: evaluate_features(embedded(p, ".npz")),
+    ),
+    "one image without others": call(
+        lambda p: label_free(p.run, p.photos, images=1), r"Give at least (2), better ([\d,\W]+)\.$",
+        *(lambda p, found, i=i: label_free(p.run, p.photos, images=int(found[i].replace(",", ""))) for i in (1, 2)),
+    ),
+    "no protocol": call(
+        lambda p: evaluated(p, protocols=()), r"No protocol was asked for\. Choose from ([^,.]+)",
+        lambda p, found: evaluated(p, protocols=(found[1],)),
+    ),
+    "shares that are none": call(
+        lambda p: evaluated(p, protocols=("semi",), shares=(10.0,)),
+        r"shares are .+; give one or more above 0, up to (1)\.",
+        lambda p, found: evaluated(p, protocols=("semi",), shares=(0.1, float(found[1]))),
+    ),
+    "a protocol that there is not": call(
+        lambda p: evaluated(p, protocols=("nn",)), r"There is no protocol .+ here\. Choose from ([^,.]+)",
+        lambda p, found: evaluated(p, protocols=(found[1],)),
+    ),
+    "a protocol that no features are judged by": call(
+        lambda p: judged("nn"), r"There is no protocol [^ ]+\. Choose from ([^,.]+)", lambda p, found: judged(found[1])
+    ),
+    "features that cannot be kept": call(
+        lambda p: "\n".join(evaluated(p, encoder=linked_features(p))),
+        r"(\S+) is a link\. Remove it, or put what it leads to in its place",
+        lambda p, found: Path(found[1]).unlink() or "\n".join(evaluated(p)),
+        lambda p, found: put_in_place(linked_features(p) / "features") or "\n".join(evaluated(p)),
+    ),
+    "classes of one image each": call(
+        lambda p: judged("linear", train=blobs(4)), r"Give more images per class, or use the (knn) protocol alone",
+        lambda p, found: judged("linear"), lambda p, found: judged(found[1], train=blobs(4)),
+    ),
+    "features for which there are no labels": call(
+        lambda p: judged(train=replace(blobs(), labels=None)), r"Put each class into a folder of its own",
+        lambda p, found: judged(train=load_features(embedded(p, ".npz")), test=load_features(embedded(p, ".csv"))),
+    ),
+    "an untrained network that is not known": call(
+        lambda p: evaluated(p, encoder=Net(), image_size=32, baseline=True),
+        r"Leave the baseline out, and evaluate an untrained one, too",
+        lambda p, found: [evaluated(p, encoder=Net(), image_size=32) for _ in ("trained", "untrained")] and None,
+    ),
+    "a way to pool that there is not": call(
+        lambda p: evaluated(p, pool="mean"), r"Nothing pools as .+ Choose from (.+)\.$",
+        *(lambda p, found, i=i: evaluated(p, pool=found[1].split(", ")[i]) for i in (0, 1, 2)),
+    ),
+    "a module whose size is not known": call(
+        lambda p: evaluated(p, encoder=Net()),
+        r"Give (image_size); for other than 3 channels, (lookalike\.backbones\.create\(module, channels=\.\.\., "
+        r"image_size=\.\.\.\))",
+        lambda p, found: evaluated(p, encoder=Net(), **{found[1]: 32}),
+        lambda p, found: evaluated(
+            p, encoder=eval(found[2].replace("=...", "={}").format(3, 32), {"lookalike": lookalike, "module": Net()})
+        ),
+    ),
+    "a record of another format": call(
+        lambda p: record(record_of(p, [{"format": 2}]), []),
+        r"may come from a newer lookalike\. It was left as it is; move it away to start a new one",
+        lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
+    ),
+    "a record that is damaged": call(
+        lambda p: record(written(b"[", p.out / "evaluation.json"), []),
+        r"(?<!lookalike\.) It was left as it is; move it away to start a new one",
+        lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
+    ),
+    "a record with numbers that are none": call(
+        lambda p: record(record_of(p, [{"format": 1, "top1": float("nan")}]), []),
+        r"as no evaluation writes it\. It was left as it is; move it away to start a new one",
+        lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
+    ),
+    "a record that is a folder": call(
+        lambda p: record((p.out / "evaluation.json").mkdir() or p.out / "evaluation.json", []),
+        r"is no file\. Move it away, or give another --out", lambda p, found: record(p.out / "other.json", []),
+        lambda p, found: (p.out / "evaluation.json").rmdir() or record(p.out / "evaluation.json", []),
+    ),
+    "few labels in two ways": call(
+        lambda p: few(), r"Give either the share of the labels or the rows that keep theirs",
+        lambda p, found: few(share=0.1),
+        lambda p, found: few(rows=torch.arange(4)),
+    ),
+    "a share of the labels that is none": call(
+        lambda p: few(share=2.0), r"give a share above 0, up to (1), and at least (1) draw",
+        lambda p, found: few(share=float(found[1]), draws=int(found[2])),
+    ),
+    "a list of no images": call(
+        lambda p: listed(listing(p.out / "list.txt", ""), ["a/0.png"]),
+        r"names no image\. Give the name of a labelled image per line",
+        lambda p, found: listed(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
+    ),
+    "a list that is not there": call(
+        lambda p: listed(p.out / "none.txt", ["a/0.png"]),
+        r"Give a text file with the name of a labelled image per line",
+        lambda p, found: listed(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
+    ),
+    "features that are not finite, of a training": call(
+        lambda p: verdict(spread=float("nan")),
+        r"\(a tenth\), or a longer --optim\.warmup-epochs\. (--optim\.clip) (1) may help, too|^\W (--optim\.clip) 1 "
+        r"may help, too",
+        lambda p, found: taken(found[1], found[2]),
+    ),
+    "a loss that explodes": call(
+        lambda p: verdict(loss=1e9), TENTH, lambda p, found: taken(found[1], found[2]) == pytest.approx(0.03),
+        lambda p, found: taken(found[3], "20"),
+    ),
+    "numbers of an embedding that say the same": call(
+        lambda p: verdict(embedding_correlation=0.99), r"See that the loss keeps them apart \(a covariance term\)\.",
+        lambda p, found: cause("barlow_twins", "--lambd", "0.0051"),
+    ),
+    "targets that are the same": call(
+        lambda p: verdict(first_target_information=0.2, target_information=0.001),
+        r"See that they are centred, and sharper than what tells them\.",
+        lambda p, found: cause("dino"),
+    ),
+    "one answer for all images": call(
+        lambda p: verdict(spread=0.01, loss=0.0),
+        r"See that the loss keeps images apart \(negatives, a variance term\), or has a stopped gradient and a "
+        r"predictor\.",
+        lambda p, found: cause("vicreg"), lambda p, found: cause("simsiam"), lambda p, found: cause("byol"),
+    ),
+    "views that are alike": call(
+        lambda p: verdict(first_recognition=0.999),
+        r"Look at `lookalike (views)`, and make them differ more: a lower (--views\.0\.scale), more "
+        r"(--views\.0\.jitter)",
+        lambda p, found: configured("simclr", found[2], "0.05", "1.0"), lambda p, found: taken(found[3], "1.0"),
+        lambda p, found: shown_views(p),
+    ),
+    "features that hardly moved": call(
+        lambda p: verdict(), r"Train for longer, or try (--optim\.lr) (\S+) \(ten times as much\)\.",
+        lambda p, found: taken(found[1], found[2]), lambda p, found: configured("simclr", "--epochs", "200"),
+    ),
+    "features that moved for nothing": call(
+        lambda p: verdict(spread=5.0),
+        r"Train for longer\. .+ Look at `lookalike (views)`: what makes an image itself must be seen in both",
+        lambda p, found: configured("simclr", "--epochs", "200"), lambda p, found: shown_views(p),
+    ),
+    "images that are not finite": call(
+        lambda p: str(ruined(3, 1.0, [X * torch.nan])), r"Look for such images with `lookalike (check)`",
+        lambda p, found: looked(p.photos),
+    ),
+    "a loss that is not finite": call(
+        lambda p: str(ruined(3, float("inf"), [X])),
+        r"Try a lower (--optim\.lr), a longer (--optim\.warmup-epochs), or (--optim\.clip) (1)\.",
+        lambda p, found: taken(found[1], "0.01"), lambda p, found: taken(found[2], "20"),
+        lambda p, found: taken(found[3], found[4]),
+    ),
+    "gradients that are not finite": call(
+        lambda p: str(ruined(3, 1.0, [X])),
+        r"Try (--precision) (bf16) in place of fp16, a lower (--optim\.lr), or (--optim\.clip) (1)\.",
+        lambda p, found: configured("simclr", found[1], found[2]), lambda p, found: taken(found[3], "0.01"),
+        lambda p, found: taken(found[4], found[5]),
+    ),
+}  # fmt: skip
+
+
+def moved_classes() -> Features:
+    """Each class where TRAIN has none of them."""
+    features = blobs(400, seed=1)
+    return replace(features, features=features.features.roll(4, 1))
+
+
+def embedded(p: Place, suffix: str, data: object = None) -> Path:
+    path = p.out / f"features{suffix}"
+    embed(p.run, data or p.pair[0], out=path)  # type: ignore[arg-type]
+    return path
+
+
+def named_labels(p: Place) -> Path:
+    save_features(p.out / "a.csv", blobs())
+    return p.out / "a.csv"
+
+
+def linked_features(p: Place) -> Path:
+    folder = Folder(p.run).features
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    (p.out / "elsewhere").mkdir(exist_ok=True)
+    if not folder.is_symlink():
+        folder.symlink_to(p.out / "elsewhere")
+    return p.run
+
+
+def put_in_place(link: Path) -> None:
+    there = link.resolve()
+    link.unlink()
+    there.rename(link)
+
+
+def shown_views(p: Place) -> None:
+    training.draw_views(configured_on(p, "simclr"), p.out / "views.png")
+
+
+def without(package: str, use: Callable[[], object]) -> object:
+    """Where a package is not installed."""
+    with (
+        mock.patch.dict("sys.modules", {package: None, f"{package}.parquet": None}),
+        mock.patch("lookalike.places.find_spec", lambda name: None if name == package else find_spec(name)),
+    ):
+        return use()
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_what_a_message_advises_works(case: str, place: Place) -> None:
+    follow(CALLS[case], place)
