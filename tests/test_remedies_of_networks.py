@@ -34,7 +34,7 @@ from timm.models.vision_transformer import ParallelThingsBlock, VisionTransforme
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import classifiers, core, encoders, losses, optim, training
+from lookalike import classifiers, core, encoders, losses, optimizers, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.layers import Queue
@@ -400,7 +400,7 @@ class Grouped(Method):
 
 
 def grouped(own: bool, twice: bool, name: str = "sgd") -> object:
-    return optim.build(Grouped(net(), own, twice), Optim(name, lr=0.1), 8, fused=False)
+    return optimizers.build(Grouped(net(), own, twice), Optim(name, lr=0.1), 8, fused=False)
 
 
 def without_config(body: dict[str, object]) -> object:
