@@ -28,7 +28,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookal
 
 LONG = (
     "distributed", "health", "gpu_benchmark", "methods", "reliability", "report_browser", "training", "compare", "cli",
-    "backbones", "augment", "distill", "finetune", "learning", "distributed_parts",
+    "backbones", "augment", "distill", "finetune", "learning", "distributed_parts", "remedies", "remedies_of_runs",
 )  # fmt: skip
 """Files that take longest. They go first, so that no process has one for itself in the end."""
 
