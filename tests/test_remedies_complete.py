@@ -57,6 +57,11 @@ TRIED_ELSEWHERE = {
     "Where it was moved to, it can be named: ":
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
     "Use one of torchrun, srun and --devices.": "test_distributed.py::test_two_processes_equal_one",
+    "Whether the encoder forgot what --init knew is not measured":
+        "test_forgetting.py::test_a_training_warns_at_the_step_and_in_the_end",
+    "Next: \0\0": "test_recommendation.py::test_the_last_line_of_check_is_a_command_that_runs",
+    "of them. Give a list of the others as DATA, or train with --max-broken 1.":
+        "test_recommendation.py::test_data_that_cannot_be_trained_on_get_a_reason_and_no_command",
 }  # fmt: skip
 """A part of a text, and the test that meets the message and follows it."""
 
@@ -64,12 +69,21 @@ UNTRIED = {
     "Update lookalike.": "it takes a later version, which there is not yet",
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Look at the disk.": "it takes a disk that fails",
+    "begin from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
     "Choose by the protocol that is nearest to what the features are for.": "whoever reads the table chooses",
 }
 """A part of a text, and why no test can follow it."""
 
-FACTS = ("with --time \0", "without --time", "for the first step (--compile)", ", but this machine has ")
+FACTS = (
+    "with --time \0",
+    "without --time",
+    "for the first step (--compile)",
+    ", but this machine has ",
+    "the fewest operations of `list backbones --small`",
+    "the encoder forgets what --init knew",
+    "the encoder forgot a part of what --init knew",
+)
 """Texts that name an option and advise nothing."""
 
 
