@@ -351,6 +351,7 @@ def test_a_step_that_fails_fails_no_check(
     photos: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(run: Run, found: Speed) -> None:
+        Path(run.out).rmdir()
         raise RuntimeError("the machine is too small")
 
     monkeypatch.setattr(training, "measure", measure)
@@ -366,6 +367,7 @@ def test_ctrl_c_while_a_step_is_timed_loses_nothing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(run: Run, found: Speed) -> None:
+        Path(run.out).rmdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "measure", measure)
