@@ -30,6 +30,7 @@ import unlike_sets
 from resumable import Row, read
 from settings_tried import CNN
 
+from lookalike.core import DataFacts
 from lookalike.data import Source, Subset
 from lookalike.methods.lejepa import LeJEPA
 from lookalike.runs import Run, commit
@@ -206,7 +207,8 @@ def data_of(pair: Pair, make: Any, folder: Path, seed: int) -> Data:
 def run_of(images: Source, setting: Setting, seed: int, init: str) -> Run:
     """The training from old weights, with what a setting changes of the default."""
     epochs = max(1, round(STEPS / (len(images) // few_images.BATCH)))
-    optim = LeJEPA.fit_to(LeJEPA.Config(), len(images), few_images.SIZE, few_images.BATCH).optim
+    facts = DataFacts(len(images), few_images.SIZE, few_images.BATCH, epochs)
+    optim = LeJEPA.fit_to(LeJEPA.Config(), facts).optim
     optim = dataclasses.replace(
         optim,
         lr=setting.rate * optim.lr,

@@ -374,10 +374,6 @@ REMEDIES: dict[str, Remedy] = {
         lambda p: ["plot", str(p.trained), "--out", f"{p.out}/a.png"],
         r"Next: (.+)   # all curves, and a map of the embedding", pasted_with("--workers", "0", "--points", "4"), 0,
     ),
-    "what comes after checking": Remedy(
-        lambda p: ["check", str(p.photos), "--workers", "0", "--image-size", "32"], r"Next: (lookalike [^#]+|\W)$",
-        pasted_with("--backbone", tiny.CNN), 0,
-    ),
     "what comes after finetuning": Remedy(
         lambda p: ["finetune", str(p.run), *p.pair, *TINY, "--out", f"{p.out}/tuned"],
         r"\(encoder, head and classes\), \S+ and \S+\s+Next: (.+)", pasted_with("--workers", "0"), 0,

@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from support import tiny
 from support.calls import (
@@ -451,7 +452,7 @@ def wild(p: Place, *options: str) -> str:
 
 def forgetful(p: Place, *options: str, told: tuple[float, ...] = (0.9, 0.4)) -> str:
     """A training whose probe says so."""
-    with mock.patch.object(Probe, "__call__", side_effect=told):
+    with mock.patch.object(Probe, "__call__", side_effect=[torch.arange(40) < 40 * share for share in told]):
         return remembering(p, *options)
 
 
