@@ -1,5 +1,6 @@
 """`--init` with `--probe`: a fall of the k-NN is reported at once and in the end, and no advice contradicts it."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,19 @@ def hits(correct: int, images: int, first: int = 0) -> Tensor:
     found = torch.zeros(images, dtype=torch.bool)
     found[first : first + correct] = True
     return found
+
+
+def run_of(data: Path, out: Path, epochs: int = 4, **options: object) -> Run:
+    method = SimCLR.Config(
+        views=(View(size=32, count=2, scale=(0.4, 1.0)),), hidden_dim=16, out_dim=8, optim=Optim("sgd", lr=0.1)
+    )
+    return Run(
+        data=str(data), out=str(out), method=method, backbone="test_efficientnet", epochs=epochs, batch_size=8,
+        image_size=32, workers=0, save_every=1, **options,
+    )  # fmt: skip
+
+
+RUN = run_of(Path("photos"), Path("run"), 40, init="old", frozen_epochs=4.0)
 
 
 # ---------------------------------------------------------------- the interval
@@ -65,19 +79,19 @@ def test_of_trainings_that_forget_nothing_few_are_warned_however_often_one_looks
         # whether an image is hit changes by chance at each look, as often to the better as to the worse
         likely = random.random(200)
         before, *later = torch.from_numpy(random.random((1 + looks, 200)) < likely)
-        watch = Forgetting(before, looks, 0.1)
+        watch = Forgetting(before, looks, RUN)
         said = [*(watch.see(i, found) for i, found in enumerate(later)), watch.at_end()]
         warned += any(said)
     assert warned / 300 <= ERROR + 3 * (ERROR / 300) ** 0.5
 
 
 def test_a_fall_on_the_way_is_reported_once_and_in_the_end() -> None:
-    watch = Forgetting(hits(158, 250), 20, 2.0)
+    watch = Forgetting(hits(158, 250), 20, RUN)
     assert watch.at_end() == ""
     assert watch.see(4, hits(157, 250)) == ""
     first = watch.see(8, hits(110, 250))
     assert first.startswith("WARNING  step 8: the k-NN fell from 63.2% before training to 44.0% (by ")
-    assert "Try a lower --optim.lr (it was 2), or more --frozen-epochs." in first
+    assert first.endswith("what --init knew. Try --optim.lr 0.01 (a tenth), or --frozen-epochs 20 (half of them).")
     assert watch.see(12, hits(100, 250)) == ""  # it was said
     assert watch.see(16, hits(155, 250)) == ""
     assert watch.at_end().startswith(
@@ -87,21 +101,26 @@ def test_a_fall_on_the_way_is_reported_once_and_in_the_end() -> None:
     assert watch.at_end().startswith("WARNING: the k-NN fell from 63.2% before training to 56.0% (by ")
 
 
+def test_half_of_the_epochs_is_not_advised_where_more_are_frozen() -> None:
+    watch = Forgetting(hits(158, 250), 20, dataclasses.replace(RUN, frozen_epochs=30.0))
+    assert watch.see(8, hits(110, 250)).endswith("what --init knew. Try --optim.lr 0.01 (a tenth).")
+
+
 def test_a_look_at_other_images_is_passed_over() -> None:
-    watch = Forgetting(hits(158, 250), 20, 2.0)
+    watch = Forgetting(hits(158, 250), 20, RUN)
     assert watch.see(8, hits(10, 249)) == ""
     assert watch.at_end() == ""
 
 
 def test_advice_that_contradicts_the_probe_is_replaced() -> None:
-    watch = Forgetting(hits(158, 250), 20, 2.0)
+    watch = Forgetting(hits(158, 250), 20, RUN)
     assert watch.verdict(TEN_TIMES) is TEN_TIMES
     watch.see(8, hits(110, 250))
     found = watch.verdict(TEN_TIMES)
     assert found.word == "not learning"
     assert "hardly moved" not in str(found)
     assert "ten times" not in str(found)
-    assert "forgets what --init knew. Try a lower --optim.lr" in str(found)
+    assert "forgets what --init knew. Try --optim.lr 0.01 (a tenth)" in str(found)
     learning = Verdict("learning", "it does.")
     assert watch.verdict(learning) is learning
     watch.see(12, hits(158, 250))
@@ -109,16 +128,6 @@ def test_advice_that_contradicts_the_probe_is_replaced() -> None:
 
 
 # ---------------------------------------------------------------- trainings
-
-
-def run_of(data: Path, out: Path, epochs: int = 4, **options: object) -> Run:
-    method = SimCLR.Config(
-        views=(View(size=32, count=2, scale=(0.4, 1.0)),), hidden_dim=16, out_dim=8, optim=Optim("sgd", lr=0.1)
-    )
-    return Run(
-        data=str(data), out=str(out), method=method, backbone="test_efficientnet", epochs=epochs, batch_size=8,
-        image_size=32, workers=0, save_every=1, **options,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -149,7 +158,7 @@ def test_a_training_warns_at_the_step_and_in_the_end(
     assert "WARNING: the k-NN was 100.0% before training, 18.8% at step 8 and is 100.0% now" in said
     assert "ten times" not in said.partition("step 8:")[2]
     assert "ten times" not in result.why
-    assert "Try a lower --optim.lr" in result.why
+    assert "Try --optim.lr 0.01 (a tenth), or --frozen-epochs 2 (half of them)." in result.why
 
 
 def test_no_advice_is_given_before_the_probe_has_looked(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .evaluation.measures import interval_of_change
 from .health import Verdict
+from .runs import Run
 
 ERROR = 0.05
 """Of trainings that forget nothing, in how many a fall is reported by chance, at most, however often one looks."""
@@ -14,15 +15,17 @@ ERROR = 0.05
 class Forgetting:
     """Compares each look of the probe with the one before training, image by image."""
 
-    def __init__(self, before: Tensor, looks: int, lr: float) -> None:
+    def __init__(self, before: Tensor, looks: int, run: Run) -> None:
         """Args:
         before: (M,) bool, which of the test images the first weights classify correctly.
         looks: in the whole training, at most.
-        lr: the configured learning rate, for the advice.
+        run: the settled one, for the advice; `docs/results.md` has what it rests on.
         """
         self.before = self.now = before
         self.looks = looks
-        self.remedy = f"Try a lower --optim.lr (it was {lr:g}), or more --frozen-epochs."
+        half = run.epochs / 2
+        frozen = f", or --frozen-epochs {half:g} (half of them)" if (run.frozen_epochs or 0) < half else ""
+        self.remedy = f"Try --optim.lr {run.method.optim.lr / 10:.2g} (a tenth){frozen}."
         self.looked = False
         """Whether there was a look since the encoder learns."""
         self.fallen = False

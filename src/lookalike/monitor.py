@@ -164,7 +164,7 @@ class Monitor(Callback):
         self._waited = self._begin_waited = self.loader.waited
 
     def _forgetting(self, before: Tensor) -> Forgetting:
-        return Forgetting(before, min(PROBES, self.run.epochs), self.run.method.optim.lr)
+        return Forgetting(before, min(PROBES, self.run.epochs), self.run)
 
     def _watch(self, name: str) -> Callable[[nn.Module, object, object], None]:
         def note(part: nn.Module, inputs: object, output: object) -> None:
