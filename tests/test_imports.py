@@ -31,3 +31,12 @@ def test_a_method_brings_along_no_data_and_no_protocol(methods: tuple[str, ...])
     found = imported(f"from lookalike.methods import get_method\nfor name in {methods}: get_method(name)")
     assert {f"lookalike.methods.{name}" for name in methods} <= found
     assert not {"lookalike.data", "lookalike.encoders", "lookalike.evaluation", "lookalike.training", "numba"} & found
+
+
+def test_what_0_1_had_in_optim_is_found_there() -> None:
+    from lookalike import optim, optimizers
+
+    for name in ("LARS", "Rates", "build", "clip"):
+        assert vars(optimizers)[name] is getattr(optim, name)
+    with pytest.raises(AttributeError, match="has no attribute 'builds'"):
+        optim.builds  # noqa: B018

@@ -1,6 +1,7 @@
 """The settings of optimizers: learning rates and their scaling, decay, clipping. `optimizers` builds by them."""
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -108,3 +109,13 @@ class Group:
     """Takes the place of the configured schedule. All its values are multiplied by `Optim.factor`."""
     lr_scale: float = 1
     weight_decay_scale: float = 1
+
+
+_MOVED = {"LARS": "lars", "Rates": "build", "Rule": "lars", "build": "build", "clip": "build"}
+"""What 0.1 had here, and the module of `optimizers` that has it now."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _MOVED:
+        return importlib.import_module(f"lookalike.optimizers.{_MOVED[name]}").__dict__[name]
+    raise AttributeError(f"module 'lookalike.optim' has no attribute '{name}'")
