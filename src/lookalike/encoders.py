@@ -671,7 +671,11 @@ _FORMATS = {
 def _format_of(path: Path) -> str | None:
     """What a file holds that torch.save did not write; None where it may have, or that is not known."""
     with open(path, "rb") as file:
-        head = file.read(64)
+        try:
+            head = file.read(64)
+        except OSError as error:  # which does not say of which file
+            reason = f"{path} cannot be read ({error.strerror}). Give another, or copy it once more."
+            raise ValueError(reason) from error
     if not head:
         return "nothing (0 bytes)"
     with suppress(zipfile.BadZipFile, OSError):
