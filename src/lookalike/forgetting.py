@@ -68,25 +68,23 @@ class Forgetting:
         """The verdict on the features; where the probe fell, one that does not advise what makes it fall further."""
         if self.lowest is None or found.word != "not learning":
             return found
-        return Verdict(found.word, f"{self._worst()}.", self.remedy)
-
-    def _worst(self) -> str:
-        assert self.lowest is not None
-        if self.fallen:
-            return self._fall()
         step, knn = self.lowest
-        return (
-            f"the k-NN was {accuracy(self.before):.1%} before training, {knn:.1%} at step {step} and is "
-            f"{accuracy(self.now):.1%} now: the encoder forgot a part of what --init knew"
-        )
+        why = f"the encoder forgets what --init knew: the k-NN was {accuracy(self.before):.1%} before training, "
+        return Verdict(found.word, f"{why}{knn:.1%} at step {step}.", self.remedy)
 
     def at_end(self) -> str:
         """A warning for the end of the training, empty where nothing is known to be forgotten."""
         if interval_of_change(self.before, self.now)[1] < 0:
             return f"WARNING: {self._fall()}. {self.remedy}"
-        return "" if self.lowest is None else f"WARNING: {self._worst()}. {self.remedy}"
+        if self.lowest is None:
+            return ""
+        step, knn = self.lowest
+        return (
+            f"WARNING: the k-NN was {accuracy(self.before):.1%} before training, {knn:.1%} at step {step} and is "
+            f"{accuracy(self.now):.1%} now: the encoder forgot a part of what --init knew. {self.remedy}"
+        )
 
 
 def accuracy(hits: Tensor) -> float:
-    """The share of the test images that are classified correctly, in [0, 1]."""
+    """The fraction of the test images that are classified correctly, in [0, 1]."""
     return float(hits.double().mean())
