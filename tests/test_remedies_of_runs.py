@@ -574,9 +574,12 @@ TRAININGS = {
         r"and its weights would go\. Give another --out", lambda p, found: trained(p, "--init", str(p.trained)),
     ),
     "what an encoder knew, and forgets": call(
-        forgetful, r"Try a lower (--optim\.lr) \(it was \S+\), or more (--frozen-epochs)\.",
-        lambda p, found: remembering(p, found[1], "1e-12", "--optim.weight-decay.start", "0", "--frozen-epochs", "0"),
-        lambda p, found: remembering(p, "--epochs", "2", found[2], "1.99", "--save-every", "2"),
+        forgetful, r"Try (--optim\.lr) (\S+) \(a tenth\)",
+        lambda p, found: remembering(p, found[1], found[2], "--frozen-epochs", "0"),
+    ),
+    "what an encoder knew, and forgets while it is not frozen": call(
+        forgetful, r", or (--frozen-epochs) (\S+) \(half of them\)",
+        lambda p, found: remembering(p, found[1], found[2]),
     ),
     "a collapse": call(
         lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) says what was seen and what to try",
