@@ -22,29 +22,21 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
-import multiprocessing
-import os
-import platform
-import shutil
-import signal
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from io import StringIO
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import resumable
 import torch
 import unlike_sets
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rows import append
+from resumable import Row, read, rounded
 from settings_tried import (
     BROKEN,
     CNN,
@@ -102,8 +94,6 @@ LOCAL_VIEWS = {"dino": 1.6, "lejepa": 1.8}
 """What a step takes so many times longer with the small views that these methods make of images above 64 pixels."""
 BESIDE_SECONDS = 4.0
 """What a training takes beside its steps: its start, and k-NN and label-free scores in the end."""
-THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
-PACKAGES = "torch", "lightning", "timm", "numpy", "scikit-learn", "numba", "pillow"
 RECORD = Path(__file__).parent / "records" / "defaults.jsonl"
 
 
@@ -136,8 +126,6 @@ OTHER: dict[str, Overrides] = {"adamw 1e-3": adamw(1e-3)}
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "grid")
 """What makes two rows the same measurement."""
-
-Row = Mapping[str, Any]
 
 
 def key(row: Row) -> tuple[Any, ...]:
@@ -341,13 +329,6 @@ def two_views(source: Source, view: View, images: int, seed: int, backbone: Back
     return make_views(batch, [dataclasses.replace(view, count=2)], batch.keys, mean=backbone.mean, std=backbone.std)
 
 
-def rounded(value: Any) -> Any:
-    """Numbers of four digits; None for what is not finite, which JSON does not know."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return {n: rounded(v) for n, v in value.items()} if isinstance(value, Mapping) else value
-    return float(f"{value:.4g}") if math.isfinite(value) else None
-
-
 def settled(job: Job, source: Source, out: str) -> Run:
     """The training with all that follows from data and setting, and with what is broken."""
     per_epoch = len(source) // BATCH
@@ -398,9 +379,7 @@ def measured(job: Job, of: unlike_sets.Labelled, judge: Judge) -> dict[str, Any]
     """Trains, and says what came of it."""
     began, cpu = time.perf_counter(), time.process_time()
     train, test = unlike_sets.drawn(job.images, of, job.seed)
-    room = "/dev/shm" if os.path.isdir("/dev/shm") else None  # checkpoints that nobody reads need not reach a disk
-    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-", dir=room))
-    try:
+    with resumable.temporary() as folder:
         run = settled(job, shown(train, job.broken, job.seed), str(folder / "run"))
         before = judge.untrained(training.build(run).encoder, train, test, job)
         watch, error, result = Watch(run.data, run), "", None  # type: ignore[arg-type]
@@ -444,14 +423,7 @@ def measured(job: Job, of: unlike_sets.Labelled, judge: Judge) -> dict[str, Any]
             **(seen(watch.monitor, metrics) if watch.monitor is not None else {}),
             "wide_first": watch.first,
             "wide_looks": watch.looks,
-            **FACTS,
         }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-FOLDERS = "lookalike-defaults-"
-"""How the folders of trainings that are under way begin; then comes the worker's process."""
 
 
 def fitted(cfg: Any) -> dict[str, Any]:
@@ -494,36 +466,17 @@ def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, An
     }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            yield name, metadata.version(name)
-
-
-FACTS: dict[str, Any] = {}
-"""What stands in each row of a worker."""
-
-
 # ---------------------------------------------------------------- workers
 
 
 def work(pipe: Connection, cifar: Path, clothing: Path, folder: Path, code: str) -> None:
     """Does the trainings that come through the pipe, one after the other, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that gives the work answers, and ends this one
-    torch.set_num_threads(1)
-    FACTS.update(
-        lookalike=code, versions={"python": platform.python_version(), **dict(_versions())},
-        threads=torch.get_num_threads(), machine=f"{platform.machine()}, {os.cpu_count()} cores",
-    )  # fmt: skip
     judge, make = Judge(), unlike_sets.makers(cifar, clothing)
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            job: Job = pipe.recv()
-            try:
-                row = measured(job, unlike_sets.kept(job.set, make[job.set], folder / "sets"), judge)
-            except Exception as problem:
-                row = failed(job, f"{type(problem).__name__}: {problem}"[:400])
-            pipe.send(row)
+
+    def measure(job: Job) -> Row:
+        return measured(job, unlike_sets.kept(job.set, make[job.set], folder / "sets"), judge)
+
+    resumable.serve(pipe, measure, failed, code)
 
 
 def failed(job: Job, why: str) -> dict[str, Any]:
@@ -531,79 +484,18 @@ def failed(job: Job, why: str) -> dict[str, Any]:
     date = time.strftime("%Y-%m-%dT%H:%M:%S")
     return {
         "benchmark": "defaults", "date": date, **dataclasses.asdict(job), "batch": BATCH, "after": None, "error": why,
-        **FACTS,
     }  # fmt: skip
-
-
-class Worker:
-    """A process that does trainings, and the one that it does now."""
-
-    def __init__(self, args: argparse.Namespace, code: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(
-            target=work, args=(end, args.cifar10, args.clothes, args.work, code), daemon=True
-        )
-        self.process.start()
-        end.close()
-        self.job: Job | None = None
-
-    def begin(self, job: Job) -> None:
-        self.job = job
-        self.pipe.send(job)
-
-    def stop(self) -> None:
-        """Ends the process at once, and removes what its training wrote."""
-        self.process.kill()
-        self.process.join()
-        for room in {"/dev/shm", tempfile.gettempdir()}:
-            for folder in Path(room).glob(f"{FOLDERS}{self.process.pid}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def study(args: argparse.Namespace, pairs: Sequence[Pair]) -> None:
     """Measures what is left of a grid, until it is done or the time is up."""
-    until = time.monotonic() + args.hours * 3600
-    make = unlike_sets.makers(args.cifar10, args.clothes)
-    for name in args.sets:
-        unlike_sets.kept(name, make[name], args.work / "sets")
-    rows: list[Row] = list(read(args.record))
-    code, workers = commit(), []
-    os.environ.update(dict.fromkeys(THREADS, "1"))  # the workers' libraries read them when they are imported
-    try:
-        workers = [Worker(args, code) for _ in range(args.jobs)]
-        while time.monotonic() < until:
-            for i, worker in enumerate(workers):
-                busy = [w.job for w in workers if w.job is not None]
-                if worker.job is None and (todo := left(args.grid, rows, pairs, args.sets, busy)):
-                    if not worker.process.is_alive():
-                        workers[i] = worker = Worker(args, code)
-                    worker.begin(todo[0])
-            at_work = [w for w in workers if w.job is not None]
-            if not at_work:
-                print(f"All of the {args.grid} grid is in {args.record}.")
-                return
-            wait([w.pipe for w in at_work], timeout=min(60.0, max(0.0, until - time.monotonic())))
-            for worker in at_work:
-                assert worker.job is not None
-                if not worker.pipe.poll():
-                    continue
-                try:
-                    row = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    worker.process.join(10)
-                    row = failed(worker.job, f"the process ended with exit code {worker.process.exitcode}")
-                    worker.stop()
-                append(args.record, row)
-                rows.append(row)
-                worker.job = None
-                say(row, len(left(args.grid, rows, pairs, args.sets)))
-        print(f"The time is up; {len(left(args.grid, rows, pairs, args.sets))} known trainings are left.")
-    except (KeyboardInterrupt, SystemExit):
-        print("Stopped; what was under way is dropped, and all other rows are kept.")
-    finally:
-        for worker in workers:
-            worker.stop()
+    resumable.make_sets(args.sets, args)
+    code = commit()
+    resumable.study(
+        lambda: resumable.Worker(work, args.cifar10, args.clothes, args.work, code),
+        lambda rows, busy: left(args.grid, rows, pairs, args.sets, busy),
+        failed, say, record=args.record, jobs=args.jobs, hours=args.hours,
+    )  # fmt: skip
 
 
 def say(row: Row, todo: int) -> None:
@@ -617,15 +509,6 @@ def say(row: Row, todo: int) -> None:
     else:
         found = f"k-NN {row['before']['knn']:.1%} -> {now:.1%}, {row['cpu_seconds']:.0f} s, {row.get('verdict')}"
     print(f"{name}: {found}  ({todo} known to be left)", flush=True)
-
-
-def read(record: Path) -> list[dict[str, Any]]:
-    """The rows of a file, without one that a kill cut short."""
-    found = []
-    for line in record.read_text().splitlines() if record.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return found
 
 
 # ---------------------------------------------------------------- what the rows say
@@ -697,22 +580,13 @@ def others(rows: Sequence[Row], grid: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path(__file__).parents[2] / "shared" / "data"
-    split = lambda text: text.split(",")  # noqa: E731
     methods = list(dict.fromkeys(method for method, _ in PAIRS))
     parser.add_argument("--grid", choices=GRIDS)
-    parser.add_argument("--work", type=Path, default=Path("runs/defaults"), help="folder of the sets")
-    parser.add_argument("--methods", type=split, default=methods, help="simclr,byol: only these")
-    parser.add_argument("--sets", type=split, default=list(unlike_sets.NAMES), help="digits,textures: only these")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
-    parser.add_argument("--hours", type=float, default=math.inf, help="stop after so long")
-    parser.add_argument("--record", type=Path, default=RECORD)
+    resumable.add_options(parser, Path("runs/defaults"), RECORD)
+    parser.add_argument("--methods", type=resumable.names, default=methods, help="simclr,byol: only these")
     parser.add_argument(
-        "--cifar10", type=Path, default=shared / "cifar10-jpeg.tar.xz", help="train|test/CLASS/NAME.jpg"
+        "--sets", type=resumable.names, default=list(unlike_sets.NAMES), help="digits,textures: only these"
     )
-    parser.add_argument("--clothes", type=Path, default=shared / "clothing128.tar.xz", help="SPLIT/CLASS/NAME.jpg")
-    parser.add_argument("--summary", action="store_true", help="train nothing, print what the record says")
-    parser.add_argument("--left", action="store_true", help="train nothing, print the next trainings and their number")
     args = parser.parse_args()
     for asked, known in ((args.methods, methods), (args.sets, unlike_sets.NAMES)):
         if unknown := set(asked) - set(known):
@@ -728,8 +602,7 @@ def main() -> None:
         print("\n".join(map(str, todo[:10])))
         print(f"{len(todo)} known trainings are left; they take about {cost(todo, read(args.record)):.1f} core-hours.")
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would not hear it
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    resumable.answer_signals()
     study(args, pairs)
 
 

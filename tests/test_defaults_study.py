@@ -290,7 +290,6 @@ def test_an_untrained_encoder_is_judged_once(
 def test_a_training_that_fails_leaves_a_row(study: ModuleType, sets: ModuleType) -> None:
     job = study.Job("side", "simclr", study.RESNET, "digits", study.SAID, 4, images=40, size=32)  # no batch of 64
     pipe = Pipe([job])
-    study.FACTS.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study.unlike_sets, "kept", lambda *_: sets.digits(60, 30))
         study.work(pipe, Path("none"), Path("none"), Path("none"), "abc")

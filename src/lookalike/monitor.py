@@ -19,6 +19,7 @@ from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.labelfree import spread
+from .forgetting import Forgetting, accuracy
 from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
 from .printing import counted, lines_of
 from .random import permutation
@@ -58,13 +59,13 @@ class Probe:
         self.image_size = run.image_size
         self.workers = run.workers or 0
 
-    def untrained(self, encoder: Backbone) -> float:
-        """The accuracy of an encoder that has seen no image yet."""
+    def untrained(self, encoder: Backbone) -> Tensor:
+        """The same of an encoder that has seen no image yet."""
         source, size = self.train, self.image_size
         return self(with_statistics(encoder, source, image_size=size, mean=encoder.mean, std=encoder.std))
 
-    def __call__(self, encoder: Backbone) -> float:
-        """Top-1 accuracy of the 20 nearest neighbours, a fraction."""
+    def __call__(self, encoder: Backbone) -> Tensor:
+        """(M,) bool: whether the 20 nearest neighbours of each test image give it its class."""
         both = [
             features(
                 encoder, source, image_size=self.image_size, mean=encoder.mean, std=encoder.std, workers=self.workers
@@ -74,7 +75,7 @@ class Probe:
         (a, x), (b, y) = ((f.features, f.labels) for f in both)
         assert x is not None
         assert y is not None
-        return knn(a, x, b, y, also=()).top1
+        return knn(a, x, b, y, also=()).predictions == y
 
 
 class Monitor(Callback):
@@ -98,6 +99,10 @@ class Monitor(Callback):
         self.knn: list[float] = []
         self._knn_from_start = False
         """Whether the first of them is of the encoder before training: a probe may come with a resume."""
+        self.forgetting: Forgetting | None = None
+        """Of a run with a probe whose encoder starts from weights."""
+        self._forgot: dict[str, Any] | None = None
+        """Its state in the checkpoint that a run goes on from."""
         self._sums: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
         self._heads: dict[str, Tensor] = {}
@@ -111,11 +116,13 @@ class Monitor(Callback):
         """The sums since the last row, so that a resumed run writes the very same losses."""
         # every process saves and loads, so each gets the mean over all
         sums = {name: distributed.mean(value) for name, value in self._sums.items()}
-        return {"sums": sums, "count": self._count, "knn": self.knn, "first": self.first}
+        forgot = self.forgetting.state_dict() if self.forgetting is not None else self._forgot
+        return {"sums": sums, "count": self._count, "knn": self.knn, "first": self.first, "forgetting": forgot}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
         self.first = state_dict.get("first", {})
+        self._forgot = state_dict.get("forgetting")  # none in a checkpoint of 0.1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast("Pretraining", pl_module)
@@ -124,11 +131,17 @@ class Monitor(Callback):
         if self.probe is not None and done == 0:
             encoder = module.method.encoder
             began = time.perf_counter()
-            self.knn = [self.probe(encoder) if self.run.init else self.probe.untrained(encoder)]
+            hits = self.probe(encoder) if self.run.init else self.probe.untrained(encoder)
+            self.knn = [accuracy(hits)]
+            if self.run.init:
+                self.forgetting = self._forgetting(hits)
             module.probe_seconds = time.perf_counter() - began
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
             self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
         self._knn_from_start = bool(self.knn)
+        if self.probe is not None and self._forgot is not None:
+            self.forgetting = self._forgetting(self._forgot["before"])
+            self.forgetting.load_state_dict(self._forgot)
         if self.health is not None:
             if not self.first:
                 encoder = module.method.encoder
@@ -149,6 +162,9 @@ class Monitor(Callback):
         self._begin = self._since = self._line = time.perf_counter()
         self._begin_step = self._since_step = done
         self._waited = self._begin_waited = self.loader.waited
+
+    def _forgetting(self, before: Tensor) -> Forgetting:
+        return Forgetting(before, min(PROBES, self.run.epochs), self.run.method.optim.lr)
 
     def _watch(self, name: str) -> Callable[[nn.Module, object, object], None]:
         def note(part: nn.Module, inputs: object, output: object) -> None:
@@ -214,8 +230,12 @@ class Monitor(Callback):
         row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
         self._sums, self._count = {}, 0
         if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
-            self.knn.append(self.probe(module.method.encoder))
+            hits = self.probe(module.method.encoder)
+            self.knn.append(accuracy(hits))
             row["knn_top1"] = self.knn[-1]
+            learns = row["epoch"] > (self.run.frozen_epochs or 0)
+            if self.forgetting is not None and learns and (warning := self.forgetting.see(step, hits)):
+                self._say(warning)
         if math.isfinite(row["loss"]):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
@@ -261,8 +281,11 @@ class Monitor(Callback):
             found = judge(self.first, row, lr=optim.lr, steps=step, start=start)
             if found.word in ("collapsed", "not learning") and (cause := module.method.cause()):
                 found = dataclasses.replace(found, remedy=cause)
+            if self.forgetting is not None:
+                found = self.forgetting.verdict(found)
+            unseen = self.forgetting is not None and not self.forgetting.looked  # it may contradict the advice
             early = {
-                "not learning": row["epoch"] < max(optim.warmup_epochs, self.run.frozen_epochs or 0) + 1
+                "not learning": (row["epoch"] < max(optim.warmup_epochs, self.run.frozen_epochs or 0) + 1 or unseen)
                 and step < self._steps,
                 "collapsed": step < SETTLED,
             }
@@ -340,11 +363,17 @@ class Monitor(Callback):
             text += f"\nVerdict: {self.verdict}"
         if self.probe is not None and len(self.knn) > 1 and self._knn_from_start:
             text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
-            mean = (self.knn[0] + self.knn[-1]) / 2
-            chance = math.sqrt(2 * mean * (1 - mean) / len(self.probe.test))  # of a difference of two accuracies
-            if self.run.init and self.knn[-1] < self.knn[0] - 2 * chance:
-                text += (
-                    "\nWARNING: the encoder is worse at this than before training: it forgets what --init knew. Try a "
-                    f"lower --optim.lr (it was {self.run.method.optim.lr:g}), or more --frozen-epochs."
-                )
+        if warning := self._forgotten(module):
+            text += f"\n{warning}"
         return text
+
+    def _forgotten(self, module: "Pretraining") -> str:
+        """A line on what became of what `--init` knew, where there is something to be said."""
+        if self.forgetting is not None:
+            return self.forgetting.at_end()
+        if self.probe is not None or not self.run.init or not module.method.watches_features:
+            return ""
+        return (
+            "Whether the encoder forgot what --init knew is not measured: --probe TRAIN TEST, labelled images like "
+            "those that the weights were trained on, shows it."
+        )

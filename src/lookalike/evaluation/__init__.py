@@ -5,7 +5,7 @@ from .judging import PROTOCOLS, embed, evaluate, evaluate_features, label_free
 from .knn import KNN, knn
 from .linear import Linear, Settings, linear
 from .logistic import Logistic, logistic
-from .measures import Measures, interval, interval_of_draws, measures
+from .measures import Measures, interval, interval_of_change, interval_of_draws, measures
 from .protocols import FROZEN, About, Few, judge
 from .records import Entry, record
 from .retrieval import Retrieval, retrieve
@@ -32,6 +32,7 @@ __all__ = [
     "few_labels",
     "fingerprint",
     "interval",
+    "interval_of_change",
     "interval_of_draws",
     "judge",
     "knn",

@@ -80,15 +80,37 @@ def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
     """
     hits, mistakes = correct * images, (1 - correct) * images
     if min(hits, mistakes) < FEW:
-        from scipy.stats import beta
-
-        low = float(beta.ppf(0.025, hits, mistakes + 1)) if hits > 0.5 else 0.0
-        high = float(beta.ppf(0.975, hits + 1, mistakes)) if mistakes > 0.5 else 1.0
-        return low, high
+        return _exact(hits, mistakes, 0.05)
     generator = torch.Generator().manual_seed(key_of(seed, "interval"))
     count = torch.full((RESAMPLES,), images, dtype=torch.float64)
     drawn = torch.binomial(count, torch.full_like(count, correct), generator=generator)
     low, high = (drawn / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _exact(hits: float, mistakes: float, error: float) -> tuple[float, float]:
+    """The interval of a share that misses it in `error` of cases at most (Clopper and Pearson): (low, high)."""
+    from scipy.stats import beta
+
+    low = float(beta.ppf(error / 2, hits, mistakes + 1)) if hits > 0.5 else 0.0
+    high = float(beta.ppf(1 - error / 2, hits + 1, mistakes)) if mistakes > 0.5 else 1.0
+    return low, high
+
+
+def interval_of_change(before: Tensor, after: Tensor, error: float = 0.05) -> tuple[float, float]:
+    """The interval of the change of an accuracy on the same test images, in [-1, 1]: (low, high).
+
+    Images that are classified as before say nothing of it. Of the others the share that became correct has an exact
+    interval, as in McNemar's test: it is narrower than that of two accuracies which differ in their images, too.
+
+    Args:
+        before, after: (M,) bool, whether each image is classified correctly.
+        error: in how many of cases the interval misses, at most.
+    """
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    if not won + lost:
+        return 0.0, 0.0
+    low, high = ((won + lost) / len(before) * (2 * share - 1) for share in _exact(won, lost, error))
     return low, high
 
 

@@ -1,0 +1,89 @@
+"""Whether an encoder forgets what its first weights knew: its k-NN on the same labelled images, before and now."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .evaluation.measures import interval_of_change
+from .health import Verdict
+
+ERROR = 0.05
+"""Of trainings that forget nothing, in how many a fall is reported by chance, at most, however often one looks."""
+
+
+class Forgetting:
+    """Compares each look of the probe with the one before training, image by image."""
+
+    def __init__(self, before: Tensor, looks: int, lr: float) -> None:
+        """Args:
+        before: (M,) bool, which of the test images the first weights classify correctly.
+        looks: in the whole training, at most.
+        lr: the configured learning rate, for the advice.
+        """
+        self.before = self.now = before
+        self.looks = looks
+        self.remedy = f"Try a lower --optim.lr (it was {lr:g}), or more --frozen-epochs."
+        self.looked = False
+        """Whether there was a look since the encoder learns."""
+        self.fallen = False
+        """Whether the last look was below the one before training."""
+        self.lowest: tuple[int, float] | None = None
+        """Optimizer step and accuracy of the lowest look below it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "before": self.before, "now": self.now, "looked": self.looked, "fallen": self.fallen, "lowest": self.lowest,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before, self.now, self.lowest = state["before"], state["now"], state["lowest"]
+        self.looked, self.fallen = state["looked"], state["fallen"]
+
+    def see(self, step: int, hits: Tensor) -> str:
+        """Takes in a look (M,); returns a warning where it is below the one before training and the last one was not.
+
+        A look at other images, of which one could not be read this time, is passed over.
+        """
+        if len(hits) != len(self.before):
+            return ""
+        already, self.now, self.looked = self.fallen, hits, True
+        self.fallen = interval_of_change(self.before, hits, ERROR / self.looks)[1] < 0
+        if not self.fallen:
+            return ""
+        if self.lowest is None or accuracy(hits) < self.lowest[1]:
+            self.lowest = step, accuracy(hits)
+        return "" if already else f"WARNING  step {step}: {self._fall()}. {self.remedy}"
+
+    def _fall(self) -> str:
+        low, high = interval_of_change(self.before, self.now)
+        return (
+            f"the k-NN fell from {accuracy(self.before):.1%} before training to {accuracy(self.now):.1%} (by "
+            f"{-100 * high:.1f} to {-100 * low:.1f} points, 95 % interval): the encoder forgets what --init knew"
+        )
+
+    def verdict(self, found: Verdict) -> Verdict:
+        """The verdict on the features; where the probe fell, one that does not advise what makes it fall further."""
+        if self.lowest is None or found.word != "not learning":
+            return found
+        return Verdict(found.word, f"{self._worst()}.", self.remedy)
+
+    def _worst(self) -> str:
+        assert self.lowest is not None
+        if self.fallen:
+            return self._fall()
+        step, knn = self.lowest
+        return (
+            f"the k-NN was {accuracy(self.before):.1%} before training, {knn:.1%} at step {step} and is "
+            f"{accuracy(self.now):.1%} now: the encoder forgot a part of what --init knew"
+        )
+
+    def at_end(self) -> str:
+        """A warning for the end of the training, empty where nothing is known to be forgotten."""
+        if interval_of_change(self.before, self.now)[1] < 0:
+            return f"WARNING: {self._fall()}. {self.remedy}"
+        return "" if self.lowest is None else f"WARNING: {self._worst()}. {self.remedy}"
+
+
+def accuracy(hits: Tensor) -> float:
+    """The share of the test images that are classified correctly, in [0, 1]."""
+    return float(hits.double().mean())
