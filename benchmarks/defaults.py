@@ -6,11 +6,12 @@
 Three grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:
 
 - core: all methods on 1,500 images of 64 pixels, batches of 64. Successive halving over the settings of a method, by
-  the mean k-NN over the sets: all settings make 75 steps, then the default of today and the best of all others make
-  300, with a schedule of its own length each. Then both make 300 with two more seeds (where a step takes long, one), on
-  one of the sets.
+  the mean k-NN over the sets (ViTs: over two of them): all settings make 75 steps, then the default of today, that of
+  version 0.1 and the best other one make 300, with a schedule of its own length each. Then the default and the best
+  make 300 with two more seeds (where a step takes long, one), on one of the sets.
 - side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
-  more steps, and another network; on one or two sets each.
+  and more steps; on one or two sets each.
+- resnets: what some methods may have on a network of another kind.
 - broken: trainings that cannot learn, each broken in one way.
 
 All of a stage is done before the next one, so that a study which was stopped early says something of each method. Each
@@ -38,8 +39,10 @@ import unlike_sets
 from lightning.pytorch import Callback, LightningModule, Trainer
 from resumable import Row, read, rounded
 from settings_tried import (
+    BEFORE,
     BROKEN,
     CNN,
+    LATER,
     PAIRS,
     RESNET,
     SAID,
@@ -74,6 +77,8 @@ STAGES = 75, 300
 """Optimizer steps of the rounds of halving; a training has whole epochs, so about so many."""
 CHEAP = 0.3
 """Seconds of a step from which on a method gets a seed less."""
+FIRST_OF_VITS = "cifar10", "textures"
+"""The sets of the first round for ViTs, whose steps take the longest."""
 SEEDS = 0, 1, 2
 CORE_IMAGES, CORE_SIZE = 1500, 64
 LONG = 3000
@@ -89,6 +94,7 @@ STEP_SECONDS = {
     ("moco_v3", CNN): 0.42, ("swav", CNN): 0.18, ("deepcluster_v2", CNN): 0.18, ("dino", CNN): 0.34,
     ("barlow_twins", CNN): 0.39, ("vicreg", CNN): 0.39, ("lejepa", CNN): 0.24, ("supcon", CNN): 0.17,
     ("dino", VIT): 0.38, ("ibot", VIT): 0.8, ("dinov2", VIT): 0.39, ("moco_v3", VIT): 0.71, ("lejepa", VIT): 0.3,
+    ("simclr", VIT): 0.35, ("byol", VIT): 0.6,
 }  # fmt: skip
 """Of a core's time, for a step of the core grid on an AMD EPYC; the rows know better once they are there."""
 LOCAL_VIEWS = {"dino": 1.6, "lejepa": 1.8}
@@ -117,9 +123,9 @@ class Job:
 
     @property
     def overrides(self) -> Overrides:
-        net = CNN if self.network == RESNET else self.network
-        found = SETTINGS[self.method, net].get(self.setting)
-        return OTHER[self.setting] if found is None else found
+        pair = self.method, CNN if self.network == RESNET else self.network
+        known = {**OTHER, **LATER.get(pair, {}), **SETTINGS[pair]}
+        return known[self.setting]
 
 
 OTHER: dict[str, Overrides] = {"adamw 1e-3": adamw(1e-3)}
@@ -146,8 +152,8 @@ def survivors(scores: Mapping[str, float], keep: int) -> list[str]:
 
 
 def kept(method: str, network: str, stage: int) -> int:
-    """How many of a method's settings take part in a stage: all, and in the end the default and the best other one."""
-    return len(SETTINGS[method, network]) if stage == STAGES[0] else 2
+    """How many settings take part in a stage: all but the default, and in the end two at least."""
+    return len(SETTINGS[method, network]) - 1 if stage == STAGES[0] else 2
 
 
 def scores(rows: Iterable[Row], method: str, network: str, sets: Sequence[str], stage: int) -> dict[str, float]:
@@ -161,7 +167,8 @@ def scores(rows: Iterable[Row], method: str, network: str, sets: Sequence[str], 
     for row in rows:
         if row["set"] in sets and all(row[name] == value for name, value in same.items()):
             found.setdefault(row["setting"], {})[row["set"]] = top1(row) or 0.0
-    names = [name for name in SETTINGS[method, network] if len(found.get(name, {})) == len(sets)]
+    known = (*SETTINGS[method, network], *LATER.get((method, network), ()))
+    names = [name for name in dict.fromkeys(known) if len(found.get(name, {})) == len(sets)]
     return {name: statistics.fmean(found[name].values()) for name in names}
 
 
@@ -186,16 +193,20 @@ def core(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> lis
     """The core grid as far as it is known by now, in the order of its measurement."""
     every, last, seeded = [], [], []
     for turn, (method, net) in enumerate(pairs):
-        settings = list(SETTINGS[method, net])
-        every += [Job("core", method, net, s, name, STAGES[0]) for name in settings for s in sets]
-        before = scores(rows, method, net, sets, STAGES[0])
+        settings = [name for name in SETTINGS[method, net] if name != SAID]
+        first = [s for s in sets if net != VIT or s in FIRST_OF_VITS]
+        every += [Job("core", method, net, s, name, STAGES[0]) for name in settings for s in first]
+        before = scores(rows, method, net, first, STAGES[0])
         if len(before) < len(settings):
             continue  # not known yet
-        chosen = [SAID, *survivors({name: score for name, score in before.items() if name != SAID}, 1)]
+        new = {name: score for name, score in before.items() if name not in (SAID, BEFORE.get((method, net)))}
+        later = [*survivors(new, 1), *([BEFORE[method, net]] if (method, net) in BEFORE else [])]
+        chosen = list(dict.fromkeys([SAID, *later, *LATER.get((method, net), ())]))
         last += [Job("core", method, net, s, name, STAGES[1]) for name in chosen for s in sets]
         after = scores(rows, method, net, sets, STAGES[1])
         if len(after) < len(chosen):
             continue
+        chosen = [SAID, *survivors({name: score for name, score in after.items() if name != SAID}, 1)]
         most = len(SEEDS) if STEP_SECONDS[method, net] < CHEAP else 2
         seeded += [
             Job("core", method, net, sets[turn % len(sets)], n, STAGES[1], seed)
@@ -233,8 +244,27 @@ def side(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> lis
     return jobs
 
 
+ON_RESNETS = {
+    "moco_v2": ("lars 2", "sgd 0.1", "sgd 0.3"), "simsiam": ("lars 2", "sgd 0.1", "sgd 0.5"),
+    "simclr": ("lars_simclr 0.25", "lars_simclr 1"), "lejepa": ("lars 2", "adamw 1e-2"),
+    "supcon": ("lars 2", "sgd 0.1", "lars_simclr 1"), "byol": ("lars 2", "lars 1"),
+}  # fmt: skip
+
+
+def resnets(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """Settings of the core grid on a network of another kind, on two sets."""
+    return [
+        Job("side", method, RESNET, s, name, STAGES[-1])
+        for method, names in ON_RESNETS.items()
+        if (method, CNN) in pairs
+        for s in ("cifar10", "textures")
+        if s in sets
+        for name in names
+    ]
+
+
 def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
-    """The broken trainings: each way on some of the sets, half with the default of today and half with AdamW."""
+    """The broken trainings: each way on some of the sets, half with the default of 0.1 and half with AdamW."""
     jobs: list[list[Job]] = []
     turn = 0
     for name, what in BROKEN.items():
@@ -243,7 +273,8 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
                 continue
             chosen = [sets[(turn + i) % len(sets)] for i in range(min(what.sets, len(sets)))]
             turn += 1
-            named = [SAID if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
+            own = BEFORE.get((method, net), SAID)
+            named = [own if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
             jobs.append([
                 Job("broken", method, net, s, setting, STAGES[-1], broken=name) for s, setting in zip(chosen, named)
             ])  # fmt: skip
@@ -252,7 +283,7 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
 
 
 GRIDS: dict[str, Callable[[Sequence[Row], Sequence[Pair], Sequence[str]], list[Job]]] = {
-    "core": core, "side": side, "broken": breaking,
+    "core": core, "side": side, "resnets": resnets, "broken": breaking,
 }  # fmt: skip
 
 
@@ -552,6 +583,44 @@ def summary(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def table(rows: Sequence[Row]) -> list[str]:
+    """Markdown: k-NN of the default of 0.1, of today's, and of the best setting found, after the last stage, seed 0.
+
+    A star marks sets on which the lower end of today's interval lies above the untrained encoder.
+    """
+    lines = ["| method, network | of | " + " | ".join(unlike_sets.NAMES) + " | mean |"]
+    lines.append("| --- " * (len(unlike_sets.NAMES) + 3) + "|")
+    for pair in PAIRS:
+        own = [
+            row for row in rows
+            if (row["method"], row["network"]) == pair and row["stage"] == STAGES[1] and row["seed"] == 0
+            and row["broken"] is None and row["images"] == CORE_IMAGES and row["size"] == CORE_SIZE and row.get("after")
+        ]  # fmt: skip
+        found = {(row["setting"], row["set"]): row for row in own}
+        sets = [s for s in unlike_sets.NAMES if (SAID, s) in found]
+        if not sets:
+            continue
+        means = {
+            name: statistics.fmean(found[name, s]["after"]["knn"] for s in sets)
+            for name in dict.fromkeys(row["setting"] for row in own)
+            if all((name, s) in found for s in sets)
+        }
+        top = max(means, key=lambda name: means[name])
+        named = {"0.1": BEFORE.get(pair, SAID), "today": SAID, f"best: {top}": top}
+        for i, (word, name) in enumerate(named.items()):
+            cells = [_cell(found.get((name, s)), star=word == "today") for s in unlike_sets.NAMES]
+            mean = f"{means[name]:.1%}" if name in means else ""
+            lines.append(f"| {', '.join(pair) if i == 0 else ''} | {word} | {' | '.join(cells)} | {mean} |")
+    return lines
+
+
+def _cell(row: Row | None, star: bool) -> str:
+    if row is None:
+        return ""
+    learnt = row["after"]["interval"][0] > row["before"]["knn"]
+    return f"{row['after']['knn']:.1%}{' *' if star and learnt else ''}"
+
+
 def is_of(row: Row, setting: str, name: str, stage: int) -> bool:
     return (row["setting"], row["set"], row["stage"]) == (setting, name, stage)
 
@@ -588,16 +657,18 @@ def main() -> None:
     parser.add_argument(
         "--sets", type=resumable.names, default=list(unlike_sets.NAMES), help="digits,textures: only these"
     )
+    parser.add_argument("--networks", type=resumable.names, default=[CNN, VIT], help=f"{CNN}: only these")
+    parser.add_argument("--table", action="store_true", help="train nothing, print 0.1's default, today's and the best")
     args = parser.parse_args()
-    for asked, known in ((args.methods, methods), (args.sets, unlike_sets.NAMES)):
+    for asked, known in ((args.methods, methods), (args.sets, unlike_sets.NAMES), (args.networks, [CNN, VIT])):
         if unknown := set(asked) - set(known):
             parser.error(f"there is no {min(unknown)!r}; choose from {', '.join(known)}")
-    pairs = [pair for pair in PAIRS if pair[0] in args.methods]
-    if args.summary:
-        print("\n".join(summary(read(args.record))))
+    pairs = [pair for pair in PAIRS if pair[0] in args.methods and pair[1] in args.networks]
+    if args.summary or args.table:
+        print("\n".join((summary if args.summary else table)(read(args.record))))
         return
     if args.grid is None:
-        parser.error("give --grid or --summary")
+        parser.error("give --grid, --summary or --table")
     if args.left:
         todo = left(args.grid, read(args.record), pairs, args.sets)
         print("\n".join(map(str, todo[:10])))

@@ -1,4 +1,4 @@
-"""What `defaults.py` tries: the networks, at most 8 settings of each method, and what it breaks.
+"""What `defaults.py` tries: the networks, at most 8 settings of each method beside the default, and what it breaks.
 
 A setting is a mapping of a Config's fields, by dotted names, to values that take the place of what fitting to the data
 gives; all others stay as fitted. Its key `optim` holds a whole optimizer: AdamW's other fields (decay, clipping) are
@@ -32,7 +32,9 @@ METHODS = (
 WITH_CNN = METHODS[:12]
 WITH_VIT = "dino", "ibot", "dinov2", "moco_v3", "lejepa"
 CNN, VIT, RESNET = "mobilenetv3_small_050", "vit_tiny_study", "resnet_small_study"
-PAIRS = tuple((m, CNN) for m in WITH_CNN) + tuple((m, VIT) for m in WITH_VIT)
+FOREIGN = "simclr", "byol"
+"""Methods whose papers have no ViT: whether the optimizer of MoCo v3's suits them, too."""
+PAIRS = tuple((m, CNN) for m in WITH_CNN) + tuple((m, VIT) for m in (*WITH_VIT, *FOREIGN))
 """Methods and networks of the core grid."""
 
 SAID = "default"
@@ -128,11 +130,38 @@ SETTINGS: dict[tuple[str, str], dict[str, Overrides]] = {
         "adamw 1e-3, patches learn": {**adamw(1e-3), "freeze_patches": False},
     },
     ("lejepa", VIT): {**ADAMW, "adamw 3e-3": adamw(3e-3), "adamw 1e-3, long warm-up": adamw(1e-3, warmup=0.3)},
+    **{(method, VIT): {**ADAMW, "lars 1": lars(1.0)} for method in FOREIGN},
 }  # fmt: skip
+BEFORE = {pair: "lars 2" for pair in SETTINGS if pair[1] == CNN or pair[0] in FOREIGN}
+BEFORE |= {("simclr", net): "lars_simclr 0.25" for net in (CNN, VIT)}
+"""What version 0.1 gave few images, where today's default is another."""
+
+_SIMCLR_BEFORE: Overrides = {"optim": {"name": "lars_simclr", "lr": 0.25, "weight_decay": 1e-6}}
 SETTINGS = {
-    pair: {name: {**NARROW.get(pair[0], {}), **own} for name, own in {SAID: {}, **settings}.items()}
+    pair: {
+        name: {**NARROW.get(pair[0], {}), **own}
+        for name, own in {
+            SAID: {},
+            **({BEFORE[pair]: lars(2.0) if pair[0] != "simclr" else _SIMCLR_BEFORE} if pair in BEFORE else {}),
+            **settings,
+        }.items()
+    }
     for pair, settings in SETTINGS.items()
 }
+
+LATER: dict[tuple[str, str], dict[str, Overrides]] = {
+    ("simclr", CNN): {"lars_simclr 1": {"optim": {"name": "lars_simclr", "lr": 1.0, "weight_decay": 1e-6}}},
+    ("supcon", CNN): {
+        "lars_simclr 1": {"optim": {"name": "lars_simclr", "lr": 1.0, "weight_decay": 1e-3}},
+        "sgd 0.1": sgd(0.1),
+    },
+    ("swav", CNN): {"larc 1": {"optim": {"name": "larc", "lr": 1.0, "weight_decay": 1e-6, "exclude": False}}},
+    ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
+    ("moco_v2", CNN): {"sgd 0.3": sgd(0.3)},
+    ("simsiam", CNN): {"sgd 0.5": sgd(0.5)},
+}
+"""Settings that only the last round has: the paper's optimizer with a rate for few steps, where the first round's best
+has another optimizer. A rule must not change the optimizer with the number of images."""
 
 
 def network(name: str, size: int, drop_path: float, seed: int) -> str | nn.Module:

@@ -240,12 +240,20 @@ def test_the_teacher_does_not_change_and_is_no_part_of_the_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "patch", "lr", "queue"),
-    [(5_000, None, 1.6e-2, 1024), (5_000, 16, 4e-3, 1024), (50_000, None, 1e-3, 12288), (1_300_000, 16, 1e-3, 65536)],
+    ("images", "epochs", "patch", "lr", "queue"),
+    [
+        (5_000, 50, None, 1.6e-2, 1024),
+        (5_000, 50, 16, 4e-3, 1024),
+        (5_000, 2000, 16, 1e-3, 1024),
+        (50_000, 200, None, 1e-3, 12288),
+        (1_300_000, 100, 16, 1e-3, 65536),
+    ],
 )
-def test_what_few_images_are_given(images: int, patch: int | None, lr: float, queue: int) -> None:
+def test_what_few_images_and_short_trainings_are_given(
+    images: int, epochs: int, patch: int | None, lr: float, queue: int
+) -> None:
     cfg = dataclasses.replace(Distill.Config(teacher="timm/vit_base_patch14_dinov2.lvd142m"), relational=1.0)
-    fitted = Distill.fit_to(cfg, DataFacts(images, 96, 256, patch_size=patch))
+    fitted = Distill.fit_to(cfg, DataFacts(images, 96, 256, epochs, patch))
     assert isinstance(fitted, Distill.Config)
     assert (fitted.optim.lr, fitted.queue, fitted.teacher_size) == (lr, queue, 224)
 

@@ -100,13 +100,13 @@ def test_the_probes_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "patch", "lr", "layer_decay", "drop_path"),
-    [(5_000, None, 4e-3, 0.9, 0.0), (5_000, 16, 2e-3, 0.65, 0.1), (50_000, None, 5e-4, 0.9, 0.0)],
+    ("epochs", "patch", "lr", "layer_decay", "drop_path"),
+    [(50, None, 4e-3, 0.9, 0.0), (50, 16, 2e-3, 0.65, 0.1), (2000, None, 5e-4, 0.9, 0.0)],
 )
-def test_what_few_images_and_cnns_are_given(
-    images: int, patch: int | None, lr: float, layer_decay: float, drop_path: float
+def test_what_short_trainings_and_cnns_are_given(
+    epochs: int, patch: int | None, lr: float, layer_decay: float, drop_path: float
 ) -> None:
-    cfg = FineTune.fit_to(FineTune.Config(), DataFacts(images, 224, 256, patch_size=patch))
+    cfg = FineTune.fit_to(FineTune.Config(), DataFacts(5_000, 224, 256, epochs, patch))
     assert isinstance(cfg, FineTune.Config)
     assert (cfg.optim.lr, cfg.optim.layer_decay, cfg.drop_path) == (lr, layer_decay, drop_path)
     assert cfg.optim.name == "adamw"

@@ -1,6 +1,5 @@
 """The settings of optimizers: learning rates and their scaling, decay, clipping. `optimizers` builds by them."""
 
-import dataclasses
 import importlib
 import math
 from collections.abc import Iterable
@@ -70,14 +69,6 @@ class Optim:
         if self.shape == "constant" and (self.final_lr or self.final_factor):
             raise ValueError("A constant learning rate has no final_lr or final_factor. Set shape to linear or cosine.")
 
-    def for_images(self, images: int) -> "Optim":
-        """For fewer images than `FEW` `FEW_IMAGES`, else itself."""
-        return FEW_IMAGES if images < FEW else self
-
-    def hastened(self, images: int) -> "Optim":
-        """For fewer images than `FEW` with a learning rate of `FEW_LR`, else itself: AdamW's, for transformers."""
-        return dataclasses.replace(self, lr=FEW_LR) if images < FEW else self
-
     def factor(self, batch_size: int) -> float:
         """What learning rates are multiplied by for a global batch of `batch_size` images."""
         ratio = batch_size / self.base_batch
@@ -87,17 +78,6 @@ class Optim:
         """The schedule whose peak is `lr`, already scaled."""
         end = None if self.shape == "constant" else self.final_lr + self.final_factor * lr
         return Schedule(lr, end, self.shape, self.warmup_epochs, self.warmup_lr, every=self.every, grid=self.grid)
-
-
-FEW = 20_000
-"""Fewer images than so many make trainings of few steps, for which the papers' optimizers and teachers are too slow."""
-
-FEW_IMAGES = Optim("lars", lr=2.0, scaling="none", weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
-"""For few images, whose trainings are short: the papers' optimizers, tuned for 100,000 steps and more, hardly leave
-their start in some hundred. Measured on 1,500 and 3,000 CIFAR-10 images, batches of 64 and 128: `docs/results.md`."""
-
-FEW_LR = 4e-3
-"""AdamW's learning rate per 256 images for few images and transformers: `docs/results.md`."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
 from ._checks import check_not_negative, check_positive, check_views, too_few_for
-from ._fitting import LIKE_IMAGENET
+from ._fitting import paced, width_for
 
 
 class BarlowTwins(Method):
@@ -49,13 +49,13 @@ class BarlowTwins(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A narrower embedding and longer steps for few images, and no blur for small ones."""
+        """A narrower embedding for few images, a higher rate in a short training, no blur for small images."""
         assert isinstance(cfg, cls.Config)
-        if data.images < LIKE_IMAGENET:  # 2048: solo-learn's setting for CIFAR-10
-            cfg = dataclasses.replace(cfg, hidden_dim=min(cfg.hidden_dim, 2048), out_dim=min(cfg.out_dim, 2048))
+        hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
+        cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        return dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
 
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:

@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
 from ._checks import check_momentum, check_positive, check_views, too_fast
-from ._fitting import LIKE_IMAGENET
+from ._fitting import IMAGES, momentum_for, paced
 
 
 class BYOL(Method):
@@ -51,12 +51,11 @@ class BYOL(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A faster target and longer steps for few images, and no blur for small ones."""
+        """A faster target for few images, a higher rate in a short training, no blur for small images."""
         assert isinstance(cfg, cls.Config)
-        cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
-        if data.images < LIKE_IMAGENET:
-            start = min(cfg.momentum.start, 0.99)
-            cfg = dataclasses.replace(cfg, momentum=dataclasses.replace(cfg.momentum, start=start))
+        start = momentum_for(data.images, cfg.momentum.start, IMAGES)
+        momentum = dataclasses.replace(cfg.momentum, start=start)
+        cfg = dataclasses.replace(cfg, momentum=momentum, optim=paced(cfg.optim, 1.0, data))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         return cfg

@@ -21,7 +21,7 @@ from ..random import permutation
 from ..schedules import Schedule
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
 from ._checks import check_crops, check_positive, check_prototypes
-from ._fitting import groups_for
+from ._fitting import groups_for, paced
 
 
 class DeepClusterV2(Method):
@@ -78,7 +78,7 @@ class DeepClusterV2(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A bank for these images; fewer prototypes and longer steps for few of them.
+        """A bank for these images; fewer prototypes for few of them, a higher rate in a short training.
 
         Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
         """
@@ -89,7 +89,7 @@ class DeepClusterV2(Method):
         rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
         optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
         prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
-        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=optim.for_images(data.images))
+        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=paced(optim, 1.0, data))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

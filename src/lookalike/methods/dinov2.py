@@ -24,7 +24,7 @@ from ._checks import (
     check_temperature,
     unbalanced,
 )
-from ._fitting import momentum_for, prototypes_for, teacher_temp_for
+from ._fitting import prototypes_for, teacher_for, teacher_temp_for
 
 
 class DINOv2(Method):
@@ -126,17 +126,17 @@ class DINOv2(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """For few images fewer prototypes and a sharper teacher that follows faster (`docs/results.md`).
+        """Fewer prototypes for few images; a sharper, faster teacher in a short training.
 
         Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
         prototypes = prototypes_for(data.images, cfg.prototypes)
-        momentum = momentum_for(data.images, cfg.momentum)
+        momentum = teacher_for(data.steps, cfg.momentum)
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
         if cfg.large_epochs and data.patch_size:
             cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size)
-        cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.images, cfg.teacher_temp))
+        cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.steps, cfg.teacher_temp))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
         return cfg

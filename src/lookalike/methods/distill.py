@@ -17,18 +17,19 @@ from torch import Tensor
 from .. import core, distributed, encoders, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..optim import FEW, FEW_LR, Optim
+from ..optim import Optim
 from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, at_least
 from ._checks import check_not_negative, check_positive, check_queue
+from ._fitting import paced
 
 Feature = Literal["class", "patches"]
 OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
 """The fields that weigh them."""
-CNN_LR = 1.6e-2
-"""AdamW's learning rate per 256 images for CNNs that learn from few images: `docs/results.md`."""
+VIT_LR, CNN_LR = 4e-3, 1.6e-2
+"""AdamW's learning rate per 256 images in a short training: `docs/results.md`."""
 
 
 class Distill(Method):
@@ -164,7 +165,7 @@ class Distill(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The teacher sees the pixels that it was made for; few images get a short queue and long steps."""
+        """The teacher sees the pixels it was made for; few images get a short queue, a short training a higher rate."""
         assert isinstance(cfg, cls.Config)
         if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
             made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
@@ -173,10 +174,8 @@ class Distill(Method):
             # few images would meet their own of the epoch before
             batches = max(1, min(cfg.queue, data.images // 4) // data.batch_size)
             cfg = dataclasses.replace(cfg, queue=batches * data.batch_size)
-        if data.images < FEW:
-            lr = FEW_LR if data.patch_size else CNN_LR
-            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=lr))
-        return cfg
+        optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
+        return dataclasses.replace(cfg, optim=optim)
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

@@ -16,12 +16,13 @@ from .. import core
 from ..backbones import Backbone, Interpolation, Stem
 from ..core import Batch, Method, Progress
 from ..modes import evaluating
-from ..optim import FEW, Group, Optim
+from ..optim import Group, Optim
 from ..printing import counted
 from ..schedules import Schedule
 from ..views import View
 from . import mixup
 from ._checks import check_drop_path, check_not_negative
+from ._fitting import paced
 
 PROBE = Optim("sgd", lr=0.1, grid="open")
 """Of the frozen encoder's head: momentum 0.9, no decay."""
@@ -31,9 +32,9 @@ CNN_LAYER_DECAY = 0.9
 """CNNs have more layers than a ViT has blocks: with a ViT's factor the first ones of a ResNet-50 would stand still."""
 
 
-FEW_LR = 2e-3
-"""Per 256 images for ViTs and few images: the steps of MAE's own batches of 1,024, without which few hardly move."""
-FEW_CNN_LR = 4e-3
+VIT_LR = 2e-3
+"""AdamW's rate per 256 images for ViTs in a short training: that of MAE's own batches of 1,024."""
+CNN_LR = 4e-3
 """The same for CNNs; `docs/finetuning.md` has what was measured."""
 
 
@@ -112,7 +113,7 @@ class FineTune(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The linear probe's recipe where the encoder is frozen; for few images longer steps.
+        """The linear probe's recipe where the encoder is frozen; a higher rate in a short training.
 
         For CNNs no drop path, and a decay for more layers.
         """
@@ -122,9 +123,7 @@ class FineTune(Method):
             return dataclasses.replace(
                 cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
             )
-        optim = cfg.optim
-        if data.images < FEW:
-            optim = dataclasses.replace(optim, lr=FEW_LR if data.patch_size else FEW_CNN_LR)
+        optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
         if data.patch_size is None:
             optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
             cfg = dataclasses.replace(cfg, drop_path=0.0)

@@ -22,7 +22,7 @@ from ._checks import (
     check_temperature,
     unbalanced,
 )
-from ._fitting import LIKE_IMAGENET, momentum_for, prototypes_for, teacher_temp_for
+from ._fitting import IMAGES, paced, prototypes_for, teacher_for, teacher_temp_for
 
 _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid="dino")
 
@@ -114,18 +114,18 @@ class IBOT(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """For few images fewer prototypes, a sharper teacher that follows faster, higher rates (`docs/results.md`).
+        """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
 
         BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
         """
         assert isinstance(cfg, cls.Config)
         prototypes = prototypes_for(data.images, cfg.prototypes)
-        momentum = momentum_for(data.images, cfg.momentum)
-        norm = cfg.norm or data.images < LIKE_IMAGENET
+        momentum = teacher_for(data.steps, cfg.momentum)
+        norm = cfg.norm or data.images < IMAGES[1]
         cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temps = [teacher_temp_for(data.images, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+        temps = [teacher_temp_for(data.steps, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
         cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
-        cfg = dataclasses.replace(cfg, optim=cfg.optim.hastened(data.images))
+        cfg = dataclasses.replace(cfg, optim=paced(cfg.optim, 4e-3, data, scaled=True))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
         return cfg

@@ -17,7 +17,7 @@ from ..random import permutation
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
 from ._checks import check_momentum, check_positive, check_queue, check_views, too_fast
-from ._fitting import LIKE_IMAGENET
+from ._fitting import IMAGES, momentum_for, paced
 
 
 class MoCoV2(Method):
@@ -60,22 +60,20 @@ class MoCoV2(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Queue, momentum and steps for few images, and CIFAR-10's setting for small ones.
+        """Queue and momentum for few images, a higher rate in a short training, CIFAR-10's setting for small images.
 
         The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official notebook
-        for CIFAR-10: an image must not meet its own old keys as negatives. Momentum and temperature are that
-        notebook's, and the decay, where the optimizer stays (`Optim.for_images`).
+        for CIFAR-10: an image must not meet its own old keys as negatives. Momentum, temperature and decay are that
+        notebook's.
         """
         assert isinstance(cfg, cls.Config)
-        few = data.images < LIKE_IMAGENET
-        batches = max(1, min(cfg.queue, data.images // 12 if few else cfg.queue) // data.batch_size)
-        cfg = dataclasses.replace(
-            cfg, queue=batches * data.batch_size, momentum=min(cfg.momentum, 0.99) if few else cfg.momentum
-        )
+        batches = max(1, min(cfg.queue, data.images // 12) // data.batch_size)
+        momentum = momentum_for(data.images, cfg.momentum, IMAGES)
+        cfg = dataclasses.replace(cfg, queue=batches * data.batch_size, momentum=momentum)
         if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        return dataclasses.replace(cfg, optim=paced(cfg.optim, 0.1, data))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

@@ -12,6 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, cropped_from, without_blur
 from ._checks import check_momentum, check_positive, check_views, too_fast
+from ._fitting import paced
 
 
 class MoCoV3(Method):
@@ -57,7 +58,7 @@ class MoCoV3(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The paper's setting for a ViT where the backbone has patches, longer steps for few images in other networks.
+        """The paper's setting for a ViT where the backbone has patches, else a higher rate in a short training.
 
         Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
         """
@@ -66,7 +67,7 @@ class MoCoV3(Method):
             adamw = Optim("adamw", 1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
             cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
         else:
-            cfg = dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+            cfg = dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
         return cfg

@@ -13,6 +13,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import SIMCLR_VIEW, View, half_colour, without_blur
 from ._checks import check_positive, check_views
+from ._fitting import paced
 
 
 class SimCLR(Method):
@@ -48,14 +49,13 @@ class SimCLR(Method):
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
 
-        The paper's appendix B.9 and the official README have them. The learning rate is that of the paper's LARS.
+        The paper's appendix B.9 and the official README have them. A short training has a higher rate.
         """
         assert isinstance(cfg, cls.Config)
-        if data.image_size > 64:
-            return cfg
-        views = half_colour(without_blur(cfg.views))
-        optim = dataclasses.replace(cfg.optim, lr=1.0) if cfg.optim.name == "lars_simclr" else cfg.optim
-        return dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
+        if data.image_size <= 64:
+            views, optim = half_colour(without_blur(cfg.views)), dataclasses.replace(cfg.optim, lr=1.0)
+            cfg = dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
+        return dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)

@@ -12,6 +12,7 @@ from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
 from ._checks import check_positive, check_views
+from ._fitting import paced
 
 
 class SimSiam(Method):
@@ -46,12 +47,12 @@ class SimSiam(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """CIFAR-10's setting for small images (appendix D: no blur, lower rate, more decay), longer steps for few."""
+        """CIFAR-10's setting for small images (appendix D): no blur, more decay; a higher rate in a short training."""
         assert isinstance(cfg, cls.Config)
         if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
-        return dataclasses.replace(cfg, optim=cfg.optim.for_images(data.images))
+        return dataclasses.replace(cfg, optim=paced(cfg.optim, 0.1, data))
 
     def groups(self) -> list[Group]:
         return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)

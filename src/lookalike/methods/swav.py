@@ -11,12 +11,12 @@ from torch import Tensor
 from .. import core, distributed, label_free, layers, losses
 from ..backbones import Backbone
 from ..core import Batch, Method, Progress
-from ..optim import FEW, Optim
+from ..optim import Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
 from ._checks import check_crops, check_not_negative, check_positive, check_prototypes, check_queue
-from ._fitting import LIKE_IMAGENET, groups_for
+from ._fitting import STEPS, between, groups_for, paced
 
 
 class SwAV(Method):
@@ -70,25 +70,21 @@ class SwAV(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Fewer prototypes, a shorter queue, longer steps and temperature 0.2 for few images (`docs/results.md`).
+        """Fewer prototypes and a shorter queue for few images; a higher rate and temperature in a short training.
 
         Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
         Large batches get the official setting for 4,096 images: no queue, half the learning rate and a warm-up.
         """
         assert isinstance(cfg, cls.Config)
-        queue = cfg.queue
-        if data.images < LIKE_IMAGENET:
-            queue = min(queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
+        queue = min(cfg.queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
         if data.batch_size >= 2048:
             optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
             cfg, queue = dataclasses.replace(cfg, optim=optim), 0
-        if data.images < FEW:
-            cfg = dataclasses.replace(cfg, temperature=0.2)
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(
-            cfg, prototypes=groups_for(data.images, cfg.prototypes),
-            queue=queue // data.batch_size * data.batch_size, optim=cfg.optim.for_images(data.images),
+            cfg, prototypes=groups_for(data.images, cfg.prototypes), queue=queue // data.batch_size * data.batch_size,
+            temperature=between(0.2, cfg.temperature, data.steps, STEPS), optim=paced(cfg.optim, 1.0, data),
         )  # fmt: skip
 
     @classmethod
