@@ -60,7 +60,7 @@ from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated
-from lookalike.health import NAMES, OWN, figures
+from lookalike.health import CHANGES, NAMES, OWN, figures
 from lookalike.label_free import retrieval
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
@@ -442,7 +442,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-LOOKED = (*NAMES, *OWN, "head_spread", "loss", "grad_norm", "skipped", "lr")
+LOOKED = (*NAMES, *CHANGES, *OWN, "head_spread", "head_size", "loss", "grad_norm", "skipped", "lr")
 
 
 def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -464,6 +464,8 @@ def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, An
         "verdict": word,
         "losses": losses,
         "images_of_looks": len(monitor.health.views) // 2 if monitor.health is not None else 0,
+        "lacking": monitor.health.lacking if monitor.health is not None else "",
+        "remedies": dataclasses.asdict(monitor.remedies),
     }
 
 

@@ -50,7 +50,7 @@ from .data import Answers, Images, Loader, Source, lost, open_source, statistics
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
-from .health import RUINED, Health, ruined
+from .health import RUINED, Health, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
 from .monitor import Monitor, Probe
@@ -694,7 +694,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     signals = Signals(watch)
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
-    monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
+    remedies = Remedies.of(run, _own_settings(run, len(source)), method.cause())
+    monitor = Monitor(folder, run, loader, probe, health, remedies, quiet=rank != 0)
 
     def correct(seconds: float) -> None:
         """Says that a training with a time takes another one."""
@@ -1129,6 +1130,15 @@ def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
     if options.precision is not None:
         return options.precision
     return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _own_settings(run: Run, images: int) -> Config | None:
+    """The method's configuration for a settled run, had nobody stated anything; None where something must be."""
+    try:
+        fresh = run.method.method.Config()  # type: ignore[call-arg]
+        return resolve(dataclasses.replace(run, method=fresh, fit=True, given=(), teacher=None), images)[0].method
+    except (TypeError, ValueError):
+        return None
 
 
 def _taught_by(run: Run) -> Config:
