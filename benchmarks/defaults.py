@@ -60,8 +60,9 @@ from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated
-from lookalike.health import CHANGES, NAMES, OWN, figures
+from lookalike.health import OWN
 from lookalike.label_free import retrieval
+from lookalike.looks import CHANGES, NAMES, figures
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
 from lookalike.monitor import Monitor

@@ -20,6 +20,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import defaults
 import resumable
@@ -28,7 +29,8 @@ from resumable import Row, read
 from scipy.stats import beta
 from settings_tried import SAID
 
-from lookalike.health import CHANGES, NAMES, Change, Course, Remedies, Seen, Verdict
+from lookalike.health import Course, Remedies, Seen, Verdict, Word
+from lookalike.looks import CHANGES, NAMES, Change
 from lookalike.runs import commit
 
 ERROR = 0.02
@@ -145,7 +147,7 @@ def upper(count: int, of: int) -> float:
 
 def matrix(all_judged: Sequence[Judged]) -> list[str]:
     """Rows: what became of trainings, or how they were broken. Columns: the last verdict, and alarms."""
-    words = ("learning", "unclear", "too short to tell", "not learning", "collapsed", "diverged", "")
+    words = (*get_args(Word), "")
     lines = ["| training | number | " + " | ".join(w or "none" for w in words) + " | alarm, ever | within 15 % |"]
     lines.append("| --- " * (len(words) + 4) + "|")
     kinds = [k for k in KINDS if any(j.kind == k for j in all_judged)]

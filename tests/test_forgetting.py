@@ -153,7 +153,10 @@ def test_a_training_warns_at_the_step_and_in_the_end(
     rows = training.pretrain(run).metrics
     said = Folder(tmp_path / "next").log.read_text()
     assert "WARNING  step 8: getting worse: the k-NN went from 100.0% before training to 18.8%" in said
-    assert "the encoder forgets what --init knew. Try a lower --optim.lr (it was 0.1), or more --frozen-epochs." in said
+    assert (
+        "the encoder forgets what --init knew. Try --optim.lr 0.01 (a tenth), or --frozen-epochs 2 (half of them)."
+        in said
+    )
     assert said.count("WARNING  step") == 1
     assert "WARNING: the k-NN was 100.0% before training, 18.8% at step 8 and is 100.0% now" in said
     assert [row.get("verdict") for row in rows if row["step"] in (8, 12)] == ["getting worse"] * 2

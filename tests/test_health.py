@@ -19,23 +19,10 @@ from torch.utils.data import Dataset
 from lookalike import Collapsed, Diverged, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
-from lookalike.health import (
-    Change,
-    Course,
-    Look,
-    Neighbours,
-    Remedies,
-    Seen,
-    Verdict,
-    change,
-    early_looks,
-    finding,
-    lacking,
-    look,
-    ruined,
-)
+from lookalike.health import Course, Remedies, Seen, Verdict, early_looks, finding, ruined
 from lookalike.images import Images
 from lookalike.layers import mlp
+from lookalike.looks import Change, Look, Neighbours, change, lacking, look
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.dino import DINO

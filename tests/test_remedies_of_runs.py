@@ -643,7 +643,7 @@ TRAININGS = {
 
 def collapsed(p: Place) -> str:
     wild = ("--optim.name", "sgd", "--optim.lr", "1e5", "--optim.warmup-epochs", "0", "--on-collapse", "stop")
-    with mock.patch("lookalike.monitor.SETTLED", 5):  # so that ten steps are enough here
+    with mock.patch("lookalike.health.SETTLED", 5):  # so that ten steps are enough here
         return trained(p, "--backbone", "test_byobnet", "--hidden-dim", "2048", "--epochs", "2", *wild)
 
 

@@ -20,23 +20,9 @@ from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
 from .evaluation.measures import interval_of_change
 from .forgetting import ERROR, Forgetting, accuracy
-from .health import (
-    NAMES,
-    OWN,
-    RUINED,
-    Course,
-    Health,
-    Look,
-    Neighbours,
-    Remedies,
-    Seen,
-    Verdict,
-    change,
-    early_looks,
-    empty,
-    ruined,
-)
+from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .label_free import spread
+from .looks import NAMES, Health, Look, Neighbours, change
 from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run, inputs

@@ -50,9 +50,10 @@ from .data import Answers, Images, Loader, Source, lost, open_source, statistics
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
-from .health import RUINED, Health, Remedies, ruined
+from .health import RUINED, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
+from .looks import Health
 from .monitor import Monitor, Probe
 from .optim import Optim
 from .places import check_logger

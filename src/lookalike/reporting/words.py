@@ -30,7 +30,7 @@ CURVES: Mapping[str, Curve] = {
         "percent",
     ),
     "recognition_change": Curve(
-        "Change of recognition", "%", "By how much recognition rose since the first look, on the same images.", "percent"
+        "Change of recognition", "%", "How much recognition rose since the first look, on the same images.", "percent"
     ),
     "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
     "moved": Curve("Moved", "", "How far images' shares in recognition are from their first ones: 0 is not at all."),
