@@ -29,7 +29,7 @@ from resumable import Row, read
 from scipy.stats import beta
 from settings_tried import SAID
 
-from lookalike.health import Course, Remedies, Seen, Verdict, Word
+from lookalike.health import CLEARLY, SETTLED, Course, Remedies, Seen, Verdict, Word
 from lookalike.looks import CHANGES, NAMES, Change
 from lookalike.runs import commit
 
@@ -129,9 +129,9 @@ class Judged:
     """The first alarm and its step."""
 
     @property
-    def share(self) -> float:
-        """Of the steps, after which the alarm came; infinite where there was none."""
-        return self.alarm[0] / self.row["steps"] if self.alarm else math.inf
+    def in_time(self) -> bool:
+        """Whether an alarm came within `SOON` of the steps, rounded up."""
+        return self.alarm is not None and self.alarm[0] <= math.ceil(SOON * self.row["steps"])
 
 
 def judged(row: Row) -> Judged:
@@ -155,7 +155,7 @@ def matrix(all_judged: Sequence[Judged]) -> list[str]:
     for kind in kinds:
         own = [j for j in all_judged if j.kind == kind]
         counts = [str(sum(j.last == word for j in own) or "") for word in words]
-        alarms, soon = sum(j.alarm is not None for j in own), sum(j.share <= SOON + 1e-9 for j in own)
+        alarms, soon = sum(j.alarm is not None for j in own), sum(j.in_time for j in own)
         lines.append(f"| {kind} | {len(own)} | {' | '.join(counts)} | {alarms or ''} | {soon or ''} |")
     return lines
 
@@ -171,7 +171,7 @@ def summary(all_judged: Sequence[Judged]) -> list[str]:
         lines.append(f"False alarms: {len(false)} of {len(healthy)} healthy trainings; at most {bound:.1%} (95 %).")
         lines += [f"  {name(j.row)}: step {j.alarm[0]}, {j.alarm[1]}" for j in false if j.alarm is not None]
     if broken:
-        soon = [j for j in broken if j.share <= SOON + 1e-9]
+        soon = [j for j in broken if j.in_time]
         lines.append(f"Broken and named within {SOON:.0%} of the steps: {len(soon)} of {len(broken)}.")
         lines += [
             f"  not in time: {name(j.row)}, {outcome(j.row)}: "
@@ -181,6 +181,56 @@ def summary(all_judged: Sequence[Judged]) -> list[str]:
         ]
     old = sum(not any(CHANGES[0] in look for look in j.row.get("looks", [])) for j in all_judged)
     lines.append(f"{len(all_judged)} trainings, of which {old} have no looks in pairs.")
+    return lines
+
+
+RATIOS = "spread", "effective_rank", "head_spread", "head_size", "embedding_deviation", "target_information"
+"""Figures of a look that the verdict takes as shares of the first."""
+FALLEN = {"head_spread": 1.0, "head_size": 1.0, "target_information": 1.0, "effective_rank": CLEARLY}
+"""Of these, the ones that count where recognition is so many standard errors below its first value; in the end, any."""
+
+
+def figures_of(row: Row) -> dict[str, list[float]]:
+    """What the limits of `lookalike.health` are compared with, of all looks after which something may be told."""
+    first = row.get("wide_first") if not any(CHANGES[0] in look for look in row.get("looks", [])) else None
+    first = row["first"] | {n: v for n, v in (first or {}).items() if n in NAMES}
+    found: dict[str, list[float]] = {}
+    for step, now, moved in looks(row):
+        if step < SETTLED:
+            continue
+        for each in RATIOS:
+            if first.get(each) and math.isfinite(now.get(each, math.nan)):
+                share = now[each] / first[each]
+                found.setdefault(f"{each}, share of the first", []).append(share)
+                least = CLEARLY if each == "effective_rank" else 0.0 if step >= row["steps"] else FALLEN.get(each, 0.0)
+                part = each == "head_spread" and row["method"] == "supcon"  # of which it is not asked
+                if each in FALLEN and not part and moved is not None and moved.away < -least:
+                    found.setdefault(f"{each}, share of the first, where recognition fell", []).append(share)
+        if math.isfinite(now.get("embedding_correlation", math.nan)):
+            found.setdefault("embedding_correlation", []).append(now["embedding_correlation"])
+        if moved is not None and math.isfinite(moved.moved):
+            found.setdefault("moved", []).append(moved.moved)
+            if step >= row["steps"]:
+                share = moved.moved / max(1 - first["recognition"], 1e-9)
+                found.setdefault("moved in the end, share of the first mistakes", []).append(share)
+    return found
+
+
+def limits(all_judged: Sequence[Judged]) -> list[str]:
+    """Lowest and highest figures at any look, of healthy trainings and of broken ones."""
+    groups = {
+        "healthy": [j.row for j in all_judged if j.kind == "healthy"],
+        "broken": [j.row for j in all_judged if j.row["broken"]],
+    }
+    found = {group: [figures_of(row) for row in rows] for group, rows in groups.items()}
+    lines = ["| figure | healthy: trainings, lowest, highest | broken |", "| --- | --- | --- |"]
+    for what in dict.fromkeys(what for each in found["healthy"] for what in each):
+        cells = []
+        for each in found.values():
+            own = [figures[what] for figures in each if what in figures]
+            low, high = min(map(min, own), default=math.nan), max(map(max, own), default=math.nan)
+            cells.append(f"{len(own)}, {low:.2g}, {high:.2g}" if own else "none")
+        lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
 
 
@@ -262,7 +312,7 @@ def main() -> None:
         resumable.answer_signals()
         follow(args, all_judged, rows)
     followed = advice(all_judged, [*rows, *read(args.record)])
-    print("\n".join([*matrix(all_judged), "", *summary(all_judged), "", *followed]))
+    print("\n".join([*matrix(all_judged), "", *summary(all_judged), "", *limits(all_judged), "", *followed]))
 
 
 if __name__ == "__main__":

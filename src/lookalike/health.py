@@ -14,12 +14,12 @@ from .looks import LIKELY, NAMES, Change, Neighbours
 from .printing import counted, first_of, pasteable
 from .runs import Run, dotted, method_name, plain
 
-EARLY = (0.05, 0.1, 0.15)
-"""Shares of the steps after which there is a look in any case."""
-
 SETTLED = 20
 """Optimizer steps before which nothing can be told: in the slowest healthy trainings of the study the features had
 changed by less than chance makes of them in fewer steps (`docs/health.md`)."""
+EARLY = (0.05, 0), (0.1, 10), (0.15, 10)
+"""Looks that there are in any case: after a share of the steps, and so many steps after `SETTLED` at the soonest. The
+second may confirm what the first suggests."""
 EXPLODED = 1000.0
 """A loss so many times its first size is on its way to infinity."""
 RUINED = 3
@@ -96,7 +96,7 @@ class Verdict:
 
 def early_looks(steps: int) -> frozenset[int]:
     """The steps of a training of so many after which it is looked at early; none of a very short one."""
-    marks = (max(SETTLED, math.ceil(share * steps)) for share in EARLY)
+    marks = (max(SETTLED + later, math.floor(share * steps)) for share, later in EARLY)
     return frozenset(mark for mark in marks if 2 * mark <= steps)
 
 
@@ -120,23 +120,26 @@ class Remedies:
     """Against forgetting what `--init` knew; empty where that is not looked for."""
 
     @staticmethod
-    def of(run: Run, own: Config | None, cause: str) -> "Remedies":
+    def of(run: Run, own: Config | None, cause: str, fits: bool = True) -> "Remedies":
         """What helps a settled run.
 
         Args:
-            own: the method's own configuration for the same images and time; None where there is none to compare with.
+            own: what the configuration were, had the user stated nothing; None where there is none to compare with.
             cause: see `Method.cause`.
+            fits: whether the run was fitted to its images before it was settled; `--no-fit` leaves it as it was stated.
         """
         from .methods import METHODS
 
         method, data = method_name(run.method), run.data if isinstance(run.data, str | os.PathLike) else "DATA"
         more = [] if run.channels == Run.channels else ["--channels", run.channels]
         return Remedies(
-            stated=_stated(run.method, own) if own is not None else "",
+            stated=_stated(run.method, own, fits) if own is not None else "",
             cause=cause,
             known=method in METHODS,
             check=pasteable("lookalike", "check", data, *more),
-            views=pasteable("lookalike", "views", method, data, "--image-size", run.image_size, *more),
+            views=pasteable("lookalike", "views", method, data, "--image-size", run.image_size, *more)
+            if method in METHODS
+            else "lookalike.training.draw_views(run, Path('views.png'))",
             epochs=run.epochs,
         )
 
@@ -146,7 +149,7 @@ class Remedies:
             return self.cause
         if self.stated:
             return f"Leave {self.stated} out: the method's own settings are fitted to these images."
-        return "The settings are the method's own: another method may suit these images, as `lookalike compare` tells."
+        return "Another method may suit these images better: `lookalike compare` ranks several."
 
     def apart(self) -> str:
         """Against one answer for all images."""
@@ -163,20 +166,26 @@ class Remedies:
         """For steps that are too long."""
         if self.cause or self.stated:
             return self.settings()
-        return "A longer --optim.warmup-epochs or --optim.clip 1 makes the steps shorter."
+        return "Give a longer --optim.warmup-epochs, or --optim.clip 1: they make the steps shorter."
 
 
-def _stated(cfg: Config, own: Config) -> str:
-    """The options that differ from a method's own, in words, but for the views."""
+MOST_OPTIONS = 7
+"""Options that are named; of more there are so many that the rest is counted."""
+
+
+def _stated(cfg: Config, own: Config, fits: bool) -> str:
+    """The options that keep a training from the method's own settings, in words, but for those of views."""
     there, here = dotted(plain(own)), dotted(plain(cfg))
-    options = []
+    options = [] if fits else ["--no-fit"]
     for name, value in here.items():
         if name.startswith("views") or there.get(name) == value:
             continue
         *path, last = name.replace("_", "-").split(".")
         options.append(f"--{'.'.join([*path, f'no-{last}' if value is False else last])}")
     options.sort(key=lambda option: option not in ("--optim.name", "--optim.lr"))  # first what matters most
-    return first_of(options, 3, lambda left: counted(left, "more option"))
+    if 1 < len(options) <= MOST_OPTIONS:
+        return f"{', '.join(options[:-1])} and {options[-1]}"
+    return first_of(options, MOST_OPTIONS - 1, lambda left: counted(left, "more option"))
 
 
 # ---------------------------------------------------------------- rules
@@ -201,6 +210,8 @@ class Seen:
     """Whether images of a class are to become alike: then they need not be recognised, nor heads part them."""
     neighbours: Neighbours | None = None
     """Of a probe, where there is one that has looked."""
+    probed_now: bool = True
+    """Whether the probe looked at this step, and not some steps ago."""
     start: str = "untrained"
     """What to call the first encoder."""
     remedies: Remedies = field(default_factory=Remedies)
@@ -225,6 +236,8 @@ def finding(seen: Seen) -> Finding | None:
     recognition that rose, or fell by the end.
     """
     found = _diverged(seen) or _probed(seen)
+    if found is not None and found.verdict.word == "learning" and not seen.probed_now and seen.step >= SETTLED:
+        found = _collapsed(seen) or found  # of an encoder that was better some steps ago
     if found is None and seen.lacking:
         found = Finding(empty(seen.lacking, seen.remedies), sure=True)
     if found is not None or seen.step < SETTLED:
@@ -301,10 +314,10 @@ def _collapsed(seen: Seen) -> Finding | None:
         return found(f"the features keep to {rank:.2g} directions, at first {was:.2g}, and {_known(seen)}.")
     if helps.cause:
         if 1 - same < NARROWED * (1 - first.get("embedding_correlation", 0.0)):
-            return found(f"the numbers of an embedding are on the way to say the same: they correlate by {same:.2f}.")
+            return found(f"the numbers of an embedding come to say the same: they correlate by {same:.2f}.")
         for name in (*SPREADS, "target_information"):
             if _share(seen, name) < NARROWED:
-                return found(f"{_fell(seen, name)}, on the way to one for all.")
+                return found(f"{_fell(seen, name)}, on the way to one answer for all images.")
     return None
 
 
@@ -333,8 +346,11 @@ def _unmoved(seen: Seen) -> Finding | None:
         return None
     if change.moved > (HARDLY * (1 - seen.first["recognition"]) if seen.is_last else STILL):
         return None
-    hardly = "did not move" if change.moved <= STILL else "hardly moved"
-    why = f"the features {hardly} in {counted(seen.step, 'step')}; {_known(seen)}."
+    taken = counted(seen.step, "step")
+    if change.moved <= STILL:
+        why = f"the features did not move in {taken}."
+    else:
+        why = f"the features hardly moved in {taken}: {_known(seen)}."
     remedy = helps.settings() if helps.cause or helps.stated else helps.longer()
     return Finding(Verdict("not learning", why, remedy))
 
@@ -357,7 +373,8 @@ def _recognising(seen: Seen) -> Finding | None:
         return Finding(
             Verdict(
                 "not learning", f"{_known(seen)}: there is next to nothing to learn.",
-                f"Look at the views, and make them differ more: {helps.views}",
+                "Make the views differ more, by a lower --views.0.scale or more --views.0.jitter, and look at them: "
+                f"{helps.views}",
             )
         )  # fmt: skip
     if _rose(seen, SURE if not seen.is_last else LIKELY):
@@ -365,7 +382,11 @@ def _recognising(seen: Seen) -> Finding | None:
     if _rose(seen, LIKELY):
         return Finding(Verdict("learning", f"{_known(seen)}."))
     if seen.is_last and not seen.labelled and seen.change is not None and seen.change.away < -SURE:
-        remedy = helps.settings() if helps.cause or helps.stated else f"Look at the views: {helps.views}"
+        remedy = (
+            helps.settings()
+            if helps.cause or helps.stated
+            else f"See that both views show what tells an image from others: {helps.views}"
+        )
         return Finding(Verdict("not learning", f"{_known(seen)}: worse than at first.", remedy))
     return None
 
@@ -389,7 +410,7 @@ def unknown(seen: Seen) -> Verdict:
     probe = "" if seen.neighbours is None else f", and {seen.neighbours.words(seen.start)}"
     remedy = seen.remedies.longer()
     if seen.neighbours is None:
-        remedy += " --probe TRAIN TEST, labelled images, tells more."
+        remedy += " With labelled images --probe TRAIN TEST tells more."
     return Verdict("unclear", f"no clear gain: {_known(seen)}{probe}.", remedy)
 
 

@@ -87,13 +87,13 @@ class Neighbours:
     before: float
     now: float
     low: float
-    """The interval of the change, of which `high` is the other end."""
     high: float
+    """Ends of the interval of the change: 95 % of trainings that change nothing have 0 within it at all looks."""
 
     def words(self, start: str) -> str:
         return (
             f"the k-NN went from {self.before:.1%} {start} to {self.now:.1%} "
-            f"({100 * self.low:+.1f} to {100 * self.high:+.1f} points)"
+            f"({100 * self.low:+.1f} to {100 * self.high:+.1f} points, 95 % interval)"
         )
 
 

@@ -324,7 +324,8 @@ class Monitor(Callback):
                 Seen(
                     first=self.first, now=row, change=moved, step=step, steps=self._steps,
                     still=round((self.run.frozen_epochs or 0) * self._per_epoch), lacking=self.health.lacking,
-                    labelled=module.method.needs_labels, neighbours=self._neighbours(step), remedies=remedies,
+                    labelled=module.method.needs_labels, neighbours=self._neighbours(step),
+                    probed_now="knn_top1" in row, remedies=remedies,
                     start="before training" if self.run.init else "untrained",
                 )
             )  # fmt: skip
