@@ -141,7 +141,7 @@ def test_what_a_look_suggests(look: Seen, word: str, sure: bool, words: str) -> 
         (seen(STANDING, remedies=Remedies(epochs=20)), "Train for longer, such as with --epochs 40 or a --time."),
         (seen(STANDING, remedies=LACKS), "There is no predictor. Leave --no-predictor out."),
         (seen(spread=0.01, remedies=RATE), "Leave --optim.lr out"),
-        (seen(spread=0.01), "another method may suit these images"),
+        (seen(spread=0.01), "Another method may suit these images"),
         (seen(loss=1e5), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
         (seen(loss=1e5, remedies=RATE), "Leave --optim.lr out"),
         (
@@ -322,8 +322,10 @@ def test_images_that_hold_nothing_are_known_at_once() -> None:
     assert "the images look like noise" in lacking(batch(shuffled))
     assert "the images look like noise" in lacking(batch([p.to(torch.int32).to(torch.uint16) for p in shuffled]))
     assert lacking(batch([torch.full_like(p, i) for i, p in enumerate(photos)])) == (
-        "16 of 16 images that were looked at are of one value in all pixels"
+        "16 of 16 images that were looked at are blank, of one colour all over"
     )
+    coloured = [torch.tensor([i, 7, 200], dtype=torch.uint8)[:, None, None].expand_as(p) for i, p in enumerate(photos)]
+    assert "are blank" in lacking(batch(coloured))
     assert lacking(batch([photos[0]] * 16)) == "of 16 images that were looked at 1 is distinct, all others copies"
     assert lacking(batch([photos[0]] * 8 + photos[:8])) == ""
     assert lacking(batch([torch.zeros_like(photos[0])] * 7)) == ""  # so few may be anything

@@ -646,15 +646,17 @@ TRAININGS = {
 }  # fmt: skip
 
 
-WILD = {"--optim.name": "sgd", "--optim.lr": "1e5", "--optim.warmup-epochs": "0", "--hidden-dim": "2048"}
+WILD = {"--optim.name": "adamw", "--optim.lr": "10", "--optim.warmup-epochs": "0"}
 
 
 def collapsed(p: Place, *left: str) -> str:
     """A training with steps that are far too long, but for the options that are left out."""
     wild = [word for option, value in WILD.items() if option not in left for word in (option, value)]
     more = ["--overwrite"] if left else []
-    with mock.patch("lookalike.health.SETTLED", 5):  # so that ten steps are enough here
-        return trained(p, "--backbone", "test_byobnet", "--epochs", "2", "--on-collapse", "stop", *wild, *more)
+    said, run = StringIO(), configured_on(p, "simclr", "--backbone", "test_vit", "--epochs", "2", *wild, *more)
+    with mock.patch("lookalike.health.SETTLED", 5), redirect_stdout(said):  # so that ten steps are enough here
+        training.pretrain(replace(run, on_collapse="stop"))
+    return said.getvalue()
 
 
 def advised(log: Path) -> list[str]:

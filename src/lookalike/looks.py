@@ -160,13 +160,13 @@ def lacking(batch: Images) -> str:
     """Why images hold nothing that could be learnt, in words; empty where they may. Fewer than 8 are not judged."""
     bits = movable(batch.buffer)
     counts = (batch.sizes.prod(1) * batch.channels).tolist()
-    own = [bits[start : start + count] for start, count in zip(batch.offsets.tolist(), counts)]
+    own = [bits[start : start + n].view(batch.channels, -1) for start, n in zip(batch.offsets.tolist(), counts)]
     if len(own) < LEAST:
         return ""
     whole = counted(len(own), "image")
-    blank = sum(bool((image == image[0]).all()) for image in own)
+    blank = sum(bool((image == image[:, :1]).all()) for image in own)
     if blank >= ALIKE * len(own):
-        return f"{blank} of {whole} that were looked at {are(blank)} of one value in all pixels"
+        return f"{blank} of {whole} that were looked at {are(blank)} blank, of one colour all over"
     distinct = len({hashlib.sha256(image.numpy().tobytes()).digest() for image in own})
     if distinct <= max(1, (1 - ALIKE) * len(own)):
         return f"of {whole} that were looked at {distinct} {are(distinct)} distinct, all others copies"
