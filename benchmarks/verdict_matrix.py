@@ -203,8 +203,8 @@ def figures_of(row: Row) -> dict[str, list[float]]:
                 share = now[each] / first[each]
                 found.setdefault(f"{each}, share of the first", []).append(share)
                 least = CLEARLY if each == "effective_rank" else 0.0 if step >= row["steps"] else FALLEN.get(each, 0.0)
-                part = each == "head_spread" and row["method"] == "supcon"  # of which it is not asked
-                if each in FALLEN and not part and moved is not None and moved.away < -least:
+                labelled = row["method"] == "supcon"  # of which it is not asked
+                if each in FALLEN and not labelled and moved is not None and moved.away < -least:
                     found.setdefault(f"{each}, share of the first, where recognition fell", []).append(share)
         if math.isfinite(now.get("embedding_correlation", math.nan)):
             found.setdefault("embedding_correlation", []).append(now["embedding_correlation"])
