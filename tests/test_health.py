@@ -79,6 +79,7 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(DOWN), "", False, ""),  # as of many healthy trainings at first
         (seen(DOWN, 1000), "not learning", False, "worse than at first"),
         (seen(DOWN, 1000, labelled=True), "", False, ""),
+        (seen(DOWN, 1000, neighbours=AS_EVER), "", False, ""),
         (seen(STANDING), "not learning", False, "the features did not move in 100 steps"),
         (seen(STANDING, still=100), "", False, ""),  # the encoder is frozen yet
         (seen(Change(0.001, 0.001, 0.01)), "", False, ""),
@@ -118,6 +119,11 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(spread=0.01, neighbours=ROSE, probed_now=False), "collapsed", False, "spread of the features"),
         (seen(DOWN, neighbours=ROSE, probed_now=False), "learning", True, "57.0%"),
         (seen(UP, neighbours=FELL, probed_now=False), "getting worse", True, "84.0%"),
+        (seen(UP, neighbours=AS_EVER), "learning", True, "; the k-NN went from 50.0% untrained to 50.0% (-4.0 to"),
+        (seen(UP, neighbours=Neighbours(0.287, 0.237, -0.1, 0.005)), "", False, ""),
+        (seen(spread=0.01, neighbours=FELL), "collapsed", True, "did not fall with it; the k-NN went from 90.0%"),
+        (seen(UP, neighbours=FELL, lacking="all are blank"), "not learning", True, "all are blank"),
+        (seen(UP, neighbours=ROSE, lacking="all are blank"), "learning", True, "57.0%"),
         (seen(UP, 19), "", False, ""),
         (seen(spread=0.01, step=19), "", False, ""),
         (seen(STANDING, 19), "", False, ""),
@@ -163,6 +169,26 @@ def test_what_is_advised(look: Seen, remedy: str) -> None:
     assert remedy in found.verdict.remedy
     assert "ten times" not in found.verdict.remedy
     assert "tenth" not in found.verdict.remedy
+
+
+@pytest.mark.parametrize(
+    ("fits", "options", "stated"),
+    [
+        (True, {}, ""),
+        (True, {"optim": dataclasses.replace(SimCLR.Config().optim, lr=0.0)}, "--optim.lr"),
+        (False, {}, "--no-fit"),
+        (False, {"hidden_dim": 64, "out_dim": 8}, "--no-fit, --hidden-dim and --out-dim"),
+    ],
+)
+def test_options_that_differ_from_the_methods_own_settings_are_named(
+    fits: bool, options: dict[str, Any], stated: str
+) -> None:
+    """A settled run has its fitted values, and is fitted no more; that is nobody's option."""
+    run = Run(data=".", method=SimCLR.Config(**options), out="run", backbone="test_vit", epochs=9, batch_size=8)
+    settled, _ = training.resolve(dataclasses.replace(run, image_size=32, fit=fits), 40)
+    own = training._own_settings(settled, 40, fits)
+    assert own is not None
+    assert Remedies.of(settled, own, "", fits).stated == stated
 
 
 def test_views_that_are_all_alike_leave_nothing_to_learn() -> None:
@@ -247,6 +273,11 @@ def test_what_stays_unknown_is_called_so_and_names_the_probe() -> None:
     assert probed is not None
     assert "the k-NN went from 50.0% untrained to 50.0%" in probed.why
     assert "--probe" not in probed.remedy
+    lower = Course().see(seen(UP, step=1000, neighbours=Neighbours(0.287, 0.237, -0.1, 0.005)))
+    assert lower is not None
+    assert lower.word == "unclear"
+    assert "in 70.0% of cases" in lower.why
+    assert ", and the k-NN went from 28.7% untrained to 23.7% (-10.0 to +0.5 points, 95 % interval)" in lower.why
 
 
 @pytest.mark.parametrize("at", range(5))

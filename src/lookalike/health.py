@@ -234,17 +234,23 @@ class Finding:
 def finding(seen: Seen) -> Finding | None:
     """What a look suggests; None where it tells nothing.
 
-    In this order: what is not finite, a probe, images that hold nothing, collapses, features that do not move, and
-    recognition that rose, or fell by the end.
+    In this order: what is not finite; a probe that rose; images that hold nothing; collapses; a probe that fell;
+    features that do not move; recognition that rose, or fell by the end.
     """
-    found = _diverged(seen) or _probed(seen)
-    if found is not None and found.verdict.word == "learning" and not seen.probed_now and seen.step >= SETTLED:
-        found = _collapsed(seen) or found  # of an encoder that was better some steps ago
-    if found is None and seen.lacking:
-        found = Finding(empty(seen.lacking, seen.remedies), sure=True)
-    if found is not None or seen.step < SETTLED:
+    if (found := _diverged(seen)) is not None:
         return found
-    return _collapsed(seen) or _unmoved(seen) or _recognising(seen)
+    probed, settled = _probed(seen), seen.step >= SETTLED
+    collapsed = _collapsed(seen) if settled else None
+    if probed is not None and not probed.verdict.is_alarm:
+        return probed if seen.probed_now or collapsed is None else collapsed  # it rose some steps ago
+    if seen.lacking:
+        return Finding(empty(seen.lacking, seen.remedies), sure=True)
+    if probed is not None and collapsed is not None and seen.neighbours is not None:
+        why = f"{collapsed.verdict.why.removesuffix('.')}; {seen.neighbours.words(seen.start)}."
+        return Finding(dataclasses.replace(collapsed.verdict, why=why), sure=True)
+    if probed is not None or not settled:
+        return probed
+    return collapsed or _unmoved(seen) or _recognising(seen)
 
 
 def empty(lacking: str, remedies: Remedies) -> Verdict:
@@ -367,9 +373,11 @@ def _rose(seen: Seen, least: float) -> bool:
 
 
 def _recognising(seen: Seen) -> Finding | None:
-    first, now, helps = seen.first, seen.now, seen.remedies
+    first, now, helps, probe = seen.first, seen.now, seen.remedies, seen.neighbours
+    # a fall within the probe's interval is no alarm, and with it views alone do not show that the encoder learns
+    lower = probe is not None and probe.now < probe.before
     if 1 - first["recognition"] < 0.01:  # so easy that mistakes do not tell; the loss may
-        if not seen.is_last:
+        if not seen.is_last or lower:
             return None
         if now["loss"] < first["loss"] - 0.05 * abs(first["loss"]):
             why = f"{_known(seen)}, and the loss fell from {first['loss']:.3g} to {now['loss']:.3g}."
@@ -381,11 +389,12 @@ def _recognising(seen: Seen) -> Finding | None:
                 f"{helps.views}",
             )
         )  # fmt: skip
-    if _rose(seen, SURE if not seen.is_last else LIKELY):
-        return Finding(Verdict("learning", f"{_known(seen)}."), sure=True)
     if _rose(seen, LIKELY):
-        return Finding(Verdict("learning", f"{_known(seen)}."))
-    if seen.is_last and not seen.labelled and seen.change is not None and seen.change.away < -SURE:
+        as_probed = "" if probe is None else f"; {probe.words(seen.start)}"
+        verdict = Verdict("learning", f"{_known(seen)}{as_probed}.")
+        return None if lower else Finding(verdict, sure=_rose(seen, SURE))
+    asked = seen.is_last and not seen.labelled and (probe is None or lower)
+    if asked and seen.change is not None and seen.change.away < -SURE:
         remedy = (
             helps.settings()
             if helps.cause or helps.stated
