@@ -63,8 +63,9 @@ from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated
-from lookalike.health import NAMES, OWN, figures
+from lookalike.health import OWN
 from lookalike.label_free import retrieval
+from lookalike.looks import CHANGES, NAMES, figures
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
 from lookalike.monitor import Monitor
@@ -473,7 +474,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-LOOKED = (*NAMES, *OWN, "head_spread", "loss", "grad_norm", "skipped", "lr")
+LOOKED = (*NAMES, *CHANGES, *OWN, "head_spread", "head_size", "loss", "grad_norm", "skipped", "lr")
 
 
 def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -495,6 +496,8 @@ def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, An
         "verdict": word,
         "losses": losses,
         "images_of_looks": len(monitor.health.views) // 2 if monitor.health is not None else 0,
+        "lacking": monitor.health.lacking if monitor.health is not None else "",
+        "remedies": dataclasses.asdict(monitor.remedies),
     }
 
 

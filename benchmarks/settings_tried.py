@@ -221,6 +221,9 @@ class UnpredictedSimSiam(SimSiam):
     def figures(self) -> dict[str, float]:
         return {}
 
+    def cause(self) -> str:
+        return "There is no predictor: one answer for all images is enough."
+
 
 EAGER: dict[str, type[BYOL] | type[SimSiam]] = {"byol": EagerBYOL, "simsiam": EagerSimSiam}
 

@@ -33,7 +33,7 @@ from rows import append
 from lookalike import optimizers, training
 from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Batch
-from lookalike.health import Health
+from lookalike.looks import Health
 from lookalike.methods import get_method
 from lookalike.monitor import Monitor
 from lookalike.runs import Run

@@ -274,7 +274,7 @@ def test_a_training_makes_a_whole_row(study: ModuleType, sets: ModuleType) -> No
     assert found["looks"][-1]["step"] == 4
     assert found["first"]["recognition"] > 0
     assert found["wide_looks"][-1]["step"] == 4
-    assert found["verdict"] in ("learning", "not learning", "collapsed", "diverged", None)
+    assert found["verdict"] == "too short to tell"
 
 
 def test_an_untrained_encoder_is_judged_once(

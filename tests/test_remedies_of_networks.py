@@ -417,11 +417,11 @@ def config_of(program: str) -> dict[str, object]:
 
 METHODS = {
     "a teacher that follows too fast, byol": call(
-        lambda p: cause("byol", "--momentum.start", "0.5"), r"Give (\S+) (?:0\.9) to 0\.999\.",
+        lambda p: cause("byol", "--momentum.start", "0.2"), r"Give (\S+) (?:0\.9) to 0\.999\.",
         lambda p, found: cause("byol", found[1], "0.9"), lambda p, found: cause("byol", found[1], "0.999"),
     ),
     "a teacher that follows too fast, moco": call(
-        lambda p: cause("moco_v2", "--momentum", "0.5"),
+        lambda p: cause("moco_v2", "--momentum", "0.2"),
         r"the teacher runs after the student\. Give (\S+) 0\.9 to 0\.999",
         lambda p, found: cause("moco_v2", found[1], "0.9"), lambda p, found: cause("moco_v2", found[1], "0.999"),
     ),

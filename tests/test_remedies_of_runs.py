@@ -46,6 +46,7 @@ from lookalike.comparing.working import _add, _Work, compare
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
 from lookalike.files import check_writable, named, nearest_folder, not_through_links, read_json, read_text
+from lookalike.health import Remedies
 from lookalike.methods import get_method
 from lookalike.monitor import Probe
 from lookalike.pictures import show
@@ -583,7 +584,11 @@ TRAININGS = {
     ),
     "a collapse": call(
         lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) says what was seen and what to try",
-        lambda p, found: trained(p, *advised(Path(found[1])), "--overwrite") and None,
+        lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
+    ),
+    "a method that does not suit": call(
+        lambda p: Remedies().settings(), r"Another method may suit these images better: `lookalike (compare)` ranks",
+        lambda p, found: compared(p),
     ),
     "a loading process that dies": call(
         lambda p: epoch(Rows(lambda i: dying(i)), 2, workers=1),
@@ -641,15 +646,23 @@ TRAININGS = {
 }  # fmt: skip
 
 
-def collapsed(p: Place) -> str:
-    wild = ("--optim.name", "sgd", "--optim.lr", "1e5", "--optim.warmup-epochs", "0", "--on-collapse", "stop")
-    with mock.patch("lookalike.monitor.SETTLED", 5):  # so that ten steps are enough here
-        return trained(p, "--backbone", "test_byobnet", "--hidden-dim", "2048", "--epochs", "2", *wild)
+WILD = {"--optim.name": "adamw", "--optim.lr": "10", "--optim.warmup-epochs": "0"}
+
+
+def collapsed(p: Place, *left: str) -> str:
+    """A training with steps that are far too long, but for the options that are left out."""
+    wild = [word for option, value in WILD.items() if option not in left for word in (option, value)]
+    more = ["--overwrite"] if left else []
+    said, run = StringIO(), configured_on(p, "simclr", "--backbone", "test_vit", "--epochs", "2", *wild, *more)
+    with mock.patch("lookalike.health.SETTLED", 5), redirect_stdout(said):  # so that ten steps are enough here
+        training.pretrain(replace(run, on_collapse="stop"))
+    return said.getvalue()
 
 
 def advised(log: Path) -> list[str]:
-    """The option that a run's log says to try after a collapse."""
-    return list(re.search(r"collapsed: .+ Try (--optim\.lr) (\S+) \(a tenth\)", log.read_text()).groups())
+    """The options that a run's log says to leave out after a collapse."""
+    found = re.search(r"collapsed: .+ Leave (.+) out: the method's own settings", log.read_text())
+    return re.findall(r"--[\w.-]+", found[1])
 
 
 def dying(i: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Progress
 from lookalike.data import open_source
 from lookalike.files import file_sha256
-from lookalike.health import Health
+from lookalike.looks import Health
 from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
 from lookalike.monitor import Monitor, Probe
@@ -620,8 +620,8 @@ def test_an_edited_run_is_not_resumed(photos: Path, tmp_path: Path) -> None:
 
 def test_the_features_are_looked_at(finished: Callable[[int], Path], photos: Path, tmp_path: Path) -> None:
     rows = Folder(finished(1)).rows()
-    # after the first and the last epoch only: 64 images are dear for so small a training
-    assert ["spread" in row for row in rows] == [True, False, True]
+    # after the last epoch only: images to look at are dear for so small a training
+    assert ["spread" in row for row in rows] == [False, False, True]
     assert 0 < rows[-1]["spread"] <= 1
     assert 1 <= rows[-1]["effective_rank"] <= 12
     assert 0 <= rows[-1]["alignment"] <= 4
@@ -629,28 +629,29 @@ def test_the_features_are_looked_at(finished: Callable[[int], Path], photos: Pat
     encoder = training.build(run).encoder.train()
     health = Health(open_source(photos), run, encoder)
     assert health.views.shape == (80, 3, 16, 16)
-    assert 0.009 < len(health.views) / (3 * 16 * health.every) <= 0.01  # forward passes of views, in and beside steps
+    # forward passes of views, in and beside steps: a look takes two, of which one is for BatchNorm's statistics
+    assert 0.009 < 2 * len(health.views) / (3 * 16 * health.every) <= 0.01
     again = Health(open_source(photos), run, encoder)
     assert torch.equal(health.views, again.views)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    healthy = health(encoder)
+    healthy = health(encoder).figures
     assert encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     with torch.no_grad():
         convolution = encoder.net.layers[3]  # type: ignore[index]
         convolution.weight.zero_()
         convolution.bias.fill_(1)
-    collapsed = health(encoder)
+    collapsed = health(encoder).figures
     assert collapsed["spread"] < 1e-3 < 0.01 < healthy["spread"]
     assert collapsed["effective_rank"] == pytest.approx(1, abs=0.01)
 
 
 def test_the_looks_do_not_depend_on_where_a_run_was_resumed() -> None:
-    monitor = SimpleNamespace(_per_epoch=7, _steps=500)
-    rows = [s for s in range(1, 501) if s % 10 == 0 or s % 7 == 0 or s == 500]
+    monitor = SimpleNamespace(_per_epoch=7, _steps=500, _early={25, 50, 75})
+    rows = [s for s in range(1, 501) if s % 10 == 0 or s % 7 == 0 or s in (25, 75, 500)]
     looks = [s for s in rows if Monitor._looks(monitor, s, 33)]  # type: ignore[arg-type]
-    assert len(looks) == 500 // 33 + 2
-    assert looks[0] == 7
+    assert len(looks) == 500 // 33 + 4
+    assert looks[:4] == [25, 35, 50, 70]
     assert all(min(r for r in rows if r >= 33 * n) in looks for n in range(1, 500 // 33 + 1))
 
 
@@ -891,8 +892,8 @@ def test_forgetting_is_said(labelled: Path, tmp_path: Path, monkeypatch: pytest.
     said = Folder(tmp_path / "second").log.read_text()
     assert "k-NN before training: 87.5%" in said
     assert "k-NN top-1: 87.5% before training, 37.5% now" in said
-    assert "WARNING: the k-NN fell from 87.5% before training to 37.5%" in said
-    assert "the encoder forgets what --init knew." in said
+    assert "Verdict: getting worse: the k-NN went from 87.5% before training to 37.5%" in said
+    assert "the encoder forgets what --init knew. Try --optim.lr" in said
 
 
 @pytest.mark.parametrize("method", ["simclr", "dinov2"])

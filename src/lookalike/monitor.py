@@ -18,9 +18,11 @@ from .backbones import Backbone
 from .data import Loader, Subset, open_source
 from .evaluation.features import features, with_statistics
 from .evaluation.knn import knn
-from .forgetting import Forgetting, accuracy
-from .health import OWN, RUINED, SETTLED, Health, Verdict, judge, ruined
+from .evaluation.measures import interval_of_change
+from .forgetting import ERROR, Forgetting, accuracy
+from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .label_free import spread
+from .looks import NAMES, Health, Look, Neighbours, change
 from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run, inputs
@@ -78,24 +80,37 @@ class Probe:
         return knn(a, x, b, y, also=()).predictions == y
 
 
+def _of_heads(outputs: list[Tensor]) -> dict[str, float]:
+    """Figures of what a method's heads (B, D each) made of a batch; none where they are not finite."""
+    if not outputs:
+        return {}
+    found = {"head_spread": min(map(spread, outputs)), "head_size": max(float(x.norm(dim=1).mean()) for x in outputs)}
+    return found if all(map(math.isfinite, found.values())) else {}
+
+
 class Monitor(Callback):
     """Writes `metrics.jsonl` and shows the progress: a live line in a terminal, plain lines elsewhere."""
 
     def __init__(
-        self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, health: Health | None, *, quiet: bool
-    ) -> None:
+        self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, health: Health | None,
+        remedies: Remedies | None = None, *, quiet: bool,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.run = run
         self.loader = loader
         self.probe = probe
         self.health = health
+        self.remedies = remedies or Remedies()
         self.quiet = quiet
         self.figures: dict[str, float] = {}
         """The latest look at the features."""
         self.first: dict[str, float] = {}
-        """The figures of the untrained encoder, and `loss` of the first row."""
-        self.verdict: Verdict | None = None
-        """The latest; None until it can be told."""
+        """The figures of the first encoder, and `loss` of the first row."""
+        self._recognised = torch.zeros(0, dtype=torch.float64)
+        """What each image added to the first encoder's `recognition`."""
+        self.course = Course()
+        self._hits: tuple[Tensor, Tensor] | None = None
+        """What the probe's k-NN classified correctly before training, and at its last look."""
         self.knn: list[float] = []
         self._knn_from_start = False
         """Whether the first of them is of the encoder before training: a probe may come with a resume."""
@@ -117,22 +132,37 @@ class Monitor(Callback):
         # every process saves and loads, so each gets the mean over all
         sums = {name: distributed.mean(value) for name, value in self._sums.items()}
         forgot = self.forgetting.state_dict() if self.forgetting is not None else self._forgot
-        return {"sums": sums, "count": self._count, "knn": self.knn, "first": self.first, "forgetting": forgot}
+        return {
+            "sums": sums, "count": self._count, "knn": self.knn, "first": self.first, "forgetting": forgot,
+            "recognised": self._recognised, "course": self.course.state_dict(), "hits": self._hits,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
         self.first = state_dict.get("first", {})
-        self._forgot = state_dict.get("forgetting")  # none in a checkpoint of 0.1
+        # a checkpoint of 0.1 has none of these
+        self._forgot = state_dict.get("forgetting")
+        self._recognised = state_dict.get("recognised", self._recognised)
+        self._hits = state_dict.get("hits")
+        if "course" in state_dict:
+            self.course.load_state_dict(state_dict["course"])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The latest; None until something is known."""
+        return self.course.verdict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast("Pretraining", pl_module)
         self._steps, self._per_epoch, done = module.steps, module.steps_per_epoch, module.done_steps
+        self._early = early_looks(self._steps)
         self._sums = {name: value.to(module.device) for name, value in self._sums.items()}
         if self.probe is not None and done == 0:
             encoder = module.method.encoder
             began = time.perf_counter()
             hits = self.probe(encoder) if self.run.init else self.probe.untrained(encoder)
             self.knn = [accuracy(hits)]
+            self._hits = hits, hits
             if self.run.init:
                 self.forgetting = self._forgetting(hits)
             module.probe_seconds = time.perf_counter() - began
@@ -144,8 +174,11 @@ class Monitor(Callback):
             self.forgetting.load_state_dict(self._forgot)
         if self.health is not None:
             if not self.first:
-                encoder = module.method.encoder
-                self.first = self.health(encoder) if self.run.init or done else self.health.untrained(encoder)
+                first = self.health(module.method.encoder)
+                self.first, self._recognised = dict(first.figures), first.recognised
+            if self.health.lacking and done == 0:
+                self.course.set(empty(self.health.lacking, self.remedies))
+                self._say(f"WARNING     {self.verdict}")
             for name, part in module.method.named_children():
                 if module.method.watches_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
@@ -181,7 +214,7 @@ class Monitor(Callback):
         self._watching = self.health is not None and last and (step == 1 or self._has_row(step))
 
     def _has_row(self, step: int) -> bool:
-        return step % LOG_EVERY == 0 or step % self._per_epoch == 0
+        return step % LOG_EVERY == 0 or step % self._per_epoch == 0 or step in self._early
 
     def _before(self) -> str:
         return "before training" if self.run.init else "of the untrained encoder"
@@ -207,8 +240,7 @@ class Monitor(Callback):
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         epoch_ends = step % self._per_epoch == 0
-        found = min(map(spread, self._heads.values())) if self._heads else math.nan
-        heads = {"head_spread": found} if math.isfinite(found) and not module.dropped else {}
+        heads = _of_heads([*self._heads.values()]) if not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
             own = module.method.figures() if self.health is not None else {}
             self.first |= heads
@@ -233,9 +265,13 @@ class Monitor(Callback):
             hits = self.probe(module.method.encoder)
             self.knn.append(accuracy(hits))
             row["knn_top1"] = self.knn[-1]
+            if self._hits is not None and len(hits) == len(self._hits[0]):  # one may be unreadable this time
+                self._hits = self._hits[0], hits
             learns = row["epoch"] > (self.run.frozen_epochs or 0)
-            if self.forgetting is not None and learns and (warning := self.forgetting.see(step, hits)):
-                self._say(warning)
+            if self.forgetting is not None and learns:
+                warning = self.forgetting.see(step, hits)
+                if warning and self.health is None:  # else the verdict says it
+                    self._say(warning)
         if math.isfinite(row["loss"]):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
@@ -258,49 +294,62 @@ class Monitor(Callback):
         return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
 
     def _looks(self, step: int, every: int) -> bool:
-        """Whether the features are due: after the first and the last epoch, and at a row in every so many steps."""
+        """Whether the features are due: early, after the last step, and at a row in every so many steps."""
         before = max((step - 1) // LOG_EVERY * LOG_EVERY, (step - 1) // self._per_epoch * self._per_epoch)
-        return step in (self._per_epoch, self._steps) or step // every > before // every
+        return step in self._early or step == self._steps or step // every > before // every
 
     def _judge(self, row: Row, module: "Pretraining") -> None:
         """Adds the features' figures and the verdict to a row, where they are due; says a verdict that is new."""
         assert self.health is not None
         step, before = int(row["step"]), self.verdict
+        due = self._looks(step, self.health.every) or "knn_top1" in row
         if module.skipped_in_a_row >= RUINED:
-            self.verdict = ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch)
-        elif "loss" in self.first and self._looks(step, self.health.every):
-            self.figures = self.health(module.method.encoder)
+            self.course.set(ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch))
+        elif "loss" in self.first and due:
+            look = self.health(module.method.encoder)
+            self.figures = look.figures
             own = module.method.figures()
-            if taken := own.keys() & (row.keys() | self.figures.keys()):
+            if taken := own.keys() & (row.keys() | look.figures.keys()):
                 raise ValueError(
                     f"{type(module.method).__name__}.figures() names {min(taken)!r}, which a row has already."
                 )
-            row |= self.figures | own
-            optim = self.run.method.optim
-            start = "before training" if self.run.init else "untrained"
-            found = judge(self.first, row, lr=optim.lr, steps=step, start=start)
-            if found.word in ("collapsed", "not learning") and (cause := module.method.cause()):
-                found = dataclasses.replace(found, remedy=cause)
+            row |= look.figures | own
+            moved = change(Look({n: self.first[n] for n in NAMES}, self._recognised), look)
+            if moved is not None:
+                row |= {"recognition_change": moved.mean, "recognition_error": moved.error, "moved": moved.moved}
+            remedies = self.remedies
             if self.forgetting is not None:
-                found = self.forgetting.verdict(found)
-            unseen = self.forgetting is not None and not self.forgetting.looked  # it may contradict the advice
-            early = {
-                "not learning": (row["epoch"] < max(optim.warmup_epochs, self.run.frozen_epochs or 0) + 1 or unseen)
-                and step < self._steps,
-                "collapsed": step < SETTLED,
-            }
-            self.verdict = None if early.get(found.word, False) else found
-            module.collapsed = False
+                remedies = dataclasses.replace(remedies, forgetting=self.forgetting.remedy)
+            self.course.see(
+                Seen(
+                    first=self.first, now=row, change=moved, step=step, steps=self._steps,
+                    still=round((self.run.frozen_epochs or 0) * self._per_epoch), lacking=self.health.lacking,
+                    labelled=module.method.needs_labels, neighbours=self._neighbours(step),
+                    probed_now="knn_top1" in row, remedies=remedies,
+                    start="before training" if self.run.init else "untrained",
+                )
+            )  # fmt: skip
         else:
             return
         if self.verdict is None:
             return
+        if self.forgetting is not None:
+            self.course.verdict = self.forgetting.verdict(self.verdict)
         row |= {"verdict": self.verdict.word, "why": self.verdict.why}
         if self.verdict.remedy:
             row["remedy"] = self.verdict.remedy
         module.collapsed = self.verdict.word == "collapsed"
         if before is None or before.word != self.verdict.word:
-            self._say(f"{'' if self.verdict.word == 'learning' else 'WARNING  '}step {step}: {self.verdict}")
+            self._say(f"{'WARNING  ' if self.verdict.is_alarm else ''}step {step}: {self.verdict}")
+
+    def _neighbours(self, step: int) -> Neighbours | None:
+        """What the probe says of the encoder, once it has looked."""
+        if self._hits is None or len(self.knn) < 2:
+            return None
+        # by chance one look of all errs as often as one that is alone
+        looks = 1 if step == self._steps else min(PROBES, self.run.epochs)
+        (before, now), (low, high) = map(accuracy, self._hits), interval_of_change(*self._hits, ERROR / looks)
+        return Neighbours(before, now, low, high)
 
     def _say(self, text: str) -> None:
         if self._bar is None:
@@ -370,7 +419,8 @@ class Monitor(Callback):
     def _forgotten(self, module: "Pretraining") -> str:
         """A line on what became of what `--init` knew, where there is something to be said."""
         if self.forgetting is not None:
-            return self.forgetting.at_end()
+            said = self.verdict is not None and self.verdict.word == "getting worse"
+            return "" if said else self.forgetting.at_end()
         if self.probe is not None or not self.run.init or not module.method.watches_features:
             return ""
         return (

@@ -50,9 +50,10 @@ from .data import Answers, Images, Loader, Source, lost, open_source, statistics
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
-from .health import RUINED, Health, ruined
+from .health import RUINED, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
+from .looks import Health
 from .monitor import Monitor, Probe
 from .optim import Optim
 from .places import check_logger
@@ -606,6 +607,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     source = _as_begun(source, run, folder, before, begun)
     asked = run.batch_size
     run, planned, timed = _in_time(run, rank)
+    fits = run.fit
     run, changes = resolve(run, len(source), before)
     filling = counting(folder.say, f"{'cache':<12}", "images decoded") if rank == 0 else None
     loader = _loader(run, source, run.batch_size, rank, world, filling)
@@ -694,7 +696,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     signals = Signals(watch)
     saver = Checkpoints(folder, run, signals)
     health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
-    monitor = Monitor(folder, run, loader, probe, health, quiet=rank != 0)
+    remedies = Remedies.of(run, _own_settings(run, len(source), fits), method.cause(), fits)
+    monitor = Monitor(folder, run, loader, probe, health, remedies, quiet=rank != 0)
 
     def correct(seconds: float) -> None:
         """Says that a training with a time takes another one."""
@@ -1132,6 +1135,19 @@ def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
     if options.precision is not None:
         return options.precision
     return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _own_settings(run: Run, images: int, fits: bool) -> Config | None:
+    """The method's configuration for a settled run, had nobody stated anything; None where something must be.
+
+    `fits` says whether the run was fitted to its images. A teacher belongs to the question.
+    """
+    asked = {name: vars(run.method)[name] for name in ("teacher", "teacher_backbone") if name in vars(run.method)}
+    try:
+        fresh = run.method.method.Config(**asked)
+        return resolve(dataclasses.replace(run, method=fresh, fit=fits, given=()), images)[0].method
+    except (TypeError, ValueError):
+        return None
 
 
 def _taught_by(run: Run) -> Config:

@@ -283,7 +283,7 @@ def _rank(of_method: Sequence[Training], done: Sequence[Training], noise: SeedNo
 def troubles(of_method: Sequence[Training]) -> list[str]:
     """What went wrong in how many of a method's trainings."""
     said = []
-    for word in ("collapsed", "diverged", "not learning"):
+    for word in ("collapsed", "diverged", "not learning", "getting worse"):
         if count := sum(t.verdict == word for t in of_method):
             said.append(f"{count} of {len(of_method)} {word}")
     if count := sum(t.status == "failed" and t.verdict not in ("collapsed", "diverged") for t in of_method):

@@ -7,6 +7,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -164,9 +165,32 @@ def with_statistics(
 def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
     """A copy of an encoder in eval mode whose BatchNorm layers have the mean statistics of batches (B, C, H, W)."""
     encoder = copy.deepcopy(encoder).eval()
-    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    _calibrate(encoder, batches)
+    return encoder
+
+
+@contextmanager
+def calibrating(encoder: Encoder, batches: Iterable[Tensor]) -> Iterator[None]:
+    """In eval mode, with those statistics; afterwards the encoder is as it was, and nothing was copied but them."""
+    kept = [(b, b.clone()) for norm in _norms(encoder) for b in norm.buffers(recurse=False)]
+    try:
+        with evaluating(encoder):
+            _calibrate(encoder, batches)
+            yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def _norms(encoder: nn.Module) -> list[_BatchNorm]:
+    return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
+    """Puts the statistics in place of those that the encoder, which is in eval mode, has."""
+    norms = _norms(encoder)
     if not norms:
-        return encoder
+        return
 
     def note(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
         assert norm.running_mean is not None
@@ -183,11 +207,12 @@ def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
     for norm in norms:
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
-    for x in batches:
-        encoder.forward(as_parameters(encoder, x))  # not encoder(x): torch.compile would compile it
-    for handle in handles:
-        handle.remove()
-    return encoder
+    try:
+        for x in batches:
+            encoder.forward(as_parameters(encoder, x))  # not encoder(x): torch.compile would compile it
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def crop(image: Tensor, size: int) -> Tensor:

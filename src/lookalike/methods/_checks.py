@@ -28,7 +28,7 @@ def check_momentum(**values: float | Schedule) -> None:
 
 def too_fast(momentum: float, option: str) -> str:
     """The cause to name where a teacher follows so fast that it is hardly another network; else nothing."""
-    if momentum >= 0.9:
+    if momentum >= 0.5:  # whatever is below the papers' values is an option that differs from the method's own
         return ""
     return f"With a momentum of {momentum:g} the teacher runs after the student. Give {option} 0.9 to 0.999."
 

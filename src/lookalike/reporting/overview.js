@@ -1,11 +1,13 @@
 // What stands at the top: the verdict, the most important figures, the facts.
 
-const MARKS = { learning: ['good', '✓'], 'not learning': ['bad', '!'], collapsed: ['bad', '✕'], diverged: ['bad', '✕'] };
+const MARKS = {
+  learning: ['good', '✓'], 'not learning': ['bad', '!'], 'getting worse': ['bad', '!'], collapsed: ['bad', '✕'], diverged: ['bad', '✕'],
+};
 
 function verdictCard(run) {
   const v = run.verdict;
   if (!v && run.classifies) return null; // its test says how good it is
-  if (!v) return el('div', { class: 'card verdict' }, el('div', { class: 'sign' }, '?'), el('div', {}, el('p', {}, el('span', { class: 'word' }, 'No verdict'), ' – the run is too short to be judged, or has no training of its own.')));
+  if (!v) return el('div', { class: 'card verdict' }, el('div', { class: 'sign' }, '?'), el('div', {}, el('p', {}, el('span', { class: 'word' }, 'No verdict'), ' – the run is not far enough, or has no training of its own.')));
   const [kind, sign] = MARKS[v.word] || ['', '?'];
   return el('div', { class: `card verdict ${kind}` }, el('div', { class: 'sign', 'aria-hidden': 'true' }, sign), el('div', {},
     el('p', {}, 'Verdict: ', el('span', { class: 'word' }, v.word), v.meaning ? `. ${v.meaning}` : ''),

@@ -29,8 +29,13 @@ CURVES: Mapping[str, Curve] = {
         "How often a view is nearer to its image's other view than to another image. Chance is 50 %.",
         "percent",
     ),
+    "recognition_change": Curve(
+        "Change of recognition", "%", "How much recognition rose since the first look, on the same images.", "percent"
+    ),
+    "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
+    "moved": Curve("Moved", "", "How far images' shares in recognition are from their first ones: 0 is not at all."),
     "spread": Curve("Spread", "", "How far the features of different images lie apart. Near 0 they have collapsed."),
-    "effective_rank": Curve("Effective rank", "directions", "How many directions the features use, 64 at most."),
+    "effective_rank": Curve("Effective rank", "directions", "How many directions the features use."),
     "alignment": Curve("Alignment", "", "Squared distance of two views of one image, 0 to 4: lower is closer."),
     "uniformity": Curve("Uniformity", "", "How evenly images cover the sphere: 0 is one spot, -4 is even."),
     "lr": Curve("Learning rate", "", "Length of the optimizer's steps, as its schedule sets it."),
@@ -38,6 +43,7 @@ CURVES: Mapping[str, Curve] = {
     "images_per_s": Curve("Speed", "images/s", "Training images per second."),
     "data_wait": Curve("Waiting for data", "%", "Share of the time without an image to train on.", "percent"),
     "head_spread": Curve("Spread behind the head", "", "The same as spread, of what the method's head makes."),
+    "head_size": Curve("Length behind the head", "", "How long the head's outputs are. Growing 100-fold is too much."),
     "skipped": Curve("Skipped steps", "steps", "Steps that were dropped since their gradient was not finite.", "count"),
 }  # fmt: skip
 """In the order of the page; other columns follow."""
@@ -47,7 +53,10 @@ MAIN = ("loss", "knn_top1", "recognition", "spread", "lr", "images_per_s")
 
 VERDICTS: Mapping[str, str] = {
     "learning": "The encoder tells images apart better than before the training.",
-    "not learning": "The encoder is hardly better than before the training.",
+    "not learning": "The encoder is no better than before the training.",
+    "getting worse": "The labelled images are classified worse than before the training.",
+    "unclear": "Whether the encoder is better than before the training is not known.",
+    "too short to tell": "So few steps change too little to be seen.",
     "collapsed": "All images get nearly the same feature: the encoder is of no use.",
     "diverged": "The numbers grew without bounds: the weights are of no use.",
 }

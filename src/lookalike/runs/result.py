@@ -20,7 +20,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """One of learning, not learning, collapsed and diverged; unknown for a run too short to be judged."""
+        """The last verdict's word, of `lookalike.health.Word`, such as learning; "unknown" where there was none."""
         return str(self._judged().get("verdict", "unknown"))
 
     @property
