@@ -23,6 +23,10 @@ IMAGES_PER_PROTOTYPE = 15
 """Methods with groups get one for so many images; 50,000 images have about the papers' 3,000."""
 
 
+OF_VITS = Optim("adamw", lr=1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
+"""MoCo v3's optimizer for vision transformers (its section 4, 300 epochs of ImageNet)."""
+
+
 def between(few: float, many: float, count: int, span: tuple[int, int]) -> float:
     """`few` up to the first count of the span, `many` from the second on, both exactly; geometrically between them."""
     low, high = span
@@ -39,6 +43,11 @@ def paced(optim: Optim, short_lr: float, data: DataFacts, *, scaled: bool = Fals
     few = short_lr if scaled else short_lr / optim.factor(data.batch_size)
     bias = None if optim.lr_bias is None else between(few, optim.lr_bias, data.steps, STEPS)
     return dataclasses.replace(optim, lr=between(few, optim.lr, data.steps, STEPS), lr_bias=bias)
+
+
+def fitted(optim: Optim, short_lr: float, data: DataFacts) -> Optim:
+    """`paced`; for a plain ViT MoCo v3's AdamW: with LARS and SGD all images came to one answer (`docs/fitting.md`)."""
+    return paced(optim, short_lr, data) if data.patch_size is None else paced(OF_VITS, 1e-3, data)
 
 
 def groups_for(images: int, most: int) -> int:

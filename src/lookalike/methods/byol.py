@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
 from ._checks import check_momentum, check_positive, check_views, too_fast
-from ._fitting import IMAGES, momentum_for, paced
+from ._fitting import IMAGES, fitted, momentum_for
 
 
 class BYOL(Method):
@@ -55,7 +55,7 @@ class BYOL(Method):
         assert isinstance(cfg, cls.Config)
         start = momentum_for(data.images, cfg.momentum.start, IMAGES)
         momentum = dataclasses.replace(cfg.momentum, start=start)
-        cfg = dataclasses.replace(cfg, momentum=momentum, optim=paced(cfg.optim, 1.0, data))
+        cfg = dataclasses.replace(cfg, momentum=momentum, optim=fitted(cfg.optim, 1.0, data))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         return cfg

@@ -21,7 +21,7 @@ from ..random import permutation
 from ..schedules import Schedule
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
 from ._checks import check_crops, check_positive, check_prototypes
-from ._fitting import groups_for, paced
+from ._fitting import fitted, groups_for
 
 
 class DeepClusterV2(Method):
@@ -89,7 +89,7 @@ class DeepClusterV2(Method):
         rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
         optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
         prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
-        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=paced(optim, 1.0, data))
+        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=fitted(optim, 1.0, data))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

@@ -17,7 +17,7 @@ from ..random import permutation
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
 from ._checks import check_momentum, check_positive, check_queue, check_views, too_fast
-from ._fitting import IMAGES, momentum_for, paced
+from ._fitting import IMAGES, fitted, momentum_for
 
 
 class MoCoV2(Method):
@@ -73,7 +73,7 @@ class MoCoV2(Method):
         if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
-        return dataclasses.replace(cfg, optim=paced(cfg.optim, 0.1, data))
+        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
 
     @classmethod
     def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:

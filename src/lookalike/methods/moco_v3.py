@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, cropped_from, without_blur
 from ._checks import check_momentum, check_positive, check_views, too_fast
-from ._fitting import paced
+from ._fitting import fitted
 
 
 class MoCoV3(Method):
@@ -58,16 +58,14 @@ class MoCoV3(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The paper's setting for a ViT where the backbone has patches, else a higher rate in a short training.
+        """The paper's setting for a ViT where the backbone has patches; a higher rate in a short training.
 
         Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
         """
         assert isinstance(cfg, cls.Config)
         if data.patch_size is not None:
-            adamw = Optim("adamw", 1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
-            cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views), optim=adamw)
-        else:
-            cfg = dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
+            cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views))
+        cfg = dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
         return cfg

@@ -13,7 +13,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import SIMCLR_VIEW, View, half_colour, without_blur
 from ._checks import check_positive, check_views
-from ._fitting import paced
+from ._fitting import fitted
 
 
 class SimCLR(Method):
@@ -55,7 +55,7 @@ class SimCLR(Method):
         if data.image_size <= 64:
             views, optim = half_colour(without_blur(cfg.views)), dataclasses.replace(cfg.optim, lr=1.0)
             cfg = dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
-        return dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
+        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)

@@ -12,7 +12,7 @@ from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
 from ._checks import check_positive, check_views
-from ._fitting import paced
+from ._fitting import fitted
 
 
 class SimSiam(Method):
@@ -52,7 +52,7 @@ class SimSiam(Method):
         if data.image_size <= 64:
             optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
-        return dataclasses.replace(cfg, optim=paced(cfg.optim, 0.1, data))
+        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
 
     def groups(self) -> list[Group]:
         return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)

@@ -13,7 +13,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, SIMCLR_VIEW, View, without_blur
 from ._checks import check_positive
-from ._fitting import paced
+from ._fitting import fitted
 
 
 class SupCon(Method):
@@ -66,7 +66,7 @@ class SupCon(Method):
         if data.image_size <= 64:
             small = (dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in views)
             views = without_blur(tuple(small))
-        return dataclasses.replace(cfg, views=views, optim=paced(cfg.optim, 1.0, data))
+        return dataclasses.replace(cfg, views=views, optim=fitted(cfg.optim, 1.0, data))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)

@@ -16,7 +16,7 @@ from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
 from ..views import SWAV_VIEWS, View, half_colour, two_global, without_blur
 from ._checks import check_crops, check_not_negative, check_positive, check_prototypes, check_queue
-from ._fitting import STEPS, between, groups_for, paced
+from ._fitting import STEPS, between, fitted, groups_for
 
 
 class SwAV(Method):
@@ -84,7 +84,7 @@ class SwAV(Method):
             cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
         return dataclasses.replace(
             cfg, prototypes=groups_for(data.images, cfg.prototypes), queue=queue // data.batch_size * data.batch_size,
-            temperature=between(0.2, cfg.temperature, data.steps, STEPS), optim=paced(cfg.optim, 1.0, data),
+            temperature=between(0.2, cfg.temperature, data.steps, STEPS), optim=fitted(cfg.optim, 1.0, data),
         )  # fmt: skip
 
     @classmethod

@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
 from ._checks import check_not_negative, check_positive, check_views, too_few_for
-from ._fitting import paced, width_for
+from ._fitting import fitted, width_for
 
 
 class VICReg(Method):
@@ -58,7 +58,7 @@ class VICReg(Method):
         cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
-        return dataclasses.replace(cfg, optim=paced(cfg.optim, 1.0, data))
+        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
 
     @classmethod
     def warning(cls, cfg: core.Config, batch_size: int) -> str:
