@@ -11,7 +11,7 @@ Three grids, on the four sets of `unlike_sets.py` and with the settings of `sett
   make 300 with two more seeds (where a step takes long, one), on one of the sets.
 - side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
   and more steps; on one or two sets each.
-- resnets: what some methods may have on a network of another kind.
+- networks: what some methods may have on networks of another kind.
 - broken: trainings that cannot learn, each broken in one way.
 
 All of a stage is done before the next one, so that a study which was stopped early says something of each method. Each
@@ -53,6 +53,7 @@ from settings_tried import (
     broken,
     configured,
     network,
+    sgd,
     shown,
 )
 from torch import Tensor
@@ -129,8 +130,8 @@ class Job:
         return known[self.setting]
 
 
-OTHER: dict[str, Overrides] = {"adamw 1e-3": adamw(1e-3)}
-"""What the broken trainings of any method may have."""
+OTHER: dict[str, Overrides] = {"adamw 1e-3": adamw(1e-3), "sgd 0.3": sgd(0.3), "sgd 0.5": sgd(0.5)}
+"""What any method may have: broken trainings, and those on other networks."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Job) if field.name != "grid")
 """What makes two rows the same measurement."""
@@ -245,27 +246,30 @@ def side(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> lis
     return jobs
 
 
-ON_RESNETS = {
-    "moco_v2": ("lars 2", "sgd 0.1", "sgd 0.3"), "simsiam": ("lars 2", "sgd 0.1", "sgd 0.5"),
-    "simclr": ("lars_simclr 0.25", "lars_simclr 1"), "lejepa": ("lars 2", "adamw 1e-2"),
-    "supcon": ("lars 2", "sgd 0.1", "lars_simclr 1"), "byol": ("lars 2", "lars 1"),
-}  # fmt: skip
+ELSEWHERE: dict[Pair, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("moco_v2", RESNET): (("cifar10",), ("lars 2", "sgd 0.1", "sgd 0.3")),
+    ("simsiam", RESNET): (("cifar10",), ("lars 2", "sgd 0.1", "sgd 0.5")),
+    ("supcon", RESNET): (("cifar10",), ("lars 2", "sgd 0.1")),
+    ("simclr", VIT): (("cifar10", "textures"), ("lars_simclr 0.25", "adamw 1e-3")),
+    ("byol", VIT): (("cifar10", "textures"), ("lars 2", "adamw 1e-3")),
+    ("lejepa", VIT): (("cifar10", "textures"), (SAID, "adamw 1e-3")),
+}
+"""The sets and settings on networks of another kind than the core grid's."""
 
 
-def resnets(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
-    """Settings of the core grid on a network of another kind, on two sets."""
+def elsewhere(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """What some methods may have on a ResNet, or on a ViT where their papers have none."""
     return [
-        Job("side", method, RESNET, s, name, STAGES[-1])
-        for method, names in ON_RESNETS.items()
-        if (method, CNN) in pairs
-        for s in ("cifar10", "textures")
+        Job("networks", method, net, s, name, STAGES[-1])
+        for (method, net), (on, names) in ELSEWHERE.items()
+        for s in on
         if s in sets
         for name in names
     ]
 
 
 def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
-    """The broken trainings: each way on some of the sets, half with the default of 0.1 and half with AdamW."""
+    """The broken trainings: each way on some of the sets, half with the default of today and half with AdamW."""
     jobs: list[list[Job]] = []
     turn = 0
     for name, what in BROKEN.items():
@@ -274,8 +278,7 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
                 continue
             chosen = [sets[(turn + i) % len(sets)] for i in range(min(what.sets, len(sets)))]
             turn += 1
-            own = BEFORE.get((method, net), SAID)
-            named = [own if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
+            named = [SAID if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
             jobs.append([
                 Job("broken", method, net, s, setting, STAGES[-1], broken=name) for s, setting in zip(chosen, named)
             ])  # fmt: skip
@@ -284,7 +287,7 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
 
 
 GRIDS: dict[str, Callable[[Sequence[Row], Sequence[Pair], Sequence[str]], list[Job]]] = {
-    "core": core, "side": side, "resnets": resnets, "broken": breaking,
+    "core": core, "side": side, "networks": elsewhere, "broken": breaking,
 }  # fmt: skip
 
 
@@ -522,13 +525,18 @@ def failed(job: Job, why: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def wanted(args: argparse.Namespace, jobs: list[Job]) -> list[Job]:
+    """Those of a setting that is asked for."""
+    return [job for job in jobs if args.settings is None or job.setting in args.settings]
+
+
 def study(args: argparse.Namespace, pairs: Sequence[Pair]) -> None:
     """Measures what is left of a grid, until it is done or the time is up."""
     resumable.make_sets(args.sets, args)
     code = commit()
     resumable.study(
         lambda: resumable.Worker(work, args.cifar10, args.clothes, args.work, code),
-        lambda rows, busy: left(args.grid, rows, pairs, args.sets, busy),
+        lambda rows, busy: wanted(args, left(args.grid, rows, pairs, args.sets, busy)),
         failed, say, record=args.record, jobs=args.jobs, hours=args.hours,
     )  # fmt: skip
 
@@ -661,6 +669,7 @@ def main() -> None:
         "--sets", type=resumable.names, default=list(unlike_sets.NAMES), help="digits,textures: only these"
     )
     parser.add_argument("--networks", type=resumable.names, default=[CNN, VIT], help=f"{CNN}: only these")
+    parser.add_argument("--settings", type=resumable.names, help=f"{SAID}: only these, of what is known to be left")
     parser.add_argument("--table", action="store_true", help="train nothing, print 0.1's default, today's and the best")
     args = parser.parse_args()
     for asked, known in ((args.methods, methods), (args.sets, unlike_sets.NAMES), (args.networks, [CNN, VIT])):
@@ -673,7 +682,7 @@ def main() -> None:
     if args.grid is None:
         parser.error("give --grid, --summary or --table")
     if args.left:
-        todo = left(args.grid, read(args.record), pairs, args.sets)
+        todo = wanted(args, left(args.grid, read(args.record), pairs, args.sets))
         print("\n".join(map(str, todo[:10])))
         print(f"{len(todo)} known trainings are left; they take about {cost(todo, read(args.record)):.1f} core-hours.")
         return

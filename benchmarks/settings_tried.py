@@ -34,7 +34,7 @@ WITH_VIT = "dino", "ibot", "dinov2", "moco_v3", "lejepa"
 CNN, VIT, RESNET = "mobilenetv3_small_050", "vit_tiny_study", "resnet_small_study"
 FOREIGN = "simclr", "byol"
 """Methods whose papers have no ViT: whether the optimizer of MoCo v3's suits them, too."""
-PAIRS = tuple((m, CNN) for m in WITH_CNN) + tuple((m, VIT) for m in (*WITH_VIT, *FOREIGN))
+PAIRS = tuple((m, CNN) for m in WITH_CNN) + tuple((m, VIT) for m in WITH_VIT)
 """Methods and networks of the core grid."""
 
 SAID = "default"
@@ -157,8 +157,6 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     },
     ("swav", CNN): {"larc 1": {"optim": {"name": "larc", "lr": 1.0, "weight_decay": 1e-6, "exclude": False}}},
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
-    ("moco_v2", CNN): {"sgd 0.3": sgd(0.3)},
-    ("simsiam", CNN): {"sgd 0.5": sgd(0.5)},
 }
 """Settings that only the last round has: the paper's optimizer with a rate for few steps, where the first round's best
 has another optimizer. A rule must not change the optimizer with the number of images."""
