@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,32 @@ def test_no_image_or_epoch_more_makes_a_jump(name: str, patch: int | None, size:
                 whole = next((w for part, w in rounded.items() if key.startswith(part)), 0)
                 power = 2 if key == ".prototypes" and name in ("dino", "ibot", "dinov2") else 1  # they are powers of 2
                 assert high <= max(more**2 * low * power, low + whole), (key, old[key], new[key], data)
+
+
+def test_the_docs_tell_the_rates_of_short_trainings() -> None:
+    """Each row of the first two tables of `docs/fitting.md`, at 300 steps in batches of 64."""
+    called = {"LARS (Google's)": "lars_simclr", "LARS": "lars", "LARC": "larc", "SGD": "sgd", "AdamW": "adamw"}
+    cnns, vits, *_ = re.split(r"\n\| (?:method|by)", (Path(__file__).parents[1] / "docs/fitting.md").read_text())[1:]
+    checked = set()
+    for table, patch in ((cnns, None), (vits, 8)):
+        for line in table.splitlines()[2:]:
+            found = re.match(r"\| (`.+?) \| (LARS \(Google's\)|LARS|LARC|SGD|AdamW), (\d\S*)( for 256 images)?", line)
+            if found is None:
+                continue
+            methods, optimizer, rate, scaled = found.groups()
+            names = re.findall("`(.+?)`", methods)
+            if "all others" in methods:
+                names += [n for n in SELF_SUPERVISED if (n, None) in checked and n not in ("dino", "ibot", "lejepa")]
+            for name in names:
+                given = {"teacher": "timm/resnet18", "teacher_size": 224} if name == "distill" else {}
+                cfg = training.fit_to(get_method(name).Config(**given), DataFacts(1500, 64, 64, 13, patch))
+                lr = cfg.optim.lr if scaled else cfg.optim.lr * cfg.optim.factor(64)
+                assert (cfg.optim.name, lr) == (called[optimizer], pytest.approx(float(rate.rstrip(",")))), (
+                    name,
+                    patch,
+                )
+                checked.add((name, patch))
+    assert len(checked) >= 26
 
 
 @pytest.mark.parametrize(
