@@ -269,7 +269,7 @@ def elsewhere(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -
 
 
 def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
-    """The broken trainings: each way on some of the sets, half with the default of today and half with AdamW."""
+    """The broken trainings: each way on some of the sets, with the default, half of the broken rates with AdamW."""
     jobs: list[list[Job]] = []
     turn = 0
     for name, what in BROKEN.items():
@@ -278,7 +278,8 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
                 continue
             chosen = [sets[(turn + i) % len(sets)] for i in range(min(what.sets, len(sets)))]
             turn += 1
-            named = [SAID if i % 2 == 0 else "adamw 1e-3" for i in range(len(chosen))]
+            rates = name.startswith("rate")  # of others the same training, whole, tells what the break costs
+            named = ["adamw 1e-3" if rates and i % 2 else SAID for i in range(len(chosen))]
             jobs.append([
                 Job("broken", method, net, s, setting, STAGES[-1], broken=name) for s, setting in zip(chosen, named)
             ])  # fmt: skip

@@ -150,7 +150,7 @@ def test_what_a_look_suggests(look: Seen, word: str, sure: bool, words: str) -> 
         (seen(STANDING, remedies=Remedies(epochs=20)), "Train for longer, such as with --epochs 40 or a --time."),
         (seen(STANDING, remedies=LACKS), "There is no predictor. Leave --no-predictor out."),
         (seen(spread=0.01, remedies=RATE), "Leave --optim.lr out"),
-        (seen(spread=0.01), "Another method may suit these images"),
+        (seen(spread=0.01), "`lejepa` learns soonest"),
         (seen(loss=1e5), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
         (seen(loss=1e5, remedies=RATE), "Leave --optim.lr out"),
         (

@@ -587,8 +587,12 @@ TRAININGS = {
         lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
     ),
     "a method that does not suit": call(
-        lambda p: Remedies().settings(), r"Another method may suit these images better: `lookalike (compare)` ranks",
-        lambda p, found: compared(p),
+        lambda p: Remedies().settings(), r"`(\S+)` learns soonest in short trainings, and `lookalike (compare)` ranks",
+        lambda p, found: get_method(found[1]) and compared(p),
+    ),
+    "a method that does not suit, and learns soonest elsewhere": call(
+        lambda p: Remedies(method="lejepa").settings(),
+        r"Another method may suit these images better: `lookalike (compare)` ranks", lambda p, found: compared(p),
     ),
     "a loading process that dies": call(
         lambda p: epoch(Rows(lambda i: dying(i)), 2, workers=1),
