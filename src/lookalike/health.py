@@ -114,6 +114,7 @@ class Remedies:
     cause: str = ""
     """What the configuration lacks, and what to give; see `Method.cause`."""
     method: str = ""
+    """Its name in the library's table, or the class of one's own."""
     known: bool = True
     """Whether the method is one of the library's."""
     check: str = "lookalike check DATA"
