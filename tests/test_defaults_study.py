@@ -1,5 +1,6 @@
 """`benchmarks/defaults.py`: the sets that it makes, what it chooses to measure, and what a row of it says."""
 
+import dataclasses
 import importlib
 import io
 import itertools
@@ -195,6 +196,37 @@ def test_summary_says_default_best_and_what_was_tried(study: ModuleType) -> None
     assert "best over the sets: adamw 3e-4" in text
     assert "untrained  10.0% default  40.0%   best  70.0%   +30.0 adamw 3e-4" in text
     assert "tried: default 4, lars_simclr 0.25 4, adamw 1e-3 2, adamw 3e-4 6" in text
+
+
+def test_the_table_compares_today_with_0_1_and_the_best(study: ModuleType) -> None:
+    pairs, names = [("simclr", study.CNN)], list(study.unlike_sets.NAMES)
+    rows: list[dict[str, Any]] = []
+    while todo := study.left("core", rows, pairs, names):
+        made = row(
+            study, todo[0], {study.SAID: 0.5, "lars_simclr 0.25": 0.3, "adamw 3e-4": 0.52}.get(todo[0].setting, 0.4)
+        )
+        made["after"]["interval"] = [0.09 if todo[0].set == "digits" else 0.45, 0.55]
+        rows.append(made)
+    text = "\n".join(study.table(rows))
+    assert f"simclr, {study.CNN} | 0.1 | 30.0% | 30.0% | 30.0% | 30.0% | 30.0% |" in text
+    assert "| today | 50.0% * | 50.0% * | 50.0% | 50.0% * | 50.0% |" in text
+    assert "| best: adamw 3e-4 | 52.0% | 52.0% | 52.0% | 52.0% | 52.0% |" in text
+    assert "Within 3 points of the best: 1 of 1" in text
+    assert "above the untrained encoder: 3 of 4 trainings" in text
+
+
+def test_what_stands_for_the_default_is_the_same_training(study: ModuleType, sets: ModuleType) -> None:
+    """Rows of the record that were measured under another name."""
+    source = sets.InMemory(np.zeros((1500, 32, 32), np.uint8), np.arange(1500) % 2)
+    copies = [each for each in study.read(study.RECORD) if each.get("same_as")]
+    assert copies
+    for method, net, name in {(each["method"], each["network"], each["same_as"]) for each in copies}:
+        made = []
+        for setting in (study.SAID, name):
+            cfg = study.settled(study.Job("core", method, net, "digits", setting, 300), source, "unused").method
+            optim = dataclasses.replace(cfg.optim, lr=cfg.optim.lr * cfg.optim.factor(study.BATCH), scaling="none")
+            made.append(dataclasses.replace(cfg, optim=optim))
+        assert made[0] == made[1], (method, name)
 
 
 # ---------------------------------------------------------------- settings
