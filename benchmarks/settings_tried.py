@@ -157,7 +157,12 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     },
     ("swav", CNN): {"larc 1": {"optim": {"name": "larc", "lr": 1.0, "weight_decay": 1e-6, "exclude": False}}},
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
-    ("barlow_twins", CNN): {"lars 0.3": lars(0.3), "lars 1 and slow biases": lars(1.0, lr_bias=0.024)},
+    ("barlow_twins", CNN): {
+        "lars 0.3": lars(0.3),
+        "lars 1 and slow biases": lars(1.0, lr_bias=0.024),
+        "lars 1 and width 256": {**lars(1.0), "hidden_dim": 512, "out_dim": 256},
+        "lars 0.3 and width 256": {**lars(0.3), "hidden_dim": 512, "out_dim": 256},
+    },
 }
 """Settings that only the last round has: the paper's optimizer with a rate for few steps, where the first round's best
 has another optimizer. A rule must not change the optimizer with the number of images."""
