@@ -420,7 +420,7 @@ def label_free(
     """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
     To choose between short trainings of different settings or methods take the one with the highest `recognition`. It
-    does not tell trainings of nearly equal k-NN accuracy apart, and knows nothing of your classes. docs/choosing.md has
+    cannot order trainings of nearly equal k-NN accuracy, and knows nothing of your classes. docs/choosing.md has
     the measurements, and docs/results.md those of an older study, in which `retrieval` ranked SimCLR's settings best.
 
     Args:
