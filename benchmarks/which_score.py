@@ -5,7 +5,8 @@
 ROWS are files of `defaults.py`. Trainings are compared that differ in one thing alone: their seed (weights and images),
 their setting, or their method. Per score it prints Spearman's correlation with k-NN within groups of three and more (95
 % bootstrap interval over the groups), how many pairs it orders as k-NN does, how many of those whose k-NN differ by
-more than their interval, and how many points of k-NN are lost by taking the best by the score.
+more than their interval, and how many points of k-NN are lost by taking the best by the score. Below each table stands
+how far `recognition` and `retrieval` differ in Spearman's correlation, group by group.
 """
 
 import argparse
@@ -91,7 +92,22 @@ def scores(rows: Sequence[Row]) -> list[str]:
             if what == "methods" and score.startswith("loss"):
                 continue
             lines.append(f"| {score} | {' | '.join(_cells(found, score))} |")
+        lines += ["", f"recognition less retrieval, Spearman: {_with_interval(_ahead(found))}"]
     return lines
+
+
+def _ahead(found: Sequence[Sequence[Row]]) -> list[float]:
+    """Spearman of `recognition` less that of `retrieval`, of each group of three and more."""
+    differences = []
+    for own in found:
+        if len(own) > 2:
+            y = [top1(row) or 0.0 for row in own]
+            first, second = (
+                spearman([row["after"]["label_free"][score] for row in own], y)
+                for score in ("recognition", "retrieval")
+            )
+            differences.append(first - second)
+    return [d for d in differences if math.isfinite(d)]
 
 
 def _cells(found: Sequence[Sequence[Row]], score: str) -> list[str]:

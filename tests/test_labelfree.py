@@ -110,12 +110,35 @@ def test_an_encoder_is_scored_without_labels(photos: Path) -> None:
     torch.manual_seed(0)
     encoder = backbones.create("test_resnet", image_size=32)
     found = label_free(encoder, photos)
-    assert found.keys() == {"retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank"}
+    assert [*found] == [
+        "recognition", "retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
+    ]  # fmt: skip
     assert 0 <= found["retrieval"] <= 1
     assert found == label_free(encoder, photos)
     assert found != label_free(encoder, photos, seed=1)
     with pytest.raises(ValueError, match="1 image cannot be told apart"):
         label_free(encoder, photos, images=1)
+
+
+@pytest.mark.parametrize("images", [2, 3, 12])
+def test_recognition_of_an_encoder_meets_slow_loops_over_its_features(photos: Path, images: int) -> None:
+    torch.manual_seed(0)
+    pixels = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16))
+    encoder = backbones.create(pixels, image_size=32)
+    seen: list[Tensor] = []  # the features of the first views of all images, then those of their second views
+    encoder.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().double()))
+    found = label_free(encoder, photos, images=images)
+    first, second = ([unit(row) for row in side] for side in seen)
+    assert len(first) == len(second) == images
+    nearer = [
+        float(one[i] @ other[i] > one[i] @ other[j])
+        for one, other in ((first, second), (second, first))
+        for i in range(images)
+        for j in range(images)
+        if i != j
+    ]
+    assert found["recognition"] == pytest.approx(mean(nearer))
+    assert images < 12 or 0.5 < found["recognition"] < 1  # neither chance nor all: a wrong pairing shows
 
 
 @settings(deadline=None, max_examples=25)

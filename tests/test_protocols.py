@@ -34,6 +34,7 @@ from lookalike.evaluation import (
     interval_of_draws,
     judge,
     knn,
+    label_free,
     load_features,
     logistic,
     measures,
@@ -651,9 +652,13 @@ def test_several_labelled_sets_and_all_protocols_in_one_call(
     assert [row["classes"] for row in rows if row["protocol"] == "knn"] == [4, 2]
     assert {(row["train"], row["test"]) for row in rows} == {(train, test), tuple(others)}
     free = rows[6]["measures"]
-    assert free.keys() == {"retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank"}
+    assert free == label_free(run, test)
+    assert [*free] == [
+        "recognition", "retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
+    ]  # fmt: skip
     assert rows[6]["top1"] == free["retrieval"] <= free["retrieval_of_5"] == rows[6]["top5"]
     said = capsys.readouterr().out
+    assert f"label-free recognition {free['recognition']:.2%}  recall@1 {free['retrieval']:.2%} (95 % interval" in said
     assert f"{others[1]}:" in said
     assert "map 0." in said
 

@@ -402,6 +402,7 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
         {"protocol": "knn", "top1": 0.5, "settings": {"k": 20}, "classes": 3, **long, **confusion},
         {"protocol": "semi", "top1": 0.25, "interval": [0.2, 0.3], "deviation": 0.03, "accuracies": [0.25] * 10},
         {"protocol": "label-free", "top1": 0.95, "measures": {"alignment": 0.4}, "test_images": 500},
+        {"protocol": "label-free", "top1": 0.94, "measures": {"alignment": 0.3, "recognition": 0.98}, "seed": 1},
     ]
     (old / "evaluation.json").write_text(json.dumps(entries))
     browser = opened(lookalike.report(old), 390, phone=True)
@@ -417,6 +418,7 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
         own = text(browser, "figures-label-free")
         assert "Own view found" in own
         assert "Squared distance of two views" in own
+        assert own.index("Recognition") < own.index("Own view found") < own.index("Alignment")  # the older lacks one
         assert "Without labels" not in browser.find_element(By.CSS_SELECTOR, ".tiles").text
         assert seen(browser) == []
     finally:

@@ -196,9 +196,10 @@ class Evaluate:
     """knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its learning rate chosen on a
     held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few of the labels, drawn ten times.
     retrieval: recall and mAP of test images that look for training images of their class. label-free: scores that need
-    no labels; of them finding an image's other view ranks encoders most as k-NN does, the others do not. These train
-    on the images, for hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and
-    flips. semi-finetune, finetune: all of the network, with few and with all labels."""
+    no labels; of them recognition, how often a view is nearer to its image's other view than to another image's, orders
+    short trainings most as k-NN does. These train on the images, for hours where there are many: linear-augmented: a
+    classifier of the frozen encoder, on crops and flips. semi-finetune, finetune: all of the network, with few and with
+    all labels."""
     also: tuple[tuple[str, str], ...] = ()
     """Further pairs TRAIN TEST, with classes of their own."""
     features: tuple[str, ...] = ()

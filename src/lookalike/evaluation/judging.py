@@ -15,7 +15,7 @@ from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..files import file_sha256
 from ..image_options import Alpha
-from ..label_free import alignment, effective_rank, retrieval, spread, uniformity
+from ..label_free import alignment, effective_rank, recognition, retrieval, spread, uniformity
 from ..methods.simclr import SimCLR
 from ..modes import evaluating
 from ..places import check_suffix, is_published, no_list, refuse_folder
@@ -40,7 +40,7 @@ from .reading import Encoder, Pool, Reader, check_known, opened
 from .records import Entry, record
 from .semi import SHARES, drawn, listed
 
-LABEL_FREE = {"label-free": "scores that need no labels; of them `retrieval` ranks encoders most as k-NN does"}
+LABEL_FREE = {"label-free": "scores that need no labels; `recognition` orders short trainings most as k-NN does"}
 TRAINED = {
     "linear-augmented": "a linear classifier on the frozen encoder, by SGD on crops and flips",
     "semi-finetune": "the whole network, fine-tuned on 1 % and 10 % of the labels",
@@ -419,19 +419,21 @@ def label_free(
 ) -> dict[str, float]:
     """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
-    To choose between trainings that saw the same views take the one with the highest `retrieval`; docs/results.md says
-    how well that ranks them, where it misleads, and that the other figures do not rank.
+    To choose between short trainings of different settings or methods take the one with the highest `recognition`. It
+    cannot order trainings of nearly equal k-NN accuracy, and knows nothing of your classes. docs/choosing.md has
+    the measurements, and docs/results.md those of an older study, in which `retrieval` ranked SimCLR's settings best.
 
     Args:
         encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`).
         data: images without labels; broken ones are replaced.
-        images: how many of them, drawn by `seed`. `retrieval` depends on it: compare at equal numbers only.
+        images: how many of them, drawn by `seed`. More of them make `retrieval` lower: compare it at equal numbers
+            only. The expected `recognition` does not depend on how many they are.
         image_size: pixels of the views; without it the size that the encoder was made for.
         seed: of the draw and of the views, which are SimCLR's at that size.
 
     Returns:
-        retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and effective_rank (RankMe),
-        as in `lookalike.label_free`.
+        recognition, retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and
+        effective_rank (RankMe), as in `lookalike.label_free`.
 
     Raises:
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
@@ -455,8 +457,9 @@ def label_free(
                 side.append(model(x).float().cpu())
     a, b = (torch.cat(side) for side in made)
     return {
-        "retrieval": retrieval(a, b), "retrieval_of_5": retrieval(a, b, 5), "alignment": alignment(a, b),
-        "uniformity": uniformity(a), "spread": spread(a), "effective_rank": effective_rank(a),
+        "recognition": recognition(a, b), "retrieval": retrieval(a, b), "retrieval_of_5": retrieval(a, b, 5),
+        "alignment": alignment(a, b), "uniformity": uniformity(a), "spread": spread(a),
+        "effective_rank": effective_rank(a),
     }  # fmt: skip
 
 
@@ -471,7 +474,7 @@ def _label_free(pair: _Pair, reader: Reader, seed: int) -> Entry:
     used = _whole_groups(min(VIEWED, len(pair.test)))
     return Entry(
         protocol="label-free",
-        top1=found["retrieval"],
+        top1=found["retrieval"],  # and not recognition, so that files of older versions compare
         top5=found["retrieval_of_5"],
         interval=interval(found["retrieval"], used, seed),
         settings={"image_size": reader.size, "views": "SimCLR's, two of each image"},

@@ -58,7 +58,9 @@ function accuracies(judged) {
 function figures(measured) {
   return [...new Set(measured.map(({ e }) => e.protocol))].map((protocol) => {
     const rows = measured.filter(({ e }) => e.protocol === protocol);
-    const columns = [...new Map(rows.flatMap(({ e }) => e.figures.map((f) => [f.title, f])))];
+    // those with most columns first: they have the order of the page, and older ones lack some
+    const fullest = [...rows].sort((a, b) => b.e.figures.length - a.e.figures.length);
+    const columns = [...new Map(fullest.flatMap(({ e }) => e.figures.map((f) => [f.title, f])))];
     const made = table([one ? '' : 'Run', ...columns.map(([title]) => title)], rows.map(({ run, e }) => [
       el('td', {}, one ? null : el('b', {}, run.name), el('div', { class: 'small' }, joined(e.settings, sized(e)))),
       ...columns.map(([title]) => { const f = e.figures.find((g) => g.title === title); return f ? worded(f.value, f.kind) : '–'; }),

@@ -75,6 +75,7 @@ PROTOCOLS: Mapping[str, tuple[str, str]] = {
 
 MEASURES: Mapping[str, Curve] = {
     "map": Curve("Mean average precision", "", "How far up images of the own class come; 100 % is first.", "percent"),
+    "recognition": CURVES["recognition"],
     "retrieval": Curve(
         "Own view found", "%", "How often the nearest of all views is the image's own other one.", "percent"
     ),
