@@ -621,7 +621,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             if all((name, s) in found for s in sets)
         }
         top = max(means, key=lambda name: (means[name], name == SAID))
-        if SAID in means:
+        if SAID in means and len(means) > 1:
             near += means[top] - means[SAID] <= CLOSE
             whole += 1
         learnt += sum(_learnt(found[SAID, s]) for s in sets)
@@ -631,7 +631,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             cells = [_cell(found.get((name, s)), star=word == "today") for s in unlike_sets.NAMES]
             mean = f"{means[name]:.1%}" if name in means else ""
             lines.append(f"| {', '.join(pair) if i == 0 else ''} | {word} | {' | '.join(cells)} | {mean} |")
-    lines.append(f"\nWithin {100 * CLOSE:.0f} points of the best: {near} of {whole} methods and networks.")
+    lines.append(f"\nWithin {100 * CLOSE:.0f} points of the best: {near} of {whole} of which others are measured.")
     lines.append(f"The interval lies above the untrained encoder: {learnt} of {measured} trainings.")
     return lines
 
