@@ -184,7 +184,7 @@ def test_options_that_differ_from_the_methods_own_settings_are_named(
     fits: bool, options: dict[str, Any], stated: str
 ) -> None:
     """A settled run has its fitted values, and is fitted no more; that is nobody's option."""
-    run = Run(data=".", method=SimCLR.Config(**options), out="run", backbone="test_vit", epochs=9, batch_size=8)
+    run = Run(data=".", method=SimCLR.Config(**options), out="run", backbone="test_byobnet", epochs=9, batch_size=8)
     settled, _ = training.resolve(dataclasses.replace(run, image_size=32, fit=fits), 40)
     own = training._own_settings(settled, 40, fits)
     assert own is not None
@@ -429,7 +429,7 @@ def test_a_healthy_self_distillation_is_never_called_collapsed(cifar10: Path, tm
 @pytest.mark.parametrize(
     ("method", "cause", "remedy"),
     [
-        (simclr(10), "the loss did not fall with it", "Leave --optim.name, --optim.lr, --optim.scaling"),
+        (simclr(10), "the loss did not fall with it", "Leave --optim.lr,"),
         (Invariance.Config(), "one answer for all images is enough", "See that the loss keeps images apart"),
     ],
     ids=["learning rate", "invariance"],

@@ -129,7 +129,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     for i in range(8):
         (tmp_path / f"{i}.tif").unlink()
         np.save(tmp_path / f"{i}.npy", bands.transpose(2, 0, 1))
-    assert "looked at" not in started(tmp_path, tmp_path / "run", capfd, "--channels", "2")
+    assert "further bands" not in started(tmp_path, tmp_path / "run", capfd, "--channels", "2")
 
 
 def test_channels_that_lie_in_bands_or_pages_are_named_where_they_are_asked_for() -> None:

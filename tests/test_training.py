@@ -1077,6 +1077,9 @@ def test_a_run_that_goes_on_keeps_what_fitting_chose_and_refuses_what_was_change
     adam = SimCLR.Config(optim=Optim("adamw", lr=1e-4))
     own, _ = training.resolve(asked(adam, 20), 1000)
     other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
+    assert other.method == own.method  # fitting chooses optimizers: the run goes on with the one that it has
+    stated = dataclasses.replace(asked(SimCLR.Config(optim=Optim("sgd", lr=1e-4)), 20), given=("optim.name",))
+    other, _ = training.resolve(stated, 1000, flat(own))
     assert any(line.startswith("optim.name: adamw in the run") for line in differences(flat(own), flat(other)))
 
 
