@@ -1072,9 +1072,9 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
         then = from_mapping(content, cfg.method, f"{run.out}/run.yaml").method
         # a single epoch shows all that depends on epochs: the run may have had fewer when it was fitted
-        fits = [fitted_to(cast("int", begun.get("epochs", run.epochs))), fitted_to(1)]
-        fitted = _as_fitted(cfg, then, fits)
-        if any(each.optim != cfg.optim for each in fits):  # earlier versions fitted other optimizers
+        made = [fitted_to(cast("int", begun.get("epochs", run.epochs))), fitted_to(1)]
+        fitted = _as_fitted(cfg, then, made)
+        if any(each.optim != cfg.optim for each in made):  # earlier versions fitted other optimizers
             fitted = dataclasses.replace(fitted, optim=_keep_given(cfg.optim, then.optim, given, "optim"))
     elif run.fit:
         fitted = fitted_to(run.epochs)

@@ -22,7 +22,6 @@ IMAGES = 50_000, 500_000
 IMAGES_PER_PROTOTYPE = 15
 """Methods with groups get one for so many images; 50,000 images have about the papers' 3,000."""
 
-
 OF_VITS = Optim("adamw", lr=1.5e-4, weight_decay=Schedule(0.1), warmup_epochs=40, grid="open", exclude=False)
 """MoCo v3's optimizer for vision transformers (its section 4, 300 epochs of ImageNet)."""
 
@@ -46,7 +45,7 @@ def paced(optim: Optim, short_lr: float, data: DataFacts, *, scaled: bool = Fals
 
 
 def fitted(optim: Optim, short_lr: float, data: DataFacts) -> Optim:
-    """`paced`; for a plain ViT MoCo v3's AdamW: with LARS and SGD all images came to one answer (`docs/fitting.md`)."""
+    """`paced`; for a plain ViT MoCo v3's AdamW: with LARS images came to nearly one answer (`docs/fitting.md`)."""
     return paced(optim, short_lr, data) if data.patch_size is None else paced(OF_VITS, 1e-3, data)
 
 

@@ -59,7 +59,7 @@ class SupCon(Method):
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """The official PyTorch code's views of CIFAR-10 for small images; a higher rate in a short training.
 
-        That code's SGD is not taken over: in 300 steps it lies 16 points of k-NN behind LARS (`docs/fitting.md`).
+        That code's SGD is not taken over: in 300 steps SGD lies 14 points of k-NN behind LARS (`docs/fitting.md`).
         """
         assert isinstance(cfg, cls.Config)
         views = cfg.views
