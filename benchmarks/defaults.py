@@ -480,7 +480,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-LOOKED = (*NAMES, *CHANGES, *OWN, "head_spread", "head_size", "loss", "grad_norm", "skipped", "lr")
+LOOKED = (
+    *NAMES, *CHANGES, *OWN, "head_spread", "head_size", "update_ratio", "loss", "grad_norm", "skipped", "lr",
+)  # fmt: skip
 
 
 def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

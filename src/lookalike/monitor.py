@@ -22,7 +22,7 @@ from .evaluation.measures import interval_of_change
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .label_free import spread
-from .looks import NAMES, Health, Look, Neighbours, change
+from .looks import NAMES, Health, Look, Neighbours, UpdateRatio, change
 from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run, inputs
@@ -123,6 +123,7 @@ class Monitor(Callback):
         self._heads: dict[str, Tensor] = {}
         """What the method's parts made of the last batch that was looked at, by their names."""
         self._watching = False
+        self._ratio: UpdateRatio | None = None
         self._listed: set[str] = set()
         self._count = 0
         self._bar: "Progress | None" = None
@@ -182,6 +183,7 @@ class Monitor(Callback):
             for name, part in module.method.named_children():
                 if module.method.watches_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
+            self._ratio = UpdateRatio(module.method.backbone)
         if not self.quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
             from rich.table import Column
@@ -212,6 +214,8 @@ class Monitor(Callback):
         last = (batch_idx + 1) % self.run.accumulate == 0
         self._heads.clear()
         self._watching = self.health is not None and last and (step == 1 or self._has_row(step))
+        if self._ratio is not None and last and self._has_row(step):
+            self._ratio.before_step()
 
     def _has_row(self, step: int) -> bool:
         return step % LOG_EVERY == 0 or step % self._per_epoch == 0 or step in self._early
@@ -257,6 +261,8 @@ class Monitor(Callback):
         row["lr"] = module.rates.lr
         row["grad_norm"] = module.grad_norm
         row["skipped"] = module.skipped
+        if self._ratio is not None and math.isfinite(ratio := self._ratio()):
+            row["update_ratio"] = ratio
         row |= heads
         row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
         row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
