@@ -159,6 +159,7 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
     ("barlow_twins", CNN): {
         "lars 0.3": lars(0.3),
+        "width 2048": {"hidden_dim": 2048, "out_dim": 2048},
         "lars 1 and slow biases": lars(1.0, lr_bias=0.024),
         "lars 1 and width 256": {**lars(1.0), "hidden_dim": 512, "out_dim": 256},
         "lars 0.3 and width 256": {**lars(0.3), "hidden_dim": 512, "out_dim": 256},

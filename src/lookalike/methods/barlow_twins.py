@@ -12,7 +12,7 @@ from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
 from ._checks import check_not_negative, check_positive, check_views, too_few_for
-from ._fitting import fitted, width_for
+from ._fitting import fitted, narrowed, width_for
 
 
 class BarlowTwins(Method):
@@ -49,10 +49,13 @@ class BarlowTwins(Method):
 
     @classmethod
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A narrower embedding for few images, a higher rate in a short training, no blur for small images."""
+        """A narrower embedding for few images and small batches, a higher rate, no blur for small images.
+
+        8,192 numbers for batches of 2,048 are 4 per image: so many has a short training at most.
+        """
         assert isinstance(cfg, cls.Config)
         hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
-        cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
+        cfg = dataclasses.replace(cfg, hidden_dim=narrowed(hidden, 8, data), out_dim=narrowed(out, 4, data))
         if data.image_size <= 64:
             cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
         return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
