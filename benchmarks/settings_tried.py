@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike import losses
-from lookalike.core import Batch, Config
+from lookalike.core import Batch, Config, Outputs
 from lookalike.data import Source
 from lookalike.methods import get_method
 from lookalike.methods.byol import BYOL
@@ -224,10 +224,10 @@ class UnpredictedSimSiam(SimSiam):
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         return {"loss": (losses.simsiam(z1, z2) + losses.simsiam(z2, z1)) / 2}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {}
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return "There is no predictor: one answer for all images is enough."
 
 

@@ -435,7 +435,7 @@ class Invariance(Method):
         a, b = self.projector(self.backbone(torch.cat(batch.views))).chunk(2)
         return {"loss": 2 - 2 * F.cosine_similarity(a, b).mean()}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: core.Outputs) -> dict[str, float]:
         return {"projector_norm": float(self.projector[0].weight.detach().norm())}
 
 
