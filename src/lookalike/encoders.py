@@ -22,8 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import backbones
-from .backbones import BUFFERS, Backbone
+from .backbones import Backbone
+from .backbones.library import full_name, published_size, tensor_names
+from .backbones.official import from_weights, recognised, timm_names
+from .backbones.weights import BUFFERS, check_fit, is_beside
 from .files import FORMAT, atomic, file_sha256, parse_json, read_json, write_json
+from .foreign import is_tag
 from .image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
 from .places import HUB_URL, hub_entry, no_encoder
 from .printing import are, brief, counted, pasteable, printable, shown, with_article
@@ -235,7 +239,7 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
         return backbones.published(name).eval()
     if name.startswith("torchhub/"):
         return _from_hub(name.removeprefix("torchhub/")).eval()
-    if name.startswith("<"):
+    if is_tag(name):
         raise FileNotFoundError(
             f"{brief(name)} is a module of somebody's own: pass it from Python, Run(teacher=module)."
         )
@@ -258,12 +262,12 @@ def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> 
         held, card = _read(path, _names_of(backbone))
         if card:
             return int(card["image_size"])
-        return backbones.published_size(_architecture(path, held.state, backbone)[0])
+        return published_size(_architecture(path, held.state, backbone)[0])
     name = os.fspath(encoder)
     if name.startswith("torchhub/"):
-        return backbones.published_size(hub_entry(name.removeprefix("torchhub/"))[0])
+        return published_size(hub_entry(name.removeprefix("torchhub/"))[0])
     if name.startswith(("timm/", "torchvision/")):
-        return backbones.published_size(name)
+        return published_size(name)
     return load(encoder).image_size  # which says what is wrong
 
 
@@ -290,7 +294,7 @@ def _from_hub(name: str) -> Backbone:
             f"The weights of torchhub/{name} could not be fetched. Check the network, or fetch {HUB_URL}{file} on a "
             f"machine that has one and put it here as {place / Path(file).name}."
         ) from error
-    return backbones.from_weights(state, architecture, official=True)
+    return from_weights(state, architecture, official=True)
 
 
 Names = Callable[[], Collection[str]]
@@ -299,12 +303,12 @@ Names = Callable[[], Collection[str]]
 
 def _names_of(backbone: nn.Module | str | None) -> Names | None:
     """What gives the names of the tensors of a backbone that is named."""
-    return (lambda: backbones.tensor_names(backbone)) if isinstance(backbone, str) else None
+    return (lambda: tensor_names(backbone)) if isinstance(backbone, str) else None
 
 
 def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) -> tuple[str, bool]:
     """The name of the backbone whose tensors a file holds, and whether it is a checkpoint of DINO, iBOT or DINOv2."""
-    found = backbones.recognised(state)
+    found = recognised(state)
     if (name := named or found) is None:
         raise ValueError(
             f"{path} does not say which backbone its {counted(len(state), 'tensor')} {are(len(state))} of, and "
@@ -436,7 +440,7 @@ def _prefix(
     def rank(prefix: str) -> tuple[object, ...]:
         box = _box(prefix, boxes)
         rest = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix) and boxes[name] == box]
-        strange = sum(name not in own and not backbones.is_beside(name, own) for name in rest) if learnt else 0
+        strange = sum(name not in own and not is_beside(name, own) for name in rest) if learnt else 0
         parts = prefix.split(".")[:-1]
         order = tuple(CONTAINERS.index(part) if part in CONTAINERS else len(CONTAINERS) for part in parts)
         inner = prefix.removeprefix(box)
@@ -483,15 +487,15 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
     if card is None:
         assert backbone is None or isinstance(backbone, str)
         name, official = _architecture(path, state, backbone)
-        named = backbones.from_weights(state, name, official=official)
+        named = from_weights(state, name, official=official)
         named.remark = held.remark
         return named
-    if isinstance(backbone, str) and backbones.full_name(backbone) != card["backbone"]:
+    if isinstance(backbone, str) and full_name(backbone) != card["backbone"]:
         raise ValueError(
             f"{path} says that it is a {printable(card['backbone'])}, and {brief(backbone)} was named. Leave "
             "the name of the backbone out."
         )
-    if card["backbone"].startswith("<") and not isinstance(backbone, nn.Module):
+    if is_tag(card["backbone"]) and not isinstance(backbone, nn.Module):
         raise ValueError(
             f"{path} was trained from your own {printable(card['backbone'])}: pass it, load(path, backbone=module). To "
             "teach, Run(teacher=load(path, backbone=module))."
@@ -584,9 +588,9 @@ def start_from(backbone: Backbone, weights: str) -> str:
         state = source.export_state()
     else:
         raise no_encoder(weights, "weights")
-    state = dict(backbone.resized(backbones.timm_names(backbone, state)))
+    state = dict(backbone.resized(timm_names(backbone, state)))
     token, place = state.pop("mask_token", None), backbone.mask_token
-    backbones.check_fit(backbone, state, weights)
+    check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone.load_exported(own | fitting)
     line = f"{weights}: {len(fitting)} of {counted(len(own), 'tensor')}" + (f", {remark}" if remark else "")
@@ -596,7 +600,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         line += ", and the mask token"
     elif token is not None:
         beside = ["mask_token", *beside]
-    random = [k for k in own if k not in fitting and not backbones.BUFFERS.search(k)]
+    random = [k for k in own if k not in fitting and not BUFFERS.search(k)]
     for what, names in (("random as before", random), ("left out", [*(k for k in state if k not in own), *beside])):
         if names:
             line += f"; {what}: {', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"

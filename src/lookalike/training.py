@@ -45,6 +45,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optimizers, processes
+from .backbones.factory import patch_size, remade
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
@@ -1050,7 +1051,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
         world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
     run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
-    cfg, patch = run.method, backbones.patch_size(run.backbone)
+    cfg, patch = run.method, patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
     stated = [name for name in run.given if name not in ("batch_size", "epochs")]
@@ -1228,9 +1229,7 @@ def build(run: Run) -> Method:
         method_class = run.method.method
         drop_path, mask_token = method_class.drop_path(run.method), method_class.needs_mask_token
         if isinstance(run.backbone, backbones.Backbone):
-            backbone = backbones.remade(
-                run.backbone, image_size=run.image_size, drop_path=drop_path, mask_token=mask_token
-            )
+            backbone = remade(run.backbone, image_size=run.image_size, drop_path=drop_path, mask_token=mask_token)
         else:
             backbone = backbones.create(
                 run.backbone, channels=run.channels, image_size=run.image_size,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, Method
 from ..optim import Optim
 from ..schedules import Schedule

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, encoders, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..printing import LONGEST_PATH, brief, counted

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import core, distributed, layers, losses
-from ..backbones import Backbone, ViT
+from ..backbones.base import Backbone
+from ..backbones.vit import ViT
 from ..core import Batch, Method, Progress
 from ..optim import Optim
 from ..schedules import Schedule

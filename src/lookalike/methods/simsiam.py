@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import core, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, Method
 from ..optim import Group, Optim
 from ..schedules import Schedule
