@@ -51,6 +51,7 @@ from .data import Answers, Images, Loader, Source, lost, open_source, statistics
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
+from .foreign import is_tag
 from .health import RUINED, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
@@ -1663,7 +1664,7 @@ def _left_out(run: Run) -> list[str]:
     """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
     lines = []
     own = isinstance(run.backbone, nn.Module) and (
-        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+        not isinstance(run.backbone, backbones.Backbone) or is_tag(run.backbone.name)
     )
     if own and (drop_path := run.method.method.drop_path(run.method)):
         lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]

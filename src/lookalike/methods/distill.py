@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import core, distributed, encoders, layers, losses
 from ..backbones.base import Backbone
 from ..core import Batch, Method, Progress
+from ..foreign import is_tag
 from ..optim import Optim
 from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
@@ -167,7 +168,7 @@ class Distill(Method):
     def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
         """The teacher sees the pixels it was made for; few images get a short queue, a short training a higher rate."""
         assert isinstance(cfg, cls.Config)
-        if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
+        if cfg.teacher_size is None and not is_tag(cfg.teacher):
             made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
             cfg = dataclasses.replace(cfg, teacher_size=made_for)
         if cfg.relational:
