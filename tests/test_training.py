@@ -296,13 +296,13 @@ def _killed_between(photos: Path, out: Path, moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "encoder.json":
-        write_json, cards = encoders.write_json, []
+        write_json, cards = encoders.saved.write_json, []
 
         def second(path: Path, content: object) -> None:
             cards.append(path)
             (die if len(cards) == 2 else write_json)(path, content)
 
-        encoders.write_json = second  # type: ignore[assignment]
+        encoders.saved.write_json = second  # type: ignore[assignment]
     else:
         clear = Folder._clear
 
