@@ -22,7 +22,7 @@ from test_training import assert_same_run, forkserver, state
 
 from lookalike import cli, training
 from lookalike.core import Method, Outputs, Progress
-from lookalike.data import Source, reading
+from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder
 
@@ -106,7 +106,7 @@ def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connecti
         said = f"impossible: {error}"
     except BaseException:
         said = traceback.format_exc()
-    reading._end_processes()  # a forked process has no exit handlers
+    workers._end_processes()  # a forked process has no exit handlers
     answer.send(said)
 
 

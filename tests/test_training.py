@@ -296,13 +296,13 @@ def _killed_between(photos: Path, out: Path, moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "encoder.json":
-        write_json, cards = encoders.write_json, []
+        write_json, cards = encoders.saved.write_json, []
 
         def second(path: Path, content: object) -> None:
             cards.append(path)
             (die if len(cards) == 2 else write_json)(path, content)
 
-        encoders.write_json = second  # type: ignore[assignment]
+        encoders.saved.write_json = second  # type: ignore[assignment]
     else:
         clear = Folder._clear
 
@@ -519,7 +519,7 @@ def test_a_run_is_not_replaced_by_one_that_cannot_begin(
         (tmp_path / f"broken/{i}.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="could be read"):
         training.pretrain(tiny_run(tmp_path / "broken", out, epochs=1, overwrite=True))
-    monkeypatch.setattr("lookalike.data.resident.free_memory", lambda: 1000)
+    monkeypatch.setattr("lookalike.data.cache.free_memory", lambda: 1000)
     with pytest.raises(ValueError, match="--cache none"):
         training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, cache="ram"))
     assert_equal(state(out), before)

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
-from .backbones import Backbone, Interpolation, Stem
+from .backbones.base import Backbone, Interpolation, Stem
 from .optim import Group, Optim
 from .schedules import Progress as Progress
 from .views import View

@@ -45,11 +45,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optimizers, processes
+from .backbones.factory import patch_size, remade
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
+from .foreign import is_tag
 from .health import RUINED, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
@@ -1064,7 +1066,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
         world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
     run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
-    cfg, patch = run.method, backbones.patch_size(run.backbone)
+    cfg, patch = run.method, patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
     stated = [name for name in run.given if name not in ("batch_size", "epochs")]
@@ -1197,7 +1199,7 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
 def _facts(run: Run, images: int) -> DataFacts:
     """What a settled run is fitted to."""
     assert run.image_size is not None
-    patch = backbones.patch_size(run.backbone)
+    patch = patch_size(run.backbone)
     return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.accumulate)
 
 
@@ -1248,7 +1250,7 @@ def build(run: Run) -> Method:
         torch.manual_seed(key_of(run.seed, "weights"))
         needs = run.method.needs
         if isinstance(run.backbone, backbones.Backbone):
-            backbone = backbones.remade(
+            backbone = remade(
                 run.backbone, image_size=run.image_size, drop_path=needs.drop_path, mask_token=needs.mask_token
             )
         else:
@@ -1682,7 +1684,7 @@ def _left_out(run: Run) -> list[str]:
     """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
     lines = []
     own = isinstance(run.backbone, nn.Module) and (
-        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+        not isinstance(run.backbone, backbones.Backbone) or is_tag(run.backbone.name)
     )
     if own and (drop_path := run.method.needs.drop_path):
         lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]

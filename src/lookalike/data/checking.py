@@ -19,14 +19,13 @@ from torch.utils.data import Dataset
 from ..images import Levels, levels, moments, promote
 from ..printing import are, counted, size_of, spanned
 from ..progress import counting
-from .decoding import BrokenImage
-from .errors import UNSUPPORTED
+from .errors import UNSUPPORTED, BrokenImage
 from .near import SIDE, near_pairs, thumbnail
 from .pair_sheet import Twins, pair_sheet
-from .reading import stream
 from .remarks import ALL, left_out, unused
 from .sources import Source
 from .suspects import blank, same_stems
+from .workers import stream
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20

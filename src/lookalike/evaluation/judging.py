@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
 from ..files import file_sha256
+from ..foreign import tag
 from ..image_options import Alpha
 from ..label_free import alignment, effective_rank, recognition, retrieval, spread, uniformity
 from ..methods.simclr import SimCLR
@@ -222,7 +223,7 @@ def same_folder(train: object, test: object) -> bool:
 
 def named(data: object) -> str:
     """What stands in records for a set of images."""
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else tag(type(data).__name__)
 
 
 def _judged(

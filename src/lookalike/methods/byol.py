@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from .. import core, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..kmeans import spherical_kmeans
 from ..optim import Optim

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, encoders, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
+from ..foreign import is_tag
 from ..optim import Optim
 from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
@@ -133,7 +134,7 @@ class Distill(Method):
         def fit_to(self, data: DataFacts) -> Self:
             """The teacher sees the pixels it was made for; a short queue for few images, a higher rate in few steps."""
             cfg = self
-            if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
+            if cfg.teacher_size is None and not is_tag(cfg.teacher):
                 made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
                 cfg = dataclasses.replace(cfg, teacher_size=made_for)
             if cfg.relational:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import core
-from ..backbones import Backbone, Interpolation, Stem
+from ..backbones.base import Backbone, Interpolation, Stem
 from ..core import Batch, DataFacts, Method, Needs, Progress
 from ..modes import evaluating
 from ..optim import Group, Optim

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import core, label_free, layers, losses, masks
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..random import keys_of, uniform

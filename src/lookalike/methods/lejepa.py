@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..random import keys_of, normal

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import core, distributed, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..random import permutation

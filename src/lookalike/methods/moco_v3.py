@@ -8,7 +8,8 @@ from typing import Self
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone, ViT
+from ..backbones.base import Backbone
+from ..backbones.vit import ViT
 from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule

@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor
 
 from .. import core, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Outputs
 from ..optim import Group, Optim
 from ..schedules import Schedule

@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Outputs
 from ..optim import Optim
 from ..schedules import Schedule
