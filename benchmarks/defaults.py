@@ -64,14 +64,14 @@ from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated
-from lookalike.health import OWN
 from lookalike.label_free import retrieval
-from lookalike.looks import CHANGES, NAMES, figures
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
-from lookalike.monitor import Monitor
 from lookalike.random import permutation
 from lookalike.runs import Run, commit
+from lookalike.training.health import OWN
+from lookalike.training.looks import CHANGES, NAMES, figures
+from lookalike.training.monitor import Monitor
 from lookalike.views import View, make_views, resized
 
 BATCH = 64

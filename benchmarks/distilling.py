@@ -36,6 +36,7 @@ from lookalike.label_free import effective_rank
 from lookalike.methods import SELF_SUPERVISED, Distill, get_method
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run, commit
+from lookalike.training import checkpoints
 from lookalike.views import View
 
 SIZE = 32
@@ -179,7 +180,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         if alone:
             write(setting, lookalike.load(out, backbone=maps(small_resnet())), seconds, args.epochs, before)
             continue
-        net, _ = training.restored(run)
+        net, _ = checkpoints.restored(run)
         net.eval()
         said = [
             features(each, few, image_size=SIZE, mean=net.backbone.mean, std=net.backbone.std).features

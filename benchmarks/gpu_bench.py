@@ -27,7 +27,7 @@ from lookalike.comparing.costs import energy
 from lookalike.data import Source
 from lookalike.evaluation import neighbours
 from lookalike.runs import Run
-from lookalike.timing import Measured
+from lookalike.training.timing import Measured
 
 PACKAGES = (
     "torch", "torchvision", "triton", "timm", "lightning", "numba", "numpy", "scikit-learn", "safetensors", "pillow",

@@ -22,7 +22,6 @@ from gpu_bench import Bench, InMemory, settle, short, trained
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lookalike import training
 from lookalike.backbones import Backbone
 from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Config
@@ -34,6 +33,7 @@ from lookalike.modes import evaluating
 from lookalike.optim import Optim
 from lookalike.runs import Run
 from lookalike.schedules import Schedule
+from lookalike.training import checkpoints as training_checkpoints
 from lookalike.views import View, half_colour, resized, without_blur
 
 SIZE = 32
@@ -108,7 +108,7 @@ def run(bench: Bench) -> None:
         "the archive in memory", {"seconds": short(time.perf_counter() - began)},
         images=[len(train.images), len(test.images)], classes=len(classes),
     )  # fmt: skip
-    training.SETTLE_SECONDS = 10**6  # checkpoints are no part of the question
+    training_checkpoints.SETTLE_SECONDS = 10**6  # checkpoints are no part of the question
     rest = 1.0
     for name, recipe in RECIPES.items():
         until = time.monotonic() + (0 if bench.tiny else bench.left() * recipe.share / rest - END_SECONDS)

@@ -14,9 +14,10 @@ import torch
 from gpu_bench import Bench, Pace, trained
 from photographs import as_files
 
-from lookalike import backbones, layers, training
+from lookalike import backbones, layers
 from lookalike.methods import Distill
 from lookalike.runs import Run
+from lookalike.training import checkpoints
 
 TEACHER, STUDENT, SIZE, SIDE = "vit_base_patch16_224", "vit_small_patch16_224", 224, 256
 
@@ -50,7 +51,7 @@ class Streams:
 
 
 def run(bench: Bench) -> None:
-    training.SETTLE_SECONDS = 10**6  # epochs are short
+    checkpoints.SETTLE_SECONDS = 10**6  # epochs are short
     torch.manual_seed(0)
     teacher, student, size, side = ("test_vit", "test_vit2", 32, 32) if bench.tiny else (TEACHER, STUDENT, SIZE, SIDE)
     teaching = backbones.create(teacher, image_size=size)

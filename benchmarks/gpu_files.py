@@ -22,18 +22,19 @@ from recipes import MEAN, STD
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from lookalike import backbones, optimizers, training
+from lookalike import backbones, optimizers
 from lookalike.core import Batch, Progress
 from lookalike.data import Loader, open_source
 from lookalike.methods import SimCLR
 from lookalike.runs import Run
+from lookalike.training import checkpoints
 from lookalike.views import make_views, resized
 
 Step = Callable[[Tensor], None]
 
 
 def run(bench: Bench) -> None:
-    training.SETTLE_SECONDS = 10**6
+    checkpoints.SETTLE_SECONDS = 10**6
     side, count, batch, size, network = (
         (48, 16, 8, 32, "test_byobnet") if bench.tiny else (400, 2048, 128, 224, "resnet50")
     )

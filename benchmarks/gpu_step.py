@@ -15,11 +15,11 @@ from gpu_bench import Bench, InMemory, product_rate, short, spread, trained
 from photographs import photographs
 from step_overhead import Turns
 
-from lookalike import training
 from lookalike.comparing.costs import gflops_per_image
 from lookalike.core import Config
 from lookalike.methods import get_method
 from lookalike.runs import Run
+from lookalike.training import checkpoints
 
 
 class Case(NamedTuple):
@@ -55,7 +55,7 @@ def run(bench: Bench) -> None:
     bench.row("product of bf16 matrices", {"flop_per_s": limit}, repeats=5)
     side, count = (32, 8) if bench.tiny else (256, IMAGES)
     images = InMemory(torch.from_numpy(photographs(side, count)).permute(0, 3, 1, 2).contiguous())
-    training.SETTLE_SECONDS = 10**6  # an epoch of photographs is no time to write a checkpoint
+    checkpoints.SETTLE_SECONDS = 10**6  # an epoch of photographs is no time to write a checkpoint
     counted: dict[tuple[str, str], float] = {}
     for case in TINY if bench.tiny else CASES:
         if bench.has(case.needs, case.name):

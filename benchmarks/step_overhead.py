@@ -33,11 +33,13 @@ from rows import append
 from lookalike import optimizers, training
 from lookalike.comparing.costs import energy, peak_bytes, reset_peak
 from lookalike.core import Batch
-from lookalike.looks import Health
 from lookalike.methods import get_method
-from lookalike.monitor import Monitor
 from lookalike.runs import Run
-from lookalike.timing import Measured
+from lookalike.training import model as training_model
+from lookalike.training import module
+from lookalike.training.looks import Health
+from lookalike.training.monitor import Monitor
+from lookalike.training.timing import Measured
 
 
 class Turns(Callback):
@@ -63,14 +65,14 @@ class Turns(Callback):
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Within it the parts of a step are timed."""
-        kept = training.make_views, Monitor.on_train_batch_end, Health.__call__
-        training.make_views = self.timed("views", kept[0])
+        kept = module.make_views, Monitor.on_train_batch_end, Health.__call__
+        module.make_views = self.timed("views", kept[0])
         Monitor.on_train_batch_end = self.timed("logging", kept[1])  # type: ignore[method-assign]
         Health.__call__ = self.timed("health", kept[2])  # type: ignore[method-assign]
         try:
             yield
         finally:
-            training.make_views, Monitor.on_train_batch_end, Health.__call__ = kept  # type: ignore[method-assign]
+            module.make_views, Monitor.on_train_batch_end, Health.__call__ = kept  # type: ignore[method-assign]
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -100,7 +102,7 @@ class Turns(Callback):
         self.run = module.run
         self.method = copy.deepcopy(module.method)
         if module.run.compile:
-            training.compile_parts(self.method)
+            training_model.compile_parts(self.method)
         fused = module.run.precision != "fp16"
         self.rates = optimizers.build(self.method, module.run.method.optim, module.run.batch_size, fused=fused)
         self.batch = dataclasses.replace(batch, views=[v.clone() for v in batch.views])

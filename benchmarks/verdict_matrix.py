@@ -29,9 +29,9 @@ from resumable import Row, read
 from scipy.stats import beta
 from settings_tried import SAID
 
-from lookalike.health import CLEARLY, SETTLED, Course, Remedies, Seen, Verdict, Word
-from lookalike.looks import CHANGES, NAMES, Change
 from lookalike.runs import commit
+from lookalike.training.health import CLEARLY, SETTLED, Course, Remedies, Seen, Verdict, Word
+from lookalike.training.looks import CHANGES, NAMES, Change
 
 ERROR = 0.02
 """Standard error of a change of `recognition` of 256 images in pairs, for rows that lack it: 0.011 to 0.021 in those

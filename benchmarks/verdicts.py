@@ -26,7 +26,6 @@ from lookalike import core, layers
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
-from lookalike.health import SPREADS
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.dino import DINO
 from lookalike.methods.lejepa import LeJEPA
@@ -37,6 +36,7 @@ from lookalike.optim import Optim
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run, commit
 from lookalike.schedules import Schedule
+from lookalike.training.health import SPREADS
 from lookalike.views import SIMCLR_VIEW, View
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, cli, encoders, places, timing, training
+from lookalike import backbones, cli, encoders, places, training
 from lookalike import core as contract
 from lookalike.comparing import advice, costs
 from lookalike.comparing import working as comparing
@@ -44,6 +44,7 @@ from lookalike.methods import DINO, IBOT, METHODS, Entry, SimCLR
 from lookalike.optim import Optim
 from lookalike.printing import counted
 from lookalike.runs import Diverged, Folder, Run
+from lookalike.training import timing
 from lookalike.views import View
 
 # ---------------------------------------------------------------- the budget

@@ -30,6 +30,7 @@ from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
 from lookalike.runs import Folder, Run
 from lookalike.tensor_file import sha256
+from lookalike.training import stages
 from lookalike.views import View, resized
 
 
@@ -508,7 +509,7 @@ def test_kept_answers_train_as_asked_ones(photos: Path, taught: Path, tmp_path: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distill, "_ask", counted)
-        patch.setattr(training, "_memory", lambda *parts: None)
+        patch.setattr(stages, "teacher_memory", lambda *parts: None)
         training.pretrain(live)
         assert sum(asked) == 80
         asked.clear()

@@ -32,6 +32,7 @@ from lookalike.optim import Optim
 from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.tensor_file import sha256
+from lookalike.training import checkpoints
 from lookalike.views import resized
 
 CLASSES = ("class0", "class1", "class2", "class3")
@@ -288,7 +289,7 @@ def test_a_frozen_encoder_never_changes(labelled: Path, tmp_path: Path) -> None:
     assert len(set(watch.head)) == 8
     run = read_run(tmp_path / "run" / "run.yaml", FineTune)
     assert run.method.optim.name == "sgd"
-    method, _ = training.restored(dataclasses.replace(run, out=str(tmp_path / "run")))
+    method, _ = checkpoints.restored(dataclasses.replace(run, out=str(tmp_path / "run")))
     made = classifiers.load(tmp_path / "run")
     x = torch.randn(5, 3, 32, 32)
     with torch.no_grad():

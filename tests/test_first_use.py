@@ -23,6 +23,7 @@ from lookalike.data.order import Order
 from lookalike.methods import METHODS, get_method
 from lookalike.printing import pasteable
 from lookalike.runs import Folder, Options, Run, dotted, plain
+from lookalike.training import model, resolved, stages
 
 NET = ["--backbone", CNN, "--image-size", "32", "--workers", "0", "--no-report"]
 TINY = [*NET, "--batch-size", "8"]
@@ -232,11 +233,11 @@ def test_one_function_quotes_commands() -> None:
     ("images", "batch"), [(2, 2), (9, 2), (36, 9), (120, 30), (255, 63), (256, 256), (10**6, 256)]
 )  # fmt: skip
 def test_a_batch_of_few_images_is_a_quarter_of_them(images: int, batch: int) -> None:
-    assert training.batch_for(Options(), images, 1, False) == batch
-    assert training.batch_for(Options(batch_size=300), images, 1, False) == 300
-    assert training.batch_for(Options(), images, 1, True) == 256
+    assert resolved.batch_for(Options(), images, 1, False) == batch
+    assert resolved.batch_for(Options(batch_size=300), images, 1, False) == 300
+    assert resolved.batch_for(Options(), images, 1, True) == 256
     if images > 40:
-        shared = training.batch_for(Options(accumulate=2), images, 4, False)
+        shared = resolved.batch_for(Options(accumulate=2), images, 4, False)
         assert Order(images, shared, 0, 3, 4, 2).rows * 8 == shared
 
 
@@ -282,7 +283,7 @@ def test_of_a_comparison_only_its_own_trainings_are_thinned(tmp_path: Path, caps
 def test_compilation_is_announced_and_timed(
     photos: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "compile_parts", lambda method: None)
+    monkeypatch.setattr(stages, "compile_parts", lambda method: None)
     said = done(capsys, "pretrain", "simclr", photos, *TINY, "--epochs", "1", "--out", tmp_path / "r", "--compile")
     assert re.search(r"compiling   .*\n(.*\n)*compiled    in 0:00:\d\d, with the first batch\n(.*\n)*epoch 1/1", said)
 
@@ -298,7 +299,7 @@ def test_that_there_is_no_gpu_is_not_said_by_torch_while_it_compiles(
     assert cpp_extension._find_cuda_home() == "/usr/local/cuda"
     assert "No CUDA runtime is found" in caplog.text  # else there would be nothing to silence
     caplog.clear()
-    training.compile_parts(cast(Method, nn.Sequential(nn.Linear(2, 2))))
+    model.compile_parts(cast(Method, nn.Sequential(nn.Linear(2, 2))))
     cpp_extension._find_cuda_home()
     logger.warning("Your compiler is too old.")
     assert caplog.messages == ["Your compiler is too old."]

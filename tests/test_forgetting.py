@@ -12,14 +12,15 @@ from lightning.pytorch import Callback, Trainer
 from scipy.stats import binomtest
 from torch import Tensor
 
-from lookalike import monitor, training
+from lookalike import training
 from lookalike.evaluation import interval, interval_of_change
-from lookalike.forgetting import ERROR, Forgetting
-from lookalike.health import Verdict
 from lookalike.methods.simclr import SimCLR
-from lookalike.monitor import Probe
 from lookalike.optim import Optim
 from lookalike.runs import Folder, Run
+from lookalike.training import monitor
+from lookalike.training.forgetting import ERROR, Forgetting
+from lookalike.training.health import Verdict
+from lookalike.training.monitor import Probe
 from lookalike.views import View
 
 TEN_TIMES = Verdict("not learning", "the features hardly moved in 4 steps.", "Try --optim.lr 20 (ten times as much).")

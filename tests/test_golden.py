@@ -14,6 +14,7 @@ from lookalike import cli, training
 from lookalike.evaluation import protocols
 from lookalike.methods import METHODS
 from lookalike.runs import Folder, read_run
+from lookalike.training import start
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 
@@ -67,7 +68,7 @@ def test_every_method_has_a_training_that_was_begun_by_0_1() -> None:
 @pytest.mark.parametrize("name", BEGUN)
 def test_a_training_of_0_1_goes_on_where_it_stopped(name: str, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "DINOV2", dataclasses.replace(protocols.DINOV2, least_steps=20))  # for time
-    monkeypatch.setattr(training, "version", lambda: "0.2.0.dev0")  # whatever is installed
+    monkeypatch.setattr("lookalike.training.start.version", lambda: "0.2.0.dev0")  # whatever is installed
     verb = name if name in ("distill", "finetune") else "pretrain"
     assert json.loads((golden / name / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
     assert cli.main([verb, "--resume", "--out", name, "--no-report"]) == 0
@@ -77,8 +78,8 @@ def test_a_training_of_0_1_goes_on_where_it_stopped(name: str, golden: Path, mon
     log = (golden / name / "log.txt").read_text()
     assert "step 7 of" in log
     assert "begun with lookalike 0.1.0, this is 0.2.0.dev0: it continues, bits may differ" in log
-    assert ("drawn anew" in log) == (name in training.DRAWN_ANEW)
-    assert set(DRAWN_ANEW) <= training.DRAWN_ANEW.keys()
+    assert ("drawn anew" in log) == (name in start.DRAWN_ANEW)
+    assert set(DRAWN_ANEW) <= start.DRAWN_ANEW.keys()
     if name not in DRAWN_ANEW:
         then = json.loads((golden / "losses.json").read_text())[name]
         assert [losses[end] for end in ends] == pytest.approx([then[str(end)] for end in ends], rel=1e-2)

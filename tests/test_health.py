@@ -19,10 +19,8 @@ from torch.utils.data import Dataset
 from lookalike import Collapsed, Diverged, backbones, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
-from lookalike.health import Course, Remedies, Seen, Verdict, early_looks, finding, ruined
 from lookalike.images import Images
 from lookalike.layers import mlp
-from lookalike.looks import Change, Look, Neighbours, UpdateRatio, change, lacking, look
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.dino import DINO
@@ -32,10 +30,13 @@ from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
-from lookalike.monitor import Probe
 from lookalike.optim import Optim
 from lookalike.runs import Folder, Result, Run, method_name
 from lookalike.schedules import Schedule
+from lookalike.training import module, resolved
+from lookalike.training.health import Course, Remedies, Seen, Verdict, early_looks, finding, ruined
+from lookalike.training.looks import Change, Look, Neighbours, UpdateRatio, change, lacking, look
+from lookalike.training.monitor import Probe
 from lookalike.views import SIMCLR_VIEW, View
 
 FIRST = {
@@ -197,7 +198,7 @@ def test_options_that_differ_from_the_methods_own_settings_are_named(
     """A settled run has its fitted values, and is fitted no more; that is nobody's option."""
     run = Run(data=".", method=SimCLR.Config(**options), out="run", backbone="test_byobnet", epochs=9, batch_size=8)
     settled, _ = training.resolve(dataclasses.replace(run, image_size=32, fit=fits), 40)
-    own = training._own_settings(settled, 40, fits)
+    own = resolved.own_settings(settled, 40, fits)
     assert own is not None
     assert Remedies.of(settled, own, "", fits).stated == stated
 
@@ -590,7 +591,7 @@ COLUMNS = ("verdict", "why", "remedy", "recognition", "recognition_change", "rec
 def test_a_rate_of_0_is_named_at_the_second_look(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lookalike.health.SETTLED", 5)
+    monkeypatch.setattr("lookalike.training.health.SETTLED", 5)
     still = dataclasses.replace(tiny_config(), optim=STILL)
     result = training.pretrain(tiny_run(photos, tmp_path / "run", method=still, epochs=14, fit=False))
     looked = {row["step"]: row for row in result.metrics if "spread" in row}
@@ -603,7 +604,7 @@ def test_a_rate_of_0_is_named_at_the_second_look(
 def test_a_resumed_training_goes_on_with_its_verdict(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.health.SETTLED", 5)
+    monkeypatch.setattr("lookalike.training.health.SETTLED", 5)
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
@@ -724,14 +725,14 @@ def test_a_divergence_is_called_so_within_an_epoch(
 ) -> None:
     run = tiny_run(photos, tmp_path / "run", epochs=1, method=Broken.Config(what=what))
     if what == "batch":
-        make = training.make_views
+        make = module.make_views
 
         def poisoned(*args: Any, **options: Any) -> list[Tensor]:
             views = make(*args, **options)
             views[0][0, 0, 0, 0] = float("nan")
             return views
 
-        monkeypatch.setattr(training, "make_views", poisoned)
+        monkeypatch.setattr(module, "make_views", poisoned)
     with pytest.raises(Diverged) as caught:
         training.pretrain(run)
     row = Folder(run.out).rows()[-1]
@@ -752,7 +753,7 @@ def test_images_with_numbers_that_are_none_are_replaced(tmp_path: Path) -> None:
 def test_the_command_ends_with_1_for_divergence_and_0_for_collapse(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.health.SETTLED", 5)  # so that ten steps are enough here
+    monkeypatch.setattr("lookalike.training.health.SETTLED", 5)  # so that ten steps are enough here
     common = ["pretrain", "simclr", str(photos), "--backbone", "test_vit", "--image-size", "32", "--epochs", "2",
               "--batch-size", "8", "--workers", "0"]  # fmt: skip
     wild = ["--optim.name", "adamw", "--optim.lr", "10", "--optim.warmup-epochs", "0"]

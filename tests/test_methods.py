@@ -45,6 +45,7 @@ from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run
+from lookalike.training import start as training_start
 from lookalike.views import resized
 
 
@@ -431,11 +432,11 @@ def test_what_a_method_draws_depends_on_the_runs_seed(name: str, monkeypatch: py
 
 def test_the_start_says_that_drop_path_does_not_reach_a_module_of_ones_own() -> None:
     run = Run(data="", method=small("dinov2"), backbone=narrow_vit())
-    assert training._left_out(run) == [
+    assert training_start._left_out(run) == [
         "            drop path 0.3 does not reach a module of your own: it keeps what it has"
     ]
-    assert training._left_out(dataclasses.replace(run, backbone="test_vit")) == []
-    assert training._left_out(dataclasses.replace(run, method=small("simclr"))) == []
+    assert training_start._left_out(dataclasses.replace(run, backbone="test_vit")) == []
+    assert training_start._left_out(dataclasses.replace(run, method=small("simclr"))) == []
 
 
 def test_a_training_tells_its_method_the_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

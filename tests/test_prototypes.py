@@ -22,6 +22,7 @@ from lookalike.methods.lejepa import LeJEPA
 from lookalike.methods.swav import SwAV
 from lookalike.runs import Folder, Run
 from lookalike.sinkhorn import sinkhorn
+from lookalike.training import model, module
 
 
 def swav(**changes: Any) -> SwAV:
@@ -218,7 +219,7 @@ class Poisoned(Dataset[np.ndarray]):
 
 def test_a_survey_survives_what_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch of the survey, and no other, has such a view."""
-    made, views_of = [], training.make_views
+    made, views_of = [], module.make_views
 
     def poisoned(*args: Any, **options: Any) -> list[Tensor]:
         views = views_of(*args, **options)
@@ -227,7 +228,8 @@ def test_a_survey_survives_what_is_not_finite(tmp_path: Path, monkeypatch: pytes
             views[0][0] = torch.nan
         return views
 
-    monkeypatch.setattr(training, "make_views", poisoned)
+    monkeypatch.setattr(module, "make_views", poisoned)
+    monkeypatch.setattr(model, "make_views", poisoned)
     run = Run(data=Poisoned(), method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)

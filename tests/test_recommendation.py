@@ -17,7 +17,7 @@ from hypothesis import given as tried
 from hypothesis import strategies as st
 from PIL import Image
 
-from lookalike import cli, recommendation, timing, training
+from lookalike import cli, recommendation
 from lookalike.catalogue import table
 from lookalike.data import open_maybe_labelled
 from lookalike.data.checking import look
@@ -26,7 +26,8 @@ from lookalike.durations import seconds_of, spoken
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.recommendation import LONGEST, RULES, SIZES, Facts, Given, Recommendation, at_speed, recommended
 from lookalike.runs import Folder, Run
-from lookalike.timing import Speed
+from lookalike.training import stages, timing
+from lookalike.training.timing import Speed
 
 GIVEN = Given("photos")
 Say = pytest.CaptureFixture[str]
@@ -219,7 +220,7 @@ def test_a_batch_that_is_too_large_for_the_gpu_is_halved(monkeypatch: pytest.Mon
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         found.start, found.step, found.steps_per_epoch = 1.0, 0.25, 10_000 // run.batch_size
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(stages, "measure", measure)
     plan = dataclasses.replace(recommended(facts(10_000, 300, "H200"), GIVEN), out="runs/first.2")
     source = cast(Any, SimpleNamespace(channels=3))
     found = recommendation.timed(plan, source)
@@ -334,7 +335,7 @@ def test_the_last_line_of_check_is_a_command_that_runs(
 def test_check_without_timing_names_the_same_command(
     photos: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "measure", None)
+    monkeypatch.setattr(stages, "measure", None)
     argv = ["check", str(photos), "--workers", "0", "--no-timing", "--image-size", "64", "--alpha", "drop"]
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
@@ -354,7 +355,7 @@ def test_a_step_that_fails_fails_no_check(
         Path(run.out).rmdir()
         raise RuntimeError("the machine is too small")
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(stages, "measure", measure)
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -370,7 +371,7 @@ def test_ctrl_c_while_a_step_is_timed_loses_nothing(
         Path(run.out).rmdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(stages, "measure", measure)
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 130
     assert json.loads(out.read_text())["images"]["images"] == 40

@@ -20,11 +20,12 @@ import pytest
 import torch
 from test_training import assert_same_run, forkserver, state
 
-from lookalike import cli, training
+from lookalike import cli
 from lookalike.core import Method, Outputs, Progress
 from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder
+from lookalike.training import inputs
 
 OPTIONS = [
     "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "16", "--hidden-dim", "16", "--save-every", "1",
@@ -328,7 +329,7 @@ def test_a_run_whose_folder_vanishes(photos: Path, tmp_path: Path) -> None:
 def _changing_data(photos: Path, data: Path, out: Path, workers: int) -> None:
     shutil.copytree(photos, data)
     files = sorted(data.rglob("*.jpg"))
-    opened = training.open_source
+    opened = inputs.open_source
 
     def open_source(*args: object, **options: object) -> Source:
         source = opened(*args, **options)  # type: ignore[arg-type]
@@ -341,9 +342,9 @@ def _changing_data(photos: Path, data: Path, out: Path, workers: int) -> None:
         shutil.copy(files[9], data / "new.jpg")
         return source
 
-    training.open_source = open_source
+    inputs.open_source = open_source
     code, text = pretrain(data, out, "--max-broken", 0.5, workers=workers)
-    training.open_source = opened
+    inputs.open_source = opened
     assert code == 0, text
     assert "4 images could not be read and were replaced" in text
     log = Folder(out).log.read_text()

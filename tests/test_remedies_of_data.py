@@ -37,13 +37,13 @@ from support.files import png, tiff
 from support.place import Place
 
 import lookalike
-from lookalike import training
 from lookalike.data import decode, open_source, statistics
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.data.teacher_cache import Answers
 from lookalike.evaluation.trained import trained_scores
 from lookalike.runs import Options
+from lookalike.training import model, resolved
 
 
 def lines(data: object, **options: object) -> str:
@@ -387,7 +387,7 @@ CALLS = {
         lambda p: Order(40, 50, 0, 0, 1, 1),
         r"Give a --batch-size of (\S+) or less, such as (\S+), or leave it out: then it is fitted",
         lambda p, found: Order(40, int(found[1]), 0, 0, 1, 1), lambda p, found: Order(40, int(found[2]), 0, 0, 1, 1),
-        lambda p, found: Order(40, training.batch_for(Options(), 40, 1, False), 0, 0, 1, 1),
+        lambda p, found: Order(40, resolved.batch_for(Options(), 40, 1, False), 0, 0, 1, 1),
     ),
     "more processes than images": call(
         lambda p: Order(3, 50, 0, 0, 2, 2), r"Give a smaller (--accumulate), fewer (--devices), or more images",
@@ -589,7 +589,7 @@ def multiplied(p: Place, extra: int = 1) -> Path:
 def normalised(p: Place, data: Path, *options: str) -> None:
     run = configured("simclr", "--image-size", "32", *options)
     backbone = net()
-    training.normalise(backbone, run, open_source(data))
+    model.normalise(backbone, run, open_source(data))
     assert max(backbone.mean) < 0.1
 
 

@@ -52,10 +52,11 @@ from lookalike.evaluation import (
 from lookalike.evaluation.doubts import doubts
 from lookalike.evaluation.neighbours import nearest
 from lookalike.evaluation.semi import listed
-from lookalike.health import Course, Remedies, Seen, ruined
-from lookalike.looks import NAMES, Change, Neighbours
 from lookalike.places import check_logger, check_suffix
 from lookalike.runs import Folder
+from lookalike.training import model
+from lookalike.training.health import Course, Remedies, Seen, ruined
+from lookalike.training.looks import NAMES, Change, Neighbours
 
 
 def blobs(count: int = 40, labels: Sequence[int] | None = None, seed: int = 0, dim: int = 8) -> Features:
@@ -130,7 +131,7 @@ def trained(p: Place, *options: str, data: Path | None = None) -> str:
 def still(p: Place, *left: str) -> str:
     """A training whose rate is 0, where that is not left out."""
     rate = () if "--optim.lr" in left else ("--optim.lr", "0")
-    with mock.patch("lookalike.health.SETTLED", 5):  # so that ten steps are enough here
+    with mock.patch("lookalike.training.health.SETTLED", 5):  # so that ten steps are enough here
         return trained(p, "--epochs", "2", *rate)
 
 
@@ -427,7 +428,7 @@ def put_in_place(link: Path) -> None:
 
 
 def shown_views(p: Place) -> None:
-    training.draw_views(configured_on(p, "simclr"), p.out / "views.png")
+    model.draw_views(configured_on(p, "simclr"), p.out / "views.png")
 
 
 def without(package: str, use: Callable[[], object]) -> object:

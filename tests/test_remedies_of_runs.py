@@ -46,9 +46,7 @@ from lookalike.comparing.working import _add, _Work, compare
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
 from lookalike.files import check_writable, named, nearest_folder, not_through_links, read_json, read_text
-from lookalike.health import Remedies
 from lookalike.methods import get_method
-from lookalike.monitor import Probe
 from lookalike.pictures import show
 from lookalike.places import refuse_folder
 from lookalike.reporting import writing
@@ -61,7 +59,11 @@ from lookalike.runs import (
     read_run,
 )
 from lookalike.runs.lookup import check_encoder, classifier_of, weights_of
-from lookalike.timing import Speed
+from lookalike.training import inputs, model, resolved, stages
+from lookalike.training import start as training_start
+from lookalike.training.health import Remedies
+from lookalike.training.monitor import Probe
+from lookalike.training.timing import Speed
 
 # ---------------------------------------------------------------- runs
 
@@ -426,7 +428,7 @@ def launched(p: Place, *options: str, ranks: int = 1, **variables: str) -> None:
     """A training of several processes, up to where they begin."""
     with (
         mock.patch.dict(os.environ, {"WORLD_SIZE": str(ranks)} | variables),
-        mock.patch("lookalike.training._pretrain"),
+        mock.patch("lookalike.training.stages._pretrain"),
     ):
         training.pretrain(configured_on(p, "simclr", *options))
 
@@ -463,30 +465,30 @@ def remembering(p: Place, *options: str) -> str:
 
 def bank(p: Place, method: str = "deepcluster_v2", *options: str) -> None:
     run = configured_on(p, method, *(() if method != "deepcluster_v2" else ("--bank", "1000")), *options)
-    with mock.patch("lookalike.training.free_for_state", return_value=10**5):
-        training._check_bank(run, 0)
+    with mock.patch("lookalike.training.model.free_for_state", return_value=10**5):
+        model.check_bank(run, 0)
 
 
 def remembered(p: Place, **options: object) -> object:
     """The answers of a teacher that is asked once."""
     method = distilled(p, cache_teacher=options.pop("cache_teacher", True))
     run = replace(configured_on(p, "simclr"), cache_dir=str(p.out / "cache"), method=method.cfg, **options)
-    return training._memory(run, open_source(p.photos), method)
+    return model.teacher_memory(run, open_source(p.photos), method)
 
 
 def labels(p: Place, data: Path, method: str = "supcon") -> object:
-    return training.open_images(replace(configured_on(p, method), data=str(data)))
+    return inputs.open_images(replace(configured_on(p, method), data=str(data)))
 
 
 def classed(p: Place, count: int, name: str = "rare") -> str:
     """What is said of two classes, of which one has so many images, or several."""
     images(p.out / "data/common")
     images(p.out / f"data/{name}", count or 3)
-    return "\n".join(training._classes(labels(p, p.out / "data"), 2))
+    return "\n".join(training_start._classes(labels(p, p.out / "data"), 2))
 
 
 def timed(p: Place, *options: str) -> str:
-    with mock.patch("lookalike.timing.WARM_STEPS", 1), mock.patch("lookalike.timing.TIMED_STEPS", 1):
+    with mock.patch("lookalike.training.timing.WARM_STEPS", 1), mock.patch("lookalike.training.timing.TIMED_STEPS", 1):
         return trained(p, "--overwrite", *options)
 
 
@@ -498,8 +500,8 @@ def steady(speed: Speed, steps: int) -> Speed:
 
 def planned(p: Place, *options: str, steps: int = 5) -> str:
     """What is said of a training for which there is so much time."""
-    with mock.patch("lookalike.training.measure", lambda run, speed: steady(speed, steps)):
-        _, _, lines = training._in_time(configured_on(p, "simclr", *options), 0)
+    with mock.patch("lookalike.training.stages.measure", lambda run, speed: steady(speed, steps)):
+        _, _, lines = stages._in_time(configured_on(p, "simclr", *options), 0)
     return "\n".join(lines)
 
 
@@ -658,7 +660,7 @@ def collapsed(p: Place, *left: str) -> str:
     wild = [word for option, value in WILD.items() if option not in left for word in (option, value)]
     more = ["--overwrite"] if left else []
     said, run = StringIO(), configured_on(p, "simclr", "--backbone", "test_vit", "--epochs", "2", *wild, *more)
-    with mock.patch("lookalike.health.SETTLED", 5), redirect_stdout(said):  # so that ten steps are enough here
+    with mock.patch("lookalike.training.health.SETTLED", 5), redirect_stdout(said):  # so that ten steps are enough here
         training.pretrain(replace(run, on_collapse="stop"))
     return said.getvalue()
 
@@ -677,13 +679,13 @@ def dying(i: int) -> np.ndarray:
 
 
 def launched_alone(p: Place) -> None:
-    with mock.patch("lookalike.training._pretrain"):
+    with mock.patch("lookalike.training.stages._pretrain"):
         training.pretrain(configured_on(p, "simclr", "--nodes", "2"))
 
 
 def wild_in_time(p: Place) -> str:
     """The same where its speed is measured first: two such steps are enough here."""
-    with mock.patch("lookalike.training.MOST_SKIPPED", 2):
+    with mock.patch("lookalike.training.checkpoints.MOST_SKIPPED", 2):
         return wild(p, "--time", "1s")
 
 
@@ -696,7 +698,7 @@ def kept_views(p: Place, option: str) -> None:
 
 def on_a_cpu(precision: str) -> str:
     with mock.patch("torch.cuda.is_available", return_value=False):
-        return training.precision_of(Options(precision=precision))  # type: ignore[arg-type]
+        return resolved.precision_of(Options(precision=precision))  # type: ignore[arg-type]
 
 
 def tuned(p: Place, *options: str, **more: object) -> Run:

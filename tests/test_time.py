@@ -15,12 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from test_distributed import Training
 from torch import nn
 
-from lookalike import backbones, cli, finetuning, timing, training
+from lookalike import backbones, cli, finetuning, training
 from lookalike.comparing.comparison import Comparison
 from lookalike.core import Progress
 from lookalike.durations import epochs_that_fit, seconds_of, spoken
 from lookalike.methods import FineTune, SimCLR
 from lookalike.runs import Folder, Row, Run, read_run, read_yaml
+from lookalike.training import stages, timing
 
 SMALL = ("--backbone", tiny.CNN, "--image-size", "32", "--workers", "0", "--batch-size", "8")
 SPEED = 4.0, 2.0
@@ -135,8 +136,8 @@ def test_frozen_epochs_are_compared_with_what_the_time_comes_to(
     steady(monkeypatch)
     run = asked(photos, tmp_path / "run", time="50s", init="x", frozen_epochs=200.0)
     with pytest.raises(ValueError, match="frozen_epochs is 200 of 4 epochs"):
-        training._in_time(run, 0)
-    longer, seconds, _ = training._in_time(dataclasses.replace(run, time="1h"), 0)
+        stages._in_time(run, 0)
+    longer, seconds, _ = stages._in_time(dataclasses.replace(run, time="1h"), 0)
     assert longer.epochs == 359
     assert seconds == pytest.approx(4 + 359 * 10)
 
@@ -170,7 +171,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
         speed.start, speed.step = SPEED
         speed.steps_per_epoch, speed.batch_size = 5, 8
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(stages, "measure", measure)
 
 
 def lasting(rows: list[Row]) -> list[dict[str, object]]:
@@ -227,7 +228,7 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
     with pytest.raises(RuntimeError, match="the machine is gone"):
         training.pretrain(asked(photos, out, time="50s", save_every=1), [Ends(12)])
     assert read_yaml(out / "run.yaml")["epochs"] == 4  # 4 + 4 x 5 x 2 s
-    monkeypatch.setattr(training, "measure", None)  # it is not measured once more
+    monkeypatch.setattr(stages, "measure", None)  # it is not measured once more
     with pytest.raises(ValueError, match="was begun with --time 50s"):
         training.pretrain(asked(photos, out, time="2h", save_every=1, resume=True))
     with pytest.raises(RuntimeError, match="the machine is gone"):
@@ -313,7 +314,7 @@ def test_to_be_measured_changes_nothing_of_the_users(photos: Path, labelled: Pat
     out = tmp_path / "measured"
     speed = timing.Speed(0.01)
     probe = str(labelled / "train"), str(labelled / "test")
-    training.measure(asked(photos, out, backbone=cast(nn.Module, net), time="1s", probe=probe), speed)
+    stages.measure(asked(photos, out, backbone=cast(nn.Module, net), time="1s", probe=probe), speed)
     assert not out.exists()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert (speed.steps_per_epoch, speed.batch_size) == (5, 8)
@@ -328,7 +329,7 @@ def test_a_stop_while_the_speed_is_measured_leaves_nothing(
         Path(run.out).rmdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "measure", stopped)
+    monkeypatch.setattr(stages, "measure", stopped)
     out = tmp_path / "run"
     assert cli.main(["pretrain", "simclr", str(photos), "--time", "1h", "--out", str(out), *SMALL]) == 130
     assert "Stopped while the speed was measured: the training had not begun." in capsys.readouterr().out

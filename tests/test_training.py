@@ -28,13 +28,14 @@ from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method, Outputs, Progress
 from lookalike.data import open_source
 from lookalike.files import file_sha256
-from lookalike.looks import Health
 from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
-from lookalike.monitor import Monitor, Probe
 from lookalike.optim import Optim
 from lookalike.runs import Diverged, Folder, Run, differences, flat, read_run
 from lookalike.schedules import Schedule
+from lookalike.training import checkpoints, module, stages, trainer
+from lookalike.training.looks import Health
+from lookalike.training.monitor import Monitor, Probe
 from lookalike.views import View, dino_views, larger
 
 
@@ -740,7 +741,7 @@ def record(run: Run, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         kept.append(build(run))  # type: ignore[arg-type]
         return kept[-1]
 
-    monkeypatch.setattr(training, "build", keep)
+    monkeypatch.setattr(stages, "build", keep)
     training.pretrain(run)
     return kept[-1]
 
@@ -781,7 +782,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 def test_repeated_skips_stop_the_run_and_keep_the_batch(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "MOST_SKIPPED", 3)
+    monkeypatch.setattr(checkpoints, "MOST_SKIPPED", 3)
     run = tiny_run(photos, tmp_path / "run", epochs=3, method=Recorder.Config(poison=tuple(range(2, 99))))
     with pytest.raises(Diverged, match="no finite gradients"):
         training.pretrain(run)
@@ -794,7 +795,7 @@ def test_repeated_skips_stop_the_run_and_keep_the_batch(
 def test_ruined_weights_do_not_take_the_place_of_good_ones(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "MOST_SKIPPED", 8)
+    monkeypatch.setattr(checkpoints, "MOST_SKIPPED", 8)
     run = tiny_run(photos, tmp_path / "run", epochs=3, method=Recorder.Config(poison=tuple(range(6, 99))))
     with pytest.raises(Diverged, match="checkpoints are of steps before them"):
         training.pretrain(run)
@@ -1016,7 +1017,7 @@ def large_run(photos: Path, out: Path, **changes: Any) -> Run:
 def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DINOv2's stage of high resolution: global views grow, positions are interpolated, and it resumes inside."""
     out, seen = tmp_path / "whole", []
-    make = training.make_views
+    make = module.make_views
 
     def watched(images: Any, views: tuple[View, ...], *args: Any, **options: Any) -> list[Tensor]:
         made = make(images, views, *args, **options)
@@ -1024,7 +1025,7 @@ def test_the_last_epochs_may_have_larger_views(photos: Path, tmp_path: Path, mon
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make_views", watched)
+        patch.setattr(module, "make_views", watched)
         training.pretrain(large_run(photos, out))
     assert seen[-15:-8] == [[32, 32]] * 7  # half of the second epoch has 7.5 steps before it
     assert seen[-7:] == [[48, 48]] * 7
@@ -1183,7 +1184,7 @@ def test_what_fails_before_the_first_step_leaves_an_old_run_as_it_was_and_nothin
     match moment:
         case "logger":
             run = dataclasses.replace(run, logger="wandb")
-            monkeypatch.setattr(training, "_loggers", lambda run, folder: [Keyless(folder.path)])
+            monkeypatch.setattr(trainer, "_loggers", lambda run, folder: [Keyless(folder.path)])
         case "tensorboard":  # its files are there when the training fails
             run = dataclasses.replace(run, logger="tensorboard")
             callbacks = [FailingAtStart()]
@@ -1215,7 +1216,7 @@ def test_a_logger_without_a_key_leaves_the_old_run_to_the_command(
     assert cli.main(argv) == 0
     before = contents(out)
     monkeypatch.setattr(places, "find_spec", lambda name: name)
-    monkeypatch.setattr(training, "WandbLogger", lambda save_dir, **options: Keyless(save_dir))
+    monkeypatch.setattr(trainer, "WandbLogger", lambda save_dir, **options: Keyless(save_dir))
     assert cli.main([*argv, "--overwrite", "--logger", "wandb"]) == 1
     assert "error: No API key configured." in capsys.readouterr().err
     assert contents(out) == before

@@ -842,7 +842,7 @@ def _train(run: Run, with_report: bool) -> None:
     else:
         from .training import pretrain as train
 
-    from .training import launched_rank
+    from .training.resolved import launched_rank
 
     _imported()
 
@@ -898,7 +898,7 @@ def views(argv: list[str]) -> None:
     run = _parse_run("views", rest)
     if path.exists() and not run.overwrite:
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
-    from .training import draw_views
+    from .training.model import draw_views
 
     _imported()
 

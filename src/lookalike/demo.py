@@ -31,6 +31,7 @@ from .printing import pasteable, say
 from .random import key_of
 from .runs import Folder, Result, Run, read_yaml
 from .schedules import Schedule
+from .training import callbacks
 from .views import View
 
 CANVAS = 32
@@ -183,7 +184,7 @@ def _shown(
         epochs=epochs, batch_size=256, cache="ram", precision="fp32", seed=seed, fit=False, probe=(train, test),
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
-    result = training.pretrain(run, [training.FirstStep(begin)])
+    result = training.pretrain(run, [callbacks.FirstStep(begin)])
     bank = open_source(train, channels=1, labelled=True)
     other = open_source(test, channels=1, labelled=True, classes=bank.classes)
     untrained = training.build(training.resolve(run, parts["unlabelled"])[0]).encoder

@@ -16,6 +16,7 @@ from .files import write_json
 from .methods.distill import Distill
 from .random import permutation
 from .runs import Folder, Result, Run
+from .training import checkpoints, resolved
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""
@@ -38,7 +39,7 @@ def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
             "lookalike.pretrain."
         )
     result = training.pretrain(run, callbacks)
-    if training.launched_rank(run) == 0:
+    if resolved.launched_rank(run) == 0:
         compare(run)
     return result
 
@@ -47,7 +48,7 @@ def compare(run: Run) -> SideBySide:
     """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
     folder = Folder(run.out)
     folder.say("Teacher and student side by side ...")
-    method, settled = training.restored(run)
+    method, settled = checkpoints.restored(run)
     assert isinstance(method, Distill)
     device = default_device()
     method.to(device).eval()

@@ -24,6 +24,7 @@ from .places import is_published
 from .printing import composed, counted, pasteable
 from .progress import counting
 from .runs import Folder, Options, Result, Run, plain
+from .training import checkpoints, resolved
 
 SHOWN = 3
 """Classes that are named as the worst."""
@@ -91,7 +92,7 @@ def train_and_judge(run: Run, test: Data | None = None, callbacks: Sequence[Call
     begun = time.perf_counter()
     run = prepared(run, test)
     result = training.pretrain(run, callbacks)
-    if training.launched_rank(run) == 0:
+    if resolved.launched_rank(run) == 0:
         _judge(run, test, begun)
     return result
 
@@ -121,7 +122,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         )
     if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
-    if training.launched_rank(run) == 0:
+    if resolved.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     published = not run.resume and is_published(run.init)
     source = _open_train(run, cfg) if published else None  # before it is fetched
@@ -184,7 +185,7 @@ def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
 
 def classifier_of(run: Run) -> tuple[Classifier, Run]:
     """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
-    method, settled = training.restored(run)
+    method, settled = checkpoints.restored(run)
     assert isinstance(method, FineTune)
     classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
     return classifier.eval().to(default_device()), settled

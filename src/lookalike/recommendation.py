@@ -27,7 +27,7 @@ from .printing import are, counted, pasteable
 from .runs import Options, Run
 
 if TYPE_CHECKING:
-    from .timing import Speed
+    from .training.timing import Speed
 
 METHOD: Final = "lejepa"
 """The method of a first training: with VICReg the best start of all in few steps, and with one weight to choose."""
@@ -316,8 +316,8 @@ def timed(plan: Recommendation, source: Source) -> Recommendation:
     Raises:
         Exception: what the training would raise.
     """
-    from .timing import Speed  # with Lightning, seconds of importing that the rules alone do not need
-    from .training import measure
+    from .training.stages import measure
+    from .training.timing import Speed  # with Lightning, seconds of importing that the rules alone do not need
 
     speed = Speed(None, plan.epochs, within=MEASURED_SECONDS)
     data = source if source.channels == plan.facts.channels else plan.given.data

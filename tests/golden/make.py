@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from lookalike import cli, training
+from lookalike.training import checkpoints as training_checkpoints
 
 HERE = Path(__file__).parent
 COMMON = ["--image-size", "32", "--batch-size", "8", "--epochs", "4", "--workers", "0", "--save-every", "2",
@@ -60,18 +61,18 @@ def images() -> None:
 @contextlib.contextmanager
 def stopped(when: Callable[[training.Pretraining], bool]) -> Iterator[None]:
     """Answers Ctrl-C at the first step for which `when` holds."""
-    real = training.Checkpoints.on_train_batch_end
+    real = training_checkpoints.Checkpoints.on_train_batch_end
 
     def watching(self, trainer, module, *rest):  # type: ignore[no-untyped-def]
         if when(module):
             self.signals.caught = 2
         real(self, trainer, module, *rest)
 
-    training.Checkpoints.on_train_batch_end = watching  # type: ignore[method-assign]
+    training_checkpoints.Checkpoints.on_train_batch_end = watching  # type: ignore[method-assign]
     try:
         yield
     finally:
-        training.Checkpoints.on_train_batch_end = real  # type: ignore[method-assign]
+        training_checkpoints.Checkpoints.on_train_batch_end = real  # type: ignore[method-assign]
 
 
 def begin(name: str, command: list[str]) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from .. import backbones, encoders, training
 from ..backbones import Backbone
 from ..core import Config
-from ..data import Source, open_source
+from ..data import Source, image_set, open_source
 from ..data.order import Order
 from ..devices import default_device
 from ..durations import spoken
@@ -28,7 +28,11 @@ from ..places import check_logger
 from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
 from ..runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
-from ..timing import MANY_EPOCHS, Pace, Speed
+from ..training import callbacks as training_callbacks
+from ..training import inputs, stages
+from ..training import model as training_model
+from ..training import resolved as training_resolved
+from ..training.timing import MANY_EPOCHS, Pace, Speed
 from .advice import recommendation, table
 from .comparison import Comparison, changes, extends, with_places_of
 from .costs import Costs, gflops_per_image, spent
@@ -132,8 +136,8 @@ class _Work:
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {counted(len(self.source), 'image')}; at least 2 are needed.")
-        batch = training.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
-        for line in training.batch_words(asked.batch_size, batch, len(self.source)):
+        batch = training_resolved.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
+        for line in training_resolved.batch_words(asked.batch_size, batch, len(self.source)):
             say(line)
         self.asked = asked = dataclasses.replace(asked, batch_size=batch)
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
@@ -142,9 +146,9 @@ class _Work:
         labelled = [_labelled(train, test, asked) for train, test in asked.pairs]
         self.question = asked.question() | {
             "device": device_name(),
-            "precision": training.precision_of(asked),
+            "precision": training_resolved.precision_of(asked),
             "image_size": self.size,
-            "images": training.image_set(self.source),
+            "images": image_set(self.source),
             "labels": [fingerprint(*pair) for pair in labelled],
         }
         self.shared = shared_images(self.source, {name: pair[1] for name, pair in zip(asked.test, labelled)})
@@ -354,7 +358,7 @@ class _Work:
                 _remove(old)
         folder = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path))
         speed = Speed(self.asked.budget_seconds, self.asked.epochs)
-        training.measure(self._run(method, self.asked.seed, MANY_EPOCHS, folder), speed)
+        stages.measure(self._run(method, self.asked.seed, MANY_EPOCHS, folder), speed)
         self.speeds[method] = speed
         return speed
 
@@ -362,7 +366,7 @@ class _Work:
         """Finds out whether a method can be trained at all, and how many operations it takes."""
         try:
             run = self._run(method, self.asked.seed, self.asked.epochs, self.path / SPEED)
-            source = training.open_images(run)
+            source = inputs.open_images(run)
             if self.shared and run.method.needs.labels:
                 test, count = next(iter(self.shared.items()))
                 raise ValueError(
@@ -441,7 +445,7 @@ class _Work:
             self.seconds[t.method] = seconds
             folder.say(f"This training takes about {spoken(seconds)}{before}; {self._left()}")
 
-        first = training.FirstStep(self.take_over, part=True)
+        first = training_callbacks.FirstStep(self.take_over, part=True)
         result = training.pretrain(run, [first, *self.callbacks, Pace(planned, correct), Costs()])
         cost = spent(folder.last)
         self.seconds[t.method] = cost.seconds
@@ -517,7 +521,7 @@ def untrained(run: Run, source: Source) -> Backbone:
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
     encoder.alpha = run.alpha
-    training.normalise(encoder, run, source)
+    training_model.normalise(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)
         return encoder.eval()

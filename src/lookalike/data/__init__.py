@@ -7,7 +7,7 @@ from .decoding import decode
 from .errors import BrokenImage
 from .loader import Loader
 from .remarks import remarks, warnings_about
-from .sources import Data, Source, Subset, open_maybe_labelled, open_source
+from .sources import Data, Source, Subset, image_set, open_maybe_labelled, open_source
 from .teacher_cache import Answers
 from .workers import lost
 
@@ -21,6 +21,7 @@ __all__ = [
     "Subset",
     "cache_folder",
     "decode",
+    "image_set",
     "lost",
     "open_maybe_labelled",
     "open_source",

@@ -1,5 +1,6 @@
 """What all sources of images can do, whatever their kind."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -85,6 +86,11 @@ class Source(ABC):
     def notes(self) -> list[str]:
         """What was decided when the images were looked for, a line each."""
         return []
+
+
+def image_set(source: Source) -> str:
+    """Names the set of images: a resumed run must see the same ones, in the same order."""
+    return f"{len(source)}-{hashlib.blake2b(source.keys.numpy().tobytes(), digest_size=16).hexdigest()}"
 
 
 Data = str | os.PathLike[str] | Dataset[object] | Source | Indexed

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .evaluation.measures import interval_of_change
+from ..evaluation.measures import interval_of_change
+from ..runs import Run
 from .health import Verdict
-from .runs import Run
 
 ERROR = 0.05
 """Of trainings that forget nothing, in how many a fall is reported by chance, at most, however often one looks."""

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .core import Config
+from ..core import Config
+from ..printing import counted, first_of, pasteable
+from ..runs import Run, dotted, method_name, plain
 from .looks import LIKELY, NAMES, Change, Neighbours
-from .printing import counted, first_of, pasteable
-from .runs import Run, dotted, method_name, plain
 
 SETTLED = 20
 """Optimizer steps before which nothing can be told: in the slowest healthy trainings of the study the features had
@@ -135,7 +135,7 @@ class Remedies:
             cause: see `Method.cause`.
             fits: whether the run was fitted to its images before it was settled; `--no-fit` leaves it as it was stated.
         """
-        from .methods import METHODS
+        from ..methods import METHODS
 
         method, data = method_name(run.method), run.data if isinstance(run.data, str | os.PathLike) else "DATA"
         more = [] if run.channels == Run.channels else ["--channels", run.channels]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from . import distributed
-from .durations import epochs_that_fit
+from .. import distributed
+from ..durations import epochs_that_fit
+from ..printing import counted
 from .monitor import PROBES
-from .printing import counted
 
 if TYPE_CHECKING:
-    from .training import Pretraining
+    from .module import Pretraining
 
 MANY_EPOCHS = 10**6
 """Of a training that is begun to be timed: it ends by itself."""

@@ -13,24 +13,24 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from . import distributed
-from .backbones import Backbone
-from .data import Loader, Subset, open_source
-from .evaluation.features import features, with_statistics
-from .evaluation.knn import knn
-from .evaluation.measures import interval_of_change
+from .. import distributed
+from ..backbones import Backbone
+from ..data import Loader, Subset, open_source
+from ..evaluation.features import features, with_statistics
+from ..evaluation.knn import knn
+from ..evaluation.measures import interval_of_change
+from ..label_free import spread
+from ..printing import counted, lines_of
+from ..random import permutation
+from ..runs import Folder, Row, Run, inputs
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
-from .label_free import spread
 from .looks import NAMES, Health, Look, Neighbours, UpdateRatio, change
-from .printing import counted, lines_of
-from .random import permutation
-from .runs import Folder, Row, Run, inputs
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from .training import Pretraining
+    from .module import Pretraining
 
 LOG_EVERY = 10
 """Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""

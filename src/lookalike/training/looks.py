@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbones import Backbone
-from .data import Loader, Source, Subset
-from .evaluation.features import as_parameters, calibrating
-from .images import Images, movable, promote
-from .label_free import LEAST, alignment, effective_rank, recognised, spread, uniformity
-from .printing import are, counted
-from .random import permutation
-from .runs import Run
-from .views import make_views
+from ..backbones import Backbone
+from ..data import Loader, Source, Subset
+from ..evaluation.features import as_parameters, calibrating
+from ..images import Images, movable, promote
+from ..label_free import LEAST, alignment, effective_rank, recognised, spread, uniformity
+from ..printing import are, counted
+from ..random import permutation
+from ..runs import Run
+from ..views import make_views
 
 IMAGES = 256
 """Images whose features are looked at."""

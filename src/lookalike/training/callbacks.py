@@ -1,0 +1,48 @@
+"""Small callbacks: the first step, and how long compiling took."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..runs import Folder
+
+
+class FirstStep(Callback):
+    """Calls something once, when this process has made an optimizer step and the run's first files are there.
+
+    Args:
+        part: whether the training is a part of something that says by itself how to go on.
+    """
+
+    def __init__(self, begin: Callable[[], None], part: bool = False) -> None:
+        self.begin: Callable[[], None] | None = begin
+        self.part = part
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.global_step and self.begin is not None:
+            begin, self.begin = self.begin, None
+            begin()
+
+
+class Compiling(Callback):
+    """Says before the first step that networks are compiled, and after it how long that took."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._began: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+        if trainer.is_global_zero:
+            self.folder.say("compiling   backbone and heads for the first step (--compile): minutes on a CPU ...")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self._began is not None and trainer.is_global_zero:
+            seconds, self._began = time.perf_counter() - self._began, None
+            self.folder.say(f"compiled    in {timedelta(seconds=round(seconds))}, with the first batch")

@@ -1,0 +1,137 @@
+"""The images of a run, and whether they are those that it was begun with."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from .. import encoders
+from ..data import Source, image_set, open_source
+from ..printing import LONGEST_PATH, brief, pasteable
+from ..runs import Folder, Run, flat, inputs
+from .checkpoints import weights_digest
+from .monitor import Probe
+
+
+def as_begun(
+    source: Source, run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]
+) -> Source:
+    """The images under the names that they had when a run began, wherever they lie now."""
+    now, then, old = source.listing(), begun.get("data"), before.get("data")
+    if now is None:
+        return source
+    if then is not None:
+        found = inputs.renamed(now, then)
+        return source if found is None or now == then else source.called(*found)
+    if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
+        # 0.1 kept no names: those in a list count from the list's own folder
+        seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))
+        for path in (folder.last, folder.before):
+            with suppress(Exception):  # `find_checkpoint` says what is wrong
+                if encoders.unpickled(path)["lookalike"]["data"] == image_set(seen):
+                    return seen
+    return source
+
+
+def probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
+    """The probe of a run. One that a resumed run had and that is gone is said, and left out.
+
+    Raises:
+        ValueError: the run that is resumed had other images.
+    """
+    if run.probe is None:
+        return None
+    stays = list(run.probe) == before.get("probe")
+    if stays and (gone := [place for place in run.probe if not os.path.exists(place)]):
+        command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
+        folder.say(
+            f"WARNING     {gone[0]}, of the probe, is not there: the k-NN is left out of what follows. Where it was "
+            f"moved to, it can be named: {command}"
+        )
+        return None
+    probe = Probe(*run.probe, run)
+    old = before.get("probe")
+    olds = old if isinstance(old, list) and len(old) == 2 else [None, None]
+    for part, place, then in zip(("probe-train", "probe-test"), run.probe, olds):
+        _check_same(folder, run, part, place, then, probe.listings, begun, "--probe None leaves it out")
+    return probe
+
+
+def _check_same(
+    folder: Folder, run: Run, part: str, place: str, then: object, now: Mapping[str, bytes],
+    begun: Mapping[str, bytes], choice: str,
+) -> None:  # fmt: skip
+    """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
+
+    Args:
+        part: how `inputs.zip` calls them.
+        place, now: where they are, and what is known of them.
+        then, begun: where they were, and what the run kept.
+        choice: what else can be done.
+    """
+    if part not in now or not isinstance(then, str):
+        return
+    old = {name: content for name, content in begun.items() if name in inputs.names_of(part)}
+    elsewhere = os.path.realpath(then) != os.path.realpath(place)
+    if part not in old and elsewhere:  # 0.1 kept no names
+        with suppress(OSError, ValueError):
+            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
+            old = inputs.of(part, source.listing(), source.file, len(source))
+    if part not in old or not (said := inputs.difference(now[part], old[part]) or inputs.changed(part, now, old)):
+        return
+    text = f"{place} holds other images than when {folder.path} was begun: {said}"
+    if elsewhere:
+        raise ValueError(f"{text}. Give the same images; {choice}.")
+    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.")
+
+
+def listings_of(
+    run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
+    probe: Probe | None, goes_on: bool,
+) -> dict[str, bytes]:  # fmt: skip
+    """What is kept of a run's images and of its first weights; of one that `goes_on` what was kept.
+
+    Raises:
+        ValueError: the run that is resumed had another test.
+    """
+    test = vars(run.method).get("test")
+    found = inputs.of("data", source.listing(), source.file, len(source)) | (probe.listings if probe else {})
+    if isinstance(test, str) and test:
+        judged = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
+        found |= inputs.of("test", judged.listing(), judged.file, len(judged))
+        _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test takes a new run")
+    if run.init and (digest := weights_digest(run.init)):
+        found["init"] = digest.encode()
+    if goes_on:
+        found |= {name: listing for name, listing in begun.items() if run.probe or not name.startswith("probe-")}
+    return found
+
+
+def open_images(run: Run, system_folders: bool = False) -> Source:
+    """The images of a run, with labels where the method learns from them; see `open_source`."""
+    method, needs = run.method.method, run.method.needs
+    if not needs.labels:
+        return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
+    try:
+        source = open_source(
+            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=needs.classes,
+            system_folders=system_folders,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{method.__name__} learns from labels. {error}") from None
+    if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
+        raise ValueError(
+            f"{method.__name__} learns from labels, and all images of {brief(flat(run)['data'], LONGEST_PATH)} are of "
+            "one class. Give a folder with a sub-folder per class, or choose a method without labels."
+        )
+    return source
+
+
+def with_system_folders(folder: Folder, run: Run, source: Source) -> Source:
+    """The images of a run that is resumed: 0.1 took those in folders of systems, such as @eaDir, for data, too."""
+    if not source.system_folders:
+        return source
+    every = open_images(run, system_folders=True)
+    for path in (folder.last, folder.before, *folder.kept()):
+        with suppress(Exception):  # what is wrong with it is said where it is read to go on from
+            return every if encoders.unpickled(path)["lookalike"]["data"] == image_set(every) else source
+    return source

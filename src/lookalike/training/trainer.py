@@ -1,0 +1,157 @@
+"""Lightning's Trainer, with nothing in it that was not asked for."""
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors import callback_connector
+
+from .. import processes
+from ..devices import default_device
+from ..places import check_logger
+from ..runs import Folder, Run, flat
+from .checkpoints import TorchFile
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+    "fp64": "64-true",
+}
+
+
+def of_loggers(folder: Folder, run: Run) -> set[Path]:
+    """The files and folders that a run's logger made in its folder."""
+    root = folder.path / run.logger
+    if run.logger == "none" or root.is_symlink() or not root.is_dir():
+        return set()
+    made = root.rglob("*") if run.logger == "wandb" else (*root.glob("events.out.tfevents.*"), root / "hparams.yaml")
+    return {root, *(path for path in made if path.exists())}
+
+
+def make_trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
+    precision = PRECISIONS[run.precision or "fp32"]
+    device = default_device().type
+    if device == "cuda" and run.devices > torch.cuda.device_count():
+        raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
+    world = run.devices * run.nodes
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    trainer = Trainer(
+        accelerator=device,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
+        strategy=_Together(
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=run.method.needs.partial_gradients,
+        )
+        if world > 1
+        else "auto",
+        precision=precision,
+        max_epochs=1,
+        accumulate_grad_batches=run.accumulate,
+        callbacks=callbacks,
+        # Lightning's requeueing would save in the middle of a step, and start from that file unasked
+        plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
+        logger=_loggers(run, folder),
+        default_root_dir=folder.path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    # its answer to SIGTERM is a message to the other processes, which need not be listening: `Signals` answers
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Starts the other processes, which end with this one. `Watch` observes them: Lightning would kill this one."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            with processes.followed():
+                self._call_children_scripts()
+            processes.launched.extend(self.procs)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+class _Together(DDPStrategy):
+    """DDP by processes that end together."""
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+CALLBACKS = "lightning.pytorch.callbacks_factory"
+"""Entry points of installed packages that Lightning takes callbacks from, for every trainer."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets neither an installed package nor the environment add to a trainer; no such package is even imported."""
+    there, name = vars(callback_connector), "_load_external_callbacks"
+    load = there.get(name)
+    there[name] = lambda group: []
+    hidden = {variable: os.environ.pop(variable) for variable in _variables()}
+    try:
+        yield
+    finally:
+        there[name] = load
+        os.environ.update(hidden)
+
+
+def _variables() -> list[str]:
+    """The variables of the environment from which Lightning's trainer would take what it is not told."""
+    return [name for p in inspect.signature(Trainer).parameters if (name := f"PL_TRAINER_{p.upper()}") in os.environ]
+
+
+def not_taken() -> list[str]:
+    """Says what this machine would add to a trainer, and what has no say here."""
+    found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
+    found += _variables()
+    return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
+
+
+def _loggers(run: Run, folder: Folder) -> list[Logger]:
+    if run.logger == "none":
+        return []
+    check_logger(run.logger)
+    if run.logger == "tensorboard":
+        return [TensorBoardLogger(folder.path, name="", version="tensorboard")]
+    return [WandbLogger(name=folder.path.name, save_dir=folder.path, project="lookalike", config=flat(run))]
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hides Lightning's words about devices, loaders and itself: this package says what matters."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
