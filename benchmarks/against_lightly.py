@@ -52,7 +52,7 @@ from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
 from lookalike.optim import Optim
 from lookalike.random import key_of, permutation
-from lookalike.runs import Run, commit, plain
+from lookalike.runs import Run, by_user, commit, plain
 from lookalike.schedules import Schedule
 from lookalike.views import View
 
@@ -338,7 +338,7 @@ def main() -> None:
         run = Run(
             data=str(listed), method=configuration(name), backbone=small_resnet(), image_size=args.image_size,
             batch_size=args.batch_size, epochs=args.epochs, cache="ram", precision="fp32", seed=seed,
-            out=str(args.work / f"{args.data.name}-{name}-{seed}"), overwrite=True, given=("optim",),
+            out=str(args.work / f"{args.data.name}-{name}-{seed}"), overwrite=True, origins=by_user(["optim"]),
         )  # fmt: skip
         run, _ = training.resolve(run, len(train))
         method = training.build(run)

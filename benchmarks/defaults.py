@@ -68,7 +68,7 @@ from lookalike.label_free import retrieval
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
 from lookalike.random import permutation
-from lookalike.runs import Run, commit
+from lookalike.runs import Run, by_user, commit
 from lookalike.training.health import OWN
 from lookalike.training.looks import CHANGES, NAMES, figures
 from lookalike.training.monitor import Monitor
@@ -376,8 +376,8 @@ def settled(job: Job, source: Source, out: str) -> Run:
     drop_path = cfg.needs.drop_path
     run = Run(
         data=source, method=cfg, backbone=network(job.network, job.size, drop_path, job.seed), image_size=job.size,
-        epochs=epochs, batch_size=BATCH, workers=0, precision="fp32", seed=job.seed, save_every=epochs, given=given,
-        out=out,
+        epochs=epochs, batch_size=BATCH, workers=0, precision="fp32", seed=job.seed, save_every=epochs,
+        origins=by_user(given), out=out,
     )  # fmt: skip
     run, _ = training.resolve(run, len(source))
     return dataclasses.replace(run, method=broken(run.method, job.broken)) if job.broken else run

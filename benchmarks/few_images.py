@@ -23,7 +23,7 @@ from lookalike.backbones import Backbone
 from lookalike.core import Config
 from lookalike.data import Source, Subset
 from lookalike.evaluation import features, interval, interval_of_change, knn, with_statistics
-from lookalike.runs import Folder, Run
+from lookalike.runs import Folder, Run, by_user
 
 SIZE, BATCH = 64, 64
 
@@ -32,7 +32,7 @@ def run_of(source: Source, method: Config, network: str, epochs: int, seed: int,
     """A training of whole epochs in batches of 64; its folder is yet to be named."""
     return Run(
         data=source, method=method, backbone=network, image_size=SIZE, epochs=epochs, batch_size=BATCH, workers=0,
-        precision="fp32", seed=seed, save_every=epochs, given=given,
+        precision="fp32", seed=seed, save_every=epochs, origins=by_user(given),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from lookalike.evaluation import evaluate, with_statistics
 from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.optim import Optim
 from lookalike.random import key_of, permutation
-from lookalike.runs import Run, commit
+from lookalike.runs import Run, by_user, commit
 
 SAME = ("method", "backbone", "image_size", "images", "batch_size", "epochs", "cache")
 """Settings that make two rows of one seed the same measurement, beside the data and a stated optimizer."""
@@ -90,7 +90,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     run = Run(
         data=train, method=cfg, backbone=network() if network else args.backbone,
         image_size=args.image_size, batch_size=args.batch_size, epochs=args.epochs, cache=args.cache, seed=seed,
-        out=str(out), resume=(out / "run.yaml").is_file(), save_every=max(1, args.epochs // 5), given=tuple(changes),
+        out=str(out), resume=(out / "run.yaml").is_file(), save_every=max(1, args.epochs // 5),
+        origins=by_user(changes),
     )  # fmt: skip
     resolved, _ = training.resolve(run, len(train))
     untrained = training.build(resolved).encoder

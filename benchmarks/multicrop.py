@@ -30,7 +30,7 @@ from lookalike.data import Loader, Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods.swav import SwAV
 from lookalike.random import permutation
-from lookalike.runs import Run, commit
+from lookalike.runs import Run, by_user, commit
 from lookalike.views import half_colour, make_views, resized, two_global, without_blur
 
 PAIRS = 12
@@ -100,7 +100,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
         run = Run(
             data=str(names), method=cfg, backbone=small_resnet(), image_size=args.image_size, epochs=epochs,
-            batch_size=args.batch_size, cache="ram", seed=seed, overwrite=True, given=("views",),
+            batch_size=args.batch_size, cache="ram", seed=seed, overwrite=True, origins=by_user(["views"]),
             out=str(args.work / f"{args.data.name}-{seed}-{len(cfg.views)}"),
         )  # fmt: skip
         untrained = training.build(training.resolve(run, len(train))[0]).encoder

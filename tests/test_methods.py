@@ -44,7 +44,7 @@ from lookalike.methods.supcon import SupCon
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
 from lookalike.random import permutation
-from lookalike.runs import Folder, Run
+from lookalike.runs import Folder, Run, by_user
 from lookalike.training import start as training_start
 from lookalike.views import resized
 
@@ -454,7 +454,7 @@ def test_views_that_a_user_asked_for_are_kept_whole() -> None:
     """`fit_to` would leave out the local ones of small images."""
     base = Run(data="photos", method=SwAV.Config(), backbone="test_resnet", image_size=32, epochs=50)
     assert [v.count for v in training.resolve(base, 5000)[0].method.views] == [2]
-    asked = dataclasses.replace(base, given=("views.1.count",))
+    asked = dataclasses.replace(base, origins=by_user(["views.1.count"]))
     assert [v.count for v in training.resolve(asked, 5000)[0].method.views] == [2, 6]
 
 
@@ -490,7 +490,7 @@ def test_a_stated_optimizer_is_kept_whole_on_few_images(name: str) -> None:
     """By its name on the command line, as an object in Python; a learning rate alone changes the fitted one."""
     cfg = get_method(name).Config()  # type: ignore[call-arg]
     base = Run(data="photos", method=cfg, backbone="test_resnet", image_size=32, epochs=50)
-    typed = dataclasses.replace(base, given=("optim.name",))
+    typed = dataclasses.replace(base, origins=by_user(["optim.name"]))
     assert training.resolve(typed, 5000)[0].method.optim == dataclasses.replace(
         cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, 5)
     )
@@ -500,7 +500,7 @@ def test_a_stated_optimizer_is_kept_whole_on_few_images(name: str) -> None:
         own, warmup_epochs=min(own.warmup_epochs, 5)
     )
     fitted = training.resolve(base, 5000)[0].method.optim
-    tuned = dataclasses.replace(base, method=built.method, given=("optim.lr",))
+    tuned = dataclasses.replace(base, method=built.method, origins=by_user(["optim.lr"]))
     rise = min(fitted.warmup_lr, 0.06)  # a warm-up does not begin above its end
     assert training.resolve(tuned, 5000)[0].method.optim == dataclasses.replace(fitted, lr=0.06, warmup_lr=rise)
     large = training.fit_to(cfg, DataFacts(5000, 32, 4096, 50)).optim

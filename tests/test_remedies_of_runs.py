@@ -501,7 +501,7 @@ def steady(speed: Speed, steps: int) -> Speed:
 def planned(p: Place, *options: str, steps: int = 5) -> str:
     """What is said of a training for which there is so much time."""
     with mock.patch("lookalike.training.stages.measure", lambda run, speed: steady(speed, steps)):
-        _, _, lines = stages._in_time(configured_on(p, "simclr", *options), 0)
+        lines = timed.planned(configured_on(p, "simclr", *options), True, stages.measure).lines
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def test_a_short_file_takes_the_defaults(tmp_path: Path) -> None:
     assert run.method.optim == dataclasses.replace(default.optim, lr=1e-6)
     assert run.method.views[0].size == 32
     assert run.epochs == Options().epochs
-    assert set(run.given) == {"optim.lr", "views.0.size", "views.0.count"}
+    assert set(run.origins) == {"optim.lr", "views.0.size", "views.0.count"}
 
 
 @pytest.mark.parametrize(

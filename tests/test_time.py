@@ -21,7 +21,7 @@ from lookalike.core import Progress
 from lookalike.durations import epochs_that_fit, seconds_of, spoken
 from lookalike.methods import FineTune, SimCLR
 from lookalike.runs import Folder, Row, Run, read_run, read_yaml
-from lookalike.training import stages, timing
+from lookalike.training import stages, timed, timing
 
 SMALL = ("--backbone", tiny.CNN, "--image-size", "32", "--workers", "0", "--batch-size", "8")
 SPEED = 4.0, 2.0
@@ -136,10 +136,10 @@ def test_frozen_epochs_are_compared_with_what_the_time_comes_to(
     steady(monkeypatch)
     run = asked(photos, tmp_path / "run", time="50s", init="x", frozen_epochs=200.0)
     with pytest.raises(ValueError, match="frozen_epochs is 200 of 4 epochs"):
-        stages._in_time(run, 0)
-    longer, seconds, _ = stages._in_time(dataclasses.replace(run, time="1h"), 0)
-    assert longer.epochs == 359
-    assert seconds == pytest.approx(4 + 359 * 10)
+        timed.planned(run, True, stages.measure)
+    longer = timed.planned(dataclasses.replace(run, time="1h"), True, stages.measure)
+    assert longer.run.epochs == 359
+    assert longer.seconds == pytest.approx(4 + 359 * 10)
 
 
 def test_an_encoder_that_rests_at_first_cannot_be_timed(tmp_path: Path) -> None:
@@ -201,7 +201,8 @@ def test_a_training_stops_and_schedules_by_time(
     last = Progress(5 * epochs - 1, 5 * epochs, 5)
     optim = read_run(out / "run.yaml").method.optim
     assert rows[-1]["lr"] == optim.schedule(optim.lr * optim.factor(8))(last)
-    assert rows[-1]["lr"] < max(row["lr"] for row in rows)
+    if epochs > 1:  # on a machine that is busy the time may be enough for one
+        assert rows[-1]["lr"] < max(row["lr"] for row in rows)
     assert cli.main(["pretrain", "simclr", str(photos), "--epochs", str(epochs), "--out", str(plain), *SMALL]) == 0
     assert lasting(rows) == lasting(Folder(plain).rows())
     assert Folder(out).weights.read_bytes() == Folder(plain).weights.read_bytes()

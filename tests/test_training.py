@@ -31,7 +31,7 @@ from lookalike.files import file_sha256
 from lookalike.methods import get_method
 from lookalike.methods.simclr import SimCLR
 from lookalike.optim import Optim
-from lookalike.runs import Diverged, Folder, Run, differences, flat, read_run
+from lookalike.runs import Diverged, Folder, Run, by_user, differences, flat, read_run
 from lookalike.schedules import Schedule
 from lookalike.training import checkpoints, module, stages, trainer
 from lookalike.training.looks import Health
@@ -808,7 +808,7 @@ def test_fitting_leaves_stated_fields_alone(photos: Path, tmp_path: Path) -> Non
     assert fitted.method.views[0].blur == 0
     assert fitted.method.optim.warmup_epochs == 2
     assert "views.0.blur 0.5 -> 0.0" in changes
-    kept, _ = training.resolve(dataclasses.replace(run, given=("views.0.blur", "optim.warmup_epochs")), 40)
+    kept, _ = training.resolve(dataclasses.replace(run, origins=by_user(["views.0.blur", "optim.warmup_epochs"])), 40)
     assert kept.method.views[0].blur == 0.5
     assert kept.method.optim.warmup_epochs == 10
     assert kept.method.views[0].hue == fitted.method.views[0].hue
@@ -872,7 +872,7 @@ def test_the_encoder_stays_as_init_gave_it_while_the_head_learns(photos: Path, t
 def test_a_tenth_of_the_epochs_is_frozen_with_init_alone(photos: Path, tmp_path: Path) -> None:
     for init, stated, settled in ((None, None, None), ("x", None, 2.0), ("x", 0.0, 0.0), ("x", 0.5, 0.5)):
         run = tiny_run(photos, tmp_path / "run", epochs=20, init=init, frozen_epochs=stated)
-        assert training.resolve(run, 40)[0].frozen_epochs == settled
+        assert training.resolve(run, 40)[0].frozen_epochs == (settled or 0.0)
     with pytest.raises(ValueError, match=r"frozen_epochs is 1\.0 without init"):
         tiny_run(photos, tmp_path / "run", frozen_epochs=1.0)
     with pytest.raises(ValueError, match="frozen_epochs is 3 of 3 epochs: the encoder would never learn"):
@@ -970,7 +970,9 @@ def test_the_datas_own_mean_and_deviation(photos: Path, tmp_path: Path) -> None:
     training.pretrain(tiny_run(photos, out, epochs=2, normalise="data", resume=True))
     assert json.loads((out / "encoder.json").read_text())["mean"] == card["mean"]
     with pytest.raises(ValueError, match="normalise: data in the run, imagenet now"):
-        training.pretrain(tiny_run(photos, out, epochs=3, resume=True))
+        training.pretrain(tiny_run(photos, out, epochs=3, resume=True, origins=by_user(["normalise"])))
+    training.pretrain(tiny_run(photos, out, epochs=3, resume=True))  # what was not stated is as it was
+    assert json.loads((out / "encoder.json").read_text())["mean"] == card["mean"]
 
 
 def test_one_image_is_not_enough(photos: Path, tmp_path: Path) -> None:
@@ -1073,13 +1075,16 @@ def test_a_run_that_goes_on_keeps_what_fitting_chose_and_refuses_what_was_change
     again, _ = training.resolve(asked(SimCLR.Config(), 50), 1000, flat(longer))  # fitted to 20, and has 50 by now
     assert again.method == first.method
     own, _ = training.resolve(asked(SimCLR.Config(out_dim=64), 20), 1000)
-    other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
+    stated = dataclasses.replace(asked(SimCLR.Config(), 20), origins=by_user(["out_dim"]))
+    other, _ = training.resolve(stated, 1000, flat(own))
     assert differences(flat(own), flat(other)) == ["out_dim: 64 in the run, 128 now"]
+    other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
+    assert other.method == own.method  # what was not stated is as it was
     adam = SimCLR.Config(optim=Optim("adamw", lr=1e-4))
     own, _ = training.resolve(asked(adam, 20), 1000)
     other, _ = training.resolve(asked(SimCLR.Config(), 20), 1000, flat(own))
     assert other.method == own.method  # fitting chooses optimizers: the run goes on with the one that it has
-    stated = dataclasses.replace(asked(SimCLR.Config(optim=Optim("sgd", lr=1e-4)), 20), given=("optim.name",))
+    stated = dataclasses.replace(asked(SimCLR.Config(optim=Optim("sgd", lr=1e-4)), 20), origins=by_user(["optim.name"]))
     other, _ = training.resolve(stated, 1000, flat(own))
     assert any(line.startswith("optim.name: adamw in the run") for line in differences(flat(own), flat(other)))
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ from .runs import (
     Folder,
     Options,
     Run,
+    by_user,
     check_same_time,
     directory_of,
     dotted,
@@ -250,7 +251,7 @@ class Compare(Comparison):
     time: Suppress[str | None] = None
     nodes: Suppress[int] = 1
     strategy: Suppress[Literal["ddp"]] = "ddp"
-    given: Suppress[tuple[str, ...]] = ()
+    origins: Suppress[dict[str, Literal["default", "user", "fitted"]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -640,7 +641,9 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         _check_places(asked, parsed)
     cfg, base = parsed.base.method, parsed.base
     fields = dotted(plain(cfg))
-    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in asked.typed)]
+    options = [f.name for f in dataclasses.fields(Options)]
+    typed_names = {_field_of(name, [*fields, *options]) for name in asked.typed}
+    stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in typed_names)]
     chosen = {f.name: vars(parsed.options)[f.name] for f in dataclasses.fields(Options)}
     # what a file derived from the sizes that it had does not hold for others
     sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in asked.typed)
@@ -648,10 +651,12 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
         chosen["image_size"] = None
     if (sized or "image_size" in asked.typed) and "decode_size" not in asked.typed and not parsed.options.resume:
         chosen["decode_size"] = None
-    given = dict.fromkeys([*base.given, *stated, *({"batch_size"} & asked.typed)])
+    origins = dict(base.origins) | by_user(
+        [*stated, *(f.name for f in dataclasses.fields(Options) if f.name in typed_names)]
+    )
     if not parsed.options.resume:  # what is typed takes the place of the other in a file
         if "time" in asked.typed and chosen["time"] is not None:
-            given.pop("epochs", None)
+            origins.pop("epochs", None)
             chosen["epochs"] = Options.epochs
         elif "epochs" in asked.typed:
             chosen["time"] = None
@@ -659,8 +664,15 @@ def _parse_run(verb: str, argv: list[str]) -> Run:
     if asked.classifies:
         chosen["init"], own["test"] = parsed.encoder, parsed.test
     return Run(
-        **chosen, data=parsed.data, method=type(cfg)(**own), given=tuple(given),
+        **chosen, data=parsed.data, method=type(cfg)(**own), origins=origins,
     )  # fmt: skip
+
+
+def _field_of(option: str, known: Collection[str]) -> str:
+    """The field that an option sets; `--no-norm` sets `norm`."""
+    path, dot, last = option.rpartition(".")
+    positive = f"{path}{dot}{last.removeprefix('no_')}"
+    return positive if option not in known and positive in known else option
 
 
 @dataclass(frozen=True)
@@ -842,7 +854,7 @@ def _train(run: Run, with_report: bool) -> None:
     else:
         from .training import pretrain as train
 
-    from .training.resolved import launched_rank
+    from .training.launch import launched_rank
 
     _imported()
 
@@ -1005,7 +1017,7 @@ def compare(argv: list[str]) -> None:
     asked = _parse(Compare, argv, "compare")
     given = {a.split("=")[0].replace("_", "-") for a in argv}
     if "--batch-size" in given:
-        asked = dataclasses.replace(asked, given=("batch_size",))
+        asked = dataclasses.replace(asked, origins={"batch_size": "user"})
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
     if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:

@@ -16,7 +16,8 @@ from .files import write_json
 from .methods.distill import Distill
 from .random import permutation
 from .runs import Folder, Result, Run
-from .training import checkpoints, resolved
+from .training import checkpoints
+from .training.launch import launched_rank
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""
@@ -39,7 +40,7 @@ def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
             "lookalike.pretrain."
         )
     result = training.pretrain(run, callbacks)
-    if resolved.launched_rank(run) == 0:
+    if launched_rank(run) == 0:
         compare(run)
     return result
 
@@ -58,7 +59,7 @@ def compare(run: Run) -> SideBySide:
     train, test = run.probe if run.probe and there else (None, None)
     measured = sides(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
-        batch_size=64, workers=settled.workers or 0, seed=run.seed,
+        batch_size=64, workers=settled.workers, seed=run.seed,
     )  # fmt: skip
     data = run.data if test is None else test
     source = open_source(data, channels=settled.channels, alpha=settled.alpha)
@@ -66,7 +67,7 @@ def compare(run: Run) -> SideBySide:
     by_teacher, by_student = (
         features(
             each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,
-            workers=settled.workers or 0,
+            workers=settled.workers,
         ).features
         for each, pixels in ((Says(method, "teacher"), teacher_size), (Says(method, "student"), size))
     )  # fmt: skip

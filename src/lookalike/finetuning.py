@@ -23,8 +23,9 @@ from .methods.finetune import FineTune
 from .places import is_published
 from .printing import composed, counted, pasteable
 from .progress import counting
-from .runs import Folder, Options, Result, Run, plain
-from .training import checkpoints, resolved
+from .runs import Folder, Options, Resolved, Result, Run, plain
+from .training import checkpoints
+from .training.launch import launched_rank
 
 SHOWN = 3
 """Classes that are named as the worst."""
@@ -92,7 +93,7 @@ def train_and_judge(run: Run, test: Data | None = None, callbacks: Sequence[Call
     begun = time.perf_counter()
     run = prepared(run, test)
     result = training.pretrain(run, callbacks)
-    if resolved.launched_rank(run) == 0:
+    if launched_rank(run) == 0:
         _judge(run, test, begun)
     return result
 
@@ -122,7 +123,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         )
     if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
-    if resolved.launched_rank(run) == 0:
+    if launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     published = not run.resume and is_published(run.init)
     source = _open_train(run, cfg) if published else None  # before it is fetched
@@ -183,7 +184,7 @@ def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
     return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
-def classifier_of(run: Run) -> tuple[Classifier, Run]:
+def classifier_of(run: Run) -> tuple[Classifier, Resolved]:
     """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
     method, settled = checkpoints.restored(run)
     assert isinstance(method, FineTune)
@@ -212,7 +213,7 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     first = open_source(
         settled.data, channels=settled.channels, alpha=settled.alpha, labelled=True, classes=cfg.classes
     )
-    found = scores_of(classifier, second, settled.workers or 0, folder.say)
+    found = scores_of(classifier, second, settled.workers, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
     about = About({}, file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged))

@@ -182,7 +182,7 @@ class Recommendation:
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
-            normalise=self.facts.normalise, workers=self.given.workers, given=("batch_size",),
+            normalise=self.facts.normalise, workers=self.given.workers, origins={"batch_size": "user"},
         )  # fmt: skip
 
     def lines(self) -> list[str]:

@@ -1,13 +1,14 @@
 """What a comparison of methods asks: `Comparison`, and its budget. Imports nothing heavy."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..durations import seconds_of
 from ..methods import METHODS
 from ..names import nearest
 from ..printing import counted, shown
-from ..runs import Options, dotted, plain
+from ..runs import Options, Origin, dotted, plain
 
 UNASKED = frozenset(
     {
@@ -27,7 +28,7 @@ UNASKED = frozenset(
         "nodes",
         "strategy",
         "probe",
-        "given",
+        "origins",
     }
 )
 """Options that are no part of the question: they say where and how it is answered, are refused, or stand in `budget`
@@ -67,8 +68,8 @@ class Comparison(Options):
     """The first seed."""
     resume: bool = Options.resume
     """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
-    given: tuple[str, ...] = ()
-    """`batch_size` where the user stated it: it is not fitted to few images then."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Says that `batch_size` is the user's, where he stated it: it is not fitted to few images then."""
     overwrite: bool = Options.overwrite
     """Replace the comparison in `out`, and its trainings, where it is complete or asked something else. Once begun, the
     same one goes on."""

@@ -27,7 +27,7 @@ from ..methods.distill import Distill
 from ..places import check_logger
 from ..printing import are, brief, counted, protocol_name, say, shown
 from ..random import key_of
-from ..runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
+from ..runs import Collapsed, Diverged, Folder, Options, Resolved, Run, made, read_yaml, write_run
 from ..training import callbacks as training_callbacks
 from ..training import inputs, stages
 from ..training import model as training_model
@@ -136,7 +136,7 @@ class _Work:
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {counted(len(self.source), 'image')}; at least 2 are needed.")
-        batch = training_resolved.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
+        batch = training_resolved.batch_for(asked, len(self.source), 1, asked.origins.get("batch_size") == "user")
         for line in training_resolved.batch_words(asked.batch_size, batch, len(self.source)):
             say(line)
         self.asked = asked = dataclasses.replace(asked, batch_size=batch)
@@ -153,7 +153,7 @@ class _Work:
         }
         self.shared = shared_images(self.source, {name: pair[1] for name, pair in zip(asked.test, labelled)})
         """Test images that are learnt from, by test."""
-        self.ready: dict[str, tuple[Run, float | None]] = {}
+        self.ready: dict[str, tuple[Resolved, float | None]] = {}
         """The resolved run and the operations per image of each method that can be trained."""
         self.untrained: dict[int, dict[str, dict[str, Accuracy]]] = {}
         """Results of the untrained network, by seed."""
@@ -404,7 +404,7 @@ class _Work:
             "seed": seed, "epochs": epochs, "out": str(out), "image_size": self.size, "resume": False,
             "overwrite": False,
         }  # fmt: skip
-        return Run(**options, data=self.asked.data, method=self._config(method), given=("batch_size",))
+        return Run(**options, data=self.asked.data, method=self._config(method), origins={"batch_size": "user"})
 
     def _judge_untrained(self) -> None:
         """Judges the network before any training, its BatchNorm with the statistics of the images."""
@@ -505,18 +505,17 @@ class _Work:
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         settled, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=say
+            encoder, train, test, protocols=self.asked.protocols, workers=settled.workers, seed=seed, say=say
         )
 
 
-def untrained(run: Run, source: Source) -> Backbone:
+def untrained(run: Resolved, source: Source) -> Backbone:
     """The encoder that a resolved run would start from, fit to be judged.
 
     Args:
         run: a resolved run of any method that begins with the backbone alone.
         source: its images. They give BatchNorm its statistics, unless the encoder starts from weights, which have own.
     """
-    assert run.image_size is not None
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backbones import Backbone
 from ..data import Source, Subset
 from ..methods.finetune import FineTune
-from ..runs import Folder, Options, Run
+from ..runs import Folder, Options, Run, by_user
 
 IN_MEMORY = 2**30
 """Bytes of images up to which they are decoded once for all epochs."""
@@ -88,7 +88,7 @@ def trained_scores(
                 frozen=frozen, classes=train.classes, encoder_stem=encoder.stem,
                 encoder_interpolation=encoder.interpolation,
             ),
-            given=GIVEN,
+            origins=by_user(GIVEN),
         )  # fmt: skip
         training.pretrain(run)
         classifier, settled = finetuning.classifier_of(run)

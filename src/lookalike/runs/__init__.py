@@ -18,7 +18,8 @@ from .mapping import (
     run_text,
     write_run,
 )
-from .options import Options, Run
+from .options import Options, Precision, Resolved, Run
+from .origins import Origin, by_user, is_stated, stated_of_method
 from .result import Collapsed, Diverged, Result
 from .yaml import LOCATIONS, directory_of, located, parse_yaml, read_whole_yaml, read_yaml, written_by
 
@@ -28,9 +29,13 @@ __all__ = [
     "Diverged",
     "Folder",
     "Options",
+    "Origin",
+    "Precision",
+    "Resolved",
     "Result",
     "Row",
     "Run",
+    "by_user",
     "check_same_time",
     "command_line",
     "commit",
@@ -41,6 +46,7 @@ __all__ = [
     "features_name",
     "flat",
     "from_mapping",
+    "is_stated",
     "located",
     "made",
     "method_name",
@@ -51,6 +57,7 @@ __all__ = [
     "read_whole_yaml",
     "read_yaml",
     "run_text",
+    "stated_of_method",
     "version",
     "write_run",
     "written_by",

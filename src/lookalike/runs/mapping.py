@@ -19,6 +19,7 @@ from ..foreign import module_tag, tag
 from ..methods import METHODS, get_method
 from ..names import nearest_names
 from ..printing import LONGEST_VALUE, brief, cut, printable, shown
+from . import origins
 from .environment import here, made
 from .options import Options, Run
 from .yaml import located, read_yaml
@@ -111,7 +112,7 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     by["directory"] = here()  # from where the paths of this run count
     marked = by.get("named_here")
     by["named_here"] = list(dict.fromkeys([*(marked if isinstance(marked, list) else ()), *named_here]))
-    content = {"format": FORMAT} | flat(run) | {"made": by}
+    content = {"format": FORMAT} | flat(run) | {"origins": origins.written(run.origins), "made": by}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -149,7 +150,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     defaults = method.Config()  # type: ignore[call-arg]
     options = [f.name for f in dataclasses.fields(Options)]
     fields = [f.name for f in dataclasses.fields(defaults)]
-    rest = {k: v for k, v in content.items() if k != "data"}
+    rest = {k: v for k, v in content.items() if k not in ("data", "origins")}
     for key in rest:
         if key not in options and key not in fields:
             raise _no_key(where, "", key, [*options, *fields, "data"])
@@ -171,8 +172,13 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         told = cut("; ".join(map(_cause, causes)), 2000)
         raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
-    given = (*dotted(stated), *(name for name in ("batch_size", "epochs") if name in rest))
-    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, given=given)
+    if "origins" in content:
+        known = origins.read(content["origins"], where)
+    else:  # written by hand, or by an earlier version
+        known = origins.by_user([*dotted(stated), *(name for name in rest if name in options)])
+        if chosen.time is not None and "epochs" in rest:
+            known["epochs"] = "fitted"
+    return Run(**values, data=typing.cast(str, content["data"]), method=cfg, origins=known)
 
 
 def _why(error: BaseException, kind: object) -> str:

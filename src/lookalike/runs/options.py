@@ -1,17 +1,21 @@
 """What is asked of a training: `Run`, with the options that every training command takes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from ..durations import seconds_of
 from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
 from ..printing import counted
+from .origins import Origin
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..core import Config
     from ..data import Data
+
+Precision = Literal["fp32", "bf16", "fp16", "fp64"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Options:
     nodes: int = 1
     strategy: Literal["ddp"] = "ddp"
     """How several devices share the work: each holds the whole model and a part of the batch."""
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] | None = None
+    precision: Precision | None = None
     """Without it bf16 on a GPU that has it, and fp32 elsewhere."""
     accumulate: int = 1
     """Micro-batches per optimizer step. Losses that couple the batch see micro-batches."""
@@ -143,11 +147,37 @@ class Run(Options):
     teacher: "nn.Module | None" = None
     """For distillation: a pretrained module of your own, (B, C, H, W) to (B, D) or (B, D, H, W), in the place of the
     teacher that the method names. It gets images normalised as the student does."""
-    given: tuple[str, ...] = ()
-    """Dotted names of the method's fields that the user stated, and `batch_size`: fitting leaves them alone. `epochs`
-    where they stand in a file: there they are what `time` came to."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where values come from, by dotted names of options and of the method's fields, as far as it was said: what stood
+    on a command line or in a file is the user's, and fitting leaves it alone. Of all others, values that are not the
+    default are the user's. `epochs` are fitted where `time` came to them."""
 
     @property
     def to_be_timed(self) -> bool:
         """Whether `time` is yet to say how many epochs there are."""
-        return self.time is not None and not self.resume and "epochs" not in self.given
+        return self.time is not None and not self.resume and self.origins.get("epochs") != "fitted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Run):
+    """What will be done: a run whose values are all known. None means none, such as no time or no probe."""
+
+    image_size: int
+    precision: Precision
+    workers: int
+    decode_size: int
+    frozen_epochs: float
+
+    @staticmethod
+    def of(run: Run) -> "Resolved":
+        """A run that was resolved once, such as one that `run.yaml` holds.
+
+        Raises:
+            ValueError: a value is missing.
+        """
+        values = {f.name: vars(run)[f.name] for f in fields(Run)}
+        values["frozen_epochs"] = values["frozen_epochs"] or 0.0  # None in runs of before this option
+        missing = [name for name in ("image_size", "precision", "workers", "decode_size") if values[name] is None]
+        if missing:
+            raise ValueError(f"{missing[0]} is not known: resolve the run first (lookalike.training.resolve).")
+        return Resolved(**values)

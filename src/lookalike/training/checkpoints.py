@@ -20,7 +20,7 @@ from .. import distributed, encoders
 from ..core import Method
 from ..data import Source, image_set
 from ..files import FORMAT, atomic, file_sha256, second_name, sync
-from ..runs import Collapsed, Folder, Run, differences, flat, from_mapping, inputs, method_name, read_run
+from ..runs import Collapsed, Folder, Resolved, Run, differences, flat, from_mapping, inputs, method_name, read_run
 from .health import RUINED
 from .model import build
 from .module import Pretraining
@@ -73,7 +73,7 @@ def _keep_last(folder: Folder) -> None:
 class Checkpoints(Callback):
     """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
 
-    def __init__(self, folder: Folder, run: Run, signals: Signals) -> None:
+    def __init__(self, folder: Folder, run: Resolved, signals: Signals) -> None:
         self.folder = folder
         self.run = run
         self.signals = signals
@@ -159,20 +159,21 @@ def weights_digest(place: str) -> str | None:
     return file_sha256(path) if path.is_file() else None
 
 
-def restored(run: Run) -> tuple[Method, Run]:
+def restored(run: Run) -> tuple[Method, Resolved]:
     """The method of a run's last checkpoint, with its heads and what is frozen in it, and the run as it was settled."""
     folder = Folder(run.out)
     settled = read_run(folder.run, run.method.method)
     settled = dataclasses.replace(settled, data=run.data, teacher=run.teacher)
     if isinstance(run.backbone, nn.Module):
         settled = dataclasses.replace(settled, backbone=run.backbone)
-    method = build(settled)
+    whole = Resolved.of(settled)
+    method = build(whole)
     content = torch.load(folder.last, map_location="cpu", weights_only=True)
     state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
     method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
     method.before_training()
     method.load_state_dict(state)  # in the end: a teacher's weights are in it, too
-    return method, settled
+    return method, whole
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Found:
 
 
 def find_checkpoint(
-    folder: Folder, run: Run, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
+    folder: Folder, run: Resolved, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
 ) -> Found | None:
     """The newest checkpoint of a run that can be read, or None where the run wrote none yet.
 
@@ -245,7 +246,7 @@ def find_checkpoint(
 
 
 def _check_content(
-    folder: Folder, run: Run, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
+    folder: Folder, run: Resolved, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
 ) -> None:
     """Compares the files of images that have the names they had: others at the same place are said, elsewhere refused.
 
@@ -265,10 +266,11 @@ def _check_content(
         folder.say(f"WARNING     {text}.")
 
 
-def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Run, begun: Mapping[str, bytes]) -> None:
+def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Resolved, begun: Mapping[str, bytes]) -> None:
     asked = {"alpha": "white"} | {name: value for name, value in before.items() if name != "method"}  # 0.1 had no other
     # through a Run, so that options that came after the run was begun have their defaults
-    old = flat(from_mapping(asked, run.method.method, str(folder.run))) | {"method": before.get("method")}
+    settled = from_mapping(asked, run.method.method, str(folder.run))
+    old = flat(settled) | {"method": before.get("method"), "frozen_epochs": settled.frozen_epochs or 0.0}
     if isinstance(old["init"], str) and run.init and (now := weights_digest(run.init)):
         then = begun["init"].decode(errors="replace") if "init" in begun else weights_digest(old["init"])
         if then in (now, None):  # moved; of 0.1, which kept no digest, what is gone cannot be compared

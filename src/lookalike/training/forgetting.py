@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..evaluation.measures import interval_of_change
-from ..runs import Run
+from ..runs import Resolved
 from .health import Verdict
 
 ERROR = 0.05
@@ -15,7 +15,7 @@ ERROR = 0.05
 class Forgetting:
     """Compares each look of the probe with the one before training, image by image."""
 
-    def __init__(self, before: Tensor, looks: int, run: Run) -> None:
+    def __init__(self, before: Tensor, looks: int, run: Resolved) -> None:
         """Args:
         before: (M,) bool, which of the test images the first weights classify correctly.
         looks: in the whole training, at most.
@@ -24,7 +24,7 @@ class Forgetting:
         self.before = self.now = before
         self.looks = looks
         half = run.epochs / 2
-        frozen = f", or --frozen-epochs {half:g} (half of them)" if (run.frozen_epochs or 0) < half else ""
+        frozen = f", or --frozen-epochs {half:g} (half of them)" if run.frozen_epochs < half else ""
         self.remedy = f"Try --optim.lr {run.method.optim.lr / 10:.2g} (a tenth){frozen}."
         self.looked = False
         """Whether there was a look since the encoder learns."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import Config
 from ..printing import counted, first_of, pasteable
-from ..runs import Run, dotted, method_name, plain
+from ..runs import Resolved, Run, dotted, method_name, plain
 from .looks import LIKELY, NAMES, Change, Neighbours
 
 SETTLED = 20
@@ -127,7 +127,7 @@ class Remedies:
     """Against forgetting what `--init` knew; empty where that is not looked for."""
 
     @staticmethod
-    def of(run: Run, own: Config | None, cause: str, fits: bool = True) -> "Remedies":
+    def of(run: Resolved, own: Config | None, cause: str, fits: bool = True) -> "Remedies":
         """What helps a settled run.
 
         Args:

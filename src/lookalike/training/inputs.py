@@ -7,7 +7,7 @@ from contextlib import suppress
 from .. import encoders
 from ..data import Source, image_set, open_source
 from ..printing import LONGEST_PATH, brief, pasteable
-from ..runs import Folder, Run, flat, inputs
+from ..runs import Folder, Resolved, Run, flat, inputs
 from .checkpoints import weights_digest
 from .monitor import Probe
 
@@ -32,7 +32,7 @@ def as_begun(
     return source
 
 
-def probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
+def probe_of(run: Resolved, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
     """The probe of a run. One that a resumed run had and that is gone is said, and left out.
 
     Raises:
@@ -57,7 +57,7 @@ def probe_of(run: Run, folder: Folder, before: Mapping[str, object], begun: Mapp
 
 
 def _check_same(
-    folder: Folder, run: Run, part: str, place: str, then: object, now: Mapping[str, bytes],
+    folder: Folder, run: Resolved, part: str, place: str, then: object, now: Mapping[str, bytes],
     begun: Mapping[str, bytes], choice: str,
 ) -> None:  # fmt: skip
     """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
@@ -85,7 +85,7 @@ def _check_same(
 
 
 def listings_of(
-    run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
+    run: Resolved, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
     probe: Probe | None, goes_on: bool,
 ) -> dict[str, bytes]:  # fmt: skip
     """What is kept of a run's images and of its first weights; of one that `goes_on` what was kept.

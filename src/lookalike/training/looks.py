@@ -16,7 +16,7 @@ from ..images import Images, movable, promote
 from ..label_free import LEAST, alignment, effective_rank, recognised, spread, uniformity
 from ..printing import are, counted
 from ..random import permutation
-from ..runs import Run
+from ..runs import Resolved
 from ..views import make_views
 
 IMAGES = 256
@@ -104,7 +104,7 @@ class Health:
     what is seen of the first hundred steps would be the lag.
     """
 
-    def __init__(self, source: Source, run: Run, backbone: Backbone) -> None:
+    def __init__(self, source: Source, run: Resolved, backbone: Backbone) -> None:
         places = permutation(len(source), run.seed, "health")[:IMAGES].tolist()
         loader = Loader(Subset(source, places), len(places), run.seed, decode_size=run.decode_size, max_broken=1.0)
         batch = next(iter(loader))
@@ -169,7 +169,7 @@ def figures(a: Tensor, b: Tensor) -> dict[str, float]:
     return look(a, b).figures
 
 
-def _forwards(run: Run) -> int:
+def _forwards(run: Resolved) -> int:
     """What an optimizer step costs a device, in views that go forward: a view's backward pass counts as two."""
     images = run.batch_size // (run.devices * run.nodes)
     return 3 * images * sum(view.count for view in run.method.views)

@@ -18,14 +18,13 @@ from ..layers import Teacher
 from ..methods.distill import Distill
 from ..printing import counted, size_of
 from ..random import key_of
-from ..runs import Run, method_name
+from ..runs import Resolved, Run, method_name
 from ..views import make_views, sheet
 from .resolved import all_views, resolve
 
 
-def build(run: Run) -> Method:
+def build(run: Resolved) -> Method:
     """The method of a resolved run, with seeded weights; the global generator is left as it was."""
-    assert run.image_size is not None
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         needs = run.method.needs
@@ -64,14 +63,14 @@ def compile_parts(method: Method) -> None:
             each.compile()
 
 
-def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
+def normalise(backbone: backbones.Backbone, run: Resolved, source: Source) -> None:
     """Gives a backbone without weights the images' own mean and deviation, where the run asks for them."""
     if run.normalise == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
 
 
-def initial_weights(backbone: backbones.Backbone, run: Run) -> str:
+def initial_weights(backbone: backbones.Backbone, run: Resolved) -> str:
     """Gives the backbone the weights that a training starts from, and says whose they are."""
     if isinstance(run.backbone, backbones.Backbone):
         remark = f", {run.backbone.remark}" if run.backbone.remark else ""
@@ -80,7 +79,7 @@ def initial_weights(backbone: backbones.Backbone, run: Run) -> str:
     return encoders.start_from(backbone, run.init) if run.init else "random"
 
 
-def check_bank(run: Run, rank: int) -> None:
+def check_bank(run: Resolved, rank: int) -> None:
     """Refuses a memory bank that leaves no room to train."""
     need = run.method.needs.memory_bank * (8 if run.precision == "fp64" else 4)
     free = free_for_state(rank % run.devices, run.devices) if need else 0
@@ -92,7 +91,7 @@ def check_bank(run: Run, rank: int) -> None:
         )
 
 
-def teacher_memory(run: Run, source: Source, method: Distill) -> Answers | None:
+def teacher_memory(run: Resolved, source: Source, method: Distill) -> Answers | None:
     """Where the answers of a teacher are kept, whose views repeat."""
     turns, name = run.method.needs.repeated_views, method.memory_name()
     if not turns or not name:
@@ -109,11 +108,11 @@ def teacher_memory(run: Run, source: Source, method: Distill) -> Answers | None:
 
 
 def make_loader(
-    run: Run, source: Source, batch_size: int, rank: int = 0, world: int = 1,
+    run: Resolved, source: Source, batch_size: int, rank: int = 0, world: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Loader:  # fmt: skip
     return Loader(
-        source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
+        source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
         cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.needs.repeated_views,
         device=default_device(rank % run.devices),
@@ -121,7 +120,7 @@ def make_loader(
     )  # fmt: skip
 
 
-def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: int = 8) -> Image:
+def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, images: int = 8) -> Image:
     """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
     batch = next(iter(make_loader(first, source, min(images, len(source)))))
@@ -132,8 +131,8 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
 def draw_views(run: Run, path: Path) -> None:
     """Writes the picture of a run's first images and their views, without a run."""
     source = open_source(run.data, channels=run.channels, alpha=run.alpha)
-    run, _ = resolve(run, len(source))
-    backbone = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size or 0)
-    normalise(backbone, run, source)
+    settled, _ = resolve(run, len(source))
+    backbone = backbones.create(settled.backbone, channels=settled.channels, image_size=settled.image_size)
+    normalise(backbone, settled, source)
     with atomic(path) as temporary:
-        view_sheet(run, source, backbone).save(temporary)
+        view_sheet(settled, source, backbone).save(temporary)

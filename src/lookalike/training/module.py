@@ -17,7 +17,7 @@ from ..devices import moved
 from ..files import FORMAT, atomic
 from ..progress import counting
 from ..random import key_of
-from ..runs import Diverged, Folder, Run, flat
+from ..runs import Diverged, Folder, Resolved, flat
 from ..tensor_file import write_tensors
 from ..views import make_views
 from .health import ruined
@@ -48,7 +48,7 @@ class Pretraining(LightningModule):
     """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
 
     def __init__(
-        self, method: Method, run: Run, loader: Loader, folder: Folder | None = None,
+        self, method: Method, run: Resolved, loader: Loader, folder: Folder | None = None,
         begin: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -221,7 +221,7 @@ class Pretraining(LightningModule):
 
     def _is_frozen(self, at: Progress) -> bool:
         """Whether the encoder stays as `--init` gave it."""
-        return at.epoch < (self.run.frozen_epochs or 0)
+        return at.epoch < self.run.frozen_epochs
 
     def give_up(self) -> None:
         """Saves the last batch's views and raises Diverged."""

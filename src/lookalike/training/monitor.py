@@ -22,7 +22,7 @@ from ..evaluation.measures import interval_of_change
 from ..label_free import spread
 from ..printing import counted, lines_of
 from ..random import permutation
-from ..runs import Folder, Row, Run, inputs
+from ..runs import Folder, Resolved, Row, inputs
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .looks import NAMES, Health, Look, Neighbours, UpdateRatio, change
@@ -45,7 +45,7 @@ PROBE_IMAGES = 5000, 2000
 class Probe:
     """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
 
-    def __init__(self, train: str, test: str, run: Run) -> None:
+    def __init__(self, train: str, test: str, run: Resolved) -> None:
         first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
         second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
         self.listings = {
@@ -57,9 +57,8 @@ class Probe:
             Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
             for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))
         )
-        assert run.image_size is not None
         self.image_size = run.image_size
-        self.workers = run.workers or 0
+        self.workers = run.workers
 
     def untrained(self, encoder: Backbone) -> Tensor:
         """The same of an encoder that has seen no image yet."""
@@ -92,7 +91,7 @@ class Monitor(Callback):
     """Writes `metrics.jsonl` and shows the progress: a live line in a terminal, plain lines elsewhere."""
 
     def __init__(
-        self, folder: Folder, run: Run, loader: Loader, probe: Probe | None, health: Health | None,
+        self, folder: Folder, run: Resolved, loader: Loader, probe: Probe | None, health: Health | None,
         remedies: Remedies | None = None, *, quiet: bool,
     ) -> None:  # fmt: skip
         self.folder = folder
@@ -273,7 +272,7 @@ class Monitor(Callback):
             row["knn_top1"] = self.knn[-1]
             if self._hits is not None and len(hits) == len(self._hits[0]):  # one may be unreadable this time
                 self._hits = self._hits[0], hits
-            learns = row["epoch"] > (self.run.frozen_epochs or 0)
+            learns = row["epoch"] > self.run.frozen_epochs
             if self.forgetting is not None and learns:
                 warning = self.forgetting.see(step, hits)
                 if warning and self.health is None:  # else the verdict says it
@@ -329,7 +328,7 @@ class Monitor(Callback):
             self.course.see(
                 Seen(
                     first=self.first, now=row, change=moved, step=step, steps=self._steps,
-                    still=round((self.run.frozen_epochs or 0) * self._per_epoch), lacking=self.health.lacking,
+                    still=round(self.run.frozen_epochs * self._per_epoch), lacking=self.health.lacking,
                     labelled=self.run.method.needs.labels, neighbours=self._neighbours(step),
                     probed_now="knn_top1" in row, remedies=remedies,
                     start="before training" if self.run.init else "untrained",

@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import torch
 
@@ -13,7 +13,21 @@ from ..core import Config, DataFacts, Progress
 from ..devices import default_device
 from ..optim import Optim
 from ..printing import counted
-from ..runs import Options, Run, dotted, from_mapping, method_name, module_name, plain
+from ..runs import (
+    Options,
+    Origin,
+    Precision,
+    Resolved,
+    Run,
+    dotted,
+    flat,
+    from_mapping,
+    is_stated,
+    method_name,
+    module_name,
+    plain,
+    stated_of_method,
+)
 from ..schedules import Schedule
 from ..views import View, resized
 
@@ -25,73 +39,123 @@ MANY = 10_000
 """So many images are decoded into a cache by several processes."""
 
 
-def launched_rank(run: Run) -> int:
-    """This process's rank before torch.distributed runs, as torchrun, Lightning's launcher or Slurm tell it."""
-    told = os.environ
-    if "RANK" in told:
-        return int(told["RANK"])
-    if "LOCAL_RANK" in told or "NODE_RANK" in told:
-        return int(told.get("NODE_RANK", 0)) * run.devices + int(told.get("LOCAL_RANK", 0))
-    return int(told.get("SLURM_PROCID", 0))
-
-
-def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) -> tuple[Run, list[str]]:
+def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) -> tuple[Resolved, list[str]]:
     """Settles all that depends on the data and the machine, so that `run.yaml` says what was done.
 
-    `begun` is the `run.yaml` of a run that is resumed: it was fitted to its epochs then.
+    `begun` is the `run.yaml` of a run that is resumed: what the user did not state is as it was then.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
-    world = run.devices * run.nodes
-    if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
-        world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
-    run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
-    cfg, patch = run.method, patch_size(run.backbone)
-    if run.teacher is not None:
-        cfg = _taught_by(run)
-    stated = [name for name in run.given if name not in ("batch_size", "epochs")]
-    given = (*stated, *_stated(cfg))
-    cfg = dataclasses.replace(cfg, views=resized(cfg.views, run.image_size or max(v.size for v in cfg.views), patch))
+    then = begun_as(run, begun) if begun else None
+    if then is not None:
+        run = options_as_begun(run, then, begun or {})
+    else:
+        stated = run.origins.get("batch_size") == "user"
+        batch = batch_for(run, images, run.devices * run.nodes, stated)
+        if batch != run.batch_size:
+            run = dataclasses.replace(run, batch_size=batch, origins={**run.origins, "batch_size": "fitted"})
+    asked, patch = run.method if run.teacher is None else _taught_by(run), patch_size(run.backbone)
+    own = stated_of_method(run, _dotted(asked), _dotted(asked.method.Config()))  # type: ignore[call-arg]
+    size = run.image_size or max(v.size for v in asked.views)
+    cfg = dataclasses.replace(asked, views=resized(asked.views, size, patch))
     size = max(v.size for v in cfg.views)
-    # a stated optimizer is kept whole: no other one's learning rate and decay suit it
-    whole = "optim.name" in given or (not stated and cfg.optim != cfg.method.Config().optim)  # type: ignore[call-arg]
 
     def fitted_to(epochs: int) -> Config:
         made = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch))
-        if whole:
+        if "optim.name" in own:
             made = dataclasses.replace(made, optim=_shortened(cfg.optim, epochs))
-        kept: Config = _keep_given(cfg, made, given)
+        kept: Config = _with_stated(made, cfg, own)
         return kept
 
-    fitted = cfg
-    if run.fit and begun:
-        content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
-        then = from_mapping(content, cfg.method, f"{run.out}/run.yaml").method
+    if then is not None:
         # a single epoch shows all that depends on epochs: the run may have had fewer when it was fitted
-        made = [fitted_to(cast("int", begun.get("epochs", run.epochs))), fitted_to(1)]
-        fitted = _as_fitted(cfg, then, made)
-        if any(each.optim != cfg.optim for each in made):  # earlier versions fitted other optimizers
-            fitted = dataclasses.replace(fitted, optim=_keep_given(cfg.optim, then.optim, given, "optim"))
-    elif run.fit:
-        fitted = fitted_to(run.epochs)
+        fitted = _as_begun(cfg, then.method, [fitted_to(then.epochs), fitted_to(1)] if run.fit else [cfg], own)
+    else:
+        fitted = fitted_to(run.epochs) if run.fit else cfg
     fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch))
-    old, new = (dotted(plain(c)) for c in (cfg, fitted))
-    changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
-    precision = precision_of(run)
-    workers = run.workers
+    settled = _settled(run, fitted, size, images)
+    settled = dataclasses.replace(settled, origins=_origins(run, settled, own, {} if then is None else then.origins))
+    old, new = _dotted(cfg), _dotted(fitted)
+    return settled, [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+
+
+def _settled(run: Run, cfg: Config, size: int, images: int) -> Resolved:
+    """The run with a configuration that is fitted to it, and what follows from this machine."""
+    workers, frozen = run.workers, run.frozen_epochs
     if workers is None:
         filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
         workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
-    frozen = run.frozen_epochs
-    if frozen is None and begun:  # None for one of before this option
-        frozen = cast("float | None", begun.get("frozen_epochs"))
-    elif frozen is None and run.init:
+    if frozen is None and run.init and not run.resume:
         frozen = run.epochs / 10
-    settled = dataclasses.replace(
-        run, method=fitted, image_size=size, precision=precision, workers=workers, fit=False,
-        decode_size=run.decode_size or 2 * max(v.size for v in all_views(fitted, run.epochs)),
-        frozen_epochs=frozen,
-    )  # fmt: skip
-    return settled, changes
+    values = {f.name: vars(run)[f.name] for f in dataclasses.fields(Run)} | {
+        "method": cfg, "image_size": size, "precision": precision_of(run), "workers": workers, "fit": False,
+        "decode_size": run.decode_size or 2 * max(v.size for v in all_views(cfg, run.epochs)),
+        "frozen_epochs": frozen or 0.0,
+    }  # fmt: skip
+    return Resolved(**values)
+
+
+def _dotted(cfg: Config) -> dict[str, object]:
+    return dotted(plain(cfg))
+
+
+def _origins(run: Run, settled: Resolved, own: Set[str], then: Mapping[str, Origin]) -> dict[str, Origin]:
+    """Where each value of a settled run comes from.
+
+    Args:
+        own: the method's fields that the user stated.
+        then: of a run that is resumed, where they came from.
+    """
+    default = flat(Run(data="", method=settled.method.method.Config()))  # type: ignore[call-arg]
+    before, found = dotted(default), dict[str, Origin]()
+    for name, value in dotted(flat(settled)).items():
+        if name in run.origins or (name in then and name not in own):
+            found[name] = run.origins[name] if name in run.origins else then[name]
+            continue
+        option = name.split(".")[0]
+        is_users = is_stated(run, option) if option in OPTIONS else name in own or option in ("data", "method")
+        found[name] = "user" if is_users else "default" if before.get(name) == value else "fitted"
+    return found
+
+
+# ---------------------------------------------------------------- runs that go on
+
+OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
+OF_THE_MACHINE = ("devices", "nodes")
+"""Options that hold for the machine at hand, so that another one can go on."""
+
+
+def begun_as(run: Run, begun: Mapping[str, object]) -> Run:
+    """The run that a folder's `run.yaml` holds."""
+    content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
+    return from_mapping(content, run.method.method, f"{run.out}/run.yaml")
+
+
+def options_as_begun(run: Run, then: Run, begun: Mapping[str, object]) -> Run:
+    """A run that is resumed, whose options are those of before where the user did not state them."""
+    same = {
+        name: vars(then)[name]
+        for name in OPTIONS
+        if name in begun and name not in (*OF_THE_MACHINE, "out", "fit") and not is_stated(run, name)
+    }
+    backbone = run.backbone if not isinstance(run.backbone, str) else same.get("backbone", run.backbone)
+    origins = {**{name: then.origins[name] for name in same if name in then.origins}, **run.origins}
+    return dataclasses.replace(run, **{**same, "backbone": backbone, "origins": origins})
+
+
+def _as_begun(asked: Any, then: Any, fits: Sequence[Any], stated: Set[str], at: str = "") -> Any:
+    """A configuration as it was `then`, but for what the user stated and fitting leaves alone."""
+    if all(type(x) is type(asked) for x in (then, *fits)):
+        if dataclasses.is_dataclass(asked) and not isinstance(asked, type):
+            values = {
+                n: _as_begun(vars(asked)[n], vars(then)[n], [vars(x)[n] for x in fits], stated, f"{at}.{n}".lstrip("."))
+                for n in (f.name for f in dataclasses.fields(asked))
+            }
+            return dataclasses.replace(asked, **values)
+        if isinstance(asked, tuple) and {len(x) for x in (then, *fits)} == {len(asked)}:
+            parts = enumerate(zip(asked, then, *fits))
+            return tuple(_as_begun(a, b, list(x), stated, f"{at}.{i}") for i, (a, b, *x) in parts)
+    own = any(name == at or name.startswith(f"{at}.") or at.startswith(f"{name}.") for name in stated)
+    return asked if own and all(x == asked for x in fits) else then
 
 
 def batch_for(options: Options, images: int, world: int, stated: bool) -> int:
@@ -119,7 +183,7 @@ def batch_words(before: int, after: int, images: int) -> list[str]:
     ]
 
 
-def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
+def precision_of(options: Options) -> Precision:
     """The precision that is trained with here: the one asked for, or else this device's usual one.
 
     Raises:
@@ -132,7 +196,7 @@ def precision_of(options: Options) -> Literal["fp32", "bf16", "fp16", "fp64"]:
     return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def own_settings(run: Run, images: int, fits: bool) -> Config | None:
+def own_settings(run: Resolved, images: int, fits: bool) -> Config | None:
     """The method's configuration for a settled run, had nobody stated anything; None where something must be.
 
     `fits` says whether the run was fitted to its images. A teacher belongs to the question.
@@ -140,7 +204,7 @@ def own_settings(run: Run, images: int, fits: bool) -> Config | None:
     asked = {name: vars(run.method)[name] for name in ("teacher", "teacher_backbone") if name in vars(run.method)}
     try:
         fresh = run.method.method.Config(**asked)
-        return resolve(dataclasses.replace(run, method=fresh, fit=fits, given=()), images)[0].method
+        return resolve(dataclasses.replace(run, method=fresh, fit=fits, resume=False, origins={}), images)[0].method
     except (TypeError, ValueError):
         return None
 
@@ -175,9 +239,8 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
     return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules, **epoch_counts)
 
 
-def facts(run: Run, images: int) -> DataFacts:
+def facts(run: Resolved, images: int) -> DataFacts:
     """What a settled run is fitted to."""
-    assert run.image_size is not None
     patch = patch_size(run.backbone)
     return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.accumulate)
 
@@ -187,39 +250,20 @@ def _shortened(cfg: Optim, epochs: int) -> Optim:
     return dataclasses.replace(cfg, warmup_epochs=min(cfg.warmup_epochs, epochs / 10))
 
 
-def _stated(cfg: Config) -> list[str]:
-    """Dotted names of the fields that differ from the method's defaults: somebody chose them."""
-    default, own = dotted(plain(cfg.method.Config())), dotted(plain(cfg))  # type: ignore[call-arg]
-    return [name for name, value in own.items() if name not in default or default[name] != value]
-
-
-def _keep_given(before: Any, after: Any, given: Sequence[str], at: str = "") -> Any:
-    """`after`, but with `before`'s values where the user stated them."""
-    if at in given:
-        return before
-    if dataclasses.is_dataclass(after) and not isinstance(after, type) and type(before) is type(after):
-        names = [f.name for f in dataclasses.fields(after)]
-        kept = {n: _keep_given(vars(before)[n], vars(after)[n], given, f"{at}.{n}".lstrip(".")) for n in names}
-        return dataclasses.replace(after, **kept)
-    if isinstance(after, tuple) and isinstance(before, tuple):
-        if len(after) == len(before):
-            return tuple(_keep_given(b, a, given, f"{at}.{i}") for i, (b, a) in enumerate(zip(before, after)))
-        if any(name.startswith(f"{at}.") for name in given):  # places mean nothing among others
-            return before
-    return after
-
-
-def _as_fitted(asked: Any, then: Any, fits: Sequence[Any]) -> Any:
-    """`asked`, but with the values of `then` wherever one of the fits is another."""
-    if all(type(x) is type(asked) for x in (then, *fits)):
-        if dataclasses.is_dataclass(asked) and not isinstance(asked, type):
-            names = [f.name for f in dataclasses.fields(asked)]
-            return dataclasses.replace(
-                asked, **{n: _as_fitted(vars(asked)[n], vars(then)[n], [vars(x)[n] for x in fits]) for n in names}
-            )
-        if isinstance(asked, tuple) and {len(x) for x in (then, *fits)} == {len(asked)}:
-            return tuple(_as_fitted(a, b, list(x)) for a, b, *x in zip(asked, then, *fits))
-    return then if any(x != asked for x in fits) else asked
+def _with_stated(fitted: Any, asked: Any, stated: Set[str], at: str = "") -> Any:
+    """`fitted`, but with the values that the user stated."""
+    if at in stated:
+        return asked
+    if dataclasses.is_dataclass(fitted) and not isinstance(fitted, type) and type(asked) is type(fitted):
+        names = [f.name for f in dataclasses.fields(fitted)]
+        kept = {n: _with_stated(vars(fitted)[n], vars(asked)[n], stated, f"{at}.{n}".lstrip(".")) for n in names}
+        return dataclasses.replace(fitted, **kept)
+    if isinstance(fitted, tuple) and isinstance(asked, tuple):
+        if len(fitted) == len(asked):
+            return tuple(_with_stated(f, a, stated, f"{at}.{i}") for i, (f, a) in enumerate(zip(fitted, asked)))
+        if any(name.startswith(f"{at}.") for name in stated):  # places mean nothing among others
+            return asked
+    return fitted
 
 
 def all_views(cfg: Config, epochs: int) -> tuple[View, ...]:

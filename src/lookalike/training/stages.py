@@ -1,63 +1,45 @@
-"""Training: `pretrain(run)`, stage by stage. Lightning drives devices, precision and checkpoints."""
+"""Training: `pretrain(run)` is a sequence of stages, each a function whose result is the next one's input.
 
-import copy
-import dataclasses
-import io
-import os
+launch -> open data -> settle -> build -> restore -> fit -> finish. Lightning drives devices, precision and checkpoints.
+"""
+
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
-from pathlib import Path
-from typing import cast
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
-from lightning.pytorch import Callback
-from PIL.Image import Image
-from torch import nn
+from lightning.pytorch import Callback, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed, encoders, optimizers, processes
-from ..core import Method
-from ..data import Loader, lost
-from ..durations import seconds_of, spoken
-from ..files import nearest_folder, unused
-from ..image_options import Alpha
+from ..core import Config, Method
+from ..data import Loader, Source, lost
+from ..durations import spoken
 from ..methods.distill import Distill
 from ..printing import LONGEST_PATH, are, brief, counted, pasteable, say
 from ..progress import counting
-from ..runs import (
-    Diverged,
-    Folder,
-    Options,
-    Result,
-    Run,
-    check_same_time,
-    flat,
-    inputs,
-    method_name,
-    read_whole_yaml,
-    read_yaml,
-    run_text,
-    written_by,
-)
-from .callbacks import Compiling, FirstStep
-from .checkpoints import NOTHING, Checkpoints, find_checkpoint
+from ..runs import Diverged, Folder, Resolved, Result, Run, flat, method_name, written_by
+from .callbacks import Compiling
+from .checkpoints import NOTHING, Checkpoints, Found, find_checkpoint
+from .first_files import FirstFiles
 from .health import Remedies
 from .inputs import as_begun, listings_of, open_images, probe_of, with_system_folders
+from .launch import Launch, check_launch, launch, launched_rank
 from .looks import Health
 from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalise, teacher_memory, view_sheet
 from .module import Pretraining, Stream
-from .monitor import Monitor
-from .resolved import batch_words, launched_rank, own_settings, resolve
+from .monitor import Monitor, Probe
+from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
 from .start import other_version, say_start
-from .timing import MANY_EPOCHS, Measured, Pace, Speed
-from .trainer import make_trainer, of_loggers, quiet_lightning, undisturbed
+from .timed import Planned, measured, planned, time_as_begun
+from .timing import Pace, Speed
+from .trainer import make_trainer, quiet_lightning, undisturbed
 
 SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
 """Said where this process did not start the others."""
@@ -77,105 +59,167 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         Collapsed: all images get one feature, and `run.on_collapse` is "stop".
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
-    processes.follow_starter()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes go on without it where it is killed
-        processes.follow(os.getppid())
-    folder, rank, world = Folder(run.out), launched_rank(run), run.devices * run.nodes
-    launched = int(os.environ.get("WORLD_SIZE", world))
-    if launched != world or rank >= world:
-        raise ValueError(
-            f"This is process {rank} of {max(launched, rank + 1)} that were launched, but --devices {run.devices} and "
-            f"--nodes {run.nodes} make {world}. Give --devices (per node) and --nodes as they were launched."
-        )
-    if rank == 0:
-        folder.check(resume=run.resume, overwrite=run.overwrite)
-    if run.cache_dir is not None:
-        nearest_folder(Path(run.cache_dir), "--cache-dir")
-    teacher = vars(run.method).get("teacher")
-    for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
-        if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
-            raise ValueError(
-                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
-            )
-    if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
-        raise ValueError(
-            f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
-            "MASTER_ADDR says where the first one is."
-        )
-    with folder.held() if rank == 0 else nullcontext():
-        return _pretrain(run, callbacks, folder, rank, world)
+    check_launch(run)
+    with Folder(run.out).held() if launched_rank(run) == 0 else nullcontext():
+        return _pretrain(run, callbacks)
 
 
-def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int, world: int) -> Result:
+def _pretrain(run: Run, callbacks: Sequence[Callback]) -> Result:
     """`pretrain`, once the folder is this process's alone."""
-    if rank == 0:  # once more: another process may have had it in between
-        folder.check(resume=run.resume, overwrite=run.overwrite)
-    # a run that is there stays as it is until this one has made a step: much can fail before
-    later = rank == 0 and folder.run.is_file()
-    if later:
-        folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
-    before = read_yaml(folder.run) if run.resume else {}
-    if run.resume and run.alpha == "auto":  # as the run was begun
-        run = dataclasses.replace(run, alpha=cast(Alpha, before.get("alpha", run.alpha)))
-    run = _time_as_begun(run, folder, before)
+    opened = open_data(run, launch(run, callbacks))
+    built = build_networks(settle(opened))
+    ready = restore(built)
+    if ready.is_done:
+        folder = ready.launch.folder
+        epochs = ready.run.epochs
+        folder.say(f"All {counted(epochs, 'epoch')} {are(epochs)} done: nothing to resume. Ask for more with --epochs.")
+        return Result(folder.path, folder.rows())
+    return finish(fit(ready))
+
+
+def measure(run: Run, speed: Speed) -> None:
+    """Times the first steps of a run, by a training of its own; see `timed.measured`."""
+    measured(run, speed, pretrain)
+
+
+# ---------------------------------------------------------------- open data
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is asked, with a resumed run's options, and the images."""
+
+    launch: Launch
+    run: Run
+    source: Source
+
+
+def open_data(run: Run, launch: Launch) -> Opened:
+    """Opens the images; of a run that is resumed under the names that they had."""
+    if run.resume:
+        asked, before = run.time, launch.before
+        run = options_as_begun(run, begun_as(run, before), before)
+        run = time_as_begun(run, asked, launch.folder, before)
     source = open_images(run)
     if run.resume:
-        source = with_system_folders(folder, run, source)
+        source = with_system_folders(launch.folder, run, source)
     if len(source) < 2:
         raise ValueError(
             f"{brief(flat(run)['data'], LONGEST_PATH)} holds {len(source)} image; at least 2 are needed, and "
             "thousands to learn something."
         )
-    whole = read_whole_yaml(folder.run) if run.resume else {}
-    begun = inputs.read(folder.inputs) if run.resume else {}
-    source = as_begun(source, run, folder, before, begun)
-    asked = run.batch_size
-    run, planned, timed = _in_time(run, rank)
-    fits = run.fit
-    run, changes = resolve(run, len(source), before)
-    filling = counting(folder.say, f"{'cache':<12}", "images decoded") if rank == 0 else None
-    loader = make_loader(run, source, run.batch_size, rank, world, filling)
-    if run.batch_size // run.accumulate < 2:
+    return Opened(launch, run, as_begun(source, run, launch.folder, launch.before, launch.begun))
+
+
+# ---------------------------------------------------------------- settle
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What will be done."""
+
+    launch: Launch
+    run: Resolved
+    source: Source
+    plan: Planned
+    changes: list[str]
+    """A line per field of the method that was fitted to the data."""
+    batch: list[str]
+    """What is said of the batch."""
+    own: Config | None
+    """The method's configuration, had nobody stated anything."""
+    fits: bool
+    """Whether the run is fitted to its images."""
+
+
+def settle(opened: Opened) -> Settled:
+    """From what is asked to what will be done: epochs by the time, and all that follows from data and machine."""
+    launch, source = opened.launch, opened.source
+    plan = planned(opened.run, launch.is_first, measure)
+    asked = plan.run
+    run, changes = resolve(asked, len(source), launch.before)
+    batch = batch_words(asked.batch_size, run.batch_size, len(source))
+    own = own_settings(run, len(source), asked.fit)
+    return Settled(launch, run, source, plan, changes, batch, own, asked.fit)
+
+
+# ---------------------------------------------------------------- build
+
+
+@dataclass(frozen=True)
+class Built:
+    """The networks, untrained, and the loader of images."""
+
+    settled: Settled
+    loader: Loader
+    method: Method
+
+
+def build_networks(settled: Settled) -> Built:
+    """Builds loader, method and, to see whether it can be, its optimizer: before a file is written."""
+    run, launch = settled.run, settled.launch
+    filling = counting(launch.folder.say, f"{'cache':<12}", "images decoded") if launch.is_first else None
+    loader = make_loader(run, settled.source, run.batch_size, launch.rank, launch.world, filling)
+    at_once = run.batch_size // run.accumulate
+    if at_once < 2:
         raise ValueError(
-            f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {run.batch_size // run.accumulate} "
+            f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {at_once} "
             "image at a time; nothing can be learnt without others to compare with. Give at least 2."
         )
-    check_bank(run, rank)
-    method = build(run)
-    own = run.batch_size // run.accumulate // world
+    check_bank(run, launch.rank)
+    method, own = build(run), at_once // launch.world
     if not run.method.needs.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
         raise ValueError(
-            f"--batch-size {run.batch_size} leaves {own} image at a time to each of {world} processes, and in "
-            f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size {2 * world * run.accumulate} or "
-            "more, or fewer --devices."
+            f"--batch-size {run.batch_size} leaves {own} image at a time to each of {launch.world} processes, and in "
+            f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size "
+            f"{2 * launch.world * run.accumulate} or more, or fewer --devices."
         )
-    optimizers.build(
-        method, run.method.optim, run.batch_size, fused=False
-    )  # whatever is wrong with it, before a file is made
-    found = find_checkpoint(folder, run, before, source, begun) if run.resume else None
-    if run.resume and rank == 0:
-        encoders.mend_card(folder, folder.say)
-    opened = of_loggers(folder, run)
+    optimizers.build(method, run.method.optim, run.batch_size, fused=False)
+    return Built(settled, loader, method)
 
-    def begin() -> None:
-        """Writes the first files, where an old run's were."""
-        for path in found.unreadable if found else ():
-            path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
-        if run.resume:
-            folder.cut_metrics(found.step if found else -1)
-        files = {folder.run: run_text(run, whole).encode()}
-        if picture is not None:
-            files[folder.views] = _png(picture)
-        if listings:
-            files[folder.inputs] = inputs.packed(listings)
-        folder.claim(resume=run.resume, files=files, keep=of_loggers(folder, run) - opened)
 
-    module = Pretraining(method, run, loader, folder, begin if later else None)
-    if found is not None and found.step >= module.steps:
-        folder.say(
-            f"All {counted(run.epochs, 'epoch')} {are(run.epochs)} done: nothing to resume. Ask for more with --epochs."
-        )
-        return Result(folder.path, folder.rows())
+# ---------------------------------------------------------------- restore
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A training that can begin, or go on."""
+
+    settled: Settled
+    module: Pretraining
+    found: Found | None
+    """The checkpoint that it goes on from."""
+    origin: str
+    """Whose weights it starts from, in words."""
+    probe: Probe | None
+    files: FirstFiles
+
+    @property
+    def launch(self) -> Launch:
+        return self.settled.launch
+
+    @property
+    def run(self) -> Resolved:
+        return self.settled.run
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the checkpoint is of the last step."""
+        return self.found is not None and self.found.step >= self.module.steps
+
+
+def restore(built: Built) -> Ready:
+    """Finds what the training goes on from, or gives the networks the weights that it starts from."""
+    settled, method = built.settled, built.method
+    launch, run, source = settled.launch, settled.run, settled.source
+    found = find_checkpoint(launch.folder, run, launch.before, source, launch.begun) if run.resume else None
+    if run.resume and launch.is_first:
+        encoders.mend_card(launch.folder, launch.folder.say)
+    files = FirstFiles(launch, run, found)
+    module = Pretraining(method, run, built.loader, launch.folder, files.write if launch.replaces else None)
+    ready = Ready(settled, module, found, "", None, files)
+    if ready.is_done:
+        return ready
     if found is None:
         normalise(method.backbone, run, source)
     else:
@@ -184,104 +228,154 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     method.before_training()
     if isinstance(method, Distill):
         method.memory = teacher_memory(run, source, method)
-    probe, listings = None, dict[str, bytes]()
-    if rank == 0:
-        probe = probe_of(run, folder, before, begun)
-        listings = listings_of(run, folder, before, begun, source, probe, found is not None)
+    probe = None
+    if launch.is_first:
+        probe = probe_of(run, launch.folder, launch.before, launch.begun)
+        files.listings = listings_of(run, launch.folder, launch.before, launch.begun, source, probe, found is not None)
+    return Ready(settled, module, found, origin, probe, files)
 
-    def clear_loggers() -> None:
-        """Removes what loggers wrote where no step was made."""
-        if module.begin is not None or (rank == 0 and trainer.global_step == 0):
-            for path in sorted(of_loggers(folder, run) - opened, reverse=True):
-                with suppress(OSError):
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def give_up(error: Exception) -> None:
-        """Notes an error, and removes a run that did not begin."""
-        clear_loggers()
-        if rank == 0:
-            with suppress(OSError):  # it must not hide the error itself
-                if folder.run.is_file():
-                    folder.note(f"error: {error}")
-            with suppress(OSError):
-                if trainer.global_step == 0 and not later:
-                    folder.abandon()
+# ---------------------------------------------------------------- fit
 
-    def alone(ended: processes.Ended) -> None:
-        """Ends this process without its main thread, which waits for another one that is gone."""
-        error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
-        if ended.stopped:
-            folder.say(str(error))
-            processes.end(ended.stopped)
-        give_up(error)
-        say(f"error: {error}", sys.stderr)
-        processes.end(1)
 
-    watch = processes.Watch(rank, world, alone)
-    signals = Signals(watch)
-    saver = Checkpoints(folder, run, signals)
-    health = Health(source, run, method.backbone) if rank == 0 and run.method.needs.watch_features else None
-    remedies = Remedies.of(run, own_settings(run, len(source), fits), method.diagnose(), fits)
-    monitor = Monitor(folder, run, loader, probe, health, remedies, quiet=rank != 0)
+@dataclass(frozen=True)
+class Fitted:
+    """A training that has ended, or was stopped."""
 
-    def correct(seconds: float) -> None:
-        """Says that a training with a time takes another one."""
-        if rank == 0:
-            label = "WARNING" if planned is not None and seconds > planned else "time"
-            folder.say(
-                f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(planned or 0)} as was expected. "
-                f"It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end."
-            )
+    ready: Ready
+    monitor: Monitor
+    signals: Signals
 
-    with quiet_lightning(), undisturbed():
-        timers: list[Callback] = [Compiling(folder)] if run.compile else []
-        if planned is not None:
-            timers.append(Pace(planned, correct))
-        trainer = make_trainer(run, folder, [signals, *timers, *callbacks, monitor, saver])
-    picture = view_sheet(run, source, method.backbone) if rank == 0 and found is None else None
-    if rank == 0 and not later:  # all that can be known to fail has been tried
-        begin()
+
+def fit(ready: Ready) -> Fitted:
+    """Trains."""
+    run, launch, module, loader = ready.run, ready.launch, ready.module, ready.module.loader
+    signals = Signals(processes.Watch(launch.rank, launch.world, lambda ended: _end_alone(ready, trainer, ended)))
+    monitor = _monitor(ready)
+    trainer = _trainer(ready, signals, monitor)
+    if launch.is_first:
+        if ready.found is None:
+            ready.files.picture = view_sheet(run, ready.settled.source, module.method.backbone)
+        if not launch.replaces:  # all that can be known to fail has been tried
+            ready.files.write()
     try:
-        if rank == 0:
-            batch = [*timed, *batch_words(asked, run.batch_size, len(source))]
-            say_start(folder, run, source, module, origin, changes, found, batch)
-            if found is not None and (line := other_version(written_by(whole), run)):
-                folder.say(line)
-        if world > 1 and run.method.needs.sync_batchnorm:
-            distributed.convert(method)
+        if launch.is_first:
+            _say_start(ready)
+        if launch.world > 1 and run.method.needs.sync_batchnorm:
+            distributed.convert(module.method)
         if run.compile:
-            compile_parts(method)
-        with quiet_lightning(), signals.put_back(), watch if world > 1 else nullcontext():
-            trainer.fit(module, Stream(loader, run.epochs), ckpt_path=str(found.path) if found else None)
+            compile_parts(module.method)
+        with quiet_lightning(), signals.put_back(), signals.watch if launch.world > 1 else nullcontext():
+            path = str(ready.found.path) if ready.found else None
+            trainer.fit(module, Stream(loader, run.epochs), ckpt_path=path)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning answers it
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        if world > 1 and _is_disconnection(error):
-            ended = watch.ended(processes.GRACE_SECONDS)
-            if ended is None and processes.started_by_another():
-                time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
-            gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
-            if ended is not None and ended.stopped:
-                folder.say(str(gone))
-                raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
-            give_up(gone)
-            raise gone from error
-        give_up(error)
-        if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
-            raise lost(error, loader.workers) from error
-        raise
+        _raise_as_known(ready, trainer, signals.watch, error)
     finally:
         loader.close()
-        clear_loggers()
-    is_part = any(isinstance(each, FirstStep) and each.part for each in callbacks)
+        ready.files.clear_loggers(trainer.global_step)
+    return Fitted(ready, monitor, signals)
+
+
+def _monitor(ready: Ready) -> Monitor:
+    settled, launch, method = ready.settled, ready.launch, ready.module.method
+    watched = launch.is_first and settled.run.method.needs.watch_features
+    health = Health(settled.source, settled.run, method.backbone) if watched else None
+    remedies = Remedies.of(settled.run, settled.own, method.diagnose(), settled.fits)
+    loader = ready.module.loader
+    return Monitor(launch.folder, settled.run, loader, ready.probe, health, remedies, quiet=not launch.is_first)
+
+
+def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
+    """Lightning's trainer. Signals are noted first, and checkpoints are saved once the monitor has its verdict."""
+    run, launch, plan = ready.run, ready.launch, ready.settled.plan
+
+    def correct(seconds: float) -> None:
+        """Says that a training with a time takes another one."""
+        if launch.is_first:
+            label = "WARNING" if plan.seconds is not None and seconds > plan.seconds else "time"
+            launch.folder.say(
+                f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(plan.seconds or 0)} as was "
+                f"expected. It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end."
+            )
+
+    saver = Checkpoints(launch.folder, run, signals)
+    with quiet_lightning(), undisturbed():
+        timers: list[Callback] = [Compiling(launch.folder)] if run.compile else []
+        if plan.seconds is not None:
+            timers.append(Pace(plan.seconds, correct))
+        return make_trainer(run, launch.folder, [signals, *timers, *launch.callbacks, monitor, saver])
+
+
+def _say_start(ready: Ready) -> None:
+    settled, folder = ready.settled, ready.launch.folder
+    batch = [*settled.plan.lines, *settled.batch]
+    say_start(folder, ready.run, settled.source, ready.module, ready.origin, settled.changes, ready.found, batch)
+    if ready.found is not None and (line := other_version(written_by(ready.launch.whole), ready.run)):
+        folder.say(line)
+
+
+def _end_alone(ready: Ready, trainer: Trainer, ended: processes.Ended) -> None:
+    """Ends this process without its main thread, which waits for another one that is gone."""
+    folder = ready.launch.folder
+    error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
+    if ended.stopped:
+        folder.say(str(error))
+        processes.end(ended.stopped)
+    ready.files.give_up(error, trainer.global_step)
+    say(f"error: {error}", sys.stderr)
+    processes.end(1)
+
+
+def _raise_as_known(ready: Ready, trainer: Trainer, watch: processes.Watch, error: Exception) -> NoReturn:
+    """Raises an error of a training as what caused it: another process that is gone, or a process that loads images."""
+    launch, folder = ready.launch, ready.launch.folder
+    if launch.world > 1 and _is_disconnection(error):
+        ended = watch.ended(processes.GRACE_SECONDS)
+        if ended is None and processes.started_by_another():
+            time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
+        gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
+        if ended is not None and ended.stopped:
+            folder.say(str(gone))
+            raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
+        ready.files.give_up(gone, trainer.global_step)
+        raise gone from error
+    ready.files.give_up(error, trainer.global_step)
+    if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
+        raise lost(error, ready.module.loader.workers) from error
+    raise error
+
+
+def _is_disconnection(error: BaseException | None) -> bool:
+    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
+    if isinstance(error, torch.distributed.DistError):
+        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
+    else:
+        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
+    return gone or (error is not None and _is_disconnection(error.__cause__))
+
+
+# ---------------------------------------------------------------- finish
+
+
+def finish(fitted: Fitted) -> Result:
+    """Says how the training ended.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: a signal stopped it.
+        Diverged: it came to nothing.
+    """
+    ready, monitor, signals = fitted.ready, fitted.monitor, fitted.signals
+    module, launch, folder = ready.module, ready.launch, ready.launch.folder
     if signals.caught is not None and module.done_steps < module.steps:
-        if rank != 0:
-            raise SystemExit(0)  # rank 0 tells how it ended
+        if not launch.is_first:
+            raise SystemExit(0)  # the first process tells how it ended
         folder.say(
             f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
-            + ("" if is_part else f"\nGo on with: {folder.resume_command()}")
+            + ("" if launch.is_part else f"\nGo on with: {folder.resume_command()}")
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
@@ -292,106 +386,11 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             "at the images "
             "(lookalike check), and try a lower --optim.lr or the method's own settings."
         )
-    if rank == 0:
-        _say_end(folder, loader, monitor.summary(module), method, is_part)
+    if launch.is_first:
+        _say_end(folder, module.loader, monitor.summary(module), module.method, launch.is_part)
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
-
-
-def measure(run: Run, speed: Speed) -> None:
-    """Times the first steps of a run, by a training of its own in the folder `run.out`, which is removed then.
-
-    Of the run itself nothing is touched: not its folder, and no module of the user's.
-
-    Raises:
-        Exception: what its training would raise before it is measured.
-    """
-    backbone = copy.deepcopy(run.backbone) if isinstance(run.backbone, nn.Module) else run.backbone
-    alone = dataclasses.replace(
-        run, backbone=backbone, epochs=MANY_EPOCHS, time=None, save_every=MANY_EPOCHS, logger="none", resume=False,
-        overwrite=False,
-    )  # fmt: skip
-    try:
-        with redirect_stdout(io.StringIO()):
-            pretrain(alone, [speed])
-    except Measured:
-        pass
-    finally:
-        shutil.rmtree(run.out, ignore_errors=True)
-
-
-def _time_as_begun(run: Run, folder: Folder, before: Mapping[str, object]) -> Run:
-    """A resumed run with the epochs that its time came to; with more epochs its time says nothing any more.
-
-    Raises:
-        ValueError: another time is asked for than the run began with.
-    """
-    if not run.resume:
-        return run
-    then, epochs = before.get("time"), cast("int", before.get("epochs", run.epochs))
-    check_same_time(folder.path, then, run.time)
-    if run.time is not None and "epochs" not in run.given and run.epochs == Options.epochs:
-        run = dataclasses.replace(run, epochs=epochs)
-    return dataclasses.replace(run, time=cast("str | None", then) if run.epochs == epochs else None)
-
-
-def _in_time(run: Run, rank: int) -> tuple[Run, float | None, list[str]]:
-    """Settles the epochs of a run that has a time, by its speed.
-
-    Returns the run, the seconds that it is to take, and lines that say so.
-    """
-    if run.time is None:
-        return run, None, []
-    seconds = seconds_of(run.time)
-    if not run.to_be_timed:
-        words = f"time        {counted(run.epochs, 'epoch')}: what {run.time} came to when the run began"
-        again = "" if run.resume else f". {pasteable('--time', run.time)} measures the speed of now"
-        return run, seconds, [words + again]
-    if run.epochs != Options.epochs:
-        raise ValueError(
-            f"time is {run.time} and epochs {run.epochs}: they exclude each other. Give the time of the training, or "
-            "its epochs."
-        )
-    if rank == 0:
-        say(f"Measuring the speed of {method_name(run.method)}, for {run.time} of training ...")
-    speed = Speed(seconds)
-    try:
-        measure(dataclasses.replace(run, out=tempfile.mkdtemp(prefix="lookalike-speed-")), speed)
-    except (KeyboardInterrupt, SystemExit):
-        if rank == 0:
-            say("Stopped while the speed was measured: the training had not begun.")
-        raise
-    except Diverged as error:
-        raise Diverged(
-            "The first steps, which the speed is measured by, had no finite gradients: the training was not begun. "
-            "Try a lower --optim.lr, or give --epochs in the place of --time to keep what led to it."
-        ) from error
-    epochs = speed.epochs_in(seconds)
-    run = dataclasses.replace(run, epochs=epochs, given=(*run.given, "epochs"))
-    run.check_frozen()
-    lines = [f"time        {speed.words(epochs, f'about {run.time}')} (measured before the first step)"]
-    if (one := speed.seconds(1)) > seconds:
-        lines.append(
-            f"WARNING     one epoch takes about {spoken(one)}, longer than --time {run.time}. It is made whole, so "
-            "that every schedule comes to its end. Give a longer --time, or fewer images."
-        )
-    return run, speed.seconds(epochs), lines
-
-
-def _png(picture: Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
-
-
-def _is_disconnection(error: BaseException | None) -> bool:
-    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
-    if isinstance(error, torch.distributed.DistError):
-        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
-    else:
-        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
-    return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
 def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_part: bool) -> None:

@@ -9,7 +9,7 @@ from ..data import Source, warnings_about
 from ..devices import default_device
 from ..foreign import is_tag
 from ..printing import LONGEST_PATH, brief, counted, printable, spanned
-from ..runs import Folder, Run, command_line, flat, method_name, version
+from ..runs import Folder, Resolved, command_line, flat, method_name, version
 from .checkpoints import Found
 from .module import Pretraining
 from .resolved import all_views, facts
@@ -46,7 +46,7 @@ def _classes(source: Source, views: int) -> list[str]:
 
 
 def say_start(
-    folder: Folder, run: Run, source: Source, module: Pretraining, origin: str, changes: list[str],
+    folder: Folder, run: Resolved, source: Source, module: Pretraining, origin: str, changes: list[str],
     found: Found | None, batch: list[str],
 ) -> None:  # fmt: skip
     method, cfg = module.method, run.method
@@ -93,7 +93,7 @@ def say_start(
         folder.say(line)
 
 
-def _choices(run: Run, backbone: backbones.Backbone) -> set[str]:
+def _choices(run: Resolved, backbone: backbones.Backbone) -> set[str]:
     """The options of a run that its images may ask for; see `warnings_about`."""
     if run.init is None and isinstance(run.backbone, str):
         return {"alpha", "channels"} | ({"normalise"} if run.normalise == "imagenet" else set())
@@ -101,7 +101,7 @@ def _choices(run: Run, backbone: backbones.Backbone) -> set[str]:
     return {"alpha", "scale"} if max(backbone.mean) > 0.25 else {"alpha"}
 
 
-def other_version(before: str, run: Run) -> str:
+def other_version(before: str, run: Resolved) -> str:
     """A line for a run that was begun by another version; else ""."""
     now = version()
     if before in ("", now):
@@ -113,7 +113,7 @@ def other_version(before: str, run: Run) -> str:
     )
 
 
-def _frozen(run: Run) -> list[str]:
+def _frozen(run: Resolved) -> list[str]:
     """Says how long the encoder stays as it is, and what of it."""
     if not run.frozen_epochs:
         return []
@@ -123,7 +123,7 @@ def _frozen(run: Run) -> list[str]:
     ]
 
 
-def _left_out(run: Run) -> list[str]:
+def _left_out(run: Resolved) -> list[str]:
     """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
     lines = []
     own = isinstance(run.backbone, nn.Module) and (

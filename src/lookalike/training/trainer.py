@@ -23,7 +23,7 @@ from lightning.pytorch.trainer.connectors import callback_connector
 from .. import processes
 from ..devices import default_device
 from ..places import check_logger
-from ..runs import Folder, Run, flat
+from ..runs import Folder, Resolved, flat
 from .checkpoints import TorchFile
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] = {
@@ -34,7 +34,7 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] =
 }
 
 
-def of_loggers(folder: Folder, run: Run) -> set[Path]:
+def of_loggers(folder: Folder, run: Resolved) -> set[Path]:
     """The files and folders that a run's logger made in its folder."""
     root = folder.path / run.logger
     if run.logger == "none" or root.is_symlink() or not root.is_dir():
@@ -43,8 +43,8 @@ def of_loggers(folder: Folder, run: Run) -> set[Path]:
     return {root, *(path for path in made if path.exists())}
 
 
-def make_trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
-    precision = PRECISIONS[run.precision or "fp32"]
+def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Trainer:
+    precision = PRECISIONS[run.precision]
     device = default_device().type
     if device == "cuda" and run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
@@ -132,7 +132,7 @@ def not_taken() -> list[str]:
     return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
 
 
-def _loggers(run: Run, folder: Folder) -> list[Logger]:
+def _loggers(run: Resolved, folder: Folder) -> list[Logger]:
     if run.logger == "none":
         return []
     check_logger(run.logger)

@@ -1,0 +1,100 @@
+"""What a process knows before anything is opened: its place among others, the folder, and what is in it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from .. import encoders, processes
+from ..files import nearest_folder
+from ..runs import Folder, Run, inputs, read_whole_yaml, read_yaml
+from .callbacks import FirstStep
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A process of a training, and the folder as it was found."""
+
+    folder: Folder
+    rank: int
+    world: int
+    callbacks: Sequence[Callback]
+    """The user's own."""
+    replaces: bool
+    """Whether a run is there. It stays as it is until this one has made a step: much can fail before."""
+    before: Mapping[str, object]
+    """`run.yaml` of a run that is resumed, with its paths located; else empty."""
+    whole: Mapping[str, object]
+    """All that stands in it, as it stands there."""
+    begun: Mapping[str, bytes]
+    """What it kept of its inputs; see `runs.inputs`."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the training is a part of something that says by itself how to go on."""
+        return any(isinstance(each, FirstStep) and each.part for each in self.callbacks)
+
+
+def launched_rank(run: Run) -> int:
+    """This process's rank before torch.distributed runs, as torchrun, Lightning's launcher or Slurm tell it."""
+    told = os.environ
+    if "RANK" in told:
+        return int(told["RANK"])
+    if "LOCAL_RANK" in told or "NODE_RANK" in told:
+        return int(told.get("NODE_RANK", 0)) * run.devices + int(told.get("LOCAL_RANK", 0))
+    return int(told.get("SLURM_PROCID", 0))
+
+
+def check_launch(run: Run) -> None:
+    """Refuses what can be known to fail before anything is opened.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: the folder, or how the processes were started.
+    """
+    processes.follow_starter()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes go on without it where it is killed
+        processes.follow(os.getppid())
+    rank, world = launched_rank(run), run.devices * run.nodes
+    launched = int(os.environ.get("WORLD_SIZE", world))
+    if launched != world or rank >= world:
+        raise ValueError(
+            f"This is process {rank} of {max(launched, rank + 1)} that were launched, but --devices {run.devices} and "
+            f"--nodes {run.nodes} make {world}. Give --devices (per node) and --nodes as they were launched."
+        )
+    if rank == 0:
+        Folder(run.out).check(resume=run.resume, overwrite=run.overwrite)
+    if run.cache_dir is not None:
+        nearest_folder(Path(run.cache_dir), "--cache-dir")
+    teacher = vars(run.method).get("teacher")
+    for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
+        if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
+            raise ValueError(
+                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
+            )
+    if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
+        raise ValueError(
+            f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
+            "MASTER_ADDR says where the first one is."
+        )
+
+
+def launch(run: Run, callbacks: Sequence[Callback]) -> Launch:
+    """Looks at the folder, once it is this process's alone."""
+    folder, rank = Folder(run.out), launched_rank(run)
+    if rank == 0:  # once more: another process may have had it in between
+        folder.check(resume=run.resume, overwrite=run.overwrite)
+    replaces = rank == 0 and folder.run.is_file()
+    if replaces:
+        folder.wait(folder.metrics, *(() if run.resume else (folder.log,)))
+    return Launch(
+        folder, rank, run.devices * run.nodes, callbacks, replaces,
+        before=read_yaml(folder.run) if run.resume else {},
+        whole=read_whole_yaml(folder.run) if run.resume else {},
+        begun=inputs.read(folder.inputs) if run.resume else {},
+    )  # fmt: skip
