@@ -21,7 +21,7 @@ import torch
 from lookalike import backbones
 from lookalike.backbones import Backbone
 from lookalike.catalogue import PIXELS, TABLE, installed
-from lookalike.evaluation.side_by_side import gflops
+from lookalike.commands.teacher_student import gflops
 from lookalike.files import atomic
 
 COLUMNS = ("name", "parameters", "gflop", "dim")

@@ -28,10 +28,10 @@ from rows import append
 import lookalike
 from lookalike import training
 from lookalike.backbones import Backbone
+from lookalike.commands.distill import Says
+from lookalike.commands.teacher_student import gflops, mean_cosine, overlap
 from lookalike.data import Subset, open_source
-from lookalike.distilling import Says
 from lookalike.evaluation import evaluate, features, with_statistics
-from lookalike.evaluation.side_by_side import gflops, mean_cosine, overlap
 from lookalike.label_free import effective_rank
 from lookalike.methods import SELF_SUPERVISED, Distill, get_method
 from lookalike.random import permutation

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lookalike import training
 from lookalike.backbones import Backbone
-from lookalike.comparing.costs import energy, peak_bytes, reset_peak
+from lookalike.commands.compare.cost_meter import energy, peak_bytes, reset_peak
 from lookalike.core import Config
 from lookalike.data import decode
 from lookalike.evaluation import knn, linear

@@ -16,7 +16,7 @@ from photographs import photographs
 from step_overhead import Turns
 
 from lookalike import training
-from lookalike.comparing.costs import gflops_per_image
+from lookalike.commands.compare.cost_meter import gflops_per_image
 from lookalike.core import Config
 from lookalike.methods import get_method
 from lookalike.runs import Run

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike import backbones, catalogue, cli
 from lookalike.catalogue import Cost, chosen, lines
-from lookalike.evaluation.side_by_side import gflops
+from lookalike.commands.teacher_student import gflops
 
 
 @pytest.mark.parametrize("name", ["resnet18", "pit_ti_224", "test_vit", "torchvision/squeezenet1_1"])

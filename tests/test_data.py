@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lookalike import random
+from lookalike.commands.check import look
 from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_maybe_labelled, open_source
 from lookalike.data import decoding as decoding_module
 from lookalike.data import reading as reading_module
 from lookalike.data import resident as resident_module
-from lookalike.data.checking import look
 from lookalike.data.order import Order
 from lookalike.evaluation.features import features
 from lookalike.images import pack, starts

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders, training
 from lookalike.backbones import Backbone
+from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.evaluation import (
     FROZEN,
@@ -42,16 +43,15 @@ from lookalike.evaluation import (
     retrieve,
     save_features,
 )
-from lookalike.evaluation.doubts import doubts, missing_classes, swapped
+from lookalike.evaluation.extractor import Reader, untrained
+from lookalike.evaluation.few_labels import drawn, listed
+from lookalike.evaluation.label_checks import doubts, missing_classes, swapped
 from lookalike.evaluation.linear import DINOV2, Settings, _train
 from lookalike.evaluation.logistic import PENALTIES
-from lookalike.evaluation.measures import pooled
+from lookalike.evaluation.metrics import pooled
 from lookalike.evaluation.neighbours import tied
-from lookalike.evaluation.reading import Reader, untrained
 from lookalike.evaluation.retrieval import RANKS, _expected
-from lookalike.evaluation.semi import drawn, listed
 from lookalike.methods.simclr import SimCLR
-from lookalike.pictures import show
 from lookalike.runs import Folder, Run
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -603,7 +603,7 @@ def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lookalike.evaluation.keeping.Kept.keep", full)
+    monkeypatch.setattr("lookalike.evaluation.feature_cache.Kept.keep", full)
     said: list[str] = []
     (entry,) = evaluate(run, labelled / "train", labelled / "test", protocols=["knn"], say=said.append)
     assert entry.train_images == 32
@@ -690,7 +690,7 @@ def test_wrongly_ordered_labels_are_reported(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("pool", ["average", "class+average", "last4"])
 def test_parts_of_a_transformer_stand_for_an_image(pool: str) -> None:
-    from lookalike.evaluation.reading import _Part
+    from lookalike.evaluation.extractor import _Part
 
     model = backbones.create("test_vit", image_size=32).eval()
     if pool == "last4":

@@ -38,11 +38,11 @@ from support.place import Place
 
 import lookalike
 from lookalike import training
+from lookalike.commands.evaluate_trained import trained_scores
 from lookalike.data import decode, open_source, statistics
 from lookalike.data.answers import Answers
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
-from lookalike.evaluation.trained import trained_scores
 from lookalike.runs import Options
 
 

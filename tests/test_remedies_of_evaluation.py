@@ -49,9 +49,9 @@ from lookalike.evaluation import (
     record,
     save_features,
 )
-from lookalike.evaluation.doubts import doubts
+from lookalike.evaluation.few_labels import listed
+from lookalike.evaluation.label_checks import doubts
 from lookalike.evaluation.neighbours import nearest
-from lookalike.evaluation.semi import listed
 from lookalike.health import Course, Remedies, Seen, ruined
 from lookalike.looks import NAMES, Change, Neighbours
 from lookalike.places import check_logger, check_suffix

@@ -182,7 +182,7 @@ def _compiled(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
 def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -> tuple[np.ndarray, np.ndarray]:
     """What one thread does: similarities and places, both (Q, k)."""
     from ..numba_cache import first_call
-    from .heaps import invert_lengths, keep_largest
+    from .topk import invert_lengths, keep_largest
 
     best = np.full((len(queries), k), -np.inf, np.float32)
     places = np.zeros((len(queries), k), np.int64)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .features import Features
+from .few_labels import DRAWS, INVERSE_PENALTY, SHARES, few_labels
 from .knn import knn
 from .linear import DINOV2, linear
 from .logistic import HELD_OUT, ITERATIONS, logistic
-from .measures import Measures, interval, interval_of_draws, measures, pooled
+from .metrics import Measures, interval, interval_of_draws, measures, pooled
 from .records import Entry
 from .retrieval import retrieve
-from .semi import DRAWS, INVERSE_PENALTY, SHARES, few_labels
 
 FROZEN = {
     "knn": "weighted votes of the 20 nearest training images",

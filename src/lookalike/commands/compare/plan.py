@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..durations import spoken
-from ..printing import counted
+from ...durations import spoken
+from ...printing import counted
 
 
 def total_of(seconds: Mapping[str, float | None], left: Mapping[str, int]) -> tuple[float, bool]:

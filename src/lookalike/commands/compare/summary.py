@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ..printing import are, counted
+from ...printing import are, counted
 from .ranking import (
     Difference,
     Rank,

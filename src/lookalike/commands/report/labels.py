@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..printing import counted
+from ...printing import counted
 
 Kind = Literal["number", "percent", "count"]
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ..data import Source
+from ...data import Source
 
 
 def shared_images(source: Source, tests: Mapping[str, Source]) -> dict[str, int]:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..data import Source
-from ..evaluation.features import crop
-from ..images import promote
-from ..printing import counted
-from ..views import black_and_white
+from ...data import Source
+from ...evaluation.features import crop
+from ...images import promote
+from ...printing import counted
+from ...views import black_and_white
 
 NEIGHBOURS = 8
 """Nearest images that are kept of each one."""
@@ -124,7 +124,7 @@ def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, obj
 
     The crop is the one that the encoder sees: the middle.
     """
-    from ..data import BrokenImage
+    from ...data import BrokenImage
 
     per_sheet, urls = COLUMNS * COLUMNS, []
     limits: tuple[float, float] | None = None

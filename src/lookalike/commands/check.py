@@ -16,17 +16,17 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..data.decoding import BrokenImage
+from ..data.errors import UNSUPPORTED
+from ..data.near import SIDE, near_pairs, thumbnail
+from ..data.pair_sheet import Twins, pair_sheet
+from ..data.reading import stream
+from ..data.remarks import ALL, left_out, unused
+from ..data.sources import Source
+from ..data.suspects import blank, same_stems
 from ..images import Levels, levels, moments, promote
 from ..printing import are, counted, size_of, spanned
 from ..progress import counting
-from .decoding import BrokenImage
-from .errors import UNSUPPORTED
-from .near import SIDE, near_pairs, thumbnail
-from .pair_sheet import Twins, pair_sheet
-from .reading import stream
-from .remarks import ALL, left_out, unused
-from .sources import Source
-from .suspects import blank, same_stems
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20

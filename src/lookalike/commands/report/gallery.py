@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import encoders, pictures
-from ..backbones import Backbone
-from ..data import Data, Source, Subset, open_maybe_labelled, open_source
-from ..evaluation.features import features
-from ..evaluation.judging import embed
-from ..evaluation.reading import opened
-from ..printing import counted
-from ..progress import counting
-from ..random import permutation
-from ..runs import Folder
-from . import embedding_map
-from .gathering import Content
+from ... import encoders
+from ...backbones import Backbone
+from ...data import Data, Source, Subset, open_maybe_labelled, open_source
+from ...evaluation.extractor import opened
+from ...evaluation.features import features
+from ...printing import counted
+from ...progress import counting
+from ...random import permutation
+from ...runs import Folder
+from .. import show
+from ..evaluate import embed
+from . import projection
+from .run_data import Content
 
 DRAWN = 4
 """Images whose attention and patches are drawn."""
-DRAWABLE: tuple[pictures.What, ...] = ("attention", "pca")
+DRAWABLE: tuple[show.What, ...] = ("attention", "pca")
 """Pictures that are drawn for a page where the run's folder has none."""
 FINEST = 5
 """Patches a side below which their colours show nothing."""
@@ -78,22 +79,22 @@ class Gallery:
             places = made.index.tolist()
         if len(places) > 2000:
             self.say(f"map: placing {counted(len(places), 'image')}")
-        place = embedding_map.placed(made.features)
+        place = projection.placed(made.features)
         labels = None if source.labels is None else source.labels[places]
         classes = list(source.classes or ())
-        wanted = len(classes) if classes else embedding_map.CLUSTERS
-        groups = min(wanted, embedding_map.MOST_CLUSTERS, max(1, len(places) // 4))
-        nearest = embedding_map.neighbours(made.features)
+        wanted = len(classes) if classes else projection.CLUSTERS
+        groups = min(wanted, projection.MOST_CLUSTERS, max(1, len(places) // 4))
+        nearest = projection.neighbours(made.features)
         key = (os.fspath(data) if isinstance(data, str | os.PathLike) else str(id(data)), model.channels, tuple(places))
         if key not in self._known:
             self._known[key] = len(self.sets)
-            tile = min(embedding_map.TILE, model.image_size)
+            tile = min(projection.TILE, model.image_size)
             self.sets.append(
                 {
                     "names": [source.name(i) for i in places],
                     "classes": classes,
-                    "labels": None if labels is None else embedding_map.encoded(labels.numpy().astype(np.uint32)),
-                    "sheets": embedding_map.sheets(source, places, tile),
+                    "labels": None if labels is None else projection.encoded(labels.numpy().astype(np.uint32)),
+                    "sheets": projection.sheets(source, places, tile),
                     "of": str(data) if isinstance(data, str | os.PathLike) else type(data).__name__,
                     "all": len(source),
                 }
@@ -102,10 +103,10 @@ class Gallery:
             {
                 "run": name,
                 "images": self._known[key],
-                "xy": embedding_map.encoded(place.xy),
-                "near": embedding_map.encoded(nearest),
+                "xy": projection.encoded(place.xy),
+                "near": projection.encoded(nearest),
                 "nearCount": nearest.shape[1],
-                "clusters": embedding_map.encoded(embedding_map.clusters(made.features, groups)),
+                "clusters": projection.encoded(projection.clusters(made.features, groups)),
                 "how": place.how,
                 "left": len(made.broken),
             }
@@ -137,7 +138,7 @@ def picture(path: Path) -> str:
         rgb = rgb.resize((factor * rgb.width, factor * rgb.height), Image.Resampling.NEAREST)
     if rgb.width > WIDEST:
         rgb = rgb.resize((WIDEST, round(rgb.height * WIDEST / rgb.width)), Image.Resampling.LANCZOS)
-    return embedding_map.data_uri(rgb, quality=85)
+    return projection.data_uri(rgb, quality=85)
 
 
 def found_pictures(folder: Path) -> dict[str, Path]:
@@ -166,15 +167,15 @@ def run_pictures(folder: Path, data: Data | None, say: Say) -> list[Content]:
     ]
 
 
-def _drawn(folder: Path, data: Data, names: list[pictures.What]) -> dict[str, str]:
+def _drawn(folder: Path, data: Data, names: list[show.What]) -> dict[str, str]:
     model = encoders.load(folder)
     worth = [name for name in names if _is_worth(name, model)]
     with tempfile.TemporaryDirectory(prefix="lookalike-report-") as temporary:
-        return {name: picture(pictures.show(model, data, out=temporary, what=[name], count=DRAWN)[0]) for name in worth}
+        return {name: picture(show.show(model, data, out=temporary, what=[name], count=DRAWN)[0]) for name in worth}
 
 
 @torch.inference_mode()
-def _is_worth(name: pictures.What, model: Backbone) -> bool:
+def _is_worth(name: show.What, model: Backbone) -> bool:
     """Whether an encoder has the picture: attention takes a plain ViT, colours enough patches."""
     blank = torch.zeros(1, model.channels, model.image_size, model.image_size)
     if name == "pca":

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..encoders import card_within
-from ..files import read_json
-from ..methods import METHODS
-from ..printing import brief, counted, pasteable, plural
-from ..runs import Folder, Row, located, parse_yaml
-from .judgements import dictionaries, evaluations, is_finite
-from .words import CURVES, MAIN, VERDICTS
+from ...encoders import card_within
+from ...files import read_json
+from ...methods import METHODS
+from ...printing import brief, counted, pasteable, plural
+from ...runs import Folder, Row, located, parse_yaml
+from .evaluation_data import dictionaries, evaluations, is_finite
+from .labels import CURVES, MAIN, VERDICTS
 
 POINTS_OF_A_CURVE = 1000
 """Longer curves are thinned to so many points, of which the extremes stay."""

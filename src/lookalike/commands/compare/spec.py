@@ -3,11 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 
-from ..durations import seconds_of
-from ..methods import METHODS
-from ..names import nearest
-from ..printing import counted, shown
-from ..runs import Options, dotted, plain
+from ...durations import seconds_of
+from ...methods import METHODS
+from ...names import nearest
+from ...printing import counted, shown
+from ...runs import Options, dotted, plain
 
 UNASKED = frozenset(
     {

@@ -8,7 +8,7 @@ import math
 from importlib import resources
 from typing import Any
 
-from ..printing import printable
+from ...printing import printable
 
 SCRIPTS = ("elements.js", "charts.js", "map.js", "overview.js", "ranking.js", "judged.js", "page.js")
 

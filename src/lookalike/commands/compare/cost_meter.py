@@ -13,12 +13,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import Batch, Method, Progress
-from ..devices import default_device
-from ..modes import evaluating
-from ..runs import Run
-from ..tensor_file import tensor_file
-from ..training import Pretraining
+from ...core import Batch, Method, Progress
+from ...devices import default_device
+from ...modes import evaluating
+from ...runs import Run
+from ...tensor_file import tensor_file
+from ...training import Pretraining
 
 FLOP_IMAGES = 8
 """Images of the step whose operations are counted."""

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from . import classifiers
-from .classifiers import Classifier
-from .data import Data, open_source, remarks
-from .devices import default_device
-from .evaluation.features import features
-from .files import atomic
-from .places import PREDICTED, check_suffix
-from .printing import cell, counted, first_of, printable
-from .progress import counting
+from .. import classifiers
+from ..classifiers import Classifier
+from ..data import Data, open_source, remarks
+from ..devices import default_device
+from ..evaluation.features import features
+from ..files import atomic
+from ..places import PREDICTED, check_suffix
+from ..printing import cell, counted, first_of, printable
+from ..progress import counting
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""

@@ -12,31 +12,34 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch import Callback
 
-from .. import backbones, encoders, training
-from ..backbones import Backbone
-from ..core import Config
-from ..data import Source, open_source
-from ..data.order import Order
-from ..devices import default_device
-from ..durations import spoken
-from ..evaluation import PROTOCOLS, Entry, evaluate, fingerprint, with_statistics
-from ..files import FORMAT, becomes, is_lock, read_json, write_json
-from ..image_options import Alpha
-from ..methods import get_method
-from ..methods.distill import Distill
-from ..places import check_logger
-from ..printing import are, brief, counted, protocol_name, say, shown
-from ..random import key_of
-from ..runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
-from ..timing import MANY_EPOCHS, Pace, Speed
-from .advice import recommendation, table
-from .comparison import Comparison, changes, extends, with_places_of
-from .costs import Costs, gflops_per_image, spent
-from .machine import device_name
-from .overlap import shared_images
+from ... import backbones, encoders, training
+from ...backbones import Backbone
+from ...core import Config
+from ...data import Source, open_source
+from ...data.labelled import open_pair
+from ...data.order import Order
+from ...devices import default_device
+from ...durations import spoken
+from ...evaluation.features import fingerprint, with_statistics
+from ...evaluation.records import Entry
+from ...files import FORMAT, becomes, is_lock, read_json, write_json
+from ...image_options import Alpha
+from ...methods import get_method
+from ...methods.distill import Distill
+from ...places import check_logger
+from ...printing import are, brief, counted, protocol_name, say, shown
+from ...random import key_of
+from ...runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
+from ...timing import MANY_EPOCHS, Pace, Speed
+from ..evaluate import PROTOCOLS, evaluate
+from .cost_meter import Costs, gflops_per_image, spent
+from .hardware import device_name
+from .leakage import shared_images
 from .plan import left_line, order, plan_line
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
 from .significance import ERROR_RATE
+from .spec import Comparison, changes, extends, with_places_of
+from .summary import recommendation, table
 
 FILE = "compare.json"
 SPEED = ".speed"
@@ -139,7 +142,7 @@ class _Work:
         Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [_labelled(train, test, asked) for train, test in asked.pairs]
+        labelled = [open_pair(train, test, channels=asked.channels, alpha=asked.alpha) for train, test in asked.pairs]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training.precision_of(asked),
@@ -542,13 +545,6 @@ def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[E
 def _protocol(entry: Entry) -> str:
     """As it is asked for: records of both ways to use few labels say semi."""
     return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
-
-
-def _labelled(train: str, test: str, asked: Comparison) -> tuple[Source, Source]:
-    """Opens two labelled folders, and refuses them where they have no labels or other classes."""
-    channels, alpha = asked.channels, asked.alpha
-    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
-    return first, open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
 
 
 def _at(places: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:

@@ -7,15 +7,15 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from . import training
-from .data import Subset, open_source
-from .devices import default_device
-from .evaluation.features import features
-from .evaluation.side_by_side import SideBySide, mean_cosine, overlap, sides
-from .files import write_json
-from .methods.distill import Distill
-from .random import permutation
-from .runs import Folder, Result, Run
+from .. import training
+from ..data import Subset, open_source
+from ..devices import default_device
+from ..evaluation.features import features
+from ..files import write_json
+from ..methods.distill import Distill
+from ..random import permutation
+from ..runs import Folder, Result, Run
+from .teacher_student import SideBySide, mean_cosine, overlap, sides
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import torch
 
-from .data import Source
-from .data.checking import Split
-from .data.remarks import unused as remarks_about
-from .devices import free_for_state
-from .durations import seconds_of, spoken
-from .files import unused
-from .image_options import Alpha
-from .methods import get_method
-from .printing import are, counted, pasteable
-from .runs import Options, Run
+from ..data import Source
+from ..data.remarks import unused as remarks_about
+from ..devices import free_for_state
+from ..durations import seconds_of, spoken
+from ..files import unused
+from ..image_options import Alpha
+from ..methods import get_method
+from ..printing import are, counted, pasteable
+from ..runs import Options, Run
+from .check import Split
 
 if TYPE_CHECKING:
-    from .timing import Speed
+    from ..timing import Speed
 
 METHOD: Final = "lejepa"
 """The method of a first training: with VICReg the best start of all in few steps, and with one weight to choose."""
@@ -316,8 +316,8 @@ def timed(plan: Recommendation, source: Source) -> Recommendation:
     Raises:
         Exception: what the training would raise.
     """
-    from .timing import Speed  # with Lightning, seconds of importing that the rules alone do not need
-    from .training import measure
+    from ..timing import Speed  # with Lightning, seconds of importing that the rules alone do not need
+    from ..training import measure
 
     speed = Speed(None, plan.epochs, within=MEASURED_SECONDS)
     data = source if source.channels == plan.facts.channels else plan.given.data

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..devices import default_device
+from ...devices import default_device
 
 
 def device_name() -> str:

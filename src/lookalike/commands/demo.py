@@ -18,20 +18,23 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from . import encoders, training
-from .backbones import Backbone
-from .data import Source, open_source
-from .evaluation import About, Features, Few, features, fingerprint, judge, record, with_statistics
-from .evaluation.neighbours import nearest
-from .evaluation.reading import made_at
-from .files import atomic, file_sha256, temporary_beside
-from .methods.simclr import SimCLR
-from .optim import Optim
-from .printing import pasteable, say
-from .random import key_of
-from .runs import Folder, Result, Run, read_yaml
-from .schedules import Schedule
-from .views import View
+from .. import encoders, training
+from ..backbones import Backbone
+from ..data import Source
+from ..data.labelled import open_pair
+from ..evaluation.extractor import made_at
+from ..evaluation.features import Features, features, fingerprint, with_statistics
+from ..evaluation.neighbours import nearest
+from ..evaluation.protocols import About, Few, judge
+from ..evaluation.records import record
+from ..files import atomic, file_sha256, temporary_beside
+from ..methods.simclr import SimCLR
+from ..optim import Optim
+from ..printing import pasteable, say
+from ..random import key_of
+from ..runs import Folder, Result, Run, read_yaml
+from ..schedules import Schedule
+from ..views import View
 
 CANVAS = 32
 """Side of an image, in pixels."""
@@ -184,8 +187,7 @@ def _shown(
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
     result = training.pretrain(run, [training.FirstStep(begin)])
-    bank = open_source(train, channels=1, labelled=True)
-    other = open_source(test, channels=1, labelled=True, classes=bank.classes)
+    bank, other = open_pair(train, test, channels=1)
     untrained = training.build(training.resolve(run, parts["unlabelled"])[0]).encoder
     mean, std = untrained.mean, untrained.std
     untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)

@@ -13,6 +13,15 @@ from torch import Tensor
 
 from ..core import DataFacts
 from ..data import Data, Loader, Source, Subset, open_maybe_labelled, open_source
+from ..data.labelled import name_of, open_pair, same_folder
+from ..evaluation.extractor import Encoder, Pool, Reader, check_known, opened
+from ..evaluation.features import Features, check_labels, device_of, fingerprint, load_features, save_features
+from ..evaluation.few_labels import SHARES, drawn, listed
+from ..evaluation.label_checks import doubts, missing_classes
+from ..evaluation.linear import hold_out
+from ..evaluation.metrics import interval, measures
+from ..evaluation.protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
+from ..evaluation.records import Entry, record
 from ..files import file_sha256
 from ..image_options import Alpha
 from ..label_free import alignment, effective_rank, recognition, retrieval, spread, uniformity
@@ -24,21 +33,6 @@ from ..progress import counting
 from ..random import permutation
 from ..runs import Folder
 from ..views import make_views, resized
-from .doubts import doubts, missing_classes
-from .features import (
-    Features,
-    check_labels,
-    device_of,
-    fingerprint,
-    load_features,
-    save_features,
-)
-from .linear import hold_out
-from .measures import interval, measures
-from .protocols import FROZEN, PROGRESS, About, Few, entry, judge, now
-from .reading import Encoder, Pool, Reader, check_known, opened
-from .records import Entry, record
-from .semi import SHARES, drawn, listed
 
 LABEL_FREE = {"label-free": "scores that need no labels; `recognition` orders short trainings most as k-NN does"}
 TRAINED = {
@@ -196,12 +190,11 @@ class _Pair:
 
 def _opened(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
     """The labelled images of a pair, with the classes of the first."""
-    first = open_source(train, channels=channels, alpha=alpha, labelled=True)
-    second = open_source(test, channels=channels, alpha=alpha, labelled=True, classes=first.classes)
+    first, second = open_pair(train, test, channels=channels, alpha=alpha)
     assert first.classes is not None
     if len(first.classes) < 2:
         raise ValueError(
-            f"{named(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
+            f"{name_of(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
         )
     return first, second
 
@@ -210,19 +203,8 @@ def _pair(train: Data, test: Data, first: Source, second: Source, reader: Reader
     """A pair, and what is recorded of it."""
     if same_folder(train, test):
         reader.say("WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing.")
-    about = About(reader.made, reader.encoder_sha256, fingerprint(first, second), named(train), named(test))
+    about = About(reader.made, reader.encoder_sha256, fingerprint(first, second), name_of(train), name_of(test))
     return _Pair(first, second, test, about)
-
-
-def same_folder(train: object, test: object) -> bool:
-    """Whether two sets of images are one folder or list."""
-    both = [os.path.realpath(data) for data in (train, test) if isinstance(data, str | os.PathLike)]
-    return len(both) == 2 and both[0] == both[1]
-
-
-def named(data: object) -> str:
-    """What stands in records for a set of images."""
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
 
 
 def _judged(
@@ -515,7 +497,7 @@ def _trained_on(
     question: _Question,
 ) -> Entry:  # fmt: skip
     """Trains on each of some sets of rows (all where None), with a seed of its own."""
-    from .trained import trained_scores  # which imports this package
+    from .evaluate_trained import trained_scores  # with Lightning, which the other protocols do not need
 
     began = time.perf_counter()
     made = [

@@ -5,25 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..data import Data
-from ..files import atomic, check_writable
-from ..marks import is_marked
-from ..places import refuse_folder
-from ..printing import LONGEST_PATH, brief, counted, pasteable, printable
-from ..runs import Folder, directory_of, located, version
-from ..runs.lookup import holds_run, no_run
-from .gathering import (
-    Content,
-    comparison,
-    curve_words,
-    name_of,
-    read_entries,
-    read_options,
-    run_content,
-    run_names,
-)
-from .maps import Gallery, run_pictures
-from .page import rendered
+from ...data import Data
+from ...files import atomic, check_writable
+from ...marks import is_marked
+from ...places import refuse_folder
+from ...printing import LONGEST_PATH, brief, counted, pasteable, printable
+from ...runs import Folder, directory_of, located, version
+from ...runs.lookup import holds_run, no_run
+from .gallery import Gallery, run_pictures
+from .html import rendered
+from .run_data import Content, comparison, curve_words, name_of, read_entries, read_options, run_content, run_names
 
 POINTS = 5000
 """Images on the maps of a page, all together."""

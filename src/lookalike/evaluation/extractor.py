@@ -18,8 +18,8 @@ from ..progress import counting
 from ..random import key_of
 from ..runs import Folder
 from ..tensor_file import sha256
+from .feature_cache import Kept
 from .features import Features, device_of, features, with_statistics
-from .keeping import Kept
 
 Encoder = str | os.PathLike[str] | nn.Module
 """What `lookalike.load` takes, a loaded encoder, or a module of the user's, images (B, C, H, W) to features (B, D)."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..printing import TOP5_FROM, protocol_name
-from .words import MEASURES, PROTOCOLS, Curve, recall_words, settings_in_short
+from ...printing import TOP5_FROM, protocol_name
+from .labels import MEASURES, PROTOCOLS, Curve, recall_words, settings_in_short
 
 MATRIX_CLASSES = 40
 """Confusions of more classes are listed, and not drawn."""

@@ -21,7 +21,7 @@ from ..printing import composed, counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
-from .measures import Measures, measures
+from .metrics import Measures, measures
 
 INVERSE_PENALTY = 10.0
 """scikit-learn's C, on features of unit length."""

@@ -10,7 +10,7 @@ from ..printing import counted, shown
 from ..random import permutation
 from .features import Features
 from .knn import knn
-from .measures import measures
+from .metrics import measures
 from .neighbours import others
 
 QUERIES, BANK = 2000, 50_000

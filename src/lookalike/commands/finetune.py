@@ -9,21 +9,23 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from . import backbones, classifiers, encoders, training
-from .backbones import Backbone
-from .classifiers import Classifier
-from .data import Data, Source, open_source
-from .devices import default_device
-from .evaluation import About, Entry, Features, features, fingerprint, measures, record
-from .evaluation.doubts import missing_classes
-from .evaluation.judging import named, same_folder
-from .evaluation.protocols import entry
-from .files import file_sha256
-from .methods.finetune import FineTune
-from .places import is_published
-from .printing import composed, counted, pasteable
-from .progress import counting
-from .runs import Folder, Options, Result, Run, plain
+from .. import backbones, classifiers, encoders, training
+from ..backbones import Backbone
+from ..classifiers import Classifier
+from ..data import Data, Source, open_source
+from ..data.labelled import name_of, open_pair, same_folder
+from ..devices import default_device
+from ..evaluation.features import Features, features, fingerprint
+from ..evaluation.label_checks import missing_classes
+from ..evaluation.metrics import measures
+from ..evaluation.protocols import About, entry
+from ..evaluation.records import Entry, record
+from ..files import file_sha256
+from ..methods.finetune import FineTune
+from ..places import is_published
+from ..printing import composed, counted, pasteable
+from ..progress import counting
+from ..runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3
 """Classes that are named as the worst."""
@@ -207,14 +209,11 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
     judged = test if test is not None else cfg.test
-    second = _open_test(judged, settled, cfg.classes)
-    first = open_source(
-        settled.data, channels=settled.channels, alpha=settled.alpha, labelled=True, classes=cfg.classes
-    )
+    first, second = open_pair(settled.data, judged, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes)
     found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    about = About({}, file_sha256(folder.weights), fingerprint(first, second), named(settled.data), named(judged))
+    about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(judged))
     made = entry(
         "linear-augmented" if cfg.frozen else "finetune",
         [measures(found.features.double().softmax(1), found.labels)], found.labels, train_images=len(first),

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import training
 from ..backbones import Backbone
 from ..data import Source, Subset
 from ..methods.finetune import FineTune
 from ..runs import Folder, Options, Run
+from . import finetune
 
 IN_MEMORY = 2**30
 """Bytes of images up to which they are decoded once for all epochs."""
@@ -72,8 +74,6 @@ def trained_scores(
     Raises:
         ValueError: images without labels, or an encoder, classes or sizes that cannot be used.
     """
-    from .. import finetuning, training  # both import this package
-
     if train.labels is None or train.classes is None or test.classes != train.classes:
         raise ValueError(f"TRAIN has the classes {train.classes} and TEST {test.classes}. Open both with one list.")
     labelled = train if rows is None else Subset(train, rows.tolist())
@@ -91,11 +91,11 @@ def trained_scores(
             given=GIVEN,
         )  # fmt: skip
         training.pretrain(run)
-        classifier, settled = finetuning.classifier_of(run)
-        history = finetuning.history_of(Folder(folder))
-    found = finetuning.scores_of(classifier, test, workers, say)
+        classifier, settled = finetune.classifier_of(run)
+        history = finetune.history_of(Folder(folder))
+    found = finetune.scores_of(classifier, test, workers, say)
     assert found.labels is not None
-    settings = finetuning.settings_of(settled)
+    settings = finetune.settings_of(settled)
     return Trained(found.features, found.labels, found.broken, len(labelled), settings, history)
 
 

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones import Backbone
 from ..data import Data
+from ..evaluation.neighbours import others
 from ..modes import evaluating
 from ..printing import counted
-from .judging import evaluate
-from .neighbours import others
+from .evaluate import evaluate
 
 NEIGHBOURS = 10
 """Nearest neighbours of an image that two encoders are compared by."""

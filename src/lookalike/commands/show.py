@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbones import Backbone
-from .data import BrokenImage, Data, Source, open_source, remarks
-from .evaluation.features import as_parameters, crop, features
-from .evaluation.neighbours import others
-from .evaluation.reading import Encoder, opened
-from .files import atomic
-from .images import promote
-from .modes import evaluating
-from .places import is_published
-from .printing import cell, counted
-from .progress import counting
-from .random import permutation
-from .views import black_and_white, sheet
+from ..backbones import Backbone
+from ..data import BrokenImage, Data, Source, open_source, remarks
+from ..evaluation.extractor import Encoder, opened
+from ..evaluation.features import as_parameters, crop, features
+from ..evaluation.neighbours import others
+from ..files import atomic
+from ..images import promote
+from ..modes import evaluating
+from ..places import is_published
+from ..printing import cell, counted
+from ..progress import counting
+from ..random import permutation
+from ..views import black_and_white, sheet
 
 What = Literal["attention", "pca", "neighbours"]
 

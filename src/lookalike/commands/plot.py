@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import atomic, check_writable
-from .places import PLOTTED, check_suffix
-from .printing import TOP5_FROM, printable
-from .reporting.gathering import read_entries, run_names
-from .reporting.judgements import dictionaries, is_finite
-from .runs import Folder, Row
+from ..files import atomic, check_writable
+from ..places import PLOTTED, check_suffix
+from ..printing import TOP5_FROM, printable
+from ..runs import Folder, Row
+from .report.evaluation_data import dictionaries, is_finite
+from .report.run_data import read_entries, run_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
