@@ -731,6 +731,6 @@ def test_overlap_of_neighbours() -> None:
     torch.manual_seed(0)
     x = torch.randn(60, 8)
     turn, _ = torch.linalg.qr(torch.randn(8, 8))
-    assert teacher_student.overlap(x, 3 * x @ turn) == 1
-    assert teacher_student.overlap(x, torch.randn(60, 5)) == pytest.approx(10 / 59, abs=0.06)
-    assert teacher_student.overlap(x[:4], torch.randn(4, 5)) == 1  # of 4, 3 are everybody's neighbours
+    assert teacher_student.shared_neighbours(x, 3 * x @ turn) == 1
+    assert teacher_student.shared_neighbours(x, torch.randn(60, 5)) == pytest.approx(10 / 59, abs=0.06)
+    assert teacher_student.shared_neighbours(x[:4], torch.randn(4, 5)) == 1  # of 4, 3 are everybody's neighbours

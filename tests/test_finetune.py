@@ -26,7 +26,7 @@ from lookalike.commands.evaluate_trained import trained_scores
 from lookalike.commands.predict import Predictions
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
-from lookalike.evaluation.few_labels import drawn
+from lookalike.evaluation.few_labels import draw_rows
 from lookalike.files import file_sha256
 from lookalike.methods import FineTune, mixup
 from lookalike.methods.mixup import Mixing
@@ -571,7 +571,7 @@ def test_scores_for_evaluate(
     train = open_source(labelled / "train", labelled=True)
     test = open_source(labelled / "test", labelled=True, classes=train.classes)
     said: list[str] = []
-    rows = None if share is None else drawn(train.labels, share, 0, 0)  # type: ignore[arg-type]
+    rows = None if share is None else draw_rows(train.labels, share, 0, 0)  # type: ignore[arg-type]
     found = trained_scores(
         model, train, test, frozen=frozen, epochs=3, rows=rows, batch_size=8, say=lambda line: said.append(line)
     )
@@ -590,10 +590,10 @@ def test_scores_for_evaluate(
 
 def test_a_share_of_the_labels_is_balanced_and_drawn_by_its_seed() -> None:
     labels = torch.tensor([0] * 10 + [2] * 4 + [1] * 1)
-    found = drawn(labels, 0.3, seed=0, draw=0)
+    found = draw_rows(labels, 0.3, seed=0, draw=0)
     assert labels[found].bincount().tolist() == [3, 1, 1]
-    assert torch.equal(found, drawn(labels, 0.3, seed=0, draw=0))
-    others = [drawn(labels, 0.3, seed, draw).tolist() for seed, draw in ((0, 1), (1, 0))]
+    assert torch.equal(found, draw_rows(labels, 0.3, seed=0, draw=0))
+    others = [draw_rows(labels, 0.3, seed, draw).tolist() for seed, draw in ((0, 1), (1, 0))]
     assert found.tolist() not in others
 
 
@@ -659,7 +659,9 @@ def test_commands_that_are_refused_with_one_message(
     argv = ["finetune", "--resume", "--out", str(tuned), "--mixup", "0.5"]
     assert "mixup: 0.0 in the run, 0.5 now" in failing(capsys, argv, 1)
     with pytest.raises(ValueError, match=r"FineTune\.Config"):
-        finetune.train_and_judge(Run(data=data[0], method=lookalike.methods.SimCLR.Config(), out=str(tmp_path / "r")))
+        finetune.train_and_evaluate(
+            Run(data=data[0], method=lookalike.methods.SimCLR.Config(), out=str(tmp_path / "r"))
+        )
     with pytest.raises(ValueError, match=r"Use lookalike\.finetune"):
         FineTune(FineTune.Config(), network())
     assert not (tmp_path / "r").exists()

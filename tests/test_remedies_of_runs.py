@@ -44,7 +44,7 @@ from lookalike.commands.compare.ranking import Accuracy, Training, rank
 from lookalike.commands.compare.runner import _add, _Work, compare
 from lookalike.commands.compare.spec import Comparison
 from lookalike.commands.compare.summary import recommendation, table
-from lookalike.commands.report.report import gathered, report, write
+from lookalike.commands.report.report import page_content, report, write
 from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
@@ -379,7 +379,7 @@ def there(p: Place, use: Callable[[], str]) -> str:
 
 def noted(run: Path) -> str:
     """What a page says where it has no map."""
-    _, content = gathered([run], None, 4, 0, lambda line: None)
+    _, content = page_content([run], None, 4, 0, lambda line: None)
     return "\n".join(content["report"]["mapNotes"])  # type: ignore[index]
 
 
@@ -638,7 +638,7 @@ TRAININGS = {
         lambda p, found: finetune.prepared(tuned(p, init=None, backbone=Net(), **{found[1]: 32})),
     ),
     "another method to be tuned by": call(
-        lambda p: finetune.train_and_judge(configured_on(p, "simclr", "--hidden-dim", "8")),
+        lambda p: finetune.train_and_evaluate(configured_on(p, "simclr", "--hidden-dim", "8")),
         r"FineTune\.Config, and the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .commands.compare.runner import compare as compare
     from .commands.compare.spec import Comparison as Comparison
     from .commands.distill import distill as distill
-    from .commands.evaluate import embed as embed
+    from .commands.embed import embed as embed
     from .commands.evaluate import evaluate as evaluate
     from .commands.finetune import finetune as finetune
     from .commands.plot import plot as plot
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Collapsed": "runs", "Comparison": "commands.compare.spec", "Diverged": "runs", "Result": "runs", "Run": "runs",
-    "compare": "commands.compare.runner", "distill": "commands.distill", "embed": "commands.evaluate",
+    "compare": "commands.compare.runner", "distill": "commands.distill", "embed": "commands.embed",
     "evaluate": "commands.evaluate", "finetune": "commands.finetune", "load": "encoders", "plot": "commands.plot",
     "predict": "commands.predict", "pretrain": "training", "report": "commands.report.report",
     "show": "commands.show",

@@ -837,7 +837,7 @@ def _train(run: Run, with_report: bool) -> None:
     if verb == "distill":
         from .commands.distill import distill as train
     elif verb == "finetune":
-        from .commands.finetune import train_and_judge as train
+        from .commands.finetune import train_and_evaluate as train
     else:
         from .training import pretrain as train
 
@@ -942,7 +942,7 @@ def evaluate(argv: list[str]) -> None:
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
     from .commands.evaluate import evaluate as judge
-    from .commands.evaluate import evaluate_features
+    from .commands.evaluate_features import evaluate_features
 
     _imported()
 
@@ -1042,7 +1042,7 @@ def embed(argv: list[str]) -> None:
     check_encoder(options.encoder)
     check_backbones(options.encoder_backbone)
     check_images(options.data)
-    from .commands.evaluate import embed as write
+    from .commands.embed import embed as write
 
     _imported()
 

@@ -22,10 +22,10 @@ from .. import encoders, training
 from ..backbones import Backbone
 from ..data import Source
 from ..data.labelled import open_pair
-from ..evaluation.extractor import made_at
+from ..evaluation.extractor import extraction_settings
 from ..evaluation.features import Features, features, fingerprint, with_statistics
 from ..evaluation.neighbours import nearest
-from ..evaluation.protocols import About, Few, judge
+from ..evaluation.protocols import About, Few, run_protocol
 from ..evaluation.records import record
 from ..files import atomic, file_sha256, temporary_beside
 from ..methods.simclr import SimCLR
@@ -254,9 +254,9 @@ def _score(
 ) -> Score:
     """Judges one representation of what lies in `images`; a run's own judgements go to its `evaluation.json`, too."""
     sha256, data = ("", "") if folder is None else (file_sha256(folder.weights), fingerprint(bank, test))
-    about = About(made_at(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
+    about = About(extraction_settings(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
     (knn,), (linear,), (few,) = (
-        judge(protocol, a, b, None, seed, None, about=about, few=Few(shares=(0.01,)))
+        run_protocol(protocol, a, b, None, seed, None, about=about, few=Few(shares=(0.01,)))
         for protocol in ("knn", "linear", "semi")
     )
     if folder is not None:

@@ -15,7 +15,7 @@ from ..files import write_json
 from ..methods.distill import Distill
 from ..random import permutation
 from ..runs import Folder, Result, Run
-from .teacher_student import SideBySide, mean_cosine, overlap, sides
+from .teacher_student import TeacherStudent, mean_cosine, profile_encoders, shared_neighbours
 
 IMAGES = 1000
 """That the agreement is measured on, at most."""
@@ -39,11 +39,11 @@ def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
         )
     result = training.pretrain(run, callbacks)
     if training.launched_rank(run) == 0:
-        compare(run)
+        compare_with_teacher(run)
     return result
 
 
-def compare(run: Run) -> SideBySide:
+def compare_with_teacher(run: Run) -> TeacherStudent:
     """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
     folder = Folder(run.out)
     folder.say("Teacher and student side by side ...")
@@ -55,7 +55,7 @@ def compare(run: Run) -> SideBySide:
     teacher_size = method.cfg.teacher_pixels
     there = run.probe is not None and all(map(os.path.exists, run.probe))  # else the training has said it
     train, test = run.probe if run.probe and there else (None, None)
-    measured = sides(
+    measured = profile_encoders(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
         batch_size=64, workers=settled.workers or 0, seed=run.seed,
     )  # fmt: skip
@@ -67,14 +67,14 @@ def compare(run: Run) -> SideBySide:
             each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,
             workers=settled.workers or 0,
         ).features
-        for each, pixels in ((Says(method, "teacher"), teacher_size), (Says(method, "student"), size))
+        for each, pixels in ((FeaturesOf(method, "teacher"), teacher_size), (FeaturesOf(method, "student"), size))
     )  # fmt: skip
-    found = SideBySide(
+    found = TeacherStudent(
         teacher=measured[0],
         student=measured[1],
         kept={p: measured[1].accuracy[p] / max(top1, 1e-9) for p, top1 in measured[0].accuracy.items()},
         cosine=mean_cosine(by_teacher, by_student),
-        overlap=overlap(by_teacher, by_student),
+        overlap=shared_neighbours(by_teacher, by_student),
         images=len(by_teacher),
         of=str(data) if isinstance(data, str) else type(data).__name__,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -86,7 +86,7 @@ def compare(run: Run) -> SideBySide:
     return found
 
 
-class Says(nn.Module):
+class FeaturesOf(nn.Module):
     """What the teacher, or the student behind its head, says of images that are normalised as the student's."""
 
     def __init__(self, method: Distill, who: str) -> None:

@@ -91,7 +91,7 @@ def trained_scores(
             given=GIVEN,
         )  # fmt: skip
         training.pretrain(run)
-        classifier, settled = finetune.classifier_of(run)
+        classifier, settled = finetune.trained_classifier(run)
         history = finetune.history_of(Folder(folder))
     found = finetune.scores_of(classifier, test, workers, say)
     assert found.labels is not None

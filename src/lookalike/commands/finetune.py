@@ -17,7 +17,7 @@ from ..data.labelled import name_of, open_pair, same_folder
 from ..devices import default_device
 from ..evaluation.features import Features, features, fingerprint
 from ..evaluation.label_checks import missing_classes
-from ..evaluation.metrics import measures
+from ..evaluation.metrics import classification_metrics
 from ..evaluation.protocols import About, entry
 from ..evaluation.records import Entry, record
 from ..files import file_sha256
@@ -29,7 +29,7 @@ from ..runs import Folder, Options, Result, Run, plain
 
 SHOWN = 3
 """Classes that are named as the worst."""
-JUDGED_AT_ONCE = 256
+TEST_BATCH = 256
 """Images per forward pass of the test."""
 
 
@@ -79,10 +79,10 @@ def finetune(
         workers=workers, seed=seed, resume=resume, overwrite=overwrite, init=path,
         backbone=encoder if isinstance(encoder, nn.Module) else Options.backbone,
     )  # fmt: skip
-    return train_and_judge(run, test, callbacks)
+    return train_and_evaluate(run, test, callbacks)
 
 
-def train_and_judge(run: Run, test: Data | None = None, callbacks: Sequence[Callback] = ()) -> Result:
+def train_and_evaluate(run: Run, test: Data | None = None, callbacks: Sequence[Callback] = ()) -> Result:
     """`finetune` with all options of a training.
 
     Args:
@@ -94,7 +94,7 @@ def train_and_judge(run: Run, test: Data | None = None, callbacks: Sequence[Call
     run = prepared(run, test)
     result = training.pretrain(run, callbacks)
     if training.launched_rank(run) == 0:
-        _judge(run, test, begun)
+        _evaluate(run, test, begun)
     return result
 
 
@@ -184,7 +184,7 @@ def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
     return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
-def classifier_of(run: Run) -> tuple[Classifier, Run]:
+def trained_classifier(run: Run) -> tuple[Classifier, Run]:
     """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
     method, settled = training.restored(run)
     assert isinstance(method, FineTune)
@@ -196,16 +196,16 @@ def scores_of(classifier: Classifier, source: Source, workers: int, say: Callabl
     """Scores (M, K), whose softmax are probabilities, of the centre crops of all images that can be read."""
     net = classifier.encoder
     return features(
-        classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=JUDGED_AT_ONCE,
+        classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=TEST_BATCH,
         workers=workers, progress=counting(say, "test: ", "images", last=True),
     )  # fmt: skip
 
 
-def _judge(run: Run, test: Data | None, begun: float) -> None:
+def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     """Judges a finished run, and writes its classifier, the classes and the entry in `evaluation.json`."""
     folder = Folder(run.out)
     folder.say("Judging the last epoch's classifier on the test images ...")
-    classifier, settled = classifier_of(run)
+    classifier, settled = trained_classifier(run)
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
     judged = test if test is not None else cfg.test
@@ -214,9 +214,9 @@ def _judge(run: Run, test: Data | None, begun: float) -> None:
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
     about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(judged))
+    metrics = classification_metrics(found.features.double().softmax(1), found.labels)
     made = entry(
-        "linear-augmented" if cfg.frozen else "finetune",
-        [measures(found.features.double().softmax(1), found.labels)], found.labels, train_images=len(first),
+        "linear-augmented" if cfg.frozen else "finetune", [metrics], found.labels, train_images=len(first),
         classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
         seconds=time.perf_counter() - begun, about=about,
     )  # fmt: skip

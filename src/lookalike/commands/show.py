@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..backbones import Backbone
 from ..data import BrokenImage, Data, Source, open_source, remarks
-from ..evaluation.extractor import Encoder, opened
+from ..evaluation.extractor import Encoder, open_encoder
 from ..evaluation.features import as_parameters, crop, features
 from ..evaluation.neighbours import others
 from ..files import atomic
@@ -80,7 +80,7 @@ def show(
     if unknown := set(what) - set(get_args(What)):
         raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
     source = open_source(images) if is_published(encoder) else None  # before it is fetched
-    model = opened(encoder, image_size, encoder_backbone)
+    model = open_encoder(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
     size = image_size or model.image_size

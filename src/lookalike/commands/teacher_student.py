@@ -26,7 +26,7 @@ SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Side:
+class EncoderProfile:
     """One of the two."""
 
     name: str
@@ -42,11 +42,11 @@ class Side:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class TeacherStudent:
     """What a distillation came to."""
 
-    teacher: Side
-    student: Side
+    teacher: EncoderProfile
+    student: EncoderProfile
     kept: dict[str, float]
     """Share of the teacher's accuracy that the student has, by protocol."""
     cosine: float
@@ -93,7 +93,7 @@ class SideBySide:
         ]
 
 
-def sides(
+def profile_encoders(
     encoders: Sequence[Backbone],
     names: Sequence[str],
     sizes: Sequence[int],
@@ -104,7 +104,7 @@ def sides(
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
-) -> list[Side]:
+) -> list[EncoderProfile]:
     """Measures encoders at their image sizes; their accuracies where there are labelled images."""
     speeds = throughput(encoders, sizes)
     found = []
@@ -117,7 +117,7 @@ def sides(
             )  # fmt: skip
             accuracy = {entry.protocol: entry.top1 for entry in entries}
         count = sum(p.numel() for p in encoder.net.parameters())
-        found.append(Side(name, size, encoder.dim, count, gflops(encoder, size), speed, accuracy))
+        found.append(EncoderProfile(name, size, encoder.dim, count, gflops(encoder, size), speed, accuracy))
     return found
 
 
@@ -169,7 +169,7 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def overlap(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
+def shared_neighbours(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
     """Share of the k nearest rows, by cosine, that rows have in common in two matrices (N, D) and (N, E); 0 to 1.
 
     Huh et al., ICML 2024, https://arxiv.org/abs/2405.07987 (mutual nearest neighbours). With fewer than k + 1 rows all

@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .feature_files import load_features as load_features
+    from .feature_files import save_features as save_features
     from .features import Features as Features
     from .features import features as features
     from .features import fingerprint as fingerprint
-    from .features import load_features as load_features
-    from .features import save_features as save_features
     from .features import with_statistics as with_statistics
     from .few_labels import FewLabels as FewLabels
     from .few_labels import few_labels as few_labels
@@ -25,39 +25,42 @@ if TYPE_CHECKING:
     from .linear import linear as linear
     from .logistic import Logistic as Logistic
     from .logistic import logistic as logistic
-    from .metrics import Measures as Measures
+    from .metrics import Metrics as Metrics
+    from .metrics import classification_metrics as classification_metrics
     from .metrics import interval as interval
     from .metrics import interval_of_change as interval_of_change
     from .metrics import interval_of_draws as interval_of_draws
-    from .metrics import measures as measures
     from .protocols import FROZEN as FROZEN
     from .protocols import About as About
     from .protocols import Few as Few
-    from .protocols import judge as judge
+    from .protocols import run_protocol as run_protocol
     from .records import Entry as Entry
     from .records import record as record
     from .retrieval import Retrieval as Retrieval
     from .retrieval import retrieve as retrieve
 
 _HOMES = {
-    "FROZEN": "evaluation.protocols", "KNN": "evaluation.knn", "PROTOCOLS": "commands.evaluate",
+    "FROZEN": "evaluation.protocols", "KNN": "evaluation.knn", "PROTOCOLS": "commands.evaluation_request",
     "About": "evaluation.protocols", "Entry": "evaluation.records", "Features": "evaluation.features",
     "Few": "evaluation.protocols", "FewLabels": "evaluation.few_labels", "Linear": "evaluation.linear",
-    "Logistic": "evaluation.logistic", "Measures": "evaluation.metrics", "Retrieval": "evaluation.retrieval",
-    "Settings": "evaluation.linear", "embed": "commands.evaluate", "evaluate": "commands.evaluate",
-    "evaluate_features": "commands.evaluate", "features": "evaluation.features", "few_labels": "evaluation.few_labels",
-    "fingerprint": "evaluation.features", "interval": "evaluation.metrics",
-    "interval_of_change": "evaluation.metrics", "interval_of_draws": "evaluation.metrics",
-    "judge": "evaluation.protocols", "knn": "evaluation.knn", "label_free": "commands.evaluate",
-    "linear": "evaluation.linear", "load_features": "evaluation.features", "logistic": "evaluation.logistic",
-    "measures": "evaluation.metrics", "record": "evaluation.records", "retrieve": "evaluation.retrieval",
-    "save_features": "evaluation.features", "with_statistics": "evaluation.features",
+    "Logistic": "evaluation.logistic", "Metrics": "evaluation.metrics", "Retrieval": "evaluation.retrieval",
+    "Settings": "evaluation.linear", "classification_metrics": "evaluation.metrics", "embed": "commands.embed",
+    "evaluate": "commands.evaluate", "evaluate_features": "commands.evaluate_features",
+    "features": "evaluation.features", "few_labels": "evaluation.few_labels", "fingerprint": "evaluation.features",
+    "interval": "evaluation.metrics", "interval_of_change": "evaluation.metrics",
+    "interval_of_draws": "evaluation.metrics", "knn": "evaluation.knn", "label_free": "commands.evaluate_label_free",
+    "linear": "evaluation.linear", "load_features": "evaluation.feature_files", "logistic": "evaluation.logistic",
+    "record": "evaluation.records", "retrieve": "evaluation.retrieval", "run_protocol": "evaluation.protocols",
+    "save_features": "evaluation.feature_files", "with_statistics": "evaluation.features",
 }  # fmt: skip
+_RENAMED = {"Measures": "Metrics", "judge": "run_protocol", "measures": "classification_metrics"}
+"""Names of version 0.1."""
 
-__all__ = sorted(_HOMES)
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> object:
+    name = _RENAMED.get(name, name)
     if name in _HOMES:
         return importlib.import_module(f"lookalike.{_HOMES[name]}").__dict__[name]
     raise AttributeError(f"module 'lookalike.evaluation' has no attribute '{name}'")

@@ -18,7 +18,7 @@ from ..progress import counting
 from ..random import key_of
 from ..runs import Folder
 from ..tensor_file import sha256
-from .feature_cache import Kept
+from .feature_cache import FeatureCache
 from .features import Features, device_of, features, with_statistics
 
 Encoder = str | os.PathLike[str] | nn.Module
@@ -26,11 +26,11 @@ Encoder = str | os.PathLike[str] | nn.Module
 Pool = Literal["pooled", "average", "class+average", "last4"]
 """What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
 tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
-NAMED = 10
+MOST_NAMED = 10
 """Broken images that are named, at most."""
 
 
-def opened(encoder: Encoder, image_size: int | None = None, backbone: str | None = None) -> Backbone:
+def open_encoder(encoder: Encoder, image_size: int | None = None, backbone: str | None = None) -> Backbone:
     """An encoder, loaded unless it is, on the GPU where there is one.
 
     Args:
@@ -79,7 +79,7 @@ def untrained(model: Backbone, seed: int) -> Backbone:
     return drawn
 
 
-def opened_and_named(
+def open_encoder_and_digest(
     encoder: Encoder, image_size: int | None = None, backbone: str | None = None
 ) -> tuple[Backbone, str]:
     """An encoder, and the sha256 of its weights: the file's, as `sha256sum` says; that of the tensors without a file.
@@ -87,17 +87,17 @@ def opened_and_named(
     A training may write the file meanwhile: it is read until both are of one content.
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
-        model = opened(encoder, image_size, backbone)
+        model = open_encoder(encoder, image_size, backbone)
         return model, sha256(model)
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
         before = file_sha256(file) if file.is_file() else ""
-        model = opened(encoder, image_size, backbone)  # which says what is wrong where there is no file
+        model = open_encoder(encoder, image_size, backbone)  # which says what is wrong where there is no file
         if file_sha256(file) == before:
             return model, before
 
 
-def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
+def report_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
     """Names images that could not be read."""
     if not found.broken:
         return
@@ -106,13 +106,13 @@ def say_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
         f"{what}: {len(found.broken)} of {counted(total, 'image')} could not be read and "
         f"{are(len(found.broken))} left out"
     )
-    for name, reason in found.broken[:NAMED]:
+    for name, reason in found.broken[:MOST_NAMED]:
         say(f"  {name}: {reason}")
-    if len(found.broken) > NAMED:
-        say(f"  and {len(found.broken) - NAMED} more")
+    if len(found.broken) > MOST_NAMED:
+        say(f"  and {len(found.broken) - MOST_NAMED} more")
 
 
-class Reader:
+class Extractor:
     """Features of one encoder's, computed once per set of images and kept in its run's folder, where it has one."""
 
     def __init__(
@@ -131,33 +131,33 @@ class Reader:
             raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
         if pool not in get_args(Pool):
             raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
-        self.model, self.encoder_sha256 = opened_and_named(encoder, image_size, backbone)
+        self.model, self.encoder_sha256 = open_encoder_and_digest(encoder, image_size, backbone)
         if self.model.remark:
             say(f"weights: {self.model.remark}")
         self.size = image_size or self.model.image_size
         self.model.check_size(self.size)
         self.pool = pool
         self.part = self.model if pool == "pooled" else _Part(self.model, pool)
-        self.made = made_at(self.size, pool)
+        self.made = extraction_settings(self.size, pool)
         self.batch_size, self.workers, self.say = batch_size, workers, say
-        self.kept: Kept | None = None
+        self.cache: FeatureCache | None = None
         if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
-            self.kept = Kept(Folder(encoder).features, self.encoder_sha256)
+            self.cache = FeatureCache(Folder(encoder).features, self.encoder_sha256)
 
-    def untrained(self, source: Source, seed: int) -> "Reader":
+    def untrained(self, source: Source, seed: int) -> "Extractor":
         """A reader of the same network before any training, whose BatchNorm knows the statistics of a source."""
         model = untrained(self.model, seed).to(device_of(self.model))
         model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
-        return Reader(
+        return Extractor(
             model, image_size=self.size, pool=self.pool, batch_size=self.batch_size, workers=self.workers, keep=False,
             say=self.say,
         )  # fmt: skip
 
     def features(self, source: Source, what: str) -> Features:
         """The features of a source's images, which the lines call `what`."""
-        if self.kept is not None and (there := self.kept.find(source, self.made)) is not None:
+        if self.cache is not None and (there := self.cache.find(source, self.made)) is not None:
             self.say(f"{what}: features of {counted(len(there.features), 'image')}, computed before")
-            say_broken(there, what, self.say)
+            report_broken(there, what, self.say)
             return there
         for line in remarks(source):
             self.say(f"{what}: {line}")
@@ -166,10 +166,10 @@ class Reader:
             batch_size=self.batch_size, workers=self.workers,
             progress=counting(self.say, f"{what}: ", f"images at {self.size} px", last=True),
         )  # fmt: skip
-        say_broken(found, what, self.say)
-        if self.kept is not None:
+        report_broken(found, what, self.say)
+        if self.cache is not None:
             try:
-                self.kept.keep(source, self.made, found)
+                self.cache.save(source, self.made, found)
             except OSError as error:
                 self.say(f"{what}: the features are not kept. {error}")
         return found
@@ -190,6 +190,6 @@ class _Part(nn.Module):
         return average if self.pool == "average" else torch.cat([tokens.cls, average], 1)
 
 
-def made_at(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
+def extraction_settings(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
     """How `features` makes them at a size, as it stands in `Entry.settings`."""
     return {"image_size": image_size, "crop": "256/224 centre", "features": pool}

@@ -13,7 +13,7 @@ from ..tensor_file import tensor_file, write_tensors
 from .features import Features
 
 
-class Kept:
+class FeatureCache:
     """A folder of features. A file is known again by what it was made with and the version of the images' files."""
 
     def __init__(self, folder: Path, encoder_sha256: str) -> None:
@@ -21,7 +21,7 @@ class Kept:
         self.encoder_sha256 = encoder_sha256
 
     def find(self, source: Source, made: Mapping[str, object]) -> Features | None:
-        """The features of a source that were kept; None where there are none, or the file is damaged.
+        """The saved features of a source; None where there are none, or the file is damaged.
 
         `made` is how they are made, as in `Entry.settings`.
         """
@@ -44,7 +44,7 @@ class Kept:
         labels = None if source.labels is None else source.labels[index]
         return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
 
-    def keep(self, source: Source, made: Mapping[str, object], found: Features) -> Path | None:
+    def save(self, source: Source, made: Mapping[str, object], found: Features) -> Path | None:
         """Writes features, and removes those of other encoders. None where the images are no files to be known by.
 
         Raises:

@@ -21,7 +21,7 @@ from ..printing import composed, counted, shown
 from ..random import permutation
 from .features import check_finite, count_classes
 from .logistic import regress
-from .metrics import Measures, measures
+from .metrics import Metrics, classification_metrics
 
 INVERSE_PENALTY = 10.0
 """scikit-learn's C, on features of unit length."""
@@ -39,7 +39,7 @@ class FewLabels:
     """Labelled images per draw."""
     accuracies: tuple[float, ...]
     """Top-1 on all test images, one per draw, in [0, 1]."""
-    measured: tuple[Measures, ...] = field(default=(), compare=False, repr=False)
+    measured: tuple[Metrics, ...] = field(default=(), compare=False, repr=False)
     """All that was measured, one per draw."""
 
     @property
@@ -91,16 +91,16 @@ def few_labels(
     test = F.normalize(test_features.double(), dim=1).numpy()
     found, few = [], torch.empty(0)
     for draw in range(1 if rows is not None else draws):
-        few = rows if rows is not None else drawn(train_labels, share or 0, seed, draw)
+        few = rows if rows is not None else draw_rows(train_labels, share or 0, seed, draw)
         x = F.normalize(train_features[few].double(), dim=1).numpy()
         shares = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)
-        found.append(measures(torch.from_numpy(shares), test_labels))
+        found.append(classification_metrics(torch.from_numpy(shares), test_labels))
         if progress is not None:
             progress(draw + 1, 1 if rows is not None else draws)
     return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
 
 
-def drawn(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
+def draw_rows(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
     """The places of a share of each class's images, one at least: labels (N,) -> (L,) int64, class after class."""
     kept = []
     for number, name in enumerate(sorted(set(labels.tolist()))):
@@ -109,7 +109,7 @@ def drawn(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
     return torch.cat(kept)
 
 
-def listed(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
+def listed_rows(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
     """The places of the images that a text file names, one per line, as the published lists of ImageNet do.
 
     A line is a name as in `names`, its last part (`n01440764_10026.JPEG`), or a longer path that ends in it.

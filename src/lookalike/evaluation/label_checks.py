@@ -10,7 +10,7 @@ from ..printing import counted, shown
 from ..random import permutation
 from .features import Features
 from .knn import knn
-from .metrics import measures
+from .metrics import classification_metrics
 from .neighbours import others
 
 QUERIES, BANK = 2000, 50_000
@@ -33,7 +33,7 @@ def missing_classes(classes: Sequence[str], train_labels: Tensor, test_labels: T
     return lines
 
 
-def doubts(train: Features, test: Features) -> str:
+def label_warning(train: Features, test: Features) -> str:
     """Says what seems to be wrong with the labels of one of the sides, by the neighbours of some images; "" if nothing.
 
     Accuracies are means over the classes, so that large ones count no more than small ones.
@@ -50,7 +50,7 @@ def doubts(train: Features, test: Features) -> str:
     assert queries.labels is not None
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     votes = knn(bank.features, bank.labels, queries.features, queries.labels, NEIGHBOURS, num_classes=classes, also=())
-    found = measures(votes.votes / votes.votes.sum(1, keepdim=True), queries.labels)
+    found = classification_metrics(votes.votes / votes.votes.sum(1, keepdim=True), queries.labels)
     names = list(test.classes or map(str, range(classes)))
     return swapped(found.confusion, names) or _shuffled(train, test, _mean(found.per_class))
 
@@ -135,7 +135,7 @@ def _own_neighbours(side: Features) -> float | None:
     cosines, places = others(bank.features, queries, NEIGHBOURS)
     votes = torch.zeros(len(queries), int(bank.labels.max()) + 1)
     votes.scatter_add_(1, bank.labels[places], (cosines.float() / 0.07).exp())
-    return _mean(measures(votes / votes.sum(1, keepdim=True), bank.labels[queries]).per_class)
+    return _mean(classification_metrics(votes / votes.sum(1, keepdim=True), bank.labels[queries]).per_class)
 
 
 def _some(side: Features, most: int) -> Features:

@@ -18,7 +18,7 @@ FEW = 10
 
 
 @dataclass(frozen=True)
-class Measures:
+class Metrics:
     """How well each image's own class is ranked. M images, C classes."""
 
     top1: float
@@ -34,7 +34,7 @@ class Measures:
     """[mean confidence, accuracy, count] of each bin that has images, from low to high confidence."""
 
 
-def measures(shares: Tensor, labels: Tensor) -> Measures:
+def classification_metrics(shares: Tensor, labels: Tensor) -> Metrics:
     """Measures a classifier by its shares per class (M, C), which sum to 1 per row, and labels (M,).
 
     Of equal shares the lower class counts as predicted. Rows that are not finite are wrong, of confidence 1, and stand
@@ -62,7 +62,7 @@ def measures(shares: Tensor, labels: Tensor) -> Measures:
     for n in sorted(set(place.tolist())):
         own = place == n
         bins.append([float(confidence[own].mean()), float(right[own].double().mean()), float(own.sum())])
-    return Measures(
+    return Metrics(
         top1=share_below(ranks, 1),
         top5=share_below(ranks, 5),
         per_class=[hit / count if count else None for hit, count in zip(hits, counts)],
@@ -131,7 +131,7 @@ def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tu
     return low, high
 
 
-def pooled(found: Sequence[Measures]) -> Measures:
+def pooled(found: Sequence[Metrics]) -> Metrics:
     """Several trainings on the same test images as one: shares are their means, counts their sums."""
     if len(found) == 1:
         return found[0]
@@ -149,7 +149,7 @@ def pooled(found: Sequence[Measures]) -> Measures:
         own = np.array([row for row, p in zip(rows, places) if p == place])
         confidence, accuracy = np.average(own[:, :2], axis=0, weights=own[:, 2]).tolist()
         bins.append([confidence, accuracy, float(own[:, 2].sum())])
-    return Measures(
+    return Metrics(
         top1=float(np.mean([m.top1 for m in found])),
         top5=float(np.mean([m.top5 for m in found])),
         per_class=per_class,

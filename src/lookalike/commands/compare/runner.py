@@ -31,7 +31,8 @@ from ...printing import are, brief, counted, protocol_name, say, shown
 from ...random import key_of
 from ...runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
 from ...timing import MANY_EPOCHS, Pace, Speed
-from ..evaluate import PROTOCOLS, evaluate
+from ..evaluate import evaluate
+from ..evaluation_request import PROTOCOLS
 from .cost_meter import Costs, gflops_per_image, spent
 from .hardware import device_name
 from .leakage import shared_images

@@ -13,14 +13,14 @@ from PIL import Image
 from ... import encoders
 from ...backbones import Backbone
 from ...data import Data, Source, Subset, open_maybe_labelled, open_source
-from ...evaluation.extractor import opened
+from ...evaluation.extractor import open_encoder
 from ...evaluation.features import features
 from ...printing import counted
 from ...progress import counting
 from ...random import permutation
 from ...runs import Folder
 from .. import show
-from ..evaluate import embed
+from ..embed import embed
 from . import projection
 from .run_data import Content
 
@@ -64,7 +64,7 @@ class Gallery:
         Raises:
             ValueError, FileNotFoundError: an encoder or images that cannot be used.
         """
-        model = opened(folder)
+        model = open_encoder(folder)
         source = source_of(data, model)
         chosen = permutation(len(source), 0, "report")[: self.points].sort().values
         if len(chosen) < len(source) or not isinstance(data, str | os.PathLike):

@@ -73,7 +73,7 @@ def report(
     if path.exists() and not overwrite and not (out is None and len(folders) == 1):
         raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
     check_writable(path)
-    title, content = gathered(folders, images, points, workers, say)
+    title, content = page_content(folders, images, points, workers, say)
     with atomic(path) as temporary:
         temporary.write_text(rendered(title, content), encoding="utf-8", errors="backslashreplace")
     return path
@@ -109,7 +109,7 @@ def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
     return Folder(folders[0]).report if len(folders) == 1 else Path("report.html")
 
 
-def gathered(
+def page_content(
     folders: Sequence[Path],
     images: "Data | None",
     points: int,
