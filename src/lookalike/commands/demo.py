@@ -47,6 +47,7 @@ IMAGES = "-digits"
 TEST_DIGITS = 500
 PLACINGS = 8
 """Unlabelled images of each training digit, each placed anew."""
+TRAINED = "trained encoder"
 
 _ABOUT = """\
 Written by `lookalike demo` (seed {seed}); made again by it at any time.
@@ -188,16 +189,12 @@ def _shown(
     )  # fmt: skip
     result = training.pretrain(run, [training.FirstStep(begin)])
     bank, other = open_pair(train, test, channels=1)
-    untrained = training.build(training.resolve(run, parts["unlabelled"])[0]).encoder
-    mean, std = untrained.mean, untrained.std
-    untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
-    trained = encoders.load(folder.path)
-    pixels = nn.Flatten()
+    encoders_by_name = {"raw pixels": nn.Flatten(), **_encoders(run, folder, bank, parts["unlabelled"])}
     say("\nJudging raw pixels, the untrained and the trained encoder ...")
     scores, near = [], []
-    for name, model in (("raw pixels", pixels), ("untrained encoder", untrained), ("trained encoder", trained)):
+    for name, model in encoders_by_name.items():
         a, b = (_features(model, source) for source in (bank, other))
-        scores.append(_score(name, a, b, seed, folder if model is trained else None, bank, other, images))
+        scores.append(_score(name, a, b, seed, folder if name == TRAINED else None, bank, other, images))
         near.append(nearest(b.features, a.features, 6)[1])
     lines = table(scores)
     labels = len(bank.classes or ())
@@ -209,13 +206,26 @@ def _shown(
     )
     with atomic(folder.path / "result.png") as temporary:
         picture(bank, other, near[0], near[2], lines).save(temporary)
+    _report(folder, train, test)
+    return result, scores
+
+
+def _encoders(run: Run, folder: Folder, bank: Source, images: int) -> dict[str, Backbone]:
+    """The encoder before and after the training."""
+    untrained = training.build(training.resolve(run, images)[0]).encoder
+    mean, std = untrained.mean, untrained.std
+    untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
+    return {"untrained encoder": untrained, TRAINED: encoders.load(folder.path)}
+
+
+def _report(folder: Folder, train: str, test: str) -> None:
+    """Names the files that were written, and what to do next."""
     folder.say(
         f"Wrote {folder.path}/result.png: test digits and their nearest neighbours, by pixels and by the trained "
         f"encoder; {folder.views}: what it was trained on; {folder.evaluation}\n"
         f"Next: {pasteable('lookalike', 'evaluate', folder.path, train, test)}   # the same figures once more\n"
         "      lookalike check DATA   # your own images: what is in them, and the command to begin with"
     )
-    return result, scores
 
 
 def table(scores: list[Score]) -> list[str]:

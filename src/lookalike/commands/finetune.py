@@ -104,25 +104,10 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     Raises:
         ValueError: another method, an encoder or classes that cannot be used.
     """
-    cfg, folder = run.method, Folder(run.out)
-    if not isinstance(cfg, FineTune.Config):
-        raise ValueError(
-            f"lookalike.finetune trains with a FineTune.Config, and the run has {type(cfg).__qualname__}. Use "
-            "lookalike.pretrain."
-        )
-    if run.to_be_timed and cfg.unfreeze_after:
-        raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps, of the head alone, take less time "
-            "than the later ones, and do not tell how many fit. Give --epochs in the place of --time."
-        )
-    if 0 < run.epochs <= cfg.unfreeze_after:
-        raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
-            "never learn. Give "
-            "fewer, or --frozen for a linear probe."
-        )
-    if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
-        raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
+    cfg = run.method
+    _check(run)
+    assert isinstance(cfg, FineTune.Config)
+    folder = Folder(run.out)
     if training.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     published = not run.resume and is_published(run.init)
@@ -149,6 +134,29 @@ def prepared(run: Run, test: Data | None = None) -> Run:
         cfg = dataclasses.replace(cfg, test=os.fspath(judged))
     _open_test(judged, run, cfg.classes)
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
+
+
+def _check(run: Run) -> None:
+    """Refuses a run that is no fine-tuning, or whose settings contradict each other."""
+    cfg = run.method
+    if not isinstance(cfg, FineTune.Config):
+        raise ValueError(
+            f"lookalike.finetune trains with a FineTune.Config, and the run has {type(cfg).__qualname__}. Use "
+            "lookalike.pretrain."
+        )
+    if run.to_be_timed and cfg.unfreeze_after:
+        raise ValueError(
+            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps, of the head alone, take less time "
+            "than the later ones, and do not tell how many fit. Give --epochs in the place of --time."
+        )
+    if 0 < run.epochs <= cfg.unfreeze_after:
+        raise ValueError(
+            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
+            "never learn. Give "
+            "fewer, or --frozen for a linear probe."
+        )
+    if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
+        raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
 
 
 def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:

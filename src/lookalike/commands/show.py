@@ -89,6 +89,32 @@ def show(
     for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
+    maps = _maps(model, x, what, say)
+    wanted = [*maps, *(["neighbours"] if not what or "neighbours" in what else [])]
+    files = _files(Path(out), wanted, overwrite)
+    found = _found_neighbours(model, source, names, size, workers, what, say) if "neighbours" in files else None
+    if found is None:
+        files = {name: file for name, file in files.items() if not name.startswith("neighbours")}
+    Path(out).mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
+    _draw(_Shown(model, x, size, maps, found), files, say)
+    return [*files.values()]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What was computed of the images, and is drawn."""
+
+    model: Backbone
+    x: Tensor
+    """(M, C, size, size), in [0, 1]."""
+    size: int
+    maps: "dict[What, Tensor]"
+    """Attention maps (M, heads, rows, columns) and patch tokens (M, N, P)."""
+    neighbours: "Neighbours | None"
+
+
+def _maps(model: Backbone, x: Tensor, what: Sequence[What], say: Callable[[str], None]) -> dict[What, Tensor]:
+    """Attention maps and patch tokens, those that are wanted and that the encoder has."""
     drawn: dict[What, Tensor] = {}
     with evaluating(model), torch.inference_mode():
         batches = [_normalised(part, model) for part in torch.split(x, AT_ONCE)]
@@ -96,52 +122,61 @@ def show(
             drawn["attention"] = torch.cat([attention_maps(model, batch).cpu() for batch in batches])
         if _wanted("pca", what, model.tokens, batches[0][:1], say):
             drawn["pca"] = torch.cat([model.tokens(batch).patches.float().cpu() for batch in batches])
-    folder = Path(out)
-    wanted = [*drawn, *(["neighbours"] if not what or "neighbours" in what else [])]
+    return drawn
+
+
+def _files(folder: Path, wanted: Sequence[str], overwrite: bool) -> dict[str, Path]:
+    """Where the pictures go, and last the table of neighbours.
+
+    Raises:
+        FileExistsError: one is there, and is not to be replaced.
+    """
     files = {name: folder / f"{name}.png" for name in wanted}
-    table = folder / "neighbours.csv"
-    for file in [*files.values(), *([table] if "neighbours" in files else [])]:
+    if "neighbours" in files:
+        files["neighbours of each"] = folder / "neighbours.csv"
+    for file in files.values():
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists. Give another --out, or --overwrite.")
-    found: Neighbours | None = None
-    if "neighbours" in files:
-        try:
-            found = _neighbours(model, source, names, size, workers, say)
-        except ValueError as error:
-            if "neighbours" in what:
-                raise
-            say(f"neighbours: left out. {error}")
-            del files["neighbours"]
-    folder.mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
+    return files
+
+
+def _found_neighbours(
+    model: Backbone, source: Source, names: list[str], size: int, workers: int, what: Sequence[What],
+    say: Callable[[str], None],
+) -> "Neighbours | None":  # fmt: skip
+    """The nearest images; None where there are none and nobody asked for them by name."""
+    try:
+        return _neighbours(model, source, names, size, workers, say)
+    except ValueError as error:
+        if "neighbours" in what:
+            raise
+        say(f"neighbours: left out. {error}")
+        return None
+
+
+def _draw(shown: _Shown, files: dict[str, Path], say: Callable[[str], None]) -> None:
+    """Writes the pictures, and says what each of them shows."""
+    model, x, size, maps, found = shown.model, shown.x, shown.size, shown.maps, shown.neighbours
     limits = black_and_white([*x])
-    seen = _rgb(x, limits)
-    if drawn:
-        rows, columns = _grid(drawn["pca"], size, model).shape[1:3] if "pca" in drawn else drawn["attention"].shape[-2:]
+    seen, images = _rgb(x, limits), counted(len(x), "image")
+    grid = _grid(maps["pca"], size, model) if "pca" in maps else None
+    if maps:
+        rows, columns = maps["attention"].shape[-2:] if grid is None else grid.shape[1:3]
         if line := _coarse(model, rows, columns, size):
             say(line)
-    if "attention" in drawn:
-        maps = drawn["attention"]
-        per_head = [heat(_scaled(m)) for m in (maps.mean(1), *maps.unbind(1))]
-        _write(files["attention"], [seen, *per_head], size)
-        say(
-            f"attention: {counted(len(x), 'image')}; in each row the image, the mean of "
-            f"{counted(maps.shape[1], 'head')}, then each head"
-        )
-    if "pca" in drawn:
-        first, colours = patch_colours(_grid(drawn["pca"], size, model))
+    if "attention" in maps:
+        heads = maps["attention"]
+        _write(files["attention"], [seen, *(heat(_scaled(m)) for m in (heads.mean(1), *heads.unbind(1)))], size)
+        each = counted(heads.shape[1], "head")
+        say(f"attention: {images}; in each row the image, the mean of {each}, then each head")
+    if grid is not None:
+        first, colours = patch_colours(grid)
         _write(files["pca"], [seen, heat(first), colours], size)
-        say(
-            f"pca: {counted(len(x), 'image')}; in each row the image, the first component, and the three next "
-            "of the foreground"
-        )
+        say(f"pca: {images}; in each row the image, the first component, and the three next of the foreground")
     if found is not None:
         _write(files["neighbours"], [_rgb(column, limits) for column in found.columns], size)
-        _write_table(table, found)
-        say(
-            f"neighbours: {counted(len(x), 'image')}, each followed by the {len(found.columns) - 1} nearest of "
-            f"{found.images}"
-        )
-    return [*files.values(), *([table] if "neighbours" in files else [])]
+        _write_table(files["neighbours of each"], found)
+        say(f"neighbours: {images}, each followed by the {len(found.columns) - 1} nearest of {found.images}")
 
 
 def attention_maps(model: Backbone, x: Tensor) -> Tensor:

@@ -89,18 +89,7 @@ def features(
         for good, images, bad in batches:
             if images is not None:
                 x = promote(images.to(device, non_blocking=True), torch.float32)
-                if not len(shift) == len(scale) == x.shape[1]:
-                    raise ValueError(
-                        f"The images have {counted(x.shape[1], 'channel')}, but mean has "
-                        f"{counted(len(shift), 'number')} and std has "
-                        f"{len(scale)}. Give one number per channel."
-                    )
-                with torch.inference_mode():
-                    made = encoder(((x - shift) / scale).to(exact))
-                if made.ndim != 2:
-                    raise ValueError(
-                        f"The encoder's output is {tuple(made.shape)}; expected (B, D), a vector per image."
-                    )
+                made = _embedded(encoder, x, shift, scale, exact)
                 if rows is None:  # all at once: joining batches at the end would need the memory twice
                     rows = torch.empty(len(source), made.shape[1])
                 rows[len(index) : len(index) + len(good)] = made.float().cpu()
@@ -114,6 +103,21 @@ def features(
     places = torch.tensor(index)
     labels = None if source.labels is None else source.labels[places]
     return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken, source.classes)
+
+
+def _embedded(encoder: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, exact: torch.dtype) -> Tensor:
+    """An encoder's features (B, D) of a batch of images (B, C, H, W) in [0, 1], normalised in the type `exact`."""
+    if not len(shift) == len(scale) == x.shape[1]:
+        raise ValueError(
+            f"The images have {counted(x.shape[1], 'channel')}, but mean has "
+            f"{counted(len(shift), 'number')} and std has "
+            f"{len(scale)}. Give one number per channel."
+        )
+    with torch.inference_mode():
+        made: Tensor = encoder(((x - shift) / scale).to(exact))
+    if made.ndim != 2:
+        raise ValueError(f"The encoder's output is {tuple(made.shape)}; expected (B, D), a vector per image.")
+    return made
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -14,7 +14,7 @@ from ... import encoders
 from ...backbones import Backbone
 from ...data import Data, Source, Subset, open_maybe_labelled, open_source
 from ...evaluation.extractor import open_encoder
-from ...evaluation.features import features
+from ...evaluation.features import Features, features
 from ...printing import counted
 from ...progress import counting
 from ...random import permutation
@@ -66,43 +66,17 @@ class Gallery:
         """
         model = open_encoder(folder)
         source = source_of(data, model)
-        chosen = permutation(len(source), 0, "report")[: self.points].sort().values
-        if len(chosen) < len(source) or not isinstance(data, str | os.PathLike):
-            made = features(
-                model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
-                workers=self.workers,
-                progress=counting(self.say, "map: ", "images"),
-            )  # fmt: skip
-            places = chosen[made.index].tolist()
-        else:
-            made = embed(folder, data, workers=self.workers)
-            places = made.index.tolist()
+        made, places = self._features(folder, model, source, data)
         if len(places) > 2000:
             self.say(f"map: placing {counted(len(places), 'image')}")
         place = projection.placed(made.features)
-        labels = None if source.labels is None else source.labels[places]
-        classes = list(source.classes or ())
-        wanted = len(classes) if classes else projection.CLUSTERS
+        wanted = len(source.classes) if source.classes else projection.CLUSTERS
         groups = min(wanted, projection.MOST_CLUSTERS, max(1, len(places) // 4))
         nearest = projection.neighbours(made.features)
-        key = (os.fspath(data) if isinstance(data, str | os.PathLike) else str(id(data)), model.channels, tuple(places))
-        if key not in self._known:
-            self._known[key] = len(self.sets)
-            tile = min(projection.TILE, model.image_size)
-            self.sets.append(
-                {
-                    "names": [source.name(i) for i in places],
-                    "classes": classes,
-                    "labels": None if labels is None else projection.encoded(labels.numpy().astype(np.uint32)),
-                    "sheets": projection.sheets(source, places, tile),
-                    "of": str(data) if isinstance(data, str | os.PathLike) else type(data).__name__,
-                    "all": len(source),
-                }
-            )
         self.maps.append(
             {
                 "run": name,
-                "images": self._known[key],
+                "images": self._set(data, source, places, model),
                 "xy": projection.encoded(place.xy),
                 "near": projection.encoded(nearest),
                 "nearCount": nearest.shape[1],
@@ -111,6 +85,37 @@ class Gallery:
                 "left": len(made.broken),
             }
         )
+
+    def _features(self, folder: Path, model: Backbone, source: Source, data: Data) -> tuple[Features, list[int]]:
+        """Features of `points` images at most, and their indices in the source."""
+        chosen = permutation(len(source), 0, "report")[: self.points].sort().values
+        if len(chosen) == len(source) and isinstance(data, str | os.PathLike):
+            made = embed(folder, data, workers=self.workers)
+            return made, made.index.tolist()
+        made = features(
+            model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
+            workers=self.workers,
+            progress=counting(self.say, "map: ", "images"),
+        )  # fmt: skip
+        return made, chosen[made.index].tolist()
+
+    def _set(self, data: Data, source: Source, places: list[int], model: Backbone) -> int:
+        """The index of an image set, which is added where it is not known yet."""
+        key = (os.fspath(data) if isinstance(data, str | os.PathLike) else str(id(data)), model.channels, tuple(places))
+        if key not in self._known:
+            self._known[key] = len(self.sets)
+            labels = None if source.labels is None else source.labels[places]
+            self.sets.append(
+                {
+                    "names": [source.name(i) for i in places],
+                    "classes": list(source.classes or ()),
+                    "labels": None if labels is None else projection.encoded(labels.numpy().astype(np.uint32)),
+                    "sheets": projection.sheets(source, places, min(projection.TILE, model.image_size)),
+                    "of": str(data) if isinstance(data, str | os.PathLike) else type(data).__name__,
+                    "all": len(source),
+                }
+            )
+        return self._known[key]
 
 
 def source_of(data: Data, model: Backbone) -> Source:

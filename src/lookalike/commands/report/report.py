@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...data import Data
@@ -110,79 +111,106 @@ def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
 
 
 def page_content(
-    folders: Sequence[Path],
-    images: "Data | None",
-    points: int,
-    workers: int,
-    say: Say,
+    folders: Sequence[Path], images: "Data | None", points: int, workers: int, say: Say
 ) -> tuple[str, dict[str, object]]:
     """The page's title, and its content by the ids of its elements."""
-    comparisons: list[Content] = []
-    shown: list[Path] = []
-    mapped: list[Path] = []
-    trained_of: dict[Path, tuple[int, str, int]] = {}
-    for folder in folders:
-        if (folder / "compare.json").is_file():
-            found = comparison(folder)
-            trained = _trainings(folder, found)
-            trained_of |= {path: (len(comparisons), *key) for key, path in trained.items()}
-            comparisons.append({**found, "name": name_of(folder), "folder": str(folder)})
-            shown += trained.values()
-            best = [ranked.get("method") for ranked in found["ranking"][:1]]
-            mapped += [path for (method, _), path in trained.items() if method in best][:1]
-        else:
-            shown.append(folder)
-            mapped.append(folder)
-    names = run_names(shown)
-    runs = [run_content(path, name) for path, name in zip(shown, names)]
-    groups = _grouped(shown, names, runs, trained_of)
-    gallery = Gallery(max(1, points // max(1, len(mapped))), workers, say)
-    notes = []
-    for path, name, run in zip(shown, names, runs):
-        run["pictures"], run["shown"] = [], path in mapped or not comparisons
-        if not run["shown"]:  # their details stay on their own pages
-            for entry in run["evaluations"]:
-                entry |= {"per_class": [], "confusion": [], "pairs": [], "calibration": None}
+    chosen = _chosen(folders)
+    names = run_names(chosen.shown)
+    runs = [run_content(path, name) for path, name in zip(chosen.shown, names)]
+    groups = _grouped(chosen.shown, names, runs, chosen.trained_of)
+    gallery = Gallery(max(1, points // max(1, len(chosen.mapped))), workers, say)
+    notes: list[str] = []
+    for path, name, run in zip(chosen.shown, names, runs):
+        mapped = path in chosen.mapped
         data, unasked = (images, None) if images is not None else _own_images(path)
-        try:
-            run["pictures"] = run_pictures(path, data if path in mapped else None, say) if run["shown"] else []
-        except (OSError, ValueError) as error:
-            run["problems"].append(f"Pictures: {error}")
-        if path not in mapped or not Folder(path).weights.is_file():
-            continue
-        named = printable(name)
-        if data is None and unasked is not None:
-            said = (
-                f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this "
-                "machine. To show them: "
-                f"{pasteable('lookalike', 'report', path, '--images', brief(unasked, LONGEST_PATH))}"
-                f"{'.' + where if (where := _where(unasked)) else ''}"
-            )
-            say(f"map of {said}")
-            notes.append(said)
-            continue
-        if data is None:
-            notes.append(f"{name}: its images are not in a folder or list. Give them: --images FOLDER.")
-            continue
-        try:
-            gallery.add(name, path, data)
-        except Exception as error:  # a page without a map is better than none
-            say(f"map of {named}: left out. {error}")
-            notes.append(f"{name}: {error}{_where(data)}")
-    series = list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))
-    compared = " and ".join(found["name"] for found in comparisons)
-    title = compared if comparisons else runs[0]["title"] if len(runs) == 1 else f"{counted(len(runs), 'run')}"
-    report_content = {
-        "title": f"Comparison{'s' if len(comparisons) > 1 else ''} {title}" if comparisons else title,
+        run["pictures"], run["shown"] = [], mapped or not chosen.comparisons
+        _add_pictures(run, path, data if mapped else None, say)
+        if mapped and Folder(path).weights.is_file():
+            notes += _add_map(gallery, path, name, data, unasked)
+    title = _title(chosen.comparisons, runs)
+    content = {
+        "title": f"Comparison{'s' if len(chosen.comparisons) > 1 else ''} {title}" if chosen.comparisons else title,
         "version": version(),
         "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
         "runs": runs,
         "groups": groups,
-        "comparisons": comparisons,
-        "curves": curve_words(series),
+        "comparisons": chosen.comparisons,
+        "curves": curve_words(list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))),
         "mapNotes": notes,
     }
-    return f"{title} - lookalike", {"report": report_content, "maps": {"sets": gallery.sets, "maps": gallery.maps}}
+    return f"{title} - lookalike", {"report": content, "maps": {"sets": gallery.sets, "maps": gallery.maps}}
+
+
+@dataclass
+class _Chosen:
+    """What a page shows of some folders."""
+
+    comparisons: list[Content] = field(default_factory=list)
+    shown: list[Path] = field(default_factory=list)
+    """The folders of all runs."""
+    mapped: list[Path] = field(default_factory=list)
+    """Those that get a map: of a comparison one of the best method."""
+    trained_of: dict[Path, tuple[int, str, int]] = field(default_factory=dict)
+    """Comparison, method and seed of the runs that belong to one."""
+
+
+def _chosen(folders: Sequence[Path]) -> _Chosen:
+    """The runs and comparisons of some folders."""
+    chosen = _Chosen()
+    for folder in folders:
+        if not (folder / "compare.json").is_file():
+            chosen.shown.append(folder)
+            chosen.mapped.append(folder)
+            continue
+        found = comparison(folder)
+        trained = _trainings(folder, found)
+        chosen.trained_of |= {path: (len(chosen.comparisons), *key) for key, path in trained.items()}
+        chosen.comparisons.append({**found, "name": name_of(folder), "folder": str(folder)})
+        chosen.shown += trained.values()
+        best = [ranked.get("method") for ranked in found["ranking"][:1]]
+        chosen.mapped += [path for (method, _), path in trained.items() if method in best][:1]
+    return chosen
+
+
+def _add_pictures(run: Content, path: Path, data: "Data | None", say: Say) -> None:
+    """Adds the pictures of a run that is shown; of another one the details stay on its own page."""
+    if not run["shown"]:
+        for entry in run["evaluations"]:
+            entry |= {"per_class": [], "confusion": [], "pairs": [], "calibration": None}
+        return
+    try:
+        run["pictures"] = run_pictures(path, data, say)
+    except (OSError, ValueError) as error:
+        run["problems"].append(f"Pictures: {error}")
+
+
+def _add_map(gallery: Gallery, path: Path, name: str, data: "Data | None", unasked: str | None) -> list[str]:
+    """Maps a run's embedding of `data`; returns a note where there is no map."""
+    named = printable(name)
+    if data is None and unasked is not None:
+        said = (
+            f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this "
+            "machine. To show them: "
+            f"{pasteable('lookalike', 'report', path, '--images', brief(unasked, LONGEST_PATH))}"
+            f"{'.' + where if (where := _where(unasked)) else ''}"
+        )
+        gallery.say(f"map of {said}")
+        return [said]
+    if data is None:
+        return [f"{name}: its images are not in a folder or list. Give them: --images FOLDER."]
+    try:
+        gallery.add(name, path, data)
+    except Exception as error:  # a page without a map is better than none
+        gallery.say(f"map of {named}: left out. {error}")
+        return [f"{name}: {error}{_where(data)}"]
+    return []
+
+
+def _title(comparisons: Sequence[Content], runs: Sequence[Content]) -> str:
+    """The comparisons' names, or the title of the only run, or how many there are."""
+    if comparisons:
+        return " and ".join(found["name"] for found in comparisons)
+    return str(runs[0]["title"]) if len(runs) == 1 else f"{counted(len(runs), 'run')}"
 
 
 def _own_images(path: Path) -> tuple[str | None, str | None]:
