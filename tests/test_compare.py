@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import backbones, cli, encoders, places, timing, training
 from lookalike import core as contract
-from lookalike.commands.compare import cost_meter, runner, summary
+from lookalike.commands.compare import baseline, cost_meter, record, runner, summary
 from lookalike.commands.compare.leakage import shared_images
 from lookalike.commands.compare.plan import left_line, plan_line
 from lookalike.commands.compare.ranking import (
@@ -513,10 +513,10 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
         for share in (0.01, 0.1)
     )
     found: dict[str, dict[str, Accuracy]] = {}
-    runner._add(found, "a", cast(Any, [few]))
+    record.add_results(found, "a", cast(Any, [few]))
     assert found == {"semi": {"a": Accuracy(0.01, 1.0, (0.0, 1.0))}}
     found = {}
-    runner._add(found, "a", cast(Any, [few, more]))
+    record.add_results(found, "a", cast(Any, [few, more]))
     assert list(found) == ["semi 1%", "semi 10%"]
     for entry in (few, more):
         entry.settings["how"] = "logistic"
@@ -525,12 +525,12 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
         for e in (few, more)
     ]
     found = {}
-    runner._add(found, "a", cast(Any, [few, more, *tuned]))
+    record.add_results(found, "a", cast(Any, [few, more, *tuned]))
     assert {name: tests["a"].top1 for name, tests in found.items()} == pytest.approx(
         {"semi 1%": 0.01, "semi 10%": 0.1, "semi-finetune 1%": 0.51, "semi-finetune 10%": 0.6}
     )
     with pytest.raises(ValueError, match="judged twice by semi 1%"):
-        runner._add(found, "a", cast(Any, [few, more]))
+        record.add_results(found, "a", cast(Any, [few, more]))
 
 
 def test_a_training_is_read_back_as_it_was_written() -> None:
@@ -675,12 +675,12 @@ def run(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> tuple
 def test_all_methods_of_a_seed_begin_with_the_same_network_which_is_the_untrained_one() -> None:
     source = cast(Any, SimpleNamespace())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "with_statistics", lambda encoder, *parts, **options: encoder)
+        patch.setattr(baseline, "with_statistics", lambda encoder, *parts, **options: encoder)
         for backbone in ("test_byobnet", "test_vit"):
             run = Run(
                 data="", method=SimCLR.Config(), backbone=backbone, image_size=32, batch_size=8, workers=0, seed=3
             )
-            kept = runner.untrained(run, source).net.state_dict()
+            kept = baseline.untrained_encoder(run, source).net.state_dict()
             methods: list[type[Method]] = [SimCLR, DINO, *([IBOT] if backbone == "test_vit" else [])]
             for method in methods:
                 settled, _ = training.resolve(dataclasses.replace(run, method=method.Config()), 40)  # type: ignore[call-arg]
@@ -917,7 +917,7 @@ def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tm
     content["trainings"][0]["folder"] = named
     (out / "compare.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"names the folder .*, which no comparison makes"):
-        runner._read(out / "compare.json")
+        record.read(out / "compare.json")
     assert Folder(mine).weights.is_file()
 
 

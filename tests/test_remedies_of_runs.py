@@ -41,7 +41,8 @@ from lookalike import cli, training
 from lookalike.commands import demo, distill, finetune
 from lookalike.commands.compare.cost_meter import spent
 from lookalike.commands.compare.ranking import Accuracy, Training, rank
-from lookalike.commands.compare.runner import _add, _Work, compare
+from lookalike.commands.compare.record import add_results
+from lookalike.commands.compare.runner import _Work, compare
 from lookalike.commands.compare.spec import Comparison
 from lookalike.commands.compare.summary import recommendation, table
 from lookalike.commands.report.report import page_content, report, write
@@ -949,7 +950,7 @@ def judged_twice(*shares: float) -> object:
         for share in shares
     ]
     found: dict[str, dict[str, Accuracy]] = {}
-    _add(found, "test", entries)
+    add_results(found, "test", entries)
     return None
 
 

@@ -1018,7 +1018,7 @@ def compare(argv: list[str]) -> None:
     for weights in (asked.init, asked.teacher):
         if weights is not None:
             check_encoder(weights)
-    from .commands.compare.runner import FILE
+    from .commands.compare.record import FILE
     from .commands.compare.runner import compare as rank
 
     _imported()

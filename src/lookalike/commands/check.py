@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -361,49 +361,59 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     if len(split.broken) > 10:
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
     if read:
-        low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
-        spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
-        lines.append(f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}")
-        small = int((split.sizes.min(1) < image_size).sum())
-        if small:
-            lines.append(
-                f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
-                "enlarged"
-            )
-        lines.append(
-            "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
-            + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
-        )  # fmt: skip
-        mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
-        lines.append(f"values      mean {mean}, standard deviation {std} (of 0 to 1)")
+        lines += _pixel_lines(split, image_size)
     remarks = (*left_out(split.kinds, ALL), *unused(split.kinds, split.levels, split.source.channels, ALL))
     lines += [f"            {line}" for line in remarks]
     if split.classes is not None:
-        smallest = min(split.classes, key=split.classes.__getitem__)
-        largest = max(split.classes, key=split.classes.__getitem__)
-        fewest, most = split.classes[smallest], split.classes[largest]
-        lines.append(
-            f"classes     {len(split.classes)}, if the first folders' names are labels, "
-            + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
-               f"{counted(most, 'image')} ({largest})")
-        )  # fmt: skip
+        lines.append(_class_line(split.classes))
     if read and what == "images":
-        seconds = total * split.decode_seconds / max(1, workers)
-        shrunk = (
-            split.sizes
-            // 2
-            ** np.maximum(0, np.floor(np.log2(np.maximum(1, split.sizes.min(1) // (2 * image_size))))).astype(int)[
-                :, None
-            ]
-        )
-        width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
-        held = shrunk.prod(1).mean() * total * split.source.channels * width
-        lines.append(
-            f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each epoch; "
-            "JPEG files that are shrunk read faster. "
-            f"--cache ram reads once and holds {size_of(held)} at {image_size} pixels"
-        )
+        lines.append(_estimate(split, image_size, workers))
     return lines
+
+
+def _pixel_lines(split: Split, image_size: int) -> list[str]:
+    """Sizes, kinds of files and values of the images that could be read."""
+    low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
+    spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
+    lines = [f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}"]
+    small = int((split.sizes.min(1) < image_size).sum())
+    if small:
+        lines.append(
+            f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
+            "enlarged"
+        )
+    lines.append(
+        "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
+        + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
+    )  # fmt: skip
+    mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
+    return [*lines, f"values      mean {mean}, standard deviation {std} (of 0 to 1)"]
+
+
+def _class_line(classes: Mapping[str, int]) -> str:
+    """How many images the classes have."""
+    smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
+    fewest, most = classes[smallest], classes[largest]
+    return (
+        f"classes     {len(classes)}, if the first folders' names are labels, "
+        + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
+           f"{counted(most, 'image')} ({largest})")
+    )  # fmt: skip
+
+
+def _estimate(split: Split, image_size: int, workers: int) -> str:
+    """How long reading takes, and the memory of all images where they are kept there."""
+    total = len(split.source)
+    seconds = total * split.decode_seconds / max(1, workers)
+    halvings = np.floor(np.log2(np.maximum(1, split.sizes.min(1) // (2 * image_size))))
+    shrunk = split.sizes // 2 ** np.maximum(0, halvings).astype(int)[:, None]
+    width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
+    held = shrunk.prod(1).mean() * total * split.source.channels * width
+    return (
+        f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each epoch; "
+        "JPEG files that are shrunk read faster. "
+        f"--cache ram reads once and holds {size_of(held)} at {image_size} pixels"
+    )
 
 
 BY_EYE: Final = (

@@ -51,7 +51,7 @@ def finetune(
 ) -> Result:
     """Trains a classifier from an encoder, writes the run's folder, and judges it on the test images, once.
 
-    For devices, precision and all other options of a training see `train_and_judge`.
+    For devices, precision and all other options of a training see `train_and_evaluate`.
 
     Args:
         encoder: what `lookalike.load` takes, a loaded encoder, or a pretrained module of your own, (B, C, H, W) to

@@ -1,7 +1,7 @@
 """The nearest rows of a bank of features by cosine: exact, in blocks, on any device.
 
 On a CPU each thread multiplies some queries with the bank, block by block, and keeps the k largest similarities of each
-(`heaps`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
+(`topk`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
 divided by after the product. Elsewhere, and without Numba, torch does the same with `topk`.
 """
 

@@ -1,1 +1,1 @@
-"""Methods at equal cost: the question (`comparison`), the work (`working`), its costs, the order, and the words."""
+"""Methods at equal cost: the question (`spec`), the work (`runner`), its costs, the order, and what is said of it."""

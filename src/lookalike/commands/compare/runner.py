@@ -7,42 +7,40 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
-from ... import backbones, encoders, training
+from ... import training
 from ...backbones import Backbone
 from ...core import Config
-from ...data import Source, open_source
+from ...data import open_source
 from ...data.labelled import open_pair
 from ...data.order import Order
 from ...devices import default_device
 from ...durations import spoken
-from ...evaluation.features import fingerprint, with_statistics
+from ...evaluation.features import fingerprint
 from ...evaluation.records import Entry
-from ...files import FORMAT, becomes, is_lock, read_json, write_json
-from ...image_options import Alpha
+from ...files import FORMAT, becomes, is_lock, write_json
 from ...methods import get_method
 from ...methods.distill import Distill
 from ...places import check_logger
-from ...printing import are, brief, counted, protocol_name, say, shown
-from ...random import key_of
+from ...printing import are, counted, say
 from ...runs import Collapsed, Diverged, Folder, Options, Run, made, read_yaml, write_run
 from ...timing import MANY_EPOCHS, Pace, Speed
 from ..evaluate import evaluate
 from ..evaluation_request import PROTOCOLS
+from .baseline import untrained_encoder
 from .cost_meter import Costs, gflops_per_image, spent
 from .hardware import device_name
 from .leakage import shared_images
 from .plan import left_line, order, plan_line
 from .ranking import OFF_BUDGET, Accuracy, Rank, Results, Training, rank, score_range, seed_noise, training_of
+from .record import FILE, add_results, mean_results, plain_results, read, results_of, with_new_places
 from .significance import ERROR_RATE
 from .spec import Comparison, changes, extends, with_places_of
 from .summary import recommendation, table
 
-FILE = "compare.json"
 SPEED = ".speed"
 """What the folder of a training that is begun to be timed is called, and then something drawn; it is removed."""
 
@@ -121,12 +119,40 @@ def _check(folder: Folder, asked: Comparison) -> None:
         folder.check(resume=False, overwrite=False)  # an empty one, which can be written to
 
 
+def _with_batch_for(asked: Comparison, images: int) -> Comparison:
+    """The same with the batch size that so many images get.
+
+    Raises:
+        ValueError: there are fewer than a batch of those that were asked for.
+    """
+    batch = training.batch_for(asked, images, 1, "batch_size" in asked.given)
+    for line in training.batch_words(asked.batch_size, batch, images):
+        say(line)
+    asked = dataclasses.replace(asked, batch_size=batch)
+    Order(images, asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
+    return asked
+
+
+def _waiting(asked: Comparison) -> list[Training]:
+    """All trainings, none of which is begun."""
+    return [
+        Training(
+            method=method,
+            seed=seed,
+            folder=f"{method}-seed{seed}",
+            learns_from_labels=get_method(method).needs_labels,
+        )
+        for seed in asked.all_seeds
+        for method in asked.methods
+    ]
+
+
 class _Work:
     """What is asked, what is done so far, and how to go on."""
 
     def __init__(self, asked: Comparison, path: Path, callbacks: Sequence[Callback]) -> None:
         if asked.alpha == "auto" and not asked.overwrite and (path / FILE).is_file():  # as it was begun
-            asked = dataclasses.replace(asked, alpha=_read(path / FILE)["question"]["alpha"])
+            asked = dataclasses.replace(asked, alpha=read(path / FILE)["question"]["alpha"])
         self.asked = asked
         self.path = path
         self.callbacks = callbacks
@@ -136,11 +162,7 @@ class _Work:
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} holds {counted(len(self.source), 'image')}; at least 2 are needed.")
-        batch = training.batch_for(asked, len(self.source), 1, "batch_size" in asked.given)
-        for line in training.batch_words(asked.batch_size, batch, len(self.source)):
-            say(line)
-        self.asked = asked = dataclasses.replace(asked, batch_size=batch)
-        Order(len(self.source), asked.batch_size, asked.seed, 0, 1, asked.accumulate)  # says what batch would do
+        self.asked = asked = _with_batch_for(asked, len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
         labelled = [open_pair(train, test, channels=asked.channels, alpha=asked.alpha) for train, test in asked.pairs]
@@ -161,16 +183,7 @@ class _Work:
         """As measured, by method."""
         self.seconds: dict[str, float | None] = {}
         """Of a training of each method: as planned, and as it turns out to be."""
-        self.trainings = [
-            Training(
-                method=method,
-                seed=seed,
-                folder=f"{method}-seed{seed}",
-                learns_from_labels=get_method(method).needs_labels,
-            )
-            for seed in asked.all_seeds
-            for method in asked.methods
-        ]
+        self.trainings = _waiting(asked)
         self._begin()
         for line in self._shared_words():
             say(f"WARNING: {line}")
@@ -184,7 +197,7 @@ class _Work:
             if becomes(path) == FILE:
                 path.unlink()
         if file.is_file():
-            old = _read(file)
+            old = read(file)
             moved = json.loads(json.dumps(self.question))
             now = with_places_of(old["question"], moved)
             lines = changes(old["question"], now)
@@ -236,9 +249,9 @@ class _Work:
             say(f"{self.path} holds {len(known)} of these trainings: they are kept, {more} are new.")
         places = dict(zip(old["question"]["test"], self.asked.test))  # tests may lie elsewhere now
         self.trainings = [known.get((t.method, t.seed), t) for t in self.trainings]
-        self.trainings = [dataclasses.replace(t, results=_at(places, t.results)) for t in self.trainings]
+        self.trainings = [dataclasses.replace(t, results=with_new_places(places, t.results)) for t in self.trainings]
         self.untrained = {
-            int(seed): _at(places, _results_of(found)) for seed, found in old["untrained_by_seed"].items()
+            int(seed): with_new_places(places, results_of(found)) for seed, found in old["untrained_by_seed"].items()
         }
 
     def _shared_words(self) -> list[str]:
@@ -270,10 +283,10 @@ class _Work:
             "question": self.question,
             "shared_images": self.shared,
             "error_rate": ERROR_RATE,
-            "untrained": _means(self.untrained_results),
+            "untrained": mean_results(self.untrained_results),
             "untrained_range": self.untrained_results
             and score_range(self.untrained_results, seed_noise(self.trainings)),
-            "untrained_by_seed": {str(seed): _plain(results) for seed, results in self.untrained.items()},
+            "untrained_by_seed": {str(seed): plain_results(results) for seed, results in self.untrained.items()},
             "trainings": [dataclasses.asdict(t) for t in self.trainings],
             "ranking": [dataclasses.asdict(r) for r in found.ranking],
             "recommendation": found.recommendation,
@@ -310,12 +323,12 @@ class _Work:
         left = [i for i in left if self.trainings[i].method in self.ready]
         if self.ready:  # also a look at the labelled images, before hours of training
             self._plan()
-            self._judge_untrained()
+            self._evaluate_untrained()
         for i in left:
             t = self.trainings[i]
             try:
                 self._train(i)
-                self._judge(i)
+                self._evaluate_training(i)
             except Exception as error:
                 ended = isinstance(error, Collapsed | Diverged)
                 words = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if ended else {}
@@ -406,7 +419,7 @@ class _Work:
         }  # fmt: skip
         return Run(**options, data=self.asked.data, method=self._config(method), given=("batch_size",))
 
-    def _judge_untrained(self) -> None:
+    def _evaluate_untrained(self) -> None:
         """Judges the network before any training, its BatchNorm with the statistics of the images."""
         settled, _ = next(iter(self.ready.values()))
         for seed in self.asked.all_seeds:
@@ -415,8 +428,8 @@ class _Work:
                 if any(test in tests for tests in found.values()):
                     continue
                 say(f"The untrained network, seed {seed}, on {test}")
-                model = untrained(dataclasses.replace(settled, seed=seed), self.source)
-                _add(found, test, self._evaluate(model, train, test, seed))
+                model = untrained_encoder(dataclasses.replace(settled, seed=seed), self.source)
+                add_results(found, test, self._evaluate(model, train, test, seed))
                 self.write()
 
     def _train(self, place: int) -> None:
@@ -485,14 +498,14 @@ class _Work:
             )
         return epochs
 
-    def _judge(self, place: int) -> None:
+    def _evaluate_training(self, place: int) -> None:
         """Judges a finished training on the tests that it has not met, and closes it."""
         t = self.trainings[place]
         for train, test in self.asked.pairs:
             if any(test in tests for tests in t.results.values()):
                 continue
             found = {protocol: dict(tests) for protocol, tests in t.results.items()}
-            _add(found, test, self._evaluate(self.path / t.folder, train, test, t.seed))
+            add_results(found, test, self._evaluate(self.path / t.folder, train, test, t.seed))
             t = self._set(place, results=found)
         t = self._set(place, status="done", error=None)
         accuracies = ", ".join(
@@ -507,109 +520,6 @@ class _Work:
         return evaluate(
             encoder, train, test, protocols=self.asked.protocols, workers=settled.workers or 0, seed=seed, say=say
         )
-
-
-def untrained(run: Run, source: Source) -> Backbone:
-    """The encoder that a resolved run would start from, fit to be judged.
-
-    Args:
-        run: a resolved run of any method that begins with the backbone alone.
-        source: its images. They give BatchNorm its statistics, unless the encoder starts from weights, which have own.
-    """
-    assert run.image_size is not None
-    with torch.random.fork_rng():
-        torch.manual_seed(key_of(run.seed, "weights"))
-        encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
-    encoder.alpha = run.alpha
-    training.normalise(encoder, run, source)
-    if run.init:
-        encoders.start_from(encoder, run.init)
-        return encoder.eval()
-    return with_statistics(encoder, source, image_size=run.image_size, mean=encoder.mean, std=encoder.std)
-
-
-def _add(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[Entry]) -> None:
-    """Adds judgements on a test; where a protocol has several they are told apart by their share of the labels.
-
-    Raises:
-        ValueError: two would have the same name.
-    """
-    names = [_protocol(e) for e in entries]
-    for e, protocol in zip(entries, names):
-        several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
-        name = protocol_name(e.protocol, e.settings) if several else protocol
-        if test in results.get(name, {}):
-            raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
-        results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)
-
-
-def _protocol(entry: Entry) -> str:
-    """As it is asked for: records of both ways to use few labels say semi."""
-    return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol
-
-
-def _at(places: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:
-    """Results with the tests' new places."""
-    return {p: {places.get(test, test): a for test, a in tests.items()} for p, tests in results.items()}
-
-
-def _plain(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    return {p: {test: dataclasses.asdict(a) for test, a in tests.items()} for p, tests in results.items()}
-
-
-def _results_of(content: dict[str, Any]) -> dict[str, dict[str, Accuracy]]:
-    return {
-        p: {test: Accuracy(a["top1"], a["top5"], tuple(a["interval"])) for test, a in tests.items()}
-        for p, tests in content.items()
-    }
-
-
-def _means(of_seeds: Sequence[Results]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The untrained network's results: means over the seeds, and each seed's top-1."""
-    if not of_seeds:
-        return {}
-
-    def joined(found: Sequence[Accuracy]) -> dict[str, Any]:
-        def over(values: Sequence[float]) -> float:
-            return sum(values) / len(values)
-
-        return {
-            "top1": over([a.top1 for a in found]),
-            "top5": over([a.top5 for a in found]),
-            "interval": [over([a.interval[side] for a in found]) for side in (0, 1)],
-            "accuracies": [a.top1 for a in found],
-        }
-
-    whole = [r for r in of_seeds if r.keys() == of_seeds[0].keys()]
-    return {
-        p: {test: joined([r[p][test] for r in whole if test in r[p]]) for test in tests}
-        for p, tests in of_seeds[0].items()
-    }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file, dict)
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{file} is no comparison of format {FORMAT}.")
-        for row in content["trainings"]:
-            training_of(row)
-            if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
-                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
-            name = row["folder"]  # it is written to, and removed
-            if name != f"{row['method']}-seed{row['seed']}" or Path(name).name != name:
-                raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
-        for results in content["untrained_by_seed"].values():
-            _results_of(results)
-        content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
-        if content["question"]["alpha"] not in get_args(Alpha):
-            raise ValueError(f"{file} asked for alpha {shown(content['question']['alpha'])}, which there is not.")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = (
-            error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
-        )
-        raise ValueError(f"{said} Move it away, or give another --out.") from None
-    return content
 
 
 def _is_timed(path: Path) -> bool:
