@@ -78,3 +78,11 @@ COMMANDS = [name for name in MODULES if name.startswith("lookalike.commands")]
 def test_commands_are_the_top_floor(module: str) -> None:
     """The command line alone imports them; the tables of `lookalike` and `lookalike.evaluation` name them as texts."""
     assert not imports(module) & {*COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "module", sorted(m for m in MODULES if m.startswith(("lookalike.commands.", "lookalike.evaluation.")))
+)
+def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
+    above = {name for each in imports(module) for name in needed(each)}
+    assert module.removeprefix("lookalike.") not in above

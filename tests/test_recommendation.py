@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookalike import cli, timing, training
-from lookalike.catalogue import table
 from lookalike.commands import recommendation
+from lookalike.commands.catalogue import table
 from lookalike.commands.check import look
 from lookalike.commands.recommendation import LONGEST, RULES, SIZES, Facts, Given, Recommendation, at_speed, recommended
 from lookalike.data import open_maybe_labelled

@@ -1222,7 +1222,7 @@ def show_list(argv: list[str]) -> None:
         for name in methods:
             say(f"{name:<14} {METHODS[name].line}")
         return
-    from .catalogue import catalogue, chosen, installed, lines, measure, table
+    from .commands.catalogue import catalogue, chosen, installed, lines, measure, table
 
     known = catalogue()
     found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from .printing import counted, first_of
+from ..printing import counted, first_of
 
 TABLE = Path(__file__).with_name("backbones.csv")
 PIXELS = 224
@@ -71,7 +71,7 @@ def catalogue(path: Path = TABLE) -> list[Cost]:
     versions, rows = table(path)
     if versions == installed():
         return list(rows.values())
-    from .backbones import names  # another timm has other names
+    from ..backbones import names  # another timm has other names
 
     return [rows.get(name, Cost(name)) for name in names()]
 
@@ -115,7 +115,7 @@ def measure(found: Sequence[Cost], image_size: int, say: Callable[[str], None]) 
         )
     import torch
 
-    from .devices import default_device
+    from ..devices import default_device
 
     device = default_device().type
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
@@ -145,7 +145,7 @@ def training_speed(name: str, image_size: int, device: str = "cpu") -> float:
     """
     import torch
 
-    from . import backbones
+    from .. import backbones
 
     with torch.random.fork_rng():
         model = backbones.create(name, image_size=image_size).to(device).train()
