@@ -1,4 +1,4 @@
-"""`lookalike demo`: from no data at all to an encoder that has been judged, in a minute or two on two CPU cores.
+"""`lookalike demo`: from no data at all to an encoder that has been evaluated, in a minute or two on two CPU cores.
 
 Real: scikit-learn's 1,797 handwritten digits, 8x8 pixels (Alpaydin & Kaynak, UCI, 1998). The last 500 are for testing;
 none of them is seen in training. Placed by this file: each digit stands on a black canvas of 32 pixels, at a random
@@ -122,7 +122,7 @@ class Score:
 
 
 def demo(out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool) -> tuple[Result, list[Score]]:
-    """Trains SimCLR on placed digits and judges raw pixels, the untrained and the trained encoder.
+    """Trains SimCLR on placed digits and evaluates raw pixels, the untrained and the trained encoder.
 
     Args:
         out: the run's folder. The images go beside it, to `<out>-digits`.
@@ -262,7 +262,7 @@ def _features(model: nn.Module, source: Source) -> Features:
 def _score(
     name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source, images: Path
 ) -> Score:
-    """Judges one representation of what lies in `images`; a run's own judgements go to its `evaluation.json`, too."""
+    """Evaluates one representation of what lies in `images`; a run's own results go to its `evaluation.json`, too."""
     sha256, data = ("", "") if folder is None else (file_sha256(folder.weights), fingerprint(bank, test))
     about = About(extraction_settings(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
     (knn,), (linear,), (few,) = (

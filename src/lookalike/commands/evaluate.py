@@ -48,7 +48,7 @@ def evaluate(
     baseline: bool = False,
     say: Callable[[str], None] = silent,
 ) -> list[Entry]:
-    """Judges an encoder on labelled images.
+    """Evaluates an encoder on labelled images.
 
     Args:
         encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`), which
@@ -58,7 +58,7 @@ def evaluate(
         also: further pairs of train and test, with classes of their own.
         protocols: of `PROTOCOLS`.
         image_size: pixels of the test crop; without it the size that the encoder was made for.
-        pool: what stands for an image, see `Pool`; for the protocols that judge features.
+        pool: what stands for an image, see `Pool`; for the protocols that take features.
         batch_size: images per forward pass, and per step of the protocols of `TRAINED`.
         workers: processes that decode.
         seed: of all that is drawn: initial weights, order and held-out part, few labels, and the intervals.
@@ -69,7 +69,7 @@ def evaluate(
         keep: features of a run's encoder stay in its folder, and are used again.
         out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
         encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
-        baseline: judges the same network untrained as well, for `Entry.baseline`: drawn by the seed, its BatchNorm with
+        baseline: evaluates the untrained network as well, for `Entry.baseline`: drawn by the seed, its BatchNorm with
             the statistics of the training images. It takes as long again.
         say: called with lines for the user, each result among them.
 
@@ -179,7 +179,7 @@ def _protocol_runner(
 
 
 def _with_baselines(found: list[Entry], before: list[Entry]) -> list[Entry]:
-    """Judgements with those of the untrained network beside them."""
+    """Results with those of the untrained network beside them."""
     return [dataclasses.replace(entry, baseline=old.top1) for entry, old in zip(found, before, strict=True)]
 
 
@@ -209,7 +209,7 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
 
 
 def _trained_entries(protocol: str, pair: _Pair, extractor: Extractor, request: Request) -> list[Entry]:
-    """Trains classifiers on images, each from the same encoder, and judges them; one entry for each set of labels."""
+    """Trains classifiers on images, each from the same encoder, and evaluates them; an entry for each set of labels."""
     if protocol != "semi-finetune":
         return [_trained_entry(protocol, [None] * request.seeds, {}, pair, extractor, request)]
     assert pair.train.labels is not None

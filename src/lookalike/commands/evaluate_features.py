@@ -33,7 +33,7 @@ def evaluate_features(
     out: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[Entry]:
-    """Judges saved embeddings with labels: files as `save_features` writes them, of any encoder.
+    """Evaluates saved embeddings with labels: files as `save_features` writes them, of any encoder.
 
     Without `test` a class-balanced, seeded fifth of `train` is the test. The other arguments are those of `evaluate`.
     """

@@ -1,4 +1,4 @@
-"""Fine-tuning: `finetune` turns an encoder into a classifier and judges it. It is a training like any other."""
+"""Fine-tuning: `finetune` turns an encoder into a classifier and evaluates it. It is a training like any other."""
 
 import dataclasses
 import os
@@ -49,7 +49,7 @@ def finetune(
     method: FineTune.Config = FineTune.Config(),  # noqa: B008 (frozen)
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Trains a classifier from an encoder, writes the run's folder, and judges it on the test images, once.
+    """Trains a classifier from an encoder, writes the run's folder, and evaluates it on the test images, once.
 
     For devices, precision and all other options of a training see `train_and_evaluate`.
 
@@ -129,10 +129,10 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     assert source.classes is not None
     if sorted(map(composed, source.classes)) != sorted(map(composed, cfg.classes)):  # else their order was chosen
         cfg = dataclasses.replace(cfg, classes=source.classes)
-    judged = test if test is not None else cfg.test
-    if isinstance(judged, str | os.PathLike):
-        cfg = dataclasses.replace(cfg, test=os.fspath(judged))
-    _open_test(judged, run, cfg.classes)
+    given = test if test is not None else cfg.test
+    if isinstance(given, str | os.PathLike):
+        cfg = dataclasses.replace(cfg, test=os.fspath(given))
+    _open_test(given, run, cfg.classes)
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
 
 
@@ -210,18 +210,18 @@ def scores_of(classifier: Classifier, source: Source, workers: int, say: Callabl
 
 
 def _evaluate(run: Run, test: Data | None, begun: float) -> None:
-    """Judges a finished run, and writes its classifier, the classes and the entry in `evaluation.json`."""
+    """Evaluates a finished run, and writes its classifier, the classes and the entry in `evaluation.json`."""
     folder = Folder(run.out)
     folder.say("Judging the last epoch's classifier on the test images ...")
     classifier, settled = trained_classifier(run)
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
-    judged = test if test is not None else cfg.test
-    first, second = open_pair(settled.data, judged, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes)
+    given = test if test is not None else cfg.test
+    first, second = open_pair(settled.data, given, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes)
     found = scores_of(classifier, second, settled.workers or 0, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(judged))
+    about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(given))
     metrics = classification_metrics(found.features.double().softmax(1), found.labels)
     made = entry(
         "linear-augmented" if cfg.frozen else "finetune", [metrics], found.labels, train_images=len(first),
@@ -231,7 +231,7 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     record(folder.evaluation, [made], named_here=not run.resume)
     for name, reason in found.broken:
         folder.note(f"broken test image {name}: {reason}")
-    for line in _lines(made, found, settled, judged):
+    for line in _lines(made, found, settled, given):
         folder.say(line)
     folder.say(
         f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
@@ -240,7 +240,7 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
 
 
 def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
-    """What is said of a judgement."""
+    """The lines about an evaluation."""
     assert found.labels is not None
     most = int(found.labels.bincount().max()) / len(found.labels)
     lines = [made.line(SHOWN)]

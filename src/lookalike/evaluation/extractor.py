@@ -1,4 +1,4 @@
-"""From an encoder and images to features: loading it, reading each set of images once, keeping what was computed."""
+"""From an encoder and images to features: loading it, reading each set of images once, caching what was computed."""
 
 import os
 from collections.abc import Callable
@@ -145,7 +145,7 @@ class Extractor:
             self.cache = FeatureCache(Folder(encoder).features, self.encoder_sha256)
 
     def untrained(self, source: Source, seed: int) -> "Extractor":
-        """A reader of the same network before any training, whose BatchNorm knows the statistics of a source."""
+        """An extractor of the same network before any training, whose BatchNorm knows the statistics of a source."""
         model = untrained(self.model, seed).to(device_of(self.model))
         model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
         return Extractor(

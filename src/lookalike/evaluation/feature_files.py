@@ -85,7 +85,7 @@ def _class_of_each(made: Features) -> list[str] | None:
 def load_features(path: str | os.PathLike[str]) -> Features:
     """Reads what `save_features` wrote, or another program in its place.
 
-    Needed are `features` (in a CSV file columns `f0` and on), and for judging `labels` (a column `label`, or `class`
+    Needed are `features` (in a CSV file columns `f0` and on), and to evaluate `labels` (a column `label`, or `class`
     alone). Names may be left out.
 
     Raises:

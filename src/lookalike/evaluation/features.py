@@ -141,9 +141,9 @@ def with_statistics(
     std: Sequence[float],
     images: int = 1024,
 ) -> Encoder:
-    """A copy of an untrained encoder, fit to be judged: its BatchNorm layers know the images' statistics.
+    """A copy of an untrained encoder, fit to be evaluated: its BatchNorm layers know the images' statistics.
 
-    Fresh ones take mean 0 and variance 1 for granted. An encoder that is judged so looks worse than it is, and what
+    Fresh ones take mean 0 and variance 1 for granted. An encoder that is evaluated so looks worse than it is, and what
     training adds looks better. At most `images` of `source` are read; the other arguments are those of `features`.
     """
     places = permutation(len(source), "statistics")[:images]

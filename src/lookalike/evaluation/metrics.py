@@ -13,7 +13,7 @@ from .knn import rank, share_below
 BINS = 15
 """Of confidence, equally wide; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
 RESAMPLES = 10_000
-FEW = 10
+FEW_HITS = 10
 """Hits or mistakes, below which an interval is computed exactly."""
 
 
@@ -79,7 +79,7 @@ def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
     than 10 hits or mistakes draws vary too little: the exact interval takes their place (Clopper and Pearson, 1934).
     """
     hits, mistakes = correct * images, (1 - correct) * images
-    if min(hits, mistakes) < FEW:
+    if min(hits, mistakes) < FEW_HITS:
         return _exact(hits, mistakes, 0.05)
     generator = torch.Generator().manual_seed(key_of(seed, "interval"))
     count = torch.full((RESAMPLES,), images, dtype=torch.float64)

@@ -11,7 +11,7 @@ from ...runs import Run
 
 
 def untrained_encoder(run: Run, source: Source) -> Backbone:
-    """The encoder that a resolved run would start from, fit to be judged.
+    """The encoder that a resolved run would start from, fit to be evaluated.
 
     Args:
         run: a resolved run of any method that begins with the backbone alone.

@@ -79,7 +79,7 @@ def with_new_places(places: dict[str, str], results: Results) -> dict[str, dict[
 
 
 def add_results(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[Entry]) -> None:
-    """Adds judgements on a test; where a protocol has several they are told apart by their share of the labels.
+    """Adds results on a test; where a protocol has several they are named by their fraction of the labels.
 
     Raises:
         ValueError: two would have the same name.

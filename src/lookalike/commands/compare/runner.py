@@ -1,4 +1,4 @@
-"""Comparing methods at equal cost: `compare(Comparison(...))` trains each, judges all, and orders them."""
+"""Comparing methods at equal cost: `compare(Comparison(...))` trains each, evaluates all, and orders them."""
 
 import dataclasses
 import json
@@ -51,13 +51,13 @@ class Compared:
 
     folder: Path
     ranking: list[Rank]
-    """The methods that could be trained and judged, the best first."""
+    """The methods that could be trained and evaluated, the best first."""
     trainings: list[Training]
     recommendation: str
 
 
 def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
-    """Trains methods at equal cost, judges them and the untrained network alike, and orders them.
+    """Trains methods at equal cost, evaluates them and the untrained network alike, and orders them.
 
     Everything lies in the folder `asked.out`: `compare.json`, and a run's folder for each training. What is finished
     there is not done again; a training that was stopped goes on. A method that fails is reported, the rest goes on.
@@ -420,7 +420,7 @@ class _Work:
         return Run(**options, data=self.asked.data, method=self._config(method), given=("batch_size",))
 
     def _evaluate_untrained(self) -> None:
-        """Judges the network before any training, its BatchNorm with the statistics of the images."""
+        """Evaluates the network before any training, its BatchNorm with the statistics of the images."""
         settled, _ = next(iter(self.ready.values()))
         for seed in self.asked.all_seeds:
             for train, test in self.asked.pairs:
@@ -499,7 +499,7 @@ class _Work:
         return epochs
 
     def _evaluate_training(self, place: int) -> None:
-        """Judges a finished training on the tests that it has not met, and closes it."""
+        """Evaluates a finished training on the tests that it has not met, and closes it."""
         t = self.trainings[place]
         for train, test in self.asked.pairs:
             if any(test in tests for tests in t.results.values()):

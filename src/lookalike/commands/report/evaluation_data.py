@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...printing import TOP5_FROM, protocol_name
-from .labels import MEASURES, PROTOCOLS, Curve, recall_words, settings_in_short
+from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_words, settings_in_short
 
 MATRIX_CLASSES = 40
 """Confusions of more classes are listed, and not drawn."""
@@ -25,7 +25,7 @@ def evaluations(entries: object) -> list[Content]:
 
     A field that is missing or odd is None or empty; an entry without a finite `top1` is left out.
     """
-    return [_judgement(entry) for entry in dictionaries(entries) if is_finite(entry.get("top1"))]
+    return [_evaluation(entry) for entry in dictionaries(entries) if is_finite(entry.get("top1"))]
 
 
 def dictionaries(values: object) -> list[Content]:
@@ -49,9 +49,9 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
-def _judgement(entry: Content) -> Content:
+def _evaluation(entry: Content) -> Content:
     protocol = str(entry.get("protocol"))
-    title, note = PROTOCOLS.get(protocol, (protocol, ""))
+    title, note = PROTOCOL_TITLES.get(protocol, (protocol, ""))
     names = [str(name) for name in _list(entry.get("class_names"))]
     settings = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
     if protocol == "semi":
@@ -100,8 +100,8 @@ def _figures(entry: Content) -> list[Content]:
     measures = entry["measures"] if isinstance(entry.get("measures"), dict) else {}
     if entry.get("protocol") == "label-free":
         measures = {"retrieval": entry["top1"], **measures}
-    known = [name for name in MEASURES if name in measures]
-    found += [(MEASURES.get(name, Curve(name.replace("_", " "), "", "")), measures[name])
+    known = [name for name in METRIC_TITLES if name in measures]
+    found += [(METRIC_TITLES.get(name, Curve(name.replace("_", " "), "", "")), measures[name])
               for name in dict.fromkeys([*known, *measures]) if is_finite(measures[name])]  # fmt: skip
     return [{**dataclasses.asdict(words), "value": value} for words, value in found]
 

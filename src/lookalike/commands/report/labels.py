@@ -61,7 +61,7 @@ VERDICTS: Mapping[str, str] = {
     "diverged": "The numbers grew without bounds: the weights are of no use.",
 }
 
-PROTOCOLS: Mapping[str, tuple[str, str]] = {
+PROTOCOL_TITLES: Mapping[str, tuple[str, str]] = {
     "knn": ("k nearest neighbours", "An image gets the class of the most similar labelled images. Nothing is trained."),
     "linear": ("Linear probe", "A linear classifier on the frozen features, with all labels."),
     "linear-augmented": ("Linear probe, augmented", "A linear classifier on features of randomly cropped images."),
@@ -73,7 +73,7 @@ PROTOCOLS: Mapping[str, tuple[str, str]] = {
 }
 """Title and explanation of each protocol."""
 
-MEASURES: Mapping[str, Curve] = {
+METRIC_TITLES: Mapping[str, Curve] = {
     "map": Curve("Mean average precision", "", "How far up images of the own class come; 100 % is first.", "percent"),
     "recognition": CURVES["recognition"],
     "retrieval": Curve(
