@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from lookalike import backbones
-from lookalike.backbones import Backbone
+from lookalike.backbones import Backbone, base, image_sizes
+from lookalike.backbones.library import published_size
 from lookalike.commands.catalogue import PIXELS, TABLE, installed
 from lookalike.commands.teacher_student import gflops
 from lookalike.files import atomic
@@ -35,7 +36,7 @@ def built(name: str) -> tuple[Backbone, int]:
             try:
                 with device, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    pixels = size or backbones.published_size(name)
+                    pixels = size or published_size(name)
                     return backbones.create(name, image_size=pixels, stem=None), pixels
             except Exception as error:
                 failed = error
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    backbones._SIZES = ()  # type: ignore[assignment]  # no other size is looked for where 224 fails
+    image_sizes.SIZES = ()  # type: ignore[assignment]  # no other size is looked for where 224 fails
     rows, saved = read(args.out), time.monotonic()
     names = [name for name in backbones.names() if args.pattern in name and name not in rows]
     for place, name in enumerate(names, 1):
@@ -92,7 +93,7 @@ def main() -> None:
             print(f"{name}: left out ({str(error).splitlines()[0][:160]})", flush=True)
             continue
         print(f"[{place}/{len(names)}] {rows[name]} {time.monotonic() - began:.1f} s", flush=True)
-        backbones._TRIED.clear()
+        base.TRIED.clear()
         if time.monotonic() - saved > 20 or place == len(names):
             write(args.out, rows)
             saved = time.monotonic()

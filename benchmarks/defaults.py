@@ -373,7 +373,7 @@ def settled(job: Job, source: Source, out: str) -> Run:
     per_epoch = len(source) // BATCH
     epochs = max(1, round(job.stage / per_epoch))
     cfg, given = configured(job.method, job.overrides, epochs)
-    drop_path = cfg.method.drop_path(cfg)
+    drop_path = cfg.needs.drop_path
     run = Run(
         data=source, method=cfg, backbone=network(job.network, job.size, drop_path, job.seed), image_size=job.size,
         epochs=epochs, batch_size=BATCH, workers=0, precision="fp32", seed=job.seed, save_every=epochs, given=given,
@@ -403,9 +403,8 @@ class Judge:
     def __call__(self, encoder: Backbone, train: Source, test: Source, job: Job) -> dict[str, Any]:
         encoder.eval()
         (entry,) = evaluate(encoder, train, test, protocols=("knn",), image_size=job.size, seed=job.seed)  # type: ignore[arg-type]
-        (view,) = SimCLR.fit_to(
-            SimCLR.Config(views=resized(SimCLR.Config().views, job.size)), DataFacts(len(train), job.size)
-        ).views
+        paper = SimCLR.Config(views=resized(SimCLR.Config().views, job.size))
+        (view,) = paper.fit_to(DataFacts(len(train), job.size)).views
         both = two_views(train, view, SCORED, job.seed, encoder)
         a, b = (torch.cat([encoder(x) for x in side.split(128)]) for side in both)
         free = {**figures(a, b), "retrieval": retrieval(a, b)}
@@ -480,7 +479,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-LOOKED = (*NAMES, *CHANGES, *OWN, "head_spread", "head_size", "loss", "grad_norm", "skipped", "lr")
+LOOKED = (
+    *NAMES, *CHANGES, *OWN, "head_spread", "head_size", "update_ratio", "loss", "grad_norm", "skipped", "lr",
+)  # fmt: skip
 
 
 def seen(monitor: Monitor, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         method = get_method(setting).Config() if alone else config(setting)
         out = args.work / f"{setting.replace(' ', '_').replace(',', '')}-{seed}"
         run = Run(
-            data=train if method.method.needs_labels else str(file), method=method, backbone=student,
+            data=train if method.needs.labels else str(file), method=method, backbone=student,
             teacher=None if alone else teaching, epochs=args.epochs, out=str(out), **options,
         )  # fmt: skip
         if not before:

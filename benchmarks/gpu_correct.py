@@ -108,18 +108,19 @@ def steps_on(method: Method, run: Run, images: Tensor, steps: int, device: torch
     for step in range(steps):
         at = Progress(step, steps, max(1, steps // 3))
         rows = (torch.arange(run.batch_size) + step * run.batch_size) % len(images)
-        recipe = method.views(run.method, at)
+        recipe = run.method.views_at(at)
         views = make_views(
             images[rows], recipe, keys_of(step, rows), mean=method.backbone.mean, std=method.backbone.std
         )
-        loss = method(Batch([view.to(device) for view in views], rows.to(device), at, places=rows))["loss"]
+        outputs = method(Batch([view.to(device) for view in views], rows.to(device), at, cpu_index=rows))
+        loss = outputs["loss"]
         loss.backward()
         method.before_step(at)
         optimizers.clip(method, run.method.optim)
         rates.apply(at)
         rates.optimizer.step()
         rates.optimizer.zero_grad()
-        method.after_step(at)
+        method.after_step(at, [{name: value.detach() for name, value in outputs.items()}])
         losses.append(loss.item())
     return losses
 

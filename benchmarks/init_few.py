@@ -208,7 +208,7 @@ def run_of(images: Source, setting: Setting, seed: int, init: str) -> Run:
     """The training from old weights, with what a setting changes of the default."""
     epochs = max(1, round(STEPS / (len(images) // few_images.BATCH)))
     facts = DataFacts(len(images), few_images.SIZE, few_images.BATCH, epochs)
-    optim = LeJEPA.fit_to(LeJEPA.Config(), facts).optim
+    optim = LeJEPA.Config().fit_to(facts).optim
     optim = dataclasses.replace(
         optim,
         lr=setting.rate * optim.lr,

@@ -44,7 +44,7 @@ def configurations(image_size: int, images: int) -> dict[str, SwAV.Config]:
         plain = half_colour(without_blur(plain))
     made = {}
     for name, views in (("two views", two_global(plain)), ("multi-crop", plain)):
-        cfg = SwAV.fit_to(SwAV.Config(hidden_dim=512, views=views), DataFacts(images, image_size, 64))
+        cfg = SwAV.Config(hidden_dim=512, views=views).fit_to(DataFacts(images, image_size, 64))
         made[name] = dataclasses.replace(cfg, views=views)
     return made
 
@@ -60,11 +60,12 @@ def seconds_per_step(cfgs: dict[str, SwAV.Config], loader: Loader) -> dict[str, 
         for name, method in methods.items():
             began = time.perf_counter()
             views = make_views(images, method.cfg.views, images.keys, memory_format=torch.channels_last)
-            loss = method(Batch(views, images.index, at))["loss"]
+            outputs = method(Batch(views, images.index, at))
+            loss = outputs["loss"]
             rates[name].optimizer.zero_grad()
             loss.backward()
             rates[name].optimizer.step()
-            method.after_step(at)
+            method.after_step(at, [{name: value.detach() for name, value in outputs.items()}])
             found[name].append(time.perf_counter() - began)
     return {name: statistics.median(times[2:]) for name, times in found.items()}
 

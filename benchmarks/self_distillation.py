@@ -61,7 +61,7 @@ def ours(name: str, *, twice: bool) -> Step:
     recipes = (View(size=GLOBAL, count=2), View(size=LOCAL, count=LOCALS))
     cls: type[Method] = get_method(name)
     cfg = dataclasses.replace(cls.Config(), prototypes=K, views=recipes)
-    method = cls(cfg, backbones.create(vit(), image_size=GLOBAL, mask_token=cls.needs_mask_token)).train()
+    method = cls(cfg, backbones.create(vit(), image_size=GLOBAL, mask_token=cls.Config().needs.mask_token)).train()
     if twice:
         method.backbone.checkpoint_activations()
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-4)
@@ -70,10 +70,11 @@ def ours(name: str, *, twice: bool) -> Step:
     def step(n: int) -> None:
         batch = Batch(seen, torch.arange(BATCH), Progress(n, 1000, 100))
         optimizer.zero_grad()
-        method(batch)["loss"].backward()
+        outputs = method(batch)
+        outputs["loss"].backward()
         method.before_step(batch.progress)
         optimizer.step()
-        method.after_step(batch.progress)
+        method.after_step(batch.progress, [{name: value.detach() for name, value in outputs.items()}])
 
     return step
 

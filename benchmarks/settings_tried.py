@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike import losses
-from lookalike.core import Batch, Config
+from lookalike.core import Batch, Config, Outputs
 from lookalike.data import Source
 from lookalike.methods import get_method
 from lookalike.methods.byol import BYOL
@@ -159,10 +159,12 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
     ("barlow_twins", CNN): {
         "lars 0.3": lars(0.3),
+        "width 2048": {"hidden_dim": 2048, "out_dim": 2048},
         "lars 1 and slow biases": lars(1.0, lr_bias=0.024),
         "lars 1 and width 256": {**lars(1.0), "hidden_dim": 512, "out_dim": 256},
         "lars 0.3 and width 256": {**lars(0.3), "hidden_dim": 512, "out_dim": 256},
     },
+    ("vicreg", CNN): {"lars 1 and width 256": {**lars(1.0), "hidden_dim": 512, "out_dim": 256}},
 }
 """Settings that only the last round has: the paper's optimizer with a rate for few steps, where the first round's best
 has another optimizer. A rule must not change the optimizer with the number of images."""
@@ -222,10 +224,10 @@ class UnpredictedSimSiam(SimSiam):
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         return {"loss": (losses.simsiam(z1, z2) + losses.simsiam(z2, z1)) / 2}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {}
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return "There is no predictor: one answer for all images is enough."
 
 

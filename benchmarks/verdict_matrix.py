@@ -206,6 +206,8 @@ def figures_of(row: Row) -> dict[str, list[float]]:
                 labelled = row["method"] == "supcon"  # of which it is not asked
                 if each in FALLEN and not labelled and moved is not None and moved.away < -least:
                     found.setdefault(f"{each}, share of the first, where recognition fell", []).append(share)
+        if "update_ratio" in now and step <= math.ceil(SOON * row["steps"]):  # the rate decays later
+            found.setdefault("update_ratio, early", []).append(now["update_ratio"])
         if math.isfinite(now.get("embedding_correlation", math.nan)):
             found.setdefault("embedding_correlation", []).append(now["embedding_correlation"])
         if moved is not None and math.isfinite(moved.moved):

@@ -20,12 +20,13 @@ def main(
     source = open_source(folder)
     loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
 
-    cfg = SimCLR.fit_to(SimCLR.Config(), DataFacts(len(source), image_size, batch_size, epochs))
+    facts = DataFacts(len(source), image_size, batch_size, epochs)
+    cfg = SimCLR.Config().fit_to(facts)
     short = dataclasses.replace(cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, epochs / 10))
     cfg = dataclasses.replace(cfg, views=resized(cfg.views, image_size), optim=short)
     encoder = backbones.create(backbone, image_size=image_size)
     method = SimCLR(cfg, encoder).to(device).train()
-    SimCLR.check(cfg, batch_size, len(source))
+    cfg.check(facts)
     rates = optimizers.build(method, cfg.optim, batch_size, fused=True)
     steps = epochs * loader.steps_per_epoch
 
@@ -37,19 +38,21 @@ def main(
 
     method.before_training()  # teachers copy the student
     with torch.no_grad():  # memory banks look at all images; this method does not
-        method.survey(batch_of(images, Progress(0, steps, loader.steps_per_epoch)) for images in loader.survey())
+        first = Progress(0, steps, loader.steps_per_epoch)
+        method.initialize_bank(batch_of(images, first) for images in loader.survey())
     step = 0
     for epoch in range(epochs):
         for images in loader:
             at = Progress(step, steps, loader.steps_per_epoch)
-            loss = method(batch_of(images, at))["loss"]
+            outputs = method(batch_of(images, at))
+            loss = outputs["loss"]
             rates.optimizer.zero_grad()
             loss.backward()
             method.before_step(at)
             optimizers.clip(method, cfg.optim)
             rates.apply(at)
             rates.optimizer.step()
-            method.after_step(at)
+            method.after_step(at, [{name: value.detach() for name, value in outputs.items()}])
             step += 1
         print(f"epoch {epoch + 1}  loss {loss.item():.4f}")
     torch.save(method.encoder.state_dict(), "encoder.pt")

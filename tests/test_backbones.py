@@ -27,7 +27,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
 from lookalike import backbones, encoders
-from lookalike.backbones import Backbone, create, load_official
+from lookalike.backbones import Backbone, base, create, factory, library, load_official, wrappers
+from lookalike.backbones.official import recognised
 from lookalike.layers import Teacher
 from lookalike.places import HUB
 
@@ -621,9 +622,9 @@ def rates(net: nn.Module) -> list[float]:
 def test_nothing_is_random_in_a_network_without_drop_path(name: str) -> None:
     with torch.device("meta"):
         made = (
-            backbones._torchvision_net(name, 3, False, 0.0)
+            library.torchvision_net(name, 3, False, 0.0)
             if name.startswith("torchvision/")
-            else backbones._timm_net(name, 3, None, False, 0.0)
+            else library.timm_net(name, 3, None, False, 0.0)
         )
     assert not any(rates(made))
 
@@ -641,7 +642,7 @@ def test_features_are_the_same_twice_in_train_mode(name: str) -> None:
 def test_drop_path_reaches_torchvisions_networks(name: str) -> None:
     """Rising evenly to the last block, as timm's; no other rate is left."""
     with torch.device("meta"):
-        net = backbones._torchvision_net(f"torchvision/{name}", 3, False, 0.3)
+        net = library.torchvision_net(f"torchvision/{name}", 3, False, 0.3)
     skips = [part.p for part in net.modules() if isinstance(part, StochasticDepth)]
     assert skips == sorted(skips)
     assert skips[-1] == pytest.approx(0.3)
@@ -705,7 +706,7 @@ def test_published_weights_come_at_their_own_size(
     def offline(backbone: str, **options: object) -> tuple[str, dict[str, object]]:
         return backbone, options
 
-    monkeypatch.setattr(backbones, "create", offline)
+    monkeypatch.setattr(factory, "create", offline)
     asked, options = backbones.published(name)
     assert asked == name
     assert options == {"weights": True, "image_size": size, "interpolation": interpolation}
@@ -831,13 +832,13 @@ def official_state(name: str, device: str = "meta") -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", OFFICIAL_NAMES)
 def test_official_files_are_recognised(name: str) -> None:
-    assert backbones.recognised(official_state(name)) == name
+    assert recognised(official_state(name)) == name
 
 
 def test_other_files_are_not_recognised() -> None:
-    assert backbones.recognised({"layer1.0.conv1.weight": torch.zeros(1)}) is None
+    assert recognised({"layer1.0.conv1.weight": torch.zeros(1)}) is None
     state = official_state("vit_small_patch16_224.dino")
-    assert backbones.recognised({k: v for k, v in state.items() if not k.startswith("blocks.11.")}) is None
+    assert recognised({k: v for k, v in state.items() if not k.startswith("blocks.11.")}) is None
 
 
 def test_official_files_are_encoders(tmp_path: Path) -> None:
@@ -1008,14 +1009,14 @@ def test_a_named_networks_shapes_are_tried_once_and_a_users_own_each_time(monkey
             tried.append(x.shape[-1])
             return x.mean((2, 3))
 
-    monkeypatch.setattr(backbones, "_TRIED", {})
-    parts = backbones._Timm._parts
+    monkeypatch.setattr(base, "TRIED", {})
+    parts = wrappers.Timm._parts
 
-    def counted(self: Backbone, x: Tensor, mask: Tensor | None) -> backbones.Parts:
+    def counted(self: Backbone, x: Tensor, mask: Tensor | None) -> base.Parts:
         tried.append(x.shape[-1])
         return parts(self, x, mask)
 
-    monkeypatch.setattr(backbones._Timm, "_parts", counted)
+    monkeypatch.setattr(wrappers.Timm, "_parts", counted)
     for _ in range(2):
         made = create("test_byobnet", image_size=32)
         made.check_size(32)

@@ -29,10 +29,20 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lookalike import random
 from lookalike.commands.check import look
-from lookalike.data import BrokenImage, Images, Loader, Source, Subset, decode, open_maybe_labelled, open_source
-from lookalike.data import decoding as decoding_module
-from lookalike.data import reading as reading_module
-from lookalike.data import resident as resident_module
+from lookalike.data import (
+    BrokenImage,
+    Images,
+    Loader,
+    Source,
+    Subset,
+    decode,
+    jpeg,
+    limits,
+    open_maybe_labelled,
+    open_source,
+)
+from lookalike.data import cache as cache_module
+from lookalike.data import workers as workers_module
 from lookalike.data.order import Order
 from lookalike.evaluation.features import features
 from lookalike.images import pack, starts
@@ -682,7 +692,7 @@ def test_broken_files_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 decode(image, 3)
     with pytest.raises(BrokenImage, match="no such file"):
         decode(tmp_path / "nowhere.png", 3)
-    monkeypatch.setattr(decoding_module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenImage, match="40 x 40 pixels are above the limit of 1000"):
         decode(good, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -1023,7 +1033,7 @@ def test_the_disk_cache_is_what_was_decoded_and_is_found_again(
     files = sorted(path.suffix for path in cache.iterdir())
     assert files == [".lock", ".npz", ".pixels"]
     with monkeypatch.context() as patch:
-        patch.setattr(resident_module, "_decode_all", None)  # nothing is decoded once more
+        patch.setattr(cache_module, "_decode_all", None)  # nothing is decoded once more
         assert same(decoded, all_of("disk", cache_dir=cache))
     (images / "5.png").write_bytes((images / "6.png").read_bytes())  # another file: another cache
     assert same(all_of("none"), all_of("disk", cache_dir=cache))
@@ -1059,7 +1069,7 @@ def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, mo
     cache.mkdir()
     Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
     source = open_source(tmp_path)
-    kept = resident_module.Kept(source, None, cache)
+    kept = cache_module.Kept(source, None, cache)
     stem = kept.pixels.stem
     monkeypatch.setattr("platform.node", lambda: "host")
     foreign = [f".{stem}.notes.tmp", f".{stem}.tmp.pixels", "mine.txt", f".{stem}0.host.1.tmp.pixels"]
@@ -1079,22 +1089,22 @@ def test_shared_memory_of_another_container_stays(tmp_path: Path, monkeypatch: p
     """Containers that share /dev/shm have processes of one number."""
     foreign, own = (tmp_path / f"torch_{os.getpid()}_{i}_0" for i in (1, 2))
     foreign.touch()
-    monkeypatch.setattr(reading_module, "_SHARED", tmp_path)
-    monkeypatch.setattr(reading_module, "_no_sharing", False)
+    monkeypatch.setattr(workers_module, "_SHARED", tmp_path)
+    monkeypatch.setattr(workers_module, "_no_sharing", False)
     with open(own, "wb"):
 
         def full(x: Tensor) -> Tensor:
             raise RuntimeError("no room")
 
         monkeypatch.setattr(Tensor, "share_memory_", full)
-        reading_module._shared(torch.zeros(1))
+        workers_module._shared(torch.zeros(1))
     assert foreign.exists()
     assert not own.exists()
 
 
 def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:
     Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
-    kept = resident_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
+    kept = cache_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
     (tmp_path / "cache").mkdir()
     kept.lock.symlink_to(tmp_path / "outside")
     with pytest.raises(OSError, match="nothing is written through links"):
@@ -1130,16 +1140,16 @@ def test_a_cache_that_another_process_fills_is_waited_for(tmp_path: Path) -> Non
     Image.fromarray(noise(5, 4, 3)).save(tmp_path / "1.png")
     cache = tmp_path / "cache"
     code = (
-        "import sys, time; from pathlib import Path; from lookalike.data import Loader, open_source, resident\n"
-        "fill = resident._decode_all\n"
-        "resident._decode_all = lambda *a: (print('filling', flush=True), time.sleep(1), fill(*a))[2]\n"
+        "import sys, time; from pathlib import Path; from lookalike.data import Loader, cache, open_source\n"
+        "fill = cache._decode_all\n"
+        "cache._decode_all = lambda *a: (print('filling', flush=True), time.sleep(1), fill(*a))[2]\n"
         f"next(iter(Loader(open_source({str(tmp_path)!r}), 2, 0, cache='disk', cache_dir=Path({str(cache)!r}))))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "filling\n"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(resident_module, "_decode_all", None)  # it is done by the other one
+            patch.setattr(cache_module, "_decode_all", None)  # it is done by the other one
             next(iter(Loader(open_source(tmp_path), 2, 0, cache="disk", cache_dir=cache)))
     assert other.returncode == 0
 
@@ -1150,7 +1160,7 @@ def test_only_files_are_found_again(tmp_path: Path) -> None:
 
 
 def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident_module, "free_memory", lambda: 1000)
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 1000)
     with pytest.raises(ValueError, match=r"500 decoded images take about .* [KMG]iB, more than 80% .*--cache none"):
         next(iter(Loader(Numbers(500), 4, 0, cache="ram")))
 
@@ -1255,7 +1265,7 @@ def test_a_process_with_workers_ends(how: str) -> None:
 DIES = """
 import multiprocessing, os, signal, sys, time, torch
 from torch.utils.data import Dataset
-from lookalike.data import Loader, open_source, reading
+from lookalike.data import Loader, open_source, workers
 
 class Items(Dataset):
     def __len__(self):
@@ -1264,7 +1274,7 @@ class Items(Dataset):
     def __getitem__(self, i):
         return torch.zeros(3, 256, 256)
 
-reading._no_sharing = True
+workers._no_sharing = True
 batches = iter(Loader(open_source(Items()), 8, 0, workers=2))
 next(batches)
 print(*[process.pid for process in multiprocessing.active_children()], flush=True)
@@ -1323,12 +1333,12 @@ def test_a_subset_keeps_names_keys_and_labels(tmp_path: Path) -> None:
 def test_the_fast_decoder_gives_pillows_pixels(width, height, decode_size, quality, subsampling, progressive, mode):
     picture = Image.fromarray(ramp(height, width)[:, :, [0, 2, 1]]).rotate(30).convert(mode)
     file = encoded(picture, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
-    fast = decoding_module._from_jpeg(file, decode_size)
+    fast = jpeg.read(file, decode_size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding_module, "simplejpeg", None)
+        patch.setattr(jpeg, "simplejpeg", None)
         pillows = decode(file, 3, decode_size)
     # what is long, shrunk by more than 8, or tiny and shrunk, is left to Pillow
-    factor = decoding_module._factor(min(width, height), decode_size)
+    factor = limits.shrink_factor(min(width, height), decode_size)
     long = decode_size is not None and max(width, height) > 4 * min(width, height)
     assert (fast is None) == (factor > 8 or long or (factor > 1 and min(width, height) < 8))
     assert fast is None or torch.equal(fast, pillows)
@@ -1339,15 +1349,15 @@ def test_odd_jpegs_are_left_to_pillow():
     picture, exif = Image.fromarray(noise(20, 30, 3)), Image.Exif()
     exif[0x0112] = 6
     turned = encoded(picture, "JPEG", exif=exif)
-    assert not decoding_module._is_plain(turned)
+    assert not jpeg.is_plain(turned)
     long = b"\xff\xe2" + (65000).to_bytes(2, "big") + bytes(64998)
     late = turned[:2] + long + long + turned[2:]  # the metadata begin after 64 KiB
     assert decode(late, 3).shape == (3, 30, 20)
     assert decode(turned, 3).shape == (3, 30, 20)
     inks = encoded(picture.convert("CMYK"), "JPEG")
-    assert decoding_module._from_jpeg(inks, None) is None
+    assert jpeg.read(inks, None) is None
     assert decode(inks, 3).shape == (3, 20, 30)
     cut = encoded(picture, "JPEG")[:-200]
-    assert decoding_module._from_jpeg(cut, None) is None
+    assert jpeg.read(cut, None) is None
     with pytest.raises(BrokenImage, match="truncated"):
         decode(cut, 3)

@@ -231,7 +231,11 @@ def test_the_processes_of_torchrun_end_with_it(photos: Path, tmp_path: Path, num
 
 
 CASES = [
-    *((m, "test_vit" if get_method(m).needs_mask_token else "test_byobnet", 1) for m in METHODS if m != "moco_v2"),
+    *(
+        (m, "test_vit" if get_method(m).Config().needs.mask_token else "test_byobnet", 1)
+        for m in METHODS
+        if m != "moco_v2"
+    ),
     ("simclr", "test_byobnet", 2),
     ("dino", "test_vit", 2),
     ("swav", "test_vit", 2),

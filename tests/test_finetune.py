@@ -83,7 +83,7 @@ def test_the_recipe_is_maes() -> None:
     (view,) = cfg.views
     assert (view.scale, view.ratio, view.hflip, view.erase) == ((0.08, 1.0), (3 / 4, 4 / 3), 0.5, 0.25)
     assert Options().epochs == 100
-    assert FineTune.fit_to(cfg, DataFacts(1_281_167, 224, 256, patch_size=16)) == cfg
+    assert cfg.fit_to(DataFacts(1_281_167, 224, 256, patch_size=16)) == cfg
     head = FineTune(dataclasses.replace(cfg, classes=CLASSES), network()).head
     assert 0 < float(head.weight.detach().std()) < 3e-5
     assert not head.bias.any()
@@ -91,7 +91,7 @@ def test_the_recipe_is_maes() -> None:
 
 def test_the_probes_recipe() -> None:
     """Crops, flips, SGD, a cosine to zero, no decay: `eval_linear.py` of facebookresearch/dino."""
-    cfg = FineTune.fit_to(FineTune.Config(frozen=True), DataFacts(1_281_167, 224, 256, patch_size=16))
+    cfg = FineTune.Config(frozen=True).fit_to(DataFacts(1_281_167, 224, 256, patch_size=16))
     assert isinstance(cfg, FineTune.Config)
     assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0)
     o = cfg.optim
@@ -107,7 +107,7 @@ def test_the_probes_recipe() -> None:
 def test_what_short_trainings_and_cnns_are_given(
     epochs: int, patch: int | None, lr: float, layer_decay: float, drop_path: float
 ) -> None:
-    cfg = FineTune.fit_to(FineTune.Config(), DataFacts(5_000, 224, 256, epochs, patch))
+    cfg = FineTune.Config().fit_to(DataFacts(5_000, 224, 256, epochs, patch))
     assert isinstance(cfg, FineTune.Config)
     assert (cfg.optim.lr, cfg.optim.layer_decay, cfg.drop_path) == (lr, layer_decay, drop_path)
     assert cfg.optim.name == "adamw"
@@ -308,7 +308,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(encoder: Path, labelled: Pat
     for stop in (3, 6):
         out = tmp_path / f"stopped{stop}"
 
-        def interrupted(self: FineTune, at: Progress, stop: int = stop) -> None:
+        def interrupted(self: FineTune, at: Progress, outputs: object, stop: int = stop) -> None:
             if at.step + 1 == stop:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -49,10 +49,12 @@ def needed(module: str) -> set[str]:
 def test_imports_of_all_kinds_are_seen() -> None:
     assert "lookalike.encoders" in imports("lookalike.runs.result")  # within a function
     assert "lookalike.core" in imports("lookalike.runs.options")  # for types alone
-    assert {"lookalike.runs.folder", "lookalike.backbones"} <= imports("lookalike.encoders")
+    assert {"lookalike.runs.folder", "lookalike.backbones.official"} <= imports("lookalike.encoders.loader")
 
 
-@pytest.mark.parametrize("module", ["files", "names", "devices", "progress", "printing", "random", "processes"])
+@pytest.mark.parametrize(
+    "module", ["files", "foreign", "names", "devices", "progress", "printing", "random", "processes"]
+)
 def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
     assert needed(f"lookalike.{module}") == {module}
 
@@ -60,6 +62,18 @@ def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
 @pytest.mark.parametrize("module", ["core", "data", "backbones", "optim", "places", "tensor_file"])
 def test_what_lies_below_runs_does_not_know_them(module: str) -> None:
     assert not [name for name in needed(f"lookalike.{module}") if name.startswith("runs")]
+
+
+def test_the_contract_knows_the_face_of_networks_and_not_what_makes_them() -> None:
+    found = {name for name in needed("lookalike.core") if name.startswith("backbones")}
+    assert found == {"backbones.base", "backbones.image_sizes"}
+
+
+def test_a_face_knows_none_of_its_kinds() -> None:
+    assert needed("lookalike.backbones.base") == {
+        "backbones.base", "backbones.image_sizes", "foreign", "image_options", "printing",
+    }  # fmt: skip
+    assert needed("lookalike.data.sources.source") == {"data.sources.source", "image_options"}
 
 
 def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:

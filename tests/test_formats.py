@@ -23,7 +23,8 @@ from torch import Tensor
 
 import lookalike
 from lookalike import cli
-from lookalike.data.decoding import BrokenImage, decode, kind_of
+from lookalike.data import BrokenImage, decode
+from lookalike.data.decoding import kind_of
 from lookalike.images import moments
 
 RNG = np.random.default_rng(0)
@@ -464,7 +465,7 @@ def test_headers_of_npy_files_are_checked_before_their_values_are_read(tmp_path:
 
 
 def test_the_limit_counts_the_bytes_that_decoding_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.data.decoding.MAX_BYTES", 4000)
+    monkeypatch.setattr("lookalike.data.limits.MAX_BYTES", 4000)
     grey = integers(65535, 30, 30, dtype="u2")
     assert decode(encoded(Image.fromarray(grey), "PNG"), 1).shape == (1, 30, 30)
     for content in (
@@ -492,7 +493,7 @@ def test_large_images_take_little_more_than_their_pixels_and_print_nothing(tmp_p
     script = """
 from pathlib import Path
 from lookalike.commands.check import _look
-from lookalike.data.decoding import BrokenImage, decode
+from lookalike.data import BrokenImage, decode
 from lookalike.images import levels, moments
 
 def bytes_of(what):

@@ -16,13 +16,13 @@ from test_training import tiny_config, tiny_run
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lookalike import Collapsed, Diverged, cli, core, training
+from lookalike import Collapsed, Diverged, backbones, cli, core, training
 from lookalike.backbones import Backbone
 from lookalike.core import Batch, Method
 from lookalike.health import Course, Remedies, Seen, Verdict, early_looks, finding, ruined
 from lookalike.images import Images
 from lookalike.layers import mlp
-from lookalike.looks import Change, Look, Neighbours, change, lacking, look
+from lookalike.looks import Change, Look, Neighbours, UpdateRatio, change, lacking, look
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
 from lookalike.methods.dino import DINO
@@ -57,7 +57,7 @@ LACKS = Remedies(cause="There is no predictor. Leave --no-predictor out.")
 
 def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any) -> Seen:
     """A look in the middle of a training of 1,000 steps."""
-    now = {name: options.pop(name) for name in (*FIRST,) if name in options}
+    now = {name: options.pop(name) for name in (*FIRST, "update_ratio") if name in options}
     if change is not None:
         now.setdefault("recognition", FIRST["recognition"] + change.mean)
     first = FIRST | options.pop("first", {})
@@ -84,8 +84,17 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(STANDING, still=100), "", False, ""),  # the encoder is frozen yet
         (seen(Change(0.001, 0.001, 0.01)), "", False, ""),
         (seen(Change(0.001, 0.001, 0.01), 1000), "not learning", False, "the features hardly moved in 1000 steps"),
-        (seen(spread=0.01, loss=4.7), "collapsed", False, "the loss did not fall with it"),
-        (seen(UP, spread=0.01, loss=0.1), "collapsed", False, "one answer for all images is enough"),
+        (seen(DOWN, spread=0.01, loss=4.7), "collapsed", False, "the loss did not fall with it"),
+        (seen(DOWN, spread=0.01, loss=0.1), "collapsed", False, "one answer for all images is enough"),
+        (seen(UP, spread=0.01, loss=0.1), "learning", True, "70.0%"),  # as of ViTs under LARS, whose k-NN rose
+        (seen(spread=0.01, loss=0.1), "", False, ""),
+        (seen(Change(-0.01, 0.02, 0.2), 1000, spread=0.01), "collapsed", False, "spread of the features"),
+        (seen(UP, spread=0.01, remedies=LACKS), "collapsed", True, "spread of the features"),
+        (seen(None, spread=0.01), "collapsed", False, "spread of the features"),
+        (seen(update_ratio=0.03), "not learning", False, "changes the weights by 3.0% of their length"),
+        (seen(UP, update_ratio=0.03), "learning", True, "70.0%"),
+        (seen(update_ratio=0.03, labelled=True), "", False, ""),
+        (seen(update_ratio=0.014), "", False, ""),
         (seen(DOWN, head_spread=0.02, loss=0.1), "collapsed", False, "head's outputs"),
         (seen(DOWN, head_spread=0.02, loss=0.1, labelled=True), "", False, ""),
         (seen(head_spread=0.1, loss=0.1, remedies=OWN_METHOD), "collapsed", False, "head's outputs"),
@@ -116,7 +125,7 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(DOWN, 1000, neighbours=ROSE), "learning", True, "the k-NN went from 48.0% untrained to 57.0% (+5.0 to"),
         (seen(UP, neighbours=AS_EVER), "learning", True, "70.0%"),
         (seen(spread=0.01, neighbours=ROSE), "learning", True, "57.0%"),
-        (seen(spread=0.01, neighbours=ROSE, probed_now=False), "collapsed", False, "spread of the features"),
+        (seen(DOWN, spread=0.01, neighbours=ROSE, probed_now=False), "collapsed", False, "spread of the features"),
         (seen(DOWN, neighbours=ROSE, probed_now=False), "learning", True, "57.0%"),
         (seen(UP, neighbours=FELL, probed_now=False), "getting worse", True, "84.0%"),
         (seen(UP, neighbours=AS_EVER), "learning", True, "; the k-NN went from 50.0% untrained to 50.0% (-4.0 to"),
@@ -149,8 +158,10 @@ def test_what_a_look_suggests(look: Seen, word: str, sure: bool, words: str) -> 
         (seen(STANDING, remedies=RATE), "Leave --optim.lr out: the method's own settings are fitted to these images."),
         (seen(STANDING, remedies=Remedies(epochs=20)), "Train for longer, such as with --epochs 40 or a --time."),
         (seen(STANDING, remedies=LACKS), "There is no predictor. Leave --no-predictor out."),
-        (seen(spread=0.01, remedies=RATE), "Leave --optim.lr out"),
-        (seen(spread=0.01), "`lejepa` learns soonest"),
+        (seen(DOWN, spread=0.01, remedies=RATE), "Leave --optim.lr out"),
+        (seen(update_ratio=0.03, remedies=RATE), "Leave --optim.lr out"),
+        (seen(update_ratio=0.03), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
+        (seen(DOWN, spread=0.01), "`lejepa` learns soonest"),
         (seen(loss=1e5), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
         (seen(loss=1e5, remedies=RATE), "Leave --optim.lr out"),
         (
@@ -232,7 +243,7 @@ def test_nothing_is_said_before_something_is_known() -> None:
 
 
 def test_a_word_needs_two_looks_in_a_row_or_one_that_is_sure() -> None:
-    fallen = seen(spread=0.01)
+    fallen = seen(DOWN, spread=0.01)
     assert words(fallen, seen(), fallen, fallen) == ["", "", "", "collapsed"]
     assert words(seen(BARELY_UP), seen(BARELY_UP)) == ["", "learning"]
     assert words(seen(UP)) == ["learning"]
@@ -241,15 +252,15 @@ def test_a_word_needs_two_looks_in_a_row_or_one_that_is_sure() -> None:
 
 
 def test_a_verdict_does_not_flip_without_evidence() -> None:
-    assert words(seen(UP), seen(), seen(DOWN), seen(spread=0.01), seen()) == ["learning"] * 5
-    fallen = seen(spread=0.01)
+    assert words(seen(UP), seen(), seen(DOWN), seen(DOWN, spread=0.01), seen()) == ["learning"] * 5
+    fallen = seen(DOWN, spread=0.01)
     assert words(fallen, fallen, seen(), seen(BARELY_UP), seen()) == ["", *["collapsed"] * 4]
     assert words(seen(UP), seen(loss=1e5)) == ["learning", "diverged"]
 
 
 def test_the_last_look_counts_by_itself() -> None:
     assert words(seen(UP), seen(step=1000)) == ["learning", "unclear"]
-    assert words(seen(UP), seen(spread=0.01, step=1000)) == ["learning", "collapsed"]
+    assert words(seen(UP), seen(DOWN, spread=0.01, step=1000)) == ["learning", "collapsed"]
     assert words(seen(BARELY_UP, 1000)) == ["learning"]
 
 
@@ -282,7 +293,7 @@ def test_what_stays_unknown_is_called_so_and_names_the_probe() -> None:
 
 @pytest.mark.parametrize("at", range(5))
 def test_the_state_survives(at: int) -> None:
-    looks = [seen(UP), seen(spread=0.01), seen(spread=0.01), seen(BARELY_UP), seen(BARELY_UP)]
+    looks = [seen(UP), seen(DOWN, spread=0.01), seen(DOWN, spread=0.01), seen(BARELY_UP), seen(BARELY_UP)]
     whole = Course()
     expected = [whole.see(look) for look in looks]
     before, after = Course(), Course()
@@ -297,6 +308,46 @@ def test_early_looks_are_at_5_10_and_15_percent() -> None:
     assert early_looks(93) == {20, 30}
     assert early_looks(50) == {20}
     assert early_looks(39) == set()
+
+
+# ---------------------------------------------------------------- the length of a step
+
+
+def test_the_update_ratio_is_that_of_the_median_matrix() -> None:
+    net = backbones.create("test_byobnet", image_size=32)
+    ratio = UpdateRatio(net)
+    assert math.isnan(ratio())
+    ratio.before_step()
+    assert ratio() == 0
+    ratio.before_step()
+    with torch.no_grad():
+        for i, p in enumerate(p for p in net.parameters() if p.ndim > 1):
+            p.mul_(1.03 if i else 5.0)  # one matrix alone does not count
+    assert ratio() == pytest.approx(0.03, rel=1e-4)
+    assert math.isnan(ratio())
+
+
+class StepLengths(Callback):
+    """The median over the encoder's matrices of each step's length, by all of their weights."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: object, batch_idx: int) -> None:
+        self.before = [p.detach().clone() for p in pl_module.method.backbone.parameters() if p.ndim > 1]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, i: int) -> None:
+        now = [p.detach() for p in pl_module.method.backbone.parameters() if p.ndim > 1]
+        self.found.append(float(np.median([(b - a).norm() / a.norm() for a, b in zip(self.before, now)])))
+
+
+def test_rows_tell_how_long_a_step_is(photos: Path, tmp_path: Path) -> None:
+    lengths = StepLengths()
+    run = tiny_run(photos, tmp_path / "run", backbone="test_byobnet", fit=False)
+    rows = [row for row in training.pretrain(run, [lengths]).metrics if "loss" in row]
+    assert len(rows) > 2
+    for row in rows:
+        assert row["update_ratio"] == pytest.approx(lengths.found[int(row["step"]) - 1], rel=0.5)
 
 
 # ---------------------------------------------------------------- the change between two looks
@@ -384,7 +435,7 @@ class Invariance(Method):
         a, b = self.projector(self.backbone(torch.cat(batch.views))).chunk(2)
         return {"loss": 2 - 2 * F.cosine_similarity(a, b).mean()}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: core.Outputs) -> dict[str, float]:
         return {"projector_norm": float(self.projector[0].weight.detach().norm())}
 
 

@@ -22,7 +22,7 @@ def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None
     epochs, batch_size = 8, 64
     if name == "dino":  # its teacher has to move, and its targets to sharpen, first
         epochs = 16
-    if get_method(name).needs_mask_token:  # small ViTs want steps
+    if get_method(name).Config().needs.mask_token:  # small ViTs want steps
         epochs, batch_size = 16, 32
     image_size = 16 if name in QUICK else 32
     assert gain(name, listed(cifar10, tmp_path, 1500), tmp_path / "run", epochs, batch_size, image_size) > 0.015
@@ -32,6 +32,6 @@ def test_learns_on_real_images(name: str, cifar10: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", SELF_SUPERVISED)
 def test_learns_more_from_more_images(name: str, cifar10: Path, tmp_path: Path) -> None:
     """Measured for SimCLR: 0.148, from 0.237 to 0.385."""
-    is_vit = get_method(name).needs_mask_token  # small ViTs gain half as much in as many images, by more steps
+    is_vit = get_method(name).Config().needs.mask_token  # small ViTs gain half as much in as many images, by more steps
     batch_size, least = (32, 0.05) if is_vit else (128, 0.08)
     assert gain(name, listed(cifar10, tmp_path, 10_000), tmp_path / "run", 10, batch_size) > least

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.outputs import detached
 from timm.layers import DropPath
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from lookalike import backbones, distributed, load, optimizers, training
-from lookalike.core import Batch, Config, DataFacts, Method, Progress
+from lookalike.core import Batch, Config, DataFacts, Method, Outputs, Progress
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.kmeans import spherical_kmeans
-from lookalike.layers import Center, Predictor, Queue, Teacher
+from lookalike.layers import Center, Queue, Teacher
 from lookalike.methods import METHODS, SELF_SUPERVISED, get_method
 from lookalike.methods.barlow_twins import BarlowTwins
 from lookalike.methods.byol import BYOL
@@ -59,13 +60,13 @@ def small(name: str, size: int = 32) -> Config:
     if "prototypes" in vars(cfg):
         several = isinstance(vars(cfg)["prototypes"], tuple)
         cfg = dataclasses.replace(cfg, prototypes=(6, 5, 4) if several else 6)  # type: ignore[call-arg]
-    patch = 16 if get_method(name).needs_mask_token else None
+    patch = 16 if get_method(name).Config().needs.mask_token else None
     return dataclasses.replace(narrowed(cfg, bank=40), views=resized(cfg.views, size, patch))
 
 
 def net(name: str) -> str:
     """A small backbone of the kind that the method needs."""
-    return "test_vit" if get_method(name).needs_mask_token else "test_byobnet"
+    return "test_vit" if get_method(name).Config().needs.mask_token else "test_byobnet"
 
 
 @functools.cache
@@ -81,7 +82,7 @@ def make(name: str, size: int = 32) -> Method:
     run = Run(data="", method=small(name, size), backbone=net(name), image_size=size, teacher=teacher(name))
     method = training.build(run).train()
     with torch.no_grad():
-        method.survey(batch(method, seed=seed) for seed in range(1, 3))
+        method.initialize_bank(batch(method, seed=seed) for seed in range(1, 3))
     return method
 
 
@@ -112,7 +113,7 @@ def test_imagenet_is_what_the_defaults_are_for(name: str) -> None:
     """`fit_to` leaves them alone at 1.28 million images of 224 pixels."""
     cfg = get_method(name).Config()  # type: ignore[call-arg]
     patch = 16 if hasattr(cfg, "drop_path") else None  # its own setting is a ViT's
-    assert get_method(name).fit_to(cfg, DataFacts(1_281_167, 224, 256, patch_size=patch)) == cfg
+    assert cfg.fit_to(DataFacts(1_281_167, 224, 256, patch_size=patch)) == cfg
 
 
 def test_recipes_are_the_papers() -> None:
@@ -130,7 +131,7 @@ def test_recipes_are_the_papers() -> None:
     assert (BarlowTwins.Config().optim.lr_bias, BarlowTwins.Config().lambd) == (0.0048, 0.0051)
     assert recipe(VICReg.Config()) == ("lars", 0.2, 1e-6, 0.9, 10, *cosine)
     assert recipe(SwAV.Config()) == ("larc", 0.6, 1e-6, 0.9, 0, "step", "cosine", False, "linear")
-    large = SwAV.fit_to(SwAV.Config(), DataFacts(1_281_167, 224, 4096))
+    large = SwAV.Config().fit_to(DataFacts(1_281_167, 224, 4096))
     assert isinstance(large, SwAV.Config)
     assert recipe(large) == recipe(DeepClusterV2.Config()) == ("larc", 0.3, 1e-6, 0.9, 10, *cosine[:2], False, "linear")
     assert (large.queue, large.optim.warmup_lr, large.optim.final_factor) == (0, 0.3, 0.001)
@@ -154,7 +155,7 @@ def test_recipes_are_the_papers() -> None:
         (0.4, 0.4, 0.2, 0.1, 0.8, 0.2)
     }
     assert recipe(LeJEPA.Config()) == ("adamw", 5e-4, 5e-4, 0.9, 1, "step", "cosine", False, "none")
-    vit = LeJEPA.fit_to(LeJEPA.Config(), DataFacts(1_281_167, 224, 512, patch_size=16))
+    vit = LeJEPA.Config().fit_to(DataFacts(1_281_167, 224, 512, patch_size=16))
     assert vit.optim.weight_decay.start == 5e-2
     lejepa = LeJEPA.Config()
     assert (lejepa.lamb, lejepa.directions, lejepa.points, lejepa.t_max) == (0.05, 1024, 17, 3)
@@ -164,7 +165,7 @@ def test_recipes_are_the_papers() -> None:
     }
     assert recipe(BYOL.Config()) == ("lars", 0.2, 1.5e-6, 0.9, 10, *cosine)
     assert recipe(SimSiam.Config()) == ("sgd", 0.05, 1e-4, 0.9, 0, "epoch", "cosine", False, "linear")
-    vit = MoCoV3.fit_to(MoCoV3.Config(), DataFacts(1_281_167, 224, 4096, patch_size=16))
+    vit = MoCoV3.Config().fit_to(DataFacts(1_281_167, 224, 4096, patch_size=16))
     assert recipe(vit) == ("adamw", 1.5e-4, 0.1, 0.9, 40, "step", "cosine", False, "linear")
     assert isinstance(vit, MoCoV3.Config)
     assert (vit.temperature, [v.scale for v in vit.views]) == (0.2, [(0.08, 1.0)] * 2)
@@ -180,9 +181,9 @@ def test_recipes_are_the_papers() -> None:
 
 @given(images=st.integers(2, 2_000_000), batch_size=st.integers(2, 5000), size=st.sampled_from([32, 64, 96, 224]))
 def test_a_fitted_queue_holds_whole_batches_of_a_part_of_the_images(images: int, batch_size: int, size: int) -> None:
-    cfg = MoCoV2.fit_to(MoCoV2.Config(), DataFacts(images, size, batch_size))
+    cfg = MoCoV2.Config().fit_to(DataFacts(images, size, batch_size))
     assert isinstance(cfg, MoCoV2.Config)
-    MoCoV2.check(cfg, batch_size, images)
+    cfg.check(DataFacts(images, size, batch_size))
     assert cfg.queue == batch_size or cfg.queue <= min(65536, images // 12)
     assert any(v.blur for v in cfg.views) is (size > 64)
 
@@ -193,8 +194,8 @@ def test_fitted_prototypes_bank_queue_and_crops(images: int, batch_size: int, si
     for method in (SwAV, DeepClusterV2):
         start = method.Config()
         start = dataclasses.replace(start, views=resized(start.views, size))
-        cfg = method.fit_to(start, DataFacts(images, size, batch_size))
-        method.check(cfg, batch_size, images)
+        cfg = start.fit_to(DataFacts(images, size, batch_size))
+        cfg.check(DataFacts(images, size, batch_size))
         assert [v.count for v in cfg.views] == ([2] if size <= 64 else [2, 6])
         assert any(v.blur for v in cfg.views) is (size > 64)
         most = max(2, images // 15)
@@ -307,7 +308,7 @@ def test_self_distillation_is_fitted_to_the_number_of_images(
         assert cfg.optim.lr == lr
     assert cfg.teacher_temp.start == (sharp or paper.teacher_temp.start)
     paper = dataclasses.replace(paper, views=resized(paper.views, 32, 4))
-    cfg = cfg.method.fit_to(paper, DataFacts(images, 32, 256, patch_size=4))
+    cfg = paper.fit_to(DataFacts(images, 32, 256, patch_size=4))
     assert [v.count for v in cfg.views] == [1, 1]
     assert not any(v.blur for v in cfg.views)
 
@@ -374,7 +375,8 @@ def test_a_frozen_last_layer_counts_in_dinov2s_clipping_and_gathers_moments() ->
         for each, own in ((method, rates), (twin, wanted)):
             torch.manual_seed(at.step)  # for the blocks that are skipped
             each.zero_grad()
-            each(dataclasses.replace(batch(each, seed=at.step), progress=at))["loss"].backward()
+            outputs = each(dataclasses.replace(batch(each, seed=at.step), progress=at))
+            outputs["loss"].backward()
             if each is method:
                 each.before_step(at)
             optimizers.clip(each, cfg)
@@ -382,7 +384,7 @@ def test_a_frozen_last_layer_counts_in_dinov2s_clipping_and_gathers_moments() ->
             assert norm.item() == pytest.approx(1e-3, rel=1e-3)  # the last layer's included
             own.apply(at)
             own.optimizer.step()
-            each.after_step(at)
+            each.after_step(at, [detached(outputs)])
     assert all(torch.equal(p, q) for p, q in zip(method.parameters(), twin.parameters()))
     assert all(torch.equal(p, q) for p, q in zip(method.head.last_parameters(), begun))
     for p, q in zip(method.head.last_parameters(), last):
@@ -438,8 +440,9 @@ def test_the_start_says_that_drop_path_does_not_reach_a_module_of_ones_own() -> 
 
 def test_a_training_tells_its_method_the_seed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: set[int] = set()
-    monkeypatch.setattr(SimCLR, "after_step", lambda self, at: seeds.add(at.seed))
-    monkeypatch.setattr(SimCLR, "survey", lambda self, batches: seeds.add(next(iter(batches)).progress.seed + 1))
+    monkeypatch.setattr(SimCLR, "after_step", lambda self, at, outputs: seeds.add(at.seed))
+    fills = lambda self, batches: seeds.add(next(iter(batches)).progress.seed + 1)  # noqa: E731
+    monkeypatch.setattr(SimCLR, "initialize_bank", fills)
     run = Run(data=photos, method=small("simclr"), backbone=net("simclr"), image_size=16, epochs=1, batch_size=8,
               workers=0, seed=7, out=str(tmp_path / "run"))  # fmt: skip
     training.pretrain(run)
@@ -470,7 +473,8 @@ def test_simsiams_predictor_keeps_its_learning_rate() -> None:
 @pytest.mark.parametrize("name", ["moco_v2", "moco_v3", "byol", "dino", "ibot", "dinov2"])
 def test_a_teacher_starts_from_the_weights_that_the_student_was_given(name: str) -> None:
     method = make(name)
-    student = [part for part in method.children() if not isinstance(part, (Teacher, Center, Predictor, Queue))]
+    others = [part for name, part in method.named_children() if name != "predictor"]
+    student = [part for part in others if not isinstance(part, (Teacher, Center, Queue))]
     with torch.no_grad():
         for p in method.parameters():
             p.add_(torch.rand_like(p))
@@ -517,10 +521,59 @@ def test_forward_changes_nothing_but_batchnorm_statistics(name: str) -> None:
     statistics = {
         f"{n}.{b}" for n, m in method.named_modules() if isinstance(m, _BatchNorm) for b, _ in m.named_buffers()
     }
-    before = {n: v.clone() for n, v in method.state_dict().items()}
-    method(batch(method))
+    before, attributes = {n: v.clone() for n, v in method.state_dict().items()}, attributes_of(method)
+    outputs = method(batch(method))
     changed = {n for n, v in method.state_dict().items() if not torch.equal(v, before[n])}
     assert changed <= statistics
+    assert attributes_of(method) == attributes
+    assert outputs["loss"].ndim == 0
+    handed = method.cfg.needs.handed_over
+    assert all(outputs[each].ndim for each in handed)  # scalars are parts of the loss
+
+
+def attributes_of(method: Method) -> dict[str, object]:
+    """Every attribute of every module that is no parameter, buffer or part: which object it is, and what it holds."""
+    return {
+        f"{place}.{name}": (id(value), repr(value))
+        for place, module in method.named_modules()
+        for name, value in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules")
+    }
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_training_hands_over_what_the_steps_own_micro_batches_returned(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Of a step that is dropped nothing; of the others what the method asks for, detached."""
+    handed: list[tuple[int, list[list[str]]]] = []
+    after_step, forward = MoCoV2.after_step, MoCoV2.forward
+
+    def noted(self: MoCoV2, at: Progress, outputs: Sequence[Outputs]) -> None:
+        assert not any(value.requires_grad for each in outputs for value in each.values())
+        handed.append((at.step, [sorted(each) for each in outputs]))
+        after_step(self, at, outputs)
+
+    def poisoned(self: MoCoV2, views: Batch) -> dict[str, torch.Tensor]:
+        outputs = forward(self, views)
+        return outputs | ({"loss": outputs["loss"] * float("nan")} if views.progress.step == 1 else {})
+
+    monkeypatch.setattr(MoCoV2, "after_step", noted)
+    monkeypatch.setattr(MoCoV2, "forward", poisoned)
+    run = Run(data=photos, method=small("moco_v2"), backbone=net("moco_v2"), image_size=32, epochs=1, batch_size=8,
+              accumulate=accumulate, workers=0, out=str(tmp_path / "run"))  # fmt: skip
+    training.pretrain(run)
+    assert handed == [(step, [["keys"]] * accumulate) for step in range(5) if step != 1]
+
+
+@pytest.mark.parametrize(
+    ("hook", "now"), [("figures", "metrics"), ("fit_to", "Config.fit_to"), ("needs_labels", "Config.needs")]
+)
+def test_hooks_of_version_0_1_are_named(hook: str, now: str) -> None:
+    """Else a method of one's own would quietly lose them."""
+    config = dataclasses.dataclass(frozen=True)(type("Config", (Config,), {}))
+    with pytest.raises(TypeError, match=rf"Own\.{hook} is Own\.{now} since version 0\.2"):
+        type("Own", (Method,), {"Config": config, hook: None})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -534,13 +587,14 @@ def test_loss_and_gradients_in_reduced_precision(name: str, dtype: torch.dtype) 
             module.drop_prob = 0.0  # its draws are others in another precision
     wanted = exact(batch(exact))["loss"]
     with torch.autocast("cpu", dtype):
-        loss = method(batch(method))["loss"]
+        outputs = method(batch(method))
+    loss = outputs["loss"]
     assert loss.shape == ()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(wanted.item(), rel=0.05, abs=0.05)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
-    method.after_step(Progress(3, 20, 5))
+    method.after_step(Progress(3, 20, 5), [detached(outputs)])
     assert {v.dtype for v in method.state_dict().values()} <= {torch.float32, torch.int64}
     assert all(torch.isfinite(v).all() for v in method.state_dict().values())
 
@@ -591,8 +645,8 @@ def test_resumes_bit_for_bit(
     stopped = dataclasses.replace(run, out=str(tmp_path / "stopped"))
     after_step = get_method(name).after_step
 
-    def interrupted(self: Method, at: Progress) -> None:
-        after_step(self, at)
+    def interrupted(self: Method, at: Progress, outputs: Sequence[Outputs]) -> None:
+        after_step(self, at, outputs)
         if at.step + 1 == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -682,8 +736,8 @@ def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int, image
     torch.manual_seed(0)
     wide = 512 if name == "barlow_twins" else 64  # it lives by the width of its embedding (paper, figure 4)
     cfg = narrowed(get_method(name).Config(), hidden_dim=256, out_dim=wide, predictor_dim=32, bottleneck_dim=64)  # type: ignore[call-arg]
-    images = Labelled(data.bank) if cfg.method.needs_labels else data.file
-    network = narrow_vit if cfg.method.needs_mask_token else narrow_resnet
+    images = Labelled(data.bank) if cfg.needs.labels else data.file
+    network = narrow_vit if cfg.needs.mask_token else narrow_resnet
     run = Run(data=images, method=cfg, backbone=network(), image_size=image_size, epochs=epochs,
               batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
     untrained = training.build(training.resolve(run, len(data.bank))[0]).encoder

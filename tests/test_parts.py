@@ -14,8 +14,8 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 from torchvision.ops import StochasticDepth
 
 from lookalike import backbones
-from lookalike.label_free import effective_rank
-from lookalike.layers import DINOHead, Predictor, Queue, Teacher, mlp
+from lookalike.label_free import effective_rank, lidar
+from lookalike.layers import DINOHead, Queue, Teacher, joined, mlp
 
 
 def parts(seed: int = 0) -> tuple[nn.Sequential, nn.Sequential]:
@@ -78,17 +78,16 @@ def test_a_teacher_is_in_the_students_mode_and_never_skips_a_block() -> None:
     assert not both["teacher"][0][1].training
 
 
-def test_a_predictor_knows_the_rank_of_what_it_said() -> None:
-    predictor = Predictor(*mlp(6, 8, 6))
-    assert math.isnan(predictor.rank())
-    out = predictor(torch.randn(16, 6))
-    assert predictor.rank() == pytest.approx(effective_rank(out))
-    assert "predicted" not in predictor.state_dict()
-    predictor(torch.full((16, 6), math.nan))
-    assert math.isnan(predictor.rank())  # not an error: such a step is dropped and counted
-    nothing = Predictor()
-    nothing(torch.ones(16, 6))
-    assert nothing.rank() == pytest.approx(1, abs=1e-4)
+def test_the_rank_of_what_is_not_finite_is_none() -> None:
+    """Not an error: such a step is dropped and counted."""
+    assert math.isnan(effective_rank(torch.full((16, 6), math.nan)))
+    assert math.isnan(lidar(torch.full((4, 2, 6), math.inf)))
+    assert effective_rank(torch.ones(16, 6)) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_micro_batches_hand_over_is_joined_in_their_order() -> None:
+    outputs = [{"keys": torch.tensor([3, 4]), "more": torch.zeros(9)}, {"keys": torch.tensor([5])}]
+    assert joined(outputs, "keys").tolist() == [3, 4, 5]
 
 
 def test_a_queue_knows_the_age_of_its_keys() -> None:

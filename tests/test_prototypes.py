@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.outputs import detached
 from test_methods import batch, make, small
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lookalike import progress, training
 from lookalike.core import Batch, Method, Progress
-from lookalike.layers import Collected, Prototypes
+from lookalike.layers import Prototypes
 from lookalike.losses import unit
 from lookalike.methods.deepcluster_v2 import DeepClusterV2
 from lookalike.methods.lejepa import LeJEPA
@@ -48,26 +49,16 @@ def test_prototypes_are_directions_and_scores_are_exact() -> None:
     torch.testing.assert_close(scores, torch.einsum("vbd,kd->vbk", z, prototypes.weight))
 
 
-def test_what_a_dropped_step_left_is_forgotten() -> None:
-    collected = Collected()
-    collected.add(at(0), torch.tensor([1, 2]), torch.tensor([0.1, 0.2]))
-    collected.add(at(1), torch.tensor([3, 4]), torch.tensor([0.3, 0.4]))
-    collected.add(at(1), torch.tensor([5, 6]), torch.tensor([0.5, 0.6]))
-    index, values = collected.take()
-    assert index.tolist() == [3, 4, 5, 6]
-    torch.testing.assert_close(values, torch.tensor([0.3, 0.4, 0.5, 0.6]))
-    assert collected.take() == []
-
-
 def test_swavs_prototypes_are_frozen_at_first_and_of_length_1_after_each_step() -> None:
     method = swav(freeze_epochs=1.0)
     for step, frozen in ((4, True), (5, False)):
-        method(one(method, step, step))["loss"].backward()
+        outputs = method(one(method, step, step))
+        outputs["loss"].backward()
         method.before_step(at(step))
         assert (method.prototypes.weight.grad is None) is frozen
     with torch.no_grad():
         method.prototypes.weight.mul_(3)
-    method.after_step(at(5))
+    method.after_step(at(5), [detached(outputs)])
     torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(6))
 
 
@@ -83,8 +74,8 @@ def test_swavs_queue_collects_from_its_epoch_on_and_helps_once_it_is_full(monkey
     rows, filled = [], []
     for step in range(3, 9):
         shared.clear()
-        method(one(method, step, step))
-        method.after_step(at(step))
+        outputs = method(one(method, step, step))
+        method.after_step(at(step), [detached(outputs)])
         rows.append([len(scores) for scores in shared])
         filled.append(method.queues[0].filled())
     assert rows == [[8, 8]] * 4 + [[24, 24]] * 2  # of batches 5 and 6 first
@@ -95,16 +86,17 @@ def test_swavs_queue_collects_from_its_epoch_on_and_helps_once_it_is_full(monkey
 
 def test_swav_without_a_queue_has_none() -> None:
     method = swav(queue=0)
-    method(one(method, 9, 0))["loss"].backward()
-    method.after_step(at(9))
+    outputs = method(one(method, 9, 0))
+    outputs["loss"].backward()
+    method.after_step(at(9), [detached(outputs)])
     assert not [name for name in method.state_dict() if "queue" in name]
-    assert "queue_filled" not in method.figures()
-    assert 0 < method.figures()["prototype_usage"] <= 1
+    assert "queue_filled" not in method.metrics(outputs)
+    assert 0 < method.metrics(outputs)["prototype_usage"] <= 1
 
 
 def test_swav_names_targets_that_are_too_vague() -> None:
-    assert "--epsilon 0.2" in swav(epsilon=0.2, temperature=0.1).cause()
-    assert swav().cause() == ""
+    assert "--epsilon 0.2" in swav(epsilon=0.2, temperature=0.1).diagnose()
+    assert swav().diagnose() == ""
 
 
 def deepcluster() -> DeepClusterV2:
@@ -123,17 +115,17 @@ def test_a_survey_fills_the_bank_and_groups_what_it_saw() -> None:
     for h, head in enumerate(method.prototypes):
         nearest = (method.bank[h % 2, seen] @ head.weight.T).argmax(1)
         assert torch.equal(nearest, method.assignments[h, seen])
-    assert set(method.figures()) == {"empty_clusters", "cluster_entropy"}
-    assert 0 <= method.figures()["empty_clusters"] < 1
+    assert set(method.metrics({})) == {"empty_clusters", "cluster_entropy"}
+    assert 0 <= method.metrics({})["empty_clusters"] < 1
 
 
 def test_groups_are_made_anew_after_each_epoch_but_the_last() -> None:
     method = deepcluster()
     made = []
     for step in range(20):
-        method(one(method, step, step))
+        outputs = method(one(method, step, step))
         if step not in (9, 10):  # two steps that were dropped, the last of an epoch and the first of the next
-            method.after_step(at(step))
+            method.after_step(at(step), [detached(outputs)])
         made.append(int(method.clustered))
     assert made == [0] * 4 + [1] * 7 + [2] * 3 + [3] * 6
 
@@ -155,14 +147,14 @@ def test_images_without_a_group_do_not_count() -> None:
 def test_too_few_images_for_the_groups_are_said() -> None:
     method = DeepClusterV2(dataclasses.replace(small("deepcluster_v2"), prototypes=(9,)), deepcluster().backbone)
     with pytest.raises(ValueError, match="9 groups cannot be made of 8 images"):
-        method.survey([batch(method)])
+        method.initialize_bank([batch(method)])
 
 
 def test_pretrain_shows_a_survey_each_image_once(
     classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    survey = DeepClusterV2.survey
+    survey = DeepClusterV2.initialize_bank
 
     def watched(self: DeepClusterV2, batches: Any) -> None:
         def noted() -> Any:
@@ -174,7 +166,7 @@ def test_pretrain_shows_a_survey_each_image_once(
         survey(self, noted())
         assert self.training
 
-    monkeypatch.setattr(DeepClusterV2, "survey", watched)
+    monkeypatch.setattr(DeepClusterV2, "initialize_bank", watched)
     monkeypatch.setattr(progress, "SECONDS", 0)
     run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
@@ -203,14 +195,14 @@ def test_what_is_not_finite_does_not_enter_the_bank() -> None:
     before = method.bank.clone()
     z = unit(torch.randn(2, 4, 32))
     z[1, 2, 0] = torch.nan
-    method._remember(torch.tensor([0, 1, 2, 3]), *z)
+    method._remember([{"index": torch.tensor([0, 1, 2, 3]), "z1": z[0], "z2": z[1]}])
     assert torch.equal(method.bank[:, [0, 1, 3]], z[:, [0, 1, 3]])
     assert torch.equal(method.bank[:, 2], before[:, 2])
 
 
 def test_deepcluster_wants_to_be_shown_the_images_first() -> None:
     method = DeepClusterV2(small("deepcluster_v2"), deepcluster().backbone)
-    with pytest.raises(RuntimeError, match=r"Call survey\(batches\) once"):
+    with pytest.raises(RuntimeError, match=r"Call initialize_bank\(batches\) once"):
         method(batch(method))
 
 
@@ -266,10 +258,9 @@ def test_of_an_image_twice_in_a_step_the_bank_keeps_the_last_embedding() -> None
     z = torch.nn.functional.normalize(torch.randn(2, 7, method.bank.shape[2]), dim=2)
     z[0, 5, 0] = torch.nan
     # of two micro-batches
-    method.collected.add(at(3), index[:4], *z[:, :4])
-    method.collected.add(at(3), index[4:], *z[:, 4:])
+    parts = [{"index": index[part], "z1": z[0, part], "z2": z[1, part]} for part in (slice(4), slice(4, None))]
     with Indices() as put:
-        method.after_step(at(3))
+        method.after_step(at(3), parts)
     assert [sorted(places) for places in put.seen] == [[21, 22, 25, 30]]
     for image, row in ((21, 1), (22, 6), (25, 3), (30, 4)):
         assert torch.equal(method.bank[:, image], z[:, row])
@@ -279,7 +270,8 @@ def test_of_an_image_twice_in_a_step_the_bank_keeps_the_last_embedding() -> None
 
 def test_swavs_queue_is_scored_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     method = swav(queue=16, queue_starts=0)
-    method.queues_full = True
+    for queue in method.queues:
+        queue.add(torch.randn(16, queue.keys.shape[0]))
     shared: list[Tensor] = []
     monkeypatch.setattr("lookalike.methods.swav.sinkhorn", lambda scores, *rest: shared.append(scores) or scores)
     with torch.autocast("cpu", torch.bfloat16):

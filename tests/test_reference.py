@@ -248,13 +248,14 @@ def deepcluster_v2(case: Case) -> Arrays:
                     {f"out/assignments_head{h}": method.assignments[h], f"out/centroids_head{h}": head.weight}
                 )
         at = Progress(0, 20, 10)
-        loss = method(Batch([torch.empty(n, 3, 1, 1)] * (len(z) // n), batch, at))["loss"]
+        outputs = method(Batch([torch.empty(n, 3, 1, 1)] * (len(z) // n), batch, at))
+        loss = outputs["loss"]
         out |= arrays({f"{key}/loss": loss})
         if key == "out":
             loss.backward()
             out |= arrays({"grad/z": z.grad})
             out |= arrays({f"grad/centroids_head{h}": head.weight.grad for h, head in enumerate(method.prototypes)})
-            method.after_step(at)
+            method.after_step(at, [{name: value.detach() for name, value in outputs.items()}])
             visited = index.clone()
             visited[:n] = batch
             embeddings = method.bank[:, visited]
@@ -288,8 +289,7 @@ def dino_loss(case: Case) -> Arrays:
             t = torch.from_numpy(case[f"in/teacher{step}"]).to(student.dtype).unflatten(0, (2, -1))
             s = student.unflatten(0, (-1, t.shape[1]))
             loss = losses.cross_view(s, method.center(t, temperature(at)), cfg.student_temp)
-            method.collected.add(at, t.mean((0, 1))[None])
-            method.after_step(at)
+            method.after_step(at, [{"mean": t.mean((0, 1))[None]}])
             out |= arrays({f"{key}/loss{step}": loss})
             if key == "out":
                 out |= arrays({f"out/center_after{step}": method.center.center[None].clone()})

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,8 +21,8 @@ import torch
 from test_training import assert_same_run, forkserver, state
 
 from lookalike import cli, training
-from lookalike.core import Method, Progress
-from lookalike.data import Source, reading
+from lookalike.core import Method, Outputs, Progress
+from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder
 
@@ -70,7 +70,7 @@ def resumed(out: Path, whole: Path, *more: object) -> None:
 def meanwhile(happens: Callable[[], object], step: int = 3) -> None:
     """Lets something happen once, during that step of a training, before anything is written after it."""
 
-    def after_step(self: Method, at: Progress) -> None:
+    def after_step(self: Method, at: Progress, outputs: Sequence[Outputs]) -> None:
         if at.step + 1 == step:
             del SimCLR.after_step
             happens()
@@ -106,7 +106,7 @@ def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connecti
         said = f"impossible: {error}"
     except BaseException:
         said = traceback.format_exc()
-    reading._end_processes()  # a forked process has no exit handlers
+    workers._end_processes()  # a forked process has no exit handlers
     answer.send(said)
 
 

@@ -16,8 +16,7 @@ from support.files import png, tiff
 from lookalike import cli
 from lookalike.commands import show
 from lookalike.commands.report import projection
-from lookalike.data import BrokenImage, Loader, decode, open_source, remarks
-from lookalike.data import decoding as decoding_module
+from lookalike.data import BrokenImage, Loader, decode, limits, open_source, remarks
 from lookalike.data.decoding import kind_of
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.images import levels
@@ -461,7 +460,7 @@ def test_pictures_of_ordinary_images_are_shown_as_they_are() -> None:
 def test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding_module, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 2000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.fromarray(noise(60, 50, 3)).save("large.tif")

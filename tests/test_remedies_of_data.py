@@ -40,9 +40,9 @@ import lookalike
 from lookalike import training
 from lookalike.commands.evaluate_trained import trained_scores
 from lookalike.data import decode, open_source, statistics
-from lookalike.data.answers import Answers
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
+from lookalike.data.teacher_cache import Answers
 from lookalike.runs import Options
 
 
@@ -123,7 +123,7 @@ def with_room(free: int, make: Callable[[], object]) -> object:
 
 
 def with_memory(free: int, make: Callable[[], object]) -> object:
-    with mock.patch("lookalike.data.resident.free_memory", return_value=free):
+    with mock.patch("lookalike.data.cache.free_memory", return_value=free):
         return make()
 
 
@@ -577,7 +577,7 @@ def numbered_by(program: str) -> Rows:
 
 
 def with_little(make: Callable[[], object]) -> object:
-    with mock.patch("lookalike.data.decoding.MAX_BYTES", 2**14):
+    with mock.patch("lookalike.data.limits.MAX_BYTES", 2**14):
         return make()
 
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import classifiers, core, encoders, losses, optimizers, training
 from lookalike.backbones import Backbone
-from lookalike.core import Batch, Method, Progress
+from lookalike.core import Batch, DataFacts, Method, Progress
 from lookalike.layers import Queue
 from lookalike.methods import get_method
 from lookalike.optim import Group, Optim
@@ -360,7 +360,7 @@ def clustered(*prototypes: int, survey: bool = True, images: int = 8) -> object:
     cfg = cls.Config(hidden_dim=8, out_dim=4, bank=8, prototypes=prototypes, views=views(32, 32))
     method = cls(cfg, net())
     if survey:
-        method.survey([batch(images)])
+        method.initialize_bank([batch(images)])
     return method(batch())
 
 
@@ -438,10 +438,10 @@ METHODS = {
         lambda p, found: cause("ibot", "--student-temp", "0.03", found[1], found[2]),
     ),
     "a batch of fewer images than numbers": call(
-        lambda p: get_method("vicreg").warning(configured("vicreg", "--out-dim", "64").method, 8),
+        lambda p: configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 8)),
         r"A larger (--batch-size) or a smaller (--out-dim) estimates them better",
-        lambda p, found: get_method("vicreg").warning(configured("vicreg", "--out-dim", "64").method, 64),
-        lambda p, found: get_method("vicreg").warning(configured("vicreg", found[2], "8").method, 8),
+        lambda p, found: configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 64)),
+        lambda p, found: configured("vicreg", found[2], "8").method.warnings(DataFacts(40, 32, 8)),
     ),
     "global views of two sizes": call(
         lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them one size",
@@ -457,10 +457,10 @@ METHODS = {
         lambda p, found: get_method("simclr").Config(views=views(32, count=2)),
     ),
     "more prototypes than images": call(
-        lambda p: get_method("swav").check(configured("swav", "--prototypes", "41").method, 8, 40),
+        lambda p: configured("swav", "--prototypes", "41").method.check(DataFacts(40, 32, 8)),
         r"Give (--prototypes) (\S+) or so, or more images",
-        lambda p, found: get_method("swav").check(configured("swav", found[1], found[2]).method, 8, 40),
-        lambda p, found: get_method("swav").check(configured("swav", "--prototypes", "41").method, 8, 41),
+        lambda p, found: configured("swav", found[1], found[2]).method.check(DataFacts(40, 32, 8)),
+        lambda p, found: configured("swav", "--prototypes", "41").method.check(DataFacts(41, 32, 8)),
     ),
     "a method without a Config": call(
         lambda p: without_config({}), r"Write inside it: (@dataclass\(frozen=True\) class Config\(core\.Config\)\.)",
@@ -474,16 +474,14 @@ METHODS = {
         lambda p: cause("byol", "--no-predictor"), r"Leave --no-predictor out", lambda p, found: cause("byol")
     ),
     "a bank that is too small": call(
-        lambda p: get_method(
-            "deepcluster_v2").check(configured("deepcluster_v2", "--bank", "30", "--prototypes", "4").method, 8, 40
-        ),
+        lambda p: configured("deepcluster_v2", "--bank", "30", "--prototypes", "4").method.check(DataFacts(40, 32, 8)),
         r"Give (--bank) (\S+)\.$",
-        lambda p, found: get_method("deepcluster_v2").check(
-            configured("deepcluster_v2", found[1], found[2], "--prototypes", "4").method, 8, 40
+        lambda p, found: configured("deepcluster_v2", found[1], found[2], "--prototypes", "4").method.check(
+            DataFacts(40, 32, 8)
         ),
     ),
     "no groups yet": call(
-        lambda p: clustered(4, survey=False), r"Call (survey)\(batches\) once before the first step",
+        lambda p: clustered(4, survey=False), r"Call (initialize_bank)\(batches\) once before the first step",
         lambda p, found: clustered(4),
     ),
     "no prototypes": call(
@@ -649,7 +647,7 @@ METHODS = {
 
 
 def large(*options: str) -> None:
-    get_method("dinov2").check(configured("dinov2", *options).method, 8, 40)
+    configured("dinov2", *options).method.check(DataFacts(40, 32, 8))
 
 
 CALLS = joined(NETWORKS, METHODS)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import cli, core, encoders, places, progress, training
 from lookalike.backbones import Backbone
-from lookalike.core import Batch, Method, Progress
+from lookalike.core import Batch, Method, Outputs, Progress
 from lookalike.data import open_source
 from lookalike.files import file_sha256
 from lookalike.looks import Health
@@ -149,7 +149,7 @@ def test_the_learning_rate_of_the_rows_is_the_one_that_was_used(finished: Callab
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
-    def after_step(self: Method, at: Progress) -> None:
+    def after_step(self: Method, at: Progress, outputs: Sequence[Outputs]) -> None:
         if at.step + 1 == step:
             os.kill(os.getpid(), number)
 
@@ -244,7 +244,7 @@ def _killed(photos: Path, out: Path, call: int | None, step: int | None, accumul
     os.rename = os.replace = counted(os.replace)
     Path.replace = lambda self, target: os.replace(self, target)  # type: ignore[method-assign,assignment]
 
-    def after_step(self: Method, at: Progress) -> None:
+    def after_step(self: Method, at: Progress, outputs: Sequence[Outputs]) -> None:
         if at.step + 1 == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -296,13 +296,13 @@ def _killed_between(photos: Path, out: Path, moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "encoder.json":
-        write_json, cards = encoders.write_json, []
+        write_json, cards = encoders.saved.write_json, []
 
         def second(path: Path, content: object) -> None:
             cards.append(path)
             (die if len(cards) == 2 else write_json)(path, content)
 
-        encoders.write_json = second  # type: ignore[assignment]
+        encoders.saved.write_json = second  # type: ignore[assignment]
     else:
         clear = Folder._clear
 
@@ -519,7 +519,7 @@ def test_a_run_is_not_replaced_by_one_that_cannot_begin(
         (tmp_path / f"broken/{i}.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="could be read"):
         training.pretrain(tiny_run(tmp_path / "broken", out, epochs=1, overwrite=True))
-    monkeypatch.setattr("lookalike.data.resident.free_memory", lambda: 1000)
+    monkeypatch.setattr("lookalike.data.cache.free_memory", lambda: 1000)
     with pytest.raises(ValueError, match="--cache none"):
         training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True, cache="ram"))
     assert_equal(state(out), before)
@@ -727,7 +727,7 @@ class Recorder(Method):
         self.calls.append(("before", at.step))
         assert all(p.grad is not None for p in self.parameters())
 
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         self.calls.append(("after", at.step))
         self.ema_steps += 1
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lookalike.data import Loader, open_source
-from lookalike.data.reading import IMPORTING
+from lookalike.data.workers import IMPORTING
 
 SCRIPT = """
 import multiprocessing

@@ -23,6 +23,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction
 from . import processes
 from .commands.compare.spec import Comparison
 from .files import check_writable, nearest_folder, read_json
+from .foreign import is_tag
 from .image_options import Alpha
 from .methods import METHODS, SELF_SUPERVISED, get_method
 from .names import nearest
@@ -737,7 +738,7 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
     own = vars(parsed.method)
     for what, value in (("data", parsed.data), ("backbone", options.backbone), ("test", parsed.test)):
-        if value.startswith("<") and value == asked.content.get(what):  # see `flat`
+        if is_tag(value) and value == asked.content.get(what):  # see `flat`
             other = " and resume=True." if resumes else f", or name another {what} on the command line."
             raise ValueError(
                 f"{asked.file} names somebody's own {what}, {value}, which no command can make. Go on from Python, "
@@ -753,7 +754,7 @@ def _check_places(asked: _Asked, parsed: _Parsed) -> None:
         with _from_file(asked, start):
             check_encoder(start, "encoder" if asked.classifies else "weights")
     named = "teacher" in asked.typed or "teacher" in asked.content  # else it is the method's own, or stands for it
-    if named and not (teacher := own["teacher"]).startswith("<"):
+    if named and not is_tag(teacher := own["teacher"]):
         with _from_file(asked, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out

@@ -55,6 +55,9 @@ GROWN = 100.0
 """Heads' outputs so many times as long as at first come from steps that are far too long, where images are recognised
 worse than at first, too. In healthy trainings without labels they grew 91 times at most, with 100 times the rate 200
 times or more; SupCon's grew 310 times and learnt."""
+OVERLONG = 0.015
+"""Optimizer steps longer than this fraction of the weights (`looks.UpdateRatio`) are far too long where recognition has
+not risen. In healthy trainings the highest was 0.008, with 100 times the rate the lowest 0.025 (`docs/health.md`)."""
 NARROW = 0.25
 """Features whose effective rank is below this share of the first have collapsed if images are clearly recognised worse
 than at first, too. Either alone is seen in healthy trainings, which had down to 0.02 of the first rank."""
@@ -240,7 +243,7 @@ def finding(seen: Seen) -> Finding | None:
     """What a look suggests; None where it tells nothing.
 
     In this order: what is not finite; a probe that rose; images that hold nothing; collapses; a probe that fell;
-    features that do not move; recognition that rose, or fell by the end.
+    steps that are too long; features that do not move; recognition that rose, or fell by the end.
     """
     if (found := _diverged(seen)) is not None:
         return found
@@ -255,7 +258,7 @@ def finding(seen: Seen) -> Finding | None:
         return Finding(dataclasses.replace(collapsed.verdict, why=why), sure=True)
     if probed is not None or not settled:
         return probed
-    return collapsed or _unmoved(seen) or _recognising(seen)
+    return collapsed or _overlong(seen) or _unmoved(seen) or _recognising(seen)
 
 
 def empty(lacking: str, remedies: Remedies) -> Verdict:
@@ -307,7 +310,9 @@ def _collapsed(seen: Seen) -> Finding | None:
         return found(
             f"the teacher's targets are the same for all images: they tell {told:.2g} of 1, at first {was_told:.2g}."
         )
-    limits = {"spread": COLLAPSED, "embedding_deviation": COLLAPSED}
+    limits = {"embedding_deviation": COLLAPSED}
+    if sure or _may_be_worse(seen):  # features that shrank, and recognise images as well as before, are no collapse
+        limits["spread"] = COLLAPSED
     # features may get better while a head makes nearly one answer of them, in methods that are known to work
     # where images of a class are to become alike, that they are recognised worse says nothing
     away = math.inf if seen.change is None or seen.labelled else seen.change.away
@@ -336,6 +341,13 @@ def _collapsed(seen: Seen) -> Finding | None:
     return None
 
 
+def _may_be_worse(seen: Seen) -> bool:
+    """Whether images are clearly recognised worse than at first, or classified worse, or neither can be said."""
+    if seen.change is None or seen.labelled or (seen.neighbours is not None and seen.neighbours.high < 0):
+        return True
+    return seen.change.away < (0 if seen.is_last else -LIKELY)
+
+
 def _share(seen: Seen, name: str) -> float:
     """A figure as a share of its first; infinite where there is none."""
     if name not in seen.first or name not in seen.now or not math.isfinite(seen.now[name]):
@@ -353,6 +365,14 @@ def _how(seen: Seen) -> str:
     if before - loss > 0.5 * max(abs(loss), abs(before)):
         return "one answer for all images is enough for the loss"
     return "images get nearly one answer, and the loss did not fall with it"
+
+
+def _overlong(seen: Seen) -> Finding | None:
+    ratio = seen.now.get("update_ratio", 0.0)
+    if seen.change is None or seen.labelled or ratio < OVERLONG or _rose(seen, LIKELY):
+        return None
+    why = f"an optimizer step changes the weights by {ratio:.1%} of their length, and {_known(seen)}: it is too long."
+    return Finding(Verdict("not learning", why, seen.remedies.steadier()))
 
 
 def _unmoved(seen: Seen) -> Finding | None:

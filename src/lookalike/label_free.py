@@ -38,8 +38,10 @@ def spread(x: Float[Tensor, "B D"]) -> float:
 def effective_rank(x: Float[Tensor, "B D"]) -> float:
     """RankMe: the exponential of the entropy of the singular values' shares; from 1 to min(B, D).
 
-    Garrido et al., ICML 2023, equation 1, https://arxiv.org/abs/2210.02885
+    NaN where a feature is not finite. Garrido et al., ICML 2023, equation 1, https://arxiv.org/abs/2210.02885
     """
+    if not bool(x.isfinite().all()):
+        return math.nan
     values = torch.linalg.svdvals(_exact(x).double())
     share = values / values.sum().clamp(min=1e-300)
     return float(torch.special.entr(share).sum().exp())
@@ -118,8 +120,11 @@ def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> f
 def lidar(x: Float[Tensor, "B V D"]) -> float:
     """LiDAR: the effective rank of what tells images apart, measured in units of what differs between their views.
 
-    Thilak et al., ICLR 2024, section 4, with delta = 1e-4, https://arxiv.org/abs/2312.04000
+    NaN where a feature is not finite. Thilak et al., ICLR 2024, section 4, with delta = 1e-4,
+    https://arxiv.org/abs/2312.04000
     """
+    if not bool(x.isfinite().all()):
+        return math.nan
     x = _exact(x).double()
     images, views, dim = x.shape
     means = x.mean(1)  # (B, D)

@@ -1,8 +1,7 @@
 """Parts that several methods are built from."""
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import Literal
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from . import distributed
-from .label_free import effective_rank
 from .modes import without_chance
-from .schedules import Progress
 
 
 def mlp(
@@ -189,29 +186,6 @@ def _parameters(*parts: nn.Module) -> list[Tensor]:
     return list(chain.from_iterable(part.parameters() for part in parts))
 
 
-class Predictor(nn.Sequential):
-    """The head that the student has and the teacher lacks: an `mlp` that remembers what it predicted last."""
-
-    predicted: Tensor | None = None
-    """(B, D), of the last forward pass; no part of the state."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
-        for part in self:
-            x = part(x)
-        self.predicted = x.detach()
-        return x
-
-    def rank(self) -> float:
-        """Effective rank of the last predictions, from 1 (all on one line: collapsed) to min(B, D).
-
-        NaN before any, and where they are not finite.
-        """
-        if self.predicted is None or not bool(self.predicted.isfinite().all()):
-            return math.nan
-        return effective_rank(self.predicted)
-
-
 class Prototypes(nn.Linear):
     """K directions that embeddings are scored against (SwAV): rows of length 1, if `normalise` follows each step."""
 
@@ -326,24 +300,9 @@ class Center(nn.Module):
         self.center.lerp_(mean.to(self.center.dtype), 1 - self.momentum)
 
 
-class Collected:
-    """What a step's micro-batches leave for `Method.after_step`, when the step is taken; no part of the state."""
-
-    def __init__(self) -> None:
-        self._step = -1
-        self._parts: list[tuple[Tensor, ...]] = []
-
-    def add(self, at: Progress, *tensors: Tensor) -> None:
-        """Adds a micro-batch's tensors (B, ...). What an earlier step left, which was not taken, is forgotten."""
-        if at.step != self._step:
-            self._step, self._parts = at.step, []
-        self._parts.append(tensors)
-
-    def take(self) -> list[Tensor]:
-        """The tensors of all processes and micro-batches, joined (B over all, ...); they are not kept."""
-        joined = [torch.cat([distributed.gather(x) for x in same]) for same in zip(*self._parts)]
-        self._parts = []
-        return joined
+def joined(outputs: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    """A tensor (B, ...) that a step's micro-batches handed over, of all of them and all processes (B over all, ...)."""
+    return torch.cat([distributed.gather(each[name]) for each in outputs])
 
 
 class Queue(nn.Module):
@@ -361,6 +320,8 @@ class Queue(nn.Module):
         self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
         self.register_buffer("place", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("added", torch.zeros(size, dtype=torch.int64))
+        self._is_full = False  # known without asking the device, once it is so
+        self.register_load_state_dict_post_hook(_count)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def add(self, keys: Tensor) -> None:
@@ -378,9 +339,13 @@ class Queue(nn.Module):
         self.keys[:, columns] = F.normalize(keys.to(self.keys.dtype), dim=1).T
         self.added[columns] = self.added.max() + 1
         self.place.add_(len(keys)).remainder_(size)
+        self._is_full = self._is_full or self._has_all()
 
     def full(self) -> bool:
         """Whether no random key of the beginning is left."""
+        return self._is_full
+
+    def _has_all(self) -> bool:
         return bool((self.added > 0).all())
 
     def age(self) -> float:
@@ -390,3 +355,7 @@ class Queue(nn.Module):
     def filled(self) -> float:
         """Share of the keys that are not the random ones of the beginning, in [0, 1]."""
         return float((self.added > 0).float().mean())
+
+
+def _count(queue: Queue, incompatible: object) -> None:
+    queue._is_full = queue._has_all()

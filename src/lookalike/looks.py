@@ -127,6 +127,34 @@ class Health:
         return look(*torch.cat(parts).chunk(2))
 
 
+SAMPLE = 4096
+"""Weights of a matrix, about, whose change in a step is measured."""
+
+
+class UpdateRatio:
+    """How long an optimizer step is beside the weights that it changes, as a fraction of their length.
+
+    The median over the encoder's weight matrices and kernels, of each by its first rows.
+    """
+
+    def __init__(self, encoder: Backbone) -> None:
+        matrices = [p for p in encoder.parameters() if p.requires_grad and p.ndim > 1]
+        self._parts = [p.detach()[: max(1, SAMPLE * len(p) // p.numel())] for p in matrices]  # views: they follow it
+        self._before: list[Tensor] = []
+
+    def before_step(self) -> None:
+        self._before = [part.clone() for part in self._parts]
+
+    def __call__(self) -> float:
+        """The ratio of the step since `before_step`; NaN where there is none, or nothing that learns."""
+        if not self._before:
+            return math.nan
+        moved = torch._foreach_norm(torch._foreach_sub(self._parts, self._before))
+        whole = torch._foreach_norm(self._before)
+        self._before = []
+        return float((torch.stack(moved) / torch.stack(whole).clamp_min(1e-12)).median())
+
+
 def look(a: Tensor, b: Tensor) -> Look:
     """What is seen of the features (B, D) of two views of B images."""
     if not bool(a.isfinite().all() and b.isfinite().all()):

@@ -23,7 +23,7 @@ from .evaluation.metrics import interval_of_change
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .label_free import spread
-from .looks import NAMES, Health, Look, Neighbours, change
+from .looks import NAMES, Health, Look, Neighbours, UpdateRatio, change
 from .printing import counted, lines_of
 from .random import permutation
 from .runs import Folder, Row, Run, inputs
@@ -123,6 +123,7 @@ class Monitor(Callback):
         self._heads: dict[str, Tensor] = {}
         """What the method's parts made of the last batch that was looked at, by their names."""
         self._watching = False
+        self._ratio: UpdateRatio | None = None
         self._listed: set[str] = set()
         self._count = 0
         self._bar: "Progress | None" = None
@@ -180,8 +181,9 @@ class Monitor(Callback):
                 self.course.set(empty(self.health.lacking, self.remedies))
                 self._say(f"WARNING     {self.verdict}")
             for name, part in module.method.named_children():
-                if module.method.watches_heads and not isinstance(part, Backbone):
+                if self.run.method.needs.watch_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
+            self._ratio = UpdateRatio(module.method.backbone)
         if not self.quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
             from rich.table import Column
@@ -212,6 +214,8 @@ class Monitor(Callback):
         last = (batch_idx + 1) % self.run.accumulate == 0
         self._heads.clear()
         self._watching = self.health is not None and last and (step == 1 or self._has_row(step))
+        if self._ratio is not None and last and self._has_row(step):
+            self._ratio.before_step()
 
     def _has_row(self, step: int) -> bool:
         return step % LOG_EVERY == 0 or step % self._per_epoch == 0 or step in self._early
@@ -242,7 +246,7 @@ class Monitor(Callback):
         epoch_ends = step % self._per_epoch == 0
         heads = _of_heads([*self._heads.values()]) if not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
-            own = module.method.figures() if self.health is not None else {}
+            own = module.method.metrics(module.outputs) if self.health is not None else {}
             self.first |= heads
             for name in OWN:
                 if name in own:
@@ -257,6 +261,8 @@ class Monitor(Callback):
         row["lr"] = module.rates.lr
         row["grad_norm"] = module.grad_norm
         row["skipped"] = module.skipped
+        if self._ratio is not None and math.isfinite(ratio := self._ratio()):
+            row["update_ratio"] = ratio
         row |= heads
         row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
         row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
@@ -308,10 +314,10 @@ class Monitor(Callback):
         elif "loss" in self.first and due:
             look = self.health(module.method.encoder)
             self.figures = look.figures
-            own = module.method.figures()
+            own = module.method.metrics(module.outputs)
             if taken := own.keys() & (row.keys() | look.figures.keys()):
                 raise ValueError(
-                    f"{type(module.method).__name__}.figures() names {min(taken)!r}, which a row has already."
+                    f"{type(module.method).__name__}.metrics() names {min(taken)!r}, which a row has already."
                 )
             row |= look.figures | own
             moved = change(Look({n: self.first[n] for n in NAMES}, self._recognised), look)
@@ -324,7 +330,7 @@ class Monitor(Callback):
                 Seen(
                     first=self.first, now=row, change=moved, step=step, steps=self._steps,
                     still=round((self.run.frozen_epochs or 0) * self._per_epoch), lacking=self.health.lacking,
-                    labelled=module.method.needs_labels, neighbours=self._neighbours(step),
+                    labelled=self.run.method.needs.labels, neighbours=self._neighbours(step),
                     probed_now="knn_top1" in row, remedies=remedies,
                     start="before training" if self.run.init else "untrained",
                 )
@@ -421,7 +427,7 @@ class Monitor(Callback):
         if self.forgetting is not None:
             said = self.verdict is not None and self.verdict.word == "getting worse"
             return "" if said else self.forgetting.at_end()
-        if self.probe is not None or not self.run.init or not module.method.watches_features:
+        if self.probe is not None or not self.run.init or not self.run.method.needs.watch_features:
             return ""
         return (
             "Whether the encoder forgot what --init knew is not measured: --probe TRAIN TEST, labelled images like "

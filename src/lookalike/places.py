@@ -11,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from .foreign import is_tag
 from .names import nearest, nearest_names
 from .printing import LONGEST_PATH, brief, shown
 
@@ -165,7 +166,7 @@ def check_backbones(*names: str | None) -> None:
         ValueError: the first of them, see `check_backbone`.
     """
     for name in filter(None, names):
-        if "timm" not in sys.modules and not name.startswith("<"):
+        if "timm" not in sys.modules and not is_tag(name):
             check_backbone(name)
 
 

@@ -45,15 +45,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from . import backbones, distributed, encoders, optimizers, processes
+from .backbones.factory import patch_size, remade
 from .core import Batch, Config, DataFacts, Method, Progress
 from .data import Answers, Images, Loader, Source, lost, open_source, statistics, warnings_about
 from .devices import default_device, free_for_state, moved
 from .durations import seconds_of, spoken
 from .files import FORMAT, atomic, cache_folder, file_sha256, nearest_folder, second_name, sync, unused
+from .foreign import is_tag
 from .health import RUINED, Remedies, ruined
 from .image_options import Alpha
 from .layers import Teacher
 from .looks import Health
+from .methods.distill import Distill
 from .monitor import Monitor, Probe
 from .optim import Optim
 from .places import check_logger
@@ -160,6 +163,10 @@ class Pretraining(LightningModule):
         self.steps = run.epochs * loader.steps_per_epoch
         self.parts: dict[str, Tensor] = {}
         """The loss and its parts in the last micro-batch, detached."""
+        self.outputs: dict[str, Tensor] = {}
+        """What else the method returned for the last micro-batch, detached."""
+        self._handed: list[dict[str, Tensor]] = []
+        """What the step's micro-batches hand to `Method.after_step`."""
         self.image_dtype = torch.uint8
         """Of the images of the last batch."""
         self.grad_norm = math.nan
@@ -194,7 +201,7 @@ class Pretraining(LightningModule):
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
         fused = self.run.precision != "fp16"
         # and torch's fused SGD fails on parameters that take their first step later than others
-        late = bool(self.run.frozen_epochs) or self.method.learns_in_turns(self.run.method)
+        late = bool(self.run.frozen_epochs) or self.run.method.needs.partial_gradients
         fused = fused and not (late and self.run.method.optim.name == "sgd")
         self.rates = optimizers.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
         return self.rates.optimizer
@@ -211,7 +218,7 @@ class Pretraining(LightningModule):
         with torch.profiler.record_function("lookalike.views"), torch.no_grad():
             views = make_views(
                 batch,
-                self.method.views(self.run.method, self.at),
+                self.run.method.views_at(self.at),
                 batch.keys,
                 mean=backbone.mean,
                 std=backbone.std,
@@ -219,7 +226,7 @@ class Pretraining(LightningModule):
             )
             views = [v.to(self.dtype, memory_format=layout) for v in views]
         index = moved(batch.index, views[0].device)
-        return Batch(views=views, index=index, progress=self.at, labels=batch.labels, places=batch.index)
+        return Batch(views=views, index=index, progress=self.at, labels=batch.labels, cpu_index=batch.index)
 
     def setup(self, stage: str) -> None:
         order = self.loader.order
@@ -240,8 +247,10 @@ class Pretraining(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         micro = batch_idx % self.run.accumulate
         torch.manual_seed(key_of(self.run.seed, "step", self.done_steps, micro, distributed.rank()))
-        if micro == 0 and self._kept:
-            torch._foreach_copy_(self._kept, self._statistics)
+        if micro == 0:
+            self._handed = []
+            if self._kept:
+                torch._foreach_copy_(self._kept, self._statistics)
         self.micro_batch = batch.views
 
     def on_fit_start(self) -> None:
@@ -249,10 +258,13 @@ class Pretraining(LightningModule):
             self.method.train()
             torch.manual_seed(key_of(self.run.seed, "survey", distributed.rank()))
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                self.method.survey(self._epoch_before())
+                self.method.initialize_bank(self._epoch_before())
 
     def _epoch_before(self) -> Iterator[Batch]:
-        """An epoch of batches for `Method.survey`. What is not finite in one leaves BatchNorm's statistics alone."""
+        """An epoch of batches for `Method.initialize_bank`.
+
+        What is not finite in one leaves BatchNorm's statistics alone.
+        """
         say = counting(self.folder.say, f"{'survey':<12}", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
@@ -265,9 +277,12 @@ class Pretraining(LightningModule):
                 a.copy_(b)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        parts = self.method(batch)
-        self.parts = {name: value.detach() for name, value in parts.items()}
-        loss: Tensor = parts["loss"]
+        outputs = self.method(batch)
+        detached = {name: value.detach() for name, value in outputs.items()}
+        self.parts = {name: value for name, value in detached.items() if value.ndim == 0}
+        self.outputs = {name: value for name, value in detached.items() if value.ndim}
+        self._handed.append({name: self.outputs[name] for name in self.run.method.needs.handed_over})
+        loss: Tensor = outputs["loss"]
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -298,9 +313,9 @@ class Pretraining(LightningModule):
             if self._is_frozen(at):
                 for buffer, kept in self._still:
                     buffer.copy_(kept)
-            if not self.method.sync_batchnorm:
+            if not self.run.method.needs.sync_batchnorm:
                 distributed.average(self._statistics)
-            self.method.after_step(at)
+            self.method.after_step(at, self._handed)
         if self.begin is not None:
             self.begin()
             self.begin = None
@@ -619,7 +634,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     _check_bank(run, rank)
     method = build(run)
     own = run.batch_size // run.accumulate // world
-    if not method.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
+    if not run.method.needs.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
         raise ValueError(
             f"--batch-size {run.batch_size} leaves {own} image at a time to each of {world} processes, and in "
             f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size {2 * world * run.accumulate} or "
@@ -658,7 +673,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
         method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = _start(method.backbone, run) if found is None else ""
     method.before_training()
-    method.memory = _memory(run, source, method)
+    if isinstance(method, Distill):
+        method.memory = _memory(run, source, method)
     probe, listings = None, dict[str, bytes]()
     if rank == 0:
         probe = _probe_of(run, folder, before, begun)
@@ -695,8 +711,8 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
     watch = processes.Watch(rank, world, alone)
     signals = Signals(watch)
     saver = Checkpoints(folder, run, signals)
-    health = Health(source, run, method.backbone) if rank == 0 and method.watches_features else None
-    remedies = Remedies.of(run, _own_settings(run, len(source), fits), method.cause(), fits)
+    health = Health(source, run, method.backbone) if rank == 0 and run.method.needs.watch_features else None
+    remedies = Remedies.of(run, _own_settings(run, len(source), fits), method.diagnose(), fits)
     monitor = Monitor(folder, run, loader, probe, health, remedies, quiet=rank != 0)
 
     def correct(seconds: float) -> None:
@@ -722,7 +738,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], folder: Folder, rank: int
             _say_start(folder, run, source, module, origin, changes, found, batch)
             if found is not None and (line := _other_version(written_by(as_begun), run)):
                 folder.say(line)
-        if world > 1 and method.sync_batchnorm:
+        if world > 1 and run.method.needs.sync_batchnorm:
             distributed.convert(method)
         if run.compile:
             compile_parts(method)
@@ -981,12 +997,12 @@ def _weights_digest(place: str) -> str | None:
 
 def open_images(run: Run, system_folders: bool = False) -> Source:
     """The images of a run, with labels where the method learns from them; see `open_source`."""
-    method = run.method.method
-    if not method.needs_labels:
+    method, needs = run.method.method, run.method.needs
+    if not needs.labels:
         return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
     try:
         source = open_source(
-            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=method.known_classes(run.method),
+            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=needs.classes,
             system_folders=system_folders,
         )  # fmt: skip
     except ValueError as error:
@@ -1050,7 +1066,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     if begun and run.batch_size == Options.batch_size:  # on as many devices as then it would be the same
         world = cast("int", begun.get("devices", run.devices)) * cast("int", begun.get("nodes", run.nodes))
     run = dataclasses.replace(run, batch_size=batch_for(run, images, world, "batch_size" in run.given))
-    cfg, patch = run.method, backbones.patch_size(run.backbone)
+    cfg, patch = run.method, patch_size(run.backbone)
     if run.teacher is not None:
         cfg = _taught_by(run)
     stated = [name for name in run.given if name not in ("batch_size", "epochs")]
@@ -1078,7 +1094,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
             fitted = dataclasses.replace(fitted, optim=_keep_given(cfg.optim, then.optim, given, "optim"))
     elif run.fit:
         fitted = fitted_to(run.epochs)
-    fitted.method.check(fitted, run.batch_size, images)
+    fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch))
     old, new = (dotted(plain(c)) for c in (cfg, fitted))
     changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     precision = precision_of(run)
@@ -1169,7 +1185,7 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
     Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100. Fields
     that count epochs are cut to `EPOCH_SHARES`.
     """
-    cfg, epochs = cfg.method.fit_to(cfg, data), data.epochs
+    cfg, epochs = cfg.fit_to(data), data.epochs
     schedules: dict[str, Any] = {
         name: dataclasses.replace(value, warmup_epochs=min(value.warmup_epochs, 3 * epochs / 10))
         for name, value in vars(cfg).items()
@@ -1178,6 +1194,13 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
     limits = {name: epochs * share for name, share in EPOCH_SHARES.items() if name in vars(cfg)}
     epoch_counts = {name: min(vars(cfg)[name], most) for name, most in limits.items()}
     return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules, **epoch_counts)
+
+
+def _facts(run: Run, images: int) -> DataFacts:
+    """What a settled run is fitted to."""
+    assert run.image_size is not None
+    patch = patch_size(run.backbone)
+    return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.accumulate)
 
 
 def _shortened(cfg: Optim, epochs: int) -> Optim:
@@ -1225,25 +1248,24 @@ def build(run: Run) -> Method:
     assert run.image_size is not None
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
-        method_class = run.method.method
-        drop_path, mask_token = method_class.drop_path(run.method), method_class.needs_mask_token
+        needs = run.method.needs
         if isinstance(run.backbone, backbones.Backbone):
-            backbone = backbones.remade(
-                run.backbone, image_size=run.image_size, drop_path=drop_path, mask_token=mask_token
+            backbone = remade(
+                run.backbone, image_size=run.image_size, drop_path=needs.drop_path, mask_token=needs.mask_token
             )
         else:
             backbone = backbones.create(
                 run.backbone, channels=run.channels, image_size=run.image_size,
-                drop_path=drop_path if isinstance(run.backbone, str) else 0.0, mask_token=mask_token,
-                stem=method_class.stem(run.method), interpolation=method_class.interpolation(run.method),
+                drop_path=needs.drop_path if isinstance(run.backbone, str) else 0.0, mask_token=needs.mask_token,
+                stem=needs.stem, interpolation=needs.interpolation,
             )  # fmt: skip
         backbone.alpha = run.alpha
         if not vars(run.method).get("frozen"):
             backbone.check_trainable()
-        for size in sorted(method_class.sizes(run.method, _all_views(run.method, run.epochs))):
+        for size in sorted(run.method.input_sizes(_all_views(run.method, run.epochs))):
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
-        method = method_class(run.method, backbone, *own)
+        method = run.method.method(run.method, backbone, *own)
         if run.checkpoint_activations:  # after the teacher was copied, which keeps none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
@@ -1282,7 +1304,7 @@ def _all_views(cfg: Config, epochs: int) -> tuple[View, ...]:
     """The views of a training's first step and of its last, which may be others."""
     many = 10**6  # steps of an epoch: the last one is its very end
     ends = (Progress(step, many * epochs, many) for step in (0, many * epochs - 1))
-    return tuple(view for at in ends for view in cfg.method.views(cfg, at))
+    return tuple(view for at in ends for view in cfg.views_at(at))
 
 
 def normalise(backbone: backbones.Backbone, run: Run, source: Source) -> None:
@@ -1303,7 +1325,7 @@ def _start(backbone: backbones.Backbone, run: Run) -> str:
 
 def _check_bank(run: Run, rank: int) -> None:
     """Refuses a memory bank that leaves no room to train."""
-    need = run.method.method.bank_numbers(run.method) * (8 if run.precision == "fp64" else 4)
+    need = run.method.needs.memory_bank * (8 if run.precision == "fp64" else 4)
     free = free_for_state(rank % run.devices, run.devices) if need else 0
     if need > free / 2:
         raise ValueError(
@@ -1313,9 +1335,9 @@ def _check_bank(run: Run, rank: int) -> None:
         )
 
 
-def _memory(run: Run, source: Source, method: Method) -> Answers | None:
+def _memory(run: Run, source: Source, method: Distill) -> Answers | None:
     """Where the answers of a teacher are kept, whose views repeat."""
-    turns, name = method.repeats(run.method), method.memory_name()
+    turns, name = run.method.needs.repeated_views, method.memory_name()
     if not turns or not name:
         return None
     if run.nodes > 1:
@@ -1336,7 +1358,7 @@ def _loader(
     return Loader(
         source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers or 0,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
-        cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.method.repeats(run.method),
+        cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.needs.repeated_views,
         device=default_device(rank % run.devices),
         progress=progress,
     )  # fmt: skip
@@ -1346,9 +1368,7 @@ def view_sheet(run: Run, source: Source, backbone: backbones.Backbone, images: i
     """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
     batch = next(iter(_loader(first, source, min(images, len(source)))))
-    views = make_views(
-        batch, run.method.method.views(run.method, Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std
-    )
+    views = make_views(batch, run.method.views_at(Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std)
     return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes)
 
 
@@ -1483,7 +1503,7 @@ def _trainer(run: Run, folder: Folder, callbacks: list[Callback]) -> Trainer:
         strategy=_Together(
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
-            find_unused_parameters=run.method.method.learns_in_turns(run.method),
+            find_unused_parameters=run.method.needs.partial_gradients,
         )
         if world > 1
         else "auto",
@@ -1603,11 +1623,11 @@ def _say_start(
         f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
         f"views       {views} of {counted(run.channels, 'channel')}, mean {_numbers(method.backbone.mean)}, "
         f"std {_numbers(method.backbone.std)}",
-        *method.words(),
+        *method.describe(),
         *_left_out(run),
         *_classes(source, sum(view.count for view in first)),
         *(f"WARNING     {line}" for line in warnings_about(source, _choices(run, method.backbone))),
-        *([f"WARNING     {warning}"] if (warning := cfg.method.warning(cfg, run.batch_size // run.accumulate)) else []),
+        *(f"WARNING     {line}" for line in cfg.warnings(_facts(run, len(source)))),
         f"steps       {module.steps} = {counted(run.epochs, 'epoch')} x {module.steps_per_epoch} of "
         f"{counted(run.batch_size, 'image')}"
         + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
@@ -1664,9 +1684,9 @@ def _left_out(run: Run) -> list[str]:
     """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
     lines = []
     own = isinstance(run.backbone, nn.Module) and (
-        not isinstance(run.backbone, backbones.Backbone) or run.backbone.name.startswith("<")
+        not isinstance(run.backbone, backbones.Backbone) or is_tag(run.backbone.name)
     )
-    if own and (drop_path := run.method.method.drop_path(run.method)):
+    if own and (drop_path := run.method.needs.drop_path):
         lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]
     if run.channels == 3:
         return lines
@@ -1696,7 +1716,7 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_pa
     )
     if line := checkpoint_words(folder):
         folder.say(line)
-    if method.watches_features and not is_part:  # others are judged by who trains them
+    if method.cfg.needs.watch_features and not is_part:  # others are judged by who trains them
         command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
         folder.say(f"Next: {command}   # folders with one sub-folder per class")
 

@@ -166,8 +166,8 @@ def cause(method: str, *options: str) -> str:
         if isinstance(known.get(name), int)
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    masked = cls.needs_mask_token
-    return cls(configured(method, *small, *options).method, net(tiny.VIT, mask_token=masked)).cause()
+    masked = cls.Config().needs.mask_token
+    return cls(configured(method, *small, *options).method, net(tiny.VIT, mask_token=masked)).diagnose()
 
 
 SMALL = {"hidden_dim": 8, "out_dim": 8, "bottleneck_dim": 8, "prototypes": 16}

@@ -16,14 +16,13 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.decoding import BrokenImage
-from ..data.errors import UNSUPPORTED
+from ..data.errors import UNSUPPORTED, BrokenImage
 from ..data.near import SIDE, near_pairs, thumbnail
 from ..data.pair_sheet import Twins, pair_sheet
-from ..data.reading import stream
 from ..data.remarks import ALL, left_out, unused
 from ..data.sources import Source
 from ..data.suspects import blank, same_stems
+from ..data.workers import stream
 from ..images import Levels, levels, moments, promote
 from ..printing import are, counted, size_of, spanned
 from ..progress import counting

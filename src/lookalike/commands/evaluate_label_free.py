@@ -48,7 +48,7 @@ def label_free(
         raise ValueError(f"{counted(count, 'image')} cannot be told apart from others. Give at least 2, better 1,000.")
     size, device = image_size or model.image_size, device_of(model)
     paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
-    views = SimCLR.fit_to(paper, DataFacts(count, size)).views
+    views = paper.fit_to(DataFacts(count, size)).views
     count, group = images_viewed(count), min(count, 100)
     places = permutation(len(source), seed, "label-free")[:count].tolist()
     made: list[list[torch.Tensor]] = [[], []]

@@ -2,12 +2,14 @@
 
 from ..files import cache_folder
 from ..images import Images
-from .answers import Answers
-from .decoding import BrokenImage, decode
-from .loading import Loader
-from .reading import lost
+from .channel_statistics import statistics
+from .decoding import decode
+from .errors import BrokenImage
+from .loader import Loader
 from .remarks import remarks, warnings_about
-from .sources import Data, Source, Subset, open_maybe_labelled, open_source, statistics
+from .sources import Data, Source, Subset, open_maybe_labelled, open_source
+from .teacher_cache import Answers
+from .workers import lost
 
 __all__ = [
     "Answers",

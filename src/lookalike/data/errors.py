@@ -1,9 +1,23 @@
-"""What is wrong with an image that is whole."""
+"""What is wrong with an image that cannot be used."""
 
 from typing import Final
 
+from ..printing import brief, printable
+
 UNSUPPORTED: Final = "not supported: "
 """How the reason of a `BrokenImage` begins where the image is whole, and has to be converted and not repaired."""
+
+
+class BrokenImage(Exception):
+    """An image that cannot be used, with its name and the reason. A Dataset may raise it for an item to be replaced."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = printable(str(name))
+        self.reason = brief(str(reason))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 class Unsupported(ValueError):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from ..foreign import tag
 from ..image_options import Alpha
 from .sources import Data, Source, open_source
 
@@ -23,7 +24,7 @@ def open_pair(
 
 def name_of(data: object) -> str:
     """What stands in records for a data set: the path, or the type of an object in angle brackets."""
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else f"<{type(data).__name__}>"
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else tag(type(data).__name__)
 
 
 def same_folder(train: object, test: object) -> bool:

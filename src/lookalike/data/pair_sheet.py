@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..images import promote
-from .decoding import BrokenImage
+from .errors import BrokenImage
 from .sources import Source
 
 MOST: Final = 60

@@ -12,8 +12,8 @@ import numpy as np
 from ..images import Levels, levels
 from ..printing import are, counted
 from ..random import permutation
-from .decoding import ANIMATED, LEFT_OUT, PAGES, BrokenImage
-from .errors import UNSUPPORTED
+from .errors import UNSUPPORTED, BrokenImage
+from .pillow import ANIMATED, LEFT_OUT, PAGES
 from .sources import Source
 
 ALL: Final = frozenset({"alpha", "channels", "normalise"})

@@ -3,6 +3,10 @@
 import struct
 from typing import IO, Final
 
+from . import limits
+from .errors import Unsupported
+from .limits import TOO_MUCH
+
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value, by the number of its type."""
@@ -190,3 +194,17 @@ def is_plain(tags: Tags) -> bool:
 def tile_bytes(tags: Tags) -> int:
     """What one tile takes once it is unpacked; 0 in a file of strips."""
     return tags.get(322, (0,))[0] * tags.get(323, (0,))[0] * samples(tags) * tags.get(258, (1,))[0] // 8
+
+
+def check(file: IO[bytes]) -> None:
+    """Raises Unsupported where Pillow would not read the pixels as they are, or they would take too much memory."""
+    tags = read_tags(file, limits.MAX_BYTES)
+    if tile_bytes(tags) > limits.MAX_BYTES:
+        raise Unsupported(f"a TIFF of tiles that take {tile_bytes(tags) / 2**20:.0f} MiB, {TOO_MUCH}")
+    if not is_plain(tags):
+        raise unread(tags)
+
+
+def unread(tags: Tags) -> Unsupported:
+    """What is raised for a file that is not read."""
+    return Unsupported(f"a TIFF of {described(tags)}. {remedy(tags)}")

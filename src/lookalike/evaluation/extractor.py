@@ -13,6 +13,7 @@ from ..backbones import Backbone
 from ..data import Source, remarks
 from ..devices import default_device
 from ..files import file_sha256
+from ..foreign import is_tag
 from ..printing import are, counted
 from ..progress import counting
 from ..random import key_of
@@ -55,7 +56,7 @@ def open_encoder(encoder: Encoder, image_size: int | None = None, backbone: str 
 
 def check_known(model: Backbone) -> None:
     """Raises ValueError for a network that cannot be drawn anew: a module of the user's own."""
-    if model.name.startswith("<"):
+    if is_tag(model.name):
         raise ValueError(
             f"{model.name} is a module of your own: it is not known how to make it untrained. Leave the baseline out, "
             "and evaluate an untrained one, too."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from ..data.reading import stream
+from ..data.workers import stream
 from ..images import promote
 from ..modes import evaluating
 from ..printing import counted

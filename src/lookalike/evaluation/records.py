@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import marks
 from ..files import changing, read_json, write_json
+from ..foreign import is_tag
 from ..printing import TOP5_FROM, brief, counted, protocol_name, warn
 
 
@@ -123,7 +124,7 @@ def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> Non
     # tuples become lists, as in the file
     made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
     for new in made:
-        if named_here and new["test"] and not new["test"].startswith("<"):
+        if named_here and new["test"] and not is_tag(new["test"]):
             new["named_here"] = [marks.mark(new["test"])]
     with changing(path, warn):
         if path.exists() and not path.is_file():

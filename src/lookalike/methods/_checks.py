@@ -1,6 +1,6 @@
 """What configurations of several methods have in common to be refused, warned of, or named as a cause."""
 
-from ..core import Config
+from ..core import Config, DataFacts
 from ..printing import counted
 from ..schedules import Schedule
 from ._fitting import IMAGES_PER_PROTOTYPE
@@ -77,16 +77,16 @@ def check_queue(queue: int, batch_size: int) -> None:
         )
 
 
-def too_few_for(out_dim: int, batch_size: int) -> str:
+def too_few_for(out_dim: int, data: DataFacts) -> list[str]:
     """The warning of methods that estimate correlations, where batches have fewer images than embeddings numbers."""
-    if batch_size >= out_dim:
-        return ""
-    return (
+    if (batch_size := data.batch_size // data.accumulate) >= out_dim:
+        return []
+    return [
         f"batches of {batch_size} for embeddings of {counted(out_dim, 'number')}: their correlations are those "
         f"of {counted(batch_size, 'image')}, whose rank is {batch_size - 1} at most, and chance alone makes "
         f"them {batch_size**-0.5:.2g} or so. "
         "A larger --batch-size or a smaller --out-dim estimates them better."
-    )
+    ]
 
 
 def check_prototypes(prototypes: int, images: int) -> None:

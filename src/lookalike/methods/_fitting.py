@@ -67,6 +67,12 @@ def width_for(images: int, most: int) -> int:
     return most if most <= 2048 else 256 * round(between(2048, most, images, IMAGES) / 256)
 
 
+def narrowed(width: int, per_image: int, data: DataFacts) -> int:
+    """`width`; in a short training at most so many numbers per image of a batch, which tell no more apart."""
+    few = min(width, per_image * data.batch_size)
+    return max(1, round(between(few, width, data.steps, STEPS) / 8)) * 8 if few < width else width
+
+
 def momentum_for(count: int, momentum: float, span: tuple[int, int]) -> float:
     """A teacher's momentum: 0.99 for few steps or images, which a slower one would not follow."""
     return 1 - between(max(0.01, 1 - momentum), 1 - momentum, count, span)

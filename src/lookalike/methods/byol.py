@@ -1,13 +1,15 @@
 """BYOL -- Grill et al., NeurIPS 2020. https://arxiv.org/abs/2006.07733"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import core, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from .. import core, label_free, layers, losses
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -40,45 +42,45 @@ class BYOL(Method):
             check_momentum(momentum=self.momentum)
             check_views(self, 2)
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """A faster target for few images, a higher rate in a short training, no blur for small images."""
+            cfg = self
+            start = momentum_for(data.images, cfg.momentum.start, IMAGES)
+            momentum = dataclasses.replace(cfg.momentum, start=start)
+            cfg = dataclasses.replace(cfg, momentum=momentum, optim=fitted(cfg.optim, 1.0, data))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            return cfg
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False)
-        parts = layers.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False) if cfg.predictor else ()
-        self.predictor = layers.Predictor(*parts)
+        self.predictor: nn.Module = nn.Identity()
+        if cfg.predictor:
+            self.predictor = layers.mlp(cfg.out_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
         self.target = layers.Teacher(self.backbone, self.projector)
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A faster target for few images, a higher rate in a short training, no blur for small images."""
-        assert isinstance(cfg, cls.Config)
-        start = momentum_for(data.images, cfg.momentum.start, IMAGES)
-        momentum = dataclasses.replace(cfg.momentum, start=start)
-        cfg = dataclasses.replace(cfg, momentum=momentum, optim=fitted(cfg.optim, 1.0, data))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
-        return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics
         p1, p2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
         t1, t2 = (self.target(view) for view in batch.views)
-        return {"loss": (losses.byol(p1, t2) + losses.byol(p2, t1)).mean()}
+        return {"loss": (losses.byol(p1, t2) + losses.byol(p2, t1)).mean(), "prediction": p2}
 
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         self.target.follow(self.backbone, self.projector, momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
         self.target.copy(self.backbone, self.projector)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {
             "teacher_distance": self.target.distance(self.backbone, self.projector),
-            "predictor_rank": self.predictor.rank(),
+            "predictor_rank": label_free.effective_rank(outputs["prediction"]),
         }
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         if not self.cfg.predictor:
             return "There is no predictor. Leave --no-predictor out."
         return too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -6,14 +6,14 @@ DeepCluster -- Caron, Bojanowski, Joulin and Douze, ECCV 2018. https://arxiv.org
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..kmeans import spherical_kmeans
 from ..optim import Optim
 from ..printing import counted
@@ -58,6 +58,32 @@ class DeepClusterV2(Method):
             if self.kmeans_iterations < 1:
                 raise ValueError(f"kmeans_iterations is {self.kmeans_iterations}; it must be at least 1.")
 
+        @property
+        def needs(self) -> Needs:
+            return Needs(memory_bank=2 * self.bank * self.out_dim, handed_over=("index", "z1", "z2"))
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """A bank for these images; fewer prototypes for few of them, a higher rate in a short training.
+
+            Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
+            """
+            cfg = self
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
+            # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches get
+            rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
+            optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
+            prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
+            return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=fitted(optim, 1.0, data))
+
+        def check(self, data: DataFacts) -> None:
+            an_epoch = data.images // data.batch_size * data.batch_size or data.images
+            check_prototypes(max(self.prototypes), an_epoch)
+            if self.bank < data.images:
+                raise ValueError(
+                    f"--bank {self.bank} has no room for {counted(data.images, 'image')}. Give --bank {data.images}."
+                )
+
     cfg: Config
     bank: Tensor
     """(2, N, D): each image's last embeddings of its two global views, of length 1; zeros where it was not seen."""
@@ -74,41 +100,13 @@ class DeepClusterV2(Method):
         self.register_buffer("bank", torch.zeros(2, cfg.bank, cfg.out_dim))
         self.register_buffer("assignments", torch.full((len(cfg.prototypes), cfg.bank), -100))
         self.register_buffer("clustered", torch.tensor(-1))
-        self.collected = layers.Collected()
 
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A bank for these images; fewer prototypes for few of them, a higher rate in a short training.
-
-        Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
-        """
-        assert isinstance(cfg, cls.Config)
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
-        # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches ever get
-        rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
-        optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
-        prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
-        return dataclasses.replace(cfg, prototypes=prototypes, bank=data.images, optim=fitted(optim, 1.0, data))
-
-    @classmethod
-    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
-        assert isinstance(cfg, cls.Config)
-        check_prototypes(max(cfg.prototypes), images // batch_size * batch_size or images)  # an epoch's images
-        if cfg.bank < images:
-            raise ValueError(f"--bank {cfg.bank} has no room for {counted(images, 'image')}. Give --bank {images}.")
-
-    @classmethod
-    def bank_numbers(cls, cfg: core.Config) -> int:
-        assert isinstance(cfg, cls.Config)
-        return 2 * cfg.bank * cfg.out_dim
-
-    def survey(self, batches: Iterable[Batch]) -> None:
+    def initialize_bank(self, batches: Iterable[Batch]) -> None:
         seed = 0
         for batch in batches:
             seed = batch.progress.seed
-            self.collected.add(batch.progress, batch.index, *self._embed(batch.views[:2]))
-            self._remember(*self.collected.take())
+            z1, z2 = self._embed(batch.views[:2])
+            self._remember([{"index": batch.index, "z1": z1, "z2": z2}])
         self._cluster(0, seed)
 
     def _embed(self, views: list[Tensor]) -> Tensor:
@@ -116,26 +114,28 @@ class DeepClusterV2(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.clustered < 0:
-            raise RuntimeError("DeepClusterV2 has no groups yet. Call survey(batches) once before the first step.")
+            raise RuntimeError(
+                "DeepClusterV2 has no groups yet. Call initialize_bank(batches) once before the first step."
+            )
         z = self._embed(batch.views)
-        if self.training:
-            self.collected.add(batch.progress, batch.index, *z[:2].detach())
         groups = self.assignments[:, batch.index]  # (H, B)
         t = self.cfg.temperature
         total = torch.stack([losses.deepcluster_v2(head(z), g, t) for head, g in zip(self.prototypes, groups)]).mean()
         # of all processes, which may hold more or fewer images without a group
         known = distributed.mean((groups[0] >= 0).sum().to(total.dtype))
-        return {"loss": total / (known * len(z)).clamp(min=1)}
+        loss = total / (known * len(z)).clamp(min=1)
+        return {"loss": loss, "index": batch.index, "z1": z[0].clone(), "z2": z[1].clone()}
 
-    def after_step(self, at: Progress) -> None:
-        self._remember(*self.collected.take())
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
+        self._remember(outputs)
         epoch = (at.step + 1) // at.steps_per_epoch
         # not only at an epoch's last step: it may have been dropped
         if epoch > self.clustered and at.step + 1 < at.steps:
             self._cluster(epoch, at.seed)
 
-    def _remember(self, index: Tensor, z1: Tensor, z2: Tensor) -> None:
+    def _remember(self, outputs: Sequence[Outputs]) -> None:
         """Puts a step's embeddings (B, D) of two views into the bank; of an image that is there twice the last ones."""
+        index, z1, z2 = (layers.joined(outputs, name) for name in ("index", "z1", "z2"))
         z = torch.stack([z1, z2])  # (2, B, D)
         kept = z.isfinite().all(2).all(0).nonzero().squeeze(1)
         rows = kept[index[kept].argsort(stable=True)]  # those of one image stand together, in their order
@@ -160,7 +160,7 @@ class DeepClusterV2(Method):
             self.assignments[h, seen] = groups
         self.clustered.fill_(epoch)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         sizes = [g[g >= 0].bincount(minlength=len(p.weight)) for g, p in zip(self.assignments, self.prototypes)]
         return {
             "empty_clusters": max(float((size == 0).double().mean()) for size in sizes),

@@ -1,14 +1,16 @@
 """DINO -- Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, ICCV 2021. https://arxiv.org/abs/2104.14294"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import core, label_free, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import View, cropped_from, dino_views, two_global, without_blur
@@ -26,8 +28,6 @@ from ._fitting import IMAGES, paced, prototypes_for, teacher_for, teacher_temp_f
 
 class DINO(Method):
     """Predict, from any view, how a slowly moving copy sorts the image's global views among prototypes."""
-
-    watches_heads = False  # scores have much in common, which the centre takes off
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -70,6 +70,34 @@ class DINO(Method):
             check_not_negative(self, "freeze_epochs")
             check_drop_path(self.drop_path)
 
+        @property
+        def needs(self) -> Needs:
+            # scores have much in common, which the centre takes off
+            return Needs(drop_path=self.drop_path, handed_over=("mean",), watch_heads=False)
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
+
+            CNNs get the LARS of the official ResNet-50 of 800 epochs.
+            BatchNorm in the head unless a ViT learns from images as many as ImageNet's. Small images get two views
+            without blur: local views of 14 pixels show nothing.
+            """
+            cfg = self
+            prototypes = prototypes_for(data.images, cfg.prototypes)
+            momentum = teacher_for(data.steps, cfg.momentum)
+            norm = True if cfg.norm is None and data.images < IMAGES[1] else cfg.norm
+            cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
+            temp = teacher_temp_for(data.steps, cfg.teacher_temp)
+            cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=paced(cfg.optim, 4e-3, data, scaled=True))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
+            if data.patch_size is None:
+                lars = Optim(
+                    "lars", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, final_lr=0.0048, grid="dino"
+                )  # fmt: skip
+                cfg = dataclasses.replace(cfg, drop_path=0.0, optim=paced(lars, 2.0, data))
+            return cfg
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -78,71 +106,38 @@ class DINO(Method):
         self.head = layers.DINOHead(backbone.dim, cfg.hidden_dim, cfg.bottleneck_dim, cfg.prototypes, norm=norm)
         self.teacher = layers.Teacher(self.backbone, self.head)
         self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = layers.Collected()
-        self.seen: tuple[Tensor, Tensor] | None = None
-        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     @property
     def encoder(self) -> Backbone:
         return self.teacher[0]  # type: ignore[return-value]
 
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
-
-        CNNs get the LARS of the official ResNet-50 of 800 epochs.
-        BatchNorm in the head unless a ViT learns from images as many as ImageNet's. Small images get two views without
-        blur: local views of 14 pixels show nothing.
-        """
-        assert isinstance(cfg, cls.Config)
-        prototypes = prototypes_for(data.images, cfg.prototypes)
-        momentum = teacher_for(data.steps, cfg.momentum)
-        norm = True if cfg.norm is None and data.images < IMAGES[1] else cfg.norm
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temp = teacher_temp_for(data.steps, cfg.teacher_temp)
-        cfg = dataclasses.replace(cfg, teacher_temp=temp, optim=paced(cfg.optim, 4e-3, data, scaled=True))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
-        if data.patch_size is None:
-            lars = Optim(
-                "lars", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, final_lr=0.0048, grid="dino"
-            )  # fmt: skip
-            cfg = dataclasses.replace(cfg, drop_path=0.0, optim=paced(lars, 2.0, data))
-        return cfg
-
-    @classmethod
-    def drop_path(cls, cfg: core.Config) -> float:
-        assert isinstance(cfg, cls.Config)
-        return cfg.drop_path
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s = layers.embed(self.backbone, self.head, batch.views)  # (V, B, K)
         t = torch.stack(layers.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
         p = self.center(t, self.cfg.teacher_temp(batch.progress))
-        if self.training:
-            self.collected.add(batch.progress, t.to(p.dtype).mean((0, 1))[None])
-            self.seen = p[0].clone(), s[1].detach().clone()
-        return {"loss": losses.cross_view(s, p, self.cfg.student_temp)}
+        loss = losses.cross_view(s, p, self.cfg.student_temp)
+        mean = t.to(p.dtype).mean((0, 1))[None]  # (1, K)
+        return {"loss": loss, "mean": mean, "targets": p[0].clone(), "scores": s[1].clone()}
 
     def before_step(self, at: Progress) -> None:
         if at.epoch < self.cfg.freeze_epochs:
             self.head.freeze_last()
 
-    def after_step(self, at: Progress) -> None:
-        (means,) = self.collected.take()  # of each micro-batch of each process
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         if self.cfg.centering:
-            self.center.move(means.mean(0))
+            self.center.move(layers.joined(outputs, "mean").mean(0))
         self.teacher.follow(self.backbone, self.head, momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
         self.teacher.copy(self.backbone, self.head)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         found = {
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        targets, scores = outputs["targets"], outputs["scores"]
+        return found | label_free.of_targets(targets, scores, self.cfg.student_temp)
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, self.cfg.centering)

@@ -1,15 +1,16 @@
 """DINOv2 -- Oquab, Darcet, Moutakanni et al., TMLR 2024. https://arxiv.org/abs/2304.07193"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses, masks
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Group, Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
@@ -29,9 +30,6 @@ from ._fitting import prototypes_for, teacher_for, teacher_temp_for
 
 class DINOv2(Method):
     """DINO for whole images, iBOT for hidden patches, and a push that keeps the images of a batch apart (KoLeo)."""
-
-    watches_heads = False  # scores have much in common, which the centre takes off
-    needs_mask_token = True
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -98,6 +96,43 @@ class DINOv2(Method):
                     "1, the smaller ratio first."
                 )
 
+        @property
+        def needs(self) -> Needs:
+            # scores have much in common, which the centre takes off
+            own = ("mean", "patch_sum", "patch_count")
+            return Needs(mask_token=True, drop_path=self.drop_path, handed_over=own, watch_heads=False)
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """Fewer prototypes for few images; a sharper, faster teacher in a short training.
+
+            Small images get two views without blur.
+            """
+            cfg = self
+            prototypes = prototypes_for(data.images, cfg.prototypes)
+            momentum = teacher_for(data.steps, cfg.momentum)
+            cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
+            if cfg.large_epochs and data.patch_size:
+                cfg = dataclasses.replace(
+                    cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size
+                )
+            cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.steps, cfg.teacher_temp))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
+            return cfg
+
+        def check(self, data: DataFacts) -> None:
+            """The stage of high resolution has larger views than those before."""
+            if self.large_epochs and self.large_size <= self.views[0].size:
+                raise ValueError(
+                    f"--large-size {self.large_size} is no larger than the global views of {self.views[0].size} "
+                    "pixels. Give more, or --large-epochs 0."
+                )
+
+        def views_at(self, at: Progress) -> tuple[View, ...]:
+            if at.epoch < at.steps / at.steps_per_epoch - self.large_epochs:
+                return self.views
+            return larger(self.views, self.large_size)
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -111,11 +146,8 @@ class DINOv2(Method):
         self.teacher = layers.Teacher(*self._student())
         self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
         self.patch_center = layers.Center(cfg.prototypes, cfg.center_momentum)
-        self.collected = layers.Collected()
         self.still: list[tuple[Tensor, Tensor]] = []
         """Parameters that a step is not to move, and as they were before it."""
-        self.seen: tuple[Tensor, Tensor] | None = None
-        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     def _student(self) -> list[torch.nn.Module]:
         return [part for part in (self.backbone, self.head, self.patch_head) if part is not None]
@@ -123,45 +155,6 @@ class DINOv2(Method):
     @property
     def encoder(self) -> Backbone:
         return self.teacher[0]  # type: ignore[return-value]
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Fewer prototypes for few images; a sharper, faster teacher in a short training.
-
-        Small images get two views without blur.
-        """
-        assert isinstance(cfg, cls.Config)
-        prototypes = prototypes_for(data.images, cfg.prototypes)
-        momentum = teacher_for(data.steps, cfg.momentum)
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum)
-        if cfg.large_epochs and data.patch_size:
-            cfg = dataclasses.replace(cfg, large_size=max(1, round(cfg.large_size / data.patch_size)) * data.patch_size)
-        cfg = dataclasses.replace(cfg, teacher_temp=teacher_temp_for(data.steps, cfg.teacher_temp))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
-        return cfg
-
-    @classmethod
-    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
-        """The stage of high resolution has larger views than those before."""
-        assert isinstance(cfg, cls.Config)
-        if cfg.large_epochs and cfg.large_size <= cfg.views[0].size:
-            raise ValueError(
-                f"--large-size {cfg.large_size} is no larger than the global views of {cfg.views[0].size} pixels. Give "
-                "more, or --large-epochs 0."
-            )
-
-    @classmethod
-    def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
-        assert isinstance(cfg, cls.Config)
-        if at.epoch < at.steps / at.steps_per_epoch - cfg.large_epochs:
-            return cfg.views
-        return larger(cfg.views, cfg.large_size)
-
-    @classmethod
-    def drop_path(cls, cfg: core.Config) -> float:
-        assert isinstance(cfg, cls.Config)
-        return cfg.drop_path
 
     def groups(self) -> list[Group]:
         patches = [p for name, p in self.backbone.named_parameters() if "patch_embed" in name]
@@ -181,12 +174,6 @@ class DINOv2(Method):
             p, p_patch = sinkhorn(t.flatten(0, 1), tau, 3).view(t.shape), sinkhorn(t_patch, tau, 3)
         else:
             p, p_patch = self.center(t, tau), self.patch_center(t_patch, tau)
-        if self.training:
-            # of the hidden patches as a sum and a number: processes hold more or fewer
-            self.collected.add(
-                at, t.to(p.dtype).mean((0, 1))[None], t_patch.sum(0, dtype=p.dtype)[None], hidden.sum()[None]
-            )
-            self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         koleo = torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum()
         parts = {  # as officially, koleo with its weight and the patches' without
@@ -195,7 +182,10 @@ class DINOv2(Method):
             "koleo": cfg.koleo_weight * koleo,
         }
         loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + parts["koleo"]
-        return {"loss": loss, **parts}
+        # of the hidden patches a sum and a number: processes hold more or fewer
+        sums = {"patch_sum": t_patch.sum(0, dtype=p.dtype)[None], "patch_count": hidden.sum()[None]}
+        means = {"mean": t.to(p.dtype).mean((0, 1))[None], **sums}
+        return {"loss": loss, **parts, **means, "targets": p[0].clone(), "scores": s[1].clone()}
 
     @torch.no_grad()
     def _teacher(self, whole: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,25 +221,26 @@ class DINOv2(Method):
             self.still = [(p, p.detach().clone()) for p in own]
 
     @torch.no_grad()
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         for p, before in self.still:
             p.copy_(before)
-        means, sums, counts = self.collected.take()  # of each micro-batch of each process
         if self.cfg.centering == "softmax":
-            self.center.move(means.mean(0))
-            if int(counts.sum()):
-                self.patch_center.move(sums.sum(0) / counts.sum())
+            self.center.move(layers.joined(outputs, "mean").mean(0))
+            count = layers.joined(outputs, "patch_count").sum()
+            if int(count):
+                self.patch_center.move(layers.joined(outputs, "patch_sum").sum(0) / count)
         self.teacher.follow(*self._student(), momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
         self.teacher.copy(*self._student())
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         found = {
             "teacher_distance": self.teacher.distance(*self._student()),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        targets, scores = outputs["targets"], outputs["scores"]
+        return found | label_free.of_targets(targets, scores, self.cfg.student_temp)
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

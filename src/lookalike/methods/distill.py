@@ -7,16 +7,18 @@ features; the similarities of SEED (Fang et al., ICLR 2021, https://arxiv.org/ab
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, encoders, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
+from ..foreign import is_tag
 from ..optim import Optim
 from ..printing import LONGEST_PATH, brief, counted
 from ..random import key_of
@@ -30,6 +32,21 @@ OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
 """The fields that weigh them."""
 VIT_LR, CNN_LR = 4e-3, 1.6e-2
 """AdamW's learning rate per 256 images in a short training: `docs/results.md`."""
+
+
+class Memory(Protocol):
+    """What a teacher said of images, kept for the epochs and runs to come."""
+
+    def recall(
+        self, index: Tensor, turn: int, ask: Callable[[Tensor], Tensor], device: torch.device | None = None
+    ) -> Tensor:
+        """The rows (B, W) of images, by their places in the data set (B,), in one of their repeated views.
+
+        They come on `device`, or else that of `index`.
+
+        Where one is not known yet, `ask` is called with the rows (B,) of the whole batch; of its answer (B, W) what was
+        not known is kept.
+        """
 
 
 class Distill(Method):
@@ -109,6 +126,35 @@ class Distill(Method):
         def tells_patches(self) -> bool:
             return bool(self.patch_weight and (self.mse or self.cosine))
 
+        @property
+        def needs(self) -> Needs:
+            repeats = self.cached_views if self.cache_teacher else 0
+            return Needs(repeated_views=repeats, handed_over=("teacher",) if self.relational else ())
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """The teacher sees the pixels it was made for; a short queue for few images, a higher rate in few steps."""
+            cfg = self
+            if cfg.teacher_size is None and not is_tag(cfg.teacher):
+                made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
+                cfg = dataclasses.replace(cfg, teacher_size=made_for)
+            if cfg.relational:
+                # few images would meet their own of the epoch before
+                batches = max(1, min(cfg.queue, data.images // 4) // data.batch_size)
+                cfg = dataclasses.replace(cfg, queue=batches * data.batch_size)
+            optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
+            return dataclasses.replace(cfg, optim=optim)
+
+        def check(self, data: DataFacts) -> None:
+            if self.relational:
+                check_queue(self.queue, data.batch_size)
+
+        def views_at(self, at: Progress) -> tuple[View, ...]:
+            """Global views have the pixels of teacher or student, whoever sees more, and are shrunk for the other."""
+            return (at_least(self.views[0], self.teacher_pixels), *self.views[1:])
+
+        def input_sizes(self, views: tuple[View, ...]) -> set[int]:
+            return {view.size for view in self.views}
+
     cfg: Config
     mix: Tensor
     """(channels of the teacher, channels of the student): what makes the teacher's images of the student's."""
@@ -161,45 +207,12 @@ class Distill(Method):
         self.head = _head(width, cfg.hidden_dim, self.width)
         self.patch_head = _head(backbone.patch_dim, cfg.hidden_dim, source.patch_dim) if cfg.tells_patches else None
         self.queue = layers.Queue(self.width, cfg.queue) if cfg.relational else None
-        self.collected = layers.Collected()
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The teacher sees the pixels it was made for; few images get a short queue, a short training a higher rate."""
-        assert isinstance(cfg, cls.Config)
-        if cfg.teacher_size is None and not cfg.teacher.startswith("<"):
-            made_for = encoders.image_size(cfg.teacher, cfg.teacher_backbone or None)
-            cfg = dataclasses.replace(cfg, teacher_size=made_for)
-        if cfg.relational:
-            # few images would meet their own of the epoch before
-            batches = max(1, min(cfg.queue, data.images // 4) // data.batch_size)
-            cfg = dataclasses.replace(cfg, queue=batches * data.batch_size)
-        optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
-        return dataclasses.replace(cfg, optim=optim)
-
-    @classmethod
-    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
-        assert isinstance(cfg, cls.Config)
-        if cfg.relational:
-            check_queue(cfg.queue, batch_size)
-
-    @classmethod
-    def views(cls, cfg: core.Config, at: Progress) -> tuple[View, ...]:
-        """Global views have the pixels of teacher or student, whoever sees more, and are shrunk for the other."""
-        assert isinstance(cfg, cls.Config)
-        return (at_least(cfg.views[0], cfg.teacher_pixels), *cfg.views[1:])
-
-    @classmethod
-    def sizes(cls, cfg: core.Config, views: tuple[View, ...]) -> set[int]:
-        return {view.size for view in cfg.views}
-
-    @classmethod
-    def repeats(cls, cfg: core.Config) -> int:
-        assert isinstance(cfg, cls.Config)
-        return cfg.cached_views if cfg.cache_teacher else 0
+        self.memory: Memory | None = None
+        """Of what the teacher said; set before training, where `memory_name` says so."""
 
     def memory_name(self) -> str:
-        if not self.repeats(self.cfg):
+        """What the rows in `memory` depend on beside the images; "" where none is wanted."""
+        if not self.cfg.cache_teacher:
             return ""
         cfg, net = self.cfg, self.teacher_net
         view, size = at_least(cfg.views[0], cfg.teacher_pixels), cfg.teacher_pixels
@@ -213,6 +226,7 @@ class Distill(Method):
         )
 
     def memory_width(self) -> int:
+        """Numbers in a row of `memory`."""
         return self.cfg.views[0].count * (self.width + self.patches * self.teacher_net.patch_dim)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -235,9 +249,9 @@ class Distill(Method):
             told = _aligned(t_patches, patches.shape[1])
             parts["patches"] = losses.byol(self.patch_head(patches.flatten(0, 1)), told.flatten(0, 1)).mean()
             weights["patches"] = cfg.patch_weight * (cfg.mse + cfg.cosine / 2)
-        if self.training and self.queue is not None:
-            self.collected.add(batch.progress, t[0].clone())  # a part of all that was said, which need not stay
-        return {"loss": torch.stack([weights[name] * part for name, part in parts.items()]).sum(), **parts}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        handed = {"teacher": t[0].clone()} if self.queue is not None else {}  # a part of all that was said
+        return {"loss": loss, **parts, **handed}
 
     def _distance(self, objective: str, s: Tensor, t: Tensor) -> Tensor:
         cfg = self.cfg
@@ -259,7 +273,7 @@ class Distill(Method):
             said = self._ask(views).clone()  # out of inference mode, where nothing can be kept for a backward pass
         else:
             turn = at.step // at.steps_per_epoch % self.cfg.cached_views
-            places = batch.index if batch.places is None else batch.places
+            places = batch.index if batch.cpu_index is None else batch.cpu_index
             said = self.memory.recall(
                 places, turn, lambda rows: self._ask([view[rows] for view in views]), batch.index.device
             )
@@ -307,9 +321,9 @@ class Distill(Method):
         scale, shift = mix * std / own_std[:, None], (mix @ mean - own_mean) / own_std
         return scale.float(), shift.float()
 
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         if self.queue is not None:
-            self.queue.add(*self.collected.take())
+            self.queue.add(layers.joined(outputs, "teacher"))
 
     def before_training(self) -> None:
         """Now the student's mean and deviation are settled."""
@@ -320,7 +334,7 @@ class Distill(Method):
         self.shift.copy_(shift)
         self.alike = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix))) and not bool(shift.any())
 
-    def words(self) -> list[str]:
+    def describe(self) -> list[str]:
         net, size = self.teacher_net, self.cfg.teacher_pixels
         kept = f", asked once for each of {counted(self.cfg.cached_views, 'view')}" if self.cfg.cache_teacher else ""
         remark = f", {net.remark}" if net.remark else ""

@@ -7,14 +7,15 @@ facebookresearch/dino), on features that are standardised, so that one learning 
 import dataclasses
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import core
-from ..backbones import Backbone, Interpolation, Stem
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone, Interpolation, Stem
+from ..core import Batch, DataFacts, Method, Needs, Progress
 from ..modes import evaluating
 from ..optim import Group, Optim
 from ..printing import counted
@@ -40,9 +41,6 @@ CNN_LR = 4e-3
 
 class FineTune(Method):
     """Learn the classes of labelled images, from an encoder that knows images already."""
-
-    needs_labels = True
-    watches_features = False
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -93,6 +91,31 @@ class FineTune(Method):
                     f"{counted(self.unfreeze_after, 'epoch')}. Leave one out."
                 )
 
+        @property
+        def needs(self) -> Needs:
+            return Needs(
+                labels=True, classes=self.classes or None, drop_path=self.drop_path, stem=self.encoder_stem,
+                interpolation=self.encoder_interpolation, partial_gradients=self.unfreeze_after > 0,
+                watch_features=False,
+            )  # fmt: skip
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """The linear probe's recipe where the encoder is frozen; a higher rate in a short training.
+
+            For CNNs no drop path, and a decay for more layers.
+            """
+            cfg = self
+            if cfg.frozen:
+                views = tuple(dataclasses.replace(view, erase=0.0) for view in cfg.views)
+                return dataclasses.replace(
+                    cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
+                )
+            optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
+            if data.patch_size is None:
+                optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
+                cfg = dataclasses.replace(cfg, drop_path=0.0)
+            return dataclasses.replace(cfg, optim=optim)
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -110,49 +133,6 @@ class FineTune(Method):
         nn.init.zeros_(self.head.bias)
         if cfg.frozen:
             backbone.requires_grad_(False)
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The linear probe's recipe where the encoder is frozen; a higher rate in a short training.
-
-        For CNNs no drop path, and a decay for more layers.
-        """
-        assert isinstance(cfg, cls.Config)
-        if cfg.frozen:
-            views = tuple(dataclasses.replace(view, erase=0.0) for view in cfg.views)
-            return dataclasses.replace(
-                cfg, mixup=0.0, cutmix=0.0, smoothing=0.0, drop_path=0.0, views=views, optim=PROBE
-            )
-        optim = paced(cfg.optim, VIT_LR if data.patch_size else CNN_LR, data, scaled=True)
-        if data.patch_size is None:
-            optim = dataclasses.replace(optim, layer_decay=CNN_LAYER_DECAY)
-            cfg = dataclasses.replace(cfg, drop_path=0.0)
-        return dataclasses.replace(cfg, optim=optim)
-
-    @classmethod
-    def drop_path(cls, cfg: core.Config) -> float:
-        assert isinstance(cfg, cls.Config)
-        return cfg.drop_path
-
-    @classmethod
-    def known_classes(cls, cfg: core.Config) -> tuple[str, ...] | None:
-        assert isinstance(cfg, cls.Config)
-        return cfg.classes or None
-
-    @classmethod
-    def learns_in_turns(cls, cfg: core.Config) -> bool:
-        assert isinstance(cfg, cls.Config)
-        return cfg.unfreeze_after > 0
-
-    @classmethod
-    def stem(cls, cfg: core.Config) -> Stem | None:
-        assert isinstance(cfg, cls.Config)
-        return cfg.encoder_stem
-
-    @classmethod
-    def interpolation(cls, cfg: core.Config) -> Interpolation:
-        assert isinstance(cfg, cls.Config)
-        return cfg.encoder_interpolation
 
     def rests(self, at: Progress) -> bool:
         """Whether the encoder stays as it is in the step `at`."""
@@ -179,7 +159,7 @@ class FineTune(Method):
         kept = [p for name, p in self.backbone.net.named_parameters() if name in NO_DECAY]
         return [Group(kept, weight_decay_scale=0.0)]
 
-    def words(self) -> list[str]:
+    def describe(self) -> list[str]:
         if self.cfg.frozen:
             return ["frozen      the encoder stays as it is: the head learns alone"]
         if self.cfg.unfreeze_after:

@@ -1,14 +1,16 @@
 """iBOT -- Zhou, Wei, Wang, Shen, Xie, Yuille and Kong, ICLR 2022. https://arxiv.org/abs/2111.07832"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import core, label_free, layers, losses, masks
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..random import keys_of, uniform
 from ..schedules import Schedule
@@ -29,9 +31,6 @@ _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid=
 
 class IBOT(Method):
     """DINO whose student also tells, for patches that are hidden from it, what the teacher sees there."""
-
-    watches_heads = False  # scores have much in common, which the centre takes off
-    needs_mask_token = True
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -92,6 +91,29 @@ class IBOT(Method):
                     "least, and no share may leave 0 to 1."
                 )
 
+        @property
+        def needs(self) -> Needs:
+            # scores have much in common, which the centre takes off
+            own = ("mean", "patch_mean")
+            return Needs(mask_token=True, drop_path=self.drop_path, handed_over=own, watch_heads=False)
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
+
+            BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
+            """
+            cfg = self
+            prototypes = prototypes_for(data.images, cfg.prototypes)
+            momentum = teacher_for(data.steps, cfg.momentum)
+            norm = cfg.norm or data.images < IMAGES[1]
+            cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
+            temps = [teacher_temp_for(data.steps, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
+            cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
+            cfg = dataclasses.replace(cfg, optim=paced(cfg.optim, 4e-3, data, scaled=True))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
+            return cfg
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -104,36 +126,10 @@ class IBOT(Method):
         self.teacher = layers.Teacher(self.backbone, self.head)
         self.center = layers.Center(k, cfg.center_momentum)
         self.patch_center = layers.Center(k, cfg.center_momentum)
-        self.collected = layers.Collected()
-        self.seen: tuple[Tensor, Tensor] | None = None
-        """Of the last batch, for the figures: the first view's targets, the student's scores of the second (B, K)."""
 
     @property
     def encoder(self) -> Backbone:
         return self.teacher[0]  # type: ignore[return-value]
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
-
-        BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
-        """
-        assert isinstance(cfg, cls.Config)
-        prototypes = prototypes_for(data.images, cfg.prototypes)
-        momentum = teacher_for(data.steps, cfg.momentum)
-        norm = cfg.norm or data.images < IMAGES[1]
-        cfg = dataclasses.replace(cfg, prototypes=prototypes, momentum=momentum, norm=norm)
-        temps = [teacher_temp_for(data.steps, temp) for temp in (cfg.teacher_temp, cfg.patch_temp)]
-        cfg = dataclasses.replace(cfg, teacher_temp=temps[0], patch_temp=temps[1])
-        cfg = dataclasses.replace(cfg, optim=paced(cfg.optim, 4e-3, data, scaled=True))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=cropped_from(0.2, without_blur(two_global(cfg.views))))
-        return cfg
-
-    @classmethod
-    def drop_path(cls, cfg: core.Config) -> float:
-        assert isinstance(cfg, cls.Config)
-        return cfg.drop_path
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, at, b = self.cfg, batch.progress, len(batch.index)
@@ -150,13 +146,12 @@ class IBOT(Method):
         t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
         p = self.center(t, cfg.teacher_temp(at))
         p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
-        if self.training:
-            self.collected.add(at, t.to(p.dtype).mean((0, 1))[None], t_patch.mean((0, 1), dtype=p.dtype)[None])
-            self.seen = p[0].clone(), s[1].detach().clone()
         per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
         images = losses.cross_view(s, p, cfg.student_temp)
         patches = cfg.patch_weight * losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
-        return {"loss": images + patches, "image_loss": images, "patch_loss": patches}  # with its weight, as officially
+        parts = {"image_loss": images, "patch_loss": patches}  # with its weight, as officially
+        means = {"mean": t.to(p.dtype).mean((0, 1))[None], "patch_mean": t_patch.mean((0, 1), dtype=p.dtype)[None]}
+        return {"loss": images + patches, **parts, **means, "targets": p[0].clone(), "scores": s[1].clone()}
 
     @torch.no_grad()
     def _teacher(self, whole: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,21 +177,21 @@ class IBOT(Method):
         if at.epoch < self.cfg.freeze_epochs:
             self.head.freeze_last()
 
-    def after_step(self, at: Progress) -> None:
-        means, patch_means = self.collected.take()  # of each micro-batch of each process
-        self.center.move(means.mean(0))
-        self.patch_center.move(patch_means.mean(0))
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
+        self.center.move(layers.joined(outputs, "mean").mean(0))
+        self.patch_center.move(layers.joined(outputs, "patch_mean").mean(0))
         self.teacher.follow(self.backbone, self.head, momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
         self.teacher.copy(self.backbone, self.head)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         found = {
             "teacher_distance": self.teacher.distance(self.backbone, self.head),
             "center_norm": float(self.center.center.norm()),
         }
-        return found | (label_free.of_targets(*self.seen, self.cfg.student_temp) if self.seen else {})
+        targets, scores = outputs["targets"], outputs["scores"]
+        return found | label_free.of_targets(targets, scores, self.cfg.student_temp)
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return unbalanced(self.cfg.teacher_temp, self.cfg.student_temp, True)

@@ -2,14 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..random import keys_of, normal
 from ..schedules import Schedule
@@ -52,41 +53,39 @@ class LeJEPA(Method):
             if not 0 <= self.lamb <= 1 or self.points < 2:
                 raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """More decay for a ViT, LARS for CNNs below 30,000 steps; two views without blur for small images.
+
+            In 300 steps the paper's AdamW lies 10 points of k-NN behind LARS at the best of its rates
+            (`docs/fitting.md`). For long trainings nobody has said which rate of LARS is right, so they have the
+            paper's optimizer.
+            """
+            cfg = self
+            if data.patch_size is not None:
+                cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2)))
+            elif data.steps < STEPS[1]:
+                lars = Optim("lars", lr=0.2, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
+                cfg = dataclasses.replace(cfg, optim=paced(lars, 2.0, data))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
+            return cfg
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim)
-        self.seen: Tensor | None = None
-        """Embeddings (B, D) of the last batch's first view, for the figures."""
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """More decay for a ViT, LARS for CNNs below 30,000 steps; two views without blur for small images.
-
-        In 300 steps the paper's AdamW lies 10 points of k-NN behind LARS at the best of its rates (`docs/fitting.md`).
-        For long trainings nobody has said which rate of LARS is right, so they have the paper's optimizer.
-        """
-        assert isinstance(cfg, cls.Config)
-        if data.patch_size is not None:
-            cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2)))
-        elif data.steps < STEPS[1]:
-            lars = Optim("lars", lr=0.2, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
-            cfg = dataclasses.replace(cfg, optim=paced(lars, 2.0, data))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(two_global(cfg.views)))
-        return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg = self.cfg
         z = layers.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
-        self.seen = z[0].detach()
+        first = z[0]
         z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
         directions = self._directions(batch.progress, z.device)
         world = distributed.world()
         if cfg.directions % world == 0:  # each process tests its part; the mean over them is the whole
             directions = directions[:, distributed.rank() :: world]
-        return losses.lejepa(z, directions, 2, cfg.lamb, cfg.t_max, cfg.points)
+        return losses.lejepa(z, directions, 2, cfg.lamb, cfg.t_max, cfg.points) | {"embedding": first}
 
     def _directions(self, at: Progress, device: torch.device) -> Tensor:
         """Columns of length 1 (D, S), the same on all processes."""
@@ -94,13 +93,11 @@ class LeJEPA(Method):
         drawn = normal(keys_of("directions", at.seed, at.step, places)).view(self.cfg.out_dim, -1)
         return F.normalize(drawn, dim=0)
 
-    def figures(self) -> dict[str, float]:
-        if self.seen is None:
-            return {}
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {
-            "embedding_correlation": label_free.correlation(self.seen),
-            "embedding_deviation": label_free.deviation(self.seen),
+            "embedding_correlation": label_free.correlation(outputs["embedding"]),
+            "embedding_deviation": label_free.deviation(outputs["embedding"]),
         }
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return "" if self.cfg.lamb else "With lamb 0 nothing keeps images apart. Give --lamb 0.05."

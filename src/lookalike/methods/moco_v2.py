@@ -4,14 +4,16 @@ MoCo -- He, Fan, Wu, Xie and Girshick, CVPR 2020. https://arxiv.org/abs/1911.057
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..random import permutation
 from ..schedules import Schedule
@@ -22,8 +24,6 @@ from ._fitting import IMAGES, fitted, momentum_for
 
 class MoCoV2(Method):
     """Find the other view of an image among the views of thousands of images before it, kept in a queue."""
-
-    sync_batchnorm = False  # each process normalises by its own images: the keys are shuffled instead
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -49,6 +49,30 @@ class MoCoV2(Method):
             check_momentum(momentum=self.momentum)
             check_views(self, 2)
 
+        @property
+        def needs(self) -> Needs:
+            # each process normalises by its own images: the keys are shuffled instead
+            return Needs(sync_batchnorm=False, handed_over=("keys",))
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """Queue and momentum for few images, a higher rate in short trainings, CIFAR-10's setting for small images.
+
+            The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official
+            notebook for CIFAR-10: an image must not meet its own old keys as negatives. Momentum, temperature and decay
+            are that notebook's.
+            """
+            cfg = self
+            batches = max(1, min(cfg.queue, data.images // 12) // data.batch_size)
+            momentum = momentum_for(data.images, cfg.momentum, IMAGES)
+            cfg = dataclasses.replace(cfg, queue=batches * data.batch_size, momentum=momentum)
+            if data.image_size <= 64:
+                optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
+                cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
+            return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
+
+        def check(self, data: DataFacts) -> None:
+            check_queue(self.queue, data.batch_size)
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -56,37 +80,12 @@ class MoCoV2(Method):
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
         self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
         self.queue = layers.Queue(cfg.out_dim, cfg.queue)
-        self.collected = layers.Collected()
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Queue and momentum for few images, a higher rate in a short training, CIFAR-10's setting for small images.
-
-        The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official notebook
-        for CIFAR-10: an image must not meet its own old keys as negatives. Momentum, temperature and decay are that
-        notebook's.
-        """
-        assert isinstance(cfg, cls.Config)
-        batches = max(1, min(cfg.queue, data.images // 12) // data.batch_size)
-        momentum = momentum_for(data.images, cfg.momentum, IMAGES)
-        cfg = dataclasses.replace(cfg, queue=batches * data.batch_size, momentum=momentum)
-        if data.image_size <= 64:
-            optim = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-4))
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.1, optim=optim)
-        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
-
-    @classmethod
-    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
-        assert isinstance(cfg, cls.Config)
-        check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         view_q, view_k = batch.views
         q = self.projector(self.backbone(view_q))  # (B, D)
         k = self._keys_of(view_k, batch.progress)  # (B, D)
-        if self.training:
-            self.collected.add(batch.progress, k)
-        return {"loss": losses.info_nce(q, k, self.queue.keys, self.cfg.temperature)}
+        return {"loss": losses.info_nce(q, k, self.queue.keys, self.cfg.temperature), "keys": k}
 
     @torch.no_grad()
     def _keys_of(self, view: Tensor, at: Progress) -> Tensor:
@@ -104,19 +103,19 @@ class MoCoV2(Method):
         back = order.argsort().chunk(world)[rank]
         return distributed.gather(shuffled)[back]
 
-    def after_step(self, at: Progress) -> None:
-        self.queue.add(*self.collected.take())
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
+        self.queue.add(layers.joined(outputs, "keys"))
         self.momentum_encoder.follow(self.backbone, self.projector, momentum=self.cfg.momentum)
 
     def before_training(self) -> None:
         self.momentum_encoder.copy(self.backbone, self.projector)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {
             "teacher_distance": self.momentum_encoder.distance(self.backbone, self.projector),
             "queue_age": self.queue.age(),
             "queue_filled": self.queue.filled(),
         }
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return too_fast(self.cfg.momentum, "--momentum")

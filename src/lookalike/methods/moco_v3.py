@@ -1,13 +1,16 @@
 """MoCo v3 -- Chen, Xie and He, ICCV 2021. https://arxiv.org/abs/2104.02057"""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
-from .. import core, distributed, layers, losses
-from ..backbones import Backbone, ViT
-from ..core import Batch, Method, Progress
+from .. import core, distributed, label_free, layers, losses
+from ..backbones.base import Backbone
+from ..backbones.vit import ViT
+from ..core import Batch, DataFacts, Method, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, cropped_from, without_blur
@@ -42,6 +45,19 @@ class MoCoV3(Method):
             check_momentum(momentum=self.momentum)
             check_views(self, 2)
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """The paper's setting for a ViT where the backbone has patches; a higher rate in a short training.
+
+            Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
+            """
+            cfg = self
+            if data.patch_size is not None:
+                cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views))
+            cfg = dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
+            return cfg
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -50,45 +66,32 @@ class MoCoV3(Method):
         if isinstance(backbone, ViT):
             backbone.start_as_moco_v3(freeze_patches=cfg.freeze_patches)
             self.projector = layers.mlp(backbone.dim, hidden, hidden, out, bias=False, last_norm="plain")
-            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False, last_norm="plain"))
+            self.predictor = layers.mlp(out, hidden, out, bias=False, last_norm="plain")
         else:
             self.projector = layers.mlp(backbone.dim, hidden, out, bias=False, last_norm="plain")
-            self.predictor = layers.Predictor(*layers.mlp(out, hidden, out, bias=False))
+            self.predictor = layers.mlp(out, hidden, out, bias=False)
         self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The paper's setting for a ViT where the backbone has patches; a higher rate in a short training.
-
-        Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
-        """
-        assert isinstance(cfg, cls.Config)
-        if data.patch_size is not None:
-            cfg = dataclasses.replace(cfg, temperature=0.2, views=cropped_from(0.08, cfg.views))
-        cfg = dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), temperature=0.2)
-        return cfg
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics
         q1, q2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
         k1, k2 = (self.momentum_encoder(view) for view in batch.views)
+        p2 = q2
         q1, q2, k1, k2 = (distributed.gather(x) for x in (q1, q2, k1, k2))  # (B over all processes, D)
         t = self.cfg.temperature
-        return {"loss": losses.contrast(q1, k2, t) + losses.contrast(q2, k1, t)}
+        return {"loss": losses.contrast(q1, k2, t) + losses.contrast(q2, k1, t), "prediction": p2}
 
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         self.momentum_encoder.follow(self.backbone, self.projector, momentum=self.cfg.momentum(at))
 
     def before_training(self) -> None:
         self.momentum_encoder.copy(self.backbone, self.projector)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {
             "teacher_distance": self.momentum_encoder.distance(self.backbone, self.projector),
-            "predictor_rank": self.predictor.rank(),
+            "predictor_rank": label_free.effective_rank(outputs["prediction"]),
         }
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return too_fast(self.cfg.momentum.start, "--momentum.start")

@@ -2,13 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import SIMCLR_VIEW, View, half_colour, without_blur
@@ -38,24 +39,23 @@ class SimCLR(Method):
             check_positive(self, "hidden_dim", "out_dim", "temperature")
             check_views(self, 2)
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
+
+            The paper's appendix B.9 and the official README have them. A short training has a higher rate.
+            """
+            cfg = self
+            if data.image_size <= 64:
+                views, optim = half_colour(without_blur(cfg.views)), dataclasses.replace(cfg.optim, lr=1.0)
+                cfg = dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
+            return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         # the official code ends in BatchNorm without a shift; the paper's figure does not show it
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
-
-        The paper's appendix B.9 and the official README have them. A short training has a higher rate.
-        """
-        assert isinstance(cfg, cls.Config)
-        if data.image_size <= 64:
-            views, optim = half_colour(without_blur(cfg.views)), dataclasses.replace(cfg.optim, lr=1.0)
-            cfg = dataclasses.replace(cfg, views=views, temperature=0.5, optim=optim)
-        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
-from .. import core, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method
+from .. import core, label_free, layers, losses
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Outputs
 from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
@@ -37,22 +38,21 @@ class SimSiam(Method):
             check_positive(self, "out_dim", "predictor_dim")
             check_views(self, 2)
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """No blur and more decay for small images (appendix D, CIFAR-10); a higher rate in a short training."""
+            cfg = self
+            if data.image_size <= 64:
+                optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
+                cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
+            return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         d = cfg.out_dim
         self.projector = layers.mlp(backbone.dim, d, d, d, bias=False, last_norm="plain")
-        self.predictor = layers.Predictor(*layers.mlp(d, cfg.predictor_dim, d))
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """CIFAR-10's setting for small images (appendix D): no blur, more decay; a higher rate in a short training."""
-        assert isinstance(cfg, cls.Config)
-        if data.image_size <= 64:
-            optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views), optim=optim)
-        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 0.1, data))
+        self.predictor = layers.mlp(d, cfg.predictor_dim, d)
 
     def groups(self) -> list[Group]:
         return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)
@@ -64,10 +64,10 @@ class SimSiam(Method):
         loss = (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2
         if not self.cfg.stop_gradient:  # the cosine is symmetric: the other half of its gradient
             loss = (loss + (losses.simsiam(z2, p1) + losses.simsiam(z1, p2)) / 2) / 2
-        return {"loss": loss}
+        return {"loss": loss, "prediction": p2}
 
-    def figures(self) -> dict[str, float]:
-        return {"predictor_rank": self.predictor.rank()}
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        return {"predictor_rank": label_free.effective_rank(outputs["prediction"])}
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return "" if self.cfg.stop_gradient else "No gradient is stopped. Leave --no-stop-gradient out."

@@ -2,13 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, SIMCLR_VIEW, View, without_blur
@@ -18,8 +19,6 @@ from ._fitting import fitted
 
 class SupCon(Method):
     """Pull all images of a class together and push those of other classes away: SimCLR that knows the labels."""
-
-    needs_labels = True
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -49,24 +48,26 @@ class SupCon(Method):
             if (count := sum(view.count for view in self.views)) < 2:
                 raise ValueError(f"SupCon compares 2 views of each image or more, and views make {count}.")
 
+        @property
+        def needs(self) -> Needs:
+            return Needs(labels=True)
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """The official PyTorch code's views of CIFAR-10 for small images; a higher rate in a short training.
+
+            That code's SGD is not taken over: in 300 steps SGD lies 14 points of k-NN behind LARS (`docs/fitting.md`).
+            """
+            views = self.views
+            if data.image_size <= 64:
+                small = (dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in views)
+                views = without_blur(tuple(small))
+            return dataclasses.replace(self, views=views, optim=fitted(self.optim, 1.0, data))
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, norm=False)
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """The official PyTorch code's views of CIFAR-10 for small images; a higher rate in a short training.
-
-        That code's SGD is not taken over: in 300 steps SGD lies 14 points of k-NN behind LARS (`docs/fitting.md`).
-        """
-        assert isinstance(cfg, cls.Config)
-        views = cfg.views
-        if data.image_size <= 64:
-            small = (dataclasses.replace(MOCO_VIEW, size=v.size, count=v.count, kernel=v.kernel) for v in views)
-            views = without_blur(tuple(small))
-        return dataclasses.replace(cfg, views=views, optim=fitted(cfg.optim, 1.0, data))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)

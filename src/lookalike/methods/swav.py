@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method, Progress
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..sinkhorn import sinkhorn
@@ -55,6 +55,34 @@ class SwAV(Method):
             check_crops(self)
             check_not_negative(self, "sinkhorn_iterations", "queue", "queue_starts", "freeze_epochs")
 
+        @property
+        def needs(self) -> Needs:
+            return Needs(handed_over=("z1", "z2") if self.queue else ())
+
+        def fit_to(self, data: DataFacts) -> Self:
+            """Fewer prototypes and a shorter queue for few images; a higher rate and temperature in a short training.
+
+            Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
+            Large batches get the official setting for 4,096 images: no queue, half the learning rate and a warm-up.
+            """
+            cfg = self
+            queue = min(cfg.queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
+            if data.batch_size >= 2048:
+                optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
+                cfg, queue = dataclasses.replace(cfg, optim=optim), 0
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
+            return dataclasses.replace(
+                cfg, prototypes=groups_for(data.images, cfg.prototypes),
+                queue=queue // data.batch_size * data.batch_size,
+                temperature=between(0.2, cfg.temperature, data.steps, STEPS), optim=fitted(cfg.optim, 1.0, data),
+            )  # fmt: skip
+
+        def check(self, data: DataFacts) -> None:
+            check_prototypes(self.prototypes, data.images)
+            if self.queue:
+                check_queue(self.queue, data.batch_size)
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
@@ -63,54 +91,20 @@ class SwAV(Method):
         self.prototypes = layers.Prototypes(cfg.out_dim, cfg.prototypes)
         queues = [layers.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
         self.queues = cast("Sequence[layers.Queue]", torch.nn.ModuleList(queues))  # of each global view
-        self.queues_full = False  # known without asking the device, once it is so
-        self.collected = layers.Collected()
-        self.seen: Tensor | None = None
-        """Scores (B, K) of the last batch's first view, for the figures."""
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """Fewer prototypes and a shorter queue for few images; a higher rate and temperature in a short training.
-
-        Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
-        Large batches get the official setting for 4,096 images: no queue, half the learning rate and a warm-up.
-        """
-        assert isinstance(cfg, cls.Config)
-        queue = min(cfg.queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
-        if data.batch_size >= 2048:
-            optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
-            cfg, queue = dataclasses.replace(cfg, optim=optim), 0
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
-        return dataclasses.replace(
-            cfg, prototypes=groups_for(data.images, cfg.prototypes), queue=queue // data.batch_size * data.batch_size,
-            temperature=between(0.2, cfg.temperature, data.steps, STEPS), optim=fitted(cfg.optim, 1.0, data),
-        )  # fmt: skip
-
-    @classmethod
-    def check(cls, cfg: core.Config, batch_size: int, images: int) -> None:
-        assert isinstance(cfg, cls.Config)
-        check_prototypes(cfg.prototypes, images)
-        if cfg.queue:
-            check_queue(cfg.queue, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = losses.unit(layers.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
         scores = self.prototypes(z)  # (V, B, K)
-        started = bool(self.queues) and batch.progress.epoch >= self.cfg.queue_starts
-        self.queues_full = self.queues_full or (started and self.queues[0].full())
         q = torch.stack([self._codes(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
-        if self.training:
-            self.seen = scores[0].detach().clone()  # a slice alone would keep all views
-            if started:
-                self.collected.add(batch.progress, *z[:2].detach())
-        return {"loss": losses.cross_view(scores, q, self.cfg.temperature)}
+        loss = losses.cross_view(scores, q, self.cfg.temperature)
+        # copies, since slices would keep all views
+        return {"loss": loss, "scores": scores[0].clone(), "z1": z[0].clone(), "z2": z[1].clone()}
 
     @torch.no_grad()
     def _codes(self, scores: Tensor, view: int) -> Tensor:
         """The paper's codes: each image's shares (B, K) of the prototypes, by the scores (B, K) of one global view."""
         images = len(scores)
-        if self.queues_full:
+        if self.queues and self.queues[view].full():
             own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
             # not by calling the module, whose outputs are watched: these are earlier embeddings'
             scores = torch.cat([self.prototypes.forward(own), scores])
@@ -120,19 +114,20 @@ class SwAV(Method):
         if at.epoch < self.cfg.freeze_epochs:
             self.prototypes.weight.grad = None
 
-    def after_step(self, at: Progress) -> None:
+    def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         self.prototypes.normalise()
-        for queue, z in zip(self.queues, self.collected.take()):
-            queue.add(z)
+        if at.epoch >= self.cfg.queue_starts:
+            for queue, name in zip(self.queues, ("z1", "z2")):
+                queue.add(layers.joined(outputs, name))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         found = {"queue_filled": self.queues[0].filled()} if self.queues else {}
-        if self.seen is not None:
-            shares = (self.seen / self.cfg.temperature).softmax(1)
-            found |= {"prototype_usage": label_free.usage(shares), "assignment_entropy": label_free.entropy(shares)}
-        return found
+        shares = (outputs["scores"] / self.cfg.temperature).softmax(1)
+        return found | {
+            "prototype_usage": label_free.usage(shares), "assignment_entropy": label_free.entropy(shares),
+        }  # fmt: skip
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         if not self.cfg.sinkhorn_iterations:
             return "Nothing fills the groups evenly: all images fall into one prototype. Give --sinkhorn-iterations 3."
         if self.cfg.epsilon >= self.cfg.temperature:

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
 from .. import core, distributed, label_free, layers, losses
-from ..backbones import Backbone
-from ..core import Batch, Method
+from ..backbones.base import Backbone
+from ..core import Batch, DataFacts, Method, Outputs
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -42,44 +43,37 @@ class VICReg(Method):
             check_views(self, 2)
             check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
 
+        def fit_to(self, data: DataFacts) -> Self:
+            """A narrower embedding for few images, a higher rate in a short training, no blur for small images."""
+            cfg = self
+            hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
+            cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
+            if data.image_size <= 64:
+                cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
+            return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
+
+        def warnings(self, data: DataFacts) -> list[str]:
+            return too_few_for(self.out_dim, data)
+
     cfg: Config
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
-        self.seen: Tensor | None = None
-        """Embeddings (B, D) of the last batch's first view, for the figures."""
-
-    @classmethod
-    def fit_to(cls, cfg: core.Config, data: core.DataFacts) -> core.Config:
-        """A narrower embedding for few images, a higher rate in a short training, no blur for small images."""
-        assert isinstance(cfg, cls.Config)
-        hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
-        cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
-        if data.image_size <= 64:
-            cfg = dataclasses.replace(cfg, views=without_blur(cfg.views))
-        return dataclasses.replace(cfg, optim=fitted(cfg.optim, 1.0, data))
-
-    @classmethod
-    def warning(cls, cfg: core.Config, batch_size: int) -> str:
-        assert isinstance(cfg, cls.Config)
-        return too_few_for(cfg.out_dim, batch_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # view by view, as the official code: each is normalised by its own statistics
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
-        self.seen = z1.detach()
+        z = z1
         z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
         cfg = self.cfg
-        return losses.vicreg(z1, z2, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, eps=1e-4)
+        return losses.vicreg(z1, z2, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, eps=1e-4) | {"embedding": z}
 
-    def figures(self) -> dict[str, float]:
-        if self.seen is None:
-            return {}
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         return {
-            "embedding_correlation": label_free.correlation(self.seen),
-            "embedding_deviation": label_free.deviation(self.seen),
+            "embedding_correlation": label_free.correlation(outputs["embedding"]),
+            "embedding_deviation": label_free.deviation(outputs["embedding"]),
         }
 
-    def cause(self) -> str:
+    def diagnose(self) -> str:
         return "" if self.cfg.std_coeff else "Without the variance term one answer will do. Give --std-coeff 25."

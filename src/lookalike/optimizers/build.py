@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.optimizer import ParamsT
 
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..core import Method
 from ..optim import Group, Optim
 from ..places import no_optimizer

@@ -25,6 +25,7 @@ from ..files import (
     temporary_beside,
     unused,
 )
+from ..foreign import is_tag
 from ..methods.table import METHODS
 from ..printing import lines_of, pasteable, say, warn
 from .yaml import read_yaml
@@ -332,7 +333,7 @@ class Folder:
         content = self._content()
         given = [content.get(field) for field in ("data", "backbone", "teacher", "test")]
         words = self.resume_words()
-        if not words or any(str(value).startswith("<") for value in given):  # see `flat`
+        if not words or any(is_tag(str(value)) for value in given):  # see `flat`
             return "the same call and resume=True"
         return pasteable(*words)
 

@@ -15,6 +15,7 @@ import yaml
 from .. import marks
 from ..durations import seconds_of
 from ..files import FORMAT, atomic
+from ..foreign import module_tag, tag
 from ..methods import METHODS, get_method
 from ..names import nearest_names
 from ..printing import LONGEST_VALUE, brief, cut, printable, shown
@@ -73,7 +74,7 @@ def plain(value: object) -> object:
 def flat(run: Run) -> dict[str, object]:
     """The run as `run.yaml` holds it: the method's fields beside the options."""
     content: dict[str, object] = {"method": method_name(run.method)}
-    content["data"] = plain(run.data) if isinstance(run.data, str | os.PathLike) else f"<{type(run.data).__qualname__}>"
+    content["data"] = plain(run.data) if isinstance(run.data, str | os.PathLike) else tag(type(run.data).__qualname__)
     for f in dataclasses.fields(Options):
         if f.name in ("resume", "overwrite"):
             continue  # they say what to do with the folder once, not what the run is
@@ -88,7 +89,7 @@ def module_name(module: object) -> str:
 
     if isinstance(module, Backbone):
         return module.name
-    return f"<{type(module).__module__}.{type(module).__qualname__}>"
+    return module_tag(module)
 
 
 def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..files import FORMAT, read_text
+from ..foreign import is_tag
 from ..printing import cut, shown
 from .environment import here
 
@@ -113,7 +114,7 @@ def located(content: Mapping[str, object]) -> dict[str, object]:
     def place(value: object) -> object:
         if isinstance(value, list):
             return [place(each) for each in value]
-        if not isinstance(value, str) or not value or value.startswith("<") or os.path.isabs(value):
+        if not isinstance(value, str) or not value or is_tag(value) or os.path.isabs(value):
             return value
         there = os.path.normpath(os.path.join(began, value))
         return there if os.path.exists(there) else value

@@ -155,7 +155,7 @@ def gflops_per_image(method: Method, run: Run) -> float:
     device = next(method.parameters()).device
     rows = min(FLOP_IMAGES, run.batch_size // run.accumulate)
     at = Progress(0, 1000, 10)
-    sizes = [view.size for view in method.views(run.method, at) for _ in range(view.count)]
+    sizes = [view.size for view in run.method.views_at(at) for _ in range(view.count)]
     index = torch.arange(rows, device=device)
     with torch.random.fork_rng(), evaluating(method):  # where queues and statistics stay as they are
         views = [torch.randn(rows, run.channels, size, size, device=device) for size in sizes]

@@ -140,7 +140,7 @@ def _waiting(asked: Comparison) -> list[Training]:
             method=method,
             seed=seed,
             folder=f"{method}-seed{seed}",
-            learns_from_labels=get_method(method).needs_labels,
+            learns_from_labels=get_method(method).Config().needs.labels,  # type: ignore[call-arg]
         )
         for seed in asked.all_seeds
         for method in asked.methods
@@ -380,7 +380,7 @@ class _Work:
         try:
             run = self._run(method, self.asked.seed, self.asked.epochs, self.path / SPEED)
             source = training.open_images(run)
-            if self.shared and run.method.method.needs_labels:
+            if self.shared and run.method.needs.labels:
                 test, count = next(iter(self.shared.items()))
                 raise ValueError(
                     f"{run.method.method.__name__} learns from labels, and {counted(count, 'image')} of the "

@@ -40,6 +40,9 @@ CURVES: Mapping[str, Curve] = {
     "uniformity": Curve("Uniformity", "", "How evenly images cover the sphere: 0 is one spot, -4 is even."),
     "lr": Curve("Learning rate", "", "Length of the optimizer's steps, as its schedule sets it."),
     "grad_norm": Curve("Gradient norm", "", "Size of the gradient. Growing without end, it announces a divergence."),
+    "update_ratio": Curve(
+        "Step length", "%", "How much an optimizer step changes the weights. Above 1.5 % it is far too long.", "percent"
+    ),
     "images_per_s": Curve("Speed", "images/s", "Training images per second."),
     "data_wait": Curve("Waiting for data", "%", "Share of the time without an image to train on.", "percent"),
     "head_spread": Curve("Spread behind the head", "", "The same as spread, of what the method's head makes."),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...data import Data
 from ...files import atomic, check_writable
+from ...foreign import is_tag
 from ...marks import is_marked
 from ...places import refuse_folder
 from ...printing import LONGEST_PATH, brief, counted, pasteable, printable
@@ -232,7 +233,7 @@ def _own_images(path: Path) -> tuple[str | None, str | None]:
     ]
     unasked = None
     for images, by in ((probed, marks), *judged, (options.get("data"), marks)):
-        if not isinstance(images, str) or not images or images.startswith("<"):
+        if not isinstance(images, str) or not images or is_tag(images):
             continue
         if not is_marked(images, by):
             unasked = unasked or images

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...encoders import card_within
 from ...files import read_json
+from ...foreign import class_of, is_tag
 from ...methods import METHODS
 from ...printing import brief, counted, pasteable, plural
 from ...runs import Folder, Row, located, parse_yaml
@@ -185,7 +186,7 @@ def use(path: Path, content: Content) -> Content:
     path = path if path.name else path.resolve()  # "." leads nowhere from another directory
     train, test = options.get("probe") or ("TRAIN", "TEST")
     data = options.get("data")
-    data = data if isinstance(data, str) and not data.startswith("<") else "DATA"
+    data = data if isinstance(data, str) and not is_tag(data) else "DATA"
     return {
         "python": (
             "import lookalike\n\n"
@@ -220,8 +221,8 @@ def _title(method: str, data: object) -> str:
     what = METHODS[method].cls if method in METHODS else method.rsplit(":", 1)[-1] or "Encoder"
     if not isinstance(data, str) or not data:
         return what
-    if data.startswith("<"):
-        return f"{what} on a {data.strip('<>')}"
+    if is_tag(data):
+        return f"{what} on a {class_of(data)}"
     return f"{what} on {'/'.join(Path(data).parts[-2:]).lstrip('/')}"
 
 

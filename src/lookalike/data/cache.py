@@ -19,10 +19,10 @@ from ..files import atomic, becomes, cache_folder, check_writable, locked, named
 from ..images import movable, promote, starts, widest
 from ..printing import size_of, warn
 from ..random import key_of
-from .decoding import BrokenImage
+from .errors import BrokenImage
 from .order import Order, Request
-from .reading import Chunks, Read, gather, stream
 from .sources import Source
+from .workers import Chunks, Read, gather, stream
 
 _CHUNK: Final = 64  # images that a worker sends at once
 _SAMPLE: Final = 64  # images from which the size of all is estimated

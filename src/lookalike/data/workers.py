@@ -26,7 +26,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from ..images import pack
 from ..printing import printable, say
 from ..processes import follow_main_process
-from .decoding import BrokenImage
+from .errors import BrokenImage
 from .order import Order, Request
 from .sources import Source
 

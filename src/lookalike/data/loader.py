@@ -10,11 +10,11 @@ import torch
 from ..images import Images, starts
 from ..printing import counted
 from ..random import key_of, keys_of
+from .cache import Kept, Resident, check_room
 from .errors import remedy
 from .order import Order
-from .reading import Batches, Read, stream
-from .resident import Kept, Resident, check_room
 from .sources import Source
+from .workers import Batches, Read, stream
 
 _FEW: Final = 200  # images below which a share of broken ones says little
 

@@ -1,0 +1,245 @@
+"""Images that Pillow has opened, to tensors; what it would change without a word is refused."""
+
+import ctypes
+import logging
+import warnings
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import IO, Final
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, TiffImagePlugin
+from torch import Tensor
+
+from ..image_options import Alpha
+from ..printing import counted
+from . import limits, png, tiff
+from .errors import Unsupported
+from .limits import aspect_window, check_size, shrink_factor
+from .tensors import ALIKE, from_tensor
+from .transparency import deep_in_mode, ground_of, in_mode, is_deep_transparency, is_opaque, scale_key, unnamed_bands
+
+# what a file lacks is no news: an image that cannot be read is named, with the reason
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed where nobody set up logging
+if (_core := find_spec("PIL._imaging")) is not None:
+    with suppress(OSError, AttributeError):  # where Pillow's libtiff cannot be reached, it prints what it finds wrong
+        ctypes.CDLL(_core.origin).TIFFSetErrorHandler(None)
+
+
+LEFT_OUT: Final = "last channel left out"
+"""How `kind_of` ends where a file has more channels than its colours, and the last is not certainly transparency."""
+PAGES: Final = "several pages"
+"""Stands in `kind_of` of a TIFF file with more than one picture."""
+ANIMATED: Final = "animated"
+"""Stands in `kind_of` of other files with more than one picture."""
+_PIECE: Final = 2**21  # pixels that are converted at once: an image and all of its conversions would take too much
+_SAVE: Final = "Save it as RGB of 8 bits, or as .npy of shape (C, H, W)"
+_TURNS: Final = {  # EXIF orientation -> what undoes it: whether to swap the axes, and which of (H, W) to flip then
+    2: (False, (2,)),
+    3: (False, (1, 2)),
+    4: (False, (1,)),
+    5: (True, ()),
+    6: (True, (2,)),
+    7: (True, (1, 2)),
+    8: (True, (1,)),
+}
+
+
+def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
+    """`kind_of` for an image that Pillow has opened."""
+    kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_colour(image) else "")
+    bands = unnamed_bands(image)
+    if bands and (image.mode, bands) != ("RGB", 1):  # which 4 channels hold
+        kind += f" of {counted(bands + len(image.getbands()), 'band')}"
+    with suppress(Exception):  # a later frame may be damaged
+        kind += _several(image)
+    return f"{kind}, {LEFT_OUT}" if alpha == "auto" and _leaves_out(image, channels) else kind
+
+
+def _several(image: Image.Image) -> str:
+    """The part of a kind that says that a file holds more than its first picture. (A camera's MPO has a preview.)"""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return f", {PAGES}" if image.fp is not None and tiff.has_pages(image.fp) else ""
+    return f", {ANIMATED}" if image.format != "MPO" and getattr(image, "is_animated", False) else ""
+
+
+def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
+    """`decode` for an image that Pillow has opened. Raises ValueError where `channels` cannot be made."""
+    _check_faithful(image)
+    _check_channels(image, channels)
+    deep_colour = _is_deep_colour(image)
+    _check_room(image, channels, deep_colour)
+    if deep_colour:
+        pixels, keyed = _deep_colour(image)
+        turn = _orientation(image)
+        pixels = deep_in_mode(pixels, keyed, channels, alpha)
+        return _upright(from_tensor(torch.from_numpy(pixels).permute(2, 0, 1), channels, decode_size, key), turn)
+    scale_key(image, _raw_mode(image))
+    factor = shrink_factor(min(image.size), decode_size)
+    # only JPEG's decoder can, and shrinks by 8 at most
+    if decode_size and image.draft(None, (decode_size, decode_size)) is not None:
+        factor = max(1, factor // 8)
+    image.load()
+    _check_room(image, channels, deep_colour)  # the size of an icon is known only now
+    turn, bands, size = _orientation(image), unnamed_bands(image), image.size
+    top, left, height, width = aspect_window(*size[::-1], key) if decode_size else (0, 0, *size[::-1])
+    box = (left, top, left + width, top + height)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _deep_grey(image, alpha)
+        image = image if box == (0, 0, *size) else image.crop(box)
+        deep = _deep_pixels(image.reduce(factor) if factor > 1 else image)
+        return _upright(from_tensor(deep, channels, None, key), turn)
+    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow holds the fourth where others have alpha
+        image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
+    ground = ground_of(image, channels, alpha)
+    rows = max(1, _PIECE // width // factor) * factor
+    out = np.empty((channels, -(-height // factor), -(-width // factor)), np.uint8)
+    for y in range(0, height, rows):
+        part = (left, top + y, left + width, top + min(y + rows, height))
+        piece = in_mode(image if part == (0, 0, *size) else image.crop(part), channels, ground)
+        pixels = _pixels(piece.reduce(factor) if factor > 1 else piece)
+        out[:, y // factor : y // factor + pixels.shape[1]] = pixels
+    return _upright(torch.from_numpy(out), turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 where there is none. (Pillow itself turns TIFFs upright.)"""
+    if image.info.keys().isdisjoint(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")):
+        return 1
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # corrupt metadata do not make a good image bad
+        return 1
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Undoes an EXIF orientation of pixels (C, H, W)."""
+    if orientation not in _TURNS:
+        return pixels
+    swapped, flipped = _TURNS[orientation]
+    return (pixels.transpose(1, 2) if swapped else pixels).flip(flipped).contiguous()
+
+
+def _check_room(image: Image.Image, channels: int, deep_colour: bool) -> None:
+    """Raises ValueError where the pixels would take too much memory."""
+    deep = 4 if image.mode in ("I", "F") else 2 if deep_colour or image.mode.startswith("I;") else 1
+    check_size(*image.size, max(channels, len(image.getbands())) * deep)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How samples lie in a file that Pillow has opened and not yet read; else empty."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return ""
+    args = image.tile[0].args
+    return str(args[0] if isinstance(args, tuple) and args else args or "")
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether Pillow would drop the low byte of a file's samples."""
+    return ";16" in _raw_mode(image) and image.mode in ("LA", "RGB", "RGBA", "CMYK")
+
+
+def _check_faithful(image: Image.Image) -> None:
+    """Raises ValueError where Pillow would read an opened file's pixels as others."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None:
+        return
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tiff.check(image.fp)
+    elif image.format == "PPM" and image.mode == "RGB" and max(_numbers(image.tile[0].args), default=0) > 255:
+        raise Unsupported(f"a PPM file of 16-bit colour, which would be cut to 8 bits. {_SAVE}, or as 16-bit PNG")
+    elif image.format == "JPEG2000":
+        bits = _jpeg2000_bits(image.fp)
+        if bits != [16] and max(bits) > 8:
+            raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; read are 8 bits, and grey of 16. {_SAVE}")
+
+
+def _check_channels(image: Image.Image, channels: int) -> None:
+    """Raises Unsupported where the channels that are asked for lie in bands or pages of a TIFF that stay unread."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.fp is None or channels in (1, 3):
+        return
+    if (bands := unnamed_bands(image)) and (channels, image.mode, bands) != (4, "RGB", 1):
+        raise tiff.unread(tiff.read_tags(image.fp, limits.MAX_BYTES))
+    if tiff.samples(tiff.read_tags(image.fp, limits.MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
+        raise Unsupported(
+            "a TIFF with several pages, of which the first alone is read, and "
+            f"{counted(channels, 'channel')} cannot be made of it. Save pages that are channels as .npy of shape "
+            f"({channels}, H, W)"
+        )
+
+
+def _numbers(args: object) -> list[int]:
+    return [x for x in args if isinstance(x, int)] if isinstance(args, tuple) else []
+
+
+def _jpeg2000_bits(file: IO[bytes]) -> list[int]:
+    """Bits of each channel; 99 where they are signed."""
+    before = file.tell()
+    file.seek(0)
+    content = file.read(limits.MAX_BYTES)
+    file.seek(before)
+    at = content.find(b"\xff\x4f\xff\x51") + 42  # where the channels are described
+    if at < 42 or at > len(content) or not (count := int.from_bytes(content[at - 2 : at], "big")):
+        raise ValueError("JPEG 2000 file is truncated or damaged")
+    sizes = content[at : at + 3 * count : 3]
+    return [99 if size & 0x80 else size + 1 for size in sizes]
+
+
+def _deep_colour(image: Image.Image) -> tuple[np.ndarray, bool]:
+    """Pixels (H, W, bands) uint16 of a PNG file of 16-bit colour; see `png.read_deep`."""
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.format != "PNG" or image.fp is None:
+        raise Unsupported(f"{image.format} of 16-bit colour, which would be cut to 8 bits. {_SAVE}, or as 16-bit PNG")
+    image.fp.seek(0)
+    content = image.fp.read(limits.MAX_BYTES)
+    if png.turns(content):  # perhaps behind the pixels
+        image.load()
+    return png.read_deep(content)
+
+
+def _leaves_out(image: Image.Image, channels: int) -> bool:
+    """Whether a channel that may be no transparency is left out by `alpha="auto"`; reads the pixels to tell."""
+    if channels == 4:
+        return False
+    if _is_deep_colour(image):
+        pixels, keyed = _deep_colour(image)
+        return pixels.shape[2] in (2, 4) and not keyed and not is_deep_transparency(pixels)
+    if unnamed_bands(image):
+        return True
+    if not image.has_transparency_data and image.format != "ICO":  # whose mode is known only once it is read
+        return False
+    image.load()
+    return image.has_transparency_data and ground_of(image, channels, "auto") == "drop" and not is_opaque(image)
+
+
+def _deep_grey(image: Image.Image, alpha: Alpha) -> Image.Image:
+    """An image of more than 8 bits in mode I or F, with black at 0 and a transparent grey laid on white."""
+    if image.mode == "F":
+        return image
+    begins_white = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0
+    key = image.info.get("transparency") if alpha != "drop" else None
+    image = image.convert("I") if image.mode != "I" else image
+    if begins_white or isinstance(key, int):
+        values = np.array(image)
+        values = 65535 - values if begins_white else np.where(values == key, 65535, values)
+        image = Image.fromarray(values.astype(np.int32))
+    return image
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(C, H, W) uint8 of an image in mode L, RGB or RGBA."""
+    if image.mode == "RGB":  # Pillow writes row by row and channel by channel, so that whole rows are copied after it
+        rows = np.frombuffer(image.tobytes("raw", "RGB;L"), np.uint8).reshape(image.height, 3, image.width)
+        return rows.transpose(1, 0, 2)
+    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+
+
+def _deep_pixels(image: Image.Image) -> Tensor:
+    """(1, H, W) uint16 or float32 of an image in mode I or F."""
+    array = np.array(image)
+    if image.mode == "F":
+        return torch.from_numpy(array)[None]
+    if array.min() < 0 or array.max() > 65535:
+        raise Unsupported(f"integers from {array.min()} to {array.max()}; expected 0 to 65535. {ALIKE}")
+    return torch.from_numpy(array.astype(np.uint16))[None]

@@ -1,0 +1,176 @@
+"""Image files: those of a folder, of a text file with a path per line, or of a list of paths."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...image_options import Alpha
+from ...printing import LONGEST_PATH, brief, composed, counted, printable
+from ...random import key_of
+from ..decoding import SUFFIXES, decode, kind_of
+from ..errors import BrokenImage
+from ..folders import Scanned
+from ..labels import folder_labels
+from .source import Source
+
+_DECODER = 2
+"""Counts up when files give other pixels than before, so that what was kept of them is made anew."""
+
+
+class Files(Source):
+    """Image files, by their paths relative to a folder, with / between the parts."""
+
+    def __init__(
+        self, root: str, paths: list[str], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha,
+        scanned: Scanned | None = None,
+    ) -> None:  # fmt: skip
+        self.root = root
+        self.channels = channels
+        self.alpha = alpha
+        self._notes = [] if scanned is None else scanned.notes()
+        self.system_folders = 0 if scanned is None else scanned.systems.total()
+        self._listing = b""  # of other names than the paths
+        self._hold(paths)
+        if labelled:
+            self.labels, self.classes = folder_labels(root, paths, classes)
+
+    def _hold(self, paths: Sequence[str]) -> None:
+        """Keeps paths as one block of bytes: millions of strings would be copied page by page into forked workers."""
+        self._text = os.fsencode("\0".join(paths))
+        ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
+        self._bounds = np.concatenate(([-1], ends, [len(self._text)]))
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def _path(self, i: int) -> str:
+        return os.fsdecode(self._text[self._bounds[i] + 1 : self._bounds[i + 1]])
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return np.fromiter((key_of(self._path(i)) for i in range(len(self))), np.int64, len(self))
+
+    @property
+    def keys(self) -> Tensor:
+        return torch.from_numpy(self._keys)
+
+    def name(self, i: int) -> str:
+        return printable(self._path(i))
+
+    def file(self, i: int) -> str:
+        return os.path.join(self.root, self._path(i))
+
+    def listing(self) -> bytes:
+        return self._listing or self._text
+
+    def called(self, names: Sequence[str], places: Sequence[int] | None = None) -> "Files":
+        made = copy.copy(self)
+        if places is not None:
+            made._hold([self._path(i) for i in places])
+            made.labels = None if self.labels is None else self.labels[torch.tensor(places)]
+        made._listing = os.fsencode("\0".join(names))
+        made._keys = np.fromiter(map(key_of, names), np.int64, len(names))
+        return made
+
+    def seen_from(self, folder: str) -> list[str]:
+        files = (os.path.normpath(self.file(i)) for i in range(len(self)))
+        return [file.removeprefix(os.path.join(folder, "")).replace(os.sep, "/") for file in files]
+
+    def read(self, i: int, decode_size: int | None) -> Tensor:
+        try:
+            return decode(self.file(i), self.channels, decode_size, int(self._keys[i]), self.alpha)
+        except BrokenImage as error:
+            raise BrokenImage(self.name(i), error.reason) from error
+
+    def missing(self) -> str:
+        try:
+            os.scandir(self.root).close()
+        except OSError as error:
+            return (
+                f"{self.root} cannot be read any more ({error.strerror}). Put it back or mount it again; a run that "
+                "has begun goes on with --resume."
+            )
+        return ""
+
+    def version(self) -> str:
+        digest = hashlib.blake2b(self._text, digest_size=16)
+        digest.update(f"{_DECODER} {self.alpha} ".encode())
+        digest.update(os.fsencode(os.path.realpath(self.root)))
+        for i in range(len(self)):
+            with suppress(OSError):  # it may be there next time
+                found = os.stat(self.file(i))
+                digest.update(f"{i} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def kind(self, i: int) -> str:
+        return kind_of(self.file(i), self.channels, self.alpha)
+
+    def notes(self) -> list[str]:
+        return self._notes
+
+
+def refuse_two_classes(linked: Mapping[str, str]) -> None:
+    """Raises ValueError where a class folder is another one, or holds it: its images would have two labels."""
+    for link, there in linked.items():
+        if there and link.split("/")[0] != there.split("/")[0]:
+            raise ValueError(f"{link} is the same folder as {there}: its images would be of two classes. Remove one.")
+
+
+def _as_there(path: str, listings: dict[str, dict[str, str]]) -> str:
+    """A path with its names in the form that this disk has: Unicode writes some letters in two ways (NFC, NFD).
+
+    What is not there in any form stays as it is.
+
+    Args:
+        path: absolute.
+        listings: of folders that were looked into, their names by their composed form.
+    """
+    if path.isascii() or os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    folder = _as_there(folder, listings)
+    if folder not in listings:
+        listings[folder] = {}
+        with suppress(OSError):
+            listings[folder] = {composed(each): each for each in os.listdir(folder)}
+    return os.path.join(folder, listings[folder].get(composed(name), name))
+
+
+def relative(paths: list[str], root: str, where: str) -> list[str]:
+    """Paths relative to a folder where they lie in it, with / between the parts.
+
+    Raises:
+        FileNotFoundError: none of the first is there.
+    """
+    listings: dict[str, dict[str, str]] = {}
+    paths = [p if p.isascii() else _as_there(os.path.join(root, p), listings) for p in paths]
+    if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
+        raise FileNotFoundError(
+            f"None of the first {counted(min(100, len(paths)), 'file')} that {where} names exists; the first is "
+            f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
+        )
+    return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
+
+
+def listed(path: str) -> list[str]:
+    """The paths in a text file, in its order, relative to its folder where they lie in it."""
+    with open(path, "rb") as file:
+        content = file.read().removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in content or os.path.splitext(path)[1].lower()[1:] in SUFFIXES:
+        raise ValueError(
+            f"{path} is no text file of paths. Give a folder of images, or a text file with one path per line."
+        )
+    root = os.path.dirname(path)
+    # a name may end in a space or hold what splitlines() takes for the end of a line
+    lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
+    paths = [os.path.normpath(line) for line in lines if line.strip() and not line.startswith("#")]
+    if not paths:
+        raise ValueError(f"{path} names no image. Give a text file with one path per line.")
+    return relative(paths, root, path)

@@ -1,0 +1,50 @@
+"""Some images of a source."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .source import Source
+
+
+class Subset(Source):
+    """Some images of a source, by their places in it."""
+
+    def __init__(self, source: Source, places: Sequence[int]) -> None:
+        self.source = source
+        self.places = torch.tensor(places, dtype=torch.int64)
+        self.channels = source.channels
+        self.alpha = source.alpha
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def keys(self) -> Tensor:
+        return self.source.keys[self.places]
+
+    def name(self, i: int) -> str:
+        return self.source.name(int(self.places[i]))
+
+    def file(self, i: int) -> str | None:
+        return self.source.file(int(self.places[i]))
+
+    def read(self, i: int, decode_size: int | None) -> Tensor:
+        return self.source.read(int(self.places[i]), decode_size)
+
+    def missing(self) -> str:
+        return self.source.missing()
+
+    def version(self) -> str:
+        places = hashlib.blake2b(self.places.numpy().tobytes(), digest_size=16).hexdigest()
+        return f"{self.source.version()} {places}"
+
+    def kind(self, i: int) -> str:
+        return self.source.kind(int(self.places[i]))
+
+    def notes(self) -> list[str]:
+        return self.source.notes()

@@ -1,0 +1,12 @@
+"""Encoders to use: written by a training, read back from a run, a weights file, or timm's and torchvision's names."""
+
+from .card import Card
+from .initial_weights import start_from
+from .loader import image_size, load, own, places
+from .pickles import unpickled
+from .saved import PREFIX, card_within, mend_card, read_card, read_whole, save, write
+
+__all__ = [
+    "PREFIX", "Card", "card_within", "image_size", "load", "mend_card", "own", "places", "read_card", "read_whole",
+    "save", "start_from", "unpickled", "write",
+]  # fmt: skip
