@@ -1,6 +1,6 @@
 """Makes the table that `lookalike list backbones` shows: parameters, GFLOP at 224 pixels and feature dimension.
 
-    nice python benchmarks/backbone_table.py [--out src/lookalike/backbones.csv] [PATTERN]
+    nice python benchmarks/backbone_table.py [--out src/lookalike/commands/backbones.csv] [PATTERN]
 
 Each network is built without its classifier on torch's meta device, which has shapes and no numbers: no memory, no
 weights, a second or two of one core each. GFLOP are those of a forward pass of one image of 224 x 224 pixels, by
@@ -21,8 +21,8 @@ import torch
 from lookalike import backbones
 from lookalike.backbones import Backbone, base, image_sizes
 from lookalike.backbones.library import published_size
-from lookalike.catalogue import PIXELS, TABLE, installed
-from lookalike.evaluation.side_by_side import gflops
+from lookalike.commands.catalogue import PIXELS, TABLE, installed
+from lookalike.commands.teacher_student import gflops
 from lookalike.files import atomic
 
 COLUMNS = ("name", "parameters", "gflop", "dim")

@@ -28,10 +28,10 @@ from rows import append
 import lookalike
 from lookalike import training
 from lookalike.backbones import Backbone
+from lookalike.commands.distill import FeaturesOf
+from lookalike.commands.teacher_student import gflops, mean_cosine, shared_neighbours
 from lookalike.data import Subset, open_source
-from lookalike.distilling import Says
 from lookalike.evaluation import evaluate, features, with_statistics
-from lookalike.evaluation.side_by_side import gflops, mean_cosine, overlap
 from lookalike.label_free import effective_rank
 from lookalike.methods import SELF_SUPERVISED, Distill, get_method
 from lookalike.random import permutation
@@ -184,9 +184,9 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         net.eval()
         said = [
             features(each, few, image_size=SIZE, mean=net.backbone.mean, std=net.backbone.std).features
-            for each in (Says(net, "teacher"), Says(net, "student"))
+            for each in (FeaturesOf(net, "teacher"), FeaturesOf(net, "student"))
         ]
-        more = {"cosine": round(mean_cosine(*said), 4), "overlap": round(overlap(*said), 4)}
+        more = {"cosine": round(mean_cosine(*said), 4), "overlap": round(shared_neighbours(*said), 4)}
         write(setting, net.backbone, seconds, args.epochs, before | more)
         assert Folder(out).last.is_file()
 

@@ -23,7 +23,7 @@ from rows import append
 from torch import Tensor
 
 from lookalike import training, views
-from lookalike.comparing.costs import energy
+from lookalike.commands.compare.cost_meter import energy
 from lookalike.data import Source
 from lookalike.evaluation import neighbours
 from lookalike.runs import Run

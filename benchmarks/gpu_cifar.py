@@ -23,7 +23,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lookalike.backbones import Backbone
-from lookalike.comparing.costs import energy, peak_bytes, reset_peak
+from lookalike.commands.compare.cost_meter import energy, peak_bytes, reset_peak
 from lookalike.core import Config
 from lookalike.data import decode
 from lookalike.evaluation import knn, linear

@@ -13,7 +13,7 @@ from neighbours import draw
 from torch import Tensor
 from torch.nn import functional as F
 
-from lookalike.comparing.costs import peak_bytes, reset_peak
+from lookalike.commands.compare.cost_meter import peak_bytes, reset_peak
 from lookalike.evaluation import knn
 from lookalike.evaluation.neighbours import nearest
 

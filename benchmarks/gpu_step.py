@@ -15,7 +15,7 @@ from gpu_bench import Bench, InMemory, product_rate, short, spread, trained
 from photographs import photographs
 from step_overhead import Turns
 
-from lookalike.comparing.costs import gflops_per_image
+from lookalike.commands.compare.cost_meter import gflops_per_image
 from lookalike.core import Config
 from lookalike.methods import get_method
 from lookalike.runs import Run

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rows import append
 
-from lookalike.comparing.significance import Floats, SeedNoise, significant
+from lookalike.commands.compare.significance import Floats, SeedNoise, significant
 from lookalike.runs import commit
 
 METHODS = (2, 3, 5, 10, 14)

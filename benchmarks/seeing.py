@@ -34,11 +34,11 @@ from torch import Tensor
 import lookalike
 from lookalike import training
 from lookalike.backbones import Backbone
+from lookalike.commands.show import attention_maps, patch_colours
 from lookalike.core import Config
 from lookalike.data import open_source
 from lookalike.evaluation.features import crop
 from lookalike.methods import get_method
-from lookalike.pictures import attention_maps, patch_colours
 from lookalike.random import permutation
 from lookalike.runs import Run, commit
 

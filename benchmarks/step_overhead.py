@@ -31,7 +31,7 @@ from lightning.pytorch import Callback
 from rows import append
 
 from lookalike import optimizers, training
-from lookalike.comparing.costs import energy, peak_bytes, reset_peak
+from lookalike.commands.compare.cost_meter import energy, peak_bytes, reset_peak
 from lookalike.core import Batch
 from lookalike.methods import get_method
 from lookalike.runs import Run

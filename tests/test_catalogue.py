@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import backbones, catalogue, cli
-from lookalike.catalogue import Cost, chosen, lines
-from lookalike.evaluation.side_by_side import gflops
+from lookalike import backbones, cli
+from lookalike.commands import catalogue
+from lookalike.commands.catalogue import Cost, chosen, lines
+from lookalike.commands.teacher_student import gflops
 
 
 @pytest.mark.parametrize("name", ["resnet18", "pit_ti_224", "test_vit", "torchvision/squeezenet1_1"])
@@ -46,7 +47,7 @@ def test_names_that_the_table_does_not_know_have_no_numbers(
     assert found["resnet18"] == Cost("resnet18", 11176512, 3.628, 512)
     assert found["resnet34"] == Cost("resnet34")
     assert "gone" not in found
-    monkeypatch.setattr("lookalike.catalogue.table", lambda path=file: ("timm 0.1, torchvision 0.1", {}))
+    monkeypatch.setattr("lookalike.commands.catalogue.table", lambda path=file: ("timm 0.1, torchvision 0.1", {}))
     assert cli.main(["list", "backbones", "resnet34"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert ["resnet34"] in [line.split() for line in said]

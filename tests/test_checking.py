@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from lookalike import cli
+from lookalike.commands.check import check, duplicates, groups, look
 from lookalike.data import open_source
-from lookalike.data.checking import check, duplicates, groups, look
-from lookalike.evaluation.features import load_features
+from lookalike.evaluation.feature_files import load_features
 from lookalike.evaluation.linear import Settings
 from lookalike.printing import printable
 from lookalike.runs import Folder

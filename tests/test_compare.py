@@ -20,12 +20,10 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import backbones, cli, encoders, places, training
 from lookalike import core as contract
-from lookalike.comparing import advice, costs
-from lookalike.comparing import working as comparing
-from lookalike.comparing.comparison import Comparison, changes, extends
-from lookalike.comparing.overlap import shared_images
-from lookalike.comparing.plan import left_line, plan_line
-from lookalike.comparing.ranking import (
+from lookalike.commands.compare import baseline, cost_meter, record, runner, summary
+from lookalike.commands.compare.leakage import shared_images
+from lookalike.commands.compare.plan import left_line, plan_line
+from lookalike.commands.compare.ranking import (
     Accuracy,
     Training,
     differences,
@@ -34,7 +32,8 @@ from lookalike.comparing.ranking import (
     score_range,
     training_of,
 )
-from lookalike.comparing.significance import SeedNoise, studentized_range
+from lookalike.commands.compare.significance import SeedNoise, studentized_range
+from lookalike.commands.compare.spec import Comparison, changes, extends
 from lookalike.core import Batch, Method
 from lookalike.data import open_source
 from lookalike.durations import spoken
@@ -163,12 +162,12 @@ def test_costs_are_carried_on_by_a_resume(monkeypatch: pytest.MonkeyPatch) -> No
     now = [0.0]
     joules = [1000.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(costs, "energy", lambda: joules[0])
-    monkeypatch.setattr(costs, "peak_bytes", lambda: 5)
-    monkeypatch.setattr(costs, "reset_peak", lambda: True)
+    monkeypatch.setattr(cost_meter, "energy", lambda: joules[0])
+    monkeypatch.setattr(cost_meter, "peak_bytes", lambda: 5)
+    monkeypatch.setattr(cost_meter, "reset_peak", lambda: True)
     run = SimpleNamespace(run=SimpleNamespace(cache="none"))
     trainer, pl = cast(Trainer, None), cast(LightningModule, run)
-    first, second = costs.Costs(), costs.Costs()
+    first, second = cost_meter.Costs(), cost_meter.Costs()
     first.on_fit_start(trainer, pl)
     now[0], joules[0] = 10.0, 1500.0
     second.load_state_dict(first.state_dict() | {"peak": 9})
@@ -176,22 +175,22 @@ def test_costs_are_carried_on_by_a_resume(monkeypatch: pytest.MonkeyPatch) -> No
     second.on_fit_start(trainer, pl)
     now[0], joules[0] = 53.0, 9100.0
     assert second.state_dict() == {"seconds": 13.0, "peak": 9, "joules": 600.0}
-    monkeypatch.setattr(costs, "energy", lambda: None)
+    monkeypatch.setattr(cost_meter, "energy", lambda: None)
     assert second.state_dict()["joules"] is None
 
 
 def test_peak_memory_is_forgotten_and_found() -> None:
-    if torch.cuda.is_available() or not costs.reset_peak():
+    if torch.cuda.is_available() or not cost_meter.reset_peak():
         pytest.skip("the peak of this process cannot be told from earlier ones")
-    before = costs.peak_bytes()
+    before = cost_meter.peak_bytes()
     block = torch.ones(25_000_000)
-    after = costs.peak_bytes()
+    after = cost_meter.peak_bytes()
     assert before is not None
     assert after is not None
     assert 90e6 < after - before < 250e6
     del block
-    assert costs.reset_peak()
-    assert (costs.peak_bytes() or 0) < after - 50e6
+    assert cost_meter.reset_peak()
+    assert (cost_meter.peak_bytes() or 0) < after - 50e6
 
 
 def test_operations_of_a_step_are_counted() -> None:
@@ -218,7 +217,7 @@ def test_operations_of_a_step_are_counted() -> None:
     net = backbones.create(nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), image_size=16)
     method = Two(Two.Config(), net).train()
     state = torch.get_rng_state()
-    found = costs.gflops_per_image(method, Run(data="", method=Two.Config(), batch_size=4))
+    found = cost_meter.gflops_per_image(method, Run(data="", method=Two.Config(), batch_size=4))
     conv, layer = 2 * 256 * 3 * 8, 2 * 8 * 5
     assert found == pytest.approx(2 * (2 * conv + 3 * layer) / 1e9)
     assert method.training
@@ -281,7 +280,7 @@ def test_one_seed_has_the_range_of_its_test_images() -> None:
 
 def test_one_seed_shows_no_method_to_be_better() -> None:
     rows = [trained("a", 0, 0.6), trained("b", 0, 0.5), trained("c", 0, 0.59)]
-    words = advice.recommendation(rank(rows), rows, [])
+    words = summary.recommendation(rank(rows), rows, [])
     assert words.startswith("Highest score on these images: a")
     assert "c is not significantly different from it" in words
     assert "significantly worse" not in words
@@ -323,11 +322,11 @@ def test_methods_that_are_not_significantly_different_are_named() -> None:
     found = rank(rows)
     assert [r.method for r in not_distinguishable(found)] == ["near"]
     assert [r.remark for r in found] == ["", "not significantly different from the best", ""]
-    words = advice.recommendation(found, rows, [])
+    words = summary.recommendation(found, rows, [])
     assert "Best on these images: a, 51.0% by k-NN (49.7% to 52.3%), after 1.0 min of training." in words
     assert "near is not significantly different from it: choose among them by time, memory or stability." in words
     assert "With 3 seeds, differences below 2.5 points are not significant here" in words
-    words = advice.recommendation(rank(rows[:3] + rows[6:]), rows[:3] + rows[6:], [])
+    words = summary.recommendation(rank(rows[:3] + rows[6:]), rows[:3] + rows[6:], [])
     assert "All others are significantly worse." in words
 
 
@@ -351,7 +350,7 @@ def test_what_the_first_protocol_does_not_distinguish_others_may() -> None:
         "not significantly different from the best by knn, worse by logistic",
         "not significantly different from the best",
     ]
-    words = advice.recommendation(found, rows, [])
+    words = summary.recommendation(found, rows, [])
     assert "b and c are not significantly different from it by k-NN. By logistic b is significantly worse: " in words
     half = studentized_range(3, 6, 0.025) / 2 * 0.01 / 3**0.5
     assert f"b {0.71 - half:.1%} to {0.71 + half:.1%}, a " in words  # two other protocols share the error rate
@@ -360,7 +359,7 @@ def test_what_the_first_protocol_does_not_distinguish_others_may() -> None:
     # where another protocol has another winner, neither is called the one to take
     rows = by_protocols("a", knn=(0.50, 0.51, 0.52), logistic=(0.70, 0.71, 0.72))
     rows += by_protocols("b", knn=(0.49, 0.50, 0.51), logistic=(0.80, 0.81, 0.82))
-    words = advice.recommendation(rank(rows), rows, [])
+    words = summary.recommendation(rank(rows), rows, [])
     assert "By logistic b is significantly better: " in words
     assert "Choose by the protocol that is nearest to what the features are for." in words
 
@@ -402,16 +401,16 @@ def test_what_went_wrong_is_told() -> None:
     assert "1 of 2 collapsed" in found["a"].remark
     assert "1 of 2 diverged; 1 of 2 not learning" in found["b"].remark
     assert [found[m].stable for m in "abd"] == [False, False, True]
-    words = advice.recommendation(list(found.values()), rows, [])
+    words = summary.recommendation(list(found.values()), rows, [])
     assert "Unstable: b (1 of 2 diverged, 1 of 2 not learning) and a (1 of 2 collapsed)." in words
     assert "c failed: No labels." in words
     assert "b came to its end in 1 of 2 seeds." in words
     assert "Give --seeds 3" not in words  # several were given
     assert words.startswith("Best on these images: b")
     rows = [trained("a", 0, 0.5), trained("b", 0, 0.4)]
-    assert "Give --seeds 3 before you rely" in advice.recommendation(rank(rows), rows, [])
+    assert "Give --seeds 3 before you rely" in summary.recommendation(rank(rows), rows, [])
     rows = [Training(method="c", seed=s, folder=f"c-seed{s}", status="failed", error="No labels.") for s in (0, 1)]
-    assert advice.recommendation([], rows, []) == "No method could be trained and judged. c failed: No labels."
+    assert summary.recommendation([], rows, []) == "No method could be trained and judged. c failed: No labels."
 
 
 @pytest.mark.parametrize(
@@ -430,30 +429,30 @@ def test_the_untrained_network_is_the_measure() -> None:
     rows += [trained("quick", s, 0.30 + s / 100, seconds=10) for s in range(3)]
     rows += [trained("weak", s, 0.20 + s / 100) for s in range(3)]
     before = [judged(x) for x in (0.20, 0.21, 0.22)]
-    words = advice.recommendation(rank(rows), rows, before)
+    words = summary.recommendation(rank(rows), rows, before)
     assert "The untrained network comes to 21.0% (19.7% to 22.3%)" in words
     assert "weak does not clearly beat it" in words
     assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
-    timed = advice.recommendation(rank(rows), rows, before, timed=True)
+    timed = summary.recommendation(rank(rows), rows, before, timed=True)
     assert "Most gain" not in timed  # all had the same
     assert "by time, memory" not in timed
     only = rows[6:]
-    words = advice.recommendation(rank(only), only, before)
+    words = summary.recommendation(rank(only), only, before)
     assert words.startswith(
         "No method clearly beats the untrained network, 21.0% (19.2% to 22.8%): give a larger budget"
     )
     assert "The highest score: weak, 21.0%" in words
     assert "Best" not in words
     worse = [trained("worse", s, 0.5 + s / 100) for s in range(3)]
-    assert "give a larger budget" in advice.recommendation(rank(worse), worse, [judged(1.0)] * 3)
+    assert "give a larger budget" in summary.recommendation(rank(worse), worse, [judged(1.0)] * 3)
     easy = [trained("a", s, 1.0) for s in range(3)]
-    assert "this test is too easy" in advice.recommendation(rank(easy), easy, [judged(1.0)] * 3)
+    assert "this test is too easy" in summary.recommendation(rank(easy), easy, [judged(1.0)] * 3)
 
 
 def test_a_first_that_collapsed_is_not_called_the_best() -> None:
     rows = [trained("fallen", s, 0.50 + s / 100, verdict="collapsed" if s else "learning") for s in range(3)]
     rows += [trained("sound", s, 0.40 + s / 100) for s in range(3)]
-    words = advice.recommendation(rank(rows), rows, [judged(0.1)] * 3)
+    words = summary.recommendation(rank(rows), rows, [judged(0.1)] * 3)
     assert words.startswith("fallen has the highest score, but 2 of its 3 trainings collapsed: do not choose it.")
     assert "The first that did not collapse: sound, 41.0%" in words
     assert "Best" not in words
@@ -463,14 +462,14 @@ def test_a_first_that_collapsed_is_not_called_the_best() -> None:
 def test_an_unfinished_comparison_says_so_and_makes_no_claim() -> None:
     rows = [trained("a", s, 0.60 + s / 200) for s in range(3)]
     left = [Training(method="b", seed=s, folder=f"b-seed{s}") for s in range(3)]
-    words = advice.recommendation(rank(rows + left), rows + left, [judged(0.1)])
+    words = summary.recommendation(rank(rows + left), rows + left, [judged(0.1)])
     assert words.startswith("Unfinished: 3 of 6 trainings are done. The highest score so far: a, 60.5% by k-NN")
     assert "Best" not in words
     assert "significantly worse" not in words
     left[0] = dataclasses.replace(left[0], status="failed", error="It broke.")
-    assert "3 of 6 trainings are done, 1 failed." in advice.recommendation(rank(rows + left), rows + left, [])
+    assert "3 of 6 trainings are done, 1 failed." in summary.recommendation(rank(rows + left), rows + left, [])
     left = [dataclasses.replace(t, status="failed", error="It broke.") for t in left]
-    assert advice.recommendation(rank(rows + left), rows + left, []).startswith("Best on these images: a")
+    assert summary.recommendation(rank(rows + left), rows + left, []).startswith("Best on these images: a")
 
 
 def test_who_learns_from_labels_is_told() -> None:
@@ -478,9 +477,9 @@ def test_who_learns_from_labels_is_told() -> None:
     rows += [trained("simclr", s, 0.4 + s / 100) for s in range(3)]
     found = rank(rows)
     assert [r.remark for r in found] == ["learns from labels", ""]
-    words = advice.recommendation(found, rows, [])
+    words = summary.recommendation(found, rows, [])
     assert "supcon learns from labels, which the others do not see. First without labels: simclr, 41.0%." in words
-    assert "labels" not in advice.recommendation(rank(rows[3:]), rows[3:], [])
+    assert "labels" not in summary.recommendation(rank(rows[3:]), rows[3:], [])
 
 
 @pytest.mark.parametrize(
@@ -488,13 +487,13 @@ def test_who_learns_from_labels_is_told() -> None:
 )
 def test_times_are_written_with_their_unit(seconds: float, words: str) -> None:
     rows = [trained("a", 0, 0.5, seconds=seconds)]
-    assert f"after {words} of training" in advice.recommendation(rank(rows), rows, [])
+    assert f"after {words} of training" in summary.recommendation(rank(rows), rows, [])
 
 
 def test_what_is_no_accuracy_is_called_recall() -> None:
     names = ("knn", "retrieval", "label-free")
     rows = [dataclasses.replace(trained("a", 0, 0.5), results=judged(0.5, protocols=names))]
-    head = advice.table(rank(rows), [], rows)[0]
+    head = summary.table(rank(rows), [], rows)[0]
     assert "knn %  retrieval recall@1 %  label-free recall@1 %" in head
 
 
@@ -502,8 +501,8 @@ def test_another_protocol_may_have_another_first() -> None:
     rows = [dataclasses.replace(trained(m, 0, 0.5), results=judged(x) | {"linear": judged(y)["knn"]})
             for m, x, y in (("a", 0.5, 0.6), ("b", 0.4, 0.7))]  # fmt: skip
     found = rank(rows)
-    assert "By linear b is first." in advice.recommendation(found, rows, [])
-    lines = advice.table(found, [judged(0.1, protocols=("knn", "linear"))], rows)
+    assert "By linear b is first." in summary.recommendation(found, rows, [])
+    lines = summary.table(found, [judged(0.1, protocols=("knn", "linear"))], rows)
     assert lines[0].split()[:5] == ["method", "knn", "%", "linear", "%"]
     assert lines[1].split()[:4] == ["1", "a", "50.0", "60.0"]
     assert lines[3].split()[:3] == ["untrained", "10.0", "10.0"]
@@ -515,10 +514,10 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
         for share in (0.01, 0.1)
     )
     found: dict[str, dict[str, Accuracy]] = {}
-    comparing._add(found, "a", cast(Any, [few]))
+    record.add_results(found, "a", cast(Any, [few]))
     assert found == {"semi": {"a": Accuracy(0.01, 1.0, (0.0, 1.0))}}
     found = {}
-    comparing._add(found, "a", cast(Any, [few, more]))
+    record.add_results(found, "a", cast(Any, [few, more]))
     assert list(found) == ["semi 1%", "semi 10%"]
     for entry in (few, more):
         entry.settings["how"] = "logistic"
@@ -527,12 +526,12 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
         for e in (few, more)
     ]
     found = {}
-    comparing._add(found, "a", cast(Any, [few, more, *tuned]))
+    record.add_results(found, "a", cast(Any, [few, more, *tuned]))
     assert {name: tests["a"].top1 for name, tests in found.items()} == pytest.approx(
         {"semi 1%": 0.01, "semi 10%": 0.1, "semi-finetune 1%": 0.51, "semi-finetune 10%": 0.6}
     )
     with pytest.raises(ValueError, match="judged twice by semi 1%"):
-        comparing._add(found, "a", cast(Any, [few, more]))
+        record.add_results(found, "a", cast(Any, [few, more]))
 
 
 def test_a_training_is_read_back_as_it_was_written() -> None:
@@ -677,12 +676,12 @@ def run(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> tuple
 def test_all_methods_of_a_seed_begin_with_the_same_network_which_is_the_untrained_one() -> None:
     source = cast(Any, SimpleNamespace())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "with_statistics", lambda encoder, *parts, **options: encoder)
+        patch.setattr(baseline, "with_statistics", lambda encoder, *parts, **options: encoder)
         for backbone in ("test_byobnet", "test_vit"):
             run = Run(
                 data="", method=SimCLR.Config(), backbone=backbone, image_size=32, batch_size=8, workers=0, seed=3
             )
-            kept = comparing.untrained(run, source).net.state_dict()
+            kept = baseline.untrained_encoder(run, source).net.state_dict()
             methods: list[type[Method]] = [SimCLR, DINO, *([IBOT] if backbone == "test_vit" else [])]
             for method in methods:
                 settled, _ = training.resolve(dataclasses.replace(run, method=method.Config()), 40)  # type: ignore[call-arg]
@@ -720,7 +719,7 @@ def test_what_a_comparison_leaves_behind(compared: Path, labelled: Path) -> None
     assert content["recommendation"].startswith("No method clearly beats the untrained network, 100.0%")
     assert "supcon learns from labels, which the others do not see." in content["recommendation"]
     assert content["device"] == content["question"]["device"]
-    assert not (compared / comparing.SPEED).exists()
+    assert not (compared / runner.SPEED).exists()
 
 
 def test_the_same_question_does_nothing_twice(
@@ -734,7 +733,7 @@ def test_the_same_question_does_nothing_twice(
         raise AssertionError("trained or judged again")
 
     monkeypatch.setattr(training, "pretrain", refused)
-    monkeypatch.setattr(comparing, "evaluate", refused)
+    monkeypatch.setattr(runner, "evaluate", refused)
     argv = command(classed, "simclr", "ibot", "supcon", labelled=labelled, out=out, more=SHORT)
     said, _ = run(capsys, argv, 0)
     assert "ibot failed: test_byobnet cannot mask patches" in said
@@ -750,7 +749,7 @@ def test_the_same_question_does_nothing_twice(
     _, error = run(capsys, [*argv[:3], *argv[4:]], 1)
     assert "methods" in error
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "device_name", lambda: "NVIDIA T4")
+        patch.setattr(runner, "device_name", lambda: "NVIDIA T4")
         _, error = run(capsys, argv, 1)
         assert "device: cpu" in error or torch.cuda.is_available()
         assert "there, NVIDIA T4 now" in error
@@ -786,7 +785,7 @@ def test_more_seeds_and_methods_extend_it(
     before = {row[:2]: row for row in numbers(out)}
 
     def noting(run: Run, callbacks: Any = ()) -> Any:
-        if comparing.SPEED not in run.out:
+        if runner.SPEED not in run.out:
             trained.append(Path(run.out).name)
         if "vicreg" in run.out:
             raise OSError("The disk is full.")  # saves the time
@@ -851,7 +850,7 @@ def test_an_error_does_not_outlive_its_cause(
         raise RuntimeError("a judging that fails once")
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "evaluate", broken)
+        patch.setattr(runner, "evaluate", broken)
         run(capsys, argv, 0)
     assert content_of(out)["trainings"][0]["error"] == "a judging that fails once"
     run(capsys, argv, 0)
@@ -919,7 +918,7 @@ def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tm
     content["trainings"][0]["folder"] = named
     (out / "compare.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"names the folder .*, which no comparison makes"):
-        comparing._read(out / "compare.json")
+        record.read(out / "compare.json")
     assert Folder(mine).weights.is_file()
 
 
@@ -927,14 +926,14 @@ def test_a_training_that_is_replaced_takes_nothing_of_others_with_it(compared: P
     trained = compared / "simclr-seed0"
     mine = shutil.copytree(trained, tmp_path / "mine")
     (tmp_path / "linked").symlink_to(mine)
-    comparing._remove(tmp_path / "linked")
+    runner._remove(tmp_path / "linked")
     assert Folder(mine).last.is_file()
     notes = tmp_path / "simclr-seed0"  # no run, but files of a run's names
     notes.mkdir()
     (notes / "log.txt").write_text("mine")
-    comparing._remove(notes)
+    runner._remove(notes)
     assert (notes / "log.txt").read_text() == "mine"
-    comparing._remove(mine)
+    runner._remove(mine)
     assert not mine.exists()
 
 
@@ -1010,7 +1009,7 @@ def test_a_comparison_that_was_stopped_goes_on(
         return evaluate(encoder, *parts, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "evaluate", stopped)
+        patch.setattr(runner, "evaluate", stopped)
         said, _ = run(capsys, argv, 130)
     assert "the same command goes on with it" in said
     first = content_of(out)["trainings"][0]
@@ -1054,14 +1053,14 @@ def test_a_budget_of_time(
     argv = command(classed, "moco_v2", labelled=labelled, out=out, more=more)
     monkeypatch.setattr(timing, "TIMED_STEPS", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(comparing, "spent", interrupted)
+        patch.setattr(runner, "spent", interrupted)
         said, _ = run(capsys, argv, 130)
     assert said.startswith("Plan: 1 method x 2 seeds x 0.3 s = 0.6 s of training, then evaluation on 1 test\n")
     assert "Measuring the speed of moco_v2" in said
     epochs = content_of(out)["trainings"][0]["epochs"]
     assert epochs >= 1
     assert f"{counted(epochs, 'epoch')} in 0.3s" in said
-    assert not (out / comparing.SPEED).exists()
+    assert not (out / runner.SPEED).exists()
     said, _ = run(capsys, argv, 0)
     assert "Measuring" not in said  # all trainings of a method have the same epochs
     content = content_of(out)
@@ -1070,14 +1069,14 @@ def test_a_budget_of_time(
     assert all(row["seconds"] > 0 for row in content["trainings"])
     monkeypatch.setattr(timing, "WARM_STEPS", 1)
     tiny = ("--budget", "0.001s", "--seeds", "1", "--protocols", "knn", "--overwrite")
-    (out / comparing.SPEED).mkdir()
-    (out / comparing.SPEED / "mine.txt").write_text("mine")
-    killed = shutil.copytree(out / "moco_v2-seed0", out / f"{comparing.SPEED}-killed")
+    (out / runner.SPEED).mkdir()
+    (out / runner.SPEED / "mine.txt").write_text("mine")
+    killed = shutil.copytree(out / "moco_v2-seed0", out / f"{runner.SPEED}-killed")
     text = Folder(killed).run.read_text()
-    Folder(killed).run.write_text(text.replace(f"\nepochs: {epochs}\n", f"\nepochs: {comparing.MANY_EPOCHS}\n"))
+    Folder(killed).run.write_text(text.replace(f"\nepochs: {epochs}\n", f"\nepochs: {runner.MANY_EPOCHS}\n"))
     said, _ = run(capsys, command(classed, "moco_v2", labelled=labelled, out=out, more=tiny), 0)
     assert "WARNING: one epoch of moco_v2 takes longer than the budget of 0.001s" in said
-    assert [path.name for path in out.rglob("*") if comparing.SPEED in str(path)] == [comparing.SPEED, "mine.txt"]
+    assert [path.name for path in out.rglob("*") if runner.SPEED in str(path)] == [runner.SPEED, "mine.txt"]
     assert content_of(out)["trainings"][0]["epochs"] == 1
     assert "one epoch takes" in content_of(out)["ranking"][0]["remark"]
 
@@ -1129,7 +1128,7 @@ def test_a_method_that_diverges_does_not_stop_the_others(
     out, tried, pretrain = tmp_path / "out", [], training.pretrain
 
     def failing(run: Run, callbacks: Any = ()) -> Any:
-        if comparing.SPEED not in run.out:
+        if runner.SPEED not in run.out:
             tried.append(Path(run.out).name)
         if run.out.endswith("byol-seed0"):
             raise Diverged("The gradients were not finite.")

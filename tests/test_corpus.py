@@ -33,8 +33,8 @@ from support.odd_files import FORGED
 
 import lookalike
 from lookalike import backbones, cli, encoders, training
+from lookalike.commands.check import check
 from lookalike.data import BrokenImage, Source, open_maybe_labelled, open_source
-from lookalike.data.checking import check
 from lookalike.images import promote
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder, Run

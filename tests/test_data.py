@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lookalike import random
+from lookalike.commands.check import look
 from lookalike.data import (
     BrokenImage,
     Images,
@@ -42,7 +43,6 @@ from lookalike.data import (
 )
 from lookalike.data import cache as cache_module
 from lookalike.data import workers as workers_module
-from lookalike.data.checking import look
 from lookalike.data.order import Order
 from lookalike.evaluation.features import features
 from lookalike.images import pack, starts

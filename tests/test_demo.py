@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lookalike import cli, demo, load
+from lookalike import cli, load
+from lookalike.commands import demo
 from lookalike.evaluation.linear import Settings
 from lookalike.runs import Folder
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 import lookalike
 from lookalike import backbones, cli, encoders, losses, training
 from lookalike.backbones import Backbone
+from lookalike.commands import teacher_student
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Answers
-from lookalike.evaluation import protocols, side_by_side
+from lookalike.evaluation import protocols
 from lookalike.layers import Teacher
 from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
@@ -446,7 +447,7 @@ def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeyp
 @pytest.fixture(autouse=True)
 def _speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run ends with the speeds of both networks; one pass at a time is enough here."""
-    monkeypatch.setattr(side_by_side, "SECONDS", 0.0)
+    monkeypatch.setattr(teacher_student, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -718,19 +719,19 @@ def test_without_network_the_file_and_its_place_are_named(
 def test_flops_are_those_of_the_layers() -> None:
     """A 1x1 convolution of 3 to 8 channels over 16 x 16 places, and one of 8 to 4."""
     net = backbones.create(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), image_size=16)
-    assert side_by_side.gflops(net, 16) == pytest.approx(2 * 256 * (3 * 8 + 8 * 4) / 1e9)
+    assert teacher_student.gflops(net, 16) == pytest.approx(2 * 256 * (3 * 8 + 8 * 4) / 1e9)
     # attention counts: products of queries with keys, and of their shares with values
     one = vit(size=32, patch=8, dim=24)
     tokens, d = 17, 24
     block = 2 * tokens * d * (3 * d + d + 8 * d) + 4 * tokens * tokens * d
     patches = 2 * 16 * (3 * 64) * d
-    assert side_by_side.gflops(one, 32) == pytest.approx((2 * block + patches) / 1e9)
+    assert teacher_student.gflops(one, 32) == pytest.approx((2 * block + patches) / 1e9)
 
 
 def test_overlap_of_neighbours() -> None:
     torch.manual_seed(0)
     x = torch.randn(60, 8)
     turn, _ = torch.linalg.qr(torch.randn(8, 8))
-    assert side_by_side.overlap(x, 3 * x @ turn) == 1
-    assert side_by_side.overlap(x, torch.randn(60, 5)) == pytest.approx(10 / 59, abs=0.06)
-    assert side_by_side.overlap(x[:4], torch.randn(4, 5)) == 1  # of 4, 3 are everybody's neighbours
+    assert teacher_student.shared_neighbours(x, 3 * x @ turn) == 1
+    assert teacher_student.shared_neighbours(x, torch.randn(60, 5)) == pytest.approx(10 / 59, abs=0.06)
+    assert teacher_student.shared_neighbours(x[:4], torch.randn(4, 5)) == 1  # of 4, 3 are everybody's neighbours

@@ -25,10 +25,10 @@ from lookalike.evaluation import (
     features,
     fingerprint,
     interval,
-    judge,
     knn,
     linear,
     record,
+    run_protocol,
     save_features,
     with_statistics,
 )
@@ -628,7 +628,7 @@ def test_an_unknown_suffix_names_the_three(tmp_path):
 def test_judge_fills_an_entry():
     train, test = example(n=60), example(n=40, seed=1)
     made = {"image_size": 32}
-    (entry,) = judge("knn", train, test, None, 3, None, about=About(made, "abc", "def", "train/", "test/"))
+    (entry,) = run_protocol("knn", train, test, None, 3, None, about=About(made, "abc", "def", "train/", "test/"))
     expected = knn(train.features, train.labels, test.features, test.labels)
     assert (entry.protocol, entry.top1, entry.top5) == ("knn", expected.top1, expected.top5)
     assert entry.interval == interval(expected.top1, 40, 3)
@@ -645,7 +645,7 @@ def test_judge_fills_an_entry():
 def test_judge_linear_tells_how_the_rate_was_chosen(monkeypatch):
     monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", QUICK)
     train, test = example(n=60), example(n=40, seed=1)
-    (entry,) = judge("linear", train, test, 3, 0, None)
+    (entry,) = run_protocol("linear", train, test, 3, 0, None)
     expected = linear(train.features, train.labels, test.features, test.labels, settings=QUICK)
     assert (entry.top1, entry.top5, entry.classes) == (expected.top1, expected.top5, 3)
     assert entry.settings == dataclasses.asdict(QUICK)
@@ -657,9 +657,9 @@ def test_judge_linear_tells_how_the_rate_was_chosen(monkeypatch):
 
 def test_judge_refuses_what_it_cannot_judge():
     with pytest.raises(ValueError, match=r"'knm'\. Choose from knn, linear"):
-        judge("knm", example(), example(), None, 0, None)
+        run_protocol("knm", example(), example(), None, 0, None)
     with pytest.raises(ValueError, match="test images have no labels"):
-        judge("knn", example(), example(labelled=False), None, 0, None)
+        run_protocol("knn", example(), example(labelled=False), None, 0, None)
 
 
 def test_every_protocol_and_image_size_has_its_own_entry(tmp_path, labelled, monkeypatch):

@@ -19,17 +19,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lookalike
-from lookalike import backbones, classifiers, cli, encoders, finetuning, optimizers, training
+from lookalike import backbones, classifiers, cli, encoders, optimizers, training
 from lookalike.backbones import Backbone
+from lookalike.commands import finetune
+from lookalike.commands.evaluate_trained import trained_scores
+from lookalike.commands.predict import Predictions
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import open_source
-from lookalike.evaluation.semi import drawn
-from lookalike.evaluation.trained import trained_scores
+from lookalike.evaluation.few_labels import draw_rows
 from lookalike.files import file_sha256
 from lookalike.methods import FineTune, mixup
 from lookalike.methods.mixup import Mixing
 from lookalike.optim import Optim
-from lookalike.predicting import Predictions
 from lookalike.runs import Folder, Options, Run, read_run
 from lookalike.tensor_file import sha256
 from lookalike.training import checkpoints
@@ -348,7 +349,7 @@ def test_the_encoders_own_size_channels_and_normalisation(labelled: Path, tmp_pa
     asked = Run(
         data=labelled / "train", method=FineTune.Config(), backbone=small, image_size=80, out=str(tmp_path / "run")
     )
-    run = training.resolve(finetuning.prepared(asked, labelled / "test"), 32)[0]
+    run = training.resolve(finetune.prepared(asked, labelled / "test"), 32)[0]
     for backbone in (run.backbone, "resnet10t"):  # at the start, and by its name when the run is resumed
         assert training.build(dataclasses.replace(run, backbone=backbone)).backbone.stem == "small"
     assert run.method.views[0].size == 80
@@ -571,7 +572,7 @@ def test_scores_for_evaluate(
     train = open_source(labelled / "train", labelled=True)
     test = open_source(labelled / "test", labelled=True, classes=train.classes)
     said: list[str] = []
-    rows = None if share is None else drawn(train.labels, share, 0, 0)  # type: ignore[arg-type]
+    rows = None if share is None else draw_rows(train.labels, share, 0, 0)  # type: ignore[arg-type]
     found = trained_scores(
         model, train, test, frozen=frozen, epochs=3, rows=rows, batch_size=8, say=lambda line: said.append(line)
     )
@@ -590,10 +591,10 @@ def test_scores_for_evaluate(
 
 def test_a_share_of_the_labels_is_balanced_and_drawn_by_its_seed() -> None:
     labels = torch.tensor([0] * 10 + [2] * 4 + [1] * 1)
-    found = drawn(labels, 0.3, seed=0, draw=0)
+    found = draw_rows(labels, 0.3, seed=0, draw=0)
     assert labels[found].bincount().tolist() == [3, 1, 1]
-    assert torch.equal(found, drawn(labels, 0.3, seed=0, draw=0))
-    others = [drawn(labels, 0.3, seed, draw).tolist() for seed, draw in ((0, 1), (1, 0))]
+    assert torch.equal(found, draw_rows(labels, 0.3, seed=0, draw=0))
+    others = [draw_rows(labels, 0.3, seed, draw).tolist() for seed, draw in ((0, 1), (1, 0))]
     assert found.tolist() not in others
 
 
@@ -659,7 +660,9 @@ def test_commands_that_are_refused_with_one_message(
     argv = ["finetune", "--resume", "--out", str(tuned), "--mixup", "0.5"]
     assert "mixup: 0.0 in the run, 0.5 now" in failing(capsys, argv, 1)
     with pytest.raises(ValueError, match=r"FineTune\.Config"):
-        finetuning.train_and_judge(Run(data=data[0], method=lookalike.methods.SimCLR.Config(), out=str(tmp_path / "r")))
+        finetune.train_and_evaluate(
+            Run(data=data[0], method=lookalike.methods.SimCLR.Config(), out=str(tmp_path / "r"))
+        )
     with pytest.raises(ValueError, match=r"Use lookalike\.finetune"):
         FineTune(FineTune.Config(), network())
     assert not (tmp_path / "r").exists()

@@ -83,3 +83,20 @@ def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:
 
 def test_the_folder_of_a_run_knows_no_method_but_by_name() -> None:
     assert {name for name in needed("lookalike.runs.folder") if name.startswith("methods")} == {"methods.table"}
+
+
+COMMANDS = [name for name in MODULES if name.startswith("lookalike.commands")]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMANDS - {"lookalike", "lookalike.cli"}))
+def test_commands_are_the_top_floor(module: str) -> None:
+    """The command line alone imports them; the tables of `lookalike` and `lookalike.evaluation` name them as texts."""
+    assert not imports(module) & {*COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "module", sorted(m for m in MODULES if m.startswith(("lookalike.commands.", "lookalike.evaluation.")))
+)
+def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
+    above = {name for each in imports(module) for name in needed(each)}
+    assert module.removeprefix("lookalike.") not in above

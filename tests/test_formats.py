@@ -492,7 +492,7 @@ def test_large_images_take_little_more_than_their_pixels_and_print_nothing(tmp_p
     (tmp_path / "larger.png").write_bytes(content[:8] + head + content[33:])
     script = """
 from pathlib import Path
-from lookalike.data.checking import _look
+from lookalike.commands.check import _look
 from lookalike.data import BrokenImage, decode
 from lookalike.images import levels, moments
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -49,3 +50,37 @@ def test_what_0_1_had_in_optim_is_found_there() -> None:
         assert vars(optimizers)[name] is getattr(optim, name)
     with pytest.raises(AttributeError, match="has no attribute 'builds'"):
         optim.builds  # noqa: B018
+
+
+def test_evaluation_brings_along_what_is_used_of_it() -> None:
+    assert not {"torch", "lookalike.commands", "lookalike.runs"} & imported("import lookalike.evaluation")
+    found = imported("from lookalike.evaluation import knn")
+    assert not {"lookalike.commands", "lookalike.encoders", "lookalike.methods", "lightning"} & found
+
+
+def test_commands_of_evaluation_bring_along_no_lightning() -> None:
+    """Half a second and more, which only the protocols that train need."""
+    found = imported(
+        "from lookalike import embed, evaluate, predict, show\nfrom lookalike.evaluation import label_free"
+    )
+    assert "lookalike.commands.evaluate" in found
+    assert not {"lightning", "lookalike.training"} & found
+
+
+def test_names_of_evaluation_are_functions_whatever_modules_are_imported() -> None:
+    from lookalike import evaluation
+
+    assert evaluation.knn is sys.modules["lookalike.evaluation.knn"].knn
+    assert evaluation.few_labels is sys.modules["lookalike.evaluation.few_labels"].few_labels
+    for name in evaluation.__all__:
+        assert not isinstance(getattr(evaluation, name), ModuleType)
+    with pytest.raises(AttributeError, match="has no attribute 'knns'"):
+        evaluation.knns  # noqa: B018
+
+
+def test_what_0_1_had_in_evaluation_is_found_there() -> None:
+    from lookalike import evaluation
+
+    assert evaluation.judge is evaluation.run_protocol
+    assert evaluation.measures is evaluation.classification_metrics
+    assert evaluation.Measures is evaluation.Metrics

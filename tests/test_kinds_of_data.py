@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lookalike
 from lookalike import cli
+from lookalike.commands.check import look
+from lookalike.commands.finetune import finetune
 from lookalike.data import BrokenImage, Source, open_maybe_labelled, open_source
-from lookalike.data.checking import look
-from lookalike.finetuning import finetune
 from lookalike.methods import SimCLR
 from lookalike.runs import Folder
 

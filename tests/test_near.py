@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lookalike import cli
+from lookalike.commands.check import Split, check, duplicates, look
 from lookalike.data import open_source
-from lookalike.data.checking import Split, check, duplicates, look
 from lookalike.data.near import NEAR_HASH, PARTNERS, _candidates, _hashes, near_pairs, thumbnail
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # which measures what is tested here

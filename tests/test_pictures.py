@@ -12,9 +12,10 @@ from PIL import Image
 from support import tiny
 from torch import Tensor
 
-from lookalike import cli, encoders, pictures
+from lookalike import cli, encoders
 from lookalike.backbones import create
-from lookalike.pictures import CELL, _coarse, attention_maps, heat, otsu, patch_colours
+from lookalike.commands import show
+from lookalike.commands.show import CELL, _coarse, attention_maps, heat, otsu, patch_colours
 from lookalike.runs import Folder
 
 
@@ -47,7 +48,7 @@ def test_every_picture_through_the_command(
         assert (out / name).is_file()
     assert f"Next: lookalike evaluate {vit}" in said
     heads = create("test_vit").net.blocks[-1].attn.num_heads
-    for name, columns in (("attention", 2 + heads), ("pca", 3), ("neighbours", 1 + pictures.NEIGHBOURS)):
+    for name, columns in (("attention", 2 + heads), ("pca", 3), ("neighbours", 1 + show.NEIGHBOURS)):
         assert pixels(out / f"{name}.png").shape == (3 * (CELL + 1) - 1, columns * (CELL + 1) - 1, 3)
     first = pixels(out / "attention.png")
     assert cli.main(command) == 1
@@ -59,7 +60,7 @@ def test_every_picture_through_the_command(
 
 
 def test_one_picture_alone_and_a_larger_image(vit: Path, photos: Path, tmp_path: Path) -> None:
-    files = pictures.show(vit, photos, out=tmp_path / "out", what=["pca"], count=2, image_size=64)
+    files = show.show(vit, photos, out=tmp_path / "out", what=["pca"], count=2, image_size=64)
     assert [f.name for f in files] == ["pca.png"] == [f.name for f in (tmp_path / "out").iterdir()]
 
 
@@ -74,9 +75,9 @@ def test_a_cnn_has_no_attention_to_show(photos: Path, tmp_path: Path, capsys: py
 
 
 def test_neighbours_are_the_nearest_by_cosine(vit: Path, photos: Path, tmp_path: Path) -> None:
-    pictures.show(vit, photos, out=tmp_path, what=["neighbours"], count=2)
+    show.show(vit, photos, out=tmp_path, what=["neighbours"], count=2)
     rows = list(csv.DictReader((tmp_path / "neighbours.csv").open()))
-    assert len(rows) == 2 * pictures.NEIGHBOURS
+    assert len(rows) == 2 * show.NEIGHBOURS
     from lookalike import embed
 
     made = embed(vit, photos)
@@ -169,7 +170,7 @@ def test_heat_rises_from_black_to_pale() -> None:
 )
 def test_what_cannot_be_shown(vit: Path, photos: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        pictures.show(vit, photos, out=tmp_path / "out", **options)
+        show.show(vit, photos, out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -178,21 +179,21 @@ def test_broken_images_are_passed_over(vit: Path, photos: Path, tmp_path: Path) 
     folder.mkdir()
     for i, file in enumerate(sorted(photos.rglob("*.jpg"))[:4]):
         (folder / f"{i}.jpg").write_bytes(file.read_bytes() if i % 2 else b"no image")
-    pictures.show(vit, folder, out=tmp_path / "out")
+    show.show(vit, folder, out=tmp_path / "out")
     assert pixels(tmp_path / "out" / "pca.png").shape[0] == 2 * (CELL + 1) - 1
     for file in folder.glob("[13].jpg"):
         file.write_bytes(b"none either")
     with pytest.raises(ValueError, match="None of the 4 images could be read"):
-        pictures.show(vit, folder, out=tmp_path / "out", overwrite=True)
+        show.show(vit, folder, out=tmp_path / "out", overwrite=True)
 
 
 def test_one_image_has_no_neighbours(vit: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(next(photos.rglob("*.jpg")).read_bytes())
     with pytest.raises(ValueError, match="One image alone has no neighbours"):
-        pictures.show(vit, tmp_path / "images", out=tmp_path / "out", what=["neighbours"])
+        show.show(vit, tmp_path / "images", out=tmp_path / "out", what=["neighbours"])
     said: list[str] = []
-    files = pictures.show(vit, tmp_path / "images", out=tmp_path / "out", say=said.append)
+    files = show.show(vit, tmp_path / "images", out=tmp_path / "out", say=said.append)
     assert [f.name for f in files] == ["attention.png", "pca.png"]
     assert any("neighbours: left out. One image alone has no neighbours" in line for line in said)
 
@@ -200,13 +201,13 @@ def test_one_image_has_no_neighbours(vit: Path, photos: Path, tmp_path: Path) ->
 def test_a_table_that_is_there_is_not_replaced(vit: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "neighbours.csv").write_text("mine")
     with pytest.raises(FileExistsError, match=r"neighbours\.csv exists"):
-        pictures.show(vit, photos, out=tmp_path)
+        show.show(vit, photos, out=tmp_path)
     assert (tmp_path / "neighbours.csv").read_text() == "mine"
 
 
 def test_images_of_one_channel(photos: Path, tmp_path: Path) -> None:
     grey = saved(tmp_path / "grey", "test_vit", channels=1)
-    files = pictures.show(grey, photos, out=tmp_path / "out", count=2)
+    files = show.show(grey, photos, out=tmp_path / "out", count=2)
     assert len(files) == 4
     shown = pixels(files[0])[:CELL, :CELL]
     assert np.array_equal(shown[..., 0], shown[..., 1])
@@ -223,7 +224,7 @@ def test_pictures_are_replaced_together_or_not_at_all(
     def fails(*args: object, **options: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(pictures, "features", fails)
+    monkeypatch.setattr(show, "features", fails)
     argv = ["show", str(vit), str(photos), "--out", str(out), "--workers", "0", "--count", "2", "--overwrite"]
     assert cli.main(argv) == 1
     assert "error: out of memory" in capsys.readouterr().err
@@ -235,12 +236,12 @@ def test_pictures_are_replaced_together_or_not_at_all(
 def test_maps_of_few_patches_are_called_coarse_with_a_size_that_makes_finer_ones(photos: Path, tmp_path: Path) -> None:
     made = create(tiny.VIT, image_size=24).eval()  # 3 x 3 patches
     said: list[str] = []
-    pictures.show(made, photos, out=tmp_path / "few", what=["pca"], count=2, say=said.append)
+    show.show(made, photos, out=tmp_path / "few", what=["pca"], count=2, say=said.append)
     (line,) = [each for each in said if "coarse" in each]
     found = re.fullmatch(r"3 x 3 patches of an image make coarse maps: --image-size (\d+) makes finer ones\.", line)
     assert found
     said.clear()
-    pictures.show(made, photos, out=tmp_path / "many", what=["pca"], count=2, image_size=int(found[1]), say=said.append)
+    show.show(made, photos, out=tmp_path / "many", what=["pca"], count=2, image_size=int(found[1]), say=said.append)
     assert not [each for each in said if "coarse" in each]
     fixed = create("swin_tiny_patch4_window7_224", image_size=224).eval()
     assert _coarse(fixed, 7, 7, 224).endswith(

@@ -121,7 +121,7 @@ NOUNS = {"images", "epochs", "classes", "channels", "steps", "seeds", "tensors",
 NO_COUNTS = {
     ("features.py", "len(source)"),  # of a digest, which must not change
     ("protocols.py", "which"),
-    ("words.py", "value"),  # no number
+    ("labels.py", "value"),  # no number
     ("demo.py", "parts['train']"),
 }
 """Files and values before a noun that are no counts, or none of one."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders, training
 from lookalike.backbones import Backbone
+from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.evaluation import (
     FROZEN,
@@ -27,31 +28,30 @@ from lookalike.evaluation import (
     Entry,
     Features,
     Few,
+    classification_metrics,
     embed,
     evaluate,
     evaluate_features,
     interval,
     interval_of_draws,
-    judge,
     knn,
     label_free,
     load_features,
     logistic,
-    measures,
     record,
     retrieve,
+    run_protocol,
     save_features,
 )
-from lookalike.evaluation.doubts import doubts, missing_classes, swapped
+from lookalike.evaluation.extractor import Extractor, untrained
+from lookalike.evaluation.few_labels import draw_rows, listed_rows
+from lookalike.evaluation.label_checks import label_warning, missing_classes, swapped
 from lookalike.evaluation.linear import DINOV2, Settings, _train
 from lookalike.evaluation.logistic import PENALTIES
-from lookalike.evaluation.measures import pooled
+from lookalike.evaluation.metrics import pooled
 from lookalike.evaluation.neighbours import tied
-from lookalike.evaluation.reading import Reader, untrained
 from lookalike.evaluation.retrieval import RANKS, _expected
-from lookalike.evaluation.semi import drawn, listed
 from lookalike.methods.simclr import SimCLR
-from lookalike.pictures import show
 from lookalike.runs import Folder, Run
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -101,7 +101,7 @@ def test_measures_meet_a_slow_loop(n: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     shares = torch.randn(n, classes, generator=generator, dtype=torch.float64).mul(2).softmax(1)
     labels = torch.randint(classes, (n,), generator=generator)
-    found = measures(shares, labels)
+    found = classification_metrics(shares, labels)
     top1, per_class, confusion, ece = slow_measures(shares.tolist(), labels.tolist())
     assert found.top1 == pytest.approx(top1)
     assert found.per_class == pytest.approx(per_class)
@@ -112,20 +112,20 @@ def test_measures_meet_a_slow_loop(n: int, classes: int, seed: int) -> None:
 
 def test_a_row_that_is_no_number_is_wrong() -> None:
     shares = torch.tensor([[0.9, 0.1], [float("nan"), 0.5]])
-    found = measures(shares, torch.tensor([0, 0]))
+    found = classification_metrics(shares, torch.tensor([0, 0]))
     assert (found.top1, found.per_class, found.confusion) == (0.5, [0.5, None], [[0, 0, 1]])
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 2]), torch.tensor([0, -1]), torch.tensor([0])])
 def test_measures_refuse_labels_that_do_not_fit(labels: Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
-        measures(torch.full((2, 2), 0.5), labels)
+        classification_metrics(torch.full((2, 2), 0.5), labels)
 
 
 def test_several_draws_are_pooled() -> None:
     labels = torch.tensor([0, 0, 1])
-    one = measures(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), labels)
-    two = measures(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), labels)
+    one = classification_metrics(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), labels)
+    two = classification_metrics(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), labels)
     both = pooled([one, two])
     assert both.top1 == pytest.approx((1 + 1 / 3) / 2)
     assert both.per_class == [0.75, 0.5]
@@ -175,13 +175,13 @@ def test_a_perfect_encoder_has_all_and_a_random_one_chance() -> None:
         for side in (blobs(800, 0, 0), blobs(400, 0, 1))
     ]
     for protocol in FROZEN:
-        for entry in judge(protocol, *perfect, 4, 0, None):
+        for entry in run_protocol(protocol, *perfect, 4, 0, None):
             assert entry.top1 == 1.0, protocol
             assert entry.interval == interval(1.0, 40, 0)
-        for entry in judge(protocol, *noise, 4, 0, None):
+        for entry in run_protocol(protocol, *noise, 4, 0, None):
             assert abs(entry.top1 - 0.25) < 0.08, protocol
             assert entry.interval[0] < 0.25 < entry.interval[1]
-    (found,) = judge("retrieval", *perfect, 4, 0, None)
+    (found,) = run_protocol("retrieval", *perfect, 4, 0, None)
     assert found.measures == {"map": 1.0}
 
 
@@ -191,7 +191,7 @@ def test_shuffled_labels_are_at_chance() -> None:
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     mixed = dataclasses.replace(test, labels=test.labels[order])
     for protocol in ("knn", "linear", "logistic", "retrieval"):
-        (entry,) = judge(protocol, train, mixed, 4, 0, None)
+        (entry,) = run_protocol(protocol, train, mixed, 4, 0, None)
         assert abs(entry.top1 - 0.25) < 0.08, protocol
 
 
@@ -199,7 +199,7 @@ def test_shuffled_labels_are_at_chance() -> None:
 def test_entries_say_all_that_was_measured() -> None:
     train, test = blobs(200, 0.5, 0), blobs(100, 0.5, 1)
     for protocol in ("knn", "linear", "logistic"):
-        (entry,) = judge(protocol, train, test, 4, 0, None)
+        (entry,) = run_protocol(protocol, train, test, 4, 0, None)
         assert entry.class_names == list(NAMES)
         assert sum(n for *_, n in entry.confusion) == 100
         hits = sum(n for a, b, n in entry.confusion if a == b)
@@ -214,15 +214,15 @@ def test_entries_say_all_that_was_measured() -> None:
 @pytest.mark.usefixtures("quick")
 def test_several_seeds_of_the_linear_probe() -> None:
     train, test = blobs(200, 0.7, 0), blobs(100, 0.7, 1)
-    (both,) = judge("linear", train, test, 4, 3, None, seeds=2)
-    each = [judge("linear", train, test, 4, seed, None)[0] for seed in (3, 4)]
+    (both,) = run_protocol("linear", train, test, 4, 3, None, seeds=2)
+    each = [run_protocol("linear", train, test, 4, seed, None)[0] for seed in (3, 4)]
     assert both.accuracies == [e.top1 for e in each]
     assert both.top1 == pytest.approx(np.mean(both.accuracies))
     assert both.deviation == pytest.approx(np.std(both.accuracies, ddof=1))
     assert both.settings["seeds"] == 2
     assert both.history == each[0].history
     with pytest.raises(ValueError, match="seeds is 0"):
-        judge("linear", train, test, 4, 3, None, seeds=0)
+        run_protocol("linear", train, test, 4, 3, None, seeds=0)
 
 
 def test_logistic_is_the_best_penalty_on_held_out_images() -> None:
@@ -280,7 +280,7 @@ def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_semi_has_an_entry_for_each_share_and_for_a_list(tmp_path: Path) -> None:
     train, test = blobs(400, 0.3, 0), blobs(100, 0.3, 1)
-    one, ten = judge("semi", train, test, 4, 0, None)
+    one, ten = run_protocol("semi", train, test, 4, 0, None)
     assert [(e.settings["share"], e.train_images, len(e.accuracies)) for e in (one, ten)] == [
         (0.01, 4, 10),
         (0.1, 40, 10),
@@ -295,15 +295,15 @@ def test_semi_has_an_entry_for_each_share_and_for_a_list(tmp_path: Path) -> None
     assert "about 10 labels per class" in ten.line()
     file = tmp_path / "1percent.txt"
     file.write_text("".join(f"{Path(train.names[i]).name}\n" for i in range(4)))
-    (given,) = judge("semi", train, test, 4, 0, None, few=Few(rows=listed(file, train.names), sha256="s"))
+    (given,) = run_protocol("semi", train, test, 4, 0, None, few=Few(rows=listed_rows(file, train.names), sha256="s"))
     assert (given.train_images, given.settings["list_sha256"], given.deviation) == (4, "s", None)
 
 
 def test_draws_are_balanced() -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [3] * 10)
-    found = drawn(labels, 0.1, 0, 0)
+    found = draw_rows(labels, 0.1, 0, 0)
     assert labels[found].bincount().tolist() == [5, 3, 0, 1]
-    assert not torch.equal(found, drawn(labels, 0.1, 0, 1))
+    assert not torch.equal(found, draw_rows(labels, 0.1, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -314,14 +314,14 @@ def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> N
     file = tmp_path / "list.txt"
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
-        listed(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"])
+        listed_rows(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"])
     with pytest.raises(FileNotFoundError, match="is not there"):
-        listed(tmp_path / "none.txt", ["a"])
+        listed_rows(tmp_path / "none.txt", ["a"])
     file.write_text("b/same.jpg\n/data/train/b/other.jpg\nb/same.jpg\n")
-    assert listed(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"]).tolist() == [1, 2]
+    assert listed_rows(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"]).tolist() == [1, 2]
     file.write_text("cat/1.jpg\n")
     with pytest.raises(ValueError, match="names no image"):
-        listed(file, ["dog/1.jpg"])
+        listed_rows(file, ["dog/1.jpg"])
 
 
 # ---------------------------------------------------------------- doubtful labels
@@ -330,10 +330,10 @@ def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> N
 def test_names_in_another_order_are_found() -> None:
     train, test = blobs(400, 0.2, 0), blobs(100, 0.2, 1)
     turned = dataclasses.replace(test, labels=(test.labels + 1) % 4)
-    said = doubts(train, turned)
+    said = label_warning(train, turned)
     assert "in different orders" in said
     assert "'bee' look like 'ant'" in said
-    assert doubts(train, test) == ""
+    assert label_warning(train, test) == ""
 
 
 def test_a_hard_class_is_no_mistake_and_hides_none() -> None:
@@ -349,10 +349,10 @@ def test_rows_in_another_order_are_found() -> None:
     train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     mixed = dataclasses.replace(test, labels=test.labels[order])
-    assert "labels of TEST do not go with its images" in doubts(train, mixed)
-    assert "labels of TRAIN do not go with its images" in doubts(mixed, train)
+    assert "labels of TEST do not go with its images" in label_warning(train, mixed)
+    assert "labels of TRAIN do not go with its images" in label_warning(mixed, train)
     far = dataclasses.replace(test, features=test.features.roll(4, 1))
-    assert "do not fit together" in doubts(train, far)
+    assert "do not fit together" in label_warning(train, far)
 
 
 def test_many_shuffled_classes_are_found() -> None:
@@ -366,9 +366,9 @@ def test_many_shuffled_classes_are_found() -> None:
         return Features(x, labels, [], torch.arange(len(labels)), [])
 
     train, test = clusters(12, 0), clusters(10, 1)
-    assert doubts(train, test) == ""
+    assert label_warning(train, test) == ""
     mixed = dataclasses.replace(test, labels=test.labels[torch.randperm(len(test.labels))])
-    assert "labels of TEST do not go with" in doubts(train, mixed)
+    assert "labels of TEST do not go with" in label_warning(train, mixed)
 
 
 @pytest.mark.parametrize("noise", [0.6, 100.0])  # a fair encoder, and one that knows nothing
@@ -384,7 +384,7 @@ def test_honest_labels_are_not_doubted(kind: str, noise: float) -> None:
         train = blobs(20_000, noise, 0)
     elif kind == "one shot":
         train = blobs(4, noise, 0)
-    assert doubts(train, test) == ""
+    assert label_warning(train, test) == ""
 
 
 def test_classes_without_images_are_named() -> None:
@@ -433,7 +433,7 @@ def test_saved_features_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["evaluate", "--features", *map(str, files), "--protocols", "knn", "semi", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())
     assert [row["protocol"] for row in rows] == ["knn", "semi", "semi"]
-    (expected,) = judge("knn", train, test, None, 0, None)
+    (expected,) = run_protocol("knn", train, test, None, 0, None)
     assert rows[0]["top1"] == expected.top1
     assert "Wrote" in capsys.readouterr().out
     (alone,) = evaluate_features(files[0], protocols=["knn"])
@@ -603,7 +603,7 @@ def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lookalike.evaluation.keeping.Kept.keep", full)
+    monkeypatch.setattr("lookalike.evaluation.feature_cache.FeatureCache.save", full)
     said: list[str] = []
     (entry,) = evaluate(run, labelled / "train", labelled / "test", protocols=["knn"], say=said.append)
     assert entry.train_images == 32
@@ -690,7 +690,7 @@ def test_wrongly_ordered_labels_are_reported(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("pool", ["average", "class+average", "last4"])
 def test_parts_of_a_transformer_stand_for_an_image(pool: str) -> None:
-    from lookalike.evaluation.reading import _Part
+    from lookalike.evaluation.extractor import _Part
 
     model = backbones.create("test_vit", image_size=32).eval()
     if pool == "last4":
@@ -865,7 +865,7 @@ def test_files_that_cannot_be_judged(tmp_path: Path, capsys: pytest.CaptureFixtu
     broken = dataclasses.replace(train, features=train.features * float("nan"))
     for protocol in ("semi", "logistic", "linear", "retrieval", "knn"):
         with pytest.raises(ValueError, match="not finite"):
-            judge(protocol, broken, test, 4, 0, None)
+            run_protocol(protocol, broken, test, 4, 0, None)
     assert cli.main(["evaluate", "--features", str(names[0]), "--protocols", "knn"]) == 0
     assert "Nothing was written" in capsys.readouterr().out
     assert cli.main(["evaluate", "--features", str(names[0]), "--image-size", "64"]) == 2
@@ -917,14 +917,14 @@ def test_more_hits_never_have_a_lower_interval() -> None:
 def test_an_exact_name_is_not_ambiguous(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("a/x.jpg\n")
-    assert listed(file, ["b/a/x.jpg", "a/x.jpg"]).tolist() == [1]
+    assert listed_rows(file, ["b/a/x.jpg", "a/x.jpg"]).tolist() == [1]
 
 
 def test_classes_that_train_lacks_are_no_doubt_about_the_others() -> None:
     train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
     known = (train.labels < 2).nonzero()[:, 0]
     few = dataclasses.replace(train, features=train.features[known], labels=train.labels[known])
-    assert doubts(few, test) == ""
+    assert label_warning(few, test) == ""
 
 
 def test_the_commands_defaults_are_the_functions() -> None:
@@ -1054,11 +1054,11 @@ def test_the_lowest_class_is_shown_and_top_5_where_five_are_not_most_of_the_clas
     for classes, shown in ((4, False), (6, False), (9, False), (10, True)):
         names = tuple(f"kind {n}" for n in range(classes))
         train, test = (named_blobs(names, seed) for seed in (0, 1))
-        for entry in judge("knn", train, test, classes, 0, None):
+        for entry in run_protocol("knn", train, test, classes, 0, None):
             worst = min(range(classes), key=lambda n: (entry.per_class[n], names[n]))
             assert f"  lowest class {names[worst]} {entry.per_class[worst]:.1%}  " in entry.line()
             assert ("top-5" in entry.line()) == shown
-    (found,) = judge("retrieval", train, test, 10, 0, None)
+    (found,) = run_protocol("retrieval", train, test, 10, 0, None)
     assert "recall@5" in found.line()
     assert found.lowest(1) == ""
 
@@ -1095,8 +1095,8 @@ def test_an_untrained_baseline_has_the_statistics_of_the_training_images(labelle
     assert all(part.running_mean.abs().max() > 0 for part in norms)
 
 
-def reader_of(model: backbones.Backbone) -> Reader:
-    return Reader(model, image_size=None, pool="pooled", batch_size=8, workers=0, keep=False, say=print)
+def reader_of(model: backbones.Backbone) -> Extractor:
+    return Extractor(model, image_size=None, pool="pooled", batch_size=8, workers=0, keep=False, say=print)
 
 
 def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,14 +17,15 @@ from hypothesis import given as tried
 from hypothesis import strategies as st
 from PIL import Image
 
-from lookalike import cli, recommendation
-from lookalike.catalogue import table
+from lookalike import cli
+from lookalike.commands import recommendation
+from lookalike.commands.catalogue import table
+from lookalike.commands.check import look
+from lookalike.commands.recommendation import LONGEST, RULES, SIZES, Facts, Given, Recommendation, at_speed, recommended
 from lookalike.data import open_maybe_labelled
-from lookalike.data.checking import look
 from lookalike.data.order import Order
 from lookalike.durations import seconds_of, spoken
 from lookalike.methods import SELF_SUPERVISED
-from lookalike.recommendation import LONGEST, RULES, SIZES, Facts, Given, Recommendation, at_speed, recommended
 from lookalike.runs import Folder, Run
 from lookalike.training import stages, timing
 from lookalike.training.timing import Speed

@@ -13,12 +13,13 @@ from PIL import Image
 from support import tiny
 from support.files import png, tiff
 
-from lookalike import cli, pictures
+from lookalike import cli
+from lookalike.commands import show
+from lookalike.commands.report import projection
 from lookalike.data import BrokenImage, Loader, decode, limits, open_source, remarks
 from lookalike.data.decoding import kind_of
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.images import levels
-from lookalike.reporting import embedding_map
 from lookalike.runs import Folder
 from lookalike.views import black_and_white
 
@@ -422,7 +423,7 @@ def test_a_training_advises_what_it_does_not_do_yet(tmp_path: Path, capfd: pytes
     seen = np.asarray(Image.open(out / "views.png", formats=["PNG"]))
     assert np.ptp(seen[:32, :32]) > 200
     assert seen[:32, :32].mean() > 80
-    pictures.show(out, tmp_path, out=tmp_path / "show", what=["neighbours"], count=2)
+    show.show(out, tmp_path, out=tmp_path / "show", what=["neighbours"], count=2)
     seen = np.asarray(Image.open(tmp_path / "show/neighbours.png", formats=["PNG"]))
     assert seen[:120, :120].mean() > 80
     # and a run that starts from weights for other brightness is told to scale, from its own nothing
@@ -436,8 +437,8 @@ def test_thumbnails_of_dim_images_can_be_seen(tmp_path: Path, monkeypatch: pytes
         (tmp_path / f"{i}.png").write_bytes(DIM["uint16"]())
     (tmp_path / "broken.png").write_bytes(b"x")
     drawn: list[Image.Image] = []
-    monkeypatch.setattr(embedding_map, "data_uri", lambda image, quality: drawn.append(image) or "")
-    embedding_map.sheets(open_source(tmp_path, channels=1), list(range(7)), 16)
+    monkeypatch.setattr(projection, "data_uri", lambda image, quality: drawn.append(image) or "")
+    projection.sheets(open_source(tmp_path, channels=1), list(range(7)), 16)
     tiles = np.asarray(drawn[0])[:16, : 16 * 7]
     assert tiles[:, : 16 * 6].mean() > 80
     assert (tiles[:, 16 * 6 :] == 0x88).all()

@@ -533,10 +533,12 @@ def _there_already(place: Place) -> None:
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("lookalike.evaluation.side_by_side.SECONDS", 0.0)
+    monkeypatch.setattr("lookalike.commands.teacher_student.SECONDS", 0.0)
     monkeypatch.setattr("lookalike.training.timing.WARM_STEPS", 1)
     monkeypatch.setattr("lookalike.training.timing.TIMED_STEPS", 1)
-    monkeypatch.setattr("lookalike.comparing.costs.gc.collect", lambda: 0)  # seconds in a process of many tests
+    monkeypatch.setattr(
+        "lookalike.commands.compare.cost_meter.gc.collect", lambda: 0
+    )  # seconds in a process of many tests
 
 
 @pytest.mark.parametrize("case", REMEDIES)

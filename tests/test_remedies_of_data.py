@@ -37,11 +37,11 @@ from support.files import png, tiff
 from support.place import Place
 
 import lookalike
+from lookalike.commands.evaluate_trained import trained_scores
 from lookalike.data import decode, open_source, statistics
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.data.teacher_cache import Answers
-from lookalike.evaluation.trained import trained_scores
 from lookalike.runs import Options
 from lookalike.training import model, resolved
 

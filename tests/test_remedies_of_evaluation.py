@@ -43,15 +43,15 @@ from lookalike.evaluation import (
     evaluate_features,
     features,
     few_labels,
-    judge,
     label_free,
     load_features,
     record,
+    run_protocol,
     save_features,
 )
-from lookalike.evaluation.doubts import doubts
+from lookalike.evaluation.few_labels import listed_rows
+from lookalike.evaluation.label_checks import label_warning
 from lookalike.evaluation.neighbours import nearest
-from lookalike.evaluation.semi import listed
 from lookalike.places import check_logger, check_suffix
 from lookalike.runs import Folder
 from lookalike.training import model
@@ -79,7 +79,7 @@ def elsewhere() -> Features:
 
 
 def judged(protocol: str = "knn", train: Features | None = None, test: Features | None = None) -> object:
-    return judge(protocol, train or blobs(), test or blobs(seed=1), None, 0, None)
+    return run_protocol(protocol, train or blobs(), test or blobs(seed=1), None, 0, None)
 
 
 def nan(features: Features) -> Features:
@@ -160,17 +160,17 @@ def taken(option: str, value: str, *path: str) -> object:
 
 CALLS = {
     "labels in another order": call(
-        lambda p: doubts(blobs(), blobs(labels=[1, 2, 3, 0], seed=1)), r"Check the order of the classes\.$",
-        lambda p, found: doubts(blobs(), blobs(seed=1)),
+        lambda p: label_warning(blobs(), blobs(labels=[1, 2, 3, 0], seed=1)), r"Check the order of the classes\.$",
+        lambda p, found: label_warning(blobs(), blobs(seed=1)),
     ),
     "labels that are shuffled": call(
-        lambda p: doubts(blobs(400), shuffled(blobs(400, seed=1))), r"Check the order of labels and images",
-        lambda p, found: doubts(blobs(400), blobs(400, seed=1)),
+        lambda p: label_warning(blobs(400), shuffled(blobs(400, seed=1))), r"Check the order of labels and images",
+        lambda p, found: label_warning(blobs(400), blobs(400, seed=1)),
     ),
     "test images of another kind": call(
-        lambda p: doubts(blobs(400), moved_classes()),
+        lambda p: label_warning(blobs(400), moved_classes()),
         r"Check that both are images of one kind, and the order of their classes",
-        lambda p, found: doubts(blobs(400), blobs(400, seed=1)),
+        lambda p, found: label_warning(blobs(400), blobs(400, seed=1)),
     ),
     "features under another suffix": call(
         lambda p: load_features(written(b"x", p.out / "a.txt")),
@@ -318,14 +318,14 @@ CALLS = {
         lambda p, found: few(share=float(found[1]), draws=int(found[2])),
     ),
     "a list of no images": call(
-        lambda p: listed(listing(p.out / "list.txt", ""), ["a/0.png"]),
+        lambda p: listed_rows(listing(p.out / "list.txt", ""), ["a/0.png"]),
         r"names no image\. Give the name of a labelled image per line",
-        lambda p, found: listed(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
+        lambda p, found: listed_rows(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
     ),
     "a list that is not there": call(
-        lambda p: listed(p.out / "none.txt", ["a/0.png"]),
+        lambda p: listed_rows(p.out / "none.txt", ["a/0.png"]),
         r"Give a text file with the name of a labelled image per line",
-        lambda p, found: listed(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
+        lambda p, found: listed_rows(listing(p.out / "list.txt", "a/0.png"), ["a/0.png"]),
     ),
     "features that are not finite, of a training": call(
         lambda p: verdict(p, spread=float("nan")),

@@ -37,20 +37,21 @@ from support.place import Place
 from torch.utils.data import get_worker_info
 
 import lookalike
-from lookalike import cli, demo, distilling, finetuning, training
-from lookalike.comparing.advice import recommendation, table
-from lookalike.comparing.comparison import Comparison
-from lookalike.comparing.costs import spent
-from lookalike.comparing.ranking import Accuracy, Training, rank
-from lookalike.comparing.working import _add, _Work, compare
+from lookalike import cli, training
+from lookalike.commands import demo, distill, finetune
+from lookalike.commands.compare.cost_meter import spent
+from lookalike.commands.compare.ranking import Accuracy, Training, rank
+from lookalike.commands.compare.record import add_results
+from lookalike.commands.compare.runner import _Work, compare
+from lookalike.commands.compare.spec import Comparison
+from lookalike.commands.compare.summary import recommendation, table
+from lookalike.commands.report.report import page_content, report, write
+from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
 from lookalike.files import check_writable, named, nearest_folder, not_through_links, read_json, read_text
 from lookalike.methods import get_method
-from lookalike.pictures import show
 from lookalike.places import refuse_folder
-from lookalike.reporting import writing
-from lookalike.reporting.writing import gathered, report
 from lookalike.runs import (
     Diverged,
     Folder,
@@ -61,6 +62,7 @@ from lookalike.runs import (
 from lookalike.runs.lookup import check_encoder, classifier_of, weights_of
 from lookalike.training import inputs, model, resolved, stages
 from lookalike.training import start as training_start
+from lookalike.training import timed as training_timed
 from lookalike.training.health import Remedies
 from lookalike.training.monitor import Probe
 from lookalike.training.timing import Speed
@@ -381,14 +383,14 @@ def there(p: Place, use: Callable[[], str]) -> str:
 
 def noted(run: Path) -> str:
     """What a page says where it has no map."""
-    _, content = gathered([run], None, 4, 0, lambda line: None)
+    _, content = page_content([run], None, 4, 0, lambda line: None)
     return "\n".join(content["report"]["mapNotes"])  # type: ignore[index]
 
 
 def unwritten(p: Place) -> str:
     said: list[str] = []
-    with mock.patch("lookalike.reporting.writing.rendered", side_effect=RuntimeError("no page today")):
-        writing.write(p.trained, say=said.append)
+    with mock.patch("lookalike.commands.report.report.rendered", side_effect=RuntimeError("no page today")):
+        write(p.trained, say=said.append)
     return said[0]
 
 
@@ -401,7 +403,7 @@ def only_damaged(p: Place) -> Path:
 
 def demonstrated(out: object, **options: bool) -> None:
     """The demo up to its training."""
-    with mock.patch("lookalike.demo._shown"):
+    with mock.patch("lookalike.commands.demo._shown"):
         demo.demo(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
 
 
@@ -501,7 +503,7 @@ def steady(speed: Speed, steps: int) -> Speed:
 def planned(p: Place, *options: str, steps: int = 5) -> str:
     """What is said of a training for which there is so much time."""
     with mock.patch("lookalike.training.stages.measure", lambda run, speed: steady(speed, steps)):
-        lines = timed.planned(configured_on(p, "simclr", *options), True, stages.measure).lines
+        lines = training_timed.planned(configured_on(p, "simclr", *options), True, stages.measure).lines
     return "\n".join(lines)
 
 
@@ -609,43 +611,43 @@ TRAININGS = {
         stopped, r"Go on with: ([^\n]+)", lambda p, found: pasted(f"{found[1]} --no-report")
     ),
     "an encoder that never learns": call(
-        lambda p: finetuning.prepared(tuned(p, "--unfreeze-after", "1")),
+        lambda p: finetune.prepared(tuned(p, "--unfreeze-after", "1")),
         r"Give fewer, or (--frozen) for a linear probe",
-        lambda p, found: finetuning.prepared(tuned(p, "--unfreeze-after", "0.5")),
-        lambda p, found: finetuning.prepared(tuned(p, found[1])),
+        lambda p, found: finetune.prepared(tuned(p, "--unfreeze-after", "0.5")),
+        lambda p, found: finetune.prepared(tuned(p, found[1])),
     ),
     "an encoder that rests at first, and a time": call(
-        lambda p: finetuning.prepared(tuned(p, "--unfreeze-after", "1", "--time", "1s")),
+        lambda p: finetune.prepared(tuned(p, "--unfreeze-after", "1", "--time", "1s")),
         r"Give (--epochs) in the place of --time",
-        lambda p, found: finetuning.prepared(tuned(p, "--unfreeze-after", "1", found[1], "3")),
+        lambda p, found: finetune.prepared(tuned(p, "--unfreeze-after", "1", found[1], "3")),
     ),
     "a classifier over its own encoder": call(
-        lambda p: finetuning.prepared(tuned(p, out=str(p.run), overwrite=True)),
+        lambda p: finetune.prepared(tuned(p, out=str(p.run), overwrite=True)),
         r"is the encoder's own folder\. Give another one",
-        lambda p, found: finetuning.prepared(tuned(p)),
+        lambda p, found: finetune.prepared(tuned(p)),
     ),
     "no encoder to tune": call(
-        lambda p: finetuning.prepared(tuned(p, init=None)),
+        lambda p: finetune.prepared(tuned(p, init=None)),
         r"Give ENCODER: a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME",
-        lambda p, found: finetuning.prepared(tuned(p)),
-        lambda p, found: finetuning.prepared(tuned(p, "--encoder-backbone", tiny.CNN, init=str(p.weights))),
+        lambda p, found: finetune.prepared(tuned(p)),
+        lambda p, found: finetune.prepared(tuned(p, "--encoder-backbone", tiny.CNN, init=str(p.weights))),
     ),
     "nothing to be judged on": call(
-        lambda p: finetuning.prepared(tuned(p), ""), r"Give TEST, a folder with the classes of TRAIN",
-        lambda p, found: finetuning.prepared(tuned(p), p.pair[1]),
+        lambda p: finetune.prepared(tuned(p), ""), r"Give TEST, a folder with the classes of TRAIN",
+        lambda p, found: finetune.prepared(tuned(p), p.pair[1]),
     ),
     "a module whose size is not known": call(
-        lambda p: finetuning.prepared(tuned(p, init=None, backbone=Net(), image_size=None)),
+        lambda p: finetune.prepared(tuned(p, init=None, backbone=Net(), image_size=None)),
         r"A module of your own does not say which images it is for\. Give (image_size)",
-        lambda p, found: finetuning.prepared(tuned(p, init=None, backbone=Net(), **{found[1]: 32})),
+        lambda p, found: finetune.prepared(tuned(p, init=None, backbone=Net(), **{found[1]: 32})),
     ),
     "another method to be tuned by": call(
-        lambda p: finetuning.train_and_judge(configured_on(p, "simclr", "--hidden-dim", "8")),
+        lambda p: finetune.train_and_evaluate(configured_on(p, "simclr", "--hidden-dim", "8")),
         r"FineTune\.Config, and the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),
     "another method to be taught by": call(
-        lambda p: distilling.distill(configured_on(p, "simclr", "--hidden-dim", "8")),
+        lambda p: distill.distill(configured_on(p, "simclr", "--hidden-dim", "8")),
         r"Distill\.Config, and the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),
@@ -723,7 +725,7 @@ def asked(p: Place, **more: object) -> Comparison:
 def compared(p: Place, **more: object) -> str:
     said = StringIO()
     # what is on its heap is no part of a training's memory; to find it takes seconds in a process of many tests
-    with redirect_stdout(said), mock.patch("lookalike.comparing.costs.gc.collect"):
+    with redirect_stdout(said), mock.patch("lookalike.commands.compare.cost_meter.gc.collect"):
         compare(asked(p, **more))
     return said.getvalue()
 
@@ -735,7 +737,11 @@ class Begun(Exception):
 def begun(p: Place, **more: object) -> str:
     """What a comparison says until it begins to measure and to train."""
     said = StringIO()
-    with redirect_stdout(said), mock.patch("lookalike.comparing.working._Work.do", side_effect=Begun), suppress(Begun):
+    with (
+        redirect_stdout(said),
+        mock.patch("lookalike.commands.compare.runner._Work.do", side_effect=Begun),
+        suppress(Begun),
+    ):
         compare(asked(p, **more))
     return said.getvalue()
 
@@ -947,7 +953,7 @@ def judged_twice(*shares: float) -> object:
         for share in shares
     ]
     found: dict[str, dict[str, Accuracy]] = {}
-    _add(found, "test", entries)
+    add_results(found, "test", entries)
     return None
 
 

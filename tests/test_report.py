@@ -19,8 +19,8 @@ from PIL import Image
 import lookalike
 from lookalike import cli, encoders, marks
 from lookalike.backbones import create
-from lookalike.reporting import embedding_map, gathering, judgements, maps, writing
-from lookalike.reporting.page import embedded, finite, rendered
+from lookalike.commands.report import evaluation_data, gallery, projection, report, run_data
+from lookalike.commands.report.html import embedded, finite, rendered
 from lookalike.runs import Folder
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -105,9 +105,9 @@ def test_a_page_passes_over_damaged_rows_and_believes_the_weights(
     folder.metrics.write_text("".join([first, "junk\n", '{"loss": 1}\n', *rest]))
     card = json.loads(folder.card.read_text())
     folder.card.write_text(json.dumps(card | {"epochs": 1.0, "sha256": "0" * 64}))
-    found = gathering.run_content(twin, "twin")
+    found = run_data.run_content(twin, "twin")
     assert "metrics.jsonl holds 2 damaged rows, which are left out." in capsys.readouterr().err
-    assert found["curves"] == gathering.run_content(run, "run")["curves"]
+    assert found["curves"] == run_data.run_content(run, "run")["curves"]
     assert {fact["label"]: fact["value"] for fact in found["facts"]}["Epochs"] == "2 of 2"
 
 
@@ -117,7 +117,7 @@ def test_a_page_of_a_comparison_shows_no_folder_outside_of_it(run: Path, tmp_pat
     (tmp_path / "compared").mkdir()
     for method, named in (("mine", "../mine-seed0"), ("../mine", None), ("mine", str(tmp_path / "mine-seed0"))):
         found = {"trainings": [{"method": method, "seed": 0, "folder": named}]}
-        assert writing._trainings(tmp_path / "compared", found) == {}
+        assert report._trainings(tmp_path / "compared", found) == {}
 
 
 def test_a_page_asks_nothing_of_a_network(run: Path, tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_images_of_a_relative_path_say_where_it_counts_from(
 
 def test_write_never_raises(tmp_path: Path, run: Path) -> None:
     said: list[str] = []
-    assert writing.write(tmp_path / "none", say=said.append) is None
+    assert report.write(tmp_path / "none", say=said.append) is None
     assert "WARNING     no report was written (FileNotFoundError" in said[0]
-    assert writing.write(run, say=said.append) == run / "report.html"
+    assert report.write(run, say=said.append) == run / "report.html"
     assert said[1].startswith(f"Wrote {run / 'report.html'}")
 
 
@@ -276,7 +276,7 @@ def test_trainings_end_with_a_page_unless_told_not_to(
     def fails(*args: object, **options: object) -> None:
         raise RuntimeError("no page today")
 
-    monkeypatch.setattr(writing, "report", fails)
+    monkeypatch.setattr(report, "report", fails)
     assert cli.main([*argv, str(tmp_path / "c")]) == 0
     assert "no report was written (RuntimeError: no page today)" in capsys.readouterr().out
 
@@ -509,12 +509,12 @@ def test_odd_trainings_and_rankings_of_a_comparison_leave_a_page(run: Path, tmp_
 def test_long_curves_keep_their_ends_and_spikes() -> None:
     points = [(float(i), 1.0) for i in range(50_000)]
     points[777], points[31_000] = (777.0, 9.0), (31_000.0, -9.0)
-    kept = gathering.thinned(points)
-    assert len(kept) <= gathering.POINTS_OF_A_CURVE
+    kept = run_data.thinned(points)
+    assert len(kept) <= run_data.POINTS_OF_A_CURVE
     assert [kept[0], kept[-1]] == [points[0], points[-1]]
     assert {points[777], points[31_000]} <= set(kept)
     assert kept == sorted(kept)
-    assert gathering.thinned(points[:900]) == points[:900]
+    assert run_data.thinned(points[:900]) == points[:900]
 
 
 def test_curves_leave_out_what_is_not_finite_and_know_the_epoch() -> None:
@@ -523,26 +523,28 @@ def test_curves_leave_out_what_is_not_finite_and_know_the_epoch() -> None:
         {"step": 10, "epoch": 0, "loss": None, "lr": 0.1, "skipped": 0},
         {"step": 14, "epoch": 1, "loss": 2.0, "lr": 0.2, "skipped": 0, "verdict": "learning"},
     ]
-    found = gathering.curves(rows)
+    found = run_data.curves(rows)
     assert found["perEpoch"] == 14
     assert found["series"]["loss"] == {"x": [14], "y": [2.0]}
     assert set(found["series"]) == {"loss", "lr", "knn_top1"}
-    assert gathering.curves([]) == {"perEpoch": None, "series": {}}
+    assert run_data.curves([]) == {"perEpoch": None, "series": {}}
 
 
 def test_confusions_come_most_often_first() -> None:
     triples = [(0, 0, 5.0), (0, 1, 2.0), (1, 0, 4.0), (1, 1, 1.0), (2, 1, 2.0)]
-    assert judgements.confused(triples) == [(1, 0, 4, 5), (0, 1, 2, 7), (2, 1, 2, 2)]
-    names = [f"class {i}" for i in range(judgements.MATRIX_CLASSES + 1)]
+    assert evaluation_data.confused(triples) == [(1, 0, 4, 5), (0, 1, 2, 7), (2, 1, 2, 2)]
+    names = [f"class {i}" for i in range(evaluation_data.MATRIX_CLASSES + 1)]
     entry = {"protocol": "knn", "top1": 0.5, "class_names": names, "confusion": [*map(list, triples)]}
-    (shown,) = judgements.evaluations([entry])
+    (shown,) = evaluation_data.evaluations([entry])
     assert shown["confusion"] == []
     assert len(shown["pairs"]) == 3
 
 
 def test_confusions_of_several_draws_are_means() -> None:
     entry = {"protocol": "semi", "top1": 0.5, "class_names": ["a", "b"], "confusion": [[0, 0, 15], [0, 1, 5]]}
-    (shown,) = judgements.evaluations([entry | {"accuracies": [0.5] * 10, "deviation": 0.03, "interval": [0.4, 0.6]}])
+    (shown,) = evaluation_data.evaluations(
+        [entry | {"accuracies": [0.5] * 10, "deviation": 0.03, "interval": [0.4, 0.6]}]
+    )
     assert shown["confusion"] == [(0, 0, 1.5), (0, 1, 0.5)]
     assert shown["pairs"] == [(0, 1, 0.5, 2.0)]
     assert [shown["interval"], shown["deviation"], shown["draws"]] == [[0.4, 0.6], 0.03, 10]
@@ -550,7 +552,7 @@ def test_confusions_of_several_draws_are_means() -> None:
 
 def test_entries_of_before_read_on() -> None:
     entry = {"protocol": "knn", "top1": 0.5, "top5": 0.9, "interval": [0.4, 0.6], "settings": {"k": 20}, "classes": 3}
-    (shown,) = judgements.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
+    (shown,) = evaluation_data.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
     assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k 20", []]
     assert [shown["test_images"], shown["figures"], shown["date"]] == [None, [], ""]
 
@@ -558,7 +560,7 @@ def test_entries_of_before_read_on() -> None:
 def test_odd_fields_of_an_entry_are_left_out() -> None:
     odd = {"interval": [0.4, math.nan], "confusion": [[0, 7, 1], "x"], "calibration": {"ece": math.nan}, "top5": "x",
            "per_class": [0.5, "x"], "class_names": None, "settings": [], "accuracies": None, "history": 5}  # fmt: skip
-    (shown,) = judgements.evaluations([{"protocol": "knn", "top1": 0.5} | odd])
+    (shown,) = evaluation_data.evaluations([{"protocol": "knn", "top1": 0.5} | odd])
     assert [shown["interval"], shown["confusion"], shown["top5"]] == [None, [], None]
     assert shown["calibration"] == {"ece": None, "bins": []}
     assert shown["per_class"] == [0.5, None]
@@ -569,7 +571,7 @@ def test_figures_that_are_no_accuracy_have_their_own_words() -> None:
     old = {"retrieval": 0.95, "alignment": 0.4, "effective_rank": 40.0, "new": 1.5}  # as version 0.1 wrote them
     free = {"protocol": "label-free", "top1": 0.95}
     measures = old | {"recognition": 0.98}
-    found = judgements.evaluations(
+    found = evaluation_data.evaluations(
         [retrieval | {"measures": {"map": 0.41}}, free | {"measures": old}, free | {"measures": measures}]
     )
     first, second, third = ([(f["title"], f["value"]) for f in entry["figures"]] for entry in found)
@@ -583,34 +585,34 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_oneself() -> None:
     torch.manual_seed(0)
     x = torch.randn(30, 5)
     x[1] = x[0] * 3  # the same direction
-    found = embedding_map.neighbours(x)
+    found = projection.neighbours(x)
     unit = (x / x.norm(dim=1, keepdim=True)).numpy()
     for i, row in enumerate(found):
         cosines = unit @ unit[i]
         cosines[i] = -2
         np.testing.assert_allclose(cosines[row], np.sort(cosines)[::-1][:8], atol=1e-6)
     assert found[0, 0] == 1
-    assert embedding_map.neighbours(x[:3]).shape == (3, 2)
+    assert projection.neighbours(x[:3]).shape == (3, 2)
 
 
 def test_a_map_puts_groups_apart_and_stays_in_its_square() -> None:
     torch.manual_seed(0)
     kinds = torch.arange(90) % 3
     x = torch.eye(3, 16)[kinds] * 4 + torch.randn(90, 16) * 0.3
-    place = embedding_map.placed(x)
+    place = projection.placed(x)
     assert place.xy.dtype == np.float32
     assert np.abs(place.xy).max() == pytest.approx(1, abs=1e-6)
     distance = ((place.xy[:, None] - place.xy[None]) ** 2).sum(2) + np.eye(90) * 9
     assert (kinds.numpy()[distance.argmin(1)] == kinds.numpy()).mean() > 0.95
-    groups = embedding_map.clusters(x, 3)
+    groups = projection.clusters(x, 3)
     assert len({(int(k), int(g)) for k, g in zip(kinds, groups)}) == 3
-    np.testing.assert_array_equal(place.xy, embedding_map.placed(x).xy)  # the same again
+    np.testing.assert_array_equal(place.xy, projection.placed(x).xy)  # the same again
 
 
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_a_map_of_few_images(count: int) -> None:
     torch.manual_seed(0)
-    xy = embedding_map.placed(torch.randn(count, 7)).xy
+    xy = projection.placed(torch.randn(count, 7)).xy
     assert xy.shape == (count, 2)
     assert np.isfinite(xy).all()
 
@@ -625,23 +627,23 @@ def test_a_map_of_few_images(count: int) -> None:
 )
 def test_what_cannot_be_mapped(features: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        embedding_map.placed(features)
+        projection.placed(features)
 
 
 def test_sheets_hold_every_image_in_its_place(tmp_path: Path) -> None:
-    for i in range(embedding_map.COLUMNS + 2):
-        Image.new("RGB", (60, 80), (0, 200, 0) if i == embedding_map.COLUMNS else (200, 0, 0)).save(
+    for i in range(projection.COLUMNS + 2):
+        Image.new("RGB", (60, 80), (0, 200, 0) if i == projection.COLUMNS else (200, 0, 0)).save(
             tmp_path / f"{i:03}.png"
         )
     (tmp_path / "000.png").write_bytes(b"went away")
-    source = maps.source_of(tmp_path, create("test_byobnet", channels=3, image_size=32))
-    made: Any = embedding_map.sheets(source, list(range(len(source))), 32)
+    source = gallery.source_of(tmp_path, create("test_byobnet", channels=3, image_size=32))
+    made: Any = projection.sheets(source, list(range(len(source))), 32)
     (url,) = made["urls"]
     header, data = url.split(",", 1)
     assert header == "data:image/webp;base64"
     (tmp_path / "sheet.webp").write_bytes(base64.b64decode(data))
     sheet = np.asarray(Image.open(tmp_path / "sheet.webp").convert("RGB")).astype(int)
-    assert sheet.shape == (64, embedding_map.COLUMNS * 32, 3)
+    assert sheet.shape == (64, projection.COLUMNS * 32, 3)
     assert np.ptp(sheet[16, 16]) < 20  # grey: the broken one
     assert sheet[16, 48].argmax() == 0
     assert sheet[48, 16].argmax() == 1  # the first of the second row

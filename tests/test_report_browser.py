@@ -15,7 +15,7 @@ from PIL import Image
 from test_report import HOSTILE, comparison, content_of, made_run
 
 import lookalike
-from lookalike.reporting.page import rendered
+from lookalike.commands.report.html import rendered
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402

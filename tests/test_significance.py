@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.comparing import advice
-from lookalike.comparing.ranking import Accuracy, Training, rank
-from lookalike.comparing.significance import ERROR_RATE, Floats, SeedNoise, significant, studentized_range
+from lookalike.commands.compare import summary
+from lookalike.commands.compare.ranking import Accuracy, Training, rank
+from lookalike.commands.compare.significance import ERROR_RATE, Floats, SeedNoise, significant, studentized_range
 
 COMPARISONS = 4000
 CELLS = [(methods, seeds) for methods in (2, 3, 5, 10, 14) for seeds in (2, 3, 5)]
@@ -125,7 +125,7 @@ def test_the_ranking_says_what_these_functions_say() -> None:
         even = {r.method for r in ranking[1:] if r.remark == "not significantly different from the best"}
         assert even == {f"m{i:02}" for i in np.flatnonzero(~worse)} - {ranking[0].method}
         assert {r.method for r in ranking if r.high >= ranking[0].low} <= even | {ranking[0].method}
-        words = advice.recommendation(ranking, rows, [])
+        words = summary.recommendation(ranking, rows, [])
         assert ("All others are significantly worse." in words) == (not even)
 
 

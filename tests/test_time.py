@@ -15,8 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from test_distributed import Training
 from torch import nn
 
-from lookalike import backbones, cli, finetuning, training
-from lookalike.comparing.comparison import Comparison
+from lookalike import backbones, cli, training
+from lookalike.commands import finetune
+from lookalike.commands.compare.spec import Comparison
 from lookalike.core import Progress
 from lookalike.durations import epochs_that_fit, seconds_of, spoken
 from lookalike.methods import FineTune, SimCLR
@@ -145,7 +146,7 @@ def test_frozen_epochs_are_compared_with_what_the_time_comes_to(
 def test_an_encoder_that_rests_at_first_cannot_be_timed(tmp_path: Path) -> None:
     run = Run(data="x", method=FineTune.Config(unfreeze_after=1), init="x", time="1h", out=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="Give --epochs in the place of --time"):
-        finetuning.prepared(run, "x")
+        finetune.prepared(run, "x")
 
 
 def test_a_comparison_takes_no_time() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lookalike import cli, training
-from lookalike.evaluation import side_by_side
+from lookalike.commands import teacher_student
 from lookalike.tensor_file import sha256
 
 
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     training.Pretraining = Telling  # type: ignore[misc]
     cli._write_report = lambda folder, workers: None
-    side_by_side.SECONDS = 0.0  # a student's speed and its teacher's at a glance
+    teacher_student.SECONDS = 0.0  # a student's speed and its teacher's at a glance
     for argv in json.loads(Path(sys.argv[1]).read_text()):
         if (code := cli.main(argv)) != 0:
             print(f"rank {os.environ['RANK']}: exit code {code} of {argv}", file=sys.stderr)

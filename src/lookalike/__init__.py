@@ -7,17 +7,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .comparing.comparison import Comparison as Comparison
-    from .comparing.working import compare as compare
-    from .distilling import distill as distill
+    from .commands.compare.runner import compare as compare
+    from .commands.compare.spec import Comparison as Comparison
+    from .commands.distill import distill as distill
+    from .commands.embed import embed as embed
+    from .commands.evaluate import evaluate as evaluate
+    from .commands.finetune import finetune as finetune
+    from .commands.plot import plot as plot
+    from .commands.predict import predict as predict
+    from .commands.report.report import report as report
+    from .commands.show import show as show
     from .encoders import load as load
-    from .evaluation import embed as embed
-    from .evaluation import evaluate as evaluate
-    from .finetuning import finetune as finetune
-    from .pictures import show as show
-    from .plotting import plot as plot
-    from .predicting import predict as predict
-    from .reporting.writing import report as report
     from .runs import Collapsed as Collapsed
     from .runs import Diverged as Diverged
     from .runs import Result as Result
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from .training import pretrain as pretrain
 
 _HOMES = {
-    "Collapsed": "runs", "Comparison": "comparing.comparison", "Diverged": "runs", "Result": "runs", "Run": "runs",
-    "compare": "comparing.working", "distill": "distilling", "embed": "evaluation", "evaluate": "evaluation",
-    "finetune": "finetuning", "load": "encoders", "plot": "plotting", "predict": "predicting", "pretrain": "training",
-    "report": "reporting.writing", "show": "pictures",
+    "Collapsed": "runs", "Comparison": "commands.compare.spec", "Diverged": "runs", "Result": "runs", "Run": "runs",
+    "compare": "commands.compare.runner", "distill": "commands.distill", "embed": "commands.embed",
+    "evaluate": "commands.evaluate", "finetune": "commands.finetune", "load": "encoders", "plot": "commands.plot",
+    "predict": "commands.predict", "pretrain": "training", "report": "commands.report.report",
+    "show": "commands.show",
 }  # fmt: skip
 
 __all__ = [

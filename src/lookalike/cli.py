@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
 from . import processes
-from .comparing.comparison import Comparison
+from .commands.compare.spec import Comparison
 from .files import check_writable, nearest_folder, read_json
 from .foreign import is_tag
 from .image_options import Alpha
@@ -848,9 +848,9 @@ def _train(run: Run, with_report: bool) -> None:
     verb = METHODS[method_name(run.method)].verb
     train: Callable[[Run], object]
     if verb == "distill":
-        from .distilling import distill as train
+        from .commands.distill import distill as train
     elif verb == "finetune":
-        from .finetuning import train_and_judge as train
+        from .commands.finetune import train_and_evaluate as train
     else:
         from .training import pretrain as train
 
@@ -864,7 +864,7 @@ def _train(run: Run, with_report: bool) -> None:
 
 
 def _write_report(folder: str, workers: int) -> None:
-    from .reporting.writing import write
+    from .commands.report.report import write
 
     write(folder, workers=workers, say=Folder(folder).say)
 
@@ -878,7 +878,7 @@ def predict(argv: list[str]) -> None:
     check_suffix(path, PREDICTED)
     classifier_of(options.classifier)
     check_images(options.data)
-    from .predicting import predict as tell
+    from .commands.predict import predict as tell
 
     _imported()
 
@@ -935,7 +935,7 @@ def views(argv: list[str]) -> None:
 
 def demo(argv: list[str]) -> None:
     options = _parse(Demo, argv, "demo")
-    from .demo import demo as show
+    from .commands.demo import demo as show
 
     _imported()
 
@@ -954,8 +954,8 @@ def evaluate(argv: list[str]) -> None:
         check_writable(Path(target))
         if Path(target).is_file():  # it is added to
             open(target, "rb").close()
-    from .evaluation import evaluate as judge
-    from .evaluation import evaluate_features
+    from .commands.evaluate import evaluate as judge
+    from .commands.evaluate_features import evaluate_features
 
     _imported()
 
@@ -1031,8 +1031,8 @@ def compare(argv: list[str]) -> None:
     for weights in (asked.init, asked.teacher):
         if weights is not None:
             check_encoder(weights)
-    from .comparing.working import FILE
-    from .comparing.working import compare as rank
+    from .commands.compare.record import FILE
+    from .commands.compare.runner import compare as rank
 
     _imported()
 
@@ -1055,7 +1055,7 @@ def embed(argv: list[str]) -> None:
     check_encoder(options.encoder)
     check_backbones(options.encoder_backbone)
     check_images(options.data)
-    from .evaluation import embed as write
+    from .commands.embed import embed as write
 
     _imported()
 
@@ -1082,7 +1082,7 @@ def show(argv: list[str]) -> None:
     check_backbones(options.encoder_backbone)
     check_images(options.data)
     check_writable(Path(options.out) / "neighbours.csv")
-    from .pictures import show as draw
+    from .commands.show import show as draw
 
     _imported()
 
@@ -1104,7 +1104,7 @@ def report(argv: list[str]) -> None:
         if not holds_run(folder) and not (folder / "compare.json").is_file():
             raise no_run(folder)
     check_images(*([] if options.images is None else [options.images]))
-    from .reporting.writing import report as write
+    from .commands.report.report import report as write
 
     _imported()
 
@@ -1129,7 +1129,7 @@ def plot(argv: list[str]) -> None:
         raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
     _check_runs(options.runs)
     check_suffix(options.out, PLOTTED)
-    from .plotting import plot as draw
+    from .commands.plot import plot as draw
 
     _imported()
 
@@ -1179,9 +1179,9 @@ def check(argv: list[str]) -> None:
         if file is not None:
             check_writable(Path(file), name)
     check_images(options.data, *([] if options.test is None else [options.test]))
-    from . import recommendation
+    from .commands import recommendation
+    from .commands.check import check as look
     from .data import open_maybe_labelled
-    from .data.checking import check as look
     from .files import atomic, write_json
 
     _imported()
@@ -1235,7 +1235,7 @@ def show_list(argv: list[str]) -> None:
         for name in methods:
             say(f"{name:<14} {METHODS[name].line}")
         return
-    from .catalogue import catalogue, chosen, installed, lines, measure, table
+    from .commands.catalogue import catalogue, chosen, installed, lines, measure, table
 
     known = catalogue()
     found = chosen(known, pattern=options.pattern, small=options.small, order=options.sort)

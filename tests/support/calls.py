@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from lookalike import cli
 from lookalike.backbones import Backbone, create
+from lookalike.commands.check import Checked, check
 from lookalike.data import Loader, open_maybe_labelled, open_source
-from lookalike.data.checking import Checked, check
 from lookalike.methods import get_method
 from lookalike.runs import Run
 from lookalike.views import View

@@ -1,48 +1,77 @@
-"""How good frozen features are: protocols as functions of features and labels, and their record `evaluation.json`."""
+"""How good frozen features are: protocols as functions of features and labels, and their record `evaluation.json`.
 
-from .features import Features, features, fingerprint, load_features, save_features, with_statistics
-from .judging import PROTOCOLS, embed, evaluate, evaluate_features, label_free
-from .knn import KNN, knn
-from .linear import Linear, Settings, linear
-from .logistic import Logistic, logistic
-from .measures import Measures, interval, interval_of_change, interval_of_draws, measures
-from .protocols import FROZEN, About, Few, judge
-from .records import Entry, record
-from .retrieval import Retrieval, retrieve
-from .semi import FewLabels, few_labels
+The names below are imported when they are first used. `embed`, `evaluate`, `evaluate_features` and `label_free`, which
+begin with an encoder and images or files, are commands.
+"""
 
-__all__ = [
-    "FROZEN",
-    "KNN",
-    "PROTOCOLS",
-    "About",
-    "Entry",
-    "Features",
-    "Few",
-    "FewLabels",
-    "Linear",
-    "Logistic",
-    "Measures",
-    "Retrieval",
-    "Settings",
-    "embed",
-    "evaluate",
-    "evaluate_features",
-    "features",
-    "few_labels",
-    "fingerprint",
-    "interval",
-    "interval_of_change",
-    "interval_of_draws",
-    "judge",
-    "knn",
-    "label_free",
-    "linear",
-    "load_features",
-    "logistic",
-    "measures",
-    "record",
-    "retrieve",
-    "save_features",
-    "with_statistics",
-]
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .feature_files import load_features as load_features
+    from .feature_files import save_features as save_features
+    from .features import Features as Features
+    from .features import features as features
+    from .features import fingerprint as fingerprint
+    from .features import with_statistics as with_statistics
+    from .few_labels import FewLabels as FewLabels
+    from .few_labels import few_labels as few_labels
+    from .knn import KNN as KNN
+    from .knn import knn as knn
+    from .linear import Linear as Linear
+    from .linear import Settings as Settings
+    from .linear import linear as linear
+    from .logistic import Logistic as Logistic
+    from .logistic import logistic as logistic
+    from .metrics import Metrics as Metrics
+    from .metrics import classification_metrics as classification_metrics
+    from .metrics import interval as interval
+    from .metrics import interval_of_change as interval_of_change
+    from .metrics import interval_of_draws as interval_of_draws
+    from .protocols import FROZEN as FROZEN
+    from .protocols import About as About
+    from .protocols import Few as Few
+    from .protocols import run_protocol as run_protocol
+    from .records import Entry as Entry
+    from .records import record as record
+    from .retrieval import Retrieval as Retrieval
+    from .retrieval import retrieve as retrieve
+
+_HOMES = {
+    "FROZEN": "evaluation.protocols", "KNN": "evaluation.knn", "PROTOCOLS": "commands.evaluation_request",
+    "About": "evaluation.protocols", "Entry": "evaluation.records", "Features": "evaluation.features",
+    "Few": "evaluation.protocols", "FewLabels": "evaluation.few_labels", "Linear": "evaluation.linear",
+    "Logistic": "evaluation.logistic", "Metrics": "evaluation.metrics", "Retrieval": "evaluation.retrieval",
+    "Settings": "evaluation.linear", "classification_metrics": "evaluation.metrics", "embed": "commands.embed",
+    "evaluate": "commands.evaluate", "evaluate_features": "commands.evaluate_features",
+    "features": "evaluation.features", "few_labels": "evaluation.few_labels", "fingerprint": "evaluation.features",
+    "interval": "evaluation.metrics", "interval_of_change": "evaluation.metrics",
+    "interval_of_draws": "evaluation.metrics", "knn": "evaluation.knn", "label_free": "commands.evaluate_label_free",
+    "linear": "evaluation.linear", "load_features": "evaluation.feature_files", "logistic": "evaluation.logistic",
+    "record": "evaluation.records", "retrieve": "evaluation.retrieval", "run_protocol": "evaluation.protocols",
+    "save_features": "evaluation.feature_files", "with_statistics": "evaluation.features",
+}  # fmt: skip
+_RENAMED = {"Measures": "Metrics", "judge": "run_protocol", "measures": "classification_metrics"}
+"""Names of version 0.1."""
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    name = _RENAMED.get(name, name)
+    if name in _HOMES:
+        return importlib.import_module(f"lookalike.{_HOMES[name]}").__dict__[name]
+    raise AttributeError(f"module 'lookalike.evaluation' has no attribute '{name}'")
+
+
+class _Evaluation(ModuleType):
+    """This module, in which a function such as `knn` is not hidden by the module of its name once that is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Evaluation

@@ -90,7 +90,7 @@ def linear(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Linear:
-    """Trains a linear classifier by SGD on frozen features and judges it on the test images, once, after the last step.
+    """Trains a linear classifier by SGD on frozen features, and evaluates it once on the test images, at the end.
 
     All learning rates are trained side by side without a class-balanced, seeded tenth of the training images. The one
     that does best on that tenth (of equal ones, that with the lowest cross-entropy there) is trained again on all.

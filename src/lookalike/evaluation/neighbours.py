@@ -1,7 +1,7 @@
 """The nearest rows of a bank of features by cosine: exact, in blocks, on any device.
 
 On a CPU each thread multiplies some queries with the bank, block by block, and keeps the k largest similarities of each
-(`heaps`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
+(`topk`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
 divided by after the product. Elsewhere, and without Numba, torch does the same with `topk`.
 """
 
@@ -182,7 +182,7 @@ def _compiled(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
 def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -> tuple[np.ndarray, np.ndarray]:
     """What one thread does: similarities and places, both (Q, k)."""
     from ..numba_cache import first_call
-    from .heaps import invert_lengths, keep_largest
+    from .topk import invert_lengths, keep_largest
 
     best = np.full((len(queries), k), -np.inf, np.float32)
     places = np.zeros((len(queries), k), np.int64)

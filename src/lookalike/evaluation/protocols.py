@@ -1,4 +1,4 @@
-"""The protocols that judge features: from features and labels to entries of `evaluation.json`."""
+"""The protocols that evaluate features: from features and labels to entries of `evaluation.json`."""
 
 import dataclasses
 import time
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .features import Features
+from .few_labels import DRAWS, INVERSE_PENALTY, SHARES, few_labels
 from .knn import knn
-from .linear import DINOV2, linear
+from .linear import DINOV2, Linear, linear
 from .logistic import HELD_OUT, ITERATIONS, logistic
-from .measures import Measures, interval, interval_of_draws, measures, pooled
+from .metrics import Metrics, classification_metrics, interval, interval_of_draws, pooled
 from .records import Entry
 from .retrieval import retrieve
-from .semi import DRAWS, INVERSE_PENALTY, SHARES, few_labels
 
 FROZEN = {
     "knn": "weighted votes of the 20 nearest training images",
@@ -26,7 +26,7 @@ FROZEN = {
     "semi": "logistic regression with 1 % and 10 % of the labels, drawn ten times",
     "retrieval": "recall@k and mAP of test images that look for training images of their class",
 }
-"""What `judge` knows: protocols that need nothing but features."""
+"""What `run_protocol` knows: protocols that need nothing but features."""
 
 
 PROGRESS = {"knn": ("test images", "images"), "linear": ("steps", "steps"), "logistic": ("regressions", "fits"),
@@ -36,7 +36,7 @@ PROGRESS = {"knn": ("test images", "images"), "linear": ("steps", "steps"), "log
 
 @dataclass(frozen=True)
 class About:
-    """What is recorded beside a judgement."""
+    """What is recorded beside an evaluation."""
 
     made: Mapping[str, object] = field(default_factory=dict)
     """How the features were made: it joins the protocol's constants in `Entry.settings`."""
@@ -59,7 +59,7 @@ class Few:
     """Of that list."""
 
 
-def judge(
+def run_protocol(
     protocol: str,
     train: Features,
     test: Features,
@@ -72,7 +72,7 @@ def judge(
     few: Few | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Entry]:
-    """Judges features by one of `FROZEN`.
+    """Evaluates features by one of `FROZEN`.
 
     Args:
         protocol: one of `FROZEN`.
@@ -100,51 +100,90 @@ def judge(
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1.")
     about = about or About()
-    data = train.features, train.labels, test.features, test.labels
-    began = time.perf_counter()
-    if protocol == "knn":
-        near = knn(*data, num_classes=num_classes, device=device, progress=progress)
-        found = [dataclasses.replace(measures(_shares(near.votes), test.labels), top5=near.top5)]
-        constants = {
-            "k": near.k,
-            "temperature": near.temperature,
-            "also": [k for k in near.accuracies if k != near.k],
-        }
-        history = [{"k": k, "top1": top1, "top5": top5} for k, (top1, top5) in near.accuracies.items()]
-    elif protocol == "linear":
-        found, history = [], []
-        for each in range(seed, seed + seeds):
-            probe = linear(
-                *data, num_classes=num_classes, seed=each, settings=DINOV2, device=device,
-                progress=_part(progress, each - seed, seeds),
-            )  # fmt: skip
-            shares = torch.addmm(probe.bias, test.features.to(probe.weight), probe.weight.T).softmax(1)
-            # the probe's own figures: on a GPU they may differ from these by rounding
-            found.append(dataclasses.replace(measures(shares, test.labels), top1=probe.top1, top5=probe.top5))
-            if each == seed:
-                history = [
-                    {"lr": lr, "held_out": top1, "chosen": lr == probe.lr} for lr, top1 in probe.held_out.items()
-                ]
-                history += [
-                    {"step": step, "loss": loss, "top1": top1, "top5": top5}
-                    for (step, loss), (_, top1, top5) in zip(probe.history, probe.curve)
-                ]
-        constants = dataclasses.asdict(DINOV2) | ({"seeds": seeds} if seeds > 1 else {})
-    elif protocol == "logistic":
-        fit = logistic(*data, num_classes=num_classes, seed=seed, progress=progress)
-        found = [measures(fit.shares, test.labels)]
-        constants = {"penalties": [*fit.held_out], "held_out": HELD_OUT, "iterations": ITERATIONS}
-        history = [{"c": c, "held_out": top1, "chosen": c == fit.inverse_penalty} for c, top1 in fit.held_out.items()]
-    elif protocol == "semi":
-        return _semi(train, test, num_classes, seed, about, few or Few(), progress)
-    else:
-        return [_retrieval(train, test, num_classes, seed, device, about)]
-    return [
-        entry(
-            protocol, found, test.labels, train_images=len(train.features), classes=_classes(test, num_classes, found),
-            settings=constants, history=history, seed=seed, seconds=time.perf_counter() - began, about=about,
-        )
-    ]  # fmt: skip
+    task = _Task(train, test, num_classes, seed, device, about or About(), seeds, few or Few(), progress)
+    return _PROTOCOLS[protocol](task)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The arguments of `run_protocol`, checked."""
+
+    train: Features
+    test: Features
+    num_classes: int | None
+    seed: int
+    device: torch.device | str | None
+    about: About
+    seeds: int
+    few: Few
+    progress: Callable[[int, int], None] | None
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def data(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features and labels of both sides."""
+        assert self.train.labels is not None
+        assert self.test.labels is not None
+        return self.train.features, self.train.labels, self.test.features, self.test.labels
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the test images."""
+        return self.data[3]
+
+    def entry(
+        self, protocol: str, found: Sequence[Metrics], constants: Mapping[str, object], history: list[dict[str, float]]
+    ) -> list[Entry]:
+        """The entry of classifiers that were trained on all training images."""
+        return [
+            entry(
+                protocol, found, self.labels, train_images=len(self.train.features),
+                classes=_classes(self.test, self.num_classes, found), settings=constants, history=history,
+                seed=self.seed, seconds=time.perf_counter() - self.began, about=self.about,
+            )
+        ]  # fmt: skip
+
+
+def _knn(task: _Task) -> list[Entry]:
+    near = knn(*task.data, num_classes=task.num_classes, device=task.device, progress=task.progress)
+    found = dataclasses.replace(classification_metrics(_shares(near.votes), task.labels), top5=near.top5)
+    constants = {"k": near.k, "temperature": near.temperature, "also": [k for k in near.accuracies if k != near.k]}
+    history = [{"k": k, "top1": top1, "top5": top5} for k, (top1, top5) in near.accuracies.items()]
+    return task.entry("knn", [found], constants, history)
+
+
+def _linear(task: _Task) -> list[Entry]:
+    found: list[Metrics] = []
+    history: list[dict[str, float]] = []
+    for n in range(task.seeds):
+        probe = linear(
+            *task.data, num_classes=task.num_classes, seed=task.seed + n, settings=DINOV2, device=task.device,
+            progress=_part(task.progress, n, task.seeds),
+        )  # fmt: skip
+        shares = torch.addmm(probe.bias, task.test.features.to(probe.weight), probe.weight.T).softmax(1)
+        metrics = classification_metrics(shares, task.labels)
+        # the probe's own figures: on a GPU they may differ from these by rounding
+        found.append(dataclasses.replace(metrics, top1=probe.top1, top5=probe.top5))
+        if n == 0:
+            history = _history(probe)
+    constants = dataclasses.asdict(DINOV2) | ({"seeds": task.seeds} if task.seeds > 1 else {})
+    return task.entry("linear", found, constants, history)
+
+
+def _history(probe: Linear) -> list[dict[str, float]]:
+    """The choice of a probe's learning rate, then its final training."""
+    choice = [{"lr": lr, "held_out": top1, "chosen": lr == probe.lr} for lr, top1 in probe.held_out.items()]
+    return choice + [
+        {"step": step, "loss": loss, "top1": top1, "top5": top5}
+        for (step, loss), (_, top1, top5) in zip(probe.history, probe.curve)
+    ]
+
+
+def _logistic(task: _Task) -> list[Entry]:
+    fit = logistic(*task.data, num_classes=task.num_classes, seed=task.seed, progress=task.progress)
+    constants = {"penalties": [*fit.held_out], "held_out": HELD_OUT, "iterations": ITERATIONS}
+    history = [{"c": c, "held_out": top1, "chosen": c == fit.inverse_penalty} for c, top1 in fit.held_out.items()]
+    return task.entry("logistic", [classification_metrics(fit.shares, task.labels)], constants, history)
 
 
 def _part(progress: Callable[[int, int], None] | None, n: int, parts: int) -> Callable[[int, int], None] | None:
@@ -152,67 +191,64 @@ def _part(progress: Callable[[int, int], None] | None, n: int, parts: int) -> Ca
     return None if progress is None else lambda done, total: progress(n * total + done, parts * total)
 
 
-def _semi(
-    train: Features, test: Features, num_classes: int | None, seed: int, about: About, few: Few,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Entry]:  # fmt: skip
-    assert train.labels is not None
-    assert test.labels is not None
-    entries = []
+def _semi(task: _Task) -> list[Entry]:
+    """An entry for each share of the labels."""
+    few, entries = task.few, []
     shares = few.shares if few.rows is None else (None,)
     for n, share in enumerate(shares):
         began = time.perf_counter()
         made = few_labels(
-            train.features, train.labels, test.features, test.labels, share=share, rows=few.rows,
-            num_classes=num_classes, draws=few.draws, seed=seed, progress=_part(progress, n, len(shares)),
+            *task.data, share=share, rows=few.rows, num_classes=task.num_classes, draws=few.draws, seed=task.seed,
+            progress=_part(task.progress, n, len(shares)),
         )  # fmt: skip
         chosen: dict[str, object] = {"share": share, "draws": few.draws} if share else {"list_sha256": few.sha256}
         entries.append(
             entry(
-                "semi", made.measured, test.labels, train_images=made.images,
-                classes=_classes(test, num_classes, made.measured),
-                settings={"how": "logistic", **chosen, "inverse_penalty": INVERSE_PENALTY}, history=[], seed=seed,
-                seconds=time.perf_counter() - began, about=about,
+                "semi", made.measured, task.labels, train_images=made.images,
+                classes=_classes(task.test, task.num_classes, made.measured),
+                settings={"how": "logistic", **chosen, "inverse_penalty": INVERSE_PENALTY}, history=[], seed=task.seed,
+                seconds=time.perf_counter() - began, about=task.about,
             )
         )  # fmt: skip
     return entries
 
 
-def _retrieval(
-    train: Features, test: Features, num_classes: int | None, seed: int, device: torch.device | str | None, about: About
-) -> Entry:
-    assert train.labels is not None
-    assert test.labels is not None
-    began = time.perf_counter()
-    made = retrieve(
-        train.features, train.labels, test.features, test.labels, num_classes=num_classes, device=device
-    )  # fmt: skip
-    queries = len(test.features) - made.alone
-    return Entry(
-        protocol="retrieval",
-        top1=made.recall[1],
-        top5=made.recall[5],
-        interval=interval(made.recall[1], queries, seed),
-        settings={**about.made, "of": "training images, by cosine"},
-        train_images=len(train.features),
-        test_images=queries,
-        classes=len(test.classes or ()) or num_classes or int(max(train.labels.max(), test.labels.max())) + 1,
-        encoder_sha256=about.encoder_sha256,
-        data_fingerprint=about.data_fingerprint,
-        seed=seed,
-        seconds=round(time.perf_counter() - began, 3),
-        date=now(),
-        history=[{"k": k, "recall": recall} for k, recall in made.recall.items()],
-        train=about.train,
-        test=about.test,
-        class_names=list(test.classes or ()),
-        measures={"map": made.mean_average_precision},
-    )
+def _retrieval(task: _Task) -> list[Entry]:
+    made = retrieve(*task.data, num_classes=task.num_classes, device=task.device)
+    queries, names, about = len(task.test.features) - made.alone, task.test.classes or (), task.about
+    largest = max(int(labels.max()) for labels in (task.data[1], task.labels))
+    return [
+        Entry(
+            protocol="retrieval",
+            top1=made.recall[1],
+            top5=made.recall[5],
+            interval=interval(made.recall[1], queries, task.seed),
+            settings={**about.made, "of": "training images, by cosine"},
+            train_images=len(task.train.features),
+            test_images=queries,
+            classes=len(names) or task.num_classes or largest + 1,
+            encoder_sha256=about.encoder_sha256,
+            data_fingerprint=about.data_fingerprint,
+            seed=task.seed,
+            seconds=round(time.perf_counter() - task.began, 3),
+            date=now(),
+            history=[{"k": k, "recall": recall} for k, recall in made.recall.items()],
+            train=about.train,
+            test=about.test,
+            class_names=list(names),
+            measures={"map": made.mean_average_precision},
+        )
+    ]
+
+
+_PROTOCOLS: Mapping[str, Callable[[_Task], list[Entry]]] = {
+    "knn": _knn, "linear": _linear, "logistic": _logistic, "semi": _semi, "retrieval": _retrieval,
+}  # fmt: skip
 
 
 def entry(
     protocol: str,
-    found: Sequence[Measures],
+    found: Sequence[Metrics],
     labels: Tensor,
     *,
     train_images: int,
@@ -257,7 +293,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _classes(test: Features, num_classes: int | None, found: Sequence[Measures]) -> list[str]:
+def _classes(test: Features, num_classes: int | None, found: Sequence[Metrics]) -> list[str]:
     """Names of the classes; their numbers where they have none."""
     count = num_classes or len(found[0].per_class)
     return list(test.classes or ()) or [str(number) for number in range(count)]

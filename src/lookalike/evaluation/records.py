@@ -1,4 +1,4 @@
-"""The record of judgements, `evaluation.json`."""
+"""The record of evaluations, `evaluation.json`."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from ..printing import TOP5_FROM, brief, counted, protocol_name, warn
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One judgement, as it stands in `evaluation.json`."""
+    """One result, as it stands in `evaluation.json`."""
 
     format: int = 1
     protocol: str
@@ -34,7 +34,7 @@ class Entry:
     data_fingerprint: str
     seed: int
     seconds: float
-    """What judging took, the computing of the features not included."""
+    """What the evaluation took, the computing of the features not included."""
     date: str
     """When it ended, ISO 8601, UTC."""
     history: list[dict[str, float]]

@@ -367,7 +367,7 @@ def _damaged(count: int) -> str:
 
 
 def features_made_by(path: Path) -> str | None:
-    """The sha256 of the encoder whose features a file holds; None of a file that `evaluation.keeping` did not write.
+    """The sha256 of the encoder whose features a file holds; None of a file that a `FeatureCache` did not write.
 
     Its name is a hash of what the features depend on, which stands in its head.
     """

@@ -2,16 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from ..printing import shown
-
-if TYPE_CHECKING:
-    from .options import Run
 
 Origin = Literal["default", "user", "fitted"]
 NAMED: tuple[Origin, ...] = ("user", "fitted")
 """What a file names the fields of; all others have their default."""
+
+
+class Asked(Protocol):
+    """A run, or whatever else says where its values come from."""
+
+    @property
+    def origins(self) -> Mapping[str, Origin]: ...
 
 
 def by_user(names: Iterable[str]) -> dict[str, Origin]:
@@ -19,7 +23,7 @@ def by_user(names: Iterable[str]) -> dict[str, Origin]:
     return dict.fromkeys(names, "user")
 
 
-def is_stated(run: "Run", option: str) -> bool:
+def is_stated(run: Asked, option: str) -> bool:
     """Whether the user chose an option's value: he said so, or it is not the default.
 
     From Python a default that is given cannot be told from one that is not.
@@ -34,7 +38,7 @@ def default_of(cls: type, name: str) -> object:
     return field.default
 
 
-def stated_of_method(run: "Run", own: Mapping[str, object], default: Mapping[str, object]) -> frozenset[str]:
+def stated_of_method(run: Asked, own: Mapping[str, object], default: Mapping[str, object]) -> frozenset[str]:
     """Dotted names of the method's fields that the user stated.
 
     A stated optimizer counts as a whole, but for its warm-up: no other one's learning rate and decay suit it.

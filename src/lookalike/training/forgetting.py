@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..evaluation.measures import interval_of_change
+from ..evaluation.metrics import interval_of_change
 from ..runs import Resolved
 from .health import Verdict
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..backbones import Backbone
-from ..data import Loader, Subset, open_source
+from ..data import Loader, Subset
+from ..data.labelled import open_pair
 from ..evaluation.features import features, with_statistics
 from ..evaluation.knn import knn
-from ..evaluation.measures import interval_of_change
+from ..evaluation.metrics import interval_of_change
 from ..label_free import spread
 from ..printing import counted, lines_of
 from ..random import permutation
@@ -46,8 +47,7 @@ class Probe:
     """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
 
     def __init__(self, train: str, test: str, run: Resolved) -> None:
-        first = open_source(train, channels=run.channels, alpha=run.alpha, labelled=True)
-        second = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=first.classes)
+        first, second = open_pair(train, test, channels=run.channels, alpha=run.alpha)
         self.listings = {
             **inputs.of("probe-train", first.listing(), first.file, len(first)),
             **inputs.of("probe-test", second.listing(), second.file, len(second)),

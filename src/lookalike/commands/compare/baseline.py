@@ -1,0 +1,29 @@
+"""The network before any training, which the trained ones are compared with."""
+
+import torch
+
+from ... import backbones, encoders
+from ...backbones import Backbone
+from ...data import Source
+from ...evaluation.features import with_statistics
+from ...random import key_of
+from ...runs import Resolved
+from ...training import model
+
+
+def untrained_encoder(run: Resolved, source: Source) -> Backbone:
+    """The encoder that a resolved run would start from, fit to be evaluated.
+
+    Args:
+        run: a resolved run of any method that begins with the backbone alone.
+        source: its images. They give BatchNorm its statistics, unless the encoder starts from weights, which have own.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of(run.seed, "weights"))
+        encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    encoder.alpha = run.alpha
+    model.normalise(encoder, run, source)
+    if run.init:
+        encoders.start_from(encoder, run.init)
+        return encoder.eval()
+    return with_statistics(encoder, source, image_size=run.image_size, mean=encoder.mean, std=encoder.std)

@@ -1,0 +1,99 @@
+"""Distillation: `distill(run)` trains a student and puts it beside its teacher."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from .. import training
+from ..data import Subset, open_source
+from ..devices import default_device
+from ..evaluation.features import features
+from ..files import write_json
+from ..methods.distill import Distill
+from ..random import permutation
+from ..runs import Folder, Result, Run
+from ..training import checkpoints, launch
+from .teacher_student import TeacherStudent, mean_cosine, profile_encoders, shared_neighbours
+
+IMAGES = 1000
+"""That the agreement is measured on, at most."""
+
+
+def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
+    """Trains a student on what a frozen teacher says, writes the run's folder, and compares the two.
+
+    Args:
+        run: as for `lookalike.pretrain`; its method is a `Distill.Config`, `backbone` is the student's. Where `probe`
+            names labelled folders, both are judged on them.
+        callbacks: as for `lookalike.pretrain`.
+
+    Raises:
+        ValueError: the method is another; everything that `lookalike.pretrain` raises.
+    """
+    if not isinstance(run.method, Distill.Config):
+        raise ValueError(
+            f"lookalike.distill trains with a Distill.Config, and the run has {type(run.method).__qualname__}. Use "
+            "lookalike.pretrain."
+        )
+    result = training.pretrain(run, callbacks)
+    if launch.launched_rank(run) == 0:
+        compare_with_teacher(run)
+    return result
+
+
+def compare_with_teacher(run: Run) -> TeacherStudent:
+    """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
+    folder = Folder(run.out)
+    folder.say("Teacher and student side by side ...")
+    method, settled = checkpoints.restored(run)
+    assert isinstance(method, Distill)
+    device = default_device()
+    method.to(device).eval()
+    size, teacher = method.cfg.views[0].size, method.teacher_net
+    teacher_size = method.cfg.teacher_pixels
+    there = run.probe is not None and all(map(os.path.exists, run.probe))  # else the training has said it
+    train, test = run.probe if run.probe and there else (None, None)
+    measured = profile_encoders(
+        (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
+        batch_size=64, workers=settled.workers, seed=run.seed,
+    )  # fmt: skip
+    data = run.data if test is None else test
+    source = open_source(data, channels=settled.channels, alpha=settled.alpha)
+    drawn = Subset(source, permutation(len(source), run.seed, "agreement")[:IMAGES].tolist())
+    by_teacher, by_student = (
+        features(
+            each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,
+            workers=settled.workers,
+        ).features
+        for each, pixels in ((FeaturesOf(method, "teacher"), teacher_size), (FeaturesOf(method, "student"), size))
+    )  # fmt: skip
+    found = TeacherStudent(
+        teacher=measured[0],
+        student=measured[1],
+        kept={p: measured[1].accuracy[p] / max(top1, 1e-9) for p, top1 in measured[0].accuracy.items()},
+        cosine=mean_cosine(by_teacher, by_student),
+        overlap=shared_neighbours(by_teacher, by_student),
+        images=len(by_teacher),
+        of=str(data) if isinstance(data, str) else type(data).__name__,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    )
+    write_json(folder.distillation, found.content())
+    for line in found.lines():
+        folder.say(line)
+    folder.say(f"Wrote {folder.distillation}")
+    return found
+
+
+class FeaturesOf(nn.Module):
+    """What the teacher, or the student behind its head, says of images that are normalised as the student's."""
+
+    def __init__(self, method: Distill, who: str) -> None:
+        super().__init__()
+        self.method = method
+        self.who = who
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.method.teacher_says(x) if self.who == "teacher" else self.method.student_says(x)

@@ -1,0 +1,111 @@
+"""Evaluation of saved embeddings, files of any encoder's."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..evaluation.feature_files import load_features
+from ..evaluation.features import Features, check_labels
+from ..evaluation.few_labels import SHARES
+from ..evaluation.label_checks import label_warning, missing_classes
+from ..evaluation.linear import hold_out
+from ..evaluation.protocols import FROZEN, About
+from ..evaluation.records import Entry
+from ..files import file_sha256
+from ..printing import composed, counted, shown
+from .evaluation_request import Request, Results, silent
+
+
+def evaluate_features(
+    train: str | os.PathLike[str],
+    test: str | os.PathLike[str] | None = None,
+    *,
+    protocols: Sequence[str] = ("knn", "linear"),
+    seed: int = 0,
+    seeds: int = 1,
+    shares: Sequence[float] = SHARES,
+    labels: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = silent,
+) -> list[Entry]:
+    """Evaluates saved embeddings with labels: files as `save_features` writes them, of any encoder.
+
+    Without `test` a class-balanced, seeded fifth of `train` is the test. The other arguments are those of `evaluate`.
+    """
+    request = Request(protocols, seed, seeds, tuple(map(float, shares)), labels)
+    request.check(FROZEN)
+    first, second = _pair(train, test, seed, say)
+    digests = [file_sha256(Path(file)) for file in (train, test) if file is not None]
+    data = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    about = About({"features": "given"}, "", data, os.fspath(train), os.fspath(test or train))
+    classes = len(first.classes) if first.classes else None
+    results = Results(None if out is None else Path(out), say)
+    results.collect(protocols, lambda protocol: request.run(protocol, first, second, classes, None, about, say))
+    return results.checked()
+
+
+def _pair(
+    train: str | os.PathLike[str], test: str | os.PathLike[str] | None, seed: int, say: Callable[[str], None]
+) -> tuple[Features, Features]:
+    """The features of both sides, with labels that are indices into one list of classes; reports what looks wrong."""
+    first, second = _labelled(train), None if test is None else _labelled(test)
+    if second is None:
+        first, second = _split(first, seed)
+        say(
+            f"{train}: a fifth of each class, {counted(len(second.features), 'image')}, is the test; it is not "
+            "trained on"
+        )
+    first, second = _with_one_class_list(first, second, test or train)
+    assert first.labels is not None
+    assert second.labels is not None
+    if int(first.labels.min()) == int(first.labels.max()):
+        raise ValueError(f"The images of {train} are of one class; there is nothing to tell apart.")
+    for line in missing_classes(first.classes or (), first.labels, second.labels) if first.classes else ():
+        say(f"WARNING: {line}")
+    if line := label_warning(first, second):
+        say(f"WARNING: {line}")
+    return first, second
+
+
+def _labelled(file: str | os.PathLike[str]) -> Features:
+    found = load_features(file)
+    if found.labels is None:
+        raise ValueError(f"{file} holds no labels. Embed a folder with one sub-folder per class.")
+    if found.classes is None:
+        check_labels(int(found.labels.max()), len(found.labels))
+    return found
+
+
+def _split(found: Features, seed: int) -> tuple[Features, Features]:
+    """Four fifths and a fifth of each class's images."""
+    assert found.labels is not None
+    test = hold_out(found.labels, 0.2, seed)
+
+    def part(rows: Tensor) -> Features:
+        assert found.labels is not None
+        places = rows.nonzero()[:, 0]
+        names = [found.names[i] for i in places.tolist()]
+        return dataclasses.replace(
+            found, features=found.features[places], labels=found.labels[places], names=names, index=found.index[places]
+        )
+
+    return part(~test), part(test)
+
+
+def _with_one_class_list(train: Features, test: Features, file: str | os.PathLike[str]) -> tuple[Features, Features]:
+    """Labels of two files as places in one list of class names; without names where one file has none."""
+    if train.classes is None or test.classes is None:
+        return dataclasses.replace(train, classes=None), dataclasses.replace(test, classes=None)
+    if train.classes == test.classes:
+        return train, test
+    assert test.labels is not None
+    known, own = ([*map(composed, names)] for names in (train.classes, test.classes))
+    if strange := sorted({own[i] for i in test.labels.tolist()} - set(known)):
+        raise ValueError(f"{file} has the class {shown(strange[0])}, which the training features do not have.")
+    place = torch.tensor([known.index(name) if name in known else -1 for name in own])
+    return train, dataclasses.replace(test, labels=place[test.labels], classes=train.classes)

@@ -1,0 +1,71 @@
+"""Scores of an encoder that need no labels, from two views of each image."""
+
+import torch
+
+from ..core import DataFacts
+from ..data import Data, Loader, Subset, open_source
+from ..evaluation.extractor import Encoder, open_encoder
+from ..evaluation.features import device_of
+from ..label_free import alignment, effective_rank, recognition, retrieval, spread, uniformity
+from ..methods.simclr import SimCLR
+from ..modes import evaluating
+from ..printing import counted
+from ..random import permutation
+from ..views import make_views, resized
+
+VIEWED = 1000
+"""Images that are scored without labels, at most."""
+
+
+def label_free(
+    encoder: Encoder, data: Data, *, images: int = VIEWED, image_size: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
+
+    To choose between short trainings of different settings or methods take the one with the highest `recognition`. It
+    cannot order trainings of nearly equal k-NN accuracy, and knows nothing of your classes. docs/choosing.md has
+    the measurements, and docs/results.md those of an older study, in which `retrieval` ranked SimCLR's settings best.
+
+    Args:
+        encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`).
+        data: images without labels; broken ones are replaced.
+        images: how many of them, drawn by `seed`. More of them make `retrieval` lower: compare it at equal numbers
+            only. The expected `recognition` does not depend on how many they are.
+        image_size: pixels of the views; without it the size that the encoder was made for.
+        seed: of the draw and of the views, which are SimCLR's at that size.
+
+    Returns:
+        recognition, retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and
+        effective_rank (RankMe), as in `lookalike.label_free`.
+
+    Raises:
+        ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
+    """
+    model = open_encoder(encoder, image_size)
+    source = open_source(data, channels=model.channels, alpha=model.alpha)
+    count = min(images, len(source))
+    if count < 2:
+        raise ValueError(f"{counted(count, 'image')} cannot be told apart from others. Give at least 2, better 1,000.")
+    size, device = image_size or model.image_size, device_of(model)
+    paper = SimCLR.Config(views=resized(SimCLR.Config().views, size))
+    views = paper.fit_to(DataFacts(count, size)).views
+    count, group = images_viewed(count), min(count, 100)
+    places = permutation(len(source), seed, "label-free")[:count].tolist()
+    made: list[list[torch.Tensor]] = [[], []]
+    for batch in Loader(Subset(source, places), group, seed, decode_size=2 * size, max_broken=1.0):
+        batch = batch.to(device)
+        pair = make_views(batch, views, batch.keys, mean=model.mean, std=model.std)
+        with evaluating(model), torch.inference_mode():
+            for side, x in zip(made, pair, strict=True):
+                side.append(model(x).float().cpu())
+    a, b = (torch.cat(side) for side in made)
+    return {
+        "recognition": recognition(a, b), "retrieval": retrieval(a, b), "retrieval_of_5": retrieval(a, b, 5),
+        "alignment": alignment(a, b), "uniformity": uniformity(a), "spread": spread(a),
+        "effective_rank": effective_rank(a),
+    }  # fmt: skip
+
+
+def images_viewed(images: int) -> int:
+    """How many of so many images are viewed: the loader makes whole batches only."""
+    return images - images % min(images, 100)

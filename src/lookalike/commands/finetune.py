@@ -1,0 +1,285 @@
+"""Fine-tuning: `finetune` turns an encoder into a classifier and evaluates it. It is a training like any other."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from .. import backbones, classifiers, encoders, training
+from ..backbones import Backbone
+from ..classifiers import Classifier
+from ..data import Data, Source, open_source
+from ..data.labelled import name_of, open_pair, same_folder
+from ..devices import default_device
+from ..evaluation.features import Features, features, fingerprint
+from ..evaluation.label_checks import missing_classes
+from ..evaluation.metrics import classification_metrics
+from ..evaluation.protocols import About, entry
+from ..evaluation.records import Entry, record
+from ..files import file_sha256
+from ..methods.finetune import FineTune
+from ..places import is_published
+from ..printing import composed, counted, pasteable
+from ..progress import counting
+from ..runs import Folder, Options, Resolved, Result, Run, plain
+from ..training import checkpoints, launch
+
+SHOWN = 3
+"""Classes that are named as the worst."""
+TEST_BATCH = 256
+"""Images per forward pass of the test."""
+
+
+def finetune(
+    encoder: str | os.PathLike[str] | nn.Module,
+    train: Data,
+    test: Data,
+    *,
+    out: str | os.PathLike[str] = Options.out,
+    epochs: int = Options.epochs,
+    batch_size: int = Options.batch_size,
+    image_size: int | None = Options.image_size,
+    workers: int | None = Options.workers,
+    seed: int = Options.seed,
+    resume: bool = Options.resume,
+    overwrite: bool = Options.overwrite,
+    method: FineTune.Config = FineTune.Config(),  # noqa: B008 (frozen)
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Trains a classifier from an encoder, writes the run's folder, and evaluates it on the test images, once.
+
+    For devices, precision and all other options of a training see `train_and_evaluate`.
+
+    Args:
+        encoder: what `lookalike.load` takes, a loaded encoder, or a pretrained module of your own, (B, C, H, W) to
+            (B, D); a copy of it is trained.
+        train: folder with one sub-folder per class, or a labelled Dataset.
+        test: the same classes, other images. They are looked at after the last epoch only.
+        out: folder of the run.
+        epochs: of training.
+        batch_size: images per optimizer step.
+        image_size: pixels of the images; without it those that the encoder was made for.
+        workers: processes that decode; None for one per free core, 8 at most.
+        seed: decides all that is random.
+        resume: go on with the run in `out`.
+        overwrite: replace the run in `out`.
+        method: mixing, freezing, views and optimizer. What is not stated is fitted to the data.
+        callbacks: as for `lookalike.pretrain`.
+
+    Raises:
+        ValueError, FileNotFoundError: an encoder, folders or classes that cannot be used; and everything that
+            `lookalike.pretrain` raises.
+    """
+    path = os.fspath(encoder) if isinstance(encoder, str | os.PathLike) else None
+    run = Run(
+        data=train, method=method, out=os.fspath(out), epochs=epochs, batch_size=batch_size, image_size=image_size,
+        workers=workers, seed=seed, resume=resume, overwrite=overwrite, init=path,
+        backbone=encoder if isinstance(encoder, nn.Module) else Options.backbone,
+    )  # fmt: skip
+    return train_and_evaluate(run, test, callbacks)
+
+
+def train_and_evaluate(run: Run, test: Data | None = None, callbacks: Sequence[Callback] = ()) -> Result:
+    """`finetune` with all options of a training.
+
+    Args:
+        run: its method is a `FineTune.Config`. The encoder is `init`, a name or path, or `backbone`, a module.
+        test: labelled images; without it those that `run.method.test` names.
+        callbacks: as for `lookalike.pretrain`.
+    """
+    begun = time.perf_counter()
+    run = prepared(run, test)
+    result = training.pretrain(run, callbacks)
+    if launch.launched_rank(run) == 0:
+        _evaluate(run, test, begun)
+    return result
+
+
+def prepared(run: Run, test: Data | None = None) -> Run:
+    """The same run with its encoder loaded, and all that follows from the encoder and the classes filled in.
+
+    Raises:
+        ValueError: another method, an encoder or classes that cannot be used.
+    """
+    cfg = run.method
+    _check(run)
+    assert isinstance(cfg, FineTune.Config)
+    folder = Folder(run.out)
+    if launch.launched_rank(run) == 0:
+        folder.check(resume=run.resume, overwrite=run.overwrite)
+    published = not run.resume and is_published(run.init)
+    source = _open_train(run, cfg) if published else None  # before it is fetched
+    if source is not None:
+        _open_test(test if test is not None else cfg.test, run, source.classes or ())
+    going_on = run.resume and bool(cfg.classes) and (folder.last.is_file() or folder.before.is_file())
+    if not (going_on and isinstance(run.backbone, str)):
+        model = _encoder(run, cfg)
+        cfg = dataclasses.replace(cfg, encoder_stem=model.stem, encoder_interpolation=model.interpolation)
+        run = dataclasses.replace(
+            run,
+            backbone=model,
+            channels=model.channels,
+            image_size=run.image_size or model.image_size,
+            alpha=model.alpha if run.alpha == "auto" else run.alpha,
+        )
+    source = source or _open_train(run, cfg)
+    assert source.classes is not None
+    if sorted(map(composed, source.classes)) != sorted(map(composed, cfg.classes)):  # else their order was chosen
+        cfg = dataclasses.replace(cfg, classes=source.classes)
+    given = test if test is not None else cfg.test
+    if isinstance(given, str | os.PathLike):
+        cfg = dataclasses.replace(cfg, test=os.fspath(given))
+    _open_test(given, run, cfg.classes)
+    return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
+
+
+def _check(run: Run) -> None:
+    """Refuses a run that is no fine-tuning, or whose settings contradict each other."""
+    cfg = run.method
+    if not isinstance(cfg, FineTune.Config):
+        raise ValueError(
+            f"lookalike.finetune trains with a FineTune.Config, and the run has {type(cfg).__qualname__}. Use "
+            "lookalike.pretrain."
+        )
+    if run.to_be_timed and cfg.unfreeze_after:
+        raise ValueError(
+            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps, of the head alone, take less time "
+            "than the later ones, and do not tell how many fit. Give --epochs in the place of --time."
+        )
+    if 0 < run.epochs <= cfg.unfreeze_after:
+        raise ValueError(
+            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
+            "never learn. Give "
+            "fewer, or --frozen for a linear probe."
+        )
+    if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
+        raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
+
+
+def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
+    """The encoder that a run starts from."""
+    if isinstance(run.backbone, Backbone):
+        return run.backbone
+    if isinstance(run.backbone, nn.Module):
+        if run.image_size is None:
+            raise ValueError("A module of your own does not say which images it is for. Give image_size.")
+        return backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
+    if not run.init:
+        raise ValueError(
+            "There is no encoder to start from. Give ENCODER: a run's folder, a weights file, timm/NAME, "
+            "torchvision/NAME or torchhub/NAME."
+        )
+    return encoders.load(run.init, cfg.encoder_backbone or None)
+
+
+def _open_train(run: Run, cfg: FineTune.Config) -> Source:
+    """The training images, with the classes that a resumed run began with."""
+    classes = cfg.classes if run.resume and cfg.classes else None
+    return open_source(run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
+
+
+def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
+    """The test images, with labels that are places in `classes`.
+
+    Raises:
+        ValueError: a class that is not among them.
+    """
+    if isinstance(test, str) and not test:
+        raise ValueError("There are no images to judge on. Give TEST, a folder with the classes of TRAIN.")
+    return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
+
+
+def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
+    """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
+    method, settled = checkpoints.restored(run)
+    assert isinstance(method, FineTune)
+    classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
+    return classifier.eval().to(default_device()), settled
+
+
+def scores_of(classifier: Classifier, source: Source, workers: int, say: Callable[[str], None]) -> Features:
+    """Scores (M, K), whose softmax are probabilities, of the centre crops of all images that can be read."""
+    net = classifier.encoder
+    return features(
+        classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=TEST_BATCH,
+        workers=workers, progress=counting(say, "test: ", "images", last=True),
+    )  # fmt: skip
+
+
+def _evaluate(run: Run, test: Data | None, begun: float) -> None:
+    """Evaluates a finished run, and writes its classifier, the classes and the entry in `evaluation.json`."""
+    folder = Folder(run.out)
+    folder.say("Judging the last epoch's classifier on the test images ...")
+    classifier, settled = trained_classifier(run)
+    cfg = settled.method
+    assert isinstance(cfg, FineTune.Config)
+    given = test if test is not None else cfg.test
+    first, second = open_pair(settled.data, given, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes)
+    found = scores_of(classifier, second, settled.workers, folder.say)
+    assert found.labels is not None
+    classifiers.save(folder, classifier, encoders.read_card(folder))
+    about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(given))
+    metrics = classification_metrics(found.features.double().softmax(1), found.labels)
+    made = entry(
+        "linear-augmented" if cfg.frozen else "finetune", [metrics], found.labels, train_images=len(first),
+        classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
+        seconds=time.perf_counter() - begun, about=about,
+    )  # fmt: skip
+    record(folder.evaluation, [made], named_here=not run.resume)
+    for name, reason in found.broken:
+        folder.note(f"broken test image {name}: {reason}")
+    for line in _lines(made, found, settled, given):
+        folder.say(line)
+    folder.say(
+        f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
+        f"Next: {pasteable('lookalike', 'predict', folder.path, 'DATA', '--out', 'predictions.csv')}"
+    )
+
+
+def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
+    """The lines about an evaluation."""
+    assert found.labels is not None
+    most = int(found.labels.bincount().max()) / len(found.labels)
+    lines = [made.line(SHOWN)]
+    if run_classes := made.class_names:
+        absent = missing_classes(run_classes, torch.arange(len(run_classes)), found.labels)
+        lines += [f"WARNING     {line}" for line in absent]
+    if made.interval[0] <= most:
+        lines.append(
+            f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "
+            "longer, on more images, or from another encoder."
+        )
+    if same_folder(run.data, test):
+        lines.append("WARNING     TRAIN and TEST are the same: the figures say nothing of other images.")
+    if found.broken:
+        name, reason = found.broken[0]
+        lines.append(
+            f"{counted(len(found.broken), 'test image')} could not be read, and "
+            f"{'does' if len(found.broken) == 1 else 'do'} not count; the first is {name}: {reason}"
+        )
+    return lines
+
+
+def history_of(folder: Folder) -> list[dict[str, float]]:
+    """How a training went: `step`, `loss` and `train_top1`, of views that are mixed where they are."""
+    names = ("step", "loss", "train_top1")
+    rows = [{name: row.get(name) for name in names} for row in folder.rows()]
+    return [{k: float(v) for k, v in row.items() if v is not None} for row in rows if None not in row.values()]
+
+
+def settings_of(run: Run) -> dict[str, object]:
+    """What a settled run states for the record: the recipe, without names of files and classes."""
+    recipe = plain(run.method)
+    assert isinstance(recipe, dict)
+    left_out = {"classes", "test", "encoder_backbone", "encoder_stem", "encoder_interpolation"}
+    return {
+        "image_size": run.image_size,
+        "crop": "256/224 centre",
+        "epochs": run.epochs,
+        "batch_size": run.batch_size,
+        **{name: value for name, value in recipe.items() if name not in left_out},
+    }

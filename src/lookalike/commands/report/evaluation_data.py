@@ -1,0 +1,128 @@
+"""The entries of `evaluation.json` as a page shows them: accuracies, other figures, confusions."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...printing import TOP5_FROM, protocol_name
+from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_words, settings_in_short
+
+MATRIX_CLASSES = 40
+"""Confusions of more classes are listed, and not drawn."""
+PAIRS = 100
+"""Confusions that are listed at most."""
+FIGURES = ("retrieval", "label-free")
+"""Protocols whose first figure is no accuracy of naming classes."""
+
+Content = dict[str, Any]
+Triple = tuple[int, int, float]
+
+
+def evaluations(entries: object) -> list[Content]:
+    """The entries of `evaluation.json`, newest last, with words; confusions of many classes as pairs.
+
+    A field that is missing or odd is None or empty; an entry without a finite `top1` is left out.
+    """
+    return [_evaluation(entry) for entry in dictionaries(entries) if is_finite(entry.get("top1"))]
+
+
+def dictionaries(values: object) -> list[Content]:
+    """Those of a list that are dictionaries; none where there is no list."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+def confused(triples: Sequence[Triple]) -> list[tuple[int, int, float, float]]:
+    """Pairs of classes that are taken for each other, most often first: true, predicted, count, images of the true."""
+    total: dict[int, float] = {}
+    for true, _, count in triples:
+        total[true] = total.get(true, 0) + count
+    return sorted(
+        ((true, said, count, total[true]) for true, said, count in triples if true != said),
+        key=lambda p: (-p[2], p[:2]),
+    )
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number, and neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _evaluation(entry: Content) -> Content:
+    protocol = str(entry.get("protocol"))
+    title, note = PROTOCOL_TITLES.get(protocol, (protocol, ""))
+    names = [str(name) for name in _list(entry.get("class_names"))]
+    settings = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
+    if protocol == "semi":
+        title = f"{title} ({protocol_name(protocol, settings)})"
+    draws = len(_list(entry.get("accuracies")))
+    triples = _triples(entry.get("confusion"), max(1, draws))
+    interval = _list(entry.get("interval"))
+    calibration = entry.get("calibration")
+    return {
+        "protocol": protocol,
+        "title": title,
+        "note": note,
+        "settings": settings_in_short(settings),
+        "question": json.dumps([protocol, settings, entry.get("data_fingerprint")], sort_keys=True),
+        "top1": entry["top1"],
+        **{k: entry[k] if is_finite(entry.get(k)) else None
+           for k in ("deviation", "train_images", "test_images", "classes", "seconds", "baseline")},
+        "top5": entry["top5"] if is_finite(entry.get("top5")) and _shows_top5(entry) else None,
+        "date": str(entry.get("date") or ""),
+        "interval": interval if len(interval) == 2 and all(map(is_finite, interval)) else None,
+        "per_class": [v if is_finite(v) else None for v in _list(entry.get("per_class"))],
+        "calibration": _calibration(calibration) if isinstance(calibration, dict) else None,
+        "draws": draws,
+        "names": names,
+        "confusion": triples if len(names) <= MATRIX_CLASSES and _are_of(triples, len(names)) else [],
+        "pairs": confused(triples)[: PAIRS if len(names) > MATRIX_CLASSES else 10],
+        "figures": _figures(entry) if protocol in FIGURES else [],
+    }  # fmt: skip
+
+
+def _shows_top5(entry: Content) -> bool:
+    """Whether there are enough classes for it; they are not counted everywhere."""
+    classes = entry.get("classes")
+    return not isinstance(classes, int) or not 0 < classes < TOP5_FROM or entry.get("protocol") in FIGURES
+
+
+def _figures(entry: Content) -> list[Content]:
+    """What a protocol measures in place of an accuracy: title, unit, note, kind and value."""
+    found: list[tuple[Curve, object]] = []
+    if entry.get("protocol") == "retrieval":
+        for row in dictionaries(entry.get("history")):
+            if is_finite(row.get("k")) and is_finite(row.get("recall")):
+                found.append((recall_words(int(row["k"])), row["recall"]))
+        if not found:
+            found.append((recall_words(1), entry["top1"]))
+    measures = entry["measures"] if isinstance(entry.get("measures"), dict) else {}
+    if entry.get("protocol") == "label-free":
+        measures = {"retrieval": entry["top1"], **measures}
+    known = [name for name in METRIC_TITLES if name in measures]
+    found += [(METRIC_TITLES.get(name, Curve(name.replace("_", " "), "", "")), measures[name])
+              for name in dict.fromkeys([*known, *measures]) if is_finite(measures[name])]  # fmt: skip
+    return [{**dataclasses.asdict(words), "value": value} for words, value in found]
+
+
+def _triples(values: object, draws: int) -> list[Triple]:
+    """Confusions per draw: the file counts those of all draws together."""
+    return [
+        (value[0], value[1], value[2] / draws if draws > 1 else value[2])
+        for value in _list(values)
+        if isinstance(value, list) and len(value) == 3 and all(map(is_finite, value))
+    ]
+
+
+def _are_of(triples: Sequence[Triple], classes: int) -> bool:
+    return all(0 <= true < classes and 0 <= said < classes for true, said, _ in triples)
+
+
+def _calibration(found: Content) -> Content:
+    bins = [b for b in _list(found.get("bins")) if isinstance(b, list) and len(b) == 3 and all(map(is_finite, b))]
+    return {"ece": found.get("ece") if is_finite(found.get("ece")) else None, "bins": bins}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

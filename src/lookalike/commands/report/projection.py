@@ -1,0 +1,162 @@
+"""The map of an embedding: where images lie, which are alike, what they look like; ready for a page."""
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ...data import Source
+from ...evaluation.features import crop
+from ...images import promote
+from ...printing import counted
+from ...views import black_and_white
+
+NEIGHBOURS = 8
+"""Nearest images that are kept of each one."""
+TILE = 48
+"""Pixels a side of a thumbnail."""
+COLUMNS = 24
+"""Thumbnails a side of a sheet."""
+COMPONENTS = 50
+"""Principal components that t-SNE is given."""
+CLUSTERS = 10
+"""Groups of k-means where no labels say how many there are."""
+MOST_CLUSTERS = 30
+LONG, QUICK = 1000, 500
+"""Iterations of t-SNE, and those that are enough for up to a thousand images."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where images lie on the plane."""
+
+    xy: NDArray[np.float32]
+    """(N, 2), centred, the farthest coordinate at 1."""
+    how: str
+    """What made it, in words."""
+
+
+def encoded(values: NDArray[np.generic]) -> str:
+    """An array's bytes, little-endian, as base64: a page makes a typed array of it."""
+    little = values.astype(values.dtype.newbyteorder("<"))
+    return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()
+
+
+def placed(features: Tensor, seed: int = 0) -> Place:
+    """Puts features (N, D) on a plane, similar ones (by cosine) near each other.
+
+    UMAP where umap-learn is installed, t-SNE else, after PCA to 50 numbers (van der Maaten and Hinton, JMLR 2008).
+
+    Raises:
+        ValueError: features that are not finite, fewer than 2, or all the same.
+    """
+    if len(features) < 2:
+        raise ValueError(f"A map takes 2 images or more, and there is {len(features)}.")
+    if not bool(features.isfinite().all()):
+        raise ValueError("The features are not finite: the training diverged.")
+    x = F.normalize(features.double(), dim=1)
+    x = x - x.mean(0)
+    if float(x.norm(dim=1).max()) < 1e-6:
+        raise ValueError("All images have the same feature: there is nothing to map.")
+    _, _, directions = torch.linalg.svd(x[:: math.ceil(len(x) / 5000)], full_matrices=False)
+    reduced: NDArray[np.float32] = (x @ directions[:COMPONENTS].T).float().numpy()
+    count = len(reduced)
+    if count < 5 or reduced.shape[1] < 2:
+        flat, how = np.pad(reduced, ((0, 0), (0, max(0, 2 - reduced.shape[1]))))[:, :2], "PCA, as there are few images"
+    elif find_spec("umap") is not None:
+        from umap import UMAP
+
+        neighbours = min(15, count - 1)
+        flat = UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=seed, init="pca").fit_transform(reduced)
+        how = f"UMAP, {neighbours} neighbours, after PCA to {counted(reduced.shape[1], 'number')}"
+    else:
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (count - 1) / 3)
+        flat = TSNE(
+            perplexity=perplexity, init="pca", random_state=seed, max_iter=QUICK if count <= 1000 else LONG
+        ).fit_transform(reduced)
+        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {counted(reduced.shape[1], 'number')}"
+    flat = np.asarray(flat, np.float64)
+    flat = flat - (flat.max(0) + flat.min(0)) / 2
+    return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)
+
+
+def neighbours(features: Tensor, k: int = NEIGHBOURS) -> NDArray[np.uint32]:
+    """(N, min(k, N - 1)): the places of the k rows of highest cosine to each, itself left out, nearest first."""
+    unit = F.normalize(features.float(), dim=1)
+    found = []
+    for start in range(0, len(unit), 1024):
+        cosine = unit[start : start + 1024] @ unit.T
+        own = torch.arange(len(cosine))
+        cosine[own, start + own] = -torch.inf
+        found.append(cosine.topk(min(k, len(unit) - 1)).indices)
+    return torch.cat(found).numpy().astype(np.uint32)
+
+
+def clusters(features: Tensor, count: int, seed: int = 0) -> NDArray[np.uint16]:
+    """(N,): the group of each row by k-means of directions; group 0 is the largest."""
+    from sklearn.cluster import KMeans
+
+    unit = F.normalize(features.float(), dim=1).numpy()
+    found = KMeans(min(count, len(unit)), n_init=3, random_state=seed).fit_predict(unit)
+    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
+    rank = np.empty(len(order), np.uint16)
+    rank[order] = np.arange(len(order))
+    ranked: NDArray[np.uint16] = rank[found]
+    return ranked
+
+
+def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, object]:
+    """Thumbnails of images, on square sheets, as data URIs; an image that went away leaves a grey tile.
+
+    The crop is the one that the encoder sees: the middle.
+    """
+    from ...data import BrokenImage
+
+    per_sheet, urls = COLUMNS * COLUMNS, []
+    limits: tuple[float, float] | None = None
+    for start in range(0, len(places), per_sheet):
+        part = places[start : start + per_sheet]
+        sheet = Image.new("RGB", (COLUMNS * tile, -(-len(part) // COLUMNS) * tile), "#888888")
+        small: dict[int, Tensor] = {}
+        for n, place in enumerate(part):
+            with suppress(BrokenImage):
+                small[n] = _thumbnail(source.read(place, 2 * tile), tile)
+        if limits is None and small:  # the same for all sheets
+            limits = black_and_white([*small.values()])
+        for n, image in small.items():
+            sheet.paste(_picture(image, limits or (0.0, 1.0)), (n % COLUMNS * tile, n // COLUMNS * tile))
+        urls.append(data_uri(sheet, quality=72))
+    return {"tile": tile, "columns": COLUMNS, "perSheet": per_sheet, "urls": urls}
+
+
+def data_uri(image: Image.Image, *, quality: int) -> str:
+    """A picture as WebP in a data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _thumbnail(image: Tensor, tile: int) -> Tensor:
+    """What an image (C, H, W) shows at `tile` pixels a side, in [0, 1]: its first three channels, or the first."""
+    small = promote(crop(image, tile), torch.float32)
+    return small[:3] if len(small) >= 3 else small[:1]
+
+
+def _picture(image: Tensor, limits: tuple[float, float]) -> Image.Image:
+    """A thumbnail as 8-bit RGB, with these values as black and white."""
+    rgb = ((image - limits[0]) / (limits[1] - limits[0])).expand(3, -1, -1)
+    return Image.fromarray((rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())

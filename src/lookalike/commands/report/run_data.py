@@ -1,0 +1,290 @@
+"""What a run's folder says, as plain values: configuration, verdict, curves, evaluations."""
+
+import dataclasses
+import importlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...encoders import card_within
+from ...files import read_json
+from ...foreign import class_of, is_tag
+from ...methods import METHODS
+from ...printing import brief, counted, pasteable, plural
+from ...runs import Folder, Row, located, parse_yaml
+from .evaluation_data import dictionaries, evaluations, is_finite
+from .labels import CURVES, MAIN, VERDICTS
+
+POINTS_OF_A_CURVE = 1000
+"""Longer curves are thinned to so many points, of which the extremes stay."""
+
+ASIDE = ("Views", "Started from", "Device", "Machine", "Versions", "Commit", "Seed")
+"""Facts that are folded away."""
+
+_SAID = re.compile(r"(data|model|weights|views|steps|optimizer|device) {2,}(\S.*)")
+MOST_LOG = 2**26
+"""Bytes of a log that are read, from its end; a long training writes one or two MiB."""
+Content = dict[str, Any]
+
+
+def name_of(path: Path) -> str:
+    """What a run's folder is called."""
+    return path.name or path.resolve().name
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Names of runs, no two alike: the folder's, or its path where others are called so."""
+    short = [name_of(path) for path in folders]
+    return [str(path) if short.count(name) > 1 else name for path, name in zip(folders, short)]
+
+
+def read_entries(path: Path) -> list[Content]:
+    """The entries of a run's `evaluation.json`, as they stand there; none where it cannot be read."""
+    return dictionaries(_json(Folder(path).evaluation, []))
+
+
+def run_content(path: Path, name: str) -> Content:
+    """All that the page says of one run but its pictures and its map.
+
+    A file that is not there, or that cannot be read, leaves its part out; `problems` says which could not be read.
+    """
+    folder, problems = Folder(path), list[str]()
+    options = read_options(folder.run, problems)
+    card = _record(folder.card, problems)
+    if (own := card_within(folder.weights)) is not None:
+        card |= own  # a training that was killed between the two files left an older card
+    rows = folder.rows() if is_own(folder.metrics, problems) else []
+    method = str(options.get("method") or card.get("method") or "")
+
+    def part(what: str, make: Callable[[], object], nothing: object) -> Any:
+        try:
+            return make()
+        except Exception as error:  # what a file holds may be anything; the other parts stand
+            problems.append(f"{what} could not be shown: {type(error).__name__}: {brief(str(error))}")
+            return nothing
+
+    return {
+        "name": name,
+        "folder": str(path),
+        "method": method,
+        "title": part("The title", lambda: _title(method, options.get("data")), name),
+        "paper": part("The paper", lambda: paper(method), ""),
+        "facts": part("The facts", lambda: facts(folder, options, card, rows), []),
+        "verdict": part("The verdict", lambda: verdict(rows), None),
+        "classifies": method in METHODS and METHODS[method].verb == "finetune",
+        "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
+        "evaluations": part("The evaluations", lambda: evaluations(_json(folder.evaluation, problems)), []),
+        "distillation": _record(folder.distillation, problems) or None,
+        "use": part("How to use it", lambda: use(path, options), use(path, {})),
+        "problems": problems,
+    }
+
+
+def paper(method: str) -> str:
+    """The citation of a method of ours, with its address; empty for a user's own."""
+    if method not in METHODS:
+        return ""
+    text = importlib.import_module(METHODS[method].module).__doc__ or ""
+    return " ".join(text.split("\n\n")[0].split()).replace(" -- ", " – ")
+
+
+def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) -> list[Content]:
+    """What was trained on what, as labels and values."""
+    said = _said(folder) if is_own(folder.log, []) else {}
+    made = options.get("made") or {}
+    versions, machine = made.get("versions") or {}, made.get("machine") or {}
+    optim = options.get("optim") or {}
+    size = options.get("image_size") or card.get("image_size")
+    last = rows[-1] if rows else {}
+    speeds = sorted(row["images_per_s"] for row in rows if row.get("images_per_s") and is_finite(row["images_per_s"]))
+    rate = f"{optim['lr']:g}" if is_finite(optim.get("lr")) else optim.get("lr")
+    lr = f"{optim.get('name')}, learning rate {rate} ({optim.get('scaling')} scaling)" if rate else ""
+    found = {
+        "Method": METHODS[options["method"]].line if options.get("method") in METHODS else options.get("method"),
+        "Images": said.get("data") or options.get("data"),
+        "Backbone": said.get("model", "").split(", ", 1)[-1] or options.get("backbone") or card.get("backbone"),
+        "Feature": f"{_counted(card['dim'], 'number')} per image" if card.get("dim") else "",
+        "Image size": f"{size} x {size} pixels, {_counted(options.get('channels', 3), 'channel')}" if size else "",
+        "Steps": said.get("steps") or (f"{last['step']}" if last.get("step") else ""),
+        "Epochs": f"{card.get('epochs', options.get('epochs', '')):g} of {options['epochs']}"
+        if isinstance(options.get("epochs"), int) and isinstance(card.get("epochs"), int | float)
+        else options.get("epochs"),
+        "Batch": f"{_counted(options['batch_size'], 'image')} per step" if options.get("batch_size") else "",
+        "Optimizer": said.get("optimizer") or lr,
+        "Started from": said.get("weights"),
+        "Views": said.get("views"),
+        "Device": said.get("device"),
+        "Speed": f"{speeds[len(speeds) // 2]:,.0f} images/s (median)" if speeds else "",
+        "Machine": f"{machine.get('system')}, {machine.get('cores')} cores" if machine else "",
+        "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "Commit": made.get("commit"),
+        "Seed": options.get("seed"),
+        "Started": str(made.get("date") or "").replace("T", " "),
+    }
+    return [{"label": k, "value": str(v), "main": k not in ASIDE} for k, v in found.items() if v not in (None, "")]
+
+
+def verdict(rows: Sequence[Row]) -> dict[str, str] | None:
+    """The last verdict, in words, with what it means."""
+    row = next((row for row in reversed(rows) if "verdict" in row), None)
+    if row is None:
+        return None
+    word = str(row["verdict"])
+    return {
+        "word": word,
+        "meaning": VERDICTS.get(word, ""),
+        "why": str(row.get("why") or ""),
+        "remedy": str(row.get("remedy") or ""),
+    }
+
+
+def curves(rows: Sequence[Row]) -> Content:
+    """The columns of `metrics.jsonl`, thinned, and the steps of an epoch."""
+    names = dict.fromkeys([*CURVES, *(name for row in rows for name in row)])
+    series = {}
+    for name in names:
+        if name in ("step", "epoch"):
+            continue
+        points = [(row["step"], row[name]) for row in rows if is_finite(row.get("step")) and is_finite(row.get(name))]
+        if points and not (name == "skipped" and not any(y for _, y in points)):
+            kept = thinned(points)
+            series[name] = {"x": [x for x, _ in kept], "y": [float(f"{y:.5g}") for _, y in kept]}
+    return {"perEpoch": _steps_per_epoch(rows), "series": series}
+
+
+def curve_words(names: Sequence[str]) -> Content:
+    """Title, unit and explanation of each curve."""
+    found = {}
+    for name in names:
+        curve = CURVES.get(name)
+        words = dataclasses.asdict(curve) if curve else {"title": name.replace("_", " "), "unit": "", "note": "",
+                                                         "kind": "number"}  # fmt: skip
+        found[name] = {**words, "main": name in MAIN}
+    return found
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE) -> list[tuple[float, float]]:
+    """At most so many points: of each stretch the lowest and the highest, in their order; the two ends stay."""
+    if len(points) <= most:
+        return list(points)
+    stretches = (most - 2) // 2
+    inner = points[1:-1]
+    bounds = [len(inner) * i // stretches for i in range(stretches + 1)]
+    kept = [points[0]]
+    for start, end in itertools.pairwise(bounds):
+        part = inner[start:end]
+        kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
+    return [*kept, points[-1]]
+
+
+def use(path: Path, content: Content) -> Content:
+    """The lines that use this encoder."""
+    options: Content = located(content)
+    path = path if path.name else path.resolve()  # "." leads nowhere from another directory
+    train, test = options.get("probe") or ("TRAIN", "TEST")
+    data = options.get("data")
+    data = data if isinstance(data, str) and not is_tag(data) else "DATA"
+    return {
+        "python": (
+            "import lookalike\n\n"
+            f"encoder = lookalike.load({str(path)!r})  # (B, C, H, W) normalised images -> (B, D) features\n"
+            f"features = lookalike.embed(encoder, {data!r}).features  # one row per image"
+        ),
+        "shell": (
+            f"{pasteable('lookalike', 'evaluate', path, train, test)}\n"
+            f"{pasteable('lookalike', 'embed', path, data, '--out', 'embeddings.npz')}\n"
+            f"{pasteable('lookalike', 'show', path, data, '--out', 'show')}"
+        ),
+    }
+
+
+def comparison(path: Path) -> Content:
+    """`compare.json` of a folder.
+
+    Raises:
+        ValueError: it is no comparison of format 1.
+    """
+    problems: list[str] = []
+    content = _json(path / "compare.json", problems)
+    if problems or not isinstance(content, dict) or content.get("format") != 1:
+        raise ValueError(
+            f"{path / 'compare.json'} is no comparison with format 1{': ' if problems else ''}{' '.join(problems)}. It "
+            "may come from a newer lookalike; make it again with `lookalike compare` and another --out."
+        )
+    return {**content, **{name: dictionaries(content.get(name)) for name in ("ranking", "trainings")}}
+
+
+def _title(method: str, data: object) -> str:
+    what = METHODS[method].cls if method in METHODS else method.rsplit(":", 1)[-1] or "Encoder"
+    if not isinstance(data, str) or not data:
+        return what
+    if is_tag(data):
+        return f"{what} on a {class_of(data)}"
+    return f"{what} on {'/'.join(Path(data).parts[-2:]).lstrip('/')}"
+
+
+def _said(folder: Folder) -> dict[str, str]:
+    """What the first lines of the last training's log say."""
+    try:
+        with open(folder.log, "rb") as file:  # of a long log the end
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG))
+            text = file.read(MOST_LOG).decode("utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {m[1]: m[2].strip() for line in text.splitlines() if (m := _SAID.match(line))}
+
+
+def read_options(path: Path, problems: list[str]) -> Content:
+    """`run.yaml` as it is, with what was `made`; `runs.read_yaml` leaves that out."""
+    if not is_own(path, problems):
+        return {}
+    try:
+        return parse_yaml(path)
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} could not be read: {error}")
+        return {}
+
+
+def is_own(path: Path, problems: list[str]) -> bool:
+    """Whether a file is there, in the folder of its run: a stranger's link could lead to any file of this machine."""
+    if not path.is_file():
+        return False
+    if path.resolve().is_relative_to(path.parent.resolve()):
+        return True
+    problems.append(f"{path.name} is a link to a file outside of the run's folder, and is left out.")
+    return False
+
+
+def _record(path: Path, problems: list[str]) -> Content:
+    """The object that a JSON file holds; empty where it holds something else."""
+    content = _json(path, problems)
+    if content is not None and not isinstance(content, dict):
+        problems.append(f"{path.name} holds no object, and is left out.")
+    return content if isinstance(content, dict) else {}
+
+
+def _json(path: Path, problems: list[str]) -> Any:
+    if not is_own(path, problems):
+        return None
+    try:
+        return read_json(path, object)
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} could not be read: {error}")
+        return None
+
+
+def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
+    """The last step of each epoch has a row."""
+    first = next((row for row in rows if row.get("epoch") == 1 and is_finite(row.get("step"))), None)
+    if first is not None:
+        return float(first["step"])
+    last = rows[-1] if rows else {}
+    return last["step"] / last["epoch"] if last.get("epoch") and last.get("step") else None
+
+
+def _counted(value: object, noun: str) -> str:
+    """What a file says, which may be anything, with its noun."""
+    return counted(value, noun) if isinstance(value, int | float) else f"{value} {plural(noun)}"

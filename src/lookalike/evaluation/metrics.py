@@ -1,0 +1,159 @@
+"""What a classifier's shares say beside its accuracy: hits per class, confusions, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..random import key_of
+from .knn import rank, share_below
+
+BINS = 15
+"""Of confidence, equally wide; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
+RESAMPLES = 10_000
+FEW_HITS = 10
+"""Hits or mistakes, below which an interval is computed exactly."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well each image's own class is ranked. M images, C classes."""
+
+    top1: float
+    """In [0, 1]."""
+    top5: float
+    per_class: list[float | None]
+    """Top-1 of each class's images; None where there are none."""
+    confusion: list[list[int]]
+    """[class, predicted, count] where the count is above 0, sorted."""
+    ece: float
+    """Expected calibration error: the mean distance of confidence and accuracy over the bins, in [0, 1]."""
+    bins: list[list[float]]
+    """[mean confidence, accuracy, count] of each bin that has images, from low to high confidence."""
+
+
+def classification_metrics(shares: Tensor, labels: Tensor) -> Metrics:
+    """Measures a classifier by its shares per class (M, C), which sum to 1 per row, and labels (M,).
+
+    Of equal shares the lower class counts as predicted. Rows that are not finite are wrong, of confidence 1, and stand
+    in no confusion.
+
+    Raises:
+        ValueError: shapes do not fit together, or a label is none of the classes.
+    """
+    if shares.ndim != 2 or labels.shape != shares.shape[:1] or not len(shares):
+        raise ValueError(f"Shares are {tuple(shares.shape)} and labels {tuple(labels.shape)}; expected (M, C), (M,).")
+    classes = shares.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"Labels go from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}.")
+    ranks = rank(shares, labels)
+    right = ranks == 0
+    finite = shares.isfinite().all(1)
+    best = shares.nan_to_num(-1.0).max(1)
+    predicted = torch.where(right, labels, best.indices)
+    counts = labels.bincount(minlength=classes).tolist()
+    hits = labels[right].bincount(minlength=classes).tolist()
+    pairs, times = torch.unique((labels * classes + predicted)[finite], return_counts=True)
+    confidence = torch.where(finite, best.values, 1.0).double().clamp(0, 1)
+    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # bins are open below, closed above
+    bins = []
+    for n in sorted(set(place.tolist())):
+        own = place == n
+        bins.append([float(confidence[own].mean()), float(right[own].double().mean()), float(own.sum())])
+    return Metrics(
+        top1=share_below(ranks, 1),
+        top5=share_below(ranks, 5),
+        per_class=[hit / count if count else None for hit, count in zip(hits, counts)],
+        confusion=[[p // classes, p % classes, n] for p, n in zip(pairs.tolist(), times.tolist())],
+        ece=sum(abs(c - a) * n for c, a, n in bins) / len(labels),
+        bins=bins,
+    )
+
+
+def interval(correct: float, images: int, seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
+
+    Drawing the images again with replacement is drawing their number of hits from a binomial distribution. With fewer
+    than 10 hits or mistakes draws vary too little: the exact interval takes their place (Clopper and Pearson, 1934).
+    """
+    hits, mistakes = correct * images, (1 - correct) * images
+    if min(hits, mistakes) < FEW_HITS:
+        return _exact(hits, mistakes, 0.05)
+    generator = torch.Generator().manual_seed(key_of(seed, "interval"))
+    count = torch.full((RESAMPLES,), images, dtype=torch.float64)
+    drawn = torch.binomial(count, torch.full_like(count, correct), generator=generator)
+    low, high = (drawn / images).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _exact(hits: float, mistakes: float, error: float) -> tuple[float, float]:
+    """The interval of a share that misses it in `error` of cases at most (Clopper and Pearson): (low, high)."""
+    from scipy.stats import beta
+
+    low = float(beta.ppf(error / 2, hits, mistakes + 1)) if hits > 0.5 else 0.0
+    high = float(beta.ppf(1 - error / 2, hits + 1, mistakes)) if mistakes > 0.5 else 1.0
+    return low, high
+
+
+def interval_of_change(before: Tensor, after: Tensor, error: float = 0.05) -> tuple[float, float]:
+    """The interval of the change of an accuracy on the same test images, in [-1, 1]: (low, high).
+
+    Images that are classified as before say nothing of it. Of the others the share that became correct has an exact
+    interval, as in McNemar's test: it is narrower than that of two accuracies which differ in their images, too.
+
+    Args:
+        before, after: (M,) bool, whether each image is classified correctly.
+        error: in how many of cases the interval misses, at most.
+    """
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    if not won + lost:
+        return 0.0, 0.0
+    low, high = ((won + lost) / len(before) * (2 * share - 1) for share in _exact(won, lost, error))
+    return low, high
+
+
+def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean accuracy, in [0, 1], of trainings that differ in their draws or seeds: (low, high).
+
+    The mean of few trainings errs as Student's t says, and the test images are drawn again besides. A single training
+    has the interval of its test images alone, as trainings that all agree.
+    """
+    mean, n = float(np.mean(accuracies)), len(accuracies)
+    if min(accuracies) == max(accuracies):
+        return interval(accuracies[0], images, seed)
+    error = float(np.std(accuracies, ddof=1)) / n**0.5
+    random = np.random.default_rng(key_of(seed, "draws") % 2**64)
+    means = mean + error * random.standard_t(n - 1, RESAMPLES)
+    noise = random.binomial(images, mean, RESAMPLES) / images - mean
+    low, high = np.clip(np.quantile(means + noise, [0.025, 0.975]), 0, 1).tolist()
+    return low, high
+
+
+def pooled(found: Sequence[Metrics]) -> Metrics:
+    """Several trainings on the same test images as one: shares are their means, counts their sums."""
+    if len(found) == 1:
+        return found[0]
+    per_class: list[float | None] = []
+    for values in zip(*(m.per_class for m in found)):
+        there = [v for v in values if v is not None]
+        per_class.append(float(np.mean(there)) if there else None)
+    counts: dict[tuple[int, int], int] = {}
+    for true, predicted, count in (row for m in found for row in m.confusion):
+        counts[true, predicted] = counts.get((true, predicted), 0) + count
+    rows = [row for m in found for row in m.bins]
+    places = [min(BINS, max(1, int(np.ceil(row[0] * BINS - 1e-9)))) for row in rows]
+    bins = []
+    for place in sorted(set(places)):
+        own = np.array([row for row, p in zip(rows, places) if p == place])
+        confidence, accuracy = np.average(own[:, :2], axis=0, weights=own[:, 2]).tolist()
+        bins.append([confidence, accuracy, float(own[:, 2].sum())])
+    return Metrics(
+        top1=float(np.mean([m.top1 for m in found])),
+        top5=float(np.mean([m.top5 for m in found])),
+        per_class=per_class,
+        confusion=[[*pair, counts[pair]] for pair in sorted(counts)],
+        ece=float(np.mean([m.ece for m in found])),
+        bins=bins,
+    )

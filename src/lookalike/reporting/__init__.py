@@ -1,1 +1,0 @@
-"""The page about runs. `writing` has `report`, for any runs at any time, and `write`, for the end of a training."""
