@@ -4,7 +4,7 @@
     python benchmarks/verdict_matrix.py ROWS.jsonl... --advice --work FOLDER --record ADVICE.jsonl [--hours 2]
 
 ROWS are files of `defaults.py`: its core, side and broken grids. The verdict is replayed over the looks of each row by
-the rules of `lookalike.training.health`, so that a change of a rule is tried on all trainings without one being repeated. What a
+the rules of `training.health`, so that a change of a rule is tried on all trainings without one being repeated. What a
 training came to is told by its k-NN: healthy is above the untrained encoder's by more than the interval of their
 difference, worse is below it by as much; broken trainings go by how they were broken.
 
@@ -191,7 +191,7 @@ FALLEN = {"head_spread": 1.0, "head_size": 1.0, "target_information": 1.0, "effe
 
 
 def figures_of(row: Row) -> dict[str, list[float]]:
-    """What the limits of `lookalike.training.health` are compared with, of all looks after which something may be told."""
+    """What the limits of `training.health` are compared with, of all looks after which something may be told."""
     first = row.get("wide_first") if not any(CHANGES[0] in look for look in row.get("looks", [])) else None
     first = row["first"] | {n: v for n, v in (first or {}).items() if n in NAMES}
     found: dict[str, list[float]] = {}

@@ -20,7 +20,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The last verdict's word, of `lookalike.training.health.Word`, such as learning; "unknown" where there was none."""
+        """The last verdict's word, of `training.health.Word`, such as learning; "unknown" where there was none."""
         return str(self._judged().get("verdict", "unknown"))
 
     @property
