@@ -23,6 +23,7 @@ lint: $(VENV)/.ready
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/.ready
 	$(RUN) ruff format .
