@@ -1,0 +1,1 @@
+"""The commands, a module or folder for each. Nothing below imports them; the command line does."""
