@@ -266,6 +266,17 @@ def test_compiled_code_is_kept_where_it_is_told(tmp_path: Path) -> None:
     assert facts["numba_cache"].startswith(str(tmp_path))
 
 
+def test_places_that_are_not_there_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._place(tmp_path / "not/yet").free == module._place(tmp_path).free
+    (tmp_path / "file").write_text("")
+    assert module._place(tmp_path / "file/below").writable
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert module._facts().current_folder.path == "/"
+
+
 def test_the_users_name_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert module._homely("/home/somebody/.cache/lookalike") == "~/.cache/lookalike"

@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from ..devices import free_memory
-from ..files import cache_folder, nearest_folder
+from ..files import cache_folder
 from ..printing import brief, counted, size_of
-from ..runs.environment import commit, version
+from ..runs.environment import commit, here, version
 
 FORMAT = 1
 SHARED = Path("/dev/shm")
@@ -184,10 +184,10 @@ def _facts() -> Facts:
         python=f"{platform.python_version()} ({platform.python_implementation()})", system=platform.platform(),
         processor=platform.machine(), cores=os.cpu_count() or 1, usable_cores=_usable_cores(),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), free_memory=free_memory(),
-        shared_memory=_place(SHARED) if SHARED.is_dir() else None, current_folder=_place(Path()),
-        cache_folder=_place(cache_folder()), libraries=libraries, extras=extras, cuda=None, gpus=(), warnings=(),
-        driver_gpus=driver_gpus, driver_error=driver_error, visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        numba_cache=None, tried=False,
+        shared_memory=_place(SHARED) if SHARED.is_dir() else None, current_folder=_place(Path(here() or "/")),
+        cache_folder=_place(cache_folder().absolute()), libraries=libraries, extras=extras, cuda=None, gpus=(),
+        warnings=(), driver_gpus=driver_gpus, driver_error=driver_error,
+        visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), numba_cache=None, tried=False,
     )  # fmt: skip
 
 
@@ -203,7 +203,8 @@ def _homely(path: Path | str) -> str:
 
 
 def _place(path: Path) -> Place:
-    there = nearest_folder(path, "--cache-dir")
+    """A folder, and the room of the nearest one above it where it is not there yet."""
+    there = next(each for each in (path, *path.parents) if each.is_dir())
     usage = shutil.disk_usage(there)
     return Place(_homely(path), usage.total, usage.free, os.access(there, os.W_OK))
 
