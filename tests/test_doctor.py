@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -103,12 +103,13 @@ def test_help_imports_no_torch_and_answers_at_once() -> None:
     )
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0, done.stderr
         assert "--json" in done.stdout
-    assert min(seconds) < 2  # 0.3 s; the tests' machine is busy
+    assert min(seconds) < 1  # of a CPU, 0.3 where nothing else runs: the tests' machine is busy
 
 
 def test_a_torch_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
