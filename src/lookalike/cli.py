@@ -4,6 +4,7 @@ Heavy libraries are imported by the verb that needs them: help and lists answer 
 """
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -86,6 +87,7 @@ lookalike: self-supervised learning of image representations
   lookalike check DATA                         what is in it, and the command to begin with for this machine
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
+  lookalike doctor                             versions, devices, extras and known problems, for a bug report
 
 ENCODER is a run's folder, an encoder.safetensors, an official weights file of DINO or DINOv2, timm/NAME,
 torchvision/NAME or torchhub/NAME.
@@ -414,6 +416,14 @@ class List:
     """Pixels of the images for --measure."""
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Report versions, devices, memory, disks, extras and known problems, for a bug report. It sends nothing."""
+
+    json: bool = False
+    """Print all of it as JSON."""
+
+
 def entry() -> None:
     """The console script."""
     processes.follow_starter()
@@ -450,6 +460,7 @@ def main(argv: list[str] | None = None) -> int:
         "views": views,
         "check": check,
         "list": show_list,
+        "doctor": doctor,
     }
     try:
         if not argv or argv[0] in ("--help", "-h", "help"):
@@ -1220,6 +1231,14 @@ def check(argv: list[str]) -> None:
         if options.out is not None:
             write_json(Path(options.out), found.content() | {"first_command": first.content()})
     say("\n".join(first.lines()))
+
+
+def doctor(argv: list[str]) -> None:
+    options = _parse(Doctor, argv, "doctor")
+    from .commands.doctor import doctor as examine
+
+    found = examine()
+    say(json.dumps(found.content(), indent=1) if options.json else "\n".join(found.lines()))
 
 
 def show_list(argv: list[str]) -> None:
