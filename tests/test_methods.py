@@ -575,6 +575,8 @@ def test_hooks_of_version_0_1_are_named(hook: str, now: str) -> None:
     config = dataclasses.dataclass(frozen=True)(type("Config", (Config,), {}))
     with pytest.raises(TypeError, match=rf"Own\.{hook} is Own\.{now} since version 0\.2"):
         type("Own", (Method,), {"Config": config, hook: None})
+    with pytest.raises(TypeError, match=r"Own\.after_step takes \(self, at, outputs\) since version 0\.2"):
+        type("Own", (Method,), {"Config": config, "after_step": lambda self, at: None})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

@@ -109,3 +109,42 @@ def test_what_is_stated_is_refused_where_it_may_not_change(photos: Path, tmp_pat
     with pytest.raises(ValueError, match="seed: 4 in the run, 0 now"):
         training.pretrain(tiny_run(photos, out, epochs=2, resume=True, origins=by_user(["seed"])))
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 5
+
+
+def test_a_value_changed_in_a_run_that_was_read_is_stated(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1, workers=0))
+    run = dataclasses.replace(read_run(out / "run.yaml", SimCLR), data=photos, backbone=TinyNet(), resume=True)
+    content = {k: v for k, v in yaml.safe_load((out / "run.yaml").read_text()).items() if k not in ("made", "format")}
+    settled, _ = training.resolve(dataclasses.replace(run, epochs=7, workers=3, decode_size=99), 40, content)
+    assert (settled.epochs, settled.workers, settled.decode_size) == (7, 3, 99)
+    other = dataclasses.replace(run.method, temperature=0.7)  # type: ignore[call-arg]
+    settled, _ = training.resolve(dataclasses.replace(run, method=other), 40, content)
+    assert settled.method.temperature == 0.7  # type: ignore[attr-defined]
+
+
+def test_a_file_gives_its_fitted_values_up_where_fitting_is_asked_for(photos: Path, tmp_path: Path) -> None:
+    """Else those of a short training would be taken for the paper's."""
+    out = tmp_path / "run"
+    argv = ["pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1"]
+    assert cli.main([*argv, "--hidden-dim", "64", "--no-report", "--workers", "0", "--out", str(out)]) == 0
+    paths = ["--from", str(out / "run.yaml"), "--out", str(tmp_path / "next")]
+    again, _ = training.resolve(cli._parse_run("pretrain", paths), 40)
+    assert again.method == read_run(out / "run.yaml").method
+    anew, _ = training.resolve(cli._parse_run("pretrain", [*paths, "--fit", "--epochs", "100"]), 1_281_167)
+    fresh = Run(data="", method=SimCLR.Config(hidden_dim=64), backbone="test_byobnet", image_size=32, batch_size=10)
+    assert anew.method == training.resolve(fresh, 1_281_167)[0].method
+
+
+def test_a_run_from_a_file_freezes_new_weights_for_a_tenth(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training.pretrain(tiny_run(photos, out, epochs=1))
+    run = dataclasses.replace(read_run(out / "run.yaml", SimCLR), data=photos, backbone=TinyNet(), init="x", epochs=20)
+    assert training.resolve(run, 40)[0].frozen_epochs == 2
+
+
+def test_another_size_of_views_is_refused_by_a_resume(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    argv = ["pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1"]
+    assert cli.main([*argv, "--no-report", "--workers", "0", "--out", str(out)]) == 0
+    assert cli.main(["pretrain", "--resume", "--out", str(out), "--views.0.size", "48", "--epochs", "2"]) == 1

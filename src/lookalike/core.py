@@ -4,6 +4,7 @@ A method knows no trainer, logger, data set or rank. `examples/bare_loop.py` tra
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -131,6 +132,9 @@ _HOOKS_OF_0_1 = {
     "fit_to": "Config.fit_to", "check": "Config.check", "warning": "Config.warnings", "views": "Config.views_at",
     "drop_path": "Config.needs", "needs_labels": "Config.needs", "needs_mask_token": "Config.needs",
     "sync_batchnorm": "Config.needs", "watches_heads": "Config.needs", "watches_features": "Config.needs",
+    "known_classes": "Config.needs", "learns_in_turns": "Config.needs", "stem": "Config.needs",
+    "interpolation": "Config.needs", "bank_numbers": "Config.needs", "repeats": "Config.needs",
+    "sizes": "Config.input_sizes",
 }  # fmt: skip
 
 
@@ -152,6 +156,8 @@ class Method(nn.Module):
             )
         if old := sorted(_HOOKS_OF_0_1.keys() & cls.__dict__.keys()):
             raise TypeError(f"{cls.__name__}.{old[0]} is {cls.__name__}.{_HOOKS_OF_0_1[old[0]]} since version 0.2.")
+        if len(inspect.signature(cls.after_step).parameters) != 3:
+            raise TypeError(f"{cls.__name__}.after_step takes (self, at, outputs) since version 0.2.")
         own.method = cls
 
     def __init__(self, cfg: _Config, backbone: Backbone) -> None:

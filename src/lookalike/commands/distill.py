@@ -54,15 +54,15 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
     teacher_size = method.cfg.teacher_pixels
-    there = run.probe is not None and all(map(os.path.exists, run.probe))  # else the training has said it
-    train, test = run.probe if run.probe and there else (None, None)
+    there = settled.probe is not None and all(map(os.path.exists, settled.probe))  # else the training has said it
+    train, test = settled.probe if settled.probe and there else (None, None)
     measured = profile_encoders(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
-        batch_size=64, workers=settled.workers, seed=run.seed,
+        batch_size=64, workers=settled.workers, seed=settled.seed,
     )  # fmt: skip
     data = run.data if test is None else test
     source = open_source(data, channels=settled.channels, alpha=settled.alpha)
-    drawn = Subset(source, permutation(len(source), run.seed, "agreement")[:IMAGES].tolist())
+    drawn = Subset(source, permutation(len(source), settled.seed, "agreement")[:IMAGES].tolist())
     by_teacher, by_student = (
         features(
             each, drawn, image_size=pixels, mean=method.backbone.mean, std=method.backbone.std, batch_size=64,

@@ -38,16 +38,19 @@ def default_of(cls: type, name: str) -> object:
     return field.default
 
 
-def stated_of_method(run: Asked, own: Mapping[str, object], default: Mapping[str, object]) -> frozenset[str]:
+def stated_of_method(
+    run: Asked, own: Mapping[str, object], default: Mapping[str, object], then: Mapping[str, object]
+) -> frozenset[str]:
     """Dotted names of the method's fields that the user stated.
 
     A stated optimizer counts as a whole, but for its warm-up: no other one's learning rate and decay suit it.
 
     Args:
         own, default: values of the method's configuration and of its default one, by dotted names.
+        then: those of a run that is resumed; else none.
     """
     said = {name for name, origin in run.origins.items() if origin == "user" and name in _within(own)}
-    unsaid = own.keys() - run.origins.keys()
+    unsaid = {name for name in own if name not in run.origins or (then and then.get(name) != own[name])}
     differing = {name for name in unsaid if name not in default or default[name] != own[name]}
     optimizer = {name for name in own if name.startswith("optim.")}
     if "optim.name" in said | differing or (not said and optimizer & differing):

@@ -115,7 +115,7 @@ class Remedies:
     stated: str = ""
     """The options that differ from the method's own settings for these images, in words; empty where none does."""
     cause: str = ""
-    """What the configuration lacks, and what to give; see `Method.cause`."""
+    """What the configuration lacks, and what to give; see `Method.diagnose`."""
     method: str = ""
     """Its name in the library's table, or the class of one's own."""
     known: bool = True
@@ -132,7 +132,7 @@ class Remedies:
 
         Args:
             own: what the configuration were, had the user stated nothing; None where there is none to compare with.
-            cause: see `Method.cause`.
+            cause: see `Method.diagnose`.
             fits: whether the run was fitted to its images before it was settled; `--no-fit` leaves it as it was stated.
         """
         from ..methods import METHODS

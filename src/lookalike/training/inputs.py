@@ -45,7 +45,8 @@ def probe_of(run: Resolved, folder: Folder, before: Mapping[str, object], begun:
         command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
         folder.say(
             f"WARNING     {gone[0]}, of the probe, is not there: the k-NN is left out of what follows. Where it was "
-            f"moved to, it can be named: {command}"
+            f"moved to, it can be named: {command}",
+            "warning",
         )
         return None
     probe = Probe(*run.probe, run)

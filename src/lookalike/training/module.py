@@ -178,8 +178,13 @@ class Pretraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outputs = self.method(batch)
         detached = {name: value.detach() for name, value in outputs.items()}
-        self.parts = {name: value for name, value in detached.items() if value.ndim == 0}
-        self.outputs = {name: value for name, value in detached.items() if value.ndim}
+        self.parts = {name: value for name, value in detached.items() if value.ndim == 0 or name == "loss"}
+        self.outputs = {name: value for name, value in detached.items() if value.ndim and name != "loss"}
+        if lost := set(self.run.method.needs.handed_over) - self.outputs.keys():
+            raise ValueError(
+                f"{type(self.method).__name__} hands over {min(lost)!r} by its needs, and forward returns no tensor of "
+                "this name with an axis or more."
+            )
         self._handed.append({name: self.outputs[name] for name in self.run.method.needs.handed_over})
         loss: Tensor = outputs["loss"]
         return loss

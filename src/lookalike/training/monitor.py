@@ -20,7 +20,7 @@ from ..data.labelled import open_pair
 from ..evaluation.features import features, with_statistics
 from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
-from ..events import Kind
+from ..events import Kind, to_console
 from ..label_free import spread
 from ..printing import counted, lines_of
 from ..random import permutation
@@ -184,7 +184,7 @@ class Monitor(Callback):
                 if self.run.method.needs.watch_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
             self._ratio = UpdateRatio(module.method.backbone)
-        if not self.quiet and sys.stdout.isatty():
+        if not self.quiet and self.folder.reports_to is to_console and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
             from rich.table import Column
 

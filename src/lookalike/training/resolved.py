@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..runs import (
     plain,
     stated_of_method,
 )
+from ..runs.origins import default_of
 from ..schedules import Schedule
 from ..views import View, resized
 
@@ -54,13 +56,17 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         if batch != run.batch_size:
             run = dataclasses.replace(run, batch_size=batch, origins={**run.origins, "batch_size": "fitted"})
     asked, patch = run.method if run.teacher is None else _taught_by(run), patch_size(run.backbone)
-    own = stated_of_method(run, _dotted(asked), _dotted(asked.method.Config()))  # type: ignore[call-arg]
+    default: Config = asked.method.Config()  # type: ignore[call-arg]
+    if run.fit and then is None:  # of a file what was fitted to other images is fitted anew
+        known = {name for name in _dotted(asked) if run.origins.get(name) != "fitted"}
+        asked = _with_stated(default, asked, known) if known != _dotted(asked).keys() else asked
+    own = stated_of_method(run, _dotted(asked), _dotted(default), {} if then is None else _dotted(then.method))
     size = run.image_size or max(v.size for v in asked.views)
     cfg = dataclasses.replace(asked, views=resized(asked.views, size, patch))
     size = max(v.size for v in cfg.views)
 
     def fitted_to(epochs: int) -> Config:
-        made = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch))
+        made = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch, run.accumulate))
         if "optim.name" in own:
             made = dataclasses.replace(made, optim=_shortened(cfg.optim, epochs))
         kept: Config = _with_stated(made, cfg, own)
@@ -71,7 +77,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         fitted = _as_begun(cfg, then.method, [fitted_to(then.epochs), fitted_to(1)] if run.fit else [cfg], own)
     else:
         fitted = fitted_to(run.epochs) if run.fit else cfg
-    fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch))
+    fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch, run.accumulate))
     settled = _settled(run, fitted, size, images)
     settled = dataclasses.replace(settled, origins=_origins(run, settled, own, {} if then is None else then.origins))
     old, new = _dotted(cfg), _dotted(fitted)
@@ -84,7 +90,8 @@ def _settled(run: Run, cfg: Config, size: int, images: int) -> Resolved:
     if workers is None:
         filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
         workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
-    if frozen is None and run.init and not run.resume:
+    unsaid = frozen is None or (not frozen and run.origins.get("frozen_epochs") == "fitted")
+    if unsaid and run.init and not run.resume:
         frozen = run.epochs / 10
     values = {f.name: vars(run)[f.name] for f in dataclasses.fields(Run)} | {
         "method": cfg, "image_size": size, "precision": precision_of(run), "workers": workers, "fit": False,
@@ -108,6 +115,8 @@ def _origins(run: Run, settled: Resolved, own: Set[str], then: Mapping[str, Orig
     default = flat(Run(data="", method=settled.method.method.Config()))  # type: ignore[call-arg]
     before, found = dotted(default), dict[str, Origin]()
     for name, value in dotted(flat(settled)).items():
+        if name == "fit":  # it says what was done with the others
+            continue
         if name in run.origins or (name in then and name not in own):
             found[name] = run.origins[name] if name in run.origins else then[name]
             continue
@@ -132,14 +141,24 @@ def begun_as(run: Run, begun: Mapping[str, object]) -> Run:
 
 def options_as_begun(run: Run, then: Run, begun: Mapping[str, object]) -> Run:
     """A run that is resumed, whose options are those of before where the user did not state them."""
+    left = {*OF_THE_MACHINE, "out", "fit"}
+    if any(origin == "user" and re.fullmatch(r"views\.\d+\.size", name) for name, origin in run.origins.items()):
+        left.add("image_size")  # which these sizes are to say
     same = {
         name: vars(then)[name]
         for name in OPTIONS
-        if name in begun and name not in (*OF_THE_MACHINE, "out", "fit") and not is_stated(run, name)
+        if name in begun and name not in left and not _is_other(run, then, name)
     }
     backbone = run.backbone if not isinstance(run.backbone, str) else same.get("backbone", run.backbone)
     origins = {**{name: then.origins[name] for name in same if name in then.origins}, **run.origins}
     return dataclasses.replace(run, **{**same, "backbone": backbone, "origins": origins})
+
+
+def _is_other(run: Run, then: Run, option: str) -> bool:
+    """Whether the user stated an option, or gave it a value that is neither the default nor that of before."""
+    if run.origins.get(option) == "user":
+        return True
+    return bool(vars(run)[option] != vars(then)[option] and vars(run)[option] != default_of(Run, option))
 
 
 def _as_begun(asked: Any, then: Any, fits: Sequence[Any], stated: Set[str], at: str = "") -> Any:

@@ -306,7 +306,8 @@ def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
             label = "WARNING" if plan.seconds is not None and seconds > plan.seconds else "time"
             launch.folder.say(
                 f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(plan.seconds or 0)} as was "
-                f"expected. It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end."
+                f"expected. It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end.",
+                "warning" if label == "WARNING" else "fact",
             )
 
     saver = Checkpoints(launch.folder, run, signals)

@@ -238,7 +238,7 @@ def _said(path: Path, problems: list[str]) -> dict[str, str]:
         return {}
     try:
         return words(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problems.append(f"{path.name} could not be read: {type(error).__name__}: {error}")
         return {}
 
