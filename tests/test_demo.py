@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lookalike import cli, load
+from lookalike.cli.first import Demo
 from lookalike.commands import demo
 from lookalike.evaluation.linear import Settings
 from lookalike.runs import Folder
@@ -115,7 +116,7 @@ def test_images_of_an_earlier_demo_are_replaced_where_nothing_else_lies_among_th
 def test_it_keeps_its_promise(tmp_path: Path) -> None:
     """The sketch that the demo grew from had 77 % linear and 29 % with one label per class."""
     result, (pixels, untrained, trained) = demo.demo(
-        tmp_path / "demo", epochs=cli.Demo.epochs, seed=cli.Demo.seed, overwrite=False
+        tmp_path / "demo", epochs=Demo.epochs, seed=Demo.seed, overwrite=False
     )
     assert result.verdict == "learning"
     assert trained.linear > 0.77 > max(pixels.linear, untrained.linear) + 0.2

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lookalike import backbones, cli, encoders, training
 from lookalike.backbones import Backbone
+from lookalike.cli.encoders import Embed, Evaluate, Protocol
 from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.evaluation import (
@@ -163,7 +164,7 @@ def test_an_interval_of_no_mistakes_is_not_a_point() -> None:
 
 
 def test_the_command_line_names_every_protocol() -> None:
-    assert set(cli.Protocol.__args__) == set(PROTOCOLS)
+    assert set(Protocol.__args__) == set(PROTOCOLS)
 
 
 @pytest.mark.usefixtures("quick")
@@ -929,7 +930,7 @@ def test_classes_that_train_lacks_are_no_doubt_about_the_others() -> None:
 
 def test_the_commands_defaults_are_the_functions() -> None:
     """Help must not import the functions, so that the command line states them once more."""
-    for function, options in ((evaluate, cli.Evaluate()), (embed, cli.Embed(encoder="e", data="d"))):
+    for function, options in ((evaluate, Evaluate()), (embed, Embed(encoder="e", data="d"))):
         parameters = inspect.signature(function).parameters
         for field in dataclasses.fields(options):
             if field.name in parameters and field.name not in ("encoder", "train", "test", "data", "out", "workers"):

@@ -21,6 +21,7 @@ import torch
 from test_training import assert_same_run, forkserver, state
 
 from lookalike import cli
+from lookalike.cli import pages
 from lookalike.core import Method, Outputs, Progress
 from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
@@ -99,7 +100,7 @@ class _Impossible(Exception):
 def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connection) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method(None, force=True)  # the loading processes of a run are started as a user's are
-    cli._write_report = lambda folder, workers: None  # as in all tests, for time
+    pages.write_report = lambda folder, workers: None  # as in all tests, for time
     said = ""
     try:
         work(*args)

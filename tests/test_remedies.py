@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -577,7 +578,9 @@ def fields_of(cls: type, before: str = "") -> Iterator[str]:
 
 def options() -> set[str]:
     """Every option that a command takes."""
-    verbs = [value for value in vars(cli).values() if dataclasses.is_dataclass(value) and isinstance(value, type)]
+    modules = [module for name, module in sys.modules.items() if name.startswith("lookalike.cli.")]
+    values = [value for module in modules for value in vars(module).values()]
+    verbs = {value for value in values if dataclasses.is_dataclass(value) and isinstance(value, type)}
     found = {name for cls in (*verbs, Options) for name in fields_of(cls)}
     for name in METHODS:
         found |= set(fields_of(get_method(name).Config))

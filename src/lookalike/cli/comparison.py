@@ -1,0 +1,78 @@
+"""`compare`."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, Suppress, UseAppendAction
+
+from ..commands.compare.spec import Comparison
+from ..files import check_writable, nearest_folder
+from ..names import nearest
+from ..places import check_backbones, check_images, check_logger
+from ..printing import pasteable, say, shown
+from ..runs.lookup import check_encoder
+from . import pages
+from .encoders import Protocol
+from .errors import UsageError
+from .interrupts import imported
+from .overview import COMPARE
+from .parsing import parse, take_flag, worker_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Comparison):
+    """Train methods at equal cost, judge all, and rank them."""
+
+    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
+    methods: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="METHOD...")]
+    """Names of `lookalike list methods`, and distill where there is a teacher."""
+    train: UseAppendAction[tuple[str, ...]]
+    """Labelled folder to judge with: one, or one for each --test, in their order."""
+    test: UseAppendAction[tuple[str, ...]]
+    """Labelled folder whose images are classified, with the classes of its --train."""
+    probe: Suppress[tuple[str, str] | None] = None
+    time: Suppress[str | None] = None
+    nodes: Suppress[int] = 1
+    strategy: Suppress[Literal["ddp"]] = "ddp"
+    origins: Suppress[dict[str, Literal["default", "user", "fitted"]]] = dataclasses.field(default_factory=dict)
+
+
+def compare(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(COMPARE)
+        argv = ["--help"]
+    with_report, argv = take_flag(argv, "--no-report")
+    asked = parse(Compare, argv, "compare")
+    given = {a.split("=")[0].replace("_", "-") for a in argv}
+    if "--batch-size" in given:
+        asked = dataclasses.replace(asked, origins={"batch_size": "user"})
+    if {"--budget", "--epochs"} <= given:
+        raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
+    if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
+        raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
+    check_logger(asked.logger)
+    check_writable(Path(asked.out) / "compare.json")
+    if asked.cache_dir is not None:
+        nearest_folder(Path(asked.cache_dir), "--cache-dir")
+    check_images(asked.data, *asked.train, *asked.test)
+    check_backbones(asked.backbone, asked.teacher_backbone)
+    for weights in (asked.init, asked.teacher):
+        if weights is not None:
+            check_encoder(weights)
+    from ..commands.compare.record import FILE
+    from ..commands.compare.runner import compare as rank
+
+    imported()
+
+    found = rank(asked)
+    folder, best = found.folder, found.ranking[0].method
+    first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
+    if with_report:
+        pages.write_report(str(folder), worker_count(asked.workers))
+    say(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
+    say(f"Next: {pasteable('lookalike', 'embed', folder / first, 'DATA', '--out', 'embeddings.npz')}")
