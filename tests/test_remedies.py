@@ -26,6 +26,7 @@ from support.place import TINY, Place
 
 import lookalike
 from lookalike import cli
+from lookalike.cli.command import Command
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder, Options
 
@@ -582,6 +583,8 @@ def options() -> set[str]:
     values = [value for module in modules for value in vars(module).values()]
     verbs = {value for value in values if dataclasses.is_dataclass(value) and isinstance(value, type)}
     found = {name for cls in (*verbs, Options) for name in fields_of(cls)}
+    commands = [value for value in values if isinstance(value, Command)]
+    found |= {name.replace("_", "-") for command in commands for name in command.options()}
     for name in METHODS:
         found |= set(fields_of(get_method(name).Config))
     return found | {f"no-{name}" for name in found} | {"help", "version", "debug", "from", "no-report"}

@@ -45,7 +45,8 @@ from lookalike.commands.compare.record import add_results
 from lookalike.commands.compare.runner import _Work, compare
 from lookalike.commands.compare.spec import Comparison
 from lookalike.commands.compare.summary import recommendation, table
-from lookalike.commands.report.report import page_content, report, write
+from lookalike.commands.report.page import page_content
+from lookalike.commands.report.report import report, write
 from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
@@ -389,7 +390,7 @@ def noted(run: Path) -> str:
 
 def unwritten(p: Place) -> str:
     said: list[str] = []
-    with mock.patch("lookalike.commands.report.report.rendered", side_effect=RuntimeError("no page today")):
+    with mock.patch("lookalike.commands.report.html.rendered", side_effect=RuntimeError("no page today")):
         write(p.trained, say=said.append)
     return said[0]
 

@@ -93,6 +93,10 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
+def silent(text: str) -> None:
+    """Reports nothing."""
+
+
 def warn(text: str) -> None:
     """`say` on standard error."""
     say(text, sys.stderr)

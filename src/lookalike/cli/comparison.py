@@ -1,7 +1,6 @@
 """`compare`."""
 
 import dataclasses
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,13 +9,13 @@ import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
 from ..commands.compare.spec import Comparison
+from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_writable, nearest_folder
 from ..names import nearest
 from ..places import check_backbones, check_images, check_logger
 from ..printing import pasteable, say, shown
 from ..runs.lookup import check_encoder
 from . import pages
-from .encoders import Protocol
 from .errors import UsageError
 from .interrupts import imported
 from .overview import COMPARE
@@ -53,8 +52,8 @@ def compare(argv: list[str]) -> None:
         asked = dataclasses.replace(asked, origins={"batch_size": "user"})
     if {"--budget", "--epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
-    if unknown := [p for p in asked.protocols if p not in typing.get_args(Protocol)]:
-        raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], typing.get_args(Protocol))}")
+    if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
+        raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], [*PROTOCOLS])}")
     check_logger(asked.logger)
     check_writable(Path(asked.out) / "compare.json")
     if asked.cache_dir is not None:

@@ -1,9 +1,12 @@
 """Reads arguments by tyro. Nothing outside this package knows it."""
 
+import functools
 import os
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import tyro
+from tyro.constructors import ConstructorRegistry
 
 from ..printing import printable
 from .errors import UsageError
@@ -23,8 +26,15 @@ _LEAST = {
 """The lowest values of numbers that commands share."""
 
 
-def parse(cls: type[T], argv: list[str], prog: str, description: str | None = None) -> T:
-    options = _parsed(cls, argv, prog, description)
+def parse(
+    cls: Callable[..., T],
+    argv: list[str],
+    prog: str,
+    description: str | None = None,
+    registry: ConstructorRegistry | None = None,
+) -> T:
+    """Reads the arguments of a command into a dataclass, or into what the registry makes of a type."""
+    options = _parsed(cls, argv, prog, description, registry)
     for name, least in _LEAST.items():
         if (found := vars(options).get(name)) is not None and found < least:
             of_images = name in ("count", "points")
@@ -33,16 +43,17 @@ def parse(cls: type[T], argv: list[str], prog: str, description: str | None = No
     return options
 
 
-def _parsed(cls: type[T], argv: list[str], prog: str, description: str | None) -> T:
+def _parsed(
+    cls: Callable[..., T], argv: list[str], prog: str, description: str | None, registry: ConstructorRegistry | None
+) -> T:
+    read = functools.partial(tyro.cli, cls, prog=f"lookalike {prog}", description=description, registry=registry)
     try:
         if (written := [printable(a) for a in argv]) != argv:  # tyro prints what it does not understand as it is
             try:
-                return tyro.cli(
-                    cls, args=argv, prog=f"lookalike {prog}", description=description, console_outputs=False
-                )
+                return cast(T, read(args=argv, console_outputs=False))
             except SystemExit:
                 argv = written
-        return tyro.cli(cls, args=argv, prog=f"lookalike {prog}", description=description)
+        return cast(T, read(args=argv))
     except ValueError as error:  # a dataclass refused a value
         raise UsageError(str(error)) from None
 
