@@ -38,7 +38,7 @@ from torch.utils.data import get_worker_info
 
 import lookalike
 from lookalike import cli, training
-from lookalike.commands import demo, distill, finetune
+from lookalike.commands import digits, distill, finetune
 from lookalike.commands.compare.cost_meter import spent
 from lookalike.commands.compare.ranking import Accuracy, Training, rank
 from lookalike.commands.compare.record import add_results
@@ -404,8 +404,8 @@ def only_damaged(p: Place) -> Path:
 
 def demonstrated(out: object, **options: bool) -> None:
     """The demo up to its training."""
-    with mock.patch("lookalike.commands.demo._shown"):
-        demo.demo(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
+    with mock.patch("lookalike.commands.digits._shown"):
+        digits.train_on_digits(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
 
 
 def earlier(p: Place) -> Path:

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+from ..cores import worker_count
 from .interrupts import imported
-from .parsing import parse, worker_count
+from .parsing import parse
 
 TYPED = {"Classifier": str, "Data": str, "Encoder": str}
 """What stands on a command line for what Python takes as an object, too: a path or a name."""
@@ -98,7 +99,7 @@ class Command:
             imported()
         known = inspect.signature(self.function).parameters
         given = {name: value for name, value in vars(asked).items() if name in known} | others
-        if "workers" in given:
+        if "workers" in given and known["workers"].default is not None:
             given["workers"] = worker_count(asked.workers)
         return self.function(**given)
 

@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
 from ..commands.compare.spec import Comparison
+from ..cores import worker_count
 from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_writable, nearest_folder
 from ..names import nearest
@@ -19,7 +20,7 @@ from . import pages
 from .errors import UsageError
 from .interrupts import imported
 from .overview import COMPARE
-from .parsing import parse, take_flag, worker_count
+from .parsing import parse, take_flag
 
 
 @dataclass(frozen=True, kw_only=True)

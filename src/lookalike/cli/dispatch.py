@@ -6,10 +6,10 @@ import sys
 
 from .. import processes
 from ..names import nearest
-from ..printing import cut, say, shown, typed
+from ..printing import LONGEST_MESSAGE, cut, message, say, shown, typed
 from .comparison import compare
 from .encoders import embed, evaluate, predict, show
-from .errors import LONGEST_MESSAGE, UsageError, message
+from .errors import UsageError
 from .first import demo, show_list
 from .images import check
 from .overview import OVERVIEW

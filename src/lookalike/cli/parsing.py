@@ -1,7 +1,6 @@
 """Reads arguments by tyro. Nothing outside this package knows it."""
 
 import functools
-import os
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -56,10 +55,6 @@ def _parsed(
         return cast(T, read(args=argv))
     except ValueError as error:  # a dataclass refused a value
         raise UsageError(str(error)) from None
-
-
-def worker_count(asked: int | None) -> int:
-    return max(1, min(8, (os.cpu_count() or 1) - 1)) if asked is None else asked
 
 
 def take(argv: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..cores import worker_count
 from ..files import check_writable
 from ..methods import METHODS, SELF_SUPERVISED
 from ..printing import pasteable, say
@@ -13,7 +14,7 @@ from . import pages
 from .errors import UsageError
 from .interrupts import imported
 from .overview import DISTILL, FINETUNE, PRETRAIN, VIEWS
-from .parsing import parse, take, take_flag, worker_count
+from .parsing import parse, take, take_flag
 from .run_parsing import parse_run
 
 
