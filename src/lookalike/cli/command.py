@@ -15,9 +15,10 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Union
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import StructFieldSpec
 
 from ..cores import worker_count
+from .fields import fields_are, registry
 from .interrupts import imported
 from .parsing import parse
 
@@ -80,16 +81,11 @@ class Command:
         """The values of a command line."""
         known, places = self.options(), self.places()
         kinds = {name: self._in_front(name, each.kind) if name in places else each.kind for name, each in known.items()}
-        fields = tuple(StructFieldSpec(name, kinds[name], each.default, each.help) for name, each in known.items())
-        registry = ConstructorRegistry()
-
-        @registry.struct_rule
-        def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-            return StructConstructorSpec(SimpleNamespace, fields) if info.type is self.function else None
-
+        fields = [StructFieldSpec(name, kinds[name], each.default, each.help) for name, each in known.items()]
         first = (inspect.getdoc(self.function) or "").split("\n\n")[0]
+        rules = registry(fields_are(self.function, SimpleNamespace, fields))
         name = self.name or self.function.__name__
-        found: SimpleNamespace = parse(self.function, argv, name, " ".join(first.split()), registry)
+        found: SimpleNamespace = parse(self.function, argv, name, " ".join(first.split()), rules)
         return found
 
     def call(self, asked: SimpleNamespace, **others: object) -> Any:

@@ -1,12 +1,10 @@
 """`compare`."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, Suppress, UseAppendAction
+from tyro.conf import Positional, UseAppendAction
 
 from ..commands.compare.spec import Comparison
 from ..cores import worker_count
@@ -18,28 +16,20 @@ from ..printing import pasteable, say, shown
 from ..runs.lookup import check_encoder
 from . import pages
 from .errors import UsageError
+from .fields import registry, some_fields
 from .interrupts import imported
 from .overview import COMPARE
 from .parsing import parse, take_flag
 
-
-@dataclass(frozen=True, kw_only=True)
-class Compare(Comparison):
-    """Train methods at equal cost, judge all, and rank them."""
-
-    data: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
-    methods: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="METHOD...")]
-    """Names of `lookalike list methods`, and distill where there is a teacher."""
-    train: UseAppendAction[tuple[str, ...]]
-    """Labelled folder to judge with: one, or one for each --test, in their order."""
-    test: UseAppendAction[tuple[str, ...]]
-    """Labelled folder whose images are classified, with the classes of its --train."""
-    probe: Suppress[tuple[str, str] | None] = None
-    time: Suppress[str | None] = None
-    nodes: Suppress[int] = 1
-    strategy: Suppress[Literal["ddp"]] = "ddp"
-    origins: Suppress[dict[str, Literal["default", "user", "fitted"]]] = dataclasses.field(default_factory=dict)
+HIDDEN = ("probe", "time", "nodes", "strategy", "origins")
+"""Options of a training that a comparison has no use for."""
+MARKS = {
+    "data": (Positional, tyro.conf.arg(metavar="DATA")),
+    "methods": (Positional, tyro.conf.arg(metavar="METHOD...")),
+    "train": (UseAppendAction,),
+    "test": (UseAppendAction,),
+}
+"""What stands in front, and what may be given several times."""
 
 
 def compare(argv: list[str]) -> None:
@@ -47,7 +37,8 @@ def compare(argv: list[str]) -> None:
         print(COMPARE)
         argv = ["--help"]
     with_report, argv = take_flag(argv, "--no-report")
-    asked = parse(Compare, argv, "compare")
+    rules = registry(some_fields(Comparison, HIDDEN, MARKS))
+    asked = parse(Comparison, argv, "compare", "Trains methods at equal cost, judges all, and ranks them.", rules)
     given = {a.split("=")[0].replace("_", "-") for a in argv}
     if "--batch-size" in given:
         asked = dataclasses.replace(asked, origins={"batch_size": "user"})

@@ -2,24 +2,22 @@
 
 import dataclasses
 import os
-import typing
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 import tyro
 from tyro.conf import Positional
+from tyro.constructors import StructFieldSpec
 
 from ..methods import METHODS, SELF_SUPERVISED
 from ..names import nearest
 from ..printing import brief, shown
 from ..runs import Folder, Options, Run, from_mapping, read_whole_yaml, read_yaml
 from .errors import UsageError
+from .fields import fields_are, registry, some_fields
 from .parsing import parse, take
-
-T = TypeVar("T")
-
 
 NOT_OF_FINETUNE = {
     "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
@@ -111,7 +109,7 @@ class Parsed:
     """The defaults."""
     options: Options
     method: Any
-    """The method's own fields, in the type that its help was shown with."""
+    """The method's own fields."""
     data: str
     encoder: str
     test: str
@@ -129,41 +127,28 @@ def parse_options(asked: Asked, method: Any) -> Parsed:
         places = {"encoder": base.init or "", "train": places["data"], "test": vars(cfg)["test"]}
     hidden = NOT_OF_FINETUNE if asked.classifies else {}
     options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)})
-    command = dataclasses.make_dataclass(
-        "Command",
-        [
-            *(
-                (
-                    place,
-                    Annotated[Positional[str], tyro.conf.arg(metavar=place.upper(), help=PLACES[place])],
-                    default or tyro.MISSING,
-                )
-                for place, default in places.items()
-            ),
-            *(
-                (part, Annotated[type(shown), tyro.conf.arg(name="")], shown)
-                for part, shown in (
-                    ("options", _without(options, hidden.get("options", ()))),
-                    ("method", _without(cfg, hidden.get("method", ()))),
-                )
-            ),
-        ],
-        frozen=True,
+    front = [
+        StructFieldSpec(name, _in_front(name), value or tyro.MISSING, PLACES[name]) for name, value in places.items()
+    ]
+    parts = [StructFieldSpec(name, _flat(made), made) for name, made in (("options", options), ("method", cfg))]
+    rules = registry(
+        fields_are(Parsed, SimpleNamespace, [*front, *parts]),
+        some_fields(Options, hidden.get("options", ())),
+        some_fields(type(cfg), hidden.get("method", ())),
     )
     prog = asked.verb if asked.verb == asked.method else f"{asked.verb} {asked.method}"
-    found: Any = parse(command, asked.options, prog, description=line)
+    found: Any = parse(Parsed, asked.options, prog, line, rules)
     return Parsed(
         base, found.options, found.method, found.train if asked.classifies else found.data,
         found.encoder if asked.classifies else "", found.test if asked.classifies else "",
     )  # fmt: skip
 
 
-def _without(content: T, names: Sequence[str]) -> T:
-    """The same dataclass, of a type whose help leaves these fields out."""
-    if not names:
-        return content
-    cls = cast(Any, type(content))
-    hints = typing.get_type_hints(cls)
-    fields = [(name, Annotated[hints[name], tyro.conf.Suppress], dataclasses.field(default=None)) for name in names]
-    shown = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True, kw_only=True)
-    return cast(T, shown(**vars(content)))
+def _in_front(name: str) -> Any:
+    """A text that is given by its place."""
+    return Annotated[Positional[str], tyro.conf.arg(metavar=name.upper())]
+
+
+def _flat(content: object) -> Any:
+    """The type of a dataclass whose fields are options without its name in front."""
+    return Annotated[type(content), tyro.conf.arg(name="")]
