@@ -10,6 +10,10 @@ import pytest
 import lookalike
 from lookalike import cli
 from lookalike.cli.command import Command, Option
+from lookalike.cli.comparison import HIDDEN, MARKS
+from lookalike.cli.fields import registry, some_fields
+from lookalike.cli.parsing import parse
+from lookalike.commands.compare.spec import Comparison
 
 if TYPE_CHECKING:
     from lookalike.data import Data
@@ -69,6 +73,13 @@ def test_commands_are_what_python_has() -> None:
     assert public == {"embed", "evaluate", "plot", "predict", "report", "show"}
     for name in public:
         assert COMMANDS[name].function is getattr(lookalike, name)
+
+
+def test_compare_is_its_comparison() -> None:
+    rules = registry(some_fields(Comparison, HIDDEN, MARKS))
+    argv = ["DATA", "simclr", "byol", "--train", "T", "--test", "A", "--test", "B"]
+    asked = parse(Comparison, argv, "compare", None, rules)
+    assert asked == Comparison(data="DATA", methods=("simclr", "byol"), train=("T",), test=("A", "B"))
 
 
 def made(a: "Data", *, b: "tuple[Data, Data] | None" = None, say: Callable[[str], object] = print) -> object:

@@ -1,6 +1,7 @@
 """Which module may import which: imports inside functions and under TYPE_CHECKING count."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -95,8 +96,21 @@ def test_commands_are_the_top_floor(module: str) -> None:
     assert not imports(module) & COMMANDS
 
 
+def test_the_command_line_alone_knows_tyro() -> None:
+    tyro = re.compile(r"^\s*(import|from) tyro", re.MULTILINE)
+    found = {name for name, path in MODULES.items() if tyro.search(path.read_text(encoding="utf-8"))}
+    assert found
+    assert found <= CLI
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - CLI))
+def test_only_what_starts_the_program_knows_the_command_line(module: str) -> None:
+    assert module == "lookalike.__main__" or not imports(module) & CLI
+
+
 @pytest.mark.parametrize(
-    "module", sorted(m for m in MODULES if m.startswith(("lookalike.commands.", "lookalike.evaluation.")))
+    "module",
+    sorted(m for m in MODULES if m.startswith(("lookalike.cli", "lookalike.commands.", "lookalike.evaluation."))),
 )
 def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
     above = {name for each in imports(module) for name in needed(each)}

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from types import SimpleNamespace
 
 from ..methods import get_method
-from ..outlines import outline
 from ..runs import Options, Run, by_user, dotted, plain
 from .errors import UsageError
+from .outlines import outline
 from .run_arguments import parse_options, read_arguments
 from .run_places import check_places
 
