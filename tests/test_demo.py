@@ -135,7 +135,7 @@ def test_a_demo_that_cannot_begin_leaves_the_earlier_one_as_it_was(
     def fails(*args: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("lookalike.training.stages.pretrain", fails)
+    monkeypatch.setattr("lookalike.training.pretrain", fails)
     argv = ["demo", "--out", str(out), "--seed", "1"]
     assert cli.main([*argv, "--overwrite"]) == 1
     assert "error: out of memory" in capsys.readouterr().err
