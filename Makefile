@@ -2,8 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+# All dependencies at the lowest versions that pyproject.toml allows, for the core of the tests
+LOWEST := .venv-lowest
+CORE := augment backbones data doctor encoders evaluation losses masks methods neighbours optim random reference runs schedules
+RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_resumes_with_workers
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-lowest lint format clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -19,14 +23,28 @@ test: $(VENV)/.ready
 test-slow: $(VENV)/.ready
 	$(RUN) pytest -m slow
 
+$(LOWEST)/.ready: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --upgrade --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--extra dev --output-file $(LOWEST)/versions.txt pyproject.toml
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps \
+		--requirements $(LOWEST)/versions.txt --editable .
+	touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -m 'not slow' -n logical --dist loadfile --no-loadscope-reorder \
+		$(CORE:%=tests/test_%.py) $(RESUME:%=tests/test_training.py::%)
+
 lint: $(VENV)/.ready
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/.ready
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -51,7 +51,7 @@ def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torchvision/alexnet" in {line.split()[0] for line in printed(capsys, ["list", "backbones"], 0).splitlines()}
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "finetune", "predict", "evaluate", "embed", "views", "list"])
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "predict", "evaluate", "embed", "views", "list", "doctor"])
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"lookalike {verb}" in printed(capsys, [verb, "--help"], 0)
 
@@ -382,7 +382,7 @@ def python(code: str) -> str:
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys, lookalike.cli as c; c.main({argv}); print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
     heavy = {"torch", "lightning", "timm", "torchvision", "numpy"}
-    for argv in (["--help"], ["list", "methods"], ["pretrain", "--help"], ["evaluate", "--help"]):
+    for argv in (["--help"], ["list", "methods"], ["pretrain", "--help"], ["evaluate", "--help"], ["doctor", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", code.format(argv=argv, heavy=heavy)], capture_output=True, text=True, check=True
         )

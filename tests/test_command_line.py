@@ -36,7 +36,13 @@ OWN_DEFAULTS: dict[str, dict[str, object]] = {
 }
 """Where the command line has others: files for what Python returns, a machine's free cores, places that --features
 replaces."""
-OWN_OPTIONS = {"demo": {"report"}, "embed": {"overwrite"}, "evaluate": {"features"}, "predict": {"overwrite"}}
+OWN_OPTIONS = {
+    "demo": {"report"},
+    "doctor": {"json"},
+    "embed": {"overwrite"},
+    "evaluate": {"features"},
+    "predict": {"overwrite"},
+}
 """Options of the command line alone."""
 
 

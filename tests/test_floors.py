@@ -115,3 +115,33 @@ def test_only_what_starts_the_program_knows_the_command_line(module: str) -> Non
 def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
     above = {name for each in imports(module) for name in needed(each)}
     assert module.removeprefix("lookalike.") not in above
+
+
+# ---------------------------------------------------------------- sizes
+
+ROOT = Path(__file__).parents[1]
+KERNELS = "views/cpu.py", "views/gpu.py"
+
+
+def test_the_path_of_the_idea_is_short_and_the_map_says_how_long() -> None:
+    loss = next(n for n in ast.parse((SOURCE / "losses.py").read_text()).body if getattr(n, "name", "") == "nt_xent")
+    assert isinstance(loss, ast.FunctionDef)
+    lines = {
+        "`examples/bare_loop.py`": len((ROOT / "examples/bare_loop.py").read_text().splitlines()),
+        "`core.py`": len((SOURCE / "core.py").read_text().splitlines()),
+        "`methods/simclr.py`": len((SOURCE / "methods/simclr.py").read_text().splitlines()),
+        "`losses.py`, `nt_xent`": (loss.end_lineno or 0) - loss.lineno + 1,
+    }
+    assert sum(lines.values()) <= 400
+    assert lines["`core.py`"] <= 220
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert f"Four files, {sum(lines.values())} lines" in text
+    for name, count in lines.items():
+        assert f"| {name} | {count} |" in text
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_file_is_longer_than_600_lines(module: str) -> None:
+    path = MODULES[module]
+    if str(path.relative_to(SOURCE)) not in KERNELS:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 600

@@ -67,7 +67,7 @@ def test_the_interval_leaves_out_no_change_where_mcnemars_exact_test_does(won: i
 def test_it_is_narrower_than_two_accuracies_where_most_images_stay_as_they_were() -> None:
     before = hits(158, 250)  # 63 %
     after = hits(140, 250)  # 56 %
-    assert interval(158 / 250, 250, 0)[0] < interval(140 / 250, 250, 0)[1]
+    assert interval(158 / 250, 250)[0] < interval(140 / 250, 250)[1]
     assert interval_of_change(before, after)[1] < -0.04
 
 

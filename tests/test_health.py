@@ -110,7 +110,9 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(target_information=0.02), "", False, ""),
         (seen(UP, embedding_correlation=0.7, remedies=LACKS), "collapsed", True, "come to say the same"),
         (seen(head_spread=0.02, loss=0.1), "", False, ""),
-        (seen(embedding_correlation=0.96), "collapsed", False, "they correlate by 0.960"),
+        (seen(DOWN, embedding_correlation=0.96), "collapsed", False, "they correlate by 0.960"),
+        (seen(embedding_correlation=0.99), "", False, ""),  # as of Barlow Twins on its way
+        (seen(embedding_correlation=0.96, remedies=LACKS), "collapsed", True, "they correlate by 0.960"),
         (seen(UP, embedding_correlation=0.94), "learning", True, "70.0%"),
         (seen(UP, embedding_deviation=0.04, loss=0.1), "collapsed", False, "spread of the embeddings"),
         (seen(UP, target_information=0.008), "collapsed", False, "targets are the same for all images"),

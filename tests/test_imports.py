@@ -68,7 +68,8 @@ def test_commands_of_evaluation_bring_along_no_lightning() -> None:
     assert not {"lightning", "lookalike.training"} & found
 
 
-PLAIN = ("demo", "predict", "evaluate", "compare", "embed", "show", "report", "plot", "thin", "check", "list", "views")
+PLAIN = ("demo", "predict", "evaluate", "compare", "embed", "show", "report", "plot", "thin", "check", "list", "views",
+         "doctor")  # fmt: skip
 
 
 def test_functions_of_commands_bring_along_nothing_heavy() -> None:

@@ -136,8 +136,8 @@ def test_several_draws_are_pooled() -> None:
 
 
 def test_an_interval_covers_draws_and_images() -> None:
-    assert interval_of_draws([0.7] * 5, 1000, 0) == interval(0.7, 1000, 0)  # nothing but the images differs
-    assert interval_of_draws([0.5], 100, 3) == interval(0.5, 100, 3)
+    assert interval_of_draws([0.7] * 5, 1000, 0) == interval(0.7, 1000)  # nothing but the images differs
+    assert interval_of_draws([0.5], 100, 3) == interval(0.5, 100)
     low, high = interval_of_draws([0.6, 0.7, 0.8], 10**6, 0)
     # Student's t of two degrees of freedom, times 0.1 / sqrt(3)
     assert (high - low) / 2 == pytest.approx(4.303 * 0.1 / 3**0.5, rel=0.1)
@@ -155,9 +155,9 @@ def test_intervals_hold_the_truth_in_95_of_100_cases(draws: int) -> None:
 
 
 def test_an_interval_of_no_mistakes_is_not_a_point() -> None:
-    assert interval(1.0, 3, 0) == (pytest.approx(0.2924, abs=1e-4), 1.0)  # Clopper and Pearson
-    assert interval(0.0, 20, 0) == (0.0, pytest.approx(0.1684, abs=1e-4))
-    assert interval_of_draws([1.0, 1.0], 3, 0) == interval(1.0, 3, 0)
+    assert interval(1.0, 3) == (pytest.approx(0.2924, abs=1e-4), 1.0)  # Clopper and Pearson
+    assert interval(0.0, 20) == (0.0, pytest.approx(0.1684, abs=1e-4))
+    assert interval_of_draws([1.0, 1.0], 3, 0) == interval(1.0, 3)
 
 
 # ---------------------------------------------------------------- protocols
@@ -178,7 +178,7 @@ def test_a_perfect_encoder_has_all_and_a_random_one_chance() -> None:
     for protocol in FROZEN:
         for entry in run_protocol(protocol, *perfect, 4, 0, None):
             assert entry.top1 == 1.0, protocol
-            assert entry.interval == interval(1.0, 40, 0)
+            assert entry.interval == interval(1.0, 40)
         for entry in run_protocol(protocol, *noise, 4, 0, None):
             assert abs(entry.top1 - 0.25) < 0.08, protocol
             assert entry.interval[0] < 0.25 < entry.interval[1]
@@ -908,9 +908,7 @@ def test_a_weights_file_that_a_training_replaces_meanwhile(
 
 def test_more_hits_never_have_a_lower_interval() -> None:
     for images in (50, 1000):
-        lows, highs = zip(
-            *(interval(hits / images, images, 0) for hits in (0, 1, 2, 9, images - 2, images - 1, images))
-        )
+        lows, highs = zip(*(interval(hits / images, images) for hits in (0, 1, 2, 9, images - 2, images - 1, images)))
         assert list(lows) == sorted(lows)
         assert list(highs) == sorted(highs)
 

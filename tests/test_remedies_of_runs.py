@@ -487,7 +487,7 @@ def classed(p: Place, count: int, name: str = "rare") -> str:
     """What is said of two classes, of which one has so many images, or several."""
     images(p.out / "data/common")
     images(p.out / f"data/{name}", count or 3)
-    return "\n".join(training_start._classes(labels(p, p.out / "data"), 2))
+    return "\n".join(training_start._single_images(labels(p, p.out / "data"), 2))
 
 
 def timed(p: Place, *options: str) -> str:

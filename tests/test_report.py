@@ -95,6 +95,25 @@ def test_the_command_writes_a_page_with_everything(run: Path, capsys: pytest.Cap
     assert array(made["near"], np.uint32).max() < 13
 
 
+def test_the_facts_are_those_of_the_start_and_of_where_values_come_from(run: Path, tmp_path: Path) -> None:
+    """Of runs of 0.1, which have no `start.json`, those of `run.yaml` stay."""
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("checkpoints", "encoder.safetensors"))
+    start = json.loads((moved / "start.json").read_text())
+    (moved / "log.txt").unlink()
+    facts = {each["label"]: each["value"] for each in content_of(lookalike.report(moved, points=4))["runs"][0]["facts"]}
+    assert facts["Images"] == f"{start['images']} images in {start['data']}"
+    assert facts["Steps"].startswith(f"{start['steps']} = ")
+    assert facts["Started from"] == "random"
+    assert "backbone" in facts["You stated"].split(", ")
+    assert "precision" in facts["Fitted"].split(", ")
+    (moved / "start.json").unlink()
+    (shown,) = content_of(lookalike.report(moved, points=4, overwrite=True))["runs"]
+    assert not shown["problems"]
+    old = {each["label"]: each["value"] for each in shown["facts"]}
+    assert old.keys() == facts.keys() - {"Started from", "Views", "Device"}
+
+
 def test_a_page_passes_over_damaged_rows_and_believes_the_weights(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +230,9 @@ def test_files_that_cannot_be_read_are_named_and_left_out(run: Path, tmp_path: P
         ("evaluation.json", '"ece": 0.08', '"ece": NaN', ""),
         ("evaluation.json", None, "null", ""),
         ("encoder.json", None, "[]", "encoder.json holds no object"),
+        ("start.json", None, "[]", "start.json holds no object"),
+        ("start.json", '"images"', '"pictures"', "start.json could not be read: KeyError: 'images'"),
+        ("start.json", '"parameters": {', '"parameters": 5, "was": {', "start.json could not be read: AttributeError"),
         ("run.yaml", "  lr: ", "  lr: x", ""),
         ("run.yaml", "made:", "made: 5\nwas:", "The facts could not be shown: AttributeError"),
         ("run.yaml", None, "5", "run.yaml holds no options"),

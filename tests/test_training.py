@@ -117,8 +117,8 @@ def test_the_folder_holds_what_the_contract_names(finished: Callable[[int], Path
     out = finished(1)
     found = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     assert found == {
-        "run.yaml", "metrics.jsonl", "log.txt", "views.png", "inputs.zip", "encoder.safetensors", "encoder.json",
-        ".lock", "checkpoints/last.ckpt", "checkpoints/last.before.ckpt", "checkpoints/epoch=1.ckpt",
+        "run.yaml", "start.json", "metrics.jsonl", "log.txt", "views.png", "inputs.zip", "encoder.safetensors",
+        "encoder.json", ".lock", "checkpoints/last.ckpt", "checkpoints/last.before.ckpt", "checkpoints/epoch=1.ckpt",
         "checkpoints/epoch=2.ckpt", "checkpoints/epoch=3.ckpt",
     }  # fmt: skip
     rows = Folder(out).rows()

@@ -3,17 +3,21 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # `doctor` reads how much memory is free where torch is broken
+    import torch
+    from torch import Tensor
 
 
-def default_device(index: int | None = None) -> torch.device:
+def default_device(index: int | None = None) -> "torch.device":
     """The device to compute on: a GPU where torch finds one, else the CPU.
 
     Args:
         index: of the GPU among several; without it torch's current one.
     """
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda") if index is None else torch.device("cuda", index)
     return torch.device("cpu")
@@ -69,11 +73,13 @@ def _bytes(text: str) -> int | None:
 def free_for_state(device: int, devices: int) -> int:
     """Bytes that a process may fill: of its GPU, or without one its part of the main memory that `devices` share."""
     if default_device().type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     return free_memory() // devices
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
+def moved(x: "Tensor", device: "torch.device") -> "Tensor":
     """The same on `device`; from the CPU to a GPU without waiting for what that is doing."""
     if x.is_cpu and device.type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)

@@ -25,6 +25,19 @@ def compiled(function: Callable[..., Any]) -> Any:
     return cast(Any, kernel)
 
 
+def kept_in() -> str | None:
+    """The folder where compiled code of this module is kept; None where no place can be written to."""
+    try:
+        kernel: Any = numba.njit(cache=True)(_nothing)
+    except RuntimeError:
+        return None
+    return cast(str, kernel._cache.cache_path)
+
+
+def _nothing() -> None:
+    """What the folder is asked for."""
+
+
 def first_call(kernel: Any, *arguments: Any) -> Any:
     """Calls a kernel that may have to be compiled yet."""
     try:

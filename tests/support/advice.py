@@ -48,7 +48,7 @@ IMPERATIVES = (
 
 VERBS = (
     "demo", "pretrain", "distill", "finetune", "predict", "evaluate", "compare", "embed", "show", "report", "plot",
-    "views", "check", "list", "thin",
+    "views", "check", "list", "thin", "doctor",
 )  # fmt: skip
 """What `lookalike` is followed by."""
 

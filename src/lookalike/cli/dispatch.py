@@ -10,7 +10,7 @@ from ..printing import LONGEST_MESSAGE, cut, message, say, shown, typed
 from .comparison import compare
 from .encoders import embed, evaluate, predict, show
 from .errors import UsageError
-from .first import demo, show_list
+from .first import demo, doctor, show_list
 from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         "views": views,
         "check": check,
         "list": show_list,
+        "doctor": doctor,
     }
     try:
         if not argv or argv[0] in ("--help", "-h", "help"):

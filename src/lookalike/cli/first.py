@@ -1,6 +1,9 @@
-"""Without images of one's own: `demo` and `list`."""
+"""Without images of one's own: `demo`, `list` and `doctor`."""
+
+import json
 
 from ..commands.demo import demo as train_and_judge
+from ..commands.doctor import doctor as examine
 from ..commands.names import list_names
 from ..printing import say
 from . import pages
@@ -12,6 +15,7 @@ DEMO = Command(
     more={"report": Option(bool, True, "Write report.html at the end.")},
     needs="commands.digits",
 )
+DOCTOR = Command(function=examine, more={"json": Option(bool, False, "Print all of it as JSON.")})
 LIST = Command(function=list_names, name="list", metavars={"what": "{methods,backbones}", "pattern": "[PATTERN]"})
 
 
@@ -20,6 +24,12 @@ def demo(argv: list[str]) -> None:
     DEMO.call(options)
     if options.report:
         pages.write_report(options.out, 0)
+
+
+def doctor(argv: list[str]) -> None:
+    options = DOCTOR.read(argv)
+    found = DOCTOR.call(options)
+    say(json.dumps(found.content(), indent=1) if options.json else "\n".join(found.lines()))
 
 
 def show_list(argv: list[str]) -> None:

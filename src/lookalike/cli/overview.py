@@ -18,6 +18,7 @@ lookalike: self-supervised learning of image representations
   lookalike check DATA                         what is in it, and the command to begin with for this machine
   lookalike views METHOD DATA                  a sheet of augmented views, to look at before training
   lookalike list methods|backbones [PATTERN]
+  lookalike doctor                             versions, devices, extras and known problems, for a bug report
 
 ENCODER is a run's folder, an encoder.safetensors, an official weights file of DINO or DINOv2, timm/NAME,
 torchvision/NAME or torchhub/NAME.

@@ -155,7 +155,7 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
         protocol="label-free",
         top1=found["retrieval"],  # and not recognition, so that files of older versions compare
         top5=found["retrieval_of_5"],
-        interval=interval(found["retrieval"], used, seed),
+        interval=interval(found["retrieval"], used),
         settings={"image_size": extractor.size, "views": "SimCLR's, two of each image"},
         train_images=0,
         test_images=used,

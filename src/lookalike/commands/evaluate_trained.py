@@ -4,11 +4,8 @@ Recipes and their sources are in `lookalike.methods.finetune`; training is that 
 that is removed afterwards.
 """
 
-import io
-import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,6 +13,7 @@ from torch import Tensor
 from .. import training
 from ..backbones import Backbone
 from ..data import Source, Subset
+from ..events import only
 from ..methods.finetune import FineTune
 from ..runs import Folder, Options, Run, by_user
 from . import finetune
@@ -79,7 +77,7 @@ def trained_scores(
     labelled = train if rows is None else Subset(train, rows.tolist())
     size = image_size or encoder.image_size
     decoded = len(labelled) * encoder.channels * (2 * size) ** 2
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder, redirect_stdout(_Lines(say)):
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         run = Run(
             data=labelled, backbone=encoder, channels=encoder.channels, image_size=size, epochs=epochs,
             batch_size=min(batch_size, len(labelled)), workers=workers, seed=seed, out=folder, save_every=epochs,
@@ -90,7 +88,7 @@ def trained_scores(
             ),
             origins=by_user(GIVEN),
         )  # fmt: skip
-        training.pretrain(run)
+        training.pretrain(run, report=only(("progress", "warning"), say))
         classifier, settled = finetune.trained_classifier(run)
         history = finetune.history_of(Folder(folder))
     found = finetune.scores_of(classifier, test, workers, say)
@@ -101,18 +99,3 @@ def trained_scores(
 
 GIVEN = ("frozen", "classes")
 """What is stated here; the rest of the recipe is fitted to the images."""
-
-
-class _Lines(io.TextIOBase):
-    """Takes what a training prints, and passes on how it goes."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.outside = sys.stdout
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.startswith(("epoch ", "WARNING")):
-                with redirect_stdout(self.outside):  # where `say` may print to
-                    self.say(line)
-        return len(text)

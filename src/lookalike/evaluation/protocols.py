@@ -213,7 +213,7 @@ def _retrieval(task: _Task) -> list[Entry]:
             protocol="retrieval",
             top1=made.recall[1],
             top5=made.recall[5],
-            interval=interval(made.recall[1], queries, task.seed),
+            interval=interval(made.recall[1], queries),
             settings={**about.made, "of": "training images, by cosine"},
             train_images=len(task.train.features),
             test_images=queries,

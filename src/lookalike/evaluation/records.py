@@ -24,7 +24,8 @@ class Entry:
     `label-free` the share of views whose nearest view is their own image's."""
     top5: float
     interval: tuple[float, float]
-    """95 % bootstrap interval of `top1` over the test images, and over draws or seeds where there are several."""
+    """95 % interval of `top1` over the test images (Wilson's; exact for few hits or mistakes), and over draws or seeds
+    where there are several."""
     settings: dict[str, object]
     """How the features were made, and the protocol's constants."""
     train_images: int

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..events import Kind, Report, to_console
 from ..files import (
     atomic,
     becomes,
@@ -27,7 +28,7 @@ from ..files import (
 )
 from ..foreign import is_tag
 from ..methods.table import METHODS
-from ..printing import lines_of, pasteable, say, warn
+from ..printing import lines_of, pasteable, warn
 from .yaml import read_yaml
 
 Row = dict[str, Any]
@@ -42,8 +43,10 @@ _KEPT = re.compile(r"epoch=\d+\.ckpt")
 class Folder:
     """The files of a run, by name. The folder may be a link; folders in it, and files that grow, may not."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], report: Report = to_console) -> None:
         self.path = Path(path)
+        self.reports_to = report
+        """Where `say` goes beside `log.txt`."""
         self.run = self.path / "run.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -60,6 +63,7 @@ class Folder:
         self.tensorboard = self.path / "tensorboard"
         self.log = self.path / "log.txt"
         self.inputs = self.path / "inputs.zip"
+        self.start = self.path / "start.json"
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._waiting: dict[Path, str] = {}
@@ -197,7 +201,7 @@ class Folder:
     def _files(self) -> tuple[Path, ...]:
         """The files of a run that lie in its folder itself."""
         return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
-                self.log, self.inputs, self.classifier, self.classes, self.report)  # fmt: skip
+                self.log, self.inputs, self.start, self.classifier, self.classes, self.report)  # fmt: skip
 
     @property
     def _folders(self) -> tuple[Path, ...]:
@@ -304,9 +308,9 @@ class Folder:
             with named(self.metrics):
                 sync(self.metrics)
 
-    def say(self, text: str) -> None:
-        """Prints to the console and to `log.txt`, as `printing.say` does."""
-        say(text)
+    def say(self, text: str, kind: Kind = "fact") -> None:
+        """Reports an event, to the console unless asked otherwise, and adds it to `log.txt`."""
+        self.reports_to(text, kind)
         self.note(text)
 
     def note(self, text: str) -> None:

@@ -263,7 +263,7 @@ def _check_content(
     if os.path.realpath(then) != os.path.realpath(run.data):
         raise ValueError(f"{text}. Going on would be another run. Put the images back, or start a new run with --init.")
     if distributed.rank() == 0:
-        folder.say(f"WARNING     {text}.")
+        folder.say(f"WARNING     {text}.", "warning")
 
 
 def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Resolved, begun: Mapping[str, bytes]) -> None:

@@ -1,6 +1,7 @@
 """The first files of a run: when they are written, and what becomes of them where the training does not begin."""
 
 import io
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -8,6 +9,7 @@ from PIL.Image import Image
 
 from ..files import unused
 from ..runs import Resolved, inputs, run_text
+from ..runs.start import Start
 from .checkpoints import Found
 from .launch import Launch
 from .trainer import of_loggers
@@ -24,6 +26,8 @@ class FirstFiles:
         """What is kept of the inputs; see `runs.inputs`."""
         self.picture: Image | None = None
         """Of the first views."""
+        self.start: Start | None = None
+        """The facts before the first step."""
         self.written = False
         self._opened = of_loggers(launch.folder, run)
 
@@ -37,6 +41,8 @@ class FirstFiles:
         files = {folder.run: run_text(self.run, self.launch.whole).encode()}
         if self.picture is not None:
             files[folder.views] = _png(self.picture)
+        if self.start is not None:
+            files[folder.start] = (json.dumps(self.start.content(), indent=2) + "\n").encode()
         if self.listings:
             files[folder.inputs] = inputs.packed(self.listings)
         folder.claim(resume=self.run.resume, files=files, keep=of_loggers(folder, self.run) - self._opened)

@@ -81,7 +81,7 @@ def _check_same(
     text = f"{place} holds other images than when {folder.path} was begun: {said}"
     if elsewhere:
         raise ValueError(f"{text}. Give the same images; {choice}.")
-    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.")
+    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.", "warning")
 
 
 def listings_of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 from .. import encoders, processes
+from ..events import Report
 from ..files import nearest_folder
 from ..runs import Folder, Run, inputs, read_whole_yaml, read_yaml
 from .callbacks import FirstStep
@@ -84,9 +85,9 @@ def check_launch(run: Run) -> None:
         )
 
 
-def launch(run: Run, callbacks: Sequence[Callback]) -> Launch:
+def launch(run: Run, callbacks: Sequence[Callback], report: Report) -> Launch:
     """Looks at the folder, once it is this process's alone."""
-    folder, rank = Folder(run.out), launched_rank(run)
+    folder, rank = Folder(run.out, report), launched_rank(run)
     if rank == 0:  # once more: another process may have had it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
     replaces = rank == 0 and folder.run.is_file()

@@ -20,6 +20,7 @@ from ..data.labelled import open_pair
 from ..evaluation.features import features, with_statistics
 from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
+from ..events import Kind
 from ..label_free import spread
 from ..printing import counted, lines_of
 from ..random import permutation
@@ -178,7 +179,7 @@ class Monitor(Callback):
                 self.first, self._recognised = dict(first.figures), first.recognised
             if self.health.lacking and done == 0:
                 self.course.set(empty(self.health.lacking, self.remedies))
-                self._say(f"WARNING     {self.verdict}")
+                self._say(f"WARNING     {self.verdict}", "warning")
             for name, part in module.method.named_children():
                 if self.run.method.needs.watch_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
@@ -276,7 +277,7 @@ class Monitor(Callback):
             if self.forgetting is not None and learns:
                 warning = self.forgetting.see(step, hits)
                 if warning and self.health is None:  # else the verdict says it
-                    self._say(warning)
+                    self._say(warning, "warning")
         if math.isfinite(row["loss"]):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
@@ -345,7 +346,9 @@ class Monitor(Callback):
             row["remedy"] = self.verdict.remedy
         module.collapsed = self.verdict.word == "collapsed"
         if before is None or before.word != self.verdict.word:
-            self._say(f"{'WARNING  ' if self.verdict.is_alarm else ''}step {step}: {self.verdict}")
+            is_alarm = self.verdict.is_alarm
+            text = f"{'WARNING  ' if is_alarm else ''}step {step}: {self.verdict}"
+            self._say(text, "warning" if is_alarm else "fact")
 
     def _neighbours(self, step: int) -> Neighbours | None:
         """What the probe says of the encoder, once it has looked."""
@@ -356,9 +359,9 @@ class Monitor(Callback):
         (before, now), (low, high) = map(accuracy, self._hits), interval_of_change(*self._hits, ERROR / looks)
         return Neighbours(before, now, low, high)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, kind: Kind) -> None:
         if self._bar is None:
-            self.folder.say(text)
+            self.folder.say(text, kind)
         else:
             self._bar.console.print(lines_of(text), markup=False, highlight=False)
             self.folder.note(text)
@@ -383,7 +386,7 @@ class Monitor(Callback):
             if self._bar is not None:
                 self.folder.note(line)
             else:
-                self.folder.say(line)
+                self.folder.say(line, "progress")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_bar()

@@ -20,10 +20,12 @@ from .. import distributed, encoders, optimizers, processes
 from ..core import Config, Method
 from ..data import Loader, Source, lost
 from ..durations import spoken
+from ..events import Report, nowhere, to_console
 from ..methods.distill import Distill
 from ..printing import LONGEST_PATH, are, brief, counted, pasteable, say
 from ..progress import counting
 from ..runs import Diverged, Folder, Resolved, Result, Run, flat, method_name, written_by
+from ..runs.start import Start
 from .callbacks import Compiling
 from .checkpoints import NOTHING, Checkpoints, Found, find_checkpoint
 from .first_files import FirstFiles
@@ -36,7 +38,7 @@ from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
-from .start import other_version, say_start
+from .start import facts_of, other_version, say_start
 from .timed import Planned, measured, planned, time_as_begun
 from .timing import Pace, Speed
 from .trainer import make_trainer, quiet_lightning, undisturbed
@@ -45,12 +47,13 @@ SOMEBODY = "Another process of this training is gone; its own message, or that o
 """Said where this process did not start the others."""
 
 
-def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
+def pretrain(run: Run, callbacks: Sequence[Callback] = (), report: Report = to_console) -> Result:
     """Trains an encoder on unlabelled images and writes the run's folder.
 
     Args:
         run: the data, the method and the options.
         callbacks: Lightning callbacks of your own, which see a `Pretraining`.
+        report: takes what is printed otherwise; `log.txt` has all of it in any case.
 
     Raises:
         FileExistsError: the folder holds a run and neither `resume` nor `overwrite` was asked.
@@ -61,12 +64,12 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
     """
     check_launch(run)
     with Folder(run.out).held() if launched_rank(run) == 0 else nullcontext():
-        return _pretrain(run, callbacks)
+        return _pretrain(run, callbacks, report)
 
 
-def _pretrain(run: Run, callbacks: Sequence[Callback]) -> Result:
+def _pretrain(run: Run, callbacks: Sequence[Callback], report: Report = to_console) -> Result:
     """`pretrain`, once the folder is this process's alone."""
-    opened = open_data(run, launch(run, callbacks))
+    opened = open_data(run, launch(run, callbacks, report))
     built = build_networks(settle(opened))
     ready = restore(built)
     if ready.is_done:
@@ -79,7 +82,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback]) -> Result:
 
 def measure(run: Run, speed: Speed) -> None:
     """Times the first steps of a run, by a training of its own; see `timed.measured`."""
-    measured(run, speed, pretrain)
+    measured(run, speed, lambda alone, callbacks: pretrain(alone, callbacks, nowhere))
 
 
 # ---------------------------------------------------------------- open data
@@ -253,14 +256,18 @@ def fit(ready: Ready) -> Fitted:
     signals = Signals(processes.Watch(launch.rank, launch.world, lambda ended: _end_alone(ready, trainer, ended)))
     monitor = _monitor(ready)
     trainer = _trainer(ready, signals, monitor)
+    start = None
     if launch.is_first:
         if ready.found is None:
             ready.files.picture = view_sheet(run, ready.settled.source, module.method.backbone)
+        settled, found = ready.settled, ready.found
+        start = facts_of(run, settled.source, module, ready.origin, settled.changes, found)
+        ready.files.start = start
         if not launch.replaces:  # all that can be known to fail has been tried
             ready.files.write()
     try:
-        if launch.is_first:
-            _say_start(ready)
+        if start is not None:
+            _say_start(ready, start)
         if launch.world > 1 and run.method.needs.sync_batchnorm:
             distributed.convert(module.method)
         if run.compile:
@@ -310,10 +317,10 @@ def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
         return make_trainer(run, launch.folder, [signals, *timers, *launch.callbacks, monitor, saver])
 
 
-def _say_start(ready: Ready) -> None:
+def _say_start(ready: Ready, start: Start) -> None:
     settled, folder = ready.settled, ready.launch.folder
     batch = [*settled.plan.lines, *settled.batch]
-    say_start(folder, ready.run, settled.source, ready.module, ready.origin, settled.changes, ready.found, batch)
+    say_start(folder, start, ready.run, settled.source, ready.module.method, ready.found, batch)
     if ready.found is not None and (line := other_version(written_by(ready.launch.whole), ready.run)):
         folder.say(line)
 

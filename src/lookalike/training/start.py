@@ -1,15 +1,15 @@
 """What a run says of itself before the first step."""
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from .. import backbones
+from ..core import Method
 from ..data import Source, warnings_about
 from ..devices import default_device
 from ..foreign import is_tag
 from ..printing import LONGEST_PATH, brief, counted, printable, spanned
 from ..runs import Folder, Resolved, command_line, flat, method_name, version
+from ..runs.start import Start
 from .checkpoints import Found
 from .module import Pretraining
 from .resolved import all_views, facts
@@ -25,71 +25,96 @@ DRAWN_ANEW = {
 """What methods draw otherwise than in 0.1, which did so without the run's seed."""
 
 
-def _classes(source: Source, views: int) -> list[str]:
-    """A line about the labels, and one about the classes of a single image, where views are compared."""
+def _classes(source: Source) -> list[str]:
+    """A line about the labels."""
     if source.labels is None or source.classes is None:
         return []
     counts = source.labels.bincount(minlength=len(source.classes))
     names = f": {', '.join(source.classes)}" if len(source.classes) <= 10 else ""
-    lines = [
-        f"labels      {counted(len(counts), 'class')} of "
-        f"{spanned(int(counts.min()), int(counts.max()), 'image')}{names}"
-    ]
-    alone = [name for name, count in zip(source.classes, counts.tolist()) if count == 1]
-    if alone and views > 1:
-        few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
-        lines.append(
-            f"WARNING     {len(alone)} of the classes have one image ({few}): nothing but its own other view is like "
-            "it. Add images, or leave such classes out."
-        )
-    return lines
+    spread = spanned(int(counts.min()), int(counts.max()), "image")
+    return [f"labels      {counted(len(counts), 'class')} of {spread}{names}"]
+
+
+def _single_images(source: Source, views: int) -> list[str]:
+    """A warning about the classes of a single image, where views are compared."""
+    if source.labels is None or source.classes is None or views < 2:
+        return []
+    counts = source.labels.bincount(minlength=len(source.classes)).tolist()
+    alone = [name for name, count in zip(source.classes, counts) if count == 1]
+    few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+    text = (
+        f"{len(alone)} of the classes have one image ({few}): nothing but its own other view is like it. Add images, "
+        "or leave such classes out."
+    )
+    return [text] if alone else []
+
+
+def facts_of(
+    run: Resolved, source: Source, module: Pretraining, origin: str, changes: list[str], found: Found | None
+) -> Start:
+    """The facts of a run before its first step.
+
+    Args:
+        origin: whose weights a training starts from that does not go on.
+        changes: lines about the fields that were fitted to the data.
+        found: the checkpoint that a training goes on from.
+    """
+    method, cfg = module.method, run.method
+    both = all_views(cfg, run.epochs)
+    first, last = both[: len(cfg.views)], both[len(cfg.views) :]
+    return Start(
+        lookalike=version(), command=command_line(), data=brief(flat(run)["data"], LONGEST_PATH), images=len(source),
+        notes=source.notes(), method=method_name(cfg), backbone=method.backbone.name,
+        stem=method.backbone.stem if isinstance(run.backbone, str) else "",
+        parameters={name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()},
+        weights=f"step {found.step} of {found.path}" if found else printable(origin),
+        views=[(v.count, v.size) for v in first], last_views=[(v.count, v.size) for v in last],
+        channels=run.channels, mean=list(method.backbone.mean), std=list(method.backbone.std), steps=module.steps,
+        epochs=run.epochs, steps_per_epoch=module.steps_per_epoch, batch_size=run.batch_size,
+        accumulate=run.accumulate, optimizer=cfg.optim.name,
+        learning_rate=cfg.optim.lr * cfg.optim.factor(run.batch_size), warmup_epochs=cfg.optim.warmup_epochs,
+        devices=run.devices * run.nodes, device=default_device().type, precision=run.precision, workers=run.workers,
+        cache=run.cache, fitted=changes,
+        warnings=[
+            *_single_images(source, sum(v.count for v in first)),
+            *warnings_about(source, _choices(run, method.backbone)), *cfg.warnings(facts(run, len(source))),
+        ],
+    )  # fmt: skip
 
 
 def say_start(
-    folder: Folder, run: Resolved, source: Source, module: Pretraining, origin: str, changes: list[str],
-    found: Found | None, batch: list[str],
-) -> None:  # fmt: skip
-    method, cfg = module.method, run.method
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
-    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items() if count)
-    both = all_views(cfg, run.epochs)
-    first, last = both[: len(cfg.views)], both[len(cfg.views) :]
-    views = ", ".join(f"{v.count} x {v.size} px" for v in first)
-    if last != first:
-        views += f" (at the end {', '.join(f'{v.count} x {v.size} px' for v in last)})"
-    stem = f" ({method.backbone.stem} stem)" if isinstance(run.backbone, str) else ""
-    lines = [
-        f"lookalike {version()}  {command_line()}",
-        f"data        {counted(len(source), 'image')} in {brief(flat(run)['data'], LONGEST_PATH)}",
-        *(f"            {line}" for line in source.notes()),
-        f"model       {method_name(cfg)}, {method.backbone.name}{stem}, parameters: {parts}",
-        f"weights     {f'step {found.step} of {found.path}' if found else printable(origin)}",
-        f"views       {views} of {counted(run.channels, 'channel')}, mean {_numbers(method.backbone.mean)}, "
-        f"std {_numbers(method.backbone.std)}",
+    folder: Folder, start: Start, run: Resolved, source: Source, method: Method, found: Found | None, batch: list[str]
+) -> None:
+    """Prints and logs how a run starts.
+
+    Args:
+        batch: lines about the batch and the time.
+    """
+    said = {label: f"{label:<12}{text}" for label, text in start.lines().items()}
+    before = [
+        f"lookalike {start.lookalike}  {start.command}",
+        said["data"],
+        *(f"            {line}" for line in start.notes),
+        said["model"],
+        said["weights"],
+        said["views"],
         *method.describe(),
         *_left_out(run),
-        *_classes(source, sum(view.count for view in first)),
-        *(f"WARNING     {line}" for line in warnings_about(source, _choices(run, method.backbone))),
-        *(f"WARNING     {line}" for line in cfg.warnings(facts(run, len(source)))),
-        f"steps       {module.steps} = {counted(run.epochs, 'epoch')} x {module.steps_per_epoch} of "
-        f"{counted(run.batch_size, 'image')}"
-        + (f" ({run.accumulate} micro-batches, which the loss sees one at a time)" if run.accumulate > 1 else ""),
-        *batch,
-        *_frozen(run),
-        *not_taken(),
-        f"optimizer   {cfg.optim.name}, learning rate {cfg.optim.lr * cfg.optim.factor(run.batch_size):.4g}"
-        f" after {counted(cfg.optim.warmup_epochs, 'epoch')} of warm-up",
-        f"device      {run.devices * run.nodes} x {default_device().type}, {run.precision}, "
-        f"{run.workers} workers, cache {run.cache}",
+        *_classes(source),
     ]
-    if changes:
-        lines.append("fitted      " + "\n            ".join(changes) + "  (--no-fit keeps the paper's values)")
+    after = [said["steps"], *batch, *_frozen(run), *not_taken(), said["optimizer"], said["device"]]
+    if start.fitted:
+        after.append("fitted      " + "\n            ".join(start.fitted) + "  (--no-fit keeps the paper's values)")
     if found is not None and found.epochs != run.epochs:
-        lines.append(
+        after.append(
             f"EPOCHS      {found.epochs} became {run.epochs}: every schedule now ends later, and jumps at this step. "
             "A run of so many epochs from the start would differ."
         )
-    for line in lines:
+    for line in before:
+        folder.say(line)
+    for line in start.warnings:
+        folder.say(f"WARNING     {line}", "warning")
+    for line in after:
         folder.say(line)
 
 
@@ -140,7 +165,3 @@ def _left_out(run: Resolved) -> list[str]:
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
     return [*lines, *([f"            without {', '.join(names)}, which need 3 channels"] if names else [])]
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")

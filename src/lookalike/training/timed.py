@@ -2,11 +2,9 @@
 
 import copy
 import dataclasses
-import io
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 from lightning.pytorch import Callback
@@ -45,8 +43,7 @@ def measured(run: Run, speed: Speed, train: Train) -> None:
         overwrite=False,
     )  # fmt: skip
     try:
-        with redirect_stdout(io.StringIO()):
-            train(alone, [speed])
+        train(alone, [speed])
     except Measured:
         pass
     finally:

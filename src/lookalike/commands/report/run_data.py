@@ -3,8 +3,6 @@
 import dataclasses
 import importlib
 import itertools
-import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,16 @@ from ...foreign import class_of, is_tag
 from ...methods import METHODS
 from ...printing import brief, counted, pasteable, plural
 from ...runs import Folder, Row, located, parse_yaml
+from ...runs.start import words
 from .evaluation_data import dictionaries, evaluations, is_finite
 from .labels import CURVES, MAIN, VERDICTS
 
 POINTS_OF_A_CURVE = 1000
 """Longer curves are thinned to so many points, of which the extremes stay."""
 
-ASIDE = ("Views", "Started from", "Device", "Machine", "Versions", "Commit", "Seed")
+ASIDE = ("Views", "Started from", "Device", "You stated", "Fitted", "Machine", "Versions", "Commit", "Seed")
 """Facts that are folded away."""
 
-_SAID = re.compile(r"(data|model|weights|views|steps|optimizer|device) {2,}(\S.*)")
-MOST_LOG = 2**26
-"""Bytes of a log that are read, from its end; a long training writes one or two MiB."""
 Content = dict[str, Any]
 
 
@@ -72,7 +68,7 @@ def run_content(path: Path, name: str) -> Content:
         "method": method,
         "title": part("The title", lambda: _title(method, options.get("data")), name),
         "paper": part("The paper", lambda: paper(method), ""),
-        "facts": part("The facts", lambda: facts(folder, options, card, rows), []),
+        "facts": part("The facts", lambda: facts(folder, options, card, rows, problems), []),
         "verdict": part("The verdict", lambda: verdict(rows), None),
         "classifies": method in METHODS and METHODS[method].verb == "finetune",
         "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
@@ -91,9 +87,9 @@ def paper(method: str) -> str:
     return " ".join(text.split("\n\n")[0].split()).replace(" -- ", " – ")
 
 
-def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) -> list[Content]:
+def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row], problems: list[str]) -> list[Content]:
     """What was trained on what, as labels and values."""
-    said = _said(folder) if is_own(folder.log, []) else {}
+    said = _said(folder.start, problems)
     made = options.get("made") or {}
     versions, machine = made.get("versions") or {}, made.get("machine") or {}
     optim = options.get("optim") or {}
@@ -118,6 +114,8 @@ def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row]) 
         "Views": said.get("views"),
         "Device": said.get("device"),
         "Speed": f"{speeds[len(speeds) // 2]:,.0f} images/s (median)" if speeds else "",
+        "You stated": _named(options, "user"),
+        "Fitted": _named(options, "fitted"),
         "Machine": f"{machine.get('system')}, {machine.get('cores')} cores" if machine else "",
         "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "Commit": made.get("commit"),
@@ -226,15 +224,23 @@ def _title(method: str, data: object) -> str:
     return f"{what} on {'/'.join(Path(data).parts[-2:]).lstrip('/')}"
 
 
-def _said(folder: Folder) -> dict[str, str]:
-    """What the first lines of the last training's log say."""
-    try:
-        with open(folder.log, "rb") as file:  # of a long log the end
-            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_LOG))
-            text = file.read(MOST_LOG).decode("utf-8", errors="replace")
-    except OSError:
+def _named(options: Content, origin: str) -> str:
+    """The fields whose values come from the user, or from fitting, as far as `run.yaml` says so."""
+    origins = options.get("origins")
+    names = origins.get(origin) if isinstance(origins, dict) else None
+    return ", ".join(map(str, names)) if isinstance(names, list) else ""
+
+
+def _said(path: Path, problems: list[str]) -> dict[str, str]:
+    """The facts of `start.json` in words; none where there is no such file, as in runs of version 0.1."""
+    content = _record(path, problems)
+    if not content:
         return {}
-    return {m[1]: m[2].strip() for line in text.splitlines() if (m := _SAID.match(line))}
+    try:
+        return words(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problems.append(f"{path.name} could not be read: {type(error).__name__}: {error}")
+        return {}
 
 
 def read_options(path: Path, problems: list[str]) -> Content:

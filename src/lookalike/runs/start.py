@@ -1,0 +1,95 @@
+"""`start.json`: the facts of a run that are known before its first step. Console, `log.txt` and report render them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..files import FORMAT
+from ..printing import counted
+
+
+@dataclass(frozen=True)
+class Start:
+    """The facts of a run's start; of a run that is resumed those of the last one."""
+
+    lookalike: str
+    """The version."""
+    command: str
+    data: str
+    images: int
+    notes: list[str]
+    """What was decided when the images were looked for."""
+    method: str
+    backbone: str
+    stem: str
+    """Of a ResNet that was built by name; else empty."""
+    parameters: dict[str, int]
+    """Of each part that has any."""
+    weights: str
+    """Whose the weights are that the training starts from."""
+    views: list[tuple[int, int]]
+    """How many of how many pixels, for each recipe."""
+    last_views: list[tuple[int, int]]
+    """The same at the end of the training."""
+    channels: int
+    mean: list[float]
+    std: list[float]
+    steps: int
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    accumulate: int
+    optimizer: str
+    learning_rate: float
+    """The highest, scaled by the batch size."""
+    warmup_epochs: float
+    devices: int
+    device: str
+    precision: str
+    workers: int
+    cache: str
+    fitted: list[str]
+    """A line per field of the method that was fitted to the data."""
+    warnings: list[str]
+
+    def content(self) -> dict[str, Any]:
+        """What stands in the file."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    def lines(self) -> dict[str, str]:
+        """The facts in words, by their labels."""
+        return words(dataclasses.asdict(self))
+
+
+def words(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts of a start, as `start.json` holds them, in words.
+
+    Raises:
+        KeyError, TypeError, ValueError: a fact is missing, or of another type.
+    """
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items() if count)
+    stem = f" ({facts['stem']} stem)" if facts["stem"] else ""
+    micro = f" ({facts['accumulate']} micro-batches, which the loss sees one at a time)"
+    return {
+        "data": f"{counted(facts['images'], 'image')} in {facts['data']}",
+        "model": f"{facts['method']}, {facts['backbone']}{stem}, parameters: {parts}",
+        "weights": str(facts["weights"]),
+        "views": f"{_views(facts)} of {counted(facts['channels'], 'channel')}, mean {_numbers(facts['mean'])}, "
+        f"std {_numbers(facts['std'])}",
+        "steps": f"{facts['steps']} = {counted(facts['epochs'], 'epoch')} x {facts['steps_per_epoch']} of "
+        f"{counted(facts['batch_size'], 'image')}{micro if facts['accumulate'] > 1 else ''}",
+        "optimizer": f"{facts['optimizer']}, learning rate {facts['learning_rate']:.4g}"
+        f" after {counted(facts['warmup_epochs'], 'epoch')} of warm-up",
+        "device": f"{facts['devices']} x {facts['device']}, {facts['precision']}, {facts['workers']} workers, "
+        f"cache {facts['cache']}",
+    }
+
+
+def _views(facts: Mapping[str, Any]) -> str:
+    first, last = (", ".join(f"{n} x {size} px" for n, size in facts[name]) for name in ("views", "last_views"))
+    return first if last == first else f"{first} (at the end {last})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{v:.3f}" for v in values[:4]) + (" ..." if len(values) > 4 else "")
