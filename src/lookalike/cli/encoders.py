@@ -19,7 +19,7 @@ from .command import Command, Option
 from .errors import UsageError
 from .interrupts import imported
 
-OVERWRITE = Option(bool, False, "Replace the file if it exists.")
+OVERWRITE = Option(bool, False, "Whether a file that exists is replaced.")
 PROTOCOL: Any = Literal[tuple(PROTOCOLS)]
 EVALUATE = Command(
     function=judge,
@@ -28,7 +28,7 @@ EVALUATE = Command(
     more={
         "features": Option(
             tuple[str, ...], (),
-            "Files of `lookalike embed` in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, "
+            "Files that `embed` wrote, in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, "
             "of which a fifth is the test.",
         )
     },

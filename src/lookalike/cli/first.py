@@ -12,7 +12,7 @@ from .errors import UsageError
 
 DEMO = Command(
     function=train_and_judge,
-    more={"report": Option(bool, True, "Write report.html at the end.")},
+    more={"report": Option(bool, True, "Whether report.html is written at the end.")},
     needs="commands.digits",
 )
 DOCTOR = Command(function=examine, more={"json": Option(bool, False, "Print all of it as JSON.")})
