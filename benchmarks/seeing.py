@@ -34,7 +34,7 @@ from torch import Tensor
 import lookalike
 from lookalike import training
 from lookalike.backbones import Backbone
-from lookalike.commands.show import attention_maps, patch_colours
+from lookalike.commands.pictures import attention_maps, patch_colours
 from lookalike.core import Config
 from lookalike.data import open_source
 from lookalike.evaluation.features import crop

@@ -38,25 +38,23 @@ def main(
 
     method.before_training()  # teachers copy the student
     with torch.no_grad():  # memory banks look at all images; this method does not
-        first = Progress(0, steps, loader.steps_per_epoch)
-        method.initialize_bank(batch_of(images, first) for images in loader.survey())
+        method.initialize_bank(batch_of(each, Progress(0, steps, steps // epochs)) for each in loader.survey())
     step = 0
     for epoch in range(epochs):
         for images in loader:
             at = Progress(step, steps, loader.steps_per_epoch)
             outputs = method(batch_of(images, at))
-            loss = outputs["loss"]
             rates.optimizer.zero_grad()
-            loss.backward()
+            outputs["loss"].backward()
             method.before_step(at)
             optimizers.clip(method, cfg.optim)
             rates.apply(at)
             rates.optimizer.step()
             method.after_step(at, [{name: value.detach() for name, value in outputs.items()}])
             step += 1
-        print(f"epoch {epoch + 1}  loss {loss.item():.4f}")
+        print(f"epoch {epoch + 1}  loss {outputs['loss'].item():.4f}")
     torch.save(method.encoder.state_dict(), "encoder.pt")
-    return loss.item()
+    return outputs["loss"].item()
 
 
 if __name__ == "__main__":

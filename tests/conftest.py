@@ -45,7 +45,7 @@ PAGES = ("test_report", "test_report_browser", "test_demo", "test_readme", "test
 @pytest.fixture(autouse=True)
 def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.path.stem not in PAGES:
-        monkeypatch.setattr("lookalike.cli._write_report", lambda folder, workers: None)
+        monkeypatch.setattr("lookalike.cli.pages.write_report", lambda folder, workers: None)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import torch
 
 import lookalike
 from lookalike import cli, places
+from lookalike.cli.run_parsing import parse_run
 from lookalike.evaluation import protocols
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.runs import Folder
@@ -109,7 +110,7 @@ def test_pretrain_from_file_takes_everything_and_options_win(
 def test_sizes_of_a_file_give_way_to_stated_ones(
     run: Path, stated: list[str], sizes: tuple[int | None, int | None, int]
 ) -> None:
-    parsed = cli._parse_run("pretrain", ["--from", str(run / "run.yaml"), "--out", "elsewhere", *stated])
+    parsed = parse_run("pretrain", ["--from", str(run / "run.yaml"), "--out", "elsewhere", *stated])
     assert (parsed.image_size, parsed.decode_size, parsed.method.views[0].size) == sizes
 
 

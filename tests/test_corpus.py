@@ -33,6 +33,7 @@ from support.odd_files import FORGED
 
 import lookalike
 from lookalike import backbones, cli, encoders, training
+from lookalike.cli import dispatch
 from lookalike.commands.check import check
 from lookalike.data import BrokenImage, Source, open_maybe_labelled, open_source
 from lookalike.images import promote
@@ -139,18 +140,18 @@ def command(*argv: object) -> Heard:
     """Runs `lookalike ...` and checks how it behaves, whatever it says."""
     words = [str(a) for a in argv]
     errors: list[Exception] = []
-    original = cli._message
+    original = dispatch.message
 
     def noting(error: Exception) -> str:
         errors.append(error)
         return original(error)
 
-    cli._message = noting
+    dispatch.message = noting
     try:
         with listening("lookalike " + " ".join(words)) as heard:
             heard.code = cli.main(words)
     finally:
-        cli._message = original
+        dispatch.message = original
     heard.error = errors[0] if errors else None
     if heard.error or heard.code == 2:
         heard.message = heard.text[heard.text.rfind("error: ") :]
@@ -163,7 +164,7 @@ def call(name: str, work: Callable[[], object]) -> Heard:
         try:
             work()
         except Exception as error:
-            heard.code, heard.error, heard.message = 1, error, f"error: {cli._message(error)}"
+            heard.code, heard.error, heard.message = 1, error, f"error: {dispatch.message(error)}"
     heard.text = ""  # names are made fit for a terminal where the command line prints them
     return checked(heard)
 

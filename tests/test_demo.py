@@ -10,16 +10,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lookalike import cli, load
-from lookalike.commands import demo
+from lookalike.commands import digits
+from lookalike.commands.demo import demo
 from lookalike.evaluation.linear import Settings
 from lookalike.runs import Folder
 
 
 def test_a_digit_is_placed_whole_on_black() -> None:
     digit = load_digits().images[0]
-    images = [np.asarray(demo.place(digit, key), np.int64) for key in range(200)]
+    images = [np.asarray(digits.place(digit, key), np.int64) for key in range(200)]
     assert all(image.shape == (32, 32) for image in images)
-    assert (np.stack(images) == np.asarray(demo.place(digit, 0))).all((1, 2)).sum() == 1  # each key places otherwise
+    assert (np.stack(images) == np.asarray(digits.place(digit, 0))).all((1, 2)).sum() == 1  # each key places otherwise
     # the background says nothing: most of every canvas is exactly black
     assert all((image == 0).mean() > 0.4 for image in images)
     # nothing is cut off: what is drawn is in proportion to the digit's area
@@ -31,15 +32,15 @@ def test_a_digit_is_placed_whole_on_black() -> None:
 
 
 def test_the_images_of_training_and_test_are_of_other_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "PLACINGS", 2)
-    demo.write_images(tmp_path / "digits", 0)
-    digits = {
+    monkeypatch.setattr(digits, "PLACINGS", 2)
+    digits.write_images(tmp_path / "digits", 0)
+    numbers = {
         part: sorted(int(p.stem.split("-")[0]) for p in (tmp_path / "digits" / part).rglob("*.png"))
         for part in ("unlabelled", "train", "test")
     }
-    assert digits["train"] == list(range(1297))
-    assert digits["unlabelled"] == sorted([*range(1297)] * 2)
-    assert digits["test"] == list(range(1297, 1797))
+    assert numbers["train"] == list(range(1297))
+    assert numbers["unlabelled"] == sorted([*range(1297)] * 2)
+    assert numbers["test"] == list(range(1297, 1797))
     assert "1297 images" in (tmp_path / "digits/README.txt").read_text()
     placed = [np.asarray(Image.open(tmp_path / f"digits/{name}.png")) for name in ("unlabelled/0000-0", "train/0/0000")]
     assert not np.array_equal(*placed)  # the judges' images are placed anew
@@ -47,7 +48,7 @@ def test_the_images_of_training_and_test_are_of_other_digits(tmp_path: Path, mon
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo, "PLACINGS", 1)
+    monkeypatch.setattr(digits, "PLACINGS", 1)
     monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", Settings(least_steps=40, epochs=1))
     out = tmp_path / "demo"
     assert cli.main(["demo", "--out", str(out), "--epochs", "1"]) == 0
@@ -103,20 +104,18 @@ def test_images_of_an_earlier_demo_are_replaced_where_nothing_else_lies_among_th
     else:
         foreign.mkdir()
     with pytest.raises(FileExistsError, match="is not of this demo"):
-        demo._check_replaceable(images, overwrite=True)
+        digits._check_replaceable(images, overwrite=True)
     assert foreign.exists()
     shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
     if foreign.parent.name == "mine":
         foreign.parent.rmdir()
-    demo._check_replaceable(images, overwrite=True)
+    digits._check_replaceable(images, overwrite=True)
 
 
 @pytest.mark.slow
 def test_it_keeps_its_promise(tmp_path: Path) -> None:
     """The sketch that the demo grew from had 77 % linear and 29 % with one label per class."""
-    result, (pixels, untrained, trained) = demo.demo(
-        tmp_path / "demo", epochs=cli.Demo.epochs, seed=cli.Demo.seed, overwrite=False
-    )
+    result, (pixels, untrained, trained) = demo(out=tmp_path / "demo")
     assert result.verdict == "learning"
     assert trained.linear > 0.77 > max(pixels.linear, untrained.linear) + 0.2
     assert trained.few > 0.28 > max(pixels.few, untrained.few) + 0.1
@@ -126,9 +125,9 @@ def test_it_keeps_its_promise(tmp_path: Path) -> None:
 def test_a_demo_that_cannot_begin_leaves_the_earlier_one_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "PLACINGS", 1)
+    monkeypatch.setattr(digits, "PLACINGS", 1)
     out, images = tmp_path / "demo", tmp_path / "demo-digits"
-    demo.write_images(images, 0)
+    digits.write_images(images, 0)
     out.mkdir()
     (out / "run.yaml").write_text(f"method: simclr\ndata: {images / 'unlabelled'}\n")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -136,14 +135,14 @@ def test_a_demo_that_cannot_begin_leaves_the_earlier_one_as_it_was(
     def fails(*args: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("lookalike.training.stages.pretrain", fails)
+    monkeypatch.setattr("lookalike.training.pretrain", fails)
     argv = ["demo", "--out", str(out), "--seed", "1"]
     assert cli.main([*argv, "--overwrite"]) == 1
     assert "error: out of memory" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     # one that was killed meanwhile: the earlier images are put back
     images.rename(tmp_path / ".demo-digits.before")
-    demo.write_images(images, 1)
+    digits.write_images(images, 1)
     assert cli.main([*argv, "--overwrite"]) == 1
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert cli.main(["demo", "--out", str(tmp_path / "new")]) == 1

@@ -16,8 +16,9 @@ from support.tiny import CNN
 from torch import nn
 from torch.utils import cpp_extension
 
-from lookalike import cli, load, outlines, places, training
+from lookalike import cli, load, places, training
 from lookalike.backbones import names
+from lookalike.cli import outlines
 from lookalike.core import Method
 from lookalike.data.order import Order
 from lookalike.methods import METHODS, get_method

@@ -1,6 +1,7 @@
 """Which module may import which: imports inside functions and under TYPE_CHECKING count."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_imports_of_all_kinds_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["files", "foreign", "names", "devices", "progress", "printing", "random", "processes"]
+    "module", ["cores", "files", "foreign", "names", "devices", "progress", "printing", "random", "processes"]
 )
 def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
     assert needed(f"lookalike.{module}") == {module}
@@ -85,17 +86,31 @@ def test_the_folder_of_a_run_knows_no_method_but_by_name() -> None:
     assert {name for name in needed("lookalike.runs.folder") if name.startswith("methods")} == {"methods.table"}
 
 
-COMMANDS = [name for name in MODULES if name.startswith("lookalike.commands")]
+COMMANDS = {name for name in MODULES if name.startswith("lookalike.commands")}
+CLI = {name for name in MODULES if name.startswith("lookalike.cli")}
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMANDS - {"lookalike", "lookalike.cli"}))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMANDS - CLI - {"lookalike"}))
 def test_commands_are_the_top_floor(module: str) -> None:
     """The command line alone imports them; the tables of `lookalike` and `lookalike.evaluation` name them as texts."""
-    assert not imports(module) & {*COMMANDS}
+    assert not imports(module) & COMMANDS
+
+
+def test_the_command_line_alone_knows_tyro() -> None:
+    tyro = re.compile(r"^\s*(import|from) tyro", re.MULTILINE)
+    found = {name for name, path in MODULES.items() if tyro.search(path.read_text(encoding="utf-8"))}
+    assert found
+    assert found <= CLI
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - CLI))
+def test_only_what_starts_the_program_knows_the_command_line(module: str) -> None:
+    assert module == "lookalike.__main__" or not imports(module) & CLI
 
 
 @pytest.mark.parametrize(
-    "module", sorted(m for m in MODULES if m.startswith(("lookalike.commands.", "lookalike.evaluation.")))
+    "module",
+    sorted(m for m in MODULES if m.startswith(("lookalike.cli", "lookalike.commands.", "lookalike.evaluation."))),
 )
 def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
     above = {name for each in imports(module) for name in needed(each)}

@@ -677,8 +677,8 @@ def test_a_methods_own_figures_join_the_rows(photos: Path, tmp_path: Path, monke
     method = Invariance.Config(views=tiny_config().views)
     result = training.pretrain(tiny_run(photos, tmp_path / "run", method=method, epochs=1))
     assert result.metrics[-1]["projector_norm"] > 0
-    monkeypatch.setattr(Invariance, "figures", lambda self: {"loss": 0.0})
-    with pytest.raises(ValueError, match=r"Invariance\.figures\(\) names 'loss'"):
+    monkeypatch.setattr(Invariance, "metrics", lambda self, outputs: {"loss": 0.0})
+    with pytest.raises(ValueError, match=r"Invariance\.metrics\(\) names 'loss'"):
         training.pretrain(tiny_run(photos, tmp_path / "other", method=method, epochs=1))
 
 

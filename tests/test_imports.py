@@ -61,10 +61,29 @@ def test_evaluation_brings_along_what_is_used_of_it() -> None:
 def test_commands_of_evaluation_bring_along_no_lightning() -> None:
     """Half a second and more, which only the protocols that train need."""
     found = imported(
-        "from lookalike import embed, evaluate, predict, show\nfrom lookalike.evaluation import label_free"
+        "from lookalike.commands import evaluate_features, evaluate_pairs, pictures, predict\n"
+        "from lookalike import classifiers\nfrom lookalike.evaluation import extractor, feature_files, label_free"
     )
-    assert "lookalike.commands.evaluate" in found
+    assert "lookalike.evaluation.extractor" in found
     assert not {"lightning", "lookalike.training"} & found
+
+
+PLAIN = ("demo", "predict", "evaluate", "compare", "embed", "show", "report", "plot", "thin", "check", "list", "views",
+         "doctor")  # fmt: skip
+
+
+def test_functions_of_commands_bring_along_nothing_heavy() -> None:
+    found = imported("from lookalike import embed, evaluate, plot, predict, report, show")
+    assert "lookalike.commands.evaluate" in found
+    assert not {"torch", "numpy", "PIL", "timm", "tyro"} & found
+
+
+def test_help_of_all_plain_commands_brings_along_nothing_heavy() -> None:
+    found = imported(
+        "import contextlib, io\nfrom lookalike import cli\nwith contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    for name in {PLAIN}: assert cli.main([name, '--help']) == 0"
+    )
+    assert not {"torch", "numpy", "PIL", "timm", "lightning"} & found
 
 
 def test_names_of_evaluation_are_functions_whatever_modules_are_imported() -> None:

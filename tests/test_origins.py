@@ -10,6 +10,7 @@ import yaml
 from test_training import TinyNet, tiny_config, tiny_run
 
 from lookalike import cli, training
+from lookalike.cli.run_parsing import parse_run
 from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.methods.ibot import IBOT
 from lookalike.methods.simclr import SimCLR
@@ -38,7 +39,7 @@ def test_a_flag_is_kept_whichever_way_it_is_given(name: str, field: str, photos:
     backbone = "test_vit" if get_method(name).Config().needs.mask_token else "test_byobnet"  # type: ignore[call-arg]
     for option, wanted in ((f"--{path}{dot}no-{last}", False), (f"--{path}{dot}{last}", True)):
         options = [option] if field != "norm" or name != "dino" else ["--norm", str(wanted)]
-        run = cli._parse_run("pretrain", [name, str(photos), "--backbone", backbone, *options])
+        run = parse_run("pretrain", [name, str(photos), "--backbone", backbone, *options])
         settled, _ = training.resolve(run, 5000)
         assert dotted(plain(settled.method))[field] is wanted, option
         assert settled.origins[field] == "user"

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookalike import cli
+from lookalike.cli import run_places
+from lookalike.cli.run_parsing import parse_run
 from lookalike.commands import recommendation
 from lookalike.commands.catalogue import table
 from lookalike.commands.check import look
@@ -293,10 +295,10 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     ],
 )
 def test_the_command_is_the_training_that_is_timed(plan: Recommendation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "check_images", lambda *data: None)
+    monkeypatch.setattr(run_places, "check_images", lambda *data: None)
     first, verb, *argv = shlex.split(plan.command)
     assert (first, verb) == ("lookalike", "pretrain")
-    assert cli._parse_run(verb, argv) == plan.run(plan.given.data, plan.out)
+    assert parse_run(verb, argv) == plan.run(plan.given.data, plan.out)
 
 
 def test_the_last_line_of_check_is_a_command_that_runs(

@@ -21,6 +21,7 @@ import torch
 from test_training import assert_same_run, forkserver, state
 
 from lookalike import cli
+from lookalike.cli import pages
 from lookalike.core import Method, Outputs, Progress
 from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
@@ -99,7 +100,7 @@ class _Impossible(Exception):
 def _apart(work: Callable[..., None], args: tuple[object, ...], answer: Connection) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method(None, force=True)  # the loading processes of a run are started as a user's are
-    cli._write_report = lambda folder, workers: None  # as in all tests, for time
+    pages.write_report = lambda folder, workers: None  # as in all tests, for time
     said = ""
     try:
         work(*args)
@@ -178,9 +179,10 @@ def _full_disk(photos: Path, whole: Path, disk: Path, moment: str) -> None:
     mount(disk, "64m")
     out = disk / "run"
     folder, encoder, checkpoint = Folder(out), *(p.stat().st_size for p in (Folder(whole).weights, Folder(whole).last))
-    if moment in ("run.yaml", "log.txt", "views.png", "inputs.zip"):
-        views, inputs = (-(-p.stat().st_size // PAGE) * PAGE for p in (Folder(whole).views, Folder(whole).inputs))
-        before = {"run.yaml": 0, "views.png": PAGE, "inputs.zip": PAGE + views, "log.txt": PAGE + views + inputs}
+    if moment in ("run.yaml", "log.txt", "views.png", "start.json", "inputs.zip"):
+        first = [Folder(whole).run, Folder(whole).views, Folder(whole).start, Folder(whole).inputs]
+        sizes = [-(-path.stat().st_size // PAGE) * PAGE for path in first]
+        before = {path.name: sum(sizes[:i]) for i, path in enumerate(first)} | {"log.txt": sum(sizes)}
         fill(disk, before[moment])
         refused(pretrain(photos, out), f"{moment} could not be written (No space left on device", "Make room")
         (disk / "filler").unlink()
@@ -204,7 +206,7 @@ def _full_disk(photos: Path, whole: Path, disk: Path, moment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["run.yaml", "log.txt", "views.png", "inputs.zip", "metrics.jsonl", "encoder", "checkpoint"]
+    "moment", ["run.yaml", "log.txt", "views.png", "start.json", "inputs.zip", "metrics.jsonl", "encoder", "checkpoint"]
 )
 def test_a_full_disk_loses_nothing(photos: Path, whole: Path, tmp_path: Path, moment: str) -> None:
     """Full when the file is written; with room again the run ends as if nothing had happened."""

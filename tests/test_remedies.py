@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from support.place import TINY, Place
 
 import lookalike
 from lookalike import cli
+from lookalike.cli.command import Command
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Folder, Options
 
@@ -577,14 +579,18 @@ def fields_of(cls: type, before: str = "") -> Iterator[str]:
 
 def options() -> set[str]:
     """Every option that a command takes."""
-    verbs = [value for value in vars(cli).values() if dataclasses.is_dataclass(value) and isinstance(value, type)]
+    modules = [module for name, module in sys.modules.items() if name.startswith("lookalike.cli.")]
+    values = [value for module in modules for value in vars(module).values()]
+    verbs = {value for value in values if dataclasses.is_dataclass(value) and isinstance(value, type)}
     found = {name for cls in (*verbs, Options) for name in fields_of(cls)}
+    commands = [value for value in values if isinstance(value, Command)]
+    found |= {name.replace("_", "-") for command in commands for name in command.options()}
     for name in METHODS:
         found |= set(fields_of(get_method(name).Config))
     return found | {f"no-{name}" for name in found} | {"help", "version", "debug", "from", "no-report"}
 
 
-OF_OTHERS = {"option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos"}
+OF_OTHERS = {"force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos"}
 """A word for any; torchrun's, docker's, and those of facebookresearch/moco."""
 
 

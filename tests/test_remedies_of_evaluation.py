@@ -337,7 +337,7 @@ CALLS = {
         lambda p, found: still(p, *re.findall(r"--[\w.-]+", found[1])),
     ),
     "one answer for all images": call(
-        lambda p: verdict(p, spread=0.01, loss=0.0, known=False),
+        lambda p: verdict(p, FELL, spread=0.01, loss=0.0, known=False),
         r"See that the loss keeps images apart: negatives, a variance term, or a stopped gradient and a predictor\.",
         lambda p, found: cause("vicreg"), lambda p, found: cause("simsiam"), lambda p, found: cause("byol"),
         lambda p, found: cause("barlow_twins", "--lambd", "0.0051"), lambda p, found: cause("dino"),

@@ -438,10 +438,10 @@ METHODS = {
         lambda p, found: cause("ibot", "--student-temp", "0.03", found[1], found[2]),
     ),
     "a batch of fewer images than numbers": call(
-        lambda p: configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 8)),
+        lambda p: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 8))),
         r"A larger (--batch-size) or a smaller (--out-dim) estimates them better",
-        lambda p, found: configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 64)),
-        lambda p, found: configured("vicreg", found[2], "8").method.warnings(DataFacts(40, 32, 8)),
+        lambda p, found: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 64))),
+        lambda p, found: "".join(configured("vicreg", found[2], "8").method.warnings(DataFacts(40, 32, 8))),
     ),
     "global views of two sizes": call(
         lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them one size",

@@ -38,14 +38,15 @@ from torch.utils.data import get_worker_info
 
 import lookalike
 from lookalike import cli, training
-from lookalike.commands import demo, distill, finetune
+from lookalike.commands import digits, distill, finetune
 from lookalike.commands.compare.cost_meter import spent
 from lookalike.commands.compare.ranking import Accuracy, Training, rank
 from lookalike.commands.compare.record import add_results
 from lookalike.commands.compare.runner import _Work, compare
 from lookalike.commands.compare.spec import Comparison
 from lookalike.commands.compare.summary import recommendation, table
-from lookalike.commands.report.report import page_content, report, write
+from lookalike.commands.report.page import page_content
+from lookalike.commands.report.report import report, write
 from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
@@ -389,7 +390,7 @@ def noted(run: Path) -> str:
 
 def unwritten(p: Place) -> str:
     said: list[str] = []
-    with mock.patch("lookalike.commands.report.report.rendered", side_effect=RuntimeError("no page today")):
+    with mock.patch("lookalike.commands.report.html.rendered", side_effect=RuntimeError("no page today")):
         write(p.trained, say=said.append)
     return said[0]
 
@@ -403,8 +404,8 @@ def only_damaged(p: Place) -> Path:
 
 def demonstrated(out: object, **options: bool) -> None:
     """The demo up to its training."""
-    with mock.patch("lookalike.commands.demo._shown"):
-        demo.demo(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
+    with mock.patch("lookalike.commands.digits._shown"):
+        digits.train_on_digits(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
 
 
 def earlier(p: Place) -> Path:

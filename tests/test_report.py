@@ -19,7 +19,7 @@ from PIL import Image
 import lookalike
 from lookalike import cli, encoders, marks
 from lookalike.backbones import create
-from lookalike.commands.report import evaluation_data, gallery, projection, report, run_data
+from lookalike.commands.report import evaluation_data, gallery, page, projection, run_data
 from lookalike.commands.report.html import embedded, finite, rendered
 from lookalike.runs import Folder
 
@@ -136,7 +136,7 @@ def test_a_page_of_a_comparison_shows_no_folder_outside_of_it(run: Path, tmp_pat
     (tmp_path / "compared").mkdir()
     for method, named in (("mine", "../mine-seed0"), ("../mine", None), ("mine", str(tmp_path / "mine-seed0"))):
         found = {"trainings": [{"method": method, "seed": 0, "folder": named}]}
-        assert report._trainings(tmp_path / "compared", found) == {}
+        assert page._trainings(tmp_path / "compared", found) == {}
 
 
 def test_a_page_asks_nothing_of_a_network(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from test_distributed import Training
 from torch import nn
 
 from lookalike import backbones, cli, training
+from lookalike.cli.run_parsing import parse_run
 from lookalike.commands import finetune
 from lookalike.commands.compare.spec import Comparison
 from lookalike.core import Progress
@@ -109,7 +110,7 @@ def test_wrong_times_are_told_before_torch_is_imported(
 def parsed(tmp_path: Path, photos: Path, content: str, *options: str) -> Run:
     file = tmp_path / "asked.yaml"
     file.write_text(f"method: simclr\ndata: {photos}\n{content}")
-    return cli._parse_run("pretrain", ["--from", str(file), "--out", str(tmp_path / "new"), *options])
+    return parse_run("pretrain", ["--from", str(file), "--out", str(tmp_path / "new"), *options])
 
 
 def test_what_is_typed_takes_the_place_of_what_a_file_says(tmp_path: Path, photos: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from lookalike import cli, training
+from lookalike.cli import pages
 from lookalike.commands import teacher_student
 from lookalike.tensor_file import sha256
+from lookalike.training import stages
 
 
 class Telling(training.Pretraining):
@@ -27,8 +29,8 @@ class Telling(training.Pretraining):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    training.Pretraining = Telling  # type: ignore[misc]
-    cli._write_report = lambda folder, workers: None
+    stages.Pretraining = Telling  # type: ignore[misc]
+    pages.write_report = lambda folder, workers: None
     teacher_student.SECONDS = 0.0  # a student's speed and its teacher's at a glance
     for argv in json.loads(Path(sys.argv[1]).read_text()):
         if (code := cli.main(argv)) != 0:

@@ -1,5 +1,6 @@
 """Names and values that came from elsewhere, made fit for a terminal, a log, a message, a page or a table."""
 
+import os
 import re
 import reprlib
 import shlex
@@ -14,6 +15,8 @@ LONGEST_PATH = 1000
 """Characters of a path in one."""
 LONGEST_LINE = 20_000
 """Characters of a printed line."""
+LONGEST_MESSAGE = 20_000
+"""Characters of an error's message."""
 
 TOP5_FROM = 10
 """Classes from which top-5 is shown: of fewer, five are more than half of all, and nearly every answer counts."""
@@ -91,6 +94,25 @@ def say(text: str, file: TextIO | None = None) -> None:
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def message(error: Exception) -> str:
+    """What the user reads: our own messages as they are, anything unexpected with its kind."""
+    expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, PermissionError, RuntimeError)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Take fewer --workers, smaller images, or a smaller --batch-size."
+    if isinstance(error, OSError):
+        if not error.errno and str(error):  # our own words
+            return str(error)
+        if error.filename is not None and error.strerror:
+            denied = isinstance(error, PermissionError)
+            advice = " Give this user the permission (ls -ld shows who has it), or name another." if denied else ""
+            return f"{printable(os.fsdecode(error.filename))}: {error.strerror}.{advice}"
+    return str(error) if isinstance(error, expected) and str(error) else f"{type(error).__name__}: {error}"
+
+
+def silent(text: str) -> None:
+    """Reports nothing."""
 
 
 def warn(text: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lookalike import cli
 from lookalike.backbones import Backbone, create
+from lookalike.cli.run_parsing import parse_run
 from lookalike.commands.check import Checked, check
 from lookalike.data import Loader, open_maybe_labelled, open_source
 from lookalike.methods import get_method
@@ -59,7 +59,7 @@ X = torch.zeros(2, 3, 32, 32)
 
 def configured(method: str, *options: str) -> Run:
     """A run as the command line makes it."""
-    return cli._parse_run("views", [method, ".", *options])
+    return parse_run("views", [method, ".", *options])
 
 
 def written(content: bytes, path: Path) -> Path:

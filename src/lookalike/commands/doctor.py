@@ -19,15 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
-
-from ..devices import free_memory
 from ..files import cache_folder
 from ..printing import brief, counted, size_of
 from ..runs.environment import commit, here, version
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 FORMAT = 1
 SHARED = Path("/dev/shm")
@@ -167,7 +166,10 @@ class Diagnosis:
 
 
 def doctor() -> Diagnosis:
-    """Looks at the machine and the installation. It takes some seconds, for it imports all libraries; no network."""
+    """Reports versions, devices, memory, disks, extras and known problems, for a bug report. It sends nothing.
+
+    It takes some seconds, for it imports all libraries.
+    """
     facts = _tried(_facts())
     return Diagnosis(facts, tuple(problem for rule in RULES for problem in rule(facts)))
 
@@ -177,6 +179,8 @@ def doctor() -> Diagnosis:
 
 def _facts() -> Facts:
     """All that can be said without importing a library."""
+    from ..devices import free_memory  # with torch, which help must not import
+
     libraries, extras = _packages()
     driver_gpus, driver_error = _driver_gpus()
     return Facts(
@@ -211,6 +215,8 @@ def _place(path: Path) -> Place:
 
 def _packages() -> tuple[tuple[Library, ...], tuple[Extra, ...]]:
     """What lookalike needs, and its extras, by the metadata of the installed package; nothing where it has none."""
+    from packaging.requirements import Requirement
+
     try:
         found = metadata.metadata("lookalike")
     except metadata.PackageNotFoundError:
@@ -226,12 +232,14 @@ def _packages() -> tuple[tuple[Library, ...], tuple[Extra, ...]]:
     return tuple(sorted(libraries, key=lambda each: each.name != "torch")), tuple(extras)
 
 
-def _asked_by(requirement: Requirement, extra: str) -> bool:
+def _asked_by(requirement: "Requirement", extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _of_extra(needed: list[Requirement], name: str) -> Iterator[Requirement]:
+def _of_extra(needed: "list[Requirement]", name: str) -> "Iterator[Requirement]":
     """What an extra adds, with what the extras that it names add."""
+    from packaging.requirements import Requirement
+
     for each in needed:
         if _asked_by(each, name) and not _asked_by(each, ""):
             if each.name == "lookalike":
@@ -248,13 +256,16 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _is_met(requirement: Requirement) -> bool:
+def _is_met(requirement: "Requirement") -> bool:
     found = _installed(requirement.name)
     return found is not None and _suits(found, str(requirement.specifier))
 
 
 def _suits(found: str, needed: str) -> bool:
     """Whether a version is one of those needed; a vendor's build of a version before its release counts as that one."""
+    from packaging.requirements import Requirement
+    from packaging.version import InvalidVersion, Version
+
     try:
         return Version(found).base_version in Requirement(f"x{needed}").specifier
     except InvalidVersion:

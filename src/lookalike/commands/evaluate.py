@@ -1,37 +1,24 @@
-"""`evaluate`: an encoder on labelled images, by the protocols that are asked for."""
+"""`evaluate`: an encoder on labelled images, by the protocols that are asked for. Importing it brings nothing heavy."""
 
-import dataclasses
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from ..evaluation.protocol_table import EPOCHS, SHARES, Pool
+from ..printing import silent
 
-from ..data import Data, Source
-from ..data.labelled import name_of, open_pair, same_folder
-from ..evaluation.extractor import Encoder, Extractor, Pool, check_known
-from ..evaluation.features import Features, device_of, fingerprint
-from ..evaluation.few_labels import SHARES, draw_rows, listed_rows
-from ..evaluation.label_checks import label_warning, missing_classes
-from ..evaluation.metrics import classification_metrics, interval
-from ..evaluation.protocols import FROZEN, About, entry, now
-from ..evaluation.records import Entry
-from ..files import file_sha256
-from ..image_options import Alpha
-from ..places import is_published, refuse_folder
-from ..runs import Folder
-from .evaluate_label_free import VIEWED, images_viewed, label_free
-from .evaluation_request import EPOCHS, LABEL_FREE, PROTOCOLS, TRAINED, Request, Results, silent
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..evaluation.extractor import Encoder
+    from ..evaluation.records import Entry
 
 
 def evaluate(
-    encoder: Encoder,
-    train: Data,
-    test: Data,
+    encoder: "Encoder",
+    train: "Data",
+    test: "Data",
     *,
-    also: Sequence[tuple[Data, Data]] = (),
+    also: "Sequence[tuple[Data, Data]]" = (),
     protocols: Sequence[str] = ("knn", "linear"),
     image_size: int | None = None,
     pool: Pool = "pooled",
@@ -47,205 +34,50 @@ def evaluate(
     encoder_backbone: str | None = None,
     baseline: bool = False,
     say: Callable[[str], None] = silent,
-) -> list[Entry]:
-    """Evaluates an encoder on labelled images.
+) -> "list[Entry]":
+    """Evaluates an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json.
 
     Args:
-        encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`), which
-            gets images normalised by ImageNet's mean and standard deviation.
-        train: folder with one sub-folder per class, or a labelled Dataset.
-        test: the same classes, other images.
-        also: further pairs of train and test, with classes of their own.
-        protocols: of `PROTOCOLS`.
-        image_size: pixels of the test crop; without it the size that the encoder was made for.
-        pool: what stands for an image, see `Pool`; for the protocols that take features.
-        batch_size: images per forward pass, and per step of the protocols of `TRAINED`.
+        encoder: a run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a
+            loaded encoder, or a module of your own (with `image_size`), which gets images normalised by ImageNet's mean
+            and standard deviation.
+        train: folder with one sub-folder of images per class; in Python also a labelled Dataset.
+        test: folder with the same classes and other images.
+        also: further pairs TRAIN TEST, with classes of their own.
+        protocols: of these: knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its
+            learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few
+            of the labels, drawn ten times. retrieval: recall and mAP of test images that look for training images of
+            their class. label-free: scores that need no labels; of them recognition, how often a view is nearer to its
+            image's other view than to another image's, orders short trainings most as k-NN does. These train on the
+            images, for hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and
+            flips. semi-finetune, finetune: all of the network, with few and with all labels.
+        image_size: pixels of the test crop. Without it the size that the encoder was trained or published at.
+        pool: what stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of
+            the patches, both, or the class tokens of a ViT's last four blocks. For the protocols that take features.
+        batch_size: images per forward pass, and per step of the protocols that train on the images.
         workers: processes that decode.
         seed: of all that is drawn: initial weights, order and held-out part, few labels, and the intervals.
-        seeds: how often what is trained is trained (`linear`, and the protocols of `TRAINED`), from `seed` on.
-        shares: of each class's labels, for `semi` and `semi-finetune`.
-        labels: text file of the images of `train` that keep their labels for these, in the place of shares.
-        epochs: of the protocols of `TRAINED`.
-        keep: features of a run's encoder stay in its folder, and are used again.
-        out: file for the results; without it `evaluation.json` in the run's folder, where `encoder` is one.
-        encoder_backbone: the name of the architecture, where `encoder` is a file of weights that does not say it.
-        baseline: evaluates the untrained network as well, for `Entry.baseline`: drawn by the seed, its BatchNorm with
-            the statistics of the training images. It takes as long again.
+        seeds: how often what is trained is trained, from `seed` on; with several the interval covers them.
+        shares: of each class's labels, for the protocols semi and semi-finetune.
+        labels: text file of the images of `train` that keep their labels for these, in the place of shares: a name per
+            line, such as the published lists of ImageNet.
+        epochs: of the protocols that train on the images.
+        keep: keep the features in the run's folder, where `encoder` is one, and use them again.
+        out: file for the results. Without it evaluation.json in the run's folder, where `encoder` is one.
+        encoder_backbone: name of the architecture, where `encoder` is a file of weights that does not say it.
+        baseline: judge the same network untrained as well, and show both, as 43.0 -> 78.0 %: drawn by the seed, its
+            BatchNorm with the statistics of the training images. It takes as long again.
         say: called with lines for the user, each result among them.
 
     Raises:
         ValueError, FileNotFoundError: encoder, folders, classes or protocols that cannot be used. A protocol that
             these images do not allow is the last to be raised: what the others found is said and recorded.
     """
-    request = Request(protocols, seed, seeds, tuple(map(float, shares)), labels, epochs)
-    request.check(PROTOCOLS)
-    results = Results(_record_of(encoder, out), say)
-    if pool != "pooled" and (others := [p for p in protocols if p not in FROZEN]):
-        raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
-    asked = ((train, test), *also)
-    found = [_open_pair(*each, 3, "auto") for each in asked] if is_published(encoder) else []  # before it is fetched
-    extractor = Extractor(
-        encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
-        backbone=encoder_backbone,
-    )  # fmt: skip
-    if baseline:
-        check_known(extractor.model)
-    found = found or [_open_pair(*each, extractor.model.channels, extractor.model.alpha) for each in asked]
-    pairs = [_pair(*each, *sources, extractor) for each, sources in zip(asked, found, strict=True)]
-    for pair in pairs:
-        if len(pairs) > 1:
-            say(f"{pair.about.train}, {pair.about.test}:")
-        _evaluate_pair(pair, extractor, request, results, baseline)
-    return results.checked()
+    from .evaluate_pairs import evaluate_pairs
+    from .evaluation_request import Request
 
-
-def _record_of(encoder: Encoder, out: str | os.PathLike[str] | None) -> Path | None:
-    """Where the results are recorded: the stated file, or that of a run."""
-    path = None if out is None else Path(out)
-    if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
-        path = Folder(encoder).evaluation
-    if path is not None:
-        refuse_folder(path, "evaluation.json")
-    return path
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two sets of labelled images, as they were opened, and what is recorded of them."""
-
-    train: Source
-    test: Source
-    test_data: Data
-    about: About
-
-
-def _open_pair(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
-    """The labelled images of a pair, with the classes of the first."""
-    first, second = open_pair(train, test, channels=channels, alpha=alpha)
-    assert first.classes is not None
-    if len(first.classes) < 2:
-        raise ValueError(
-            f"{name_of(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
-        )
-    return first, second
-
-
-def _pair(train: Data, test: Data, first: Source, second: Source, extractor: Extractor) -> _Pair:
-    """A pair, and what is recorded of it."""
-    if same_folder(train, test):
-        extractor.say(
-            "WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing."
-        )
-    about = About(extractor.made, extractor.encoder_sha256, fingerprint(first, second), name_of(train), name_of(test))
-    return _Pair(first, second, test, about)
-
-
-def _evaluate_pair(
-    pair: _Pair, extractor: Extractor, request: Request, results: Results, baseline: bool = False
-) -> None:
-    """Evaluates on one pair; with `baseline` the untrained network, too."""
-    if pair.train.labels is not None and pair.test.labels is not None:
-        for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
-            extractor.say(f"WARNING: {line}")
-    run = _protocol_runner(pair, extractor, request)
-    if baseline:
-        before = _protocol_runner(pair, extractor.untrained(pair.train, request.seed), request, "untrained, ")
-        results.collect(request.protocols, lambda protocol: _with_baselines(run(protocol), before(protocol)))
-    else:
-        results.collect(request.protocols, run)
-
-
-def _protocol_runner(
-    pair: _Pair, extractor: Extractor, request: Request, before: str = ""
-) -> Callable[[str], list[Entry]]:
-    """Runs a protocol on a pair; features are computed when they are first asked for."""
-    found: list[tuple[Features, Features]] = []
-
-    def run(protocol: str) -> list[Entry]:
-        if protocol in TRAINED:
-            return _trained_entries(protocol, pair, extractor, request)
-        if protocol in LABEL_FREE:
-            return [_label_free_entry(pair, extractor, request.seed)]
-        if not found:
-            train = extractor.features(pair.train, f"{before}train")
-            found.append((train, extractor.features(pair.test, f"{before}test")))
-            if not before and (line := label_warning(*found[0])):
-                extractor.say(f"WARNING: {line}")
-        return request.run(
-            protocol, *found[0], len(pair.train.classes or ()), device_of(extractor.model), pair.about, extractor.say
-        )
-
-    return run
-
-
-def _with_baselines(found: list[Entry], before: list[Entry]) -> list[Entry]:
-    """Results with those of the untrained network beside them."""
-    return [dataclasses.replace(entry, baseline=old.top1) for entry, old in zip(found, before, strict=True)]
-
-
-def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
-    began, about = time.perf_counter(), pair.about
-    found = label_free(extractor.model, pair.test_data, image_size=extractor.size, seed=seed)
-    used = images_viewed(min(VIEWED, len(pair.test)))
-    return Entry(
-        protocol="label-free",
-        top1=found["retrieval"],  # and not recognition, so that files of older versions compare
-        top5=found["retrieval_of_5"],
-        interval=interval(found["retrieval"], used),
-        settings={"image_size": extractor.size, "views": "SimCLR's, two of each image"},
-        train_images=0,
-        test_images=used,
-        classes=0,
-        encoder_sha256=about.encoder_sha256,
-        data_fingerprint=about.data_fingerprint,
-        seed=seed,
-        seconds=round(time.perf_counter() - began, 3),
-        date=now(),
-        history=[],
-        train=about.train,
-        test=about.test,
-        measures=found,
-    )
-
-
-def _trained_entries(protocol: str, pair: _Pair, extractor: Extractor, request: Request) -> list[Entry]:
-    """Trains classifiers on images, each from the same encoder, and evaluates them; an entry for each set of labels."""
-    if protocol != "semi-finetune":
-        return [_trained_entry(protocol, [None] * request.seeds, {}, pair, extractor, request)]
-    assert pair.train.labels is not None
-    if request.labels is not None:
-        rows = listed_rows(request.labels, [pair.train.name(i) for i in range(len(pair.train))])
-        about: dict[str, object] = {"how": "finetune", "list_sha256": file_sha256(Path(request.labels))}
-        return [_trained_entry(protocol, [rows] * request.seeds, about, pair, extractor, request)]
-    entries = []
-    for share in request.shares:
-        draws = [draw_rows(pair.train.labels, share, request.seed, n) for n in range(request.seeds)]  # those of `semi`
-        about = {"how": "finetune", "share": share}
-        entries.append(_trained_entry(protocol, draws, about, pair, extractor, request))
-    return entries
-
-
-def _trained_entry(
-    protocol: str, rows: Sequence[Tensor | None], more: Mapping[str, object], pair: _Pair, extractor: Extractor,
-    request: Request,
-) -> Entry:  # fmt: skip
-    """Trains on each of some sets of rows (all where None), with a seed of its own."""
-    from .evaluate_trained import trained_scores  # with Lightning, which the other protocols do not need
-
-    began = time.perf_counter()
-    made = [
-        trained_scores(
-            extractor.model, pair.train, pair.test, frozen=protocol == "linear-augmented", epochs=request.epochs,
-            rows=each, seed=request.seed + n, batch_size=extractor.batch_size, workers=extractor.workers,
-            image_size=extractor.size, say=extractor.say,
-        )
-        for n, each in enumerate(rows)
-    ]  # fmt: skip
-    first, several = made[0], {"seeds": request.seeds} if request.seeds > 1 else {}
-    return entry(
-        "semi" if protocol == "semi-finetune" else protocol,
-        [classification_metrics(each.scores.double().softmax(1), each.labels) for each in made], first.labels,
-        train_images=first.train_images, classes=pair.train.classes or (),
-        settings={**first.settings, **more, **several}, history=first.history, seed=request.seed,
-        seconds=time.perf_counter() - began, about=dataclasses.replace(pair.about, made={}),
+    return evaluate_pairs(
+        ((train, test), *also), Request(protocols, seed, seeds, tuple(map(float, shares)), labels, epochs),
+        encoder=encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, out=out,
+        encoder_backbone=encoder_backbone, baseline=baseline, say=say,
     )  # fmt: skip

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..evaluation.feature_files import load_features
 from ..evaluation.features import Features, check_labels
-from ..evaluation.few_labels import SHARES
 from ..evaluation.label_checks import label_warning, missing_classes
 from ..evaluation.linear import hold_out
-from ..evaluation.protocols import FROZEN, About
+from ..evaluation.protocol_table import FROZEN, SHARES
+from ..evaluation.protocols import About
 from ..evaluation.records import Entry
 from ..files import file_sha256
-from ..printing import composed, counted, shown
-from .evaluation_request import Request, Results, silent
+from ..printing import composed, counted, shown, silent
+from .evaluation_request import Request, Results
 
 
 def evaluate_features(

@@ -9,27 +9,12 @@ import torch
 
 from ..evaluation.features import Features
 from ..evaluation.few_labels import listed_rows
-from ..evaluation.protocols import FROZEN, PROGRESS, About, Few, run_protocol
+from ..evaluation.protocol_table import EPOCHS
+from ..evaluation.protocols import PROGRESS, About, Few, run_protocol
 from ..evaluation.records import Entry, record
 from ..files import file_sha256
 from ..places import no_list
 from ..progress import counting
-
-LABEL_FREE = {"label-free": "scores that need no labels; `recognition` orders short trainings most as k-NN does"}
-TRAINED = {
-    "linear-augmented": "a linear classifier on the frozen encoder, by SGD on crops and flips",
-    "semi-finetune": "the whole network, fine-tuned on 1 % and 10 % of the labels",
-    "finetune": "the whole network, fine-tuned on all labels",
-}
-"""Protocols that train on the images themselves; see `trained_scores`."""
-PROTOCOLS = {**FROZEN, **LABEL_FREE, **TRAINED}
-"""What `evaluate` knows, and a line about each."""
-EPOCHS = 100
-"""Of the protocols that train, over the labelled images: DINO's linear probe, MAE's ViT-B."""
-
-
-def silent(text: str) -> None:
-    """Reports nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Curves of runs as one PNG, for papers and slides: pretraining, and the linear probe where there was one."""
+"""Curves of runs as one picture: pretraining, and the linear probe where there was one. It imports nothing heavy."""
 
 import math
 import os
@@ -12,7 +12,6 @@ from ..places import PLOTTED, check_suffix
 from ..printing import TOP5_FROM, printable
 from ..runs import Folder, Row
 from .report.evaluation_data import dictionaries, is_finite
-from .report.run_data import read_entries, run_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +26,14 @@ def plot(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> Path:
-    """Draws loss and learning rate of pretraining over steps, and the linear probe's loss, top-1 and top-5.
+    """Draws the curves of runs as one picture: pretraining, and the linear probe where there was one.
+
+    These are loss and learning rate over steps, and the linear probe's loss, top-1 and top-5.
 
     Args:
         runs: folders of runs; each is one series.
-        out: the file, .png, .pdf or .svg.
-        overwrite: replace it if it exists.
+        out: the file: .png, .pdf or .svg.
+        overwrite: replace the file if it exists.
 
     Returns:
         The file that was written.
@@ -68,6 +69,8 @@ def plot(
     trained, probed = any(rows), any(probes)
     figure = Figure(figsize=(11, 3.6 * (trained + probed)), layout="constrained")
     parts = figure.subfigures(trained + probed, 1, squeeze=False)[:, 0]
+    from .report.run_data import run_names
+
     names = [_label(name) for name in run_names(folders)]
     if trained:
         left, right = parts[0].subplots(1, 2)
@@ -95,6 +98,8 @@ def _label(name: str) -> str:
 
 def _probe(folder: Path) -> dict[str, Any] | None:
     """The last entry of a linear probe, without top-5 where there are few classes."""
+    from .report.run_data import read_entries
+
     found = [e for e in read_entries(folder) if e.get("protocol") == "linear" and is_finite(e.get("top1"))]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Predictions: the classes of images that nobody has labelled, and their file."""
+"""Predictions: the classes of images that nobody has labelled, and their file. Importing it brings nothing heavy."""
 
 import csv
 import os
@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from .. import classifiers
-from ..classifiers import Classifier
-from ..data import Data, open_source, remarks
-from ..devices import default_device
-from ..evaluation.features import features
 from ..files import atomic
 from ..places import PREDICTED, check_suffix
 from ..printing import cell, counted, first_of, printable
 from ..progress import counting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..classifiers import Classifier
+    from ..data import Data
 
 SHOWN = 5
 """Classes of an image that are written, the likeliest first."""
@@ -28,7 +28,7 @@ class Predictions:
     """What a classifier makes of N images, in the data's order without the broken ones. K classes."""
 
     names: list[str]
-    probabilities: Tensor
+    probabilities: "Tensor"
     """(N, K) float32, rows sum to 1."""
     classes: tuple[str, ...]
     broken: list[tuple[str, str]]
@@ -76,8 +76,8 @@ class Predictions:
 
 
 def predict(
-    classifier: str | os.PathLike[str] | Classifier,
-    data: Data,
+    classifier: "str | os.PathLike[str] | Classifier",
+    data: "Data",
     *,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
@@ -85,13 +85,14 @@ def predict(
     workers: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Predictions:
-    """Tells the classes of images and, with `out`, writes them to .csv or .parquet.
+    """Tells the classes of images by a classifier that `finetune` trained, and writes them down.
 
     Args:
-        classifier: the folder of a `finetune` run, its `classifier.safetensors`, or a loaded one.
-        data: images; labels are not looked at. Those that cannot be read are left out and listed in the result.
-        out: the file; an existing one is replaced.
-        image_size: pixels of the centre crop; without it the size that the classifier was trained at.
+        classifier: the folder of a finetune run, or its classifier.safetensors; in Python also a loaded one.
+        data: a folder (scanned recursively, labels are not looked at) or a text file of paths; in Python also a list or
+            a Dataset. Images that cannot be read are left out and listed in the result.
+        out: .csv or .parquet (needs the extra 'tables'): file, label, probability, and the next four.
+        image_size: pixels of the centre crop. Without it the size that the classifier was trained at.
         batch_size: images per forward pass; it does not change the result beyond rounding.
         workers: processes that decode.
         say: called with lines for the user.
@@ -103,6 +104,12 @@ def predict(
         check_suffix(out, PREDICTED)  # before the work, not after it
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
+    from .. import classifiers
+    from ..classifiers import Classifier
+    from ..data import open_source, remarks
+    from ..devices import default_device
+    from ..evaluation.features import features
+
     model = classifier if isinstance(classifier, Classifier) else classifiers.load(classifier)
     model.to(default_device())
     net = model.encoder

@@ -23,7 +23,7 @@ from ..files import unused
 from ..image_options import Alpha
 from ..methods import get_method
 from ..printing import are, counted, pasteable
-from ..runs import Options, Run
+from ..runs import Options, Run, by_user
 from .check import Split
 
 if TYPE_CHECKING:
@@ -153,11 +153,13 @@ class Recommendation:
     @property
     def command(self) -> str:
         """The command for a shell, in the directory in which DATA was named."""
+        return pasteable("lookalike", "pretrain", self.method, self.given.data, *_typed(self._options()))
+
+    def _options(self) -> dict[str, object]:
         sizes = {"backbone": self.backbone, "image_size": self.image_size, "batch_size": self.batch_size}
         length = {"epochs": self.epochs} if self.time is None else {"time": self.time}
         workers = {} if self.given.workers is None else {"workers": self.given.workers}
-        options = {**sizes, **length, **self._of_images(), **workers, "out": self.out}
-        return pasteable("lookalike", "pretrain", self.method, self.given.data, *_typed(options))
+        return {**sizes, **length, **self._of_images(), **workers, "out": self.out}
 
     @property
     def views(self) -> str:
@@ -182,7 +184,7 @@ class Recommendation:
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
-            normalise=self.facts.normalise, workers=self.given.workers, origins={"batch_size": "user"},
+            normalise=self.facts.normalise, workers=self.given.workers, origins=by_user(self._options()),
         )  # fmt: skip
 
     def lines(self) -> list[str]:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from .metrics import interval as interval
     from .metrics import interval_of_change as interval_of_change
     from .metrics import interval_of_draws as interval_of_draws
-    from .protocols import FROZEN as FROZEN
+    from .protocol_table import FROZEN as FROZEN
+    from .protocol_table import PROTOCOLS as PROTOCOLS
     from .protocols import About as About
     from .protocols import Few as Few
     from .protocols import run_protocol as run_protocol
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from .retrieval import retrieve as retrieve
 
 _HOMES = {
-    "FROZEN": "evaluation.protocols", "KNN": "evaluation.knn", "PROTOCOLS": "commands.evaluation_request",
+    "FROZEN": "evaluation.protocol_table", "KNN": "evaluation.knn", "PROTOCOLS": "evaluation.protocol_table",
     "About": "evaluation.protocols", "Entry": "evaluation.records", "Features": "evaluation.features",
     "Few": "evaluation.protocols", "FewLabels": "evaluation.few_labels", "Linear": "evaluation.linear",
     "Logistic": "evaluation.logistic", "Metrics": "evaluation.metrics", "Retrieval": "evaluation.retrieval",

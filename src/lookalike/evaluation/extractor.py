@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,10 @@ from ..runs import Folder
 from ..tensor_file import sha256
 from .feature_cache import FeatureCache
 from .features import Features, device_of, features, with_statistics
+from .protocol_table import Pool
 
 Encoder = str | os.PathLike[str] | nn.Module
 """What `lookalike.load` takes, a loaded encoder, or a module of the user's, images (B, C, H, W) to features (B, D)."""
-Pool = Literal["pooled", "average", "class+average", "last4"]
-"""What stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of its patch
-tokens, the first beside the second, or the class tokens of the last four blocks side by side."""
 MOST_NAMED = 10
 """Broken images that are named, at most."""
 

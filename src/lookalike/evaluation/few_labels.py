@@ -25,8 +25,6 @@ from .metrics import Metrics, classification_metrics
 
 INVERSE_PENALTY = 10.0
 """scikit-learn's C, on features of unit length."""
-SHARES = 0.01, 0.1
-"""Of each class's labels, that the tables of the papers have."""
 DRAWS = 10
 """How often the labelled images are drawn."""
 

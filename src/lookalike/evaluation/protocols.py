@@ -11,23 +11,14 @@ import torch
 from torch import Tensor
 
 from .features import Features
-from .few_labels import DRAWS, INVERSE_PENALTY, SHARES, few_labels
+from .few_labels import DRAWS, INVERSE_PENALTY, few_labels
 from .knn import knn
 from .linear import DINOV2, Linear, linear
 from .logistic import HELD_OUT, ITERATIONS, logistic
 from .metrics import Metrics, classification_metrics, interval, interval_of_draws, pooled
+from .protocol_table import FROZEN, SHARES
 from .records import Entry
 from .retrieval import retrieve
-
-FROZEN = {
-    "knn": "weighted votes of the 20 nearest training images",
-    "linear": "a linear classifier by SGD, its learning rate chosen on a held-out tenth (DINOv2's)",
-    "logistic": "logistic regression by L-BFGS, its penalty chosen on a held-out tenth",
-    "semi": "logistic regression with 1 % and 10 % of the labels, drawn ten times",
-    "retrieval": "recall@k and mAP of test images that look for training images of their class",
-}
-"""What `run_protocol` knows: protocols that need nothing but features."""
-
 
 PROGRESS = {"knn": ("test images", "images"), "linear": ("steps", "steps"), "logistic": ("regressions", "fits"),
             "semi": ("regressions", "fits"), "retrieval": ("test images", "images")}  # fmt: skip

@@ -1,7 +1,6 @@
 """From what is asked to what will be done: everything that depends on the data and the machine."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from .. import backbones
 from ..backbones.factory import patch_size
 from ..core import Config, DataFacts, Progress
+from ..cores import worker_count
 from ..devices import default_device
 from ..optim import Optim
 from ..printing import counted
@@ -89,7 +89,7 @@ def _settled(run: Run, cfg: Config, size: int, images: int) -> Resolved:
     workers, frozen = run.workers, run.frozen_epochs
     if workers is None:
         filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
-        workers = 0 if filled_at_once else max(1, min(8, (os.cpu_count() or 1) - 1))
+        workers = 0 if filled_at_once else worker_count(None)
     unsaid = frozen is None or (not frozen and run.origins.get("frozen_epochs") == "fitted")
     if unsaid and run.init and not run.resume:
         frozen = run.epochs / 10

@@ -20,6 +20,7 @@ from ...data.order import Order
 from ...devices import default_device
 from ...durations import spoken
 from ...evaluation.features import fingerprint
+from ...evaluation.protocol_table import PROTOCOLS
 from ...evaluation.records import Entry
 from ...files import FORMAT, becomes, is_lock, write_json
 from ...methods import get_method
@@ -32,7 +33,6 @@ from ...training import inputs, stages
 from ...training import resolved as training_resolved
 from ...training.timing import MANY_EPOCHS, Pace, Speed
 from ..evaluate import evaluate
-from ..evaluation_request import PROTOCOLS
 from .baseline import untrained_encoder
 from .cost_meter import Costs, gflops_per_image, spent
 from .hardware import device_name

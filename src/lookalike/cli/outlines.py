@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .methods import METHODS
+from ..methods import METHODS
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 _PLAIN: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 _VALUES: dict[Any, object] = {int: 0, float: 0.0, str: "", bool: False}
 

@@ -1,0 +1,168 @@
+"""What is done with a trained encoder or classifier: `evaluate`, `predict`, `embed`, `show`."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from ..commands.embed import embed as write_features
+from ..commands.evaluate import evaluate as judge
+from ..commands.predict import predict as tell_classes
+from ..commands.show import show as draw
+from ..evaluation.protocol_table import PROTOCOLS
+from ..files import check_writable
+from ..places import PREDICTED, check_backbones, check_images, check_suffix, no_features, no_list, refuse_folder
+from ..printing import are, counted, pasteable, say
+from ..runs import Folder
+from ..runs.lookup import check_encoder, classifier_of
+from .command import Command, Option
+from .errors import UsageError
+from .interrupts import imported
+
+OVERWRITE = Option(bool, False, "Whether a file that exists is replaced.")
+PROTOCOL: Any = Literal[tuple(PROTOCOLS)]
+EVALUATE = Command(
+    function=judge,
+    defaults={"encoder": "", "train": "", "test": ""},
+    kinds={"protocols": tuple[PROTOCOL, ...]},
+    more={
+        "features": Option(
+            tuple[str, ...], (),
+            "Files that `embed` wrote, in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, "
+            "of which a fifth is the test.",
+        )
+    },
+    needs="commands.evaluate_pairs",
+)  # fmt: skip
+
+
+PREDICT = Command(
+    function=tell_classes,
+    metavars={"classifier": "RUN"},
+    defaults={"out": "predictions.csv"},
+    more={"overwrite": OVERWRITE},
+    needs="classifiers",
+)
+EMBED = Command(
+    function=write_features,
+    defaults={"out": "embeddings.npz"},
+    more={"overwrite": OVERWRITE},
+    needs="evaluation.extractor",
+)
+
+
+SHOW = Command(function=draw, metavars={"images": "DATA"}, defaults={"out": "show"}, needs="commands.pictures")
+
+
+def evaluate(argv: list[str]) -> None:
+    options = EVALUATE.read(argv)
+    _check_question(options)
+    is_run = bool(options.encoder) and Path(options.encoder).is_dir()
+    target = options.out or (Folder(options.encoder).evaluation if is_run else None)
+    if target is not None:
+        refuse_folder(Path(target), "evaluation.json")
+        check_writable(Path(target))
+        if Path(target).is_file():  # it is added to
+            open(target, "rb").close()
+    if options.features:
+        from ..commands.evaluate_features import evaluate_features
+
+        imported()
+        evaluate_features(
+            *options.features, protocols=options.protocols, seed=options.seed, seeds=options.seeds,
+            shares=options.shares, labels=options.labels, out=options.out, say=say,
+        )  # fmt: skip
+    else:
+        EVALUATE.call(options, say=say)
+    say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
+    more = [*_of_encoder(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
+    command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
+    say(f"Next: {command}")
+
+
+def _of_encoder(options: SimpleNamespace) -> list[object]:
+    """The options that the next command on the same encoder must have, too."""
+    chosen = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
+    return [word for option, value in chosen if value is not None for word in (option, value)]
+
+
+def _check_question(options: SimpleNamespace) -> None:
+    given = [part for part in (options.encoder, options.train, options.test) if part]
+    if options.features:
+        if given or options.also:
+            raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
+        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline"):
+            if vars(options)[name] != EVALUATE.options()[name].default:
+                raise UsageError(f"--{name.replace('_', '-')} is of encoders, and --features gives none. Leave it out.")
+        if len(options.features) > 2:
+            raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
+    elif len(given) < 3:
+        raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+    else:
+        check_encoder(options.encoder)
+        check_backbones(options.encoder_backbone)
+        check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+    if not options.shares or not all(0 < share <= 1 for share in options.shares):
+        raise ValueError(f"shares are {list(options.shares)}; give one or more above 0, up to 1.")
+    for file in options.features:
+        if not os.path.isfile(file):
+            raise no_features(file)
+    if options.labels is not None and not os.path.isfile(options.labels):
+        raise no_list(options.labels)
+
+
+def predict(argv: list[str]) -> None:
+    options = PREDICT.read(argv)
+    path = Path(options.out)
+    if path.exists() and not options.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    check_suffix(path, PREDICTED)
+    classifier_of(options.classifier)
+    check_images(options.data)
+    found = PREDICT.call(options, out=path, say=say)
+    say(f"Wrote {path}: {counted(len(found.names), 'image')}; {found.counts()}")
+    if found.broken:
+        name, reason = found.broken[0]
+        say(
+            f"{counted(len(found.broken), 'image')} could not be read and {are(len(found.broken))} left out; "
+            f"the first is {name}: {reason}"
+        )
+    more = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "show", options.classifier, options.data, *more, "--out", "show")
+    say(f"Next: {command}   # where the encoder looks")
+
+
+def embed(argv: list[str]) -> None:
+    options = EMBED.read(argv)
+    path = Path(options.out)
+    if path.exists() and not options.overwrite:
+        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_writable(path)
+    check_suffix(path)
+    check_encoder(options.encoder)
+    check_backbones(options.encoder_backbone)
+    check_images(options.data)
+    found = EMBED.call(options, out=path, say=say)
+    count, width = found.features.shape
+    say(f"Wrote {path}: {counted(count, 'image')} x {counted(width, 'number')}, with file names.")
+    if found.broken:
+        name, reason = found.broken[0]
+        say(
+            f"{counted(len(found.broken), 'image')} could not be read and {are(len(found.broken))} left out; "
+            f"the first is {name}: {reason}"
+        )
+    if path.suffix == ".npz":
+        say(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
+
+
+def show(argv: list[str]) -> None:
+    options = SHOW.read(argv)
+    check_encoder(options.encoder)
+    check_backbones(options.encoder_backbone)
+    check_images(options.images)
+    check_writable(Path(options.out) / "neighbours.csv")
+    files = SHOW.call(options, say=say)
+    say(f"Wrote {', '.join(map(str, files))}")
+    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *_of_encoder(options))
+    say(f"Next: {command}   # folders with one sub-folder per class")
