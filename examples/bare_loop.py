@@ -19,7 +19,6 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = open_source(folder)
     loader = Loader(source, batch_size, seed=0, decode_size=2 * image_size)
-
     facts = DataFacts(len(source), image_size, batch_size, epochs)
     cfg = SimCLR.Config().fit_to(facts)
     short = dataclasses.replace(cfg.optim, warmup_epochs=min(cfg.optim.warmup_epochs, epochs / 10))

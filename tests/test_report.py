@@ -19,7 +19,7 @@ from PIL import Image
 import lookalike
 from lookalike import cli, encoders, marks
 from lookalike.backbones import create
-from lookalike.commands.report import evaluation_data, gallery, page, projection, run_data
+from lookalike.commands.report import evaluation_data, gallery, page, projection, report, run_data
 from lookalike.commands.report.html import embedded, finite, rendered
 from lookalike.runs import Folder
 
