@@ -112,7 +112,7 @@ def said(found: Tensor) -> dict[str, Any]:
     accuracy = float(found.double().mean())
     return {
         "knn": round(accuracy, 4),
-        "interval": [round(x, 4) for x in interval(accuracy, len(found), 0)],
+        "interval": [round(x, 4) for x in interval(accuracy, len(found))],
         "hits": np.packbits(found.numpy()).tobytes().hex(),
         "images": len(found),
     }

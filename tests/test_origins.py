@@ -130,9 +130,9 @@ def test_a_file_gives_its_fitted_values_up_where_fitting_is_asked_for(photos: Pa
     argv = ["pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1"]
     assert cli.main([*argv, "--hidden-dim", "64", "--no-report", "--workers", "0", "--out", str(out)]) == 0
     paths = ["--from", str(out / "run.yaml"), "--out", str(tmp_path / "next")]
-    again, _ = training.resolve(cli._parse_run("pretrain", paths), 40)
+    again, _ = training.resolve(parse_run("pretrain", paths), 40)
     assert again.method == read_run(out / "run.yaml").method
-    anew, _ = training.resolve(cli._parse_run("pretrain", [*paths, "--fit", "--epochs", "100"]), 1_281_167)
+    anew, _ = training.resolve(parse_run("pretrain", [*paths, "--fit", "--epochs", "100"]), 1_281_167)
     fresh = Run(data="", method=SimCLR.Config(hidden_dim=64), backbone="test_byobnet", image_size=32, batch_size=10)
     assert anew.method == training.resolve(fresh, 1_281_167)[0].method
 

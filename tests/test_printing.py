@@ -122,7 +122,7 @@ NO_COUNTS = {
     ("features.py", "len(source)"),  # of a digest, which must not change
     ("protocols.py", "which"),
     ("labels.py", "value"),  # no number
-    ("demo.py", "parts['train']"),
+    ("digits.py", "parts['train']"),
 }
 """Files and values before a noun that are no counts, or none of one."""
 
