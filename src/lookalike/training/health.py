@@ -57,7 +57,7 @@ worse than at first, too. In healthy trainings without labels they grew 91 times
 times or more; SupCon's grew 310 times and learnt."""
 OVERLONG = 0.015
 """Optimizer steps longer than this fraction of the weights (`looks.UpdateRatio`) are far too long where recognition has
-not risen. In healthy trainings the highest was 0.008, with 100 times the rate the lowest 0.025 (`docs/health.md`)."""
+not risen. In healthy trainings the highest was 0.010, with 100 times the rate the lowest 0.025 (`docs/health.md`)."""
 NARROW = 0.25
 """Features whose effective rank is below this share of the first have collapsed if images are clearly recognised worse
 than at first, too. Either alone is seen in healthy trainings, which had down to 0.02 of the first rank."""
