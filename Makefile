@@ -4,7 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # All dependencies at the lowest versions that pyproject.toml allows, for the core of the tests
 LOWEST := .venv-lowest
-CORE := augment backbones data doctor encoders evaluation losses masks methods neighbours optim random reference runs schedules
+CORE := augment backbones cache decoding doctor encoders evaluation library loader losses masks methods neighbours official \
+	optim order random reference runs schedules sources vit weights workers wrappers
 RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_resumes_with_workers
 
 .PHONY: demo test test-slow test-lowest lint format clean
@@ -34,7 +35,7 @@ $(LOWEST)/.ready: pyproject.toml
 
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -m 'not slow' -n logical --dist loadfile --no-loadscope-reorder \
-		$(CORE:%=tests/test_%.py) $(RESUME:%=tests/test_training.py::%)
+		$(CORE:%=tests/test_%.py) $(RESUME:%=tests/test_resume.py::%)
 
 lint: $(VENV)/.ready
 	$(RUN) ruff format --check .

@@ -1,8 +1,10 @@
 """Images for the tests: small ones made here, and the real ones of ../shared/data where they are at hand."""
 
+import dataclasses
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+
+pytest.register_assert_rewrite("support")  # before its first import: what it asserts explains itself, too
+
+from support.images import draw, save  # noqa: E402
 
 if TYPE_CHECKING:
     from support.place import Place
@@ -26,25 +31,17 @@ ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
 
-LONG = (
-    "distributed", "health", "gpu_benchmark", "methods", "reliability", "report_browser", "training", "compare", "cli",
-    "backbones", "augment", "distill", "finetune", "learning", "distributed_parts", "remedies", "remedies_of_runs",
-)  # fmt: skip
-"""Files that take longest. They go first, so that no process has one for itself in the end."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
-
-
-PAGES = ("test_report", "test_report_browser", "test_demo", "test_readme", "test_compare")
-"""Files whose trainings end with their page; elsewhere it would only take time."""
+    """Files that take longest go first, so that no process has one for itself in the end."""
+    marks = [item.get_closest_marker("long") for item in items]
+    ranks = {item: mark.args[0] if mark else len(items) for item, mark in zip(items, marks)}
+    items.sort(key=ranks.__getitem__)
 
 
 @pytest.fixture(autouse=True)
 def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.path.stem not in PAGES:
+    """Trainings end without a page, which would only take time, where no test asks for one."""
+    if request.node.get_closest_marker("page") is None:
         monkeypatch.setattr("lookalike.cli.pages.write_report", lambda folder, workers: None)
 
 
@@ -52,17 +49,6 @@ def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def _one_thread() -> None:
     """The tests' networks are tiny: on a busy machine threads would wait for each other longer than they compute."""
     torch.set_num_threads(1)
-
-
-def draw(path: Path, kind: int, seed: int, side: tuple[int, int] = (24, 20)) -> None:
-    """A noisy picture whose colours and stripes depend on its kind."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: side[1], : side[0]]
-    stripes = np.sin((x if kind % 2 else y) * (0.5 + 0.4 * kind) + rng.uniform(0, 6))[..., None]
-    colour = np.eye(3)[kind % 3] * 0.5 + 0.25
-    pixels = 0.5 + 0.3 * stripes * colour + 0.3 * (colour - 0.5) + rng.normal(0, 0.05, (*side[::-1], 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(path, quality=92)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +66,22 @@ def classed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("classed")
     for i in range(40):
         draw(root / f"class{i % 4}" / f"{i}.jpg", i % 4, i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 images of three sizes and two suffixes, of which b/05, b/06, b/07 and c/13 are broken."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(1)
+    for i in range(23):
+        size = [(8, 8), (6, 9), (12, 5)][i % 3]
+        path = root / "abc"[i % 3] / f"{i:02d}.{'png' if i % 2 else 'jpg'}"
+        save(path, rng.integers(0, 256, (*size, 3), np.uint8))
+        if i in (5, 6, 7):
+            path.write_bytes(path.read_bytes()[:40])
+        if i == 13:
+            path.write_bytes(b"")
     return root
 
 
@@ -112,6 +114,44 @@ def cifar10() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """An uninterrupted run of `tiny_run`, 3 epochs of 5 steps, for one accumulation. No test writes into it."""
+    from support.runs import tiny_run
+
+    from lookalike import training
+
+    made: dict[int, Path] = {}
+
+    def run(accumulate: int) -> Path:
+        if accumulate not in made:
+            made[accumulate] = tmp_path_factory.mktemp("whole") / "run"
+            training.pretrain(tiny_run(photos, made[accumulate], accumulate=accumulate))
+        return made[accumulate]
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear probe of few steps."""
+    from lookalike.evaluation.linear import Settings
+
+    short = Settings(rates=(0.5, 1.0), least_steps=60, epochs=1, batch_size=64)
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", short)
+
+
+@pytest.fixture
+def short_probe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Comparisons whose linear probe takes few steps, and whose speed is measured over one."""
+    from lookalike.evaluation.linear import DINOV2
+
+    monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", dataclasses.replace(DINOV2, least_steps=20))
+    if "labelled" in request.fixturenames:  # trainings, whose speed is measured
+        monkeypatch.setattr("lookalike.training.timing.WARM_STEPS", 1)
+        monkeypatch.setattr("lookalike.training.timing.TIMED_STEPS", 1)
+
+
 @pytest.fixture(scope="module")
 def _place(labelled: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> "Place":
     from support.place import made  # it imports all there is
@@ -121,7 +161,7 @@ def _place(labelled: Path, photos: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def place(_place: "Place", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Place":
-    """What the rows of test_remedies*.py work on, in a directory of their own."""
+    """What the rows of support/remedies work on, in a directory of their own."""
     from support.place import copied
 
     monkeypatch.chdir(tmp_path)

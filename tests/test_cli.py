@@ -21,6 +21,8 @@ from lookalike.evaluation import protocols
 from lookalike.methods import SELF_SUPERVISED
 from lookalike.runs import Folder
 
+pytestmark = pytest.mark.long(10)
+
 SMALL = ["--batch-size", "16", "--backbone", "test_byobnet", "--image-size", "32", "--workers", "0"]
 
 

@@ -15,6 +15,8 @@ from lookalike.commands.demo import demo
 from lookalike.evaluation.linear import Settings
 from lookalike.runs import Folder
 
+pytestmark = pytest.mark.page
+
 
 def test_a_digit_is_placed_whole_on_black() -> None:
     digit = load_digits().images[0]

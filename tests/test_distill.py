@@ -16,7 +16,7 @@ import pytest
 import support.tiny as tiny
 import torch
 import torch.nn.functional as F
-from test_backbones import official
+from support.reference import official
 from torch import Tensor, nn
 
 import lookalike
@@ -33,6 +33,8 @@ from lookalike.runs import Folder, Run
 from lookalike.tensor_file import sha256
 from lookalike.training import stages
 from lookalike.views import View, resized
+
+pytestmark = pytest.mark.long(18)
 
 
 def vit(size: int = 32, patch: int = 8, dim: int = 24, seed: int = 0) -> Backbone:

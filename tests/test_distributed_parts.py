@@ -22,6 +22,8 @@ from lookalike.methods.moco_v2 import MoCoV2
 from lookalike.sinkhorn import sinkhorn
 from lookalike.views import View
 
+pytestmark = pytest.mark.long(21)
+
 WORLD = 2
 
 

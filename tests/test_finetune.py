@@ -36,6 +36,8 @@ from lookalike.tensor_file import sha256
 from lookalike.training import checkpoints
 from lookalike.views import resized
 
+pytestmark = pytest.mark.long(19)
+
 CLASSES = ("class0", "class1", "class2", "class3")
 
 

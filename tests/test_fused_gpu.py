@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 import torch
-from test_augment import EVERYTHING, SIZES, close, flat_and_padded, photos, slow_view, u
+from support.views import EVERYTHING, SIZES, close, flat_and_padded, photos, slow_view, u
 
 from lookalike.random import keys_of
 from lookalike.views import View, make_views, torch_engine

@@ -20,6 +20,8 @@ from PIL import Image
 
 from lookalike.runs import version
 
+pytestmark = pytest.mark.long(3)
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

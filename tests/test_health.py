@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
-from test_methods import listed, narrow_resnet
-from test_training import tiny_config, tiny_run
+from support.learning import listed
+from support.methods import narrow_resnet
+from support.runs import tiny_config, tiny_run
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -38,6 +39,8 @@ from lookalike.training.health import Course, Remedies, Seen, Verdict, early_loo
 from lookalike.training.looks import Change, Look, Neighbours, UpdateRatio, change, lacking, look
 from lookalike.training.monitor import Probe
 from lookalike.views import SIMCLR_VIEW, View
+
+pytestmark = pytest.mark.long(2)
 
 FIRST = {
     "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "recognition": 0.6, "loss": 4.6,

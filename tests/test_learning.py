@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
-from test_methods import gain, listed
+from support.learning import gain, listed
 
 from lookalike.methods import SELF_SUPERVISED, get_method
+
+pytestmark = pytest.mark.long(20)
 
 QUICK = ("simclr",)
 """Those that `make test` trains, at 16 pixels; all others are `make test-slow`'s, and learn in tests/test_health.py in

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_reference import read
+from support.reference import read
 from torch import Tensor
 
 from lookalike import backbones

@@ -9,22 +9,20 @@ import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.methods import batch, make, narrow_vit, net, small, teacher
 from support.outputs import detached
 from timm.layers import DropPath
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
 
-from lookalike import backbones, distributed, load, optimizers, training
+from lookalike import distributed, optimizers, training
 from lookalike.core import Batch, Config, DataFacts, Method, Outputs, Progress
-from lookalike.data import Subset, open_source
-from lookalike.evaluation import features, knn, with_statistics
 from lookalike.kmeans import spherical_kmeans
 from lookalike.layers import Center, Queue, Teacher
 from lookalike.methods import METHODS, SELF_SUPERVISED, get_method
@@ -43,56 +41,11 @@ from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.supcon import SupCon
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
-from lookalike.random import permutation
 from lookalike.runs import Folder, Run, by_user
 from lookalike.training import start as training_start
 from lookalike.views import resized
 
-
-def small(name: str, size: int = 32) -> Config:
-    """The method's defaults, on small views and with narrow heads."""
-    cfg: Config = get_method(name).Config()  # type: ignore[call-arg]
-    cfg = narrowed(cfg, hidden_dim=64, out_dim=32, predictor_dim=16, bottleneck_dim=16, queue=32, queue_starts=0,
-                   directions=16)  # fmt: skip
-    if name == "finetune":  # the classes of `batch` and `classed`; a class's name is what its folder is called
-        cfg = dataclasses.replace(cfg, classes=tuple(f"class{k}" for k in range(4)))  # type: ignore[call-arg]
-    if name == "distill":  # all that it can do
-        cfg = dataclasses.replace(cfg, cosine=1.0, vicreg=0.1, relational=1.0)
-    if "prototypes" in vars(cfg):
-        several = isinstance(vars(cfg)["prototypes"], tuple)
-        cfg = dataclasses.replace(cfg, prototypes=(6, 5, 4) if several else 6)  # type: ignore[call-arg]
-    patch = 16 if get_method(name).Config().needs.mask_token else None
-    return dataclasses.replace(narrowed(cfg, bank=40), views=resized(cfg.views, size, patch))
-
-
-def net(name: str) -> str:
-    """A small backbone of the kind that the method needs."""
-    return "test_vit" if get_method(name).Config().needs.mask_token else "test_byobnet"
-
-
-@functools.cache
-def teacher(name: str) -> nn.Module | None:
-    """A teacher for the method that needs one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return backbones.create("test_vit", image_size=32) if name == "distill" else None
-
-
-def make(name: str, size: int = 32) -> Method:
-    torch.manual_seed(0)
-    run = Run(data="", method=small(name, size), backbone=net(name), image_size=size, teacher=teacher(name))
-    method = training.build(run).train()
-    with torch.no_grad():
-        method.initialize_bank(batch(method, seed=seed) for seed in range(1, 3))
-    return method
-
-
-def batch(method: Method, rows: int = 8, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [v.size for v in method.cfg.views for _ in range(v.count)]
-    views = [torch.randn(rows, 3, s, s, generator=generator) for s in sizes]
-    labels = torch.arange(rows) % 4
-    return Batch(views, torch.arange(rows), Progress(3, 20, 5), labels)
+pytestmark = pytest.mark.long(4)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -664,89 +617,3 @@ def test_resumes_bit_for_bit(
         assert torch.equal(value, b["state_dict"][key]), key
     rows = [[(r["step"], r["loss"]) for r in Folder(out).rows()] for out in (run.out, stopped.out)]
     assert rows[0] == rows[1]
-
-
-class Listed(NamedTuple):
-    """A part of CIFAR-10: the paths in a text file to train on, and the same images with labels to judge with."""
-
-    file: Path
-    bank: Subset
-    test: Subset
-
-
-def listed(cifar10: Path, folder: Path, images: int) -> Listed:
-    parts = []
-    for split, count in (("train", images), ("test", 2000)):
-        source = open_source(cifar10 / split, labelled=True)
-        parts.append(Subset(source, permutation(len(source), 0, split)[:count].tolist()))
-    bank, test = parts
-    file = folder / "images.txt"
-    file.write_text("\n".join(str(cifar10 / "train" / bank.name(i)) for i in range(images)))
-    return Listed(file, bank, test)
-
-
-class Labelled(Dataset[tuple[torch.Tensor, int]]):
-    """A source's images with their labels, for methods that learn from them."""
-
-    def __init__(self, source: Subset) -> None:
-        self.source, self.targets = source, source.labels
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        assert self.targets is not None
-        return self.source.read(i, None), int(self.targets[i])
-
-
-def narrow_resnet() -> nn.Module:
-    """Four basic blocks of 16 to 128 channels; with a 3x3 stem 32 pixels still make 2x2 at the end."""
-    from timm.models.resnet import BasicBlock, ResNet
-
-    net = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=0, channels=(16, 32, 64, 128))
-    net.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
-    net.maxpool = nn.Identity()
-    return net
-
-
-def narrow_vit() -> nn.Module:
-    """Three blocks of 2 heads, 64 wide, on patches of 8 pixels."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=3, num_heads=2, num_classes=0)
-
-
-def knn_accuracy(encoder: backbones.Backbone, data: Listed, image_size: int) -> float:
-    train, test = (
-        features(encoder, part, image_size=image_size, mean=encoder.mean, std=encoder.std)
-        for part in (data.bank, data.test)
-    )
-    assert train.labels is not None
-    assert test.labels is not None
-    return knn(train.features, train.labels, test.features, test.labels).top1
-
-
-def narrowed(cfg: Config, **widths: int) -> Config:
-    """A configuration with those of the widths that it has."""
-    return dataclasses.replace(cfg, **{name: width for name, width in widths.items() if name in vars(cfg)})
-
-
-def gain(name: str, data: Listed, out: Path, epochs: int, batch_size: int, image_size: int = 32) -> float:
-    """How much training adds to the k-NN accuracy of the same seed's untrained encoder.
-
-    The method is as a user gets it, fitted to the images, but with narrow heads, for time.
-    """
-    torch.manual_seed(0)
-    wide = 512 if name == "barlow_twins" else 64  # it lives by the width of its embedding (paper, figure 4)
-    cfg = narrowed(get_method(name).Config(), hidden_dim=256, out_dim=wide, predictor_dim=32, bottleneck_dim=64)  # type: ignore[call-arg]
-    images = Labelled(data.bank) if cfg.needs.labels else data.file
-    network = narrow_vit if cfg.needs.mask_token else narrow_resnet
-    run = Run(data=images, method=cfg, backbone=network(), image_size=image_size, epochs=epochs,
-              batch_size=batch_size, cache="ram", precision="fp32", out=str(out))  # fmt: skip
-    untrained = training.build(training.resolve(run, len(data.bank))[0]).encoder
-    mean, std = untrained.mean, untrained.std
-    fit = with_statistics(untrained, data.bank, image_size=image_size, mean=mean, std=std)
-    before = knn_accuracy(fit, data, image_size)
-    assert training.pretrain(run).verdict == "learning"
-    after = knn_accuracy(load(out, backbone=network()), data, image_size)
-    return after - before

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_training import TinyNet, tiny_config, tiny_run
+from support.runs import TinyNet, tiny_config, tiny_run
 
 from lookalike import cli, training
 from lookalike.cli.run_parsing import parse_run

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
+from support.processes import is_running
 
 from lookalike.processes import Ended
 
@@ -62,13 +62,6 @@ def waiting(process: subprocess.Popen[str]) -> int:
     said = process.stdout.readline().split()
     assert said[:1] == ["waits"], said
     return int(said[1])
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def ends(process: int) -> bool:

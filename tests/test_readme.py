@@ -11,6 +11,8 @@ import pytest
 from lookalike import cli
 from lookalike.evaluation import protocols
 
+pytestmark = pytest.mark.page
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 

@@ -12,10 +12,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import draw
 from hypothesis import given as tried
 from hypothesis import strategies as st
 from PIL import Image
+from support.images import draw
 
 from lookalike import cli
 from lookalike.cli import run_places

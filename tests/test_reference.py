@@ -5,13 +5,13 @@ sources and tolerances are in the folder's README. LOOKALIKE_REFERENCE names ano
 """
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.reference import REFERENCE, read
 
 from lookalike import backbones, losses
 from lookalike.core import Batch, Progress
@@ -24,8 +24,6 @@ from lookalike.optimizers import LARS
 from lookalike.schedules import Schedule
 from lookalike.sinkhorn import sinkhorn
 
-REFERENCE = Path(os.environ.get("LOOKALIKE_REFERENCE", Path(__file__).parent / "reference"))
-
 Case = Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 
@@ -34,10 +32,10 @@ PENDING: dict[str, str] = {}
 
 ELSEWHERE = {
     "mask_statistics": "test_masks.py",
-    "vit_dino_p16": "test_backbones.py",
-    "vit_dinov2_reg0": "test_backbones.py",
-    "vit_dinov2_reg4": "test_backbones.py",
-    "vit_dinov2_swiglu": "test_backbones.py",
+    "vit_dino_p16": "test_official.py",
+    "vit_dinov2_reg0": "test_official.py",
+    "vit_dinov2_reg4": "test_official.py",
+    "vit_dinov2_swiglu": "test_official.py",
 }
 """Files that another test checks."""
 
@@ -601,17 +599,6 @@ CHECKS: dict[str, Callable[[Case, str], Arrays]] = {
 
 def arrays(tensors: Mapping[str, torch.Tensor | None]) -> Arrays:
     return {key: t.detach().numpy() for key, t in tensors.items() if t is not None}
-
-
-def read(stem: str) -> dict[str, dict[str, np.ndarray]]:
-    """The cases of a file, each with its arrays; a file without cases has one, named ''."""
-    cases: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(REFERENCE / f"{stem}.npz", allow_pickle=False) as file:
-        for key in file:
-            first, rest = key.split("/", 1)
-            name, array = ("", key) if first in {"in", "hp", "out", "grad", "out64", "state"} else (first, rest)
-            cases.setdefault(name, {})[array] = file[key]
-    return cases
 
 
 def cases() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import assert_same_run, forkserver, state
+from support.runs import assert_same_run, forkserver, state
 
 from lookalike import cli
 from lookalike.cli import pages
@@ -27,6 +27,8 @@ from lookalike.data import Source, workers
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Folder
 from lookalike.training import inputs
+
+pytestmark = pytest.mark.long(5)
 
 OPTIONS = [
     "--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "16", "--hidden-dim", "16", "--save-every", "1",

@@ -1,8 +1,8 @@
 """No text in the source advises something that no test follows.
 
 `advice` finds the texts that name an option or a command, or begin a sentence by what to do. Each must be met by the
-pattern of a row in the tables of the other test_remedies*.py, or be named here: with the test that follows it, or with
-the reason why none can.
+pattern of a row in the tables of support/remedies, which the other test_remedies*.py follow, or be named here: with the
+test that follows it, or with the reason why none can.
 """
 
 import ast
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from support.advice import advice, advises
-from test_remedies import REMEDIES
-from test_remedies_of_data import CALLS as OF_DATA
-from test_remedies_of_evaluation import CALLS as OF_EVALUATION
-from test_remedies_of_networks import CALLS as OF_NETWORKS
-from test_remedies_of_runs import CALLS as OF_RUNS
+from support.remedies.commands import REMEDIES
+from support.remedies.data import CALLS as OF_DATA
+from support.remedies.evaluation import CALLS as OF_EVALUATION
+from support.remedies.networks import CALLS as OF_NETWORKS
+from support.remedies.runs import CALLS as OF_RUNS
 
 TESTS = Path(__file__).parent
 TABLES = (REMEDIES, OF_NETWORKS, OF_DATA, OF_EVALUATION, OF_RUNS)
@@ -48,7 +48,7 @@ TRIED_ELSEWHERE = {
     "Leave --time out, or ask for more with --epochs.":
         "test_time.py::test_a_killed_training_goes_on_with_the_same_number_of_steps",
     "nothing to resume. Ask for more with --epochs.":
-        "test_training.py::test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs",
+        "test_resume.py::test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs",
     "To remove them: ":
         "test_first_use.py::test_checkpoints_of_single_epochs_are_thinned_while_training_and_afterwards",
     "--probe None leaves it out":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import HOSTILE, comparison, content_of, made_run
+from support.pages import HOSTILE, comparison, content_of, made_run
 
 import lookalike
 from lookalike.commands.report.html import rendered
@@ -24,9 +24,13 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs a browser: apt-get install chromium chromium-driver"
-)
+pytestmark = [
+    pytest.mark.long(6),
+    pytest.mark.page,
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None, reason="needs a browser: apt-get install chromium chromium-driver"
+    ),
+]
 
 PLACE = "const m = document.getElementById('map').embeddingMap; "
 STILL = "document.documentElement.style.scrollBehavior = 'auto'; "

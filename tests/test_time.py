@@ -12,7 +12,7 @@ import pytest
 import support.tiny as tiny
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from test_distributed import Training
+from support.processes import Training
 from torch import nn
 
 from lookalike import backbones, cli, training

@@ -1,4 +1,4 @@
-"""What the rows of tests/test_remedies*.py work on."""
+"""What the rows of tests/support/remedies work on."""
 
 import shutil
 from dataclasses import dataclass

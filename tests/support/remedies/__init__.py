@@ -1,0 +1,1 @@
+"""The tables of advice: what meets a message, what it advises, and how that is followed."""
