@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from support.advice import VERBS
 
 import lookalike
 from lookalike import cli
@@ -44,6 +45,10 @@ OWN_OPTIONS = {
     "predict": {"overwrite"},
 }
 """Options of the command line alone."""
+
+
+def test_all_but_trainings_and_comparisons_are_functions() -> None:
+    assert {*COMMANDS} == {*VERBS} - {"pretrain", "distill", "finetune", "views", "compare"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -117,6 +117,21 @@ def test_neither_commands_nor_evaluation_form_a_circle(module: str) -> None:
     assert module.removeprefix("lookalike.") not in above
 
 
+TESTS = Path(__file__).parent
+
+
+def test_no_test_file_imports_another() -> None:
+    """What they share lies in `tests/support`, which imports none of them either."""
+    files = {path.stem for path in TESTS.glob("*.py")}
+    found = {
+        f"{path.relative_to(TESTS)} imports {name}"
+        for path in TESTS.rglob("*.py")
+        for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if name in files
+    }
+    assert not found
+
+
 # ---------------------------------------------------------------- sizes
 
 ROOT = Path(__file__).parents[1]

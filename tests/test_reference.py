@@ -4,6 +4,7 @@ A check computes all arrays that a case stores; an array, case or file that no c
 sources and tolerances are in the folder's README. LOOKALIKE_REFERENCE names another folder of the same kind.
 """
 
+import ast
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -614,7 +615,11 @@ def test_every_file_is_known() -> None:
 
 @pytest.mark.parametrize(("stem", "test"), ELSEWHERE.items())
 def test_file_is_checked_elsewhere(stem: str, test: str) -> None:
-    assert stem in (Path(__file__).parent / test).read_text(encoding="utf-8")
+    """A test reads it: the name is given to `read` or `official`, or to a test that gives what it gets to them."""
+    tree = ast.parse((Path(__file__).parent / test).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [node for node in calls if ast.unparse(node.func) in ("read", "official", "pytest.mark.parametrize")]
+    assert stem in {part.value for node in named for part in ast.walk(node) if isinstance(part, ast.Constant)}
 
 
 @pytest.mark.parametrize(("stem", "name"), cases())

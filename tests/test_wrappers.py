@@ -10,12 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from support.networks import Own
 from torch import Tensor, nn
 
 from lookalike.backbones import Backbone, base, create, wrappers
 
 pytestmark = pytest.mark.long(16)
+
+
+class Own(nn.Module):
+    """A network as users write them, with dropout, BatchNorm and a buffer that each forward pass in training moves."""
+
+    def __init__(self, maps: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Dropout(0.5))
+        self.maps = maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(1)
+        y = self.layers(x)
+        return y if self.maps else y.mean((2, 3))
 
 
 @pytest.mark.parametrize("maps", [False, True])
