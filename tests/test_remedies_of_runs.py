@@ -265,7 +265,7 @@ RUNS = {
         lambda p, found: report([p.run, p.tuned], out=p.out / "b.html"),
     ),
     "a report that is there": call(
-        lambda p: report(p.run, out=written(b"", p.out / "a.html")), r"exists\. Give another --out, or --(overwrite)",
+        lambda p: report(p.run, out=written(b"", p.out / "a.html")), r"exists\. Give another \S+, or --(overwrite)",
         lambda p, found: report(p.run, out=p.out / "b.html"),
         lambda p, found: report(p.run, out=p.out / "a.html", **{found[1]: True}),
     ),
@@ -279,7 +279,7 @@ RUNS = {
     ),
     "curves that are there": call(
         lambda p: lookalike.plot(p.trained, out=written(b"", p.out / "a.png")),
-        r"exists\. Give another --out, or --(overwrite)",
+        r"exists\. Give another \S+, or --(overwrite)",
         lambda p, found: lookalike.plot(p.trained, out=p.out / "b.png"),
         lambda p, found: lookalike.plot(p.trained, out=p.out / "a.png", **{found[1]: True}),
     ),
@@ -313,7 +313,7 @@ RUNS = {
     ),
     "pictures that are there": call(
         lambda p: show(p.run, p.photos, out=written(b"", p.out / "neighbours.png").parent, what=["neighbours"]),
-        r"exists\. Give another --out, or --(overwrite)",
+        r"exists\. Give another \S+, or --(overwrite)",
         lambda p, found: show(p.run, p.photos, out=p.out / "a", what=["neighbours"]),
         lambda p, found: show(p.run, p.photos, out=p.out, what=["neighbours"], **{found[1]: True}),
     ),
