@@ -655,7 +655,7 @@ TRAININGS = {
 }  # fmt: skip
 
 
-WILD = {"--optim.name": "adamw", "--optim.lr": "100", "--optim.warmup-epochs": "0"}
+WILD = {"--optim.name": "adamw", "--optim.lr": "30", "--optim.warmup-epochs": "0"}
 
 
 def collapsed(p: Place, *left: str) -> str:
