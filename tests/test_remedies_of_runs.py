@@ -50,6 +50,7 @@ from lookalike.commands.report.report import report, write
 from lookalike.commands.show import show
 from lookalike.data import open_source
 from lookalike.durations import seconds_of
+from lookalike.events import to_console
 from lookalike.files import check_writable, named, nearest_folder, not_through_links, read_json, read_text
 from lookalike.methods import get_method
 from lookalike.places import refuse_folder
@@ -504,7 +505,7 @@ def steady(speed: Speed, steps: int) -> Speed:
 def planned(p: Place, *options: str, steps: int = 5) -> str:
     """What is said of a training for which there is so much time."""
     with mock.patch("lookalike.training.stages.measure", lambda run, speed: steady(speed, steps)):
-        lines = training_timed.planned(configured_on(p, "simclr", *options), True, stages.measure).lines
+        lines = training_timed.planned(configured_on(p, "simclr", *options), to_console, stages.measure).lines
     return "\n".join(lines)
 
 
