@@ -3,7 +3,7 @@
     python benchmarks/defaults.py --grid core --work FOLDER [--methods simclr byol --sets digits --jobs 2 --hours 6]
     python benchmarks/defaults.py --summary
 
-Three grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:
+Grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:
 
 - core: all methods on 1,500 images of 64 pixels, batches of 64. Successive halving over the settings of a method, by
   the mean k-NN over the sets (ViTs: over two of them): all settings make 75 steps, then the default of today, that of
@@ -12,6 +12,7 @@ Three grids, on the four sets of `unlike_sets.py` and with the settings of `sett
 - side: five methods, the default and the best of the core grid, with fewer and more images, smaller and larger ones,
   and more steps; on one or two sets each.
 - networks: what some methods may have on networks of another kind.
+- seeds: the defaults on CNNs with two more seeds, on all sets.
 - broken: trainings that cannot learn, each broken in one way.
 
 All of a stage is done before the next one, so that a study which was stopped early says something of each method. Each
@@ -270,6 +271,12 @@ def elsewhere(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -
     ]
 
 
+def seeds(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
+    """The defaults on CNNs with two more seeds, on all sets."""
+    own = [pair for pair in pairs if pair[1] == CNN]
+    return [Job("seeds", *pair, s, SAID, STAGES[-1], seed) for seed in SEEDS[1:] for pair in own for s in sets]
+
+
 def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) -> list[Job]:
     """The broken trainings: each way on some of the sets, with the default, half of the broken rates with AdamW."""
     jobs: list[list[Job]] = []
@@ -290,7 +297,7 @@ def breaking(rows: Sequence[Row], pairs: Sequence[Pair], sets: Sequence[str]) ->
 
 
 GRIDS: dict[str, Callable[[Sequence[Row], Sequence[Pair], Sequence[str]], list[Job]]] = {
-    "core": core, "side": side, "networks": elsewhere, "broken": breaking,
+    "core": core, "side": side, "networks": elsewhere, "broken": breaking, "seeds": seeds,
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from lookalike.files import file_sha256
 from lookalike.methods import FineTune, mixup
 from lookalike.methods.mixup import Mixing
 from lookalike.optim import Optim
-from lookalike.runs import Folder, Options, Run, read_run
+from lookalike.runs import Folder, Options, Run, read_run, read_yaml
 from lookalike.tensor_file import sha256
 from lookalike.training import checkpoints
 from lookalike.views import resized
@@ -549,6 +549,19 @@ def test_a_run_that_was_extended_goes_on_from_python(encoder: Path, labelled: Pa
     assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == first
     tune(3, True)
     assert Folder(tmp_path / "run").rows()[-1]["epoch"] == 3
+
+
+def test_a_run_goes_on_from_python_at_the_image_size_that_was_stated(
+    encoder: Path, labelled: Path, tmp_path: Path
+) -> None:
+    own = {"out": tmp_path / "run", "batch_size": 8, "workers": 0}
+    stated = 40
+    assert lookalike.load(encoder).image_size != stated
+    lookalike.finetune(encoder, labelled / "train", labelled / "test", epochs=1, image_size=stated, **own)
+    lookalike.finetune(encoder, labelled / "train", labelled / "test", epochs=2, resume=True, **own)
+    content = read_yaml(Folder(tmp_path / "run").run)
+    assert (content["image_size"], content["epochs"]) == (stated, 2)
+    assert "image_size" in content["origins"]["user"]
 
 
 def test_positions_and_class_tokens_have_no_decay() -> None:

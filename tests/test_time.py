@@ -21,6 +21,7 @@ from lookalike.commands import finetune
 from lookalike.commands.compare.spec import Comparison
 from lookalike.core import Progress
 from lookalike.durations import epochs_that_fit, seconds_of, spoken
+from lookalike.events import to_console
 from lookalike.methods import FineTune, SimCLR
 from lookalike.runs import Folder, Row, Run, read_run, read_yaml
 from lookalike.training import stages, timed, timing
@@ -138,8 +139,8 @@ def test_frozen_epochs_are_compared_with_what_the_time_comes_to(
     steady(monkeypatch)
     run = asked(photos, tmp_path / "run", time="50s", init="x", frozen_epochs=200.0)
     with pytest.raises(ValueError, match="frozen_epochs is 200 of 4 epochs"):
-        timed.planned(run, True, stages.measure)
-    longer = timed.planned(dataclasses.replace(run, time="1h"), True, stages.measure)
+        timed.planned(run, to_console, stages.measure)
+    longer = timed.planned(dataclasses.replace(run, time="1h"), to_console, stages.measure)
     assert longer.run.epochs == 359
     assert longer.seconds == pytest.approx(4 + 359 * 10)
 

@@ -128,6 +128,17 @@ def check_writable(path: Path, option: str = "--out") -> None:
         raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another {option}.")
 
 
+def check_output(path: Path, overwrite: bool, option: str = "--out") -> None:
+    """Refuses a file that could not be written, or that is there and is not to be replaced.
+
+    Raises:
+        FileExistsError, PermissionError: as `check_writable`, or the file exists.
+    """
+    check_writable(path, option)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Give another {option}, or --overwrite.")
+
+
 def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
     """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
     if sys.platform == "win32":

@@ -10,7 +10,7 @@ from ..commands.evaluate import evaluate as judge
 from ..commands.predict import predict as tell_classes
 from ..commands.show import show as draw
 from ..evaluation.protocol_table import PROTOCOLS
-from ..files import check_writable
+from ..files import check_output, check_writable
 from ..places import PREDICTED, check_backbones, check_images, check_suffix, no_features, no_list, refuse_folder
 from ..printing import are, counted, pasteable, say
 from ..runs import Folder
@@ -114,9 +114,7 @@ def _check_question(options: SimpleNamespace) -> None:
 def predict(argv: list[str]) -> None:
     options = PREDICT.read(argv)
     path = Path(options.out)
-    if path.exists() and not options.overwrite:
-        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
-    check_writable(path)
+    check_output(path, options.overwrite)
     check_suffix(path, PREDICTED)
     classifier_of(options.classifier)
     check_images(options.data)
@@ -136,9 +134,7 @@ def predict(argv: list[str]) -> None:
 def embed(argv: list[str]) -> None:
     options = EMBED.read(argv)
     path = Path(options.out)
-    if path.exists() and not options.overwrite:
-        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
-    check_writable(path)
+    check_output(path, options.overwrite)
     check_suffix(path)
     check_encoder(options.encoder)
     check_backbones(options.encoder_backbone)

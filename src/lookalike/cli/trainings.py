@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cores import worker_count
-from ..files import check_writable
+from ..files import check_output, check_writable
 from ..methods import METHODS, SELF_SUPERVISED
 from ..printing import pasteable, say
 from ..runs import Folder, Options, Run, method_name
@@ -72,8 +72,7 @@ def views(argv: list[str]) -> None:
         raise UsageError(f"--out {path} is neither .png nor .jpg.")
     check_writable(path)
     run = parse_run("views", rest)
-    if path.exists() and not run.overwrite:
-        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
+    check_output(path, run.overwrite)
     from ..training.model import draw_views
 
     imported()

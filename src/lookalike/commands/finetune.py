@@ -123,7 +123,7 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             run,
             backbone=model,
             channels=model.channels,
-            image_size=run.image_size or model.image_size,
+            image_size=run.image_size or (None if run.resume else model.image_size),  # run.yaml has it by then
             alpha=model.alpha if run.alpha == "auto" else run.alpha,
         )
     source = source or _open_train(run, cfg)

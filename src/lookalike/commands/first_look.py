@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cores import worker_count
-from ..files import atomic, check_writable, write_json
+from ..files import atomic, check_output, write_json
 from ..image_options import Alpha
 from ..places import check_images
 from ..printing import LONGEST_MESSAGE, counted, cut, message, silent
@@ -90,8 +90,6 @@ def first_look(
 def check_places(data: str, test: str | None, out: str | None, sheet: str | None, overwrite: bool) -> None:
     """Refuses images that are not there and files that cannot be written, before anything heavy is imported."""
     for name, file in (("--out", out), ("--sheet", sheet)):
-        if file is not None and Path(file).exists() and not overwrite:
-            raise FileExistsError(f"{file} exists. Give another {name}, or --overwrite.")
         if file is not None:
-            check_writable(Path(file), name)
+            check_output(Path(file), overwrite, name)
     check_images(data, *([] if test is None else [test]))

@@ -16,7 +16,7 @@ from ..data import BrokenImage, Data, Source, open_source, remarks
 from ..evaluation.extractor import Encoder, open_encoder
 from ..evaluation.features import as_parameters, crop, features
 from ..evaluation.neighbours import others
-from ..files import atomic
+from ..files import atomic, check_output
 from ..images import promote
 from ..modes import evaluating
 from ..places import is_published
@@ -104,8 +104,7 @@ def _files(folder: Path, wanted: Sequence[str], overwrite: bool) -> dict[str, Pa
     if "neighbours" in files:
         files["neighbours of each"] = folder / "neighbours.csv"
     for file in files.values():
-        if file.exists() and not overwrite:
-            raise FileExistsError(f"{file} exists. Give another --out, or --overwrite.")
+        check_output(file, overwrite)
     return files
 
 

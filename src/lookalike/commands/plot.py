@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic, check_writable
+from ..files import atomic, check_output
 from ..places import PLOTTED, check_suffix
 from ..printing import TOP5_FROM, printable
 from ..runs import Folder, Row
@@ -49,9 +49,7 @@ def plot(
     if not folders:
         raise ValueError("There is no run to draw. Give one folder or more.")
     check_suffix(path, PLOTTED)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
-    check_writable(path)
+    check_output(path, overwrite)
     rows = [Folder(folder).rows() for folder in folders]
     probes = [_probe(folder) for folder in folders]
     for folder, found, probe in zip(folders, rows, probes):

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2104.14294; the numbers are those of the official `eval_kn
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,34 +84,41 @@ def knn(
     with torch.autocast(device.type, enabled=False):
         for start in range(0, len(test_features), block):
             rows = slice(start, start + block)
-            queries = test_features[rows].to(device, dtype)
-            similarity, neighbour = nearest(queries, train_features, ks[-1] + 1, block)  # (B, k + 1)
-            weight = (similarity / temperature).exp()
-            voted = train_labels.to(device, torch.int64)[neighbour]
-            own = test_labels[rows].to(device, torch.int64)
-            begin, end = tied(similarity)
-            last = begin[:, -1:]  # (B, 1): the last tie may have more members than were asked for
-            unseen = weight.new_zeros(len(queries), classes)
-            torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
-            if similarity.shape[1] < len(train_features) and len(torn):
-                lowest_tied = similarity.gather(1, last)[torn, 0] - TIE
-                every = near(queries[torn], train_features, lowest_tied, train_labels, classes, block)
-                seen = torch.zeros_like(every).scatter_add_(1, voted[torn], torch.ones_like(weight[torn]))
-                unseen[torn] = (every - seen).clamp(min=0)
-                end = torch.where(begin == last, end + unseen.sum(1, keepdim=True).long(), end)
-            tally, before = weight.new_zeros(len(queries), classes), torch.zeros_like(weight)
-            for n in ks:
-                share = ((n - begin).to(dtype) / (end - begin)).clamp(0, 1)  # of each neighbour's vote
-                tally.scatter_add_(1, voted, weight * (share - before))
-                tally += unseen * (weight.gather(1, last) * (share - before)[:, -1:])
+            queries, own = test_features[rows].to(device, dtype), test_labels[rows].to(device, torch.int64)
+            for n, tally in _votes(queries, train_features, train_labels, ks, temperature, classes, block):
                 ranks[n].append(rank(tally, own).cpu())
                 if n == k:
                     votes[rows] = tally.cpu()
-                before = share
             if progress is not None:
                 progress(min(start + block, len(test_features)), len(test_features))
     accuracies = {n: (share_below(torch.cat(r), 1), share_below(torch.cat(r), min(5, n))) for n, r in ranks.items()}
     return KNN(k, temperature, votes, votes.argmax(1), *accuracies[k], accuracies)
+
+
+def _votes(
+    queries: Tensor, features: Tensor, labels: Tensor, ks: Sequence[int], temperature: float, classes: int, block: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Each k of `ks`, which rise, and what the k nearest neighbours vote: (B, classes), to be used before the next."""
+    similarity, neighbour = nearest(queries, features, ks[-1] + 1, block)  # (B, k + 1)
+    weight = (similarity / temperature).exp()
+    voted = labels.to(queries.device, torch.int64)[neighbour]
+    begin, end = tied(similarity)
+    last = begin[:, -1:]  # (B, 1): the last tie may have more members than were asked for
+    unseen = weight.new_zeros(len(queries), classes)
+    torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
+    if similarity.shape[1] < len(features) and len(torn):
+        lowest_tied = similarity.gather(1, last)[torn, 0] - TIE
+        every = near(queries[torn], features, lowest_tied, labels, classes, block)
+        seen = torch.zeros_like(every).scatter_add_(1, voted[torn], torch.ones_like(weight[torn]))
+        unseen[torn] = (every - seen).clamp(min=0)
+        end = torch.where(begin == last, end + unseen.sum(1, keepdim=True).long(), end)
+    tally, before = weight.new_zeros(len(queries), classes), torch.zeros_like(weight)
+    for n in ks:
+        share = ((n - begin).to(weight.dtype) / (end - begin)).clamp(0, 1)  # of each neighbour's vote
+        tally.scatter_add_(1, voted, weight * (share - before))
+        tally += unseen * (weight.gather(1, last) * (share - before)[:, -1:])
+        yield n, tally
+        before = share
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:

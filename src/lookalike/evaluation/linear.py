@@ -127,12 +127,7 @@ def linear(
             return lambda step: progress(before + step, sum(steps)) if progress is not None else None
 
         weights, biases, _ = _train(x, y, kept, classes, settings.rates, seed, settings, done=count(0))
-        accuracies, losses = [], []
-        for weight, bias in zip(weights, biases):
-            scores = torch.addmm(bias, x[held], weight.T)
-            accuracies.append(share_below(rank(scores, y[held]), 1))
-            losses.append(torch.nn.functional.cross_entropy(scores, y[held]).nan_to_num(math.inf).item())
-        best = min(range(len(losses)), key=lambda i: (-accuracies[i], losses[i]))
+        accuracies, best = _best(weights, biases, x[held], y[held])
         lr = settings.rates[best]
 
         curve: list[tuple[int, float, float]] = []
@@ -154,6 +149,16 @@ def linear(
         history=history,
         curve=curve,
     )
+
+
+def _best(weights: Tensor, biases: Tensor, x: Tensor, y: Tensor) -> tuple[list[float], int]:
+    """The accuracies of G classifiers on held-out images, and the place of the best; of equal ones by cross-entropy."""
+    accuracies, losses = [], []
+    for weight, bias in zip(weights, biases):
+        scores = torch.addmm(bias, x, weight.T)
+        accuracies.append(share_below(rank(scores, y), 1))
+        losses.append(torch.nn.functional.cross_entropy(scores, y).nan_to_num(math.inf).item())
+    return accuracies, min(range(len(losses)), key=lambda i: (-accuracies[i], losses[i]))
 
 
 @contextmanager

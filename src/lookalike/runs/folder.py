@@ -313,6 +313,10 @@ class Folder:
         self.reports_to(text, kind)
         self.note(text)
 
+    def say_progress(self, text: str) -> None:
+        """Reports how far the work is, and adds it to `log.txt`."""
+        self.say(text, "progress")
+
     def note(self, text: str) -> None:
         """Adds lines to `log.txt` alone."""
         self._add(self.log, lines_of(text) + "\n")

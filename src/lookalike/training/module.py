@@ -164,7 +164,7 @@ class Pretraining(LightningModule):
 
         What is not finite in one leaves BatchNorm's statistics alone.
         """
-        say = counting(self.folder.say, f"{'survey':<12}", "images seen")
+        say = counting(self.folder.say_progress, f"{'survey':<12}", "images seen")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):

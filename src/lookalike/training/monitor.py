@@ -27,7 +27,7 @@ from ..random import permutation
 from ..runs import Folder, Resolved, Row, inputs
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
-from .looks import NAMES, Health, Look, Neighbours, UpdateRatio, change
+from .looks import NAMES, Change, Health, Look, Neighbours, UpdateRatio, change
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -231,53 +231,22 @@ class Monitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         module = cast("Pretraining", pl_module)
-        for name, value in module.parts.items():
-            self._step[name] = self._step[name] + value if name in self._step else value.clone()
-        if (batch_idx + 1) % self.run.accumulate:
+        if not self._add_losses(module, last=(batch_idx + 1) % self.run.accumulate == 0):
             return
-        if not module.dropped:  # a step that did not happen has no loss
-            for name, value in self._step.items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._count += self.run.accumulate
-        self._step = {}
         step = module.done_steps
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
-        epoch_ends = step % self._per_epoch == 0
         heads = _of_heads([*self._heads.values()]) if not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
-            own = module.method.metrics(module.outputs) if self.health is not None else {}
-            self.first |= heads
-            for name in OWN:
-                if name in own:
-                    self.first.setdefault(name, own[name])
+            self._note_first(heads, module)
         if not self._has_row(step):
             return
-        row: Row = {"step": step, "epoch": step // self._per_epoch}
-        row["loss"] = math.nan  # unless a step was made since the last row
-        row |= {name: float(distributed.mean(value / self._count)) for name, value in self._sums.items()}
-        now, waited = time.perf_counter(), self.loader.waited
-        seconds = now - self._since
-        row["lr"] = module.rates.lr
-        row["grad_norm"] = module.grad_norm
-        row["skipped"] = module.skipped
-        if self._ratio is not None and math.isfinite(ratio := self._ratio()):
-            row["update_ratio"] = ratio
-        row |= heads
-        row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
-        row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
-        self._sums, self._count = {}, 0
+        epoch_ends = step % self._per_epoch == 0
+        losses = {name: float(distributed.mean(value / self._count)) for name, value in self._sums.items()}
+        now = time.perf_counter()  # a GPU has done the step by now
+        row = self._row(module, losses | heads, now)
         if epoch_ends and self.probe is not None and self._probes(step // self._per_epoch):
-            hits = self.probe(module.method.encoder)
-            self.knn.append(accuracy(hits))
-            row["knn_top1"] = self.knn[-1]
-            if self._hits is not None and len(hits) == len(self._hits[0]):  # one may be unreadable this time
-                self._hits = self._hits[0], hits
-            learns = row["epoch"] > self.run.frozen_epochs
-            if self.forgetting is not None and learns:
-                warning = self.forgetting.see(step, hits)
-                if warning and self.health is None:  # else the verdict says it
-                    self._say(warning, "warning")
+            self._classify(row, module.method.encoder)
         if math.isfinite(row["loss"]):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
@@ -290,6 +259,57 @@ class Monitor(Callback):
             self._show(row, now, epoch_ends)
         # the time of the probe belongs to no training step
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
+
+    def _add_losses(self, module: "Pretraining", *, last: bool) -> bool:
+        """Adds a batch's losses to those since the last row; whether it ends an optimizer step, as its `last`."""
+        for name, value in module.parts.items():
+            self._step[name] = self._step[name] + value if name in self._step else value.clone()
+        if not last:
+            return False
+        if not module.dropped:  # a step that did not happen has no loss
+            for name, value in self._step.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._count += self.run.accumulate
+        self._step = {}
+        return True
+
+    def _note_first(self, heads: dict[str, float], module: "Pretraining") -> None:
+        """Keeps what heads and method say of the first steps, to compare later ones with."""
+        own = module.method.metrics(module.outputs) if self.health is not None else {}
+        self.first |= heads
+        for name in OWN:
+            if name in own:
+                self.first.setdefault(name, own[name])
+
+    def _row(self, module: "Pretraining", figures: dict[str, float], now: float) -> Row:
+        """A row of `metrics.jsonl`: losses and what the heads made, rates and speed since the last one."""
+        step, waited, seconds = module.done_steps, self.loader.waited, now - self._since
+        row: Row = {"step": step, "epoch": step // self._per_epoch}
+        row["loss"] = math.nan  # unless a step was made since the last row
+        row |= figures
+        row["lr"] = module.rates.lr
+        row["grad_norm"] = module.grad_norm
+        row["skipped"] = module.skipped
+        if self._ratio is not None and math.isfinite(ratio := self._ratio()):
+            row["update_ratio"] = ratio
+        row["images_per_s"] = (step - self._since_step) * self.run.batch_size / seconds
+        row["data_wait"] = min(1.0, (waited - self._waited) / seconds)
+        self._sums, self._count = {}, 0
+        return row
+
+    def _classify(self, row: Row, encoder: Backbone) -> None:
+        """Adds the probe's k-NN accuracy to a row, and says once that the encoder forgets what it knew."""
+        assert self.probe is not None
+        hits = self.probe(encoder)
+        self.knn.append(accuracy(hits))
+        row["knn_top1"] = self.knn[-1]
+        if self._hits is not None and len(hits) == len(self._hits[0]):  # one may be unreadable this time
+            self._hits = self._hits[0], hits
+        learns = row["epoch"] > self.run.frozen_epochs
+        if self.forgetting is not None and learns:
+            warning = self.forgetting.see(int(row["step"]), hits)
+            if warning and self.health is None:  # else the verdict says it
+                self._say(warning, "warning")
 
     def _list_broken(self) -> None:
         for name in sorted(self.loader.broken.keys() - self._listed):
@@ -323,18 +343,7 @@ class Monitor(Callback):
             moved = change(Look({n: self.first[n] for n in NAMES}, self._recognised), look)
             if moved is not None:
                 row |= {"recognition_change": moved.mean, "recognition_error": moved.error, "moved": moved.moved}
-            remedies = self.remedies
-            if self.forgetting is not None:
-                remedies = dataclasses.replace(remedies, forgetting=self.forgetting.remedy)
-            self.course.see(
-                Seen(
-                    first=self.first, now=row, change=moved, step=step, steps=self._steps,
-                    still=round(self.run.frozen_epochs * self._per_epoch), lacking=self.health.lacking,
-                    labelled=self.run.method.needs.labels, neighbours=self._neighbours(step),
-                    probed_now="knn_top1" in row, remedies=remedies,
-                    start="before training" if self.run.init else "untrained",
-                )
-            )  # fmt: skip
+            self.course.see(self._seen(row, moved, step))
         else:
             return
         if self.verdict is None:
@@ -349,6 +358,18 @@ class Monitor(Callback):
             is_alarm = self.verdict.is_alarm
             text = f"{'WARNING  ' if is_alarm else ''}step {step}: {self.verdict}"
             self._say(text, "warning" if is_alarm else "fact")
+
+    def _seen(self, row: Row, moved: Change | None, step: int) -> Seen:
+        """What the verdict rests on."""
+        remedies = self.remedies
+        if self.forgetting is not None:
+            remedies = dataclasses.replace(remedies, forgetting=self.forgetting.remedy)
+        return Seen(
+            first=self.first, now=row, change=moved, step=step, steps=self._steps,
+            still=round(self.run.frozen_epochs * self._per_epoch), lacking=self.health.lacking if self.health else "",
+            labelled=self.run.method.needs.labels, neighbours=self._neighbours(step),
+            probed_now="knn_top1" in row, remedies=remedies, start="before training" if self.run.init else "untrained",
+        )  # fmt: skip
 
     def _neighbours(self, step: int) -> Neighbours | None:
         """What the probe says of the encoder, once it has looked."""

@@ -138,7 +138,7 @@ class Settled:
 def settle(opened: Opened) -> Settled:
     """From what is asked to what will be done: epochs by the time, and all that follows from data and machine."""
     launch, source = opened.launch, opened.source
-    plan = planned(opened.run, launch.is_first, measure)
+    plan = planned(opened.run, launch.folder.reports_to if launch.is_first else nowhere, measure)
     asked = plan.run
     run, changes = resolve(asked, len(source), launch.before)
     batch = batch_words(asked.batch_size, run.batch_size, len(source))
@@ -161,7 +161,7 @@ class Built:
 def build_networks(settled: Settled) -> Built:
     """Builds loader, method and, to see whether it can be, its optimizer: before a file is written."""
     run, launch = settled.run, settled.launch
-    filling = counting(launch.folder.say, f"{'cache':<12}", "images decoded") if launch.is_first else None
+    filling = counting(launch.folder.say_progress, f"{'cache':<12}", "images decoded") if launch.is_first else None
     loader = make_loader(run, settled.source, run.batch_size, launch.rank, launch.world, filling)
     at_once = run.batch_size // run.accumulate
     if at_once < 2:

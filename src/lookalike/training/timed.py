@@ -11,7 +11,8 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from ..durations import seconds_of, spoken
-from ..printing import counted, pasteable, say
+from ..events import Report
+from ..printing import counted, pasteable
 from ..runs import Diverged, Folder, Options, Result, Run, check_same_time, method_name
 from .timing import MANY_EPOCHS, Measured, Speed
 
@@ -65,7 +66,7 @@ def time_as_begun(run: Run, asked: str | None, folder: Folder, before: Mapping[s
     return run if same else dataclasses.replace(run, time=None)
 
 
-def planned(run: Run, is_first: bool, measure: Callable[[Run, Speed], None]) -> Planned:
+def planned(run: Run, report: Report, measure: Callable[[Run, Speed], None]) -> Planned:
     """Settles the epochs of a run that has a time, by its speed."""
     if run.time is None:
         return Planned(run, None, [])
@@ -79,7 +80,7 @@ def planned(run: Run, is_first: bool, measure: Callable[[Run, Speed], None]) -> 
             f"time is {run.time} and epochs {run.epochs}: they exclude each other. Give the time of the training, or "
             "its epochs."
         )
-    speed = _speed(run, seconds, is_first, measure)
+    speed = _speed(run, seconds, report, measure)
     epochs = speed.epochs_in(seconds)
     run = dataclasses.replace(run, epochs=epochs, origins={**run.origins, "epochs": "fitted"})
     run.check_frozen()
@@ -92,15 +93,13 @@ def planned(run: Run, is_first: bool, measure: Callable[[Run, Speed], None]) -> 
     return Planned(run, speed.seconds(epochs), lines)
 
 
-def _speed(run: Run, seconds: float, is_first: bool, measure: Callable[[Run, Speed], None]) -> Speed:
-    if is_first:
-        say(f"Measuring the speed of {method_name(run.method)}, for {run.time} of training ...")
+def _speed(run: Run, seconds: float, report: Report, measure: Callable[[Run, Speed], None]) -> Speed:
+    report(f"Measuring the speed of {method_name(run.method)}, for {run.time} of training ...", "progress")
     speed = Speed(seconds)
     try:
         measure(dataclasses.replace(run, out=tempfile.mkdtemp(prefix="lookalike-speed-")), speed)
     except (KeyboardInterrupt, SystemExit):
-        if is_first:
-            say("Stopped while the speed was measured: the training had not begun.")
+        report("Stopped while the speed was measured: the training had not begun.", "warning")
         raise
     except Diverged as error:
         raise Diverged(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...files import atomic, check_writable
+from ...files import atomic, check_output
 from ...places import refuse_folder
 from ...printing import pasteable, silent
 from ...runs import Folder
@@ -63,9 +63,7 @@ def report(
             raise no_run(folder)
     path = target(folders, out)
     refuse_folder(path, "report.html")
-    if path.exists() and not overwrite and not (out is None and len(folders) == 1):
-        raise FileExistsError(f"{path} exists. Give another --out, or --overwrite.")
-    check_writable(path)
+    check_output(path, overwrite or (out is None and len(folders) == 1))
     from .html import rendered
     from .page import page_content
 
