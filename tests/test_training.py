@@ -4,8 +4,8 @@ import dataclasses
 import json
 import multiprocessing
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
-from support.runs import assert_equal, assert_same_run, losses, state, tiny_config, tiny_run
+from support.runs import assert_equal, assert_same_run, interrupt_after, losses, state, tiny_config, tiny_run
 from torch import Tensor
 
 from lookalike import progress, training
@@ -25,8 +25,9 @@ from lookalike.optim import Optim
 from lookalike.runs import Folder, Run, by_user, differences, flat, read_run
 from lookalike.schedules import Schedule
 from lookalike.training import module
+from lookalike.training.health import early_looks
 from lookalike.training.looks import Health
-from lookalike.training.monitor import Monitor
+from lookalike.training.monitor import Probe
 from lookalike.views import View, dino_views, larger
 
 pytestmark = pytest.mark.long(13)
@@ -115,21 +116,48 @@ def test_the_features_are_looked_at(finished: Callable[[int], Path], photos: Pat
     assert collapsed["effective_rank"] == pytest.approx(1, abs=0.01)
 
 
-def test_the_looks_do_not_depend_on_where_a_run_was_resumed() -> None:
-    monitor = SimpleNamespace(_per_epoch=7, _steps=500, _early={25, 50, 75})
-    rows = [s for s in range(1, 501) if s % 10 == 0 or s % 7 == 0 or s in (25, 75, 500)]
-    looks = [s for s in rows if Monitor._looks(monitor, s, 33)]  # type: ignore[arg-type]
-    assert len(looks) == 500 // 33 + 4
-    assert looks[:4] == [25, 35, 50, 70]
-    assert all(min(r for r in rows if r >= 33 * n) in looks for n in range(1, 500 // 33 + 1))
+def test_the_looks_do_not_depend_on_where_a_run_was_resumed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early, at the first row in every so many steps, and after the last one: 13 epochs of 8 steps."""
+    monkeypatch.setattr("lookalike.training.looks.SHARE", 0.2)
+    options = {"epochs": 13, "batch_size": 5, "save_every": 13}
+    whole, stopped = tiny_run(photos, tmp_path / "whole", **options), tmp_path / "stopped"
+    training.pretrain(whole)
+    settled, _ = training.resolve(whole, 40)
+    every = Health(open_source(photos), settled, training.build(settled).encoder).every
+    rows = [row["step"] for row in Folder(whole.out).rows()]
+    assert rows == sorted({*range(8, 105, 8), *range(10, 105, 10), *early_looks(104)})
+    due = {min(row for row in rows if row >= step) for step in range(every, 104, every)}
+    assert len(due) == 3
+    assert seen_at(whole.out) == sorted({*due, *early_looks(104), 104})
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 33)
+        with pytest.raises(KeyboardInterrupt):
+            training.pretrain(tiny_run(photos, stopped, **options))
+    training.pretrain(tiny_run(photos, stopped, **options, resume=True))
+    assert seen_at(stopped) == seen_at(whole.out)
 
 
-def test_the_online_knn_sees_the_last_epoch() -> None:
-    for epochs in (1, 3, 20, 21, 50, 100, 200):
-        monitor = SimpleNamespace(run=SimpleNamespace(epochs=epochs))
-        seen = [e for e in range(1, epochs + 1) if Monitor._probes(monitor, e)]  # type: ignore[arg-type]
-        assert len(seen) == min(epochs, 20)
-        assert seen[-1] == epochs
+def seen_at(out: Path | str) -> list[float]:
+    """The steps at which the features were looked at."""
+    return [row["step"] for row in Folder(out).rows() if "spread" in row]
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 20, 21])
+def test_the_online_knn_sees_the_last_epoch(
+    epochs: int, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And 20 of all at most, beside the untrained encoder."""
+    monkeypatch.setattr(Probe, "__call__", lambda self, encoder: torch.arange(16) < 8)
+    probe = (str(labelled / "train"), str(labelled / "test"))
+    run = tiny_run(labelled / "train", tmp_path / "run", epochs=epochs, batch_size=32, save_every=epochs, probe=probe)
+    rows = training.pretrain(run).metrics
+    seen = [row["epoch"] for row in rows if "knn_top1" in row]
+    assert seen[0] == 0
+    assert seen[-1] == epochs
+    assert len(seen) == 1 + min(epochs, 20)
+    assert max(after - before for before, after in pairwise(seen)) <= -(-epochs // 20)
 
 
 def test_fitting_leaves_stated_fields_alone(photos: Path, tmp_path: Path) -> None:
