@@ -4,8 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # All dependencies at the lowest versions that pyproject.toml allows, for the core of the tests
 LOWEST := .venv-lowest
-CORE := augment backbones cache decoding doctor encoders evaluation library loader losses masks methods neighbours official \
-	optim order random reference runs schedules sources vit weights workers wrappers
+CORE := augment backbones cache decoding doctor encoders feature_files features knn library linear loader losses masks methods metrics \
+	neighbours official optim order random records reference runs schedules sources vit weights workers wrappers
 RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_resumes_with_workers
 
 .PHONY: demo test test-slow test-lowest lint format clean

@@ -1,13 +1,15 @@
 """Features in files, and judging them."""
 
+import csv
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.features import NAMES, blobs
+from support.features import NAMES, blobs, example
 
 from lookalike import cli
 from lookalike.evaluation import evaluate_features, load_features, run_protocol, save_features
@@ -104,3 +106,57 @@ def test_files_that_cannot_be_judged(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["evaluate", "--features", str(names[0]), "--protocols", "knn"]) == 0
     assert "Nothing was written" in capsys.readouterr().out
     assert cli.main(["evaluate", "--features", str(names[0]), "--image-size", "64"]) == 2
+
+
+# ---------------------------------------------------------------- kinds of files
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_npz_needs_no_pickle(tmp_path, labelled):
+    made = example(labelled)
+    save_features(tmp_path / "f.npz", made)
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as file:
+        assert set(file) == {"features", "names"} | ({"labels"} if labelled else set())
+        assert np.array_equal(file["features"], made.features.numpy())
+        assert file["features"].dtype == np.float32
+        assert file["names"].tolist() == made.names
+        if labelled:
+            assert file["labels"].tolist() == made.labels.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npz"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_csv_gives_every_float_back(tmp_path, labelled):
+    made = example(labelled)
+    save_features(tmp_path / "f.csv", made)
+    with open(tmp_path / "f.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["file", "label", "f0", "f1", "f2", "f3", "f4"]
+    assert [row[0] for row in rows] == made.names
+    assert [row[1] for row in rows] == ([str(y) for y in made.labels.tolist()] if labelled else [""] * 12)
+    values = np.array([row[2:] for row in rows], dtype=np.float64).astype(np.float32)
+    assert np.array_equal(values, made.features.numpy())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_parquet_holds_a_column_of_vectors(tmp_path, labelled):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = example(labelled)
+    save_features(tmp_path / "f.PARQUET", made)
+    table = parquet.read_table(tmp_path / "f.PARQUET")
+    assert table.column_names == ["file", "label", "features"]
+    assert table["file"].to_pylist() == [*made.names[:-1], "odd \\udcff byte.jpg"]
+    assert table["label"].to_pylist() == (made.labels.tolist() if labelled else [None] * 12)
+    assert torch.equal(torch.tensor(table["features"].to_pylist()), made.features)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lookalike\[tables\]'"):
+        save_features(tmp_path / "f.parquet", example())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_suffix_names_the_three(tmp_path):
+    with pytest.raises(ValueError, match=r"'\.pkl'; it is written as \.npz, \.parquet or \.csv"):
+        save_features(tmp_path / "f.pkl", example())

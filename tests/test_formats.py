@@ -4,10 +4,7 @@ import io
 import json
 import logging
 import os
-import socket
 import struct
-import subprocess
-import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +16,8 @@ import torchvision
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from support.files import chunk, png, tiff
+from support.images import encoded
+from support.samples import RGB, RNG, assert_holds, chw, integers, npy
 from torch import Tensor
 
 import lookalike
@@ -26,28 +25,6 @@ from lookalike import cli
 from lookalike.data import BrokenImage, decode
 from lookalike.data.decoding import kind_of
 from lookalike.images import moments
-
-RNG = np.random.default_rng(0)
-
-
-def integers(top: int, *shape: int, dtype: str = "u1") -> np.ndarray:
-    return RNG.integers(0, top + 1, shape).astype(dtype)
-
-
-def chw(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray((array[..., None] if array.ndim == 2 else array).transpose(2, 0, 1))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-def assert_holds(image: Tensor, values: np.ndarray) -> None:
-    assert image.shape == values.shape
-    assert np.array_equal(image.numpy().astype(np.float64), values.astype(np.float64))
-
 
 # ---------------------------------------------------------------- samples
 
@@ -209,125 +186,6 @@ def test_jpeg_2000_of_more_than_8_bits() -> None:
             decode(content[:at] + bytes([size, 1, 1] * 3) + content[at + 9 :], 3)
 
 
-# ---------------------------------------------------------------- transparency
-
-RGB = np.stack(np.meshgrid(np.arange(40), np.arange(30)), -1)  # colours that vary everywhere
-RGB = np.dstack([RGB * 3, np.full((30, 40), 95)]).astype(np.uint8)
-LEFT = np.s_[:, :20]
-
-
-def with_alpha(alpha: np.ndarray | int, hidden: bool = False) -> np.ndarray:
-    """The colours, cleared where alpha is 0 unless they stay hidden there."""
-    array = np.dstack([RGB, np.broadcast_to(np.uint8(alpha), RGB.shape[:2])])
-    if not hidden:
-        array[array[..., 3] == 0] = 0
-    return array
-
-
-def cut_out() -> np.ndarray:
-    alpha = np.full(RGB.shape[:2], 255, np.uint8)
-    alpha[LEFT] = 0
-    alpha[:, 20] = 128
-    return alpha
-
-
-def on_white(array: np.ndarray) -> np.ndarray:
-    white = Image.new("RGBA", array.shape[1::-1], "white")
-    white.alpha_composite(Image.fromarray(array))
-    return np.asarray(white.convert("RGB"))
-
-
-def as_tiff(array: np.ndarray, extra: list[int]) -> bytes:
-    return tiff(array, 2, extra=extra)
-
-
-@pytest.mark.parametrize("make", [
-    lambda a: encoded(Image.fromarray(a), "PNG"), lambda a: encoded(Image.fromarray(a), "TGA"),
-    lambda a: encoded(Image.fromarray(a), "TIFF"), lambda a: as_tiff(a, []),
-    lambda a: encoded(Image.fromarray(a), "WEBP", lossless=True, exact=True),
-    lambda a: encoded(Image.fromarray(a), "JPEG2000", irreversible=False),
-])  # fmt: skip
-def test_certain_transparency_is_laid_on_white_and_other_channels_are_left_out(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    infrared = RNG.integers(0, 256, RGB.shape[:2])
-    mask = np.where(np.add.outer(np.arange(30), np.arange(40)) % 7, 255, 0)
-    for array, certain in (
-        (with_alpha(cut_out()), True),
-        (with_alpha(255), True),
-        (with_alpha(5), False),  # near infrared of a shadow
-        (with_alpha(0, hidden=True), False),  # nobody filled the channel in
-        (with_alpha(infrared, hidden=True), False),
-        (with_alpha(np.arange(40) * 6), False),  # a height
-        *([(with_alpha(mask, hidden=True), False)] if make(RGB[..., [0, 1, 2, 2]])[8:12] != b"WEBP" else []),
-    ):
-        content = make(array)
-        path = tmp_path / "image"
-        path.write_bytes(content)
-        assert_holds(decode(content, 3), chw(on_white(array) if certain else array[..., :3]))
-        assert_holds(decode(content, 3, alpha="white"), chw(on_white(array)))
-        assert_holds(decode(content, 3, alpha="drop"), chw(array[..., :3]))
-        if array[..., 3].min() < 255:  # else some formats have no such channel
-            assert_holds(decode(content, 4), chw(array))
-        assert kind_of(path).endswith("last channel left out") != certain
-        assert not kind_of(path, alpha="white").endswith("left out")
-        assert torch.equal(decode(content, 3, 8), decode(content, 3, 8))
-
-
-def test_a_fourth_band_that_tiff_does_not_call_alpha_is_one_of_four_channels(tmp_path: Path) -> None:
-    array = with_alpha(cut_out())
-    for options in ({}, {"tile": 16}, {"packed": True}, {"order": ">"}):
-        path = tmp_path / "bands.tif"
-        path.write_bytes(tiff(array, 2, extra=[0], **options))  # type: ignore[arg-type]
-        assert_holds(decode(path, 3), chw(RGB * (array[..., 3:] > 0)))
-        assert_holds(decode(path, 4), chw(array))
-        assert kind_of(path).endswith("last channel left out")
-    with pytest.raises(BrokenImage, match=r"4 channels cannot be made|a plane each"):
-        decode(tiff(array, 2, extra=[0], planar=True), 4)
-
-
-def test_colours_that_are_multiplied_with_a_doubtful_channel_are_refused() -> None:
-    with pytest.raises(BrokenImage, match="--alpha white"):
-        decode(tiff(with_alpha(5), 2, extra=[1]), 3)
-    cut = with_alpha(np.where(cut_out() == 128, 255, cut_out()))
-    assert_holds(decode(tiff(cut, 2, extra=[1]), 3), chw(on_white(cut)))
-
-
-def test_grey_with_alpha_follows_the_same_rule() -> None:
-    grey = RGB[..., 0]
-    for alpha, certain in ((cut_out(), True), (np.full_like(grey, 7), False)):
-        array = np.dstack([np.where(alpha == 0, 0, grey), alpha]).astype(np.uint8)
-        for channels in (1, 3):
-            image = decode(encoded(Image.fromarray(array), "PNG"), channels)
-            white = np.round(array[..., 0] * (alpha / 255) + 255 - alpha) if certain else array[..., 0]
-            assert np.abs(image.numpy().astype(int) - np.broadcast_to(white, image.shape)).max() <= 1
-
-
-@pytest.mark.parametrize("channels", [2, 4])
-def test_transparency_of_16_bits_follows_the_same_rule(channels: int) -> None:
-    wide = RGB[..., : channels - 1].astype(np.uint16) * 257 + 3
-    for alpha, certain in ((cut_out().astype(np.uint16) * 257, True), (np.full((30, 40), 1285, np.uint16), False)):
-        array = np.dstack([np.where(alpha[..., None] == 0, 0, wide), alpha]).astype(np.uint16)
-        share = alpha[..., None] / 65535
-        white = np.round(array[..., :-1] * share + 65535 * (1 - share))
-        content = png(array)
-        assert_holds(decode(content, channels - 1), chw(white if certain else array[..., :-1]))
-        assert_holds(decode(content, channels - 1, alpha="white"), chw(white))
-        assert_holds(decode(content, channels - 1, alpha="drop"), chw(array[..., :-1]))
-    assert decode(png(array), 4).shape[0] == 4
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_a_colour_that_png_marks_as_transparent_is_white(bits: int) -> None:
-    top = 2**bits - 1
-    for colour, channels in ((0, 1), (2, 3)) if bits >= 8 else ((0, 1),):
-        array = integers(top, 9, 11, channels, dtype="u2" if bits == 16 else "u1")
-        key = array[0, 0].astype(">u2").tobytes()
-        content = png(array, colour, bits=bits, before=chunk(b"tRNS", key))
-        full = array.astype(int) if bits == 16 else array.astype(int) * 255 // top
-        marked = (array == array[0, 0]).all(2, keepdims=True)
-        assert_holds(decode(content, channels), chw(np.where(marked, 65535 if bits == 16 else 255, full)))
-        assert_holds(decode(content, channels, alpha="drop"), chw(full))
-
-
 # ---------------------------------------------------------------- metadata
 
 
@@ -407,123 +265,7 @@ def test_metadata_of_a_tiff_file_never_make_it_bad(tmp_path: Path) -> None:
             assert kind_of(path) == "TIFF RGB", more
 
 
-# ---------------------------------------------------------------- hostile files
-
-
-def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "device.jpg").symlink_to("/dev/zero")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "endless.jpg").symlink_to("/proc/self/pagemap")
-    here = os.getcwd()
-    os.chdir(tmp_path)  # a socket's path is short
-    try:
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind("socket.jpg")
-            for name in ("pipe.jpg", "device.jpg", "folder.jpg", "endless.jpg", "socket.jpg"):
-                for function in (lambda p: decode(p, 3), lambda p: decode(p, 1)):
-                    with pytest.raises(BrokenImage, match=r"not a regular file|empty file"):
-                        function(tmp_path / name)
-    finally:
-        os.chdir(here)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp"])
-def test_a_file_with_a_hole_is_not_read_whole(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"image.{suffix}"
-    Image.fromarray(RGB).save(path)
-    os.truncate(path, 3 << 30)
-    with pytest.raises(BrokenImage, match="a file of 3072 MiB, more than the limit of 512 MiB"):
-        decode(path, 3)
-
-
-def npy(shape: str, dtype: str = "'|u1'", version: int = 1, fortran: bool = False, body: int = 100) -> bytes:
-    head = f"{{'descr': {dtype}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode()
-    length = struct.pack("<H" if version == 1 else "<I", len(head))
-    return b"\x93NUMPY" + bytes([version, 0]) + length + head + bytes(body)
-
-
-def test_headers_of_npy_files_are_checked_before_their_values_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    for content, reason in (
-        (npy("(3, 32768, 32768)"), "takes 3072 MiB, more than the limit of 512 MiB"),
-        (npy("(4294967296, 4294967296, 3)"), "more than the limit"),
-        (npy("(-3, -5)"), "shape"), (npy("(-1,)"), "shape"), (npy("(5, 50)"), "truncated: 100 of 250"),
-        (npy("(5, 5)", "'|O'"), "Python objects"), (npy("(5, 5)", "[('a', '<f8')]"), "expected uint8"),
-        (npy("(5, 5)", "'<U9'"), "expected uint8"), (npy("(5, 5)", "'<M8[s]'"), "expected uint8"),
-        (npy("(2, 3)", "'<c16'"), "expected uint8"), (npy("(2, 3)", "'<f16'"), "expected uint8"),
-        (npy("()"), "shape"), (npy("(0, 5)"), "shape"), (npy("(5, 5)", version=9), "version"), (npy("'a'"), "."),
-        (npy("(1,) * 99999999"), "."), (b"\x93NUMPY", "."), (b"PK\3\4 an archive", "not an image .*: it holds zip"),
-    ):  # fmt: skip
-        path.write_bytes(content)
-        for image in (path, content):
-            with pytest.raises(BrokenImage, match=reason):
-                decode(image, 3)
-    array = np.asfortranarray(integers(255, 5, 6, 3))
-    np.save(path, array)
-    assert_holds(decode(path, 3), chw(array))
-
-
-def test_the_limit_counts_the_bytes_that_decoding_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.data.limits.MAX_BYTES", 4000)
-    grey = integers(65535, 30, 30, dtype="u2")
-    assert decode(encoded(Image.fromarray(grey), "PNG"), 1).shape == (1, 30, 30)
-    for content in (
-        encoded(Image.fromarray(grey), "PNG"),
-        png(np.dstack([grey] * 3)),
-        tiff(grey[..., None] / np.float32(65535)),
-    ):
-        with pytest.raises(BrokenImage, match=r"30 x 30 pixels of .* bytes take|more than the limit"):
-            decode(content, 3)
-    bomb = tiff(integers(255, 9, 9, 1), more=[(322, 4, [1 << 15]), (323, 4, [1 << 15])])
-    with pytest.raises(BrokenImage, match="tiles that take 1024 MiB"):
-        decode(bomb, 1)
-
-
-def test_large_images_take_little_more_than_their_pixels_and_print_nothing(tmp_path: Path) -> None:
-    """In a process of its own, whose largest size tells. In 0.1 it was 4.3 times the pixels, and 16 for `check`."""
-    side = 4000
-    image = Image.new("P", (side, side), 1)
-    image.putpalette([9, 8, 7, 200, 100, 50])
-    image.save(tmp_path / "large.png", transparency=0, compress_level=1)
-    image.crop((0, 0, 99, 99)).save(tmp_path / "small.png", transparency=0)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 12_000, 8_000, 8, 0, 0, 0, 0))  # above Pillow's limit, below ours
-    content = png(np.zeros((1, 1), np.uint8))
-    (tmp_path / "larger.png").write_bytes(content[:8] + head + content[33:])
-    script = """
-from pathlib import Path
-from lookalike.commands.check import _look
-from lookalike.data import BrokenImage, decode
-from lookalike.images import levels, moments
-
-def bytes_of(what):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
-
-def grown(function):
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = bytes_of("VmRSS")
-    image = function()
-    return image, (bytes_of("VmHWM") - before) / image.nbytes
-
-def look(image):
-    _look(image), moments(image), levels(image)
-    return image
-
-look(decode("small.png", 3))
-image, decoding = grown(lambda: decode("large.png", 3))
-print(decoding, grown(lambda: look(image))[1])
-try:
-    decode("larger.png", 3)
-except BrokenImage as error:
-    print(error.reason)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.stderr == ""
-    decoding, looking, reason = done.stdout.split(maxsplit=2)
-    assert float(decoding) < 3.5
-    assert float(looking) < 5
-    assert "limit" not in reason
+# ---------------------------------------------------------------- kinds of files
 
 
 def test_a_file_of_another_kind_says_what_it_holds(tmp_path: Path) -> None:
@@ -587,6 +329,7 @@ def test_moments_of_a_large_image_are_those_of_all_its_pixels() -> None:
 
 
 # ---------------------------------------------------------------- through the commands
+
 
 SMALL = ["--backbone", "test_byobnet", "--image-size", "32", "--workers", "0"]
 TRAIN = ["--epochs", "1", "--batch-size", "8", "--no-report", *SMALL]

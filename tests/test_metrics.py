@@ -1,5 +1,7 @@
 """What is reported beside an accuracy: measures and intervals."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,13 @@ def test_more_hits_never_have_a_lower_interval() -> None:
         lows, highs = zip(*(interval(hits / images, images) for hits in (0, 1, 2, 9, images - 2, images - 1, images)))
         assert list(lows) == sorted(lows)
         assert list(highs) == sorted(highs)
+
+
+def test_interval_is_the_binomials():
+    for correct, images in ((0.8, 400), (0.5, 100), (0.02, 5000)):
+        low, high = interval(correct, images)
+        half = 1.96 * math.sqrt(correct * (1 - correct) / images)
+        assert (low, high) == pytest.approx((correct - half, correct + half), abs=0.15 * half + 1 / images)
+    assert interval(0.8, 400) == interval(0.8, 400)
+    assert interval(1.0, 50) == (pytest.approx(0.025 ** (1 / 50)), 1.0)
+    assert interval(0.0, 50) == (0.0, pytest.approx(1 - 0.025 ** (1 / 50)))
