@@ -330,17 +330,18 @@ class Poisoned(Dataset[np.ndarray]):
 
 
 @pytest.mark.parametrize(
-    ("what", "cause", "remedy"),
+    ("what", "cause", "remedy", "last"),
     [
-        ("loss", "the loss is inf on finite images", "Try a lower --optim.lr, a longer --optim.warmup-epochs"),
-        ("gradient", "the backward pass", "Try --precision bf16 in place of fp16"),
-        ("batch", "images of the last", "Look for such images with `lookalike check"),
+        ("loss", "the loss is inf on finite images", "Try a lower --optim.lr, a longer --", "Try a lower --optim.lr"),
+        ("gradient", "the backward pass", "Try --precision bf16 in place of fp16", "Try --precision bf16"),
+        ("batch", "images of the last", "Look for such images with `lookalike check", "Look at the images (lookalike"),
     ],
 )
 def test_a_divergence_is_called_so_within_an_epoch(
     what: str,
     cause: str,
     remedy: str,
+    last: str,
     photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -363,7 +364,7 @@ def test_a_divergence_is_called_so_within_an_epoch(
     assert cause in row["why"]
     assert row["remedy"].startswith(remedy)
     assert "WARNING  step 5: diverged" in capsys.readouterr().out
-    assert remedy in str(caught.value)
+    assert last in str(caught.value)
 
 
 def test_images_with_numbers_that_are_none_are_replaced(tmp_path: Path) -> None:
