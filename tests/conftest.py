@@ -1,4 +1,4 @@
-"""Images for the tests: small ones made here, and the real ones of ../shared/data where they are at hand."""
+"""Fixtures: small images that are made here, the real ones of ../shared/data where they are at hand, and runs."""
 
 import dataclasses
 import os
