@@ -447,7 +447,7 @@ def test_answers_that_do_not_fit_on_the_disk_are_refused(tmp_path: Path, monkeyp
 @pytest.fixture(autouse=True)
 def _speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run ends with the speeds of both networks; one pass at a time is enough here."""
-    monkeypatch.setattr(teacher_student, "SECONDS", 0.0)
+    monkeypatch.setattr(teacher_student, "TIMING_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
