@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, ours beside faiss-cpu's exact index, in turns; and k-NN from end to end.
+"""Exact nearest neighbours by cosine, ours beside faiss-cpu's exact index and scikit-learn's, in turns; and k-NN.
 
     pip install faiss-cpu
     OMP_NUM_THREADS=2 python benchmarks/neighbours.py [--rows 1281167 --dim 768 --queries 2000 --k 200 --repeats 3]
@@ -6,8 +6,9 @@
 
 The features are drawn (seeded): 1,000 classes around random centres, in an order as a folder has them, class after
 class, of length 1. faiss gets them in `IndexFlatIP` once, outside of the time; we get the tensor, and normalise in the
-time. The ratio is that of faiss's seconds to ours in each turn. Peak memory is what a search takes beyond what was
-there before (Linux). Without faiss only ours is timed. `--knn` runs the whole protocol, which classifies, once.
+time. scikit-learn gets them in `NearestNeighbors` (brute force, squared Euclidean: its chunked heaps know no cosine).
+A ratio is that of another's seconds to ours in each turn. Peak memory is what a search takes beyond what was
+there before (Linux). Without faiss it is left out. `--knn` runs the whole protocol, which classifies, once.
 The full size needs 9 GB of memory, 5 without faiss. A line of JSON goes to --record.
 """
 
@@ -106,18 +107,34 @@ def main() -> None:
 
     ours: list[tuple[Tensor, Tensor]] = []
     searches: dict[str, Callable[[], object]] = {"lookalike": lambda: ours.append(nearest(queries, bank, args.k))}
-    theirs: list[tuple[object, object]] = []
+    theirs: dict[str, tuple[Tensor, Tensor]] = {}
     try:
         import faiss
     except ImportError:
-        print("faiss is not installed: ours alone (pip install faiss-cpu).")
+        print("faiss is not installed: it is left out (pip install faiss-cpu).")
     else:
         versions["faiss"] = faiss.__version__
         faiss.omp_set_num_threads(args.threads)
         index = faiss.IndexFlatIP(args.dim)
         for part in torch.split(bank, 65536):
             index.add(part.numpy())
-        searches["faiss"] = lambda: theirs.append(index.search(queries.numpy(), args.k))
+
+        def by_faiss() -> None:
+            cosines, places = index.search(queries.numpy(), args.k)
+            theirs["faiss"] = torch.from_numpy(cosines), torch.from_numpy(places)
+
+        searches["faiss"] = by_faiss
+    import sklearn
+    from sklearn.neighbors import NearestNeighbors
+
+    versions["scikit-learn"] = sklearn.__version__
+    known = NearestNeighbors(n_neighbors=args.k, algorithm="brute", metric="sqeuclidean").fit(bank.numpy())
+
+    def by_sklearn() -> None:
+        distances, places = known.kneighbors(queries.numpy())
+        theirs["scikit-learn"] = torch.from_numpy(1 - distances / 2), torch.from_numpy(places)
+
+    searches["scikit-learn"] = by_sklearn
     turns: dict[str, list[tuple[float, float, int]]] = {name: [] for name in searches}
     for turn in range(args.repeats):
         for name, search in searches.items():
@@ -131,12 +148,16 @@ def main() -> None:
         "peak_mib": {name: round(max(p for _, _, p in times) / 2**20) for name, times in turns.items()},
         "load": os.getloadavg(), "versions": versions,
     }  # fmt: skip
-    if theirs:
-        cosines, places = (torch.from_numpy(x) for x in theirs[-1])
-        row["ratio"] = summary([b[0] / a[0] for a, b in zip(turns["lookalike"], turns["faiss"])], 3)
-        row["processor_ratio"] = summary([b[1] / a[1] for a, b in zip(turns["lookalike"], turns["faiss"])], 3)
-        row["largest_difference"] = (cosines - ours[-1][0]).abs().max().item()
-        row["same_places"] = (places == ours[-1][1]).double().mean().item()
+    own_turns = turns["lookalike"]
+    row["compared"] = {
+        name: {
+            "ratio": summary([b[0] / a[0] for a, b in zip(own_turns, turns[name])], 3),
+            "processor_ratio": summary([b[1] / a[1] for a, b in zip(own_turns, turns[name])], 3),
+            "largest_difference": (cosines - ours[-1][0]).abs().max().item(),
+            "same_places": (places == ours[-1][1]).double().mean().item(),
+        }
+        for name, (cosines, places) in theirs.items()
+    }
     print(row)
     append(args.record, row)
 

@@ -90,7 +90,7 @@ def test_the_list_needs_no_torch() -> None:
 
 
 def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "SECONDS", 0.0)
+    monkeypatch.setattr(catalogue, "MEASURED_SECONDS", 0.0)
     assert cli.main(["list", "backbones", "test_", "--measure", "--image-size", "32", "--sort", "gflop"]) == 0
     head, *rows, note = capsys.readouterr().out.splitlines()
     assert head.endswith("images/s here")

@@ -298,7 +298,7 @@ def test_the_name_of_a_memory_tells_teachers_apart() -> None:
 @pytest.fixture(autouse=True)
 def _speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run ends with the speeds of both networks; one pass at a time is enough here."""
-    monkeypatch.setattr(teacher_student, "SECONDS", 0.0)
+    monkeypatch.setattr(teacher_student, "TIMING_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_every_picture_through_the_command(
         assert (out / name).is_file()
     assert f"Next: lookalike evaluate {vit}" in said
     heads = create("test_vit").net.blocks[-1].attn.num_heads
-    for name, columns in (("attention", 2 + heads), ("pca", 3), ("neighbours", 1 + pictures.NEIGHBOURS)):
+    for name, columns in (("attention", 2 + heads), ("pca", 3), ("neighbours", 1 + pictures.SHOWN_NEIGHBOURS)):
         assert pixels(out / f"{name}.png").shape == (3 * (CELL + 1) - 1, columns * (CELL + 1) - 1, 3)
     first = pixels(out / "attention.png")
     assert cli.main(command) == 1
@@ -77,7 +77,7 @@ def test_a_cnn_has_no_attention_to_show(photos: Path, tmp_path: Path, capsys: py
 def test_neighbours_are_the_nearest_by_cosine(vit: Path, photos: Path, tmp_path: Path) -> None:
     show.show(vit, photos, out=tmp_path, what=["neighbours"], count=2)
     rows = list(csv.DictReader((tmp_path / "neighbours.csv").open()))
-    assert len(rows) == 2 * pictures.NEIGHBOURS
+    assert len(rows) == 2 * pictures.SHOWN_NEIGHBOURS
     from lookalike import embed
 
     made = embed(vit, photos)

@@ -93,6 +93,15 @@ def test_a_process_that_starts_too_late_ends_too() -> None:
         assert process.wait(SECONDS) == 1
 
 
+def test_a_process_that_starts_too_late_ends_where_nobody_asks_for_the_exit_code_of_the_other() -> None:
+    """As in a container whose first process is no init: what started it stays in the table of processes."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    assert ends(gone.pid)
+    with running(STARTED, LOOKALIKE_PARENT=str(gone.pid)) as process:
+        assert process.wait(SECONDS) == 1
+    assert gone.wait() == 0
+
+
 def test_only_what_the_training_started_follows_it() -> None:
     """Not what a started process starts in turn: a command in a script of the user's may stay."""
     with running(STARTED, LOOKALIKE_PARENT=str(os.getppid())) as process:

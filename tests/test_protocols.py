@@ -296,7 +296,7 @@ def test_what_takes_long_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.
     train, test = blobs(80, 0.5, 0), blobs(40, 0.5, 1)
     save_features(tmp_path / "train.npz", train)
     save_features(tmp_path / "test.npz", test)
-    monkeypatch.setattr("lookalike.progress.SECONDS", -1)
+    monkeypatch.setattr("lookalike.progress.LINE_SECONDS", -1)
     said: list[str] = []
     protocols = ("knn", "linear", "logistic", "semi")
     evaluate_features(tmp_path / "train.npz", tmp_path / "test.npz", protocols=protocols, seeds=2, say=said.append)

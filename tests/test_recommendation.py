@@ -186,7 +186,7 @@ def test_few_images_are_told_of_published_weights() -> None:
     (_, remark, *_) = recommended(facts(10), GIVEN).lines()
     assert "10 images are few to learn from" in remark
     assert "--init timm/mobilenetv3_small_050" in remark
-    assert len(recommended(facts(recommendation.FEW), GIVEN).lines()) == 3
+    assert len(recommended(facts(recommendation.FEW_IMAGES), GIVEN).lines()) == 3
 
 
 @pytest.mark.parametrize(("step", "steps"), [(0.001, 8), (0.7, 7), (1.0, 4), (2.0, 2), (100.0, 2)])

@@ -36,7 +36,7 @@ def _there_already(place: Place) -> None:
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("lookalike.commands.teacher_student.SECONDS", 0.0)
+    monkeypatch.setattr("lookalike.commands.teacher_student.TIMING_SECONDS", 0.0)
     monkeypatch.setattr("lookalike.training.timing.WARM_STEPS", 1)
     monkeypatch.setattr("lookalike.training.timing.TIMED_STEPS", 1)
     monkeypatch.setattr(

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     stages.Pretraining = Telling  # type: ignore[misc]
     pages.write_report = lambda folder, workers: None
-    teacher_student.SECONDS = 0.0  # a student's speed and its teacher's at a glance
+    teacher_student.TIMING_SECONDS = 0.0  # a student's speed and its teacher's at a glance
     for argv in json.loads(Path(sys.argv[1]).read_text()):
         if (code := cli.main(argv)) != 0:
             print(f"rank {os.environ['RANK']}: exit code {code} of {argv}", file=sys.stderr)

@@ -94,13 +94,18 @@ def follow_main_process() -> None:
 
 
 def _is_alive(process: int) -> bool:
+    """Whether a process runs. One that ended and whose parent has not asked for its exit code (a zombie) does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
-    return True
+        return True
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):  # no Linux, or it is gone by now
+        return True
 
 
 @dataclass(frozen=True)

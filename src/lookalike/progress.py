@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-SECONDS = 10.0
+LINE_SECONDS = 10.0
 """Between two lines about the same work."""
 _COUNTED = 120
 """Seconds left up to which they are counted; more are written as hours, minutes and seconds."""
@@ -13,7 +13,7 @@ _COUNTED = 120
 def counting(
     say: Callable[[str], None], before: str, of: str, *, unit: str = "images", last: bool = False
 ) -> Callable[[int, int], None]:
-    """A function to call with the steps that are done, and all: it reports them when `SECONDS` have passed.
+    """A function to call with the steps that are done, and all: it reports them when `LINE_SECONDS` have passed.
 
     A line reads "cache: 640 of 5000 images, 61 images/s, 71 s left". The time left follows from the speed since the
     first call: the first images wait until workers have started.
@@ -33,7 +33,7 @@ def counting(
         now = time.perf_counter()
         rate = done / (now - began)
         since, steps = first = first or (now, done)
-        if now - shown > SECONDS or (done == total and (last or shown > began)):
+        if now - shown > LINE_SECONDS or (done == total and (last or shown > began)):
             shown = now
             later = (done - steps) / (now - since) if done > steps else rate
             left = f", {_time((total - done) / later)} left" if done < total and later else ""

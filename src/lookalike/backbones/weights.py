@@ -37,7 +37,7 @@ def _part(name: str) -> str:
     return re.sub(r"(?<=\D)\d+$", "", name.partition(".")[0])
 
 
-FEW = 4
+FEW_KEYS = 4
 """Tensors that a file may hold besides, or lack, and still be of the network: two layers."""
 
 
@@ -59,7 +59,7 @@ def check_fit(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> N
         for k, v in own.items()
         if (k not in state or state[k].shape != v.shape) and not BUFFERS.search(k) and "relative_position" not in k
     ]
-    if not of_trunk and max(len(strange), len(lacking)) <= FEW and 2 * len(lacking) <= len(own):
+    if not of_trunk and max(len(strange), len(lacking)) <= FEW_KEYS and 2 * len(lacking) <= len(own):
         return
     found = [f"{source} holds {counted(len(state), 'tensor')}, {backbone.name} has {len(own)}."]
     for names, what in (

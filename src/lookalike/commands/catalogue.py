@@ -20,7 +20,7 @@ SMALL_PARAMETERS, SMALL_GFLOP = 12e6, 4.0
 """What a small backbone has at most: a ResNet-18 is small (11.2 million, 3.6), a ResNet-34 and a ViT-S are not."""
 MEASURED = 20
 """Backbones that are timed at once, at most."""
-SECONDS = 2.0
+MEASURED_SECONDS = 2.0
 """That each is timed for, or one step."""
 
 Order = Literal["name", "parameters", "gflop", "dim"]
@@ -161,7 +161,7 @@ def training_speed(name: str, image_size: int, device: str = "cpu") -> float:
 
     step()  # warms up
     steps, begun = 0, time.perf_counter()
-    while steps == 0 or time.perf_counter() - begun < SECONDS:
+    while steps == 0 or time.perf_counter() - begun < MEASURED_SECONDS:
         step()
         steps += 1
     return BATCH * steps / (time.perf_counter() - begun)

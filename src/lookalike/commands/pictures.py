@@ -27,7 +27,7 @@ from ..views import black_and_white, sheet
 
 CELL = 128
 """Pixels that an image of a sheet has at least: smaller ones are enlarged by a whole number."""
-NEIGHBOURS = 8
+SHOWN_NEIGHBOURS = 8
 """Nearest images beside each one of the sheet."""
 AT_ONCE = 32
 """Images that the encoder sees together."""
@@ -330,7 +330,7 @@ def _neighbours(
         raise ValueError("One image alone has no neighbours. Give a folder of more.")
     places_of = {name: row for row, name in enumerate(made.names)}
     queries = torch.tensor([places_of[name] for name in names])
-    cosines, places = others(made.features, queries, NEIGHBOURS)
+    cosines, places = others(made.features, queries, SHOWN_NEIGHBOURS)
     shown = [queries[:, None], places]
     columns = [_some(source, made.index[c].tolist(), len(c), size)[1] for c in torch.cat(shown, 1).unbind(1)]
     rows = [

@@ -74,7 +74,7 @@ MOST_EPOCHS: Final = Options.epochs
 """Few images are not repeated more often than in a training without --epochs."""
 LONGEST: Final = "30min"
 """A first training takes no longer where an epoch fits into it."""
-FEW: Final = 200
+FEW_IMAGES: Final = 200
 """Fewer images teach little without published weights to begin from."""
 MEASURED_SECONDS: Final = 6.0
 """That steps are timed for at most, if two steps take no longer."""
@@ -191,7 +191,7 @@ class Recommendation:
         """Facts and expected time, what else is to be known, and in the end the command."""
         size, images = counted(self.image_size, "pixel"), counted(self.facts.images, "image", grouped=True)
         lines = [f"{images} at {size}, {self.facts.machine}: {self._duration()}"]
-        if self.facts.images < FEW:
+        if self.facts.images < FEW_IMAGES:
             lines.append(
                 f"            {images} {are(self.facts.images)} few to learn from. Find more that are alike, or begin "
                 f"from published weights, which are downloaded: --init timm/{self.backbone}"

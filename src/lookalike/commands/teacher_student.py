@@ -17,11 +17,11 @@ from ..modes import evaluating
 from ..printing import counted
 from .evaluate import evaluate
 
-NEIGHBOURS = 10
+COMPARED_NEIGHBOURS = 10
 """Nearest neighbours of an image that two encoders are compared by."""
 TRIALS = 5
 """Times that each is run for its speed, in turns; the median counts."""
-SECONDS = 0.2
+TIMING_SECONDS = 0.2
 """That a run for the speed takes, or more."""
 
 
@@ -84,11 +84,11 @@ class TeacherStudent:
         table = [
             "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]) for row in rows
         ]
-        chance = min(1.0, NEIGHBOURS / max(1, self.images - 1))
+        chance = min(1.0, COMPARED_NEIGHBOURS / max(1, self.images - 1))
         return [
             *(line.rstrip() for line in table),
             f"agreement on {counted(self.images, 'image')} of {self.of}: mean cosine {self.cosine:.3f}; of the "
-            f"{NEIGHBOURS} "
+            f"{COMPARED_NEIGHBOURS} "
             f"nearest neighbours {self.overlap:.1%} are the same (by chance {chance:.1%})",
         ]
 
@@ -146,7 +146,7 @@ def throughput(encoders: Sequence[Backbone], sizes: Sequence[int], batch_size: i
             for encoder, x, times in zip(encoders, images, seconds):
                 with evaluating(encoder):
                     passes, begun = 0, time.perf_counter()
-                    while passes == 0 or (trial and time.perf_counter() - begun < SECONDS):
+                    while passes == 0 or (trial and time.perf_counter() - begun < TIMING_SECONDS):
                         encoder.forward(x)
                         if x.is_cuda:
                             torch.cuda.synchronize(x.device)
@@ -169,7 +169,7 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def shared_neighbours(a: Tensor, b: Tensor, k: int = NEIGHBOURS) -> float:
+def shared_neighbours(a: Tensor, b: Tensor, k: int = COMPARED_NEIGHBOURS) -> float:
     """Share of the k nearest rows, by cosine, that rows have in common in two matrices (N, D) and (N, E); 0 to 1.
 
     Huh et al., ICML 2024, https://arxiv.org/abs/2405.07987 (mutual nearest neighbours). With fewer than k + 1 rows all

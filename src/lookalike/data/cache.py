@@ -22,7 +22,7 @@ from ..random import key_of
 from .errors import BrokenImage
 from .order import Order, Request
 from .sources import Source
-from .workers import Chunks, Read, gather, stream
+from .workers import Chunks, Read, read_request, stream
 
 _CHUNK: Final = 64  # images that a worker sends at once
 _SAMPLE: Final = 64  # images from which the size of all is estimated
@@ -59,7 +59,7 @@ class Resident:
         self._even = len(found.sizes) > 0 and bool((self._sizes == self._sizes[0]).all())
 
     def __getitem__(self, request: Request) -> Read:
-        index, _, broken = gather(self.order, request, self._take)
+        index, _, broken = read_request(self.order, request, self._take)
         slots = torch.from_numpy(self._slots[index])
         sizes = self._sizes[slots]
         if not index:

@@ -16,7 +16,7 @@ from .errors import Unsupported
 _IMAGES: Final = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "png")
 _LABELS: Final = ("label", "labels", "target", "targets", "class", "cls")
 """Names of columns that are taken where several would do."""
-_FEW: Final = (1, 3, 4)
+_CHANNEL_COUNTS: Final = (1, 3, 4)
 """Channels of an array that its shape is known by."""
 
 
@@ -71,7 +71,7 @@ def planes(array: np.ndarray, channels: int) -> np.ndarray:
         return array[None]
     if array.ndim != 3:
         raise Unsupported(f"an array of shape {array.shape}; expected one image, (H, W), (H, W, C) or (C, H, W)")
-    first, last = (array.shape[axis] in (channels, *_FEW) for axis in (0, 2))
+    first, last = (array.shape[axis] in (channels, *_CHANNEL_COUNTS) for axis in (0, 2))
     if not (first or last):
         raise Unsupported(f"an array of shape {array.shape}; expected (H, W, C) or (C, H, W) with C = {channels}")
     return array if first and not last else array.transpose(2, 0, 1)
@@ -82,8 +82,8 @@ def tensor_planes(image: Tensor, channels: int) -> Tensor:
     if image.ndim == 2:
         return image[None]
     if image.ndim == 3:
-        first, last = (image.shape[axis] in (channels, *_FEW) for axis in (0, 2))
-        return image.permute(2, 0, 1) if last and not first and min(image.shape[:2]) > max(_FEW) else image
+        first, last = (image.shape[axis] in (channels, *_CHANNEL_COUNTS) for axis in (0, 2))
+        return image.permute(2, 0, 1) if last and not first and min(image.shape[:2]) > max(_CHANNEL_COUNTS) else image
     raise Unsupported(f"a tensor of shape {tuple(image.shape)}; expected one image, (H, W) or (C, H, W)")
 
 
@@ -97,7 +97,7 @@ def check_arrays(data: np.ndarray | Tensor) -> None:
     expected = "expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
     if data.ndim not in (3, 4):
         raise ValueError(f"The data are of shape {shape}; {expected}.")
-    if data.ndim == 3 and (shape[0] in _FEW or shape[2] in _FEW):
+    if data.ndim == 3 and (shape[0] in _CHANNEL_COUNTS or shape[2] in _CHANNEL_COUNTS):
         raise ValueError(
             f"The data are of shape {shape}, as a single image is; {expected}. Where they are x, x[None] holds one "
             "image, and x[:, None] as many grey ones as x is long."

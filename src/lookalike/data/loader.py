@@ -16,7 +16,7 @@ from .order import Order
 from .sources import Source
 from .workers import Batches, Read, stream
 
-_FEW: Final = 200  # images below which a share of broken ones says little
+_FEW_IMAGES: Final = 200  # images below which a share of broken ones says little
 
 
 class Loader:
@@ -206,7 +206,7 @@ class Loader:
                 + (self.source.missing() or f"{remedy([reason for _, reason in read.broken])}.")
             )
         looked = int(self._seen.sum()) + len(self.broken)
-        few = min(_FEW, len(self.source) // 2)
+        few = min(_FEW_IMAGES, len(self.source) // 2)
         if len(self.broken) > self.max_broken * max(looked, few):
             raise ValueError(
                 f"{len(self.broken)} of {counted(looked, 'image')} could not be read, more than the share of "

@@ -14,7 +14,7 @@ BLANK: Final = 2 / 255
 """Standard deviation of a blank image's values, at most, ..."""
 BLANK_RANGE: Final = 4 / 255
 """... and what its thumbnail's brightest pixel has above its darkest: a small spot on even ground is no blank image."""
-_FEW: Final = 5
+_FEW_PAIRS: Final = 5
 """Names that two folders have in common before they belong together."""
 
 
@@ -63,7 +63,7 @@ def same_stems(source: Source) -> list[tuple[int, ...]]:
             if of_a != of_b:
                 across[a, b].append((i, j))
     for (a, b), pairs in across.items():
-        if len(pairs) >= max(_FEW, min(folders[a], folders[b]) / 2):
+        if len(pairs) >= max(_FEW_PAIRS, min(folders[a], folders[b]) / 2):
             found += pairs
     return sorted(found)
 

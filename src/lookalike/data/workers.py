@@ -46,7 +46,7 @@ class Read(NamedTuple):
     broken: list[tuple[str, str]]
 
 
-def gather(
+def read_request(
     order: Order, request: Request, take: Callable[[int], T]
 ) -> tuple[list[int], list[T], list[tuple[str, str]]]:
     """Takes a request's images, or a stand-in where `take` raises BrokenImage. Empty if no stand-in was good."""
@@ -76,7 +76,7 @@ class Batches(Dataset[Read]):
         self.decode_size = decode_size
 
     def __getitem__(self, request: Request) -> Read:
-        return _read(*gather(self.order, request, lambda i: self.source.read(i, self.decode_size)))
+        return _read(*read_request(self.order, request, lambda i: self.source.read(i, self.decode_size)))
 
 
 class Chunks(Dataset[Read]):

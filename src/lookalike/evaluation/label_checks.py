@@ -15,7 +15,7 @@ from .neighbours import others
 
 QUERIES, BANK = 2000, 50_000
 """Images of a side whose labels are looked at, and those among which their neighbours are, at most."""
-NEIGHBOURS = 10
+CHECKED_NEIGHBOURS = 10
 LEAST = 10
 """Images per class, on average, below which a side's own neighbours say nothing."""
 MOST_CLASSES = 2000
@@ -49,7 +49,9 @@ def label_warning(train: Features, test: Features) -> str:
     assert bank.labels is not None
     assert queries.labels is not None
     classes = int(max(train.labels.max(), test.labels.max())) + 1
-    votes = knn(bank.features, bank.labels, queries.features, queries.labels, NEIGHBOURS, num_classes=classes, also=())
+    votes = knn(
+        bank.features, bank.labels, queries.features, queries.labels, CHECKED_NEIGHBOURS, num_classes=classes, also=()
+    )
     found = classification_metrics(votes.votes / votes.votes.sum(1, keepdim=True), queries.labels)
     names = list(test.classes or map(str, range(classes)))
     return swapped(found.confusion, names) or _shuffled(train, test, _mean(found.per_class))
@@ -132,7 +134,7 @@ def _own_neighbours(side: Features) -> float | None:
     if len(present) < 2 or len(bank.labels) < LEAST * len(present):
         return None
     queries = torch.arange(min(QUERIES, len(bank.labels)))
-    cosines, places = others(bank.features, queries, NEIGHBOURS)
+    cosines, places = others(bank.features, queries, CHECKED_NEIGHBOURS)
     votes = torch.zeros(len(queries), int(bank.labels.max()) + 1)
     votes.scatter_add_(1, bank.labels[places], (cosines.float() / 0.07).exp())
     return _mean(classification_metrics(votes / votes.sum(1, keepdim=True), bank.labels[queries]).per_class)

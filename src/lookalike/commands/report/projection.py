@@ -21,7 +21,7 @@ from ...images import promote
 from ...printing import counted
 from ...views import black_and_white
 
-NEIGHBOURS = 8
+STORED_NEIGHBOURS = 8
 """Nearest images that are kept of each one."""
 TILE = 48
 """Pixels a side of a thumbnail."""
@@ -94,7 +94,7 @@ def placed(features: Tensor, seed: int = 0) -> Place:
     return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)
 
 
-def neighbours(features: Tensor, k: int = NEIGHBOURS) -> NDArray[np.uint32]:
+def neighbours(features: Tensor, k: int = STORED_NEIGHBOURS) -> NDArray[np.uint32]:
     """(N, min(k, N - 1)): the places of the k rows of highest cosine to each, itself left out, nearest first."""
     unit = F.normalize(features.float(), dim=1)
     found = []
