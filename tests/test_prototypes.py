@@ -168,7 +168,7 @@ def test_pretrain_shows_a_survey_each_image_once(
         assert self.training
 
     monkeypatch.setattr(DeepClusterV2, "initialize_bank", watched)
-    monkeypatch.setattr(progress, "SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     run = Run(data=classed, method=small("deepcluster_v2"), backbone="test_byobnet", image_size=32, epochs=1,
               batch_size=8, workers=0, out=str(tmp_path / "run"))  # fmt: skip
     result = training.pretrain(run)

@@ -72,7 +72,7 @@ def test_the_learning_rate_of_the_rows_is_the_one_that_was_used(finished: Callab
 def test_a_cache_says_how_far_it_is(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     training.pretrain(tiny_run(photos, tmp_path / "run", epochs=1, cache="ram"))
     assert "cache       40 of 40 images decoded" in capsys.readouterr().out
 
