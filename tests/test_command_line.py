@@ -13,7 +13,8 @@ from lookalike import cli
 from lookalike.cli.command import Command, Option
 from lookalike.cli.comparison import HIDDEN, MARKS
 from lookalike.cli.fields import registry, some_fields
-from lookalike.cli.parsing import parse
+from lookalike.cli.parsing import options_in, parse, parse_first
+from lookalike.cli.run_arguments import Training
 from lookalike.commands.compare.spec import Comparison
 
 if TYPE_CHECKING:
@@ -127,3 +128,26 @@ def test_a_function_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_command_that_is_not_complete_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["embed"]) == 2
     assert "ENCODER" in capsys.readouterr().err
+
+
+def test_what_is_read_first_leaves_all_else_as_it_stands() -> None:
+    rest = ["simclr", "--views.0.size=32", "DATA", "--batch_size", "8", "--", "--from"]
+    first, others = parse_first(Training, ["--from=run.yaml", *rest[:3], "--no-report", *rest[3:]], "pretrain")
+    assert first == Training("run.yaml", report=False)
+    assert others == rest
+    assert options_in(rest) == {"views.0.size", "batch_size"}
+
+
+@pytest.mark.parametrize("argv", [["pretrain"], ["pretrain", "simclr"], ["distill"], ["finetune"], ["views", "simclr"]])
+def test_help_of_trainings_shows_what_is_read_first(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*argv, "--help"]) == 0
+    options = capsys.readouterr().out.split("usage:")[1]
+    assert "--from FILE" in options
+    assert options.count("--out STR") == 1
+    assert ("--no-report" in options) is (argv[0] != "views")
+    assert ("default: views.png" in options) is (argv[0] == "views")
+
+
+def test_help_of_a_comparison_shows_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "--help"]) == 0
+    assert "--report, --no-report" in capsys.readouterr().out.split("usage:")[1]

@@ -2,9 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import tyro
 from tyro.conf import Positional, UseAppendAction
+from tyro.constructors import StructFieldSpec
 
 from ..commands.compare.spec import Comparison
 from ..cores import worker_count
@@ -16,10 +19,10 @@ from ..printing import pasteable, say, shown
 from ..runs.lookup import check_encoder
 from . import pages
 from .errors import UsageError
-from .fields import registry, some_fields
+from .fields import fields_are, registry, some_fields
 from .interrupts import imported
 from .overview import COMPARE
-from .parsing import parse, take_flag
+from .parsing import flat, options_in, parse
 
 HIDDEN = ("probe", "time", "nodes", "strategy", "origins")
 """Options of a training that a comparison has no use for."""
@@ -32,17 +35,27 @@ MARKS = {
 """What stands in front, and what may be given several times."""
 
 
+def read(argv: list[str]) -> tuple[Comparison, bool]:
+    """The comparison that a command line asks for, and whether it asks for a report."""
+    fields = [
+        StructFieldSpec("comparison", flat(Comparison), tyro.MISSING_NONPROP),
+        StructFieldSpec("report", bool, True, "Whether report.html is written at the end."),
+    ]
+    rules = registry(fields_are(compare, SimpleNamespace, fields), some_fields(Comparison, HIDDEN, MARKS))
+    line = "Trains methods at equal cost, judges all, and ranks them."
+    found: Any = parse(compare, argv, "compare", line, rules)
+    return found.comparison, found.report
+
+
 def compare(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(COMPARE)
         argv = ["--help"]
-    with_report, argv = take_flag(argv, "--no-report")
-    rules = registry(some_fields(Comparison, HIDDEN, MARKS))
-    asked = parse(Comparison, argv, "compare", "Trains methods at equal cost, judges all, and ranks them.", rules)
-    given = {a.split("=")[0].replace("_", "-") for a in argv}
-    if "--batch-size" in given:
+    asked, with_report = read(argv)
+    given = options_in(argv)
+    if "batch_size" in given:
         asked = dataclasses.replace(asked, origins={"batch_size": "user"})
-    if {"--budget", "--epochs"} <= given:
+    if {"budget", "epochs"} <= given:
         raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
     if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], [*PROTOCOLS])}")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from .. import processes
 from ..names import nearest
@@ -15,6 +16,25 @@ from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
 from .trainings import distill, finetune, pretrain, views
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "demo": demo,
+    "pretrain": pretrain,
+    "distill": distill,
+    "finetune": finetune,
+    "predict": predict,
+    "evaluate": evaluate,
+    "compare": compare,
+    "embed": embed,
+    "show": show,
+    "report": report,
+    "plot": plot,
+    "thin": thin,
+    "views": views,
+    "check": check,
+    "list": show_list,
+    "doctor": doctor,
+}
 
 
 def entry() -> None:
@@ -32,24 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     typed(argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
-    verbs = {
-        "demo": demo,
-        "pretrain": pretrain,
-        "distill": distill,
-        "finetune": finetune,
-        "predict": predict,
-        "evaluate": evaluate,
-        "compare": compare,
-        "embed": embed,
-        "show": show,
-        "report": report,
-        "plot": plot,
-        "thin": thin,
-        "views": views,
-        "check": check,
-        "list": show_list,
-        "doctor": doctor,
-    }
     try:
         if not argv or argv[0] in ("--help", "-h", "help"):
             print(OVERVIEW)
@@ -59,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
 
             print(version())
             return 0
-        if argv[0] not in verbs:
-            raise UsageError(f"No command is called {shown(argv[0])}. {nearest(argv[0], list(verbs))}")
-        verbs[argv[0]](argv[1:])
+        if argv[0] not in VERBS:
+            raise UsageError(f"No command is called {shown(argv[0])}. {nearest(argv[0], list(VERBS))}")
+        VERBS[argv[0]](argv[1:])
         return 0
     except SystemExit as stop:  # tyro's help (0) and usage errors (2); SIGTERM (143)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

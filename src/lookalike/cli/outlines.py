@@ -1,13 +1,14 @@
 """The options of methods, read from their source: a typo is answered before torch, which methods need, is imported.
 
-An outline is a dataclass with the fields, types and descriptions of a `Config`, and no more: its values are stand-ins,
-and what a method makes of them is left to the method.
+An outline has the names, types and descriptions of a `Config`, and no more: its values are stand-ins, and what a method
+makes of them is left to the method.
 """
 
 import ast
-import dataclasses
 import types
 import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,19 +22,46 @@ _PLAIN: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 _VALUES: dict[Any, object] = {int: 0, float: 0.0, str: "", bool: False}
 
 
+@dataclass(frozen=True)
+class Outlined:
+    """An option of a method."""
+
+    kind: Any
+    help: str | None
+    hint: str
+    """What help says of its default, where that is the method's own."""
+
+    def shown(self) -> Any:
+        """The type with what tyro says of it."""
+        return Annotated[self.kind, tyro.conf.arg(help=self.help, help_behavior_hint=self.hint)]
+
+
+Outline = Mapping[str, Outlined]
+"""The options of a method by their dotted names; `views.*.blur` is one of each recipe of views."""
+
+
 @cache
-def outline(method: str, views: int) -> Any:
-    """The dataclass of a method of ours with so many recipes of views.
+def outline(method: str) -> Outline | None:
+    """The options of a method of ours.
 
     None where its source is not at hand, or has a type that an outline does not know: the method itself will say it.
     """
     try:
-        made = _made(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
+        return _options(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
     except (OSError, TypeError, LookupError, StopIteration):
         return None
-    kind = typing.get_type_hints(made)["views"]
-    recipes = dataclasses.field(default=(typing.get_args(kind)[0](),) * views)
-    return dataclasses.make_dataclass("Config", [("views", kind, recipes)], bases=(made,), frozen=True)
+
+
+def stand_in(kind: Any) -> object:
+    """A value of a type."""
+    args = typing.get_args(kind)
+    if type(None) in args:
+        return None
+    if typing.get_origin(kind) is Literal:
+        return args[0]
+    if typing.get_origin(kind) is tuple:
+        return () if ... in args else tuple(map(stand_in, args))
+    return _VALUES[kind]
 
 
 @cache
@@ -52,43 +80,39 @@ def _imported(module: str, other: str, level: int) -> str:
 
 
 @cache
-def _made(module: str, name: str) -> Any:
-    """The outline of a dataclass in a module of this package; `name` may be that of a class within a class."""
+def _options(module: str, name: str) -> Outline:
+    """The fields of a dataclass in a module of this package; `name` may be that of a class within a class."""
     body = _source(module).body
     for part in name.split("."):
         found = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == part)
         body = found.body
-    fields: dict[str, tuple[str, Any, Any]] = {}
+    options: dict[str, Outlined] = {}
     for base in found.bases:
         if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):  # core.Config
-            inherited = _made(base.value.id, base.attr)
-            fields |= {f.name: (f.name, f.type, dataclasses.field(default=f.default))
-                       for f in dataclasses.fields(inherited)}  # fmt: skip
+            options |= _options(base.value.id, base.attr)
     for node, after in zip(body, [*body[1:], None]):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_of_class(node.annotation):
+        if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar"):
             words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
             # what views and optimizers have by default is not what a method gives them
             hint = f"(default: {ast.unparse(node.value)})" if node.value is not None and "." in name else ""
-            shown = tyro.conf.arg(help=words if isinstance(words, str) else None, help_behavior_hint=hint)
-            kind = _type(node.annotation, module)
-            fields[node.target.id] = (
-                node.target.id, kind if _is_nested(kind) else Annotated[kind, shown],
-                dataclasses.field(default=_stand_in(kind)),
-            )  # fmt: skip
-    return dataclasses.make_dataclass(name.replace(".", "_"), fields.values(), frozen=True)
+            field, kind = ast.unparse(node.target), _type(node.annotation, module)
+            for path, inner in _nested(kind).items():
+                options[f"{field}.{path}"] = inner
+            if not _nested(kind):
+                options[field] = Outlined(kind, words if isinstance(words, str) else None, hint)
+    return options
 
 
-def _is_of_class(annotation: ast.expr) -> bool:
-    return ast.unparse(annotation).startswith("ClassVar")
-
-
-def _is_nested(kind: Any) -> bool:
-    """Whether a type is a dataclass or a tuple of them."""
-    return any(dataclasses.is_dataclass(each) for each in (kind, *typing.get_args(kind)))
+def _nested(kind: Any) -> Outline:
+    """The options of a dataclass, or with `*.` in front those of each in a tuple of them."""
+    if isinstance(kind, dict):
+        return kind
+    first, *_ = typing.get_args(kind) or [None]
+    return {f"*.{name}": each for name, each in first.items()} if isinstance(first, dict) else {}
 
 
 def _type(node: ast.expr, module: str) -> Any:
-    """The type that an annotation in a module stands for."""
+    """The type that an annotation in a module stands for; of a dataclass its options."""
     match node:
         case ast.Constant(value=None):
             return None
@@ -111,7 +135,7 @@ def _named(name: str, module: str) -> Any:
     for node in _source(module).body:
         match node:
             case ast.ClassDef(name=found) if found == name:
-                return _made(module, name)
+                return _options(module, name)
             case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
                 return _type(node.value, module)
             case ast.ImportFrom(module=str(other), names=names, level=level) if level and any(
@@ -119,17 +143,3 @@ def _named(name: str, module: str) -> Any:
             ):
                 return _named(name, _imported(module, other, level))
     raise TypeError(f"{module} does not say what {name} is.")
-
-
-def _stand_in(kind: Any) -> object:
-    """A value of a type."""
-    args = typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return kind()  # type: ignore[operator]
-    if type(None) in args:
-        return None
-    if typing.get_origin(kind) is Literal:
-        return args[0]
-    if typing.get_origin(kind) is tuple:
-        return () if ... in args else tuple(map(_stand_in, args))
-    return _VALUES[kind]

@@ -1,8 +1,9 @@
 """Reads arguments by tyro. Nothing outside this package knows it."""
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry
@@ -33,7 +34,7 @@ def parse(
     registry: ConstructorRegistry | None = None,
 ) -> T:
     """Reads the arguments of a command into a dataclass, or into what the registry makes of a type."""
-    options = _parsed(cls, argv, prog, description, registry)
+    options: T = _parsed(cls, argv, prog, description, registry)
     for name, least in _LEAST.items():
         if (found := vars(options).get(name)) is not None and found < least:
             of_images = name in ("count", "points")
@@ -42,33 +43,44 @@ def parse(
     return options
 
 
+def parse_first(
+    cls: Callable[..., T], argv: list[str], prog: str, registry: ConstructorRegistry | None = None
+) -> tuple[T, list[str]]:
+    """Reads the options of a dataclass alone, and gives back all other arguments as they stand."""
+    end = argv.index("--") if "--" in argv else len(argv)  # tyro would not give it back
+    found, others = _parsed(cls, argv[:end], prog, None, registry, first=True)
+    return found, [*others, *argv[end:]]
+
+
+def options_in(argv: list[str]) -> set[str]:
+    """The options that stand on a command line, as names of fields."""
+    words = itertools.takewhile(lambda word: word != "--", argv)
+    return {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
+def flat(kind: object) -> Any:
+    """The type whose fields are options without its own name in front."""
+    return Annotated[kind, tyro.conf.arg(name="")]
+
+
 def _parsed(
-    cls: Callable[..., T], argv: list[str], prog: str, description: str | None, registry: ConstructorRegistry | None
-) -> T:
-    read = functools.partial(tyro.cli, cls, prog=f"lookalike {prog}", description=description, registry=registry)
+    cls: Callable[..., T],
+    argv: list[str],
+    prog: str,
+    description: str | None,
+    registry: ConstructorRegistry | None,
+    first: bool = False,
+) -> Any:
+    read: Callable[..., Any] = functools.partial(
+        tyro.cli, cls, prog=f"lookalike {prog}", description=description, registry=registry,
+        return_unknown_args=first, add_help=not first,
+    )  # fmt: skip
     try:
         if (written := [printable(a) for a in argv]) != argv:  # tyro prints what it does not understand as it is
             try:
-                return cast(T, read(args=argv, console_outputs=False))
+                return read(args=argv, console_outputs=False)
             except SystemExit:
                 argv = written
-        return cast(T, read(args=argv))
+        return read(args=argv)
     except ValueError as error:  # a dataclass refused a value
         raise UsageError(str(error)) from None
-
-
-def take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Takes `--option VALUE` or `--option=VALUE` out of the arguments."""
-    for i, argument in enumerate(argv):
-        if argument == option:
-            if i + 1 == len(argv):
-                raise UsageError(f"{option} needs a file.")
-            return argv[i + 1], argv[:i] + argv[i + 2 :]
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1], argv[:i] + argv[i + 1 :]
-    return None, argv
-
-
-def take_flag(argv: list[str], flag: str) -> tuple[bool, list[str]]:
-    """Takes `--no-...` out of the arguments; False where it was there."""
-    return flag not in argv, [a for a in argv if a != flag]

@@ -10,10 +10,10 @@ from ..files import nearest_folder
 from ..foreign import is_tag
 from ..places import check_backbones, check_images, check_logger, check_optimizer
 from ..printing import pasteable
-from ..runs import LOCATIONS, Folder, Options, check_same_time, directory_of
+from ..runs import LOCATIONS, Folder, Options, check_same_time, directory_of, dotted, plain
 from ..runs.lookup import check_encoder
-from .parsing import take
-from .run_arguments import Asked, Parsed
+from .run_arguments import Asked
+from .run_options import Parsed
 
 _RANKS = {"RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"}
 """Variables that tell a process which of several it is: the folder is the first one's to look at."""
@@ -33,7 +33,7 @@ def check_places(asked: Asked, parsed: Parsed) -> None:
         check_same_time(Path(options.out), asked.content.get("time"), options.time)
     if asked.verb != "views" and not _RANKS & os.environ.keys():
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
-    own = vars(parsed.method)
+    own = dotted(plain(parsed.method))
     for what, value in (("data", parsed.data), ("backbone", options.backbone), ("test", parsed.test)):
         if is_tag(value) and value == asked.content.get(what):  # see `flat`
             other = " and resume=True." if resumes else f", or name another {what} on the command line."
@@ -43,25 +43,25 @@ def check_places(asked: Asked, parsed: Parsed) -> None:
             )
     if not asked.classifies:
         check_backbones(options.backbone)
-    check_backbones(*(own.get(name) for name in ("encoder_backbone", "teacher_backbone")))
-    if name := own["optim"].name:  # empty where the method's own is not known yet
+    check_backbones(*(cast(str | None, own.get(name)) for name in ("encoder_backbone", "teacher_backbone")))
+    if name := cast(str, own["optim.name"]):  # empty where the method's own is not known yet
         check_optimizer(name)
     start = parsed.encoder if asked.classifies else options.init
     if start and not (resumes and start == asked.content.get("init")):  # a resumed run has its weights
-        with _from_file(asked, start):
+        with _from_file(asked, options, start):
             check_encoder(start, "encoder" if asked.classifies else "weights")
     named = "teacher" in asked.typed or "teacher" in asked.content  # else it is the method's own, or stands for it
-    if named and not is_tag(teacher := own["teacher"]):
-        with _from_file(asked, teacher):
+    if named and not is_tag(teacher := cast(str, own["teacher"])):
+        with _from_file(asked, options, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in asked.typed or not resumes else ()  # else the training leaves it out
     for place in (parsed.data, *([parsed.test] if asked.classifies else []), *probed):
-        with _from_file(asked, place):
+        with _from_file(asked, options, place):
             check_images(place)
 
 
 @contextmanager
-def _from_file(asked: Asked, place: str) -> Iterator[None]:
+def _from_file(asked: Asked, options: Options, place: str) -> Iterator[None]:
     """Lets an error about a place that a run's file names say so, and how to name another one."""
     try:
         yield
@@ -69,10 +69,10 @@ def _from_file(asked: Asked, place: str) -> Iterator[None]:
         named = [asked.content.get(name) for name in LOCATIONS]
         if place not in (each for value in named for each in (value if isinstance(value, list) else [value])):
             raise
-        raise FileNotFoundError(f"{error} {_whence(asked, place)}") from None
+        raise FileNotFoundError(f"{error} {_whence(asked, options, place)}") from None
 
 
-def _whence(asked: Asked, place: str) -> str:
+def _whence(asked: Asked, options: Options, place: str) -> str:
     """Which file names a place, where its relative paths count from, and how to name another one."""
     words, is_run = [f"{asked.file} names it."], "made" in asked.whole
     if is_run and not os.path.isabs(place):
@@ -87,7 +87,6 @@ def _whence(asked: Asked, place: str) -> str:
     which = ["ENCODER", "TRAIN", "TEST"] if asked.classifies else which
     if place in cast(list[object], asked.content.get("probe") or []):
         which = ["--probe", "TRAIN", "TEST"]
-    out, _ = take(asked.options, "--out")
-    goes_on = ["--resume", "--out", out or Options.out] if "--resume" in asked.options else ["--from", str(asked.file)]
+    goes_on = ["--resume", "--out", options.out] if options.resume else ["--from", str(asked.file)]
     words.append(f"To name another place: {pasteable('lookalike', asked.verb, *which, *goes_on)}")
     return " ".join(words)

@@ -9,12 +9,14 @@ from ..cores import worker_count
 from ..files import check_output, check_writable
 from ..methods import METHODS, SELF_SUPERVISED
 from ..printing import pasteable, say
-from ..runs import Folder, Options, Run, method_name
+from ..runs import Folder, Run, method_name
 from . import pages
 from .errors import UsageError
 from .interrupts import imported
 from .overview import DISTILL, FINETUNE, PRETRAIN, VIEWS
-from .parsing import parse, take, take_flag
+from .parsing import parse_first
+from .run_arguments import Drawing, First, Training
+from .run_options import show_options
 from .run_parsing import parse_run
 
 
@@ -22,28 +24,27 @@ def pretrain(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         lines = "\n".join(f"  {name:<14} {METHODS[name].line}" for name in SELF_SUPERVISED)
         print(PRETRAIN.format(methods=lines))
-        parse(Options, ["--help"], "pretrain METHOD DATA", description="")
-    with_report, argv = take_flag(argv, "--no-report")
-    _train(parse_run("pretrain", argv), with_report)
+        show_options("pretrain METHOD DATA")
+    _train("pretrain", argv)
 
 
 def distill(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(DISTILL)
         argv = ["--help"]
-    with_report, argv = take_flag(argv, "--no-report")
-    _train(parse_run("distill", ["distill", *argv]), with_report)
+    _train("distill", ["distill", *argv])
 
 
 def finetune(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(FINETUNE)
         argv = ["--help"]
-    with_report, argv = take_flag(argv, "--no-report")
-    _train(parse_run("finetune", ["finetune", *argv]), with_report)
+    _train("finetune", ["finetune", *argv])
 
 
-def _train(run: Run, with_report: bool) -> None:
+def _train(verb: str, argv: list[str]) -> None:
+    run = parse_run(verb, argv)
+    first, _ = parse_first(Training, argv, verb)
     verb = METHODS[method_name(run.method)].verb
     train: Callable[[Run], object]
     if verb == "distill":
@@ -58,7 +59,7 @@ def _train(run: Run, with_report: bool) -> None:
     imported()
 
     train(run)
-    if with_report and launched_rank(run) == 0:
+    if first.report and launched_rank(run) == 0:
         pages.write_report(run.out, worker_count(run.workers))
 
 
@@ -66,12 +67,12 @@ def views(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(VIEWS)
         return
-    out, rest = take(argv, "--out")
-    path = Path(out or "views.png")
+    first, rest = parse_first(Drawing, argv, "views")
+    path = Path(first.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"--out {path} is neither .png nor .jpg.")
     check_writable(path)
-    run = parse_run("views", rest)
+    run = parse_run("views", argv)
     check_output(path, run.overwrite)
     from ..training.model import draw_views
 
@@ -79,15 +80,20 @@ def views(argv: list[str]) -> None:
 
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
-    words = [a for a in rest if a != "--overwrite"]
+    command = pasteable("lookalike", verb, *_words(run, verb, first, rest))
+    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
+
+
+def _words(run: Run, verb: str, first: First, words: list[str]) -> list[str]:
+    """The arguments of a training that sees what was drawn."""
+    words = [word for word in words if word != "--overwrite"]
     if words[:1] == [verb]:
         words = words[1:]
     if verb == "finetune":
         words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+    if first.from_ is not None:
+        words += ["--from", first.from_]
     if Folder(run.out).run.is_file():  # the run that the options are of, or whose folder nobody named
-        words += [
-            "--out",
-            next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}")),
-        ]
-    command = pasteable("lookalike", verb, *words)
-    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
+        free = next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}"))
+        words += ["--out", free]
+    return words

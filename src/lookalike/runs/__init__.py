@@ -6,16 +6,19 @@ What lies below, such as `encoders`, imports `runs.folder` and `runs.lookup` alo
 from .environment import command_line, commit, made, version
 from .folder import Folder, Row, features_made_by, features_name
 from .mapping import (
+    check_keys,
     check_same_time,
     differences,
     dotted,
     flat,
     from_mapping,
+    kinds_of,
     method_name,
     module_name,
     plain,
     read_run,
     run_text,
+    structured,
     write_run,
 )
 from .options import Options, Precision, Resolved, Run
@@ -36,6 +39,7 @@ __all__ = [
     "Row",
     "Run",
     "by_user",
+    "check_keys",
     "check_same_time",
     "command_line",
     "commit",
@@ -47,6 +51,7 @@ __all__ = [
     "flat",
     "from_mapping",
     "is_stated",
+    "kinds_of",
     "located",
     "made",
     "method_name",
@@ -58,6 +63,7 @@ __all__ = [
     "read_yaml",
     "run_text",
     "stated_of_method",
+    "structured",
     "version",
     "write_run",
     "written_by",

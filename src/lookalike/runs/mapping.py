@@ -8,7 +8,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
@@ -26,6 +26,8 @@ from .yaml import located, read_yaml
 
 if TYPE_CHECKING:
     from ..core import Config, Method
+
+T = TypeVar("T")
 
 _MAY_CHANGE = frozenset(
     {
@@ -145,32 +147,15 @@ def read_run(path: str | os.PathLike[str], method: "type[Method] | None" = None)
 
 def from_mapping(content: Mapping[str, object], method: "type[Method]", where: str) -> Run:
     """Builds a `Run` from flat options and method fields. `where` names the source in messages."""
-    from cattrs import Converter, transform_error
-
     defaults = method.Config()  # type: ignore[call-arg]
     options = [f.name for f in dataclasses.fields(Options)]
     fields = [f.name for f in dataclasses.fields(defaults)]
     rest = {k: v for k, v in content.items() if k not in ("data", "origins")}
-    for key in rest:
-        if key not in options and key not in fields:
-            raise _no_key(where, "", key, [*options, *fields, "data"])
+    check_keys(rest, [*options, *kinds_of(method.Config), "data"], where)
     stated = {k: v for k, v in rest.items() if k in fields}
-    _check_keys(stated, method.Config, where, "")
-    converter = Converter()
-    converter.register_structure_hook(float, _to_float)
-    converter.register_structure_hook(int, _to_int)
-    converter.register_structure_hook(bool, _to_bool)
-    converter.register_structure_hook(str, _to_str)
     merged = _merged(typing.cast(dict[str, object], plain(defaults)), stated)
-    try:
-        cfg = converter.structure(merged, method.Config)
-        chosen = converter.structure({k: v for k, v in rest.items() if k in options}, Options)
-    except Exception as error:
-        causes = [str(error)]
-        if isinstance(error, ExceptionGroup):
-            causes = transform_error(error, "", format_exception=_why)
-        told = cut("; ".join(map(_cause, causes)), 2000)
-        raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
+    cfg = structured(merged, method.Config, where)
+    chosen = structured({k: v for k, v in rest.items() if k in options}, Options, where)
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     if "origins" in content:
         known = origins.read(content["origins"], where)
@@ -179,6 +164,34 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
         if chosen.time is not None and "epochs" in rest:
             known["epochs"] = "fitted"
     return Run(**values, data=typing.cast(str, content["data"]), method=cfg, origins=known)
+
+
+def structured(value: object, kind: type[T], where: str, at: str = "") -> T:
+    """A value of a file as a type.
+
+    Args:
+        where: the file.
+        at: the place in it with a dot in front, such as `.optim.lr`; nothing for the whole.
+
+    Raises:
+        ValueError: it is of another type, or the type refuses it.
+    """
+    from cattrs import Converter, transform_error
+
+    converter = Converter()
+    converter.register_structure_hook(float, _to_float)
+    converter.register_structure_hook(int, _to_int)
+    converter.register_structure_hook(bool, _to_bool)
+    converter.register_structure_hook(str, _to_str)
+    try:
+        return converter.structure(value, kind)
+    except Exception as error:
+        if isinstance(error, ExceptionGroup):
+            causes = transform_error(error, at, format_exception=_why)
+        else:
+            causes = [f"{_why(error, kind)} @ {at}" if at else str(error)]
+        told = cut("; ".join(map(_cause, causes)), 2000)
+        raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
 
 
 def _why(error: BaseException, kind: object) -> str:
@@ -228,24 +241,36 @@ def _merged(defaults: Mapping[str, object], stated: Mapping[str, object]) -> dic
     return merged
 
 
-def _check_keys(content: object, cls: type, where: str, at: str) -> None:
-    """Refuses keys that the dataclass does not have, at any depth."""
-    if not isinstance(content, Mapping):
-        return
+def kinds_of(cls: type, at: str = "") -> dict[str, object]:
+    """The types of all fields of a dataclass by dotted names. `views.*.blur` is of each item of a tuple."""
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key, value in content.items():
-        if key not in names:
-            raise _no_key(where, at, str(key), names)
-        kind = hints[key]
-        if dataclasses.is_dataclass(kind):
-            _check_keys(value, typing.cast(type, kind), where, f"{at}{key}.")
-        elif typing.get_origin(kind) is tuple and dataclasses.is_dataclass(typing.get_args(kind)[0]):
-            for i, item in enumerate(value if isinstance(value, list) else ()):
-                _check_keys(item, typing.get_args(kind)[0], where, f"{at}{key}.{i}.")
+    found: dict[str, object] = {}
+    for name in (f.name for f in dataclasses.fields(cls)):
+        first, *_ = typing.get_args(hints[name]) or [None]
+        for part, kind in (("", hints[name]), ("*.", first)):
+            if dataclasses.is_dataclass(kind):
+                found |= kinds_of(typing.cast(type, kind), f"{at}{name}.{part}")
+                break
+        else:
+            found[f"{at}{name}"] = hints[name]
+    return found
 
 
-def _no_key(where: str, at: str, key: str, known: Sequence[str]) -> ValueError:
+def check_keys(content: object, known: Sequence[str], where: str, at: str = "") -> None:
+    """Refuses keys that are not among the known ones, which are given by dotted names, at any depth."""
+    parts = [name.partition(".") for name in known]
+    keys = list(dict.fromkeys(first for first, _, _ in parts))
+    if isinstance(content, Mapping) and keys and keys != ["*"]:
+        for key, value in content.items():
+            if key not in keys:
+                raise no_key(where, at, str(key), keys)
+            check_keys(value, [rest for first, _, rest in parts if first == key and rest], where, f"{at}{key}.")
+    elif isinstance(content, list) and keys == ["*"]:
+        for i, item in enumerate(content):
+            check_keys(item, [rest for _, _, rest in parts], where, f"{at}{i}.")
+
+
+def no_key(where: str, at: str, key: str, known: Sequence[str]) -> ValueError:
     """What is raised of a key that is not `known` below the path `at`: the keys that it may be a slip of, or all."""
     near = nearest_names(key, known, cutoff=0.7)
     if near:
