@@ -10,7 +10,7 @@ RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_r
 
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs
 
-.PHONY: demo test test-slow test-lowest lint format clean
+.PHONY: demo test test-slow test-lowest lint format docs clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ format: $(VENV)/.ready
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 	$(RUN) mdformat $(PAGES)
+
+docs: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --editable '.[docs]'
+	$(RUN) mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -267,7 +267,7 @@ def test_the_recipe_of_the_quick_start_drops_exact_copies_alone(
     (suspicious / "labels.csv").write_text("x")  # what is no image does not become one
     save(tiles(96, least=20)[0], suspicious / "a/@eaDir/0.png")
     assert cli.main(["check", "photos", "--workers", "0", "--no-timing", "--out", "check.json"]) == 0
-    text = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
+    text = (Path(__file__).parents[1] / "docs/checking.md").read_text()
     exec(text.split("```python\n")[1].split("```")[0], {})
     kept = set(Path("kept.txt").read_text().splitlines())
     everything = {path.as_posix() for path in Path("photos").rglob("*.*")}

@@ -136,9 +136,9 @@ def test_the_documentation_has_the_rules() -> None:
 def test_readme_and_quick_start_show_the_command_of_the_rules() -> None:
     """That of 1,500 photographs of 128 pixels or more on two cores."""
     root = Path(__file__).parents[1]
-    for file, data, more in (("README.md", "photos/", ""), ("docs/quickstart.md", "kept.txt", " --probe T1 T2")):
+    for file, data, more in (("README.md", "photos/", ""), ("docs/quickstart.md", "photos", " --probe T1 T2")):
         command = recommended(facts(), Given(data)).command.replace(" --out", f"{more} --out")
-        text = (root / file).read_text().replace("--probe judged/train judged/test", "--probe T1 T2")
+        text = (root / file).read_text().replace("--probe labelled/train labelled/test", "--probe T1 T2")
         assert f"\n{command}\n" in text
 
 

@@ -464,10 +464,10 @@ def test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.fromarray(noise(60, 50, 3)).save("large.tif")
-    words = r"not supported: 50 x 60 pixels are above the limit of 2000. Cut it into tiles, .*; docs/quickstart.md"
+    words = r"not supported: 50 x 60 pixels are above the limit of 2000. Cut it into tiles, .*; docs/checking.md"
     with pytest.raises(BrokenImage, match=words):
         decode("large.tif", 3)
-    guide = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
+    guide = (Path(__file__).parents[1] / "docs/checking.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "large.tif" in block)
     exec(code.replace("1024", "32"), {})
     tiles = open_source("tiles")

@@ -23,7 +23,7 @@ TABLES = (REMEDIES, OF_NETWORKS, OF_DATA, OF_EVALUATION, OF_RUNS)
 
 TRIED_ELSEWHERE = {
     "give lists of names under user and fitted.": "test_origins.py::test_origins_that_nobody_wrote_are_refused",
-    "Cut it into tiles, or shrink it; docs/quickstart.md":
+    "Cut it into tiles, or shrink it; docs/checking.md":
         "test_remarks.py::test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says",
     "put the call under if __name__ == '__main__', or use workers=0":
         "test_workers.py::test_a_script_without_a_main_guard_is_told_what_to_do",

@@ -47,7 +47,7 @@ def outline(method: str) -> Outline | None:
     None where its source is not at hand, or has a type that an outline does not know: the method itself will say it.
     """
     try:
-        return _options(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
+        return of_class(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
     except (OSError, TypeError, LookupError, StopIteration):
         return None
 
@@ -80,7 +80,7 @@ def _imported(module: str, other: str, level: int) -> str:
 
 
 @cache
-def _options(module: str, name: str) -> Outline:
+def of_class(module: str, name: str) -> Outline:
     """The fields of a dataclass in a module of this package; `name` may be that of a class within a class."""
     body = _source(module).body
     for part in name.split("."):
@@ -89,7 +89,7 @@ def _options(module: str, name: str) -> Outline:
     options: dict[str, Outlined] = {}
     for base in found.bases:
         if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):  # core.Config
-            options |= _options(base.value.id, base.attr)
+            options |= of_class(base.value.id, base.attr)
     for node, after in zip(body, [*body[1:], None]):
         if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar"):
             words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
@@ -135,7 +135,7 @@ def _named(name: str, module: str) -> Any:
     for node in _source(module).body:
         match node:
             case ast.ClassDef(name=found) if found == name:
-                return _options(module, name)
+                return of_class(module, name)
             case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
                 return _type(node.value, module)
             case ast.ImportFrom(module=str(other), names=names, level=level) if level and any(

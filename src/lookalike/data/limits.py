@@ -11,7 +11,7 @@ MAX_BYTES: Final = 4 * MAX_PIXELS
 """What the decoded pixels of one image, and a file that is read whole, may take."""
 MAX_ASPECT: Final = 4
 """The longer side is cut to so many times the shorter one."""
-SMALLER: Final = "Cut it into tiles, or shrink it; docs/quickstart.md has a script for both"
+SMALLER: Final = "Cut it into tiles, or shrink it; docs/checking.md has a script for both"
 TOO_MUCH: Final = f"more than the limit of {MAX_BYTES // 2**20} MiB. {SMALLER}"
 
 
