@@ -8,7 +8,7 @@ CORE := augment backbones cache decoding doctor encoders feature_files features 
 	neighbours official optim order random records reference runs schedules sources vit weights workers wrappers
 RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_resumes_with_workers
 
-PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/records
 
 .PHONY: demo test test-slow test-lowest lint format docs clean
 
