@@ -52,7 +52,8 @@ def small(words: list[str]) -> list[str]:
         del words[at : at + 2]
     if verb in ("check", "embed", "show", "predict", "report", "views"):
         words += ["--overwrite"]
-    return words if verb in ("doctor", "report", "views") else [*words, "--workers", "0"]
+    takes_no_workers = verb in ("doctor", "report", "views") or "--features" in words
+    return words if takes_no_workers else [*words, "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,8 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("documentation")
     for name in ("labelled", "pets", "cars"):
         shutil.copytree(labelled, root / name)
+    for i, path in enumerate(sorted((root / "labelled").rglob("*.jpg"))):
+        path.rename(path.with_name(f"case{50 + i}_000.jpg"))
     for i in range(24):
         draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
         (root / "scans").mkdir(exist_ok=True)
