@@ -1,6 +1,8 @@
 """The verdict: trainings that learn, collapse, stand still and diverge are called by their names within an epoch."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,11 @@ from lookalike.methods.simclr import SimCLR
 from lookalike.methods.simsiam import SimSiam
 from lookalike.methods.swav import SwAV
 from lookalike.methods.vicreg import VICReg
+from lookalike.metric_names import RENAMED
 from lookalike.optim import Optim
 from lookalike.runs import Folder, Result, Run, method_name
 from lookalike.schedules import Schedule
-from lookalike.training import module
+from lookalike.training import looks, module
 from lookalike.training.monitor import Probe
 from lookalike.views import SIMCLR_VIEW, View
 
@@ -203,7 +206,7 @@ def test_a_training_that_stands_still(cifar10: Path, tmp_path: Path) -> None:
 
 
 STILL = Optim("sgd", lr=0.0)
-COLUMNS = ("verdict", "why", "remedy", "recognition", "recognition_change", "recognition_error", "moved", "loss")
+COLUMNS = ("verdict", "why", "remedy", "pair_auc", "pair_auc_change", "pair_auc_error", "moved", "loss")
 
 
 def test_a_rate_of_0_is_named_at_the_second_look(
@@ -215,7 +218,7 @@ def test_a_rate_of_0_is_named_at_the_second_look(
     looked = {row["step"]: row for row in result.metrics if "spread" in row}
     assert [*looked] == [5, 15, 70]
     assert [row.get("verdict") for row in looked.values()] == [None, *["not learning"] * 2]
-    assert looked[15]["moved"] == looked[15]["recognition_change"] == 0
+    assert looked[15]["moved"] == looked[15]["pair_auc_change"] == 0
     assert capsys.readouterr().out.count("WARNING  step 15: not learning: the features did not move in 15 steps") == 1
 
 
@@ -398,9 +401,36 @@ def test_the_untrained_figures_survive_a_resume(photos: Path, tmp_path: Path) ->
     out = tmp_path / "run"
     training.pretrain(tiny_run(photos, out, epochs=1))
     kept = next(v for k, v in torch.load(Folder(out).last, weights_only=True)["callbacks"].items() if "Monitor" in k)
-    assert {"spread", "recognition", "head_spread", "loss"} <= kept["first"].keys()
-    assert kept["recognised"].mean() == pytest.approx(kept["first"]["recognition"])
+    assert {"spread", "pair_auc", "head_spread", "loss"} <= kept["first"].keys()
+    assert kept["pair_auc_per_image"].mean() == pytest.approx(kept["first"]["pair_auc"])
     training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
     again = next(v for k, v in torch.load(Folder(out).last, weights_only=True)["callbacks"].items() if "Monitor" in k)
     assert again["first"] == kept["first"]
-    assert torch.equal(again["recognised"], kept["recognised"])
+    assert torch.equal(again["pair_auc_per_image"], kept["pair_auc_per_image"])
+
+
+def test_a_training_whose_files_have_earlier_names_of_metrics_resumes_with_the_current_ones(
+    photos: Path, tmp_path: Path
+) -> None:
+    now, old = tmp_path / "now", tmp_path / "old"
+    training.pretrain(tiny_run(photos, now, epochs=1))
+    shutil.copytree(now, old)
+    before = {new: name for name, new in RENAMED.items()}
+    state = torch.load(Folder(old).last, weights_only=True)
+    monitor = next(name for name in state["callbacks"] if "Monitor" in name)
+    kept = state["callbacks"][monitor]
+    kept["first"] = {before.get(name, name): value for name, value in kept["first"].items()}
+    state["callbacks"][monitor] = {before.get(name, name): value for name, value in kept.items()}
+    assert {"recognition"} < state["callbacks"][monitor]["first"].keys()
+    assert "recognised" in state["callbacks"][monitor]
+    torch.save(state, Folder(old).last)
+    rows = [{before.get(name, name): value for name, value in row.items()} for row in Folder(old).rows()]
+    Folder(old).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "recognition_change" in Folder(old).metrics.read_text()
+    looked = []
+    for out in (now, old):
+        training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
+        assert "recogni" not in Folder(out).metrics.read_text()
+        looked.append([{name: row.get(name) for name in (*looks.NAMES, *looks.CHANGES)} for row in Folder(out).rows()])
+    assert looked[0] == looked[1]
+    assert looked[0][-1]["pair_auc_change"] is not None

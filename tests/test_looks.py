@@ -60,7 +60,7 @@ def test_a_change_is_that_of_the_same_images() -> None:
     first, now = look(image + 2 * own, image + 2 * other), look(image + own, image + other)
     found = change(first, now)
     assert found is not None
-    assert found.mean == pytest.approx(now.figures["recognition"] - first.figures["recognition"])
+    assert found.mean == pytest.approx(now.figures["pair_auc"] - first.figures["pair_auc"])
     assert found.away > 3
     assert change(first, first) == Change(0.0, 0.0, 0.0)
     few = look(image[:7], image[:7])

@@ -18,7 +18,7 @@ from lookalike.training.looks import Change, Look, Neighbours, change, look
 
 
 FIRST = {
-    "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "recognition": 0.6, "loss": 4.6,
+    "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "pair_auc": 0.6, "loss": 4.6,
     "head_spread": 1.0, "head_size": 1.0, "embedding_correlation": 0.5, "embedding_deviation": 0.3,
     "target_information": 0.3,
 }  # fmt: skip
@@ -38,7 +38,7 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
     """A look in the middle of a training of 1,000 steps."""
     now = {name: options.pop(name) for name in (*FIRST, "update_ratio") if name in options}
     if change is not None:
-        now.setdefault("recognition", FIRST["recognition"] + change.mean)
+        now.setdefault("pair_auc", FIRST["pair_auc"] + change.mean)
     first = FIRST | options.pop("first", {})
     return Seen(first=first, now=FIRST | now, change=change, step=step, steps=1000, **options)
 
@@ -181,12 +181,12 @@ def test_options_that_differ_from_the_methods_own_settings_are_named(
 
 
 def test_views_that_are_all_alike_leave_nothing_to_learn() -> None:
-    easy, change = {"recognition": 1.0}, Change(0.0, 0.0, 0.001)
-    assert finding(seen(change, first=easy, recognition=1.0)) is None
-    found = finding(seen(change, 1000, first=easy, recognition=1.0))
+    easy, change = {"pair_auc": 1.0}, Change(0.0, 0.0, 0.001)
+    assert finding(seen(change, first=easy, pair_auc=1.0)) is None
+    found = finding(seen(change, 1000, first=easy, pair_auc=1.0))
     assert found is not None
     assert (found.verdict.word, "next to nothing to learn" in found.verdict.why) == ("not learning", True)
-    fell = finding(seen(change, 1000, first=easy, recognition=1.0, loss=4.0))
+    fell = finding(seen(change, 1000, first=easy, pair_auc=1.0, loss=4.0))
     assert fell is not None
     assert fell.verdict.word == "learning"
 

@@ -62,9 +62,9 @@ NARROW = 0.25
 """Features whose effective rank is below this share of the first have collapsed if images are clearly recognised worse
 than at first, too. Either alone is seen in healthy trainings, which had down to 0.02 of the first rank."""
 STILL = 1e-4
-"""Features have not moved at all where images' shares in `recognition` differ by less from the first, on average."""
+"""Features have not moved at all where images' shares in `pair_auc` differ by less from the first, on average."""
 HARDLY = 0.05
-"""The same for a whole training, as a share of the first mistakes in `recognition`: they hardly moved. In healthy ones
+"""The same for a whole training, as a share of the first mistakes in `pair_auc`: they hardly moved. In healthy ones
 it was 0.25 or more."""
 
 SPREADS = {"spread": "features", "head_spread": "head's outputs", "embedding_deviation": "embeddings"}
@@ -379,7 +379,7 @@ def _unmoved(seen: Seen) -> Finding | None:
     change, helps = seen.change, seen.remedies
     if change is None or seen.step <= seen.still or _rose(seen, LIKELY):
         return None
-    if change.moved > (HARDLY * (1 - seen.first["recognition"]) if seen.is_last else STILL):
+    if change.moved > (HARDLY * (1 - seen.first["pair_auc"]) if seen.is_last else STILL):
         return None
     taken = counted(seen.step, "step")
     if change.moved <= STILL:
@@ -393,7 +393,7 @@ def _unmoved(seen: Seen) -> Finding | None:
 def _rose(seen: Seen, least: float) -> bool:
     """Whether recognition rose by more than so many standard errors, and by enough to count."""
     change = seen.change
-    mistakes = 1 - seen.first["recognition"]
+    mistakes = 1 - seen.first["pair_auc"]
     return change is not None and change.away >= least and change.mean >= LEARNT * mistakes
 
 
@@ -401,7 +401,7 @@ def _recognising(seen: Seen) -> Finding | None:
     first, now, helps, probe = seen.first, seen.now, seen.remedies, seen.neighbours
     # a fall within the probe's interval is no alarm, and with it views alone do not show that the encoder learns
     lower = probe is not None and probe.now < probe.before
-    if 1 - first["recognition"] < 0.01:  # so easy that mistakes do not tell; the loss may
+    if 1 - first["pair_auc"] < 0.01:  # so easy that mistakes do not tell; the loss may
         if not seen.is_last or lower:
             return None
         if now["loss"] < first["loss"] - 0.05 * abs(first["loss"]):
@@ -432,8 +432,8 @@ def _recognising(seen: Seen) -> Finding | None:
 def _known(seen: Seen) -> str:
     """How well an image is recognised, then and now."""
     known = (
-        f"a view is nearer to its image's other view than to another image's in {seen.now['recognition']:.1%} of cases "
-        f"({seen.first['recognition']:.1%} {seen.start}"
+        f"a view is nearer to its image's other view than to another image's in {seen.now['pair_auc']:.1%} of cases "
+        f"({seen.first['pair_auc']:.1%} {seen.start}"
     )
     return f"{known}; {seen.change.points()}, 95 % interval)" if seen.change is not None else f"{known})"
 

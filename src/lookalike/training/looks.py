@@ -13,7 +13,7 @@ from ..backbones import Backbone
 from ..data import Loader, Source, Subset
 from ..evaluation.features import as_parameters, calibrating
 from ..images import Images, movable, promote
-from ..label_free import LEAST, alignment, effective_rank, recognised, spread, uniformity
+from ..label_free import LEAST, alignment, effective_rank, pair_auc_per_image, spread, uniformity
 from ..printing import are, counted
 from ..random import permutation
 from ..runs import Resolved
@@ -25,9 +25,9 @@ CALIBRATING = 64
 """Of these, whose views give BatchNorm its statistics for a look."""
 SHARE = 0.01
 """Share of the time that looks take at most, beside the early ones and the last."""
-NAMES = ("spread", "effective_rank", "alignment", "uniformity", "recognition")
+NAMES = ("spread", "effective_rank", "alignment", "uniformity", "pair_auc")
 """The figures of a look, as `metrics.jsonl` calls them."""
-CHANGES = ("recognition_change", "recognition_error", "moved")
+CHANGES = ("pair_auc_change", "pair_auc_error", "moved")
 """How a look differs from the first; see `Change`."""
 LIKELY = 1.96
 """Standard errors to either side of a 95 % interval."""
@@ -39,8 +39,8 @@ class Look:
 
     figures: dict[str, float]
     """By `NAMES`; NaN where a feature is not finite."""
-    recognised: Tensor
-    """(B,) float64, what each image adds to `recognition`; empty where that is not known."""
+    pair_auc_per_image: Tensor
+    """(B,) float64, what each image adds to `pair_auc`; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Change:
     """How an encoder differs from the first one on the same images and views."""
 
     mean: float
-    """Change of `recognition`, in [-1, 1]."""
+    """Change of `pair_auc`, in [-1, 1]."""
     error: float
     """Its standard error over the images."""
     moved: float
-    """How much the images' shares in `recognition` changed, on average, whichever way; 0 for the same encoder."""
+    """How much the images' shares in `pair_auc` changed, on average, whichever way; 0 for the same encoder."""
 
     @property
     def away(self) -> float:
@@ -70,14 +70,14 @@ def change(first: Look, now: Look) -> Change | None:
 
     A training that version 0.1 began has no first shares of 64 images: the first figure errs on its own then.
     """
-    if len(now.recognised) < LEAST:
+    if len(now.pair_auc_per_image) < LEAST:
         return None
-    own = float(now.recognised.std()) / len(now.recognised) ** 0.5
-    if len(first.recognised) == len(now.recognised):
-        moves = now.recognised - first.recognised
+    own = float(now.pair_auc_per_image.std()) / len(now.pair_auc_per_image) ** 0.5
+    if len(first.pair_auc_per_image) == len(now.pair_auc_per_image):
+        moves = now.pair_auc_per_image - first.pair_auc_per_image
         return Change(float(moves.mean()), float(moves.std()) / len(moves) ** 0.5, float(moves.abs().mean()))
-    mean = now.figures["recognition"] - first.figures["recognition"]
-    return Change(mean, own * (1 + len(now.recognised) / 64) ** 0.5, math.inf)
+    mean = now.figures["pair_auc"] - first.figures["pair_auc"]
+    return Change(mean, own * (1 + len(now.pair_auc_per_image) / 64) ** 0.5, math.inf)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def look(a: Tensor, b: Tensor) -> Look:
     """What is seen of the features (B, D) of two views of B images."""
     if not bool(a.isfinite().all() and b.isfinite().all()):
         return Look(dict.fromkeys(NAMES, math.nan), torch.zeros(0, dtype=torch.float64))
-    shares = recognised(a, b).cpu() if len(a) > 2 else torch.full((len(a),), 0.5, dtype=torch.float64)
+    shares = pair_auc_per_image(a, b).cpu() if len(a) > 2 else torch.full((len(a),), 0.5, dtype=torch.float64)
     values = (spread(a), effective_rank(a), alignment(a, b), uniformity(a), float(shares.mean()))
     return Look(dict(zip(NAMES, values)), shares)
 

@@ -22,6 +22,7 @@ from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
 from ..events import Kind, to_console
 from ..label_free import spread
+from ..metric_names import with_current_names
 from ..printing import counted, lines_of
 from ..random import permutation
 from ..runs import Folder, Resolved, Row, inputs
@@ -106,8 +107,8 @@ class Monitor(Callback):
         """The latest look at the features."""
         self.first: dict[str, float] = {}
         """The figures of the first encoder, and `loss` of the first row."""
-        self._recognised = torch.zeros(0, dtype=torch.float64)
-        """What each image added to the first encoder's `recognition`."""
+        self._pair_auc_per_image = torch.zeros(0, dtype=torch.float64)
+        """What each image added to the first encoder's `pair_auc`."""
         self.course = Course()
         self._hits: tuple[Tensor, Tensor] | None = None
         """What the probe's k-NN classified correctly before training, and at its last look."""
@@ -135,15 +136,16 @@ class Monitor(Callback):
         forgot = self.forgetting.state_dict() if self.forgetting is not None else self._forgot
         return {
             "sums": sums, "count": self._count, "knn": self.knn, "first": self.first, "forgetting": forgot,
-            "recognised": self._recognised, "course": self.course.state_dict(), "hits": self._hits,
+            "pair_auc_per_image": self._pair_auc_per_image, "course": self.course.state_dict(), "hits": self._hits,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = with_current_names(state_dict)
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
-        self.first = state_dict.get("first", {})
+        self.first = with_current_names(state_dict.get("first", {}))
         # a checkpoint of 0.1 has none of these
         self._forgot = state_dict.get("forgetting")
-        self._recognised = state_dict.get("recognised", self._recognised)
+        self._pair_auc_per_image = state_dict.get("pair_auc_per_image", self._pair_auc_per_image)
         self._hits = state_dict.get("hits")
         if "course" in state_dict:
             self.course.load_state_dict(state_dict["course"])
@@ -176,7 +178,7 @@ class Monitor(Callback):
         if self.health is not None:
             if not self.first:
                 first = self.health(module.method.encoder)
-                self.first, self._recognised = dict(first.figures), first.recognised
+                self.first, self._pair_auc_per_image = dict(first.figures), first.pair_auc_per_image
             if self.health.lacking and done == 0:
                 self.course.set(empty(self.health.lacking, self.remedies))
                 self._say(f"WARNING     {self.verdict}", "warning")
@@ -340,9 +342,9 @@ class Monitor(Callback):
                     f"{type(module.method).__name__}.metrics() names {min(taken)!r}, which a row has already."
                 )
             row |= look.figures | own
-            moved = change(Look({n: self.first[n] for n in NAMES}, self._recognised), look)
+            moved = change(Look({n: self.first[n] for n in NAMES}, self._pair_auc_per_image), look)
             if moved is not None:
-                row |= {"recognition_change": moved.mean, "recognition_error": moved.error, "moved": moved.moved}
+                row |= {"pair_auc_change": moved.mean, "pair_auc_error": moved.error, "moved": moved.moved}
             self.course.see(self._seen(row, moved, step))
         else:
             return
