@@ -30,7 +30,7 @@ CURVES: Mapping[str, Curve] = {
         "percent",
     ),
     "pair_auc_change": Curve(
-        "Change of the pair AUC", "%", "Change since the first evaluation, on the same images.", "percent"
+        "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
     "pair_auc_error": Curve("Error of the change", "%", "Standard error of this change over the images.", "percent"),
     "moved": Curve("Moved", "", "Mean absolute change of the pair AUC per image since the first evaluation."),
