@@ -97,11 +97,11 @@ def test_several_labelled_sets_and_all_protocols_in_one_call(
     free = rows[6]["measures"]
     assert free == label_free(run, test)
     assert [*free] == [
-        "recognition", "retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
+        "pair_auc", "view_retrieval", "view_retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
     ]  # fmt: skip
-    assert rows[6]["top1"] == free["retrieval"] <= free["retrieval_of_5"] == rows[6]["top5"]
+    assert rows[6]["top1"] == free["view_retrieval"] <= free["view_retrieval_of_5"] == rows[6]["top5"]
     said = capsys.readouterr().out
-    assert f"label-free recognition {free['recognition']:.2%}  recall@1 {free['retrieval']:.2%} (95 % interval" in said
+    assert f"label-free pair AUC {free['pair_auc']:.2%}  recall@1 {free['view_retrieval']:.2%} (95 % interval" in said
     assert f"{others[1]}:" in said
     assert "map 0." in said
 

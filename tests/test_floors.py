@@ -54,7 +54,8 @@ def test_imports_of_all_kinds_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cores", "files", "foreign", "names", "devices", "progress", "printing", "random", "processes"]
+    "module",
+    ["cores", "files", "foreign", "metric_names", "names", "devices", "progress", "printing", "random", "processes"],
 )
 def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
     assert needed(f"lookalike.{module}") == {module}

@@ -101,7 +101,7 @@ FACTS = (
     ", but this machine has ",
     "the fewest operations of `list backbones --small`",
     "the encoder forgets what --init knew",
-    "the encoder forgot a part of what --init knew",
+    "the encoder forgot part of what --init knew",
 )
 """Texts that name an option and advise nothing."""
 

@@ -422,7 +422,7 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
         own = text(browser, "figures-label-free")
         assert "Own view found" in own
         assert "Squared distance of two views" in own
-        assert own.index("Recognition") < own.index("Own view found") < own.index("Alignment")  # the older lacks one
+        assert own.index("Pair AUC") < own.index("Own view found") < own.index("Alignment")  # the older lacks one
         assert "Without labels" not in browser.find_element(By.CSS_SELECTOR, ".tiles").text
         assert seen(browser) == []
     finally:

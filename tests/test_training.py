@@ -120,7 +120,7 @@ def test_the_looks_do_not_depend_on_where_a_run_was_resumed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Early, at the first row in every so many steps, and after the last one: 13 epochs of 8 steps."""
-    monkeypatch.setattr("lookalike.training.looks.SHARE", 0.2)
+    monkeypatch.setattr("lookalike.training.looks.FRACTION", 0.2)
     options = {"epochs": 13, "batch_size": 5, "save_every": 13}
     whole, stopped = tiny_run(photos, tmp_path / "whole", **options), tmp_path / "stopped"
     training.pretrain(whole)

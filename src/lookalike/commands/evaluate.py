@@ -47,7 +47,7 @@ def evaluate(
         protocols: of these: knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its
             learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few
             of the labels, drawn ten times. retrieval: recall and mAP of test images that look for training images of
-            their class. label-free: scores that need no labels; of them recognition, how often a view is nearer to its
+            their class. label-free: scores that need no labels; of them pair_auc, how often a view is nearer to its
             image's other view than to another image's, orders short trainings most as k-NN does. These train on the
             images, for hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and
             flips. semi-finetune, finetune: all of the network, with few and with all labels.

@@ -6,7 +6,7 @@ from ..core import DataFacts
 from ..data import Data, Loader, Subset, open_source
 from ..evaluation.extractor import Encoder, open_encoder
 from ..evaluation.features import device_of
-from ..label_free import alignment, effective_rank, recognition, retrieval, spread, uniformity
+from ..label_free import alignment, effective_rank, pair_auc, spread, uniformity, view_retrieval
 from ..methods.simclr import SimCLR
 from ..modes import evaluating
 from ..printing import counted
@@ -22,20 +22,21 @@ def label_free(
 ) -> dict[str, float]:
     """Scores an encoder without labels, on the same images in the same two views for all encoders of one image size.
 
-    To choose between short trainings of different settings or methods take the one with the highest `recognition`. It
+    To choose between short trainings of different settings or methods take the one with the highest `pair_auc`. It
     cannot order trainings of nearly equal k-NN accuracy, and knows nothing of your classes. docs/choosing.md has
-    the measurements, and docs/results.md those of an older study, in which `retrieval` ranked SimCLR's settings best.
+    the measurements, and docs/results.md those of an older study, in which `view_retrieval` ranked SimCLR's settings
+    best.
 
     Args:
         encoder: what `lookalike.load` takes, a loaded encoder, or a module of your own (with `image_size`).
         data: images without labels; broken ones are replaced.
-        images: how many of them, drawn by `seed`. More of them make `retrieval` lower: compare it at equal numbers
-            only. The expected `recognition` does not depend on how many they are.
+        images: how many of them, drawn by `seed`. More of them make `view_retrieval` lower: compare it at equal numbers
+            only. The expected `pair_auc` does not depend on how many they are.
         image_size: pixels of the views; without it the size that the encoder was made for.
         seed: of the draw and of the views, which are SimCLR's at that size.
 
     Returns:
-        recognition, retrieval, retrieval_of_5 (among the five nearest), alignment, uniformity, spread and
+        pair_auc, view_retrieval, view_retrieval_of_5 (among the five nearest), alignment, uniformity, spread and
         effective_rank (RankMe), as in `lookalike.label_free`.
 
     Raises:
@@ -60,7 +61,8 @@ def label_free(
                 side.append(model(x).float().cpu())
     a, b = (torch.cat(side) for side in made)
     return {
-        "recognition": recognition(a, b), "retrieval": retrieval(a, b), "retrieval_of_5": retrieval(a, b, 5),
+        "pair_auc": pair_auc(a, b), "view_retrieval": view_retrieval(a, b),
+        "view_retrieval_of_5": view_retrieval(a, b, 5),
         "alignment": alignment(a, b), "uniformity": uniformity(a), "spread": spread(a),
         "effective_rank": effective_rank(a),
     }  # fmt: skip

@@ -153,9 +153,9 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
     used = images_viewed(min(VIEWED, len(pair.test)))
     return Entry(
         protocol="label-free",
-        top1=found["retrieval"],  # and not recognition, so that files of older versions compare
-        top5=found["retrieval_of_5"],
-        interval=interval(found["retrieval"], used),
+        top1=found["view_retrieval"],  # and not pair_auc, so that files of older versions compare
+        top5=found["view_retrieval_of_5"],
+        interval=interval(found["view_retrieval"], used),
         settings={"image_size": extractor.size, "views": "SimCLR's, two of each image"},
         train_images=0,
         test_images=used,

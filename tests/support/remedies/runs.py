@@ -592,7 +592,7 @@ TRAININGS = {
         lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
     ),
     "a method that does not suit": call(
-        lambda p: Remedies().settings(), r"`(\S+)` learns soonest in short trainings, and `lookalike (compare)` ranks",
+        lambda p: Remedies().settings(), r"In short trainings `(\S+)` learns fastest; `lookalike (compare)` ranks",
         lambda p, found: get_method(found[1]) and compared(p),
     ),
     "a method that does not suit, and learns soonest elsewhere": call(

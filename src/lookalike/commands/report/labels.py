@@ -24,16 +24,16 @@ CURVES: Mapping[str, Curve] = {
     "knn_top1": Curve(
         "k-NN accuracy", "%", "Test images whose nearest labelled images name their class rightly.", "percent"
     ),
-    "recognition": Curve(
-        "Recognition", "%",
-        "How often a view is nearer to its image's other view than to another image. Chance is 50 %.",
+    "pair_auc": Curve(
+        "Pair AUC", "%",
+        "How often a view is closer to the other view of its image than to a view of another image. Chance is 50 %.",
         "percent",
     ),
-    "recognition_change": Curve(
-        "Change of recognition", "%", "How much recognition rose since the first look, on the same images.", "percent"
+    "pair_auc_change": Curve(
+        "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
-    "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
-    "moved": Curve("Moved", "", "How far images' shares in recognition are from their first ones: 0 is not at all."),
+    "pair_auc_error": Curve("Error of the change", "%", "Standard error of this change over the images.", "percent"),
+    "moved": Curve("Moved", "", "Mean absolute change of the pair AUC per image since the first evaluation."),
     "spread": Curve("Spread", "", "How far the features of different images lie apart. Near 0 they have collapsed."),
     "effective_rank": Curve("Effective rank", "directions", "How many directions the features use."),
     "alignment": Curve("Alignment", "", "Squared distance of two views of one image, 0 to 4: lower is closer."),
@@ -51,7 +51,7 @@ CURVES: Mapping[str, Curve] = {
 }  # fmt: skip
 """In the order of the page; other columns follow."""
 
-MAIN = ("loss", "knn_top1", "recognition", "spread", "lr", "images_per_s")
+MAIN = ("loss", "knn_top1", "pair_auc", "spread", "lr", "images_per_s")
 """Curves that are shown at once; the others are folded away."""
 
 VERDICTS: Mapping[str, str] = {
@@ -78,11 +78,11 @@ PROTOCOL_TITLES: Mapping[str, tuple[str, str]] = {
 
 METRIC_TITLES: Mapping[str, Curve] = {
     "map": Curve("Mean average precision", "", "How far up images of the own class come; 100 % is first.", "percent"),
-    "recognition": CURVES["recognition"],
-    "retrieval": Curve(
+    "pair_auc": CURVES["pair_auc"],
+    "view_retrieval": Curve(
         "Own view found", "%", "How often the nearest of all views is the image's own other one.", "percent"
     ),
-    "retrieval_of_5": Curve("Own view among 5", "%", "The same, among the nearest five.", "percent"),
+    "view_retrieval_of_5": Curve("Own view among 5", "%", "The same, among the nearest five.", "percent"),
     **{name: CURVES[name] for name in ("alignment", "uniformity", "spread")},
     "effective_rank": Curve("Effective rank", "directions", "How many directions the features use; more is richer."),
 }

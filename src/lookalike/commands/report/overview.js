@@ -28,8 +28,8 @@ function tiles(run) {
   const found = newest.slice(0, 3).map((e) => [e.title, percent(e.top1), [e.protocol === 'semi' ? e.settings.split(',')[0] : '', interval(e)].filter(Boolean).join('; ')]);
   const curve = run.curves.series.knn_top1;
   if (curve && !found.length) found.push(['k-NN in training', percent(curve.y[curve.y.length - 1]), `${percent(curve.y[0])} at first`]);
-  const told = run.curves.series.recognition;
-  if (told) found.push(['Recognition', percent(told.y[told.y.length - 1]), 'views told apart; chance 50 %']);
+  const auc = run.curves.series.pair_auc;
+  if (auc) found.push(['Pair AUC', percent(auc.y[auc.y.length - 1]), 'positive against negative pairs; chance 50 %']);
   const speed = run.curves.series.images_per_s;
   if (speed) { const sorted = [...speed.y].sort((a, b) => a - b); found.push(['Speed', `${number(sorted[sorted.length >> 1], 3)}`, 'training images per second']); }
   if (found.length < 2) return null;
