@@ -658,7 +658,7 @@ def test_help_shows_what_applies(argv: list[str], capsys: pytest.CaptureFixture[
     if argv[0] == "finetune":
         assert all(option in said for option in ("--unfreeze-after", "--frozen", "--optim.layer-decay", "--accumulate"))
         assert not any(
-            f"{option} " in said for option in ("--classes", "--init", "--backbone", "--normalise", "--test")
+            f"{option} " in said for option in ("--classes", "--init", "--backbone", "--normalize", "--test")
         )
 
 

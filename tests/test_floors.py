@@ -80,7 +80,7 @@ def test_a_face_knows_none_of_its_kinds() -> None:
 
 def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:
     found = {name for name in needed("lookalike.encoders") if name.startswith("runs")}
-    assert found == {"runs.environment", "runs.folder", "runs.lookup", "runs.yaml"}
+    assert found == {"runs.environment", "runs.folder", "runs.lookup", "runs.old_names", "runs.yaml"}
 
 
 def test_the_folder_of_a_run_knows_no_method_but_by_name() -> None:

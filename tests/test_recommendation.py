@@ -38,7 +38,7 @@ Say = pytest.CaptureFixture[str]
 
 def facts(images: int = 1500, pixels: int = 128, gpu: str = "", cores: int = 2, gib: float = 16, **more: Any) -> Facts:
     return Facts(images, pixels, gpu=gpu, cores=cores, memory=int(gib * 2**30),
-                 **({"channels": 3, "normalise": "imagenet"} | more))  # fmt: skip
+                 **({"channels": 3, "normalize": "imagenet"} | more))  # fmt: skip
 
 
 def speed(plan: Recommendation, step: float, start: float = 0.0) -> Speed:
@@ -246,7 +246,7 @@ def test_facts_are_those_of_the_images(tmp_path: Path) -> None:
     for i in range(9):
         draw(tmp_path / "photos" / f"{i}.png", i % 4, i, (40 + i, 100))
     found = seen(tmp_path / "photos")
-    assert (found.images, found.pixels, found.channels, found.normalise) == (9, 44, 3, "imagenet")
+    assert (found.images, found.pixels, found.channels, found.normalize) == (9, 44, 3, "imagenet")
     assert found.cores >= 1
     assert found.memory > 2**20
     grey = tmp_path / "grey"
@@ -254,7 +254,7 @@ def test_facts_are_those_of_the_images(tmp_path: Path) -> None:
     for i in range(9):
         noise = np.random.default_rng(i).integers(0, 4096, (20, 30)).astype(np.uint16)
         Image.fromarray(noise).save(grey / f"{i}.png")  # 12 bits in a file of 16
-    assert (seen(grey).channels, seen(grey).normalise) == (1, "data")
+    assert (seen(grey).channels, seen(grey).normalize) == (1, "data")
     assert seen(grey, 1).channels == 1
 
 
@@ -290,7 +290,7 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     [
         recommended(facts(), GIVEN),
         recommended(facts(10**6, 300, "H200"), GIVEN),
-        recommended(facts(channels=1, normalise="data"), Given("my photos; $HOME", "drop", 0)),
+        recommended(facts(channels=1, normalize="data"), Given("my photos; $HOME", "drop", 0)),
         dataclasses.replace(recommended(facts(), GIVEN), time="30min", epochs=7, out="runs/first.2"),
     ],
 )

@@ -400,7 +400,7 @@ def test_images_that_use_little_of_their_range_are_named(
         (tmp_path / f"{i}.{'tif' if kind == 'float32' else 'png'}").write_bytes(DIM[kind]())
     values = f"the largest value seen is {WORDS[kind]}, the smallest 0."
     line = f"16 images of {kind} use little of the range of values: {values}"
-    advice = "Train with --normalise data, or scale all files alike"
+    advice = "Train with --normalize data, or scale all files alike"
     assert f"{line} {advice}" in checked(tmp_path, capfd, "--channels", "1")
     source = open_source(tmp_path, channels=1)
     assert warnings_about(source, ALL)[0].startswith(f"{line} {advice}")
@@ -415,7 +415,7 @@ def test_a_training_advises_what_it_does_not_do_yet(tmp_path: Path, capfd: pytes
         (tmp_path / f"{i}.png").write_bytes(DIM["uint16"]())
     out = tmp_path / "run"
     assert "WARNING     16 images of uint16 use little" in started(tmp_path, out, capfd, "--channels", "1")
-    text = started(tmp_path, out, capfd, "--channels", "1", "--normalise", "data")
+    text = started(tmp_path, out, capfd, "--channels", "1", "--normalize", "data")
     assert "use little" not in text
     mean = json.loads((out / "encoder.json").read_text())["mean"]
     assert mean[0] == pytest.approx(2048 / 65535, abs=0.002)

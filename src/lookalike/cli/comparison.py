@@ -22,7 +22,7 @@ from .errors import UsageError
 from .fields import fields_are, registry, some_fields
 from .interrupts import imported
 from .overview import COMPARE
-from .parsing import flat, options_in, parse
+from .parsing import flat, options_in, parse, with_new_names
 
 HIDDEN = ("probe", "time", "nodes", "strategy", "origins")
 """Options of a training that a comparison has no use for."""
@@ -51,6 +51,7 @@ def compare(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(COMPARE)
         argv = ["--help"]
+    argv = with_new_names(argv)
     asked, with_report = read(argv)
     given = options_in(argv)
     if "batch_size" in given:

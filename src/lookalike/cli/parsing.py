@@ -2,13 +2,15 @@
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry
 
-from ..printing import printable
+from ..printing import printable, say
+from ..runs.old_names import OLD_NAMES
 from .errors import UsageError
 
 T = TypeVar("T")
@@ -56,6 +58,18 @@ def options_in(argv: list[str]) -> set[str]:
     """The options that stand on a command line, as names of fields."""
     words = itertools.takewhile(lambda word: word != "--", argv)
     return {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+
+
+def with_new_names(argv: list[str]) -> list[str]:
+    """The arguments with the new names of options. Prints a line about each old one."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    new = [*argv[:end]]
+    for i, argument in enumerate(new):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--") and (name := OLD_NAMES.get(option[2:])):
+            say(f"{option} is now --{name}; the old spelling is accepted until 0.3.", sys.stderr)
+            new[i] = f"--{name}{equals}{value}"
+    return [*new, *argv[end:]]
 
 
 def flat(kind: object) -> Any:

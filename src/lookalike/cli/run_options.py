@@ -18,7 +18,7 @@ from .parsing import flat, parse
 from .run_arguments import Asked, First, Training
 
 NOT_OF_FINETUNE = {
-    "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
+    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse"),
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
 """What the encoder, TRAIN and TEST say."""

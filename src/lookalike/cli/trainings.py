@@ -14,7 +14,7 @@ from . import pages
 from .errors import UsageError
 from .interrupts import imported
 from .overview import DISTILL, FINETUNE, PRETRAIN, VIEWS
-from .parsing import parse_first
+from .parsing import parse_first, with_new_names
 from .run_arguments import Drawing, First, Training
 from .run_options import show_options
 from .run_parsing import parse_run
@@ -43,6 +43,7 @@ def finetune(argv: list[str]) -> None:
 
 
 def _train(verb: str, argv: list[str]) -> None:
+    argv = with_new_names(argv)
     run = parse_run(verb, argv)
     first, _ = parse_first(Training, argv, verb)
     verb = METHODS[method_name(run.method)].verb
@@ -67,6 +68,7 @@ def views(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(VIEWS)
         return
+    argv = with_new_names(argv)
     first, rest = parse_first(Drawing, argv, "views")
     path = Path(first.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):

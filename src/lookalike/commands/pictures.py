@@ -86,7 +86,7 @@ def _maps(model: Backbone, x: Tensor, what: Sequence[str], say: Callable[[str], 
     """Attention maps and patch tokens, those that are wanted and that the encoder has."""
     drawn: dict[str, Tensor] = {}
     with evaluating(model), torch.inference_mode():
-        batches = [_normalised(part, model) for part in torch.split(x, AT_ONCE)]
+        batches = [_normalized(part, model) for part in torch.split(x, AT_ONCE)]
         if _wanted("attention", what, model.attention, batches[0][:1], say):
             drawn["attention"] = torch.cat([attention_maps(model, batch).cpu() for batch in batches])
         if _wanted("pca", what, model.tokens, batches[0][:1], say):
@@ -244,7 +244,7 @@ def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple
     return names, torch.stack(crops)
 
 
-def _normalised(x: Tensor, model: Backbone) -> Tensor:
+def _normalized(x: Tensor, model: Backbone) -> Tensor:
     mean, std = (torch.tensor(n).view(-1, 1, 1) for n in (model.mean, model.std))
     return as_parameters(model, (x - mean) / std)
 

@@ -90,7 +90,7 @@ class Facts:
     """The median of the images' shorter sides."""
     channels: int
     """Those to train with: 1 where all images are grey."""
-    normalise: Literal["imagenet", "data"]
+    normalize: Literal["imagenet", "data"]
     gpu: str
     """Its name; empty without one."""
     cores: int
@@ -169,7 +169,7 @@ class Recommendation:
 
     def _of_images(self) -> dict[str, object]:
         """Options that say how images are read, where they are not the default."""
-        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalise": self.facts.normalise}
+        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalize": self.facts.normalize}
         return {name: value for name, value in own.items() if value != vars(Options)[name]}
 
     def run(self, data: str | Source, out: str) -> Run:
@@ -184,7 +184,7 @@ class Recommendation:
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
-            normalise=self.facts.normalise, workers=self.given.workers, origins=by_user(self._options()),
+            normalize=self.facts.normalize, workers=self.given.workers, origins=by_user(self._options()),
         )  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -257,12 +257,12 @@ def facts_of(split: Split, image_size: int | None = None) -> Facts:
         )
     channels = split.source.channels
     grey = bool(remarks_about(split.kinds, split.levels, channels, {"channels"}))
-    dark = bool(remarks_about(split.kinds, split.levels, channels, {"normalise"}))
+    dark = bool(remarks_about(split.kinds, split.levels, channels, {"normalize"}))
     return Facts(
         images=images,
         pixels=int(np.median(split.sizes.min(1))),
         channels=1 if grey else channels,
-        normalise="data" if dark else "imagenet",
+        normalize="data" if dark else "imagenet",
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         cores=_cores(),
         memory=free_for_state(0, 1),

@@ -16,7 +16,7 @@ from .errors import UNSUPPORTED, BrokenImage
 from .pillow import ANIMATED, LEFT_OUT, PAGES
 from .sources import Source
 
-ALL: Final = frozenset({"alpha", "channels", "normalise"})
+ALL: Final = frozenset({"alpha", "channels", "normalize"})
 """The options that a remark may name. "scale" stands for files that can be scaled, and is none."""
 _SAMPLE: Final = 64
 """Images that are looked at before they are used, ..."""
@@ -127,7 +127,7 @@ def unused(
         lines.append(f"All channels are equal in {counted(len(found), 'image')} looked at: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
         own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # blank ones have none
-        if not own or options.isdisjoint({"normalise", "scale"}):
+        if not own or options.isdisjoint({"normalize", "scale"}):
             continue
         lows, highs = [each.low for each in own], [each.high for each in own]
         # a few images with dead pixels or a bright spot change nothing
@@ -147,7 +147,7 @@ def unused(
                 if all_of_it
                 else f"value of nine in ten is at most {largest} of {top:,}, the smallest at least {smallest}. "
             )
-            + ("Train with --normalise data, or scale" if "normalise" in options else "Scale")
+            + ("Train with --normalize data, or scale" if "normalize" in options else "Scale")
             + " all files alike to the whole range."
         )
     return lines

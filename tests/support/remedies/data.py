@@ -417,8 +417,8 @@ CALLS = {
         lambda p: remarked(grey(p)), r"use --channels (1)\.", lambda p, found: remarked(p.out / "grey", int(found[1]))
     ),
     "values that use little of their range": call(
-        lambda p: remarked(dark(p)), r"Train with (--normalise data), or scale",
-        lambda p, found: normalised(p, p.out / "dark", *found[1].split()), lambda p, found: remarked(scaled(p)),
+        lambda p: remarked(dark(p)), r"Train with (--normalize data), or scale",
+        lambda p, found: normalized(p, p.out / "dark", *found[1].split()), lambda p, found: remarked(scaled(p)),
     ),
     "images that do not fit into memory": call(
         lambda p: with_memory(1000, lambda: epoch(images(p.out / "many"), cache="ram")),
@@ -584,10 +584,10 @@ def multiplied(p: Place, extra: int = 1) -> Path:
     return written(tiff(pixels, 2, extra=(extra,)), p.out / f"multiplied{extra}.tif")
 
 
-def normalised(p: Place, data: Path, *options: str) -> None:
+def normalized(p: Place, data: Path, *options: str) -> None:
     run = configured("simclr", "--image-size", "32", *options)
     backbone = net()
-    model.normalise(backbone, run, open_source(data))
+    model.normalize(backbone, run, open_source(data))
     assert max(backbone.mean) < 0.1
 
 

@@ -9,6 +9,7 @@ from ...evaluation.records import Entry
 from ...files import FORMAT, read_json
 from ...image_options import Alpha
 from ...printing import brief, protocol_name, shown
+from ...runs import renamed
 from .ranking import Accuracy, Results, training_of
 
 FILE = "compare.json"
@@ -28,7 +29,7 @@ def read(file: Path) -> dict[str, Any]:
                 raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
         for results in content["untrained_by_seed"].values():
             results_of(results)
-        content["question"] = {"alpha": "white"} | content["question"]  # as version 0.1 did
+        content["question"] = {"alpha": "white"} | renamed(content["question"])  # as version 0.1 did
         if content["question"]["alpha"] not in get_args(Alpha):
             raise ValueError(f"{file} asked for alpha {shown(content['question']['alpha'])}, which there is not.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
