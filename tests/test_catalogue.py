@@ -104,8 +104,8 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["list", "methods", "--small"], 2, "--small is of backbones. Leave it out."),
-        (["list", "methods", "--sort", "dim"], 2, "--sort is of backbones"),
+        (["list", "methods", "--small"], 2, "--small applies to backbones only. Leave it out."),
+        (["list", "methods", "--sort", "dim"], 2, "--sort applies to backbones only"),
         (["list", "backbones", "resnet152", "--small"], 1, "No backbone whose name contains 'resnet152' is small."),
         (
             ["list", "backbones", "test_vit", "--measure", "--image-size", "0"],

@@ -324,4 +324,4 @@ def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsy
     with pytest.raises(ValueError, match="is a module of your own: it is not known how to make it untrained"):
         evaluate(own, labelled / "train", labelled / "test", image_size=24, baseline=True)
     assert cli.main(["evaluate", "--features", "x.npz", "--baseline"]) == 2
-    assert "--baseline is of encoders" in capsys.readouterr().err
+    assert "--baseline applies to encoders" in capsys.readouterr().err

@@ -594,9 +594,7 @@ def test_commands_that_are_refused_with_one_message(
     assert "No encoder at" in failing(
         capsys, ["finetune", str(tmp_path / "no"), *data, "--out", str(tmp_path / "r")], 1
     )
-    assert "learns classes from labels: lookalike finetune ENCODER" in failing(
-        capsys, ["pretrain", "finetune", data[0]], 2
-    )
+    assert "trains with labels: lookalike finetune ENCODER" in failing(capsys, ["pretrain", "finetune", data[0]], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--classes", "a"], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--backbone", "resnet18"], 2)
     failing(capsys, ["finetune", str(encoder), data[0]], 2)
