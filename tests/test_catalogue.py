@@ -96,9 +96,9 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
     assert head.endswith("images/s here")
     speeds = {row.split()[0]: row.split()[-1] for row in rows}
     assert float(speeds["test_resnet"].replace(",", "")) > 1
-    assert "which is a forward and a backward pass of one view and SGD, in batches of 16 at 32 px" in note
+    assert "a forward and a backward pass of one view, batch size 16, 32 px" in note
     assert cli.main(["list", "backbones", "resnet", "--measure"]) == 1
-    assert "backbones would take long to measure; at most 20 are. Narrow the PATTERN" in capsys.readouterr().err
+    assert "backbones would take long to measure; at most 20 are allowed. Narrow the PATTERN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ def test_check_without_timing_names_the_same_command(
     argv = ["check", str(photos), "--workers", "0", "--no-timing", "--image-size", "64", "--alpha", "drop"]
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
-    assert "have a side below 64 pixels" in said
+    assert "with a side below 64 pixels would be enlarged" in said
     words = shlex.split(said.splitlines()[-1].removeprefix("Next: "))
     assert words[:4] == ["lookalike", "pretrain", "lejepa", str(photos)]
     assert words[words.index("--image-size") + 1] == "64"

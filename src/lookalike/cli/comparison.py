@@ -39,7 +39,7 @@ def read(argv: list[str]) -> tuple[Comparison, bool]:
     """Parses a command line: the comparison, and whether to write a report."""
     fields = [
         StructFieldSpec("comparison", flat(Comparison), tyro.MISSING_NONPROP),
-        StructFieldSpec("report", bool, True, "Write report.html at the end."),
+        StructFieldSpec("report", bool, True, "Whether to write report.html at the end."),
     ]
     rules = registry(fields_are(compare, SimpleNamespace, fields), some_fields(Comparison, HIDDEN, MARKS))
     line = "Trains methods at equal cost, evaluates them, and ranks them."

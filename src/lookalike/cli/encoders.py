@@ -19,7 +19,7 @@ from .command import Command, Option
 from .errors import UsageError
 from .interrupts import imported
 
-OVERWRITE = Option(bool, False, "Replace an existing file.")
+OVERWRITE = Option(bool, False, "Whether to replace an existing file.")
 PROTOCOL: Any = Literal[tuple(PROTOCOLS)]
 EVALUATE = Command(
     function=run_protocols,

@@ -12,7 +12,7 @@ from .errors import UsageError
 
 DEMO = Command(
     function=train_and_evaluate,
-    extra={"report": Option(bool, True, "Write report.html at the end.")},
+    extra={"report": Option(bool, True, "Whether to write report.html at the end.")},
     needs="commands.digits",
 )
 DOCTOR = Command(function=diagnose, extra={"json": Option(bool, False, "Print everything as JSON.")})

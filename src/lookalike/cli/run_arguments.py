@@ -35,7 +35,7 @@ class Training(First):
     """First options of a training."""
 
     report: bool = True
-    """Write report.html to the run folder at the end."""
+    """Whether to write report.html to the run folder at the end."""
 
 
 @dataclass(frozen=True)

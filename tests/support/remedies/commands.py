@@ -323,7 +323,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "too many backbones to measure": Remedy(
         lambda p: ["list", "backbones", "resnet", "--measure", "--image-size", "32"],
-        r"Narrow the PATTERN: it finds .+\.", instead("resnet", "test_resnet"),
+        r"Narrow the PATTERN: it matches .+\.", instead("resnet", "test_resnet"),
     ),
     "a method that learns from a teacher": Remedy(
         lambda p: ["pretrain", "distill", str(p.photos)],
@@ -451,15 +451,15 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "groups of no name": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0", "--groups", "zzz"],
-        r"--groups \S+ matches none of \S+ names, such as (.+)\.",
+        r"--groups \S+ matches none of \S+ file names, such as (.+)\.",
         lambda p, found, argv: [*argv[:-1], re.escape(found[1][:3])],
     ),
     "groups by no expression": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0", "--groups", "["],
-        r"--groups \S+ is no regular expression", instead("[", "^(.)"),
+        r"--groups \S+ is not a valid regular expression", instead("[", "^(.)"),
     ),
     "reading once": Remedy(
-        lambda p: ["check", str(p.photos), "--workers", "0"], r"--cache ram reads once",
+        lambda p: ["check", str(p.photos), "--workers", "0"], r"--cache ram reads them once",
         anew("--cache", "ram", "--out", "{place.out}/run"), 0,
     ),
     "maps of few patches": Remedy(

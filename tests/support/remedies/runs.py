@@ -319,12 +319,12 @@ RUNS = {
     ),
     "a demo without a name": call(
         lambda p: os.chdir(folder(p).path) or demonstrated("."),
-        r"Give one such as (runs/demo); the images go beside it",
+        r"Give one such as (runs/demo); the images are written next to it",
         lambda p, found: demonstrated(found[1]),
     ),
     "a demo in the folder of a run": call(
         lambda p: demonstrated(shutil.copytree(p.trained, p.out / "run"), overwrite=True),
-        r"holds a run that is no demo\. Give another --out",
+        r"holds a run that is not a demo\. Give another --out",
         lambda p, found: demonstrated(p.out / "another"),
     ),
     "an earlier demo's images": call(
@@ -333,7 +333,7 @@ RUNS = {
     ),
     "images beside a demo": call(
         lambda p: demonstrated(images(p.out / "demo-digits").parent / "demo"),
-        r"not of this demo\. Give another --out|^Give another --out\.$",
+        r"not written by this demo\. Give another --out|^Give another --out\.$",
         lambda p, found: demonstrated(p.out / "another"),
     ),
 }  # fmt: skip
@@ -649,7 +649,7 @@ TRAININGS = {
     ),
     "another method to be taught by": call(
         lambda p: distill.distill(configured_on(p, "simclr", "--hidden-dim", "8")),
-        r"Distill\.Config, and the run has .+ Use lookalike\.(pretrain)",
+        r"Distill\.Config, but the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),
 }  # fmt: skip
