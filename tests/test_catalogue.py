@@ -51,7 +51,7 @@ def test_names_that_the_table_does_not_know_have_no_numbers(
     assert cli.main(["list", "backbones", "resnet34"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert ["resnet34"] in [line.split() for line in said]
-    assert said[-1].startswith("The numbers are those of timm 0.1, torchvision 0.1, and here is timm ")
+    assert said[-1].startswith("The costs are those of timm 0.1, torchvision 0.1; with timm ")
 
 
 A, B, C, D = Cost("a", 10_000_000, 5.0, 512), Cost("b", 2_000_000, 0.5, 192), Cost("c"), Cost("d", 90_000_000, None, 64)
@@ -106,7 +106,7 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
     [
         (["list", "methods", "--small"], 2, "--small applies to backbones only. Leave it out."),
         (["list", "methods", "--sort", "dim"], 2, "--sort applies to backbones only"),
-        (["list", "backbones", "resnet152", "--small"], 1, "No backbone whose name contains 'resnet152' is small."),
+        (["list", "backbones", "resnet152", "--small"], 1, "No small backbone's name contains 'resnet152'."),
         (
             ["list", "backbones", "test_vit", "--measure", "--image-size", "0"],
             1,

@@ -223,11 +223,11 @@ def test_images_that_cannot_be_read_are_counted(run: Path, labelled: Path, tmp_p
     ("options", "message"),
     [
         ({"seeds": 0}, "at least 1"),
-        ({"shares": ()}, "give one or more above 0"),
-        ({"shares": (2,)}, "give one or more above 0"),
+        ({"shares": ()}, "give one or more fractions above 0"),
+        ({"shares": (2,)}, "give one or more fractions above 0"),
         ({"protocols": ["finetune"], "pool": "average"}, "Leave one of them out"),
         ({"protocols": ["label-free"], "pool": "average"}, "Leave one of them out"),
-        ({"protocols": []}, "No protocol was asked for"),
+        ({"protocols": []}, "No protocol was given"),
     ],
 )
 def test_questions_that_cannot_be(run: Path, labelled: Path, options: dict, message: str) -> None:

@@ -577,7 +577,7 @@ def test_folders_that_do_not_fit(
     flat = refused(lambda data: shutil.copy(data / "train/class0/0.jpg", data / "train/0.jpg"))
     assert "lies in no class folder" in flat
     late = refused(lambda data: None, "--unfreeze-after", "3", "--epochs", "3")
-    assert "--unfreeze-after 3 of 3 epochs: the encoder would never learn" in late
+    assert "--unfreeze-after 3 of 3 epochs: the encoder would never be trained" in late
 
 
 def test_commands_that_are_refused_with_one_message(

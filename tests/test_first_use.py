@@ -279,7 +279,7 @@ def test_of_a_comparison_only_its_own_trainings_are_thinned(tmp_path: Path, caps
     assert (here / "mine/checkpoints/epoch=2.ckpt").is_file()
     for run in here.glob("*/run.yaml"):
         run.unlink()
-    assert "c: none of its trainings has begun." in done(capsys, "thin", here)
+    assert "c: none of its trainings has started." in done(capsys, "thin", here)
 
 
 def test_compilation_is_announced_and_timed(

@@ -61,7 +61,8 @@ TRIED_ELSEWHERE = {
     "Whether the encoder forgot what --init knew is not measured":
         "test_forgetting.py::test_a_training_warns_at_the_step_and_in_the_end",
     "Next: \0\0": "test_recommendation.py::test_the_last_line_of_check_is_a_command_that_runs",
-    "of them. Give a list of the others as DATA, or train with --max-broken 1.":
+    "To draw its views: ": "test_recommendation.py::test_the_last_line_of_check_is_a_command_that_runs",
+    "Give a list of the others as DATA, or train with --max-broken 1.":
         "test_recommendation.py::test_data_that_cannot_be_trained_on_get_a_reason_and_no_command",
     "pip install 'lookalike[\0]'": "test_doctor.py::test_a_missing_extra_is_named_with_its_command",
     "Install it: pip install \0": "test_doctor.py::test_a_missing_library_and_one_that_is_too_old",
@@ -89,7 +90,7 @@ UNTRIED = {
     "Install torch and torchvision with CUDA": "it takes a GPU",
     "install torch and torchvision for the CUDA version": "it takes a GPU",
     "Reboot the machine": "it takes a machine that can be rebooted",
-    "begin from published weights, which are downloaded": "it takes a connection",
+    "start from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
     "Choose by the protocol that is nearest to what the features are for.": "whoever reads the table chooses",
 }

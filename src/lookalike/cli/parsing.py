@@ -53,8 +53,8 @@ def parse_first(
 
 def options_in(argv: list[str]) -> set[str]:
     """The options on a command line, as field names."""
-    words = itertools.takewhile(lambda word: word != "--", argv)
-    return {word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    arguments = itertools.takewhile(lambda argument: argument != "--", argv)
+    return {argument[2:].split("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
 
 
 def flat(kind: object) -> Any:

@@ -39,7 +39,7 @@ Pair = tuple[int, int]
 class Looks(NamedTuple):
     """What a worker measured on one chunk of images; arrays have a row per readable image."""
 
-    places: np.ndarray
+    indices: np.ndarray
     sizes: np.ndarray
     """(B, 2) heights and widths."""
     types: list[str]
@@ -64,26 +64,26 @@ class _Looking(Dataset[Looks]):
 
     def __getitem__(self, chunk: range) -> Looks:
         images, broken, seconds = [], [], 0.0
-        places = []
+        indices = []
         for i in chunk:
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 images.append(self.source.read(i, None))
-                places.append(i)
+                indices.append(i)
             except BrokenImage as error:
                 broken.append((error.name, error.reason))
-            seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - start
         marks = [_look(image) for image in images]
         count, channels = len(images), self.source.channels
         return Looks(
-            places=np.array(places, np.int64),
+            indices=np.array(indices, np.int64),
             sizes=np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2),
             types=[str(image.dtype).removeprefix("torch.") for image in images],
             moments=np.array([moments(image).numpy() for image in images]).reshape(count, 2, channels),
             digests=np.array([digest for digest, _, _ in marks], np.uint64),
             thumbnails=np.array([small for _, small, _ in marks], np.uint8).reshape(count, SIDE, SIDE),
             ranges=np.array([range for _, _, range in marks]),
-            kinds=[self.source.kind(i) for i in places],
+            kinds=[self.source.kind(i) for i in indices],
             levels=[levels(image) for image in images],
             broken=broken,
             seconds=seconds,
@@ -106,7 +106,7 @@ class Split:
     """Measurements of one set of images."""
 
     source: Source
-    places: np.ndarray
+    indices: np.ndarray
     """Indices of the readable images in the source."""
     sizes: np.ndarray
     kinds: Counter[str]
@@ -129,13 +129,13 @@ class Split:
     """Indices of images whose names differ only in the suffix."""
 
     def name(self, row: int) -> str:
-        return self.source.name(int(self.places[row]))
+        return self.source.name(int(self.indices[row]))
 
     def label(self, row: int) -> str | None:
         """The image's class, if the source has classes."""
         if self.source.labels is None or self.source.classes is None:
             return None
-        return self.source.classes[int(self.source.labels[int(self.places[row])])]
+        return self.source.classes[int(self.source.labels[int(self.indices[row])])]
 
 
 @dataclass(frozen=True)
@@ -155,34 +155,34 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
     total = len(source)
     chunks = [range(i, min(i + _CHUNK, total)) for i in range(0, total, _CHUNK)]
     _ = source.keys  # computed here so that workers inherit them
-    seen: list[Looks] = []
+    results: list[Looks] = []
     for chunk, looks in zip(chunks, stream(_Looking(source), chunks, workers), strict=True):
-        seen.append(looks)
+        results.append(looks)
         if progress:
             progress(chunk.stop, total)
-    values = np.concatenate([s.moments for s in seen])
+    values = np.concatenate([s.moments for s in results])
     count = len(values)
     mean, square = values.mean(0) if count else np.full((2, source.channels), np.nan)
-    places = np.concatenate([s.places for s in seen])
+    indices = np.concatenate([s.indices for s in results])
     classes = None
     if source.labels is not None and source.classes is not None:
         numbers = source.labels.bincount(minlength=len(source.classes)).tolist()
         classes = dict(zip(source.classes, numbers))
     return Split(
         source=source,
-        places=places,
-        sizes=np.concatenate([s.sizes for s in seen]),
-        kinds=Counter(kind for s in seen for kind in s.kinds),
-        types=Counter(kind for s in seen for kind in s.types),
-        levels=[pair for s in seen for pair in zip(s.types, s.levels, strict=True)],
+        indices=indices,
+        sizes=np.concatenate([s.sizes for s in results]),
+        kinds=Counter(kind for s in results for kind in s.kinds),
+        types=Counter(kind for s in results for kind in s.types),
+        levels=[pair for s in results for pair in zip(s.types, s.levels, strict=True)],
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
         classes=classes,
-        broken=[b for s in seen for b in s.broken],
-        decode_seconds=sum(s.seconds for s in seen) / max(1, count),
-        digests=np.concatenate([s.digests for s in seen]),
-        thumbnails=np.concatenate([s.thumbnails for s in seen]),
-        blank=blank(values, np.concatenate([s.ranges for s in seen]), [kind for s in seen for kind in s.types]),
+        broken=[b for s in results for b in s.broken],
+        decode_seconds=sum(s.seconds for s in results) / max(1, count),
+        digests=np.concatenate([s.digests for s in results]),
+        thumbnails=np.concatenate([s.thumbnails for s in results]),
+        blank=blank(values, np.concatenate([s.ranges for s in results]), [kind for s in results for kind in s.types]),
         same_stems=same_stems(source),
     )
 
@@ -337,9 +337,9 @@ def check(
     shared: list[str] = []
     if found is not None and test is not None and pattern is not None:
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
-    looked = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
-    train, other = looked[0], looked[1] if len(looked) > 1 else None
-    if (count := sum(len(split.places) for split in looked)) > 20_000:
+    splits = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
+    train, other = splits[0], splits[1] if len(splits) > 1 else None
+    if (count := sum(len(split.indices) for split in splits)) > 20_000:
         say(f"searching {counted(count, 'image')} for duplicates")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
@@ -350,7 +350,7 @@ def _some(names: list[str], max_names: int = 5) -> str:
 
 
 def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list[str]:
-    total, read = len(split.source), len(split.places)
+    total, read = len(split.source), len(split.indices)
     other = sum(reason.startswith(UNSUPPORTED) for _, reason in split.broken)
     lines = [f"{what:<11} {total}, of which {len(split.broken) - other} cannot be read"]
     lines[0] += f", and {other} are valid but not supported" if other else ""
@@ -452,7 +452,7 @@ def _twins(found: Duplicates, a: Split, b: Split) -> list[Twins]:
         one, two = a.label(i), b.label(j)
         other = (one, two) if one and two and one != two and {one, two} <= known else None
         if other is not None or n >= len(found.exact):
-            twins.append(Twins((a.source, int(a.places[i])), (b.source, int(b.places[j])), detail, other))
+            twins.append(Twins((a.source, int(a.indices[i])), (b.source, int(b.indices[j])), detail, other))
     return twins
 
 
@@ -466,9 +466,9 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
             "pairs below. If they are masks, give a list of the photographs as DATA; --out FILE.json lists all"
         )
     if split.same_stems and within is not None:
-        place = {int(p): row for row, p in enumerate(split.places)}
-        group = _groups_of(within, len(split.places))
-        same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
+        row_of = {int(p): row for row, p in enumerate(split.indices)}
+        group = _groups_of(within, len(split.indices))
+        same = sum(len({group[row_of[p]] if p in row_of else -1 - p for p in stems}) == 1 for stems in split.same_stems)
         other = len(split.same_stems) - same
         names = _some([split.source.name(p) for p in split.same_stems[0]])
         line = f"same names  {counted(len(split.same_stems), 'name')} with several suffixes, such as {names}."
@@ -499,10 +499,10 @@ def _split_content(split: Split) -> dict[str, object]:
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,
         "types": split.types,
-        "mean": split.mean if len(split.places) else None,
-        "std": split.std if len(split.places) else None,
+        "mean": split.mean if len(split.indices) else None,
+        "std": split.std if len(split.indices) else None,
         "classes": split.classes,
         "blank": [split.name(row) for row in np.flatnonzero(split.blank).tolist()],
-        "same_names": [[split.source.name(place) for place in stems] for stems in split.same_stems],
+        "same_names": [[split.source.name(index) for index in stems] for stems in split.same_stems],
         "decode_seconds": split.decode_seconds,
     }

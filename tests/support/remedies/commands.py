@@ -394,7 +394,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a check that is not written": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0"],
-        r"No list was written; (--out) FILE\.json keeps all of it", more("{0}", "{place.out}/a.json"), 0,
+        r"The full report was not saved; (--out) FILE\.json saves it", more("{0}", "{place.out}/a.json"), 0,
     ),
     "a report without runs": Remedy(
         lambda p: ["report"], r"No run was given: (lookalike report RUN\.\.\. \[options\])\.",
@@ -464,7 +464,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "maps of few patches": Remedy(
         lambda p: ["show", str(p.run), str(p.photos), "--workers", "0", "--out", f"{p.out}/show", "--overwrite"],
-        r"(--image-size) (\S+) makes finer ones", more("{0}", "{1}"), 0,
+        r"(--image-size) (\S+) gives finer ones", more("{0}", "{1}"), 0,
     ),
     "a classifier that is no better than chance": Remedy(
         lambda p: ["finetune", str(p.run), *p.pair, *TINY, "--out", f"{p.out}/tuned", *PLAIN],
