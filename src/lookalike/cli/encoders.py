@@ -82,14 +82,14 @@ def evaluate(argv: list[str]) -> None:
 
 def _encoder_options(options: SimpleNamespace) -> list[object]:
     """The options that the next command needs for the same encoder."""
-    chosen = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
-    return [word for option, value in chosen if value is not None for word in (option, value)]
+    values = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
+    return [word for option, value in values if value is not None for word in (option, value)]
 
 
 def _check_evaluation(options: SimpleNamespace) -> None:
-    given = [part for part in (options.encoder, options.train, options.test) if part]
+    positionals = [value for value in (options.encoder, options.train, options.test) if value]
     if options.features:
-        if given or options.also:
+        if positionals or options.also:
             raise UsageError("--features replaces ENCODER TRAIN TEST and --also. Leave them out.")
         for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline"):
             if vars(options)[name] != EVALUATE.options()[name].default:
@@ -97,12 +97,12 @@ def _check_evaluation(options: SimpleNamespace) -> None:
                 raise UsageError(f"--{option} applies to encoders, but --features reads saved features. Leave it out.")
         if len(options.features) > 2:
             raise UsageError(f"--features expects one or two files, but got {len(options.features)}.")
-    elif len(given) < 3:
+    elif len(positionals) < 3:
         raise UsageError("Expected an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
     else:
         check_encoder(options.encoder)
         check_backbones(options.encoder_backbone)
-        check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+        check_images(options.train, options.test, *(folder for pair in options.also for folder in pair))
     if not options.shares or not all(0 < share <= 1 for share in options.shares):
         raise ValueError(f"shares is {list(options.shares)}; give one or more fractions above 0 and at most 1.")
     for file in options.features:

@@ -16,7 +16,7 @@ from .errors import UsageError
 from .fields import registry, some_fields
 from .parsing import options_in, parse_first
 
-NOT_OF_PRETRAIN = {
+OTHER_VERBS = {
     "distill": "trains with a teacher: lookalike distill DATA --teacher TEACHER",
     "finetune": "trains with labels: lookalike finetune ENCODER TRAIN TEST",
 }
@@ -101,7 +101,7 @@ def _method(verb: str, argv: list[str], file: str | None, named: object) -> tupl
     """The method, from the first argument or `named` in the file, and the remaining arguments."""
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
-        raise UsageError(f"{first} {NOT_OF_PRETRAIN[METHODS[first].verb]}.")
+        raise UsageError(f"{first} {OTHER_VERBS[METHODS[first].verb]}.")
     known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:

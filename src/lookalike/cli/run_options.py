@@ -17,7 +17,7 @@ from .outlines import Outline, Outlined, stand_in
 from .parsing import flat, parse
 from .run_arguments import Arguments, First, Training
 
-NOT_OF_FINETUNE = {
+FIXED_IN_FINETUNE = {
     "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
@@ -72,7 +72,7 @@ def parse_options(arguments: Arguments, method: Any) -> tuple[Run, Parsed]:
         base = from_mapping(arguments.content, method, arguments.file)
     options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)})
     cfg = base.method
-    rule = some_fields(type(cfg), NOT_OF_FINETUNE["method"] if arguments.classifies else ())
+    rule = some_fields(type(cfg), FIXED_IN_FINETUNE["method"] if arguments.classifies else ())
     own = StructFieldSpec("method", flat(type(cfg)), cfg)
     return base, _parsed(arguments, options, own, rule, str(method.__doc__), vars(cfg).get("test", ""))
 
@@ -91,7 +91,7 @@ def parse_outlined(arguments: Arguments, outline: Outline) -> Parsed:
             path = name.replace("*", str(i))
             value = structured(given[path], each.kind, file, f".{path}") if path in given else stand_in(each.kind)
             fields.append(StructFieldSpec(path, each.shown(), value))
-    hidden = NOT_OF_FINETUNE["method"] if arguments.classifies else ()
+    hidden = FIXED_IN_FINETUNE["method"] if arguments.classifies else ()
     rule = fields_are(Outlined, dict, [field for field in fields if field.name not in hidden])
     own = StructFieldSpec("method", flat(Outlined), tyro.MISSING)
     return _parsed(arguments, options, own, rule, "", given.get("test", ""))
@@ -104,7 +104,7 @@ def _parsed(
     defaults = {"data": arguments.content.get("data")}
     if arguments.classifies:
         defaults = {"encoder": options.init, "train": defaults["data"], "test": test}
-    hidden = NOT_OF_FINETUNE["options"] if arguments.classifies else ("out",) if arguments.verb == "views" else ()
+    hidden = FIXED_IN_FINETUNE["options"] if arguments.classifies else ("out",) if arguments.verb == "views" else ()
     front = [
         StructFieldSpec(name, _positional(name), value or tyro.MISSING, POSITIONALS[name])
         for name, value in defaults.items()

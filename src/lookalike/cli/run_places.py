@@ -55,37 +55,37 @@ def check_places(arguments: Arguments, parsed: Parsed) -> None:
         with _from_file(arguments, options, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in arguments.typed or not resumes else ()  # else the training skips it
-    for place in (parsed.data, *([parsed.test] if arguments.classifies else []), *probed):
-        with _from_file(arguments, options, place):
-            check_images(place)
+    for path in (parsed.data, *([parsed.test] if arguments.classifies else []), *probed):
+        with _from_file(arguments, options, path):
+            check_images(path)
 
 
 @contextmanager
-def _from_file(arguments: Arguments, options: Options, place: str) -> Iterator[None]:
+def _from_file(arguments: Arguments, options: Options, path: str) -> Iterator[None]:
     """Adds to an error about a path that the run's file names: the file, and the command with another path."""
     try:
         yield
     except FileNotFoundError as error:
         named = [arguments.content.get(name) for name in LOCATIONS]
-        if place not in (each for value in named for each in (value if isinstance(value, list) else [value])):
+        if path not in (each for value in named for each in (value if isinstance(value, list) else [value])):
             raise
-        raise FileNotFoundError(f"{error} {_origin(arguments, options, place)}") from None
+        raise FileNotFoundError(f"{error} {_origin(arguments, options, path)}") from None
 
 
-def _origin(arguments: Arguments, options: Options, place: str) -> str:
+def _origin(arguments: Arguments, options: Options, path: str) -> str:
     """Which file names a path, the directory it is relative to, and the command with another path."""
     lines, is_run = [f"The path is from {arguments.file}."], "made" in arguments.whole
-    if is_run and not os.path.isabs(place):
-        began = directory_of(arguments.whole)
+    if is_run and not os.path.isabs(path):
+        directory = directory_of(arguments.whole)
         lines.append(
-            f"It is relative to {began}, where the run was started, and does not exist there either."
-            if began is not None
+            f"It is relative to {directory}, where the run was started, and does not exist there either."
+            if directory is not None
             else "It is relative to the directory in which the run was started, which lookalike 0.1 did not record. "
             "Run the command in that directory."
         )
-    which = ["--teacher", "TEACHER"] if place == arguments.content.get("teacher") else ["DATA"]
+    which = ["--teacher", "TEACHER"] if path == arguments.content.get("teacher") else ["DATA"]
     which = ["ENCODER", "TRAIN", "TEST"] if arguments.classifies else which
-    if place in cast(list[object], arguments.content.get("probe") or []):
+    if path in cast(list[object], arguments.content.get("probe") or []):
         which = ["--probe", "TRAIN", "TEST"]
     source = ["--resume", "--out", options.out] if options.resume else ["--from", str(arguments.file)]
     lines.append(f"To use another path: {pasteable('lookalike', arguments.verb, *which, *source)}")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def demo(
     *, out: str | os.PathLike[str] = "runs/demo", epochs: int = 20, seed: int = 0, overwrite: bool = False
 ) -> "tuple[Result, list[Score]]":
-    """Trains SimCLR on scikit-learn's handwritten digits and evaluates it; takes one or two minutes on two cores.
+    """Trains SimCLR on scikit-learn's handwritten digits and evaluates it: no data needed, 1-2 minutes on two cores.
 
     Args:
         out: run folder; the images are written next to it, to OUT-digits.

@@ -47,8 +47,8 @@ def evaluate(
         protocols: one or more of: knn: weighted vote of the 20 nearest training images. linear: linear classifier
             trained by SGD, its learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi:
             logistic regression on few labels, drawn ten times. retrieval: recall and mAP of retrieving training images
-            of the test image's class. label-free: scores without labels; among them recognition, the fraction of views
-            that are nearer to their image's other view than to views of other images, ranks short trainings most
+            of the test image's class. label-free: scores without labels; among them recognition, the probability that
+            a view is nearer to its image's other view than to a view of another image, ranks short trainings most
             similarly to k-NN. The following train on images, which takes hours on large sets: linear-augmented: linear
             classifier on the frozen encoder, with crops and flips. semi-finetune, finetune: the whole network, with few
             or all labels.
