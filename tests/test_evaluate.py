@@ -223,11 +223,11 @@ def test_images_that_cannot_be_read_are_counted(run: Path, labelled: Path, tmp_p
     ("options", "message"),
     [
         ({"seeds": 0}, "at least 1"),
-        ({"shares": ()}, "give one or more above 0"),
-        ({"shares": (2,)}, "give one or more above 0"),
+        ({"shares": ()}, "give one or more fractions above 0"),
+        ({"shares": (2,)}, "give one or more fractions above 0"),
         ({"protocols": ["finetune"], "pool": "average"}, "Leave one of them out"),
         ({"protocols": ["label-free"], "pool": "average"}, "Leave one of them out"),
-        ({"protocols": []}, "No protocol was asked for"),
+        ({"protocols": []}, "No protocol was given"),
     ],
 )
 def test_questions_that_cannot_be(run: Path, labelled: Path, options: dict, message: str) -> None:
@@ -324,4 +324,4 @@ def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsy
     with pytest.raises(ValueError, match="is a module of your own: it is not known how to make it untrained"):
         evaluate(own, labelled / "train", labelled / "test", image_size=24, baseline=True)
     assert cli.main(["evaluate", "--features", "x.npz", "--baseline"]) == 2
-    assert "--baseline is of encoders" in capsys.readouterr().err
+    assert "--baseline applies to encoders" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_an_encoder_is_scored_without_labels(photos: Path) -> None:
     assert 0 <= found["view_retrieval"] <= 1
     assert found == label_free(encoder, photos)
     assert found != label_free(encoder, photos, seed=1)
-    with pytest.raises(ValueError, match="1 image cannot be told apart"):
+    with pytest.raises(ValueError, match="scores of 1 image are undefined"):
         label_free(encoder, photos, images=1)
 
 

@@ -167,16 +167,16 @@ def test_a_slow_training_is_given_a_time_and_a_very_slow_one_an_epoch() -> None:
     command = "lookalike pretrain lejepa photos --backbone mobilenetv3_small_050 --image-size 96 --batch-size 64"
     fast, slow, slower = (at_speed(plan, speed(plan, step)) for step in (0.5, 6.0, 90.0))
     assert fast.lines() == [
-        "1,500 images at 96 pixels, 2 cores: about 4.2 min for 22 epochs, by a measured 0.5 s for each of 506 steps",
-        "Its views: lookalike views lejepa photos --image-size 96",
+        "1,500 images at 96 pixels, 2 cores: about 4.2 min for 22 epochs, from a measured 0.5 s per step and 506 steps",
+        "To draw its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --epochs 22 --out runs/first   # about 4.2 min",
     ]
     assert slow.lines() == [
-        "1,500 images at 96 pixels, 2 cores: about 30 min for 13 epochs, by a measured 6 s for each of 299 steps",
-        "Its views: lookalike views lejepa photos --image-size 96",
+        "1,500 images at 96 pixels, 2 cores: about 30 min for 13 epochs, from a measured 6 s per step and 299 steps",
+        "To draw its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --time 30min --out runs/first   # about 30 min",
     ]
-    assert slower.lines()[1].strip().startswith("All images once take longer than 30min.")
+    assert slower.lines()[1].strip().startswith("One epoch takes longer than 30min.")
     assert slower.lines()[3] == f"Next: {command} --epochs 1 --out runs/first   # about {spoken(90 * 23)}"
     assert plan.lines()[-1] == f"Next: {command} --epochs 22 --out runs/first"
     assert "not measured" in plan.lines()[0]
@@ -184,7 +184,7 @@ def test_a_slow_training_is_given_a_time_and_a_very_slow_one_an_epoch() -> None:
 
 def test_few_images_are_told_of_published_weights() -> None:
     (_, remark, *_) = recommended(facts(10), GIVEN).lines()
-    assert "10 images are few to learn from" in remark
+    assert "10 images are few for a training" in remark
     assert "--init timm/mobilenetv3_small_050" in remark
     assert len(recommended(facts(recommendation.FEW_IMAGES), GIVEN).lines()) == 3
 
@@ -258,8 +258,8 @@ def test_facts_are_those_of_the_images(tmp_path: Path) -> None:
     assert seen(grey, 1).channels == 1
 
 
-@pytest.mark.parametrize(("good", "bad", "words"), [(1, 3, "1 image can be read: at least 2"),
-                                                    (0, 3, "0 images can be read: at least 2"),
+@pytest.mark.parametrize(("good", "bad", "words"), [(1, 3, "Only 1 image can be read; a training needs at least 2"),
+                                                    (0, 3, "Only 0 images can be read; a training needs at least 2"),
                                                     (8, 2, "2 of 10 images cannot be read or used")])  # fmt: skip
 def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     good: int, bad: int, words: str, tmp_path: Path, capsys: Say
@@ -273,7 +273,7 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert f"No command to begin with yet: {words}" in said
+    assert f"No first command can be recommended: {words}" in said
     assert "Next:" not in said
     assert json.loads(out.read_text())["first_command"] is None
     if remedy := re.search(r"--max-broken (\d)\.\n", said):
@@ -320,11 +320,12 @@ def test_the_last_line_of_check_is_a_command_that_runs(
     lines = said.out.splitlines()
     assert lines[-5] == "Timing a step of lejepa with mobilenetv3_small_050 at 32 pixels ..."
     assert re.match(
-        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, by a measured .* of 2 steps$", lines[-4]
+        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, from a measured .* per step and 2 steps$",
+        lines[-4],
     )
     command, _, about = lines[-1].removeprefix("Next: ").partition("   # about ")
     content = json.loads(Path("check.json").read_text())["first_command"]
-    assert cli.main([*shlex.split(lines[-2].removeprefix("Its views: "))[1:], "--out", "views.png"]) == 0
+    assert cli.main([*shlex.split(lines[-2].removeprefix("To draw its views: "))[1:], "--out", "views.png"]) == 0
     assert content["command"] == command
     assert content["channels"] == 1
     assert about == spoken(content["seconds"])
@@ -342,7 +343,7 @@ def test_check_without_timing_names_the_same_command(
     argv = ["check", str(photos), "--workers", "0", "--no-timing", "--image-size", "64", "--alpha", "drop"]
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
-    assert "have a side below 64 pixels" in said
+    assert "with a side below 64 pixels would be enlarged" in said
     words = shlex.split(said.splitlines()[-1].removeprefix("Next: "))
     assert words[:4] == ["lookalike", "pretrain", "lejepa", str(photos)]
     assert words[words.index("--image-size") + 1] == "64"
@@ -362,7 +363,7 @@ def test_a_step_that_fails_fails_no_check(
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "It could not be timed: the machine is too small\n40 images at 32 pixels" in said
+    assert "Timing failed: the machine is too small\n40 images at 32 pixels" in said
     assert said.splitlines()[-1].startswith("Next: lookalike pretrain lejepa")
     assert json.loads(out.read_text())["first_command"]["seconds"] is None
 

@@ -102,7 +102,7 @@ def test_whole_images_of_another_form_are_not_called_broken(tmp_path: Path, capf
     for i in range(3):
         (tmp_path / f"bands{i}.tif").write_bytes(BANDS["8 x 16 bits"])
     text = checked(tmp_path, capfd)
-    assert "3, of which 0 cannot be read, and 3 are whole but cannot be used as they are" in text
+    assert "3, of which 0 cannot be read, and 3 are valid but not supported" in text
     with pytest.raises(ValueError, match=r"None of 3 images tried in turn (?s:.*)Convert them") as caught:
         next(iter(Loader(open_source(tmp_path), 2, 0)))
     assert "epair" not in str(caught.value)
@@ -110,7 +110,7 @@ def test_whole_images_of_another_form_are_not_called_broken(tmp_path: Path, capf
         photo(tmp_path / f"good{i}.png")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     text = checked(tmp_path, capfd)
-    assert "7, of which 1 cannot be read, and 3 are whole but cannot be used as they are" in text
+    assert "7, of which 1 cannot be read, and 3 are valid but not supported" in text
     line = "3 of 6 images looked at are whole, but cannot be used as they are. The first is bands"
     assert line in started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.9", "--batch-size", "2")
     with pytest.raises(ValueError, match=r"could not be read, more than the share(?s:.*)Repair or convert them"):
@@ -169,7 +169,7 @@ def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixtu
         "1 of 4 images looked at (TIFF RGB of 5 bands) has further bands behind the colours",
         "1 image of uint16 uses little of the range of values",
         "1 of 4 images is constant, or nearly so: dark.png. ",
-        "same names  1 name with several suffixes, such as dark.npy, dark.png. Of 1 they do not",
+        "same names  1 name with several suffixes, such as dark.npy, dark.png. For 1, they differ",
     ):
         assert words in text, words
     assert "of uint8 use" not in text  # what is blank has no range

@@ -1,4 +1,4 @@
-"""`pretrain`, `distill` and `finetune`, and `views`, which draws what they would see."""
+"""The training commands `pretrain`, `distill` and `finetune`, and `views`, which draws their augmented views."""
 
 import os
 import sys
@@ -82,20 +82,20 @@ def views(argv: list[str]) -> None:
 
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
-    command = pasteable("lookalike", verb, *_words(run, verb, first, rest))
-    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
+    command = pasteable("lookalike", verb, *_training_arguments(run, verb, first, rest))
+    say(f"Wrote {path}: one row per image, the original first.\nNext: {command}")
 
 
-def _words(run: Run, verb: str, first: First, words: list[str]) -> list[str]:
-    """The arguments of a training that sees what was drawn."""
-    words = [word for word in words if word != "--overwrite"]
-    if words[:1] == [verb]:
-        words = words[1:]
+def _training_arguments(run: Run, verb: str, first: First, arguments: list[str]) -> list[str]:
+    """The arguments of the training that uses the drawn views."""
+    arguments = [argument for argument in arguments if argument != "--overwrite"]
+    if arguments[:1] == [verb]:
+        arguments = arguments[1:]
     if verb == "finetune":
-        words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+        arguments = ["ENCODER", str(run.data), "TEST", *(argument for argument in arguments if argument != run.data)]
     if first.from_ is not None:
-        words += ["--from", first.from_]
-    if Folder(run.out).run.is_file():  # the run that the options are of, or whose folder nobody named
+        arguments += ["--from", first.from_]
+    if Folder(run.out).run.is_file():  # the run of --from, or one at the default --out
         free = next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}"))
-        words += ["--out", free]
-    return words
+        arguments += ["--out", free]
+    return arguments

@@ -228,7 +228,7 @@ CALLS = {
         lambda p, found: evaluated(p, protocols=("label-free",)), lambda p, found: evaluated(p, pool="average"),
     ),
     "one class": call(
-        lambda p: evaluated(p, *2 * [folders(p.out / "one", "a")]), r"nothing to tell apart\. Give two or more",
+        lambda p: evaluated(p, *2 * [folders(p.out / "one", "a")]), r"has only one class, .+\. Give at least two",
         lambda p, found: evaluated(p),
     ),
     "features without labels": call(
@@ -240,12 +240,12 @@ CALLS = {
         *(lambda p, found, i=i: label_free(p.run, p.photos, images=int(found[i].replace(",", ""))) for i in (1, 2)),
     ),
     "no protocol": call(
-        lambda p: evaluated(p, protocols=()), r"No protocol was asked for\. Choose from ([^,.]+)",
+        lambda p: evaluated(p, protocols=()), r"No protocol was given\. Choose from ([^,.]+)",
         lambda p, found: evaluated(p, protocols=(found[1],)),
     ),
     "shares that are none": call(
         lambda p: evaluated(p, protocols=("semi",), shares=(10.0,)),
-        r"shares are .+; give one or more above 0, up to (1)\.",
+        r"shares is .+; give one or more fractions above 0 and at most (1)\.",
         lambda p, found: evaluated(p, protocols=("semi",), shares=(0.1, float(found[1]))),
     ),
     "a protocol that there is not": call(
