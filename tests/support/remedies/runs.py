@@ -260,7 +260,7 @@ RUNS = {
         lambda p, found: refuse_folder(Path(found[1]), "a.json")
     ),
     "no run to report on": call(
-        lambda p: report([]), r"There is no run to report on\. Give one folder or more",
+        lambda p: report([]), r"runs is empty\. Give at least one folder",
         lambda p, found: report(p.run, out=p.out / "a.html", points=4),
         lambda p, found: report([p.run, p.tuned], out=p.out / "b.html"),
     ),
@@ -291,12 +291,12 @@ RUNS = {
         lambda p: noted(strangers(p)), r"To show them: (.+)$", lambda p, found: pasted(found[1])
     ),
     "images that are in no folder": call(
-        lambda p: noted(of_a_dataset(p)), r"Give them: (--images) FOLDER",
+        lambda p: noted(of_a_dataset(p)), r"not in a folder or list\. Give (--images) FOLDER",
         lambda p, found: pasted(f"lookalike report {p.out}/folder {found[1]} {p.photos}"),
     ),
     "images of a relative path": call(
         lambda p: noted(relative(p)),
-        r"counts from the folder that the training was started in: run the command there, or give (--images) FOLDER",
+        r"relative to the folder in which the training was started: run the command there, or give (--images) FOLDER",
         lambda p, found: there(p, lambda: noted(relative(p))),
         lambda p, found: pasted(f"lookalike report {p.out}/folder {found[1]} {p.photos}"),
     ),
@@ -928,7 +928,7 @@ COMPARISONS = {
     ),
     "a comparison of another format": call(
         lambda p: report(written(b'{"format": 2}', p.out / "old/compare.json").parent),
-        r"make it again with `lookalike (compare)` and another --out",
+        r"repeat it with `lookalike (compare)` and another --out",
         lambda p, found: report(there_already(p), points=4), lambda p, found: begun(p, out=str(p.out / "another")),
     ),
 }  # fmt: skip
