@@ -46,7 +46,7 @@ CURVES: Mapping[str, Curve] = {
     "images_per_s": Curve("Speed", "images/s", "Training images per second."),
     "data_wait": Curve("Waiting for data", "%", "Fraction of the training time spent waiting for images.", "percent"),
     "head_spread": Curve("Spread after the head", "", "Spread of the outputs of the method's head."),
-    "head_size": Curve("Norm after the head", "", "Norm of the outputs of the method's head. Should not grow 100-fold."),
+    "head_size": Curve("Norm after the head", "", "Norm of the head's outputs. It should not grow 100-fold."),
     "skipped": Curve("Skipped steps", "steps", "Optimizer steps skipped because the gradient was not finite.", "count"),
 }  # fmt: skip
 """Columns of `metrics.jsonl`, in the order of the page; unknown columns follow."""
