@@ -60,8 +60,8 @@ def test_what_a_comparison_leaves_behind(compared: Path, labelled: Path) -> None
         assert (kept.seed, kept.image_size, kept.batch_size, kept.backbone) == (seed, 32, 8, "test_byobnet")
     assert {r["method"] for r in content["ranking"]} == {"simclr", "supcon"}
     assert content["ranking"][0]["results"]["knn"][test].keys() == {"mean", "deviation"}
-    assert content["recommendation"].startswith("No method clearly beats the untrained network, 100.0%")
-    assert "supcon learns from labels, which the others do not see." in content["recommendation"]
+    assert content["recommendation"].startswith("No method is significantly better than the untrained network, 100.0%")
+    assert "supcon learns from labels, which the other methods do not use." in content["recommendation"]
     assert content["device"] == content["question"]["device"]
     assert not (compared / runner.SPEED).exists()
 
@@ -87,17 +87,17 @@ def test_the_same_question_does_nothing_twice(
     assert numbers(out) == before
     run(capsys, [*argv, "--resume"], 0)
     _, error = run(capsys, [*argv, "--epochs", "2", "--batch-size", "10"], 1)
-    assert "budget.epochs: 1 there, 2 now" in error
-    assert "batch_size: 8 there, 10 now" in error
+    assert "budget.epochs: 1 stored, 2 requested" in error
+    assert "batch_size: 8 stored, 10 requested" in error
     assert "--overwrite" in error
     _, error = run(capsys, [*argv[:3], *argv[4:]], 1)
     assert "methods" in error
     with monkeypatch.context() as patch:
         patch.setattr(runner, "device_name", lambda: "another")
         _, error = run(capsys, argv, 1)
-        assert f"device: {asked['device']} there, another now" in error
+        assert f"device: {asked['device']} stored, another requested" in error
     _, error = run(capsys, [*argv, "--precision", "fp64"], 1)
-    assert f"precision: {asked['precision']} there, fp64 now" in error
+    assert f"precision: {asked['precision']} stored, fp64 requested" in error
     run(capsys, [*argv, "--precision", asked["precision"]], 0)  # what it is without the option
     assert numbers(out) == before
 
@@ -137,7 +137,7 @@ def test_more_seeds_and_methods_extend_it(
     more = ("--epochs", "1", "--seeds", "3", "--protocols", "knn")
     argv = command(classed, "vicreg", "simclr", "ibot", "supcon", labelled=labelled, out=out, more=more)
     said, _ = run(capsys, argv, 0)
-    assert "holds 6 of these trainings: they are kept, 6 are new" in said
+    assert "contains 6 of these trainings; 6 are new" in said
     assert trained == ["vicreg-seed0", "vicreg-seed1", "vicreg-seed2", "simclr-seed2", "supcon-seed2"]
     after = {row[:2]: row for row in numbers(out)}
     assert len(after) == 12
@@ -222,7 +222,7 @@ def test_images_and_tests_may_lie_elsewhere_when_the_question_is_asked_again(
     assert all(list(tests) == [str(judged / "test")] for found in results for tests in found.values())
     (data / "class0" / "0.jpg").unlink()
     _, error = run(capsys, argv, 1)
-    assert "asked something else:\n  images: " in error
+    assert "with other settings:\n  images: " in error
 
 
 @pytest.mark.parametrize("named", ["../mine", "simclr-seed9", ".", "/tmp/mine"])
@@ -233,7 +233,7 @@ def test_a_comparison_touches_no_folder_that_it_does_not_make(compared: Path, tm
     content = content_of(out)
     content["trainings"][0]["folder"] = named
     (out / "compare.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"names the folder .*, which no comparison makes"):
+    with pytest.raises(ValueError, match=r"names the folder .*, which no comparison creates"):
         record.read(out / "compare.json")
     assert Folder(mine).weights.is_file()
 
@@ -291,7 +291,7 @@ def test_overwrite_given_again_goes_on(
     assert made != old
     stop[:] = ["simclr-seed1"]
     said, _ = run(capsys, argv, 130)
-    assert "holds this comparison, unfinished: it goes on, nothing is replaced" in said
+    assert "contains this comparison, unfinished: it is resumed, nothing is replaced" in said
     assert Folder(out / "simclr-seed0").last.stat().st_mtime_ns == made
     assert numbers(out)[:3] == numbers(compared)[:3]
     assert content_of(out)["recommendation"].startswith("Unfinished: 2 of 6 trainings are done, 2 failed.")
@@ -327,7 +327,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(runner, "evaluate", stopped)
         said, _ = run(capsys, argv, 130)
-    assert "the same command goes on with it" in said
+    assert "repeat the command to resume" in said
     first = content_of(out)["trainings"][0]
     assert (first["status"], first["results"]) == ("waiting", {})
     assert first["seconds"] > 0
@@ -344,7 +344,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     said = capsys.readouterr().out
     assert "Stopped after step 2 of 5; all is saved.\n" in said
     assert "Go on with" not in said + Folder(out / "supcon-seed0").log.read_text()  # one instruction alone:
-    assert said.endswith(f"Stopped. {out} holds what was done; the same command goes on with it.\n")
+    assert said.endswith(f"Stopped. Finished work is saved in {out}; repeat the command to resume.\n")
     assert re.search(r"^Plan: 3 of 4 trainings left: (simclr 1|supcon 2) x .* of training, then evaluation on 1 test$",
                      said, re.MULTILINE)  # fmt: skip
     rows = content_of(out)["trainings"]
@@ -381,8 +381,8 @@ def test_a_comparison_is_not_replaced_before_a_training_of_the_new_one_has_made_
     argv = command(classed, "simclr", labelled=labelled, out=out, more=more)
     said, failed = run(capsys, argv, 1 if isinstance(error, OSError) else 130)
     assert files(out) == before
-    assert ("no key for the logger. The comparison that was there is as it was" in failed) == isinstance(error, OSError)
-    assert ("holds the comparison that was to be replaced" in said) != isinstance(error, OSError)
+    assert ("no key for the logger. The previous comparison is unchanged." in failed) == isinstance(error, OSError)
+    assert ("The previous comparison in" in said) != isinstance(error, OSError)
     monkeypatch.setattr(places, "find_spec", lambda name: None)
     _, failed = run(capsys, [*argv, "--logger", "wandb"], 1)
     assert "pip install 'lookalike[wandb]'" in failed
@@ -406,7 +406,7 @@ def test_a_comparison_names_no_folder_outside_of_its_own(
     _, failed = run(capsys, argv, 1)
     assert files(victim) == before
     assert "Move it away, or give another --out." in failed
-    assert "which no comparison makes" in failed
+    assert "which no comparison creates" in failed
 
 
 @pytest.mark.parametrize(
@@ -433,5 +433,5 @@ def test_a_comparison_is_not_replaced_by_one_that_starts_from_its_weights(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
     more = ("--epochs", "2", "--seeds", "1", "--protocols", "knn", "--overwrite", "--init", str(weights))
     _, said = run(capsys, command(classed, "simclr", labelled=labelled, out=out, more=more), 1)
-    assert "lies in the comparison that --overwrite replaces. Copy it, or give another --out." in said
+    assert "is inside the comparison that --overwrite replaces. Copy it, or give another --out." in said
     assert {path: path.read_bytes() for path in before} == before

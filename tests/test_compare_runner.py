@@ -44,7 +44,7 @@ def test_test_images_are_not_to_be_learnt_from(
     more = ("--epochs", "1", "--seeds", "1", "--protocols", "knn", "retrieval", "label-free")
     argv = command(labelled / "test", "simclr", "supcon", labelled=labelled, out=out, more=more)
     said, _ = run(capsys, argv, 0)
-    assert f"WARNING: 16 images of the test {labelled / 'test'} are among those to learn from" in said
+    assert f"WARNING: 16 images of the test {labelled / 'test'} are also in the training images" in said
     assert "supcon cannot be trained: SupCon learns from labels, and 16 images of the test" in said
     assert "retrieval recall@1 %  label-free recall@1 %" in said
     content = content_of(out)
@@ -132,11 +132,13 @@ def test_what_cannot_be_is_found_before_anything_is_trained(
     out = tmp_path / "out"
     said, error = run(capsys, command(photos, "supcon", "ibot", labelled=labelled, out=out, more=SHORT), 1)
     assert "supcon cannot be trained: SupCon learns from labels" in said
-    assert "No method could be trained and judged" in error
+    assert "No method could be trained and evaluated" in error
     content = content_of(out)
     assert [row["status"] for row in content["trainings"]] == ["failed"] * 4
     assert content["ranking"] == []
-    assert content["recommendation"].startswith("No method could be trained and judged. supcon failed: SupCon learns")
+    assert content["recommendation"].startswith(
+        "No method could be trained and evaluated. supcon failed: SupCon learns"
+    )
     assert {p.name for p in out.iterdir()} - {".lock"} == {"compare.json"}
 
 
@@ -176,7 +178,7 @@ def test_the_command_refuses_with_one_message(
         (["--budget", "2h"], 2, "exclude each other"),
         (["--seeds", "0"], 2, "seeds is 0"),
         (["--protocols", "nn"], 1, "no protocol 'nn'"),
-        (["--resume"], 1, "nothing to go on|to go on with"),
+        (["--resume"], 1, "to resume. Leave --resume out"),
         (["--batch-size", "4000"], 1, "4000"),
         (["--test", str(classed / "class0")], 1, ""),
     ):
@@ -190,7 +192,7 @@ def test_the_command_refuses_with_one_message(
     (out / "notes.txt").write_text("mine")
     assert "not empty" in run(capsys, usual, 1)[1]
     Folder(out).run.write_text("method: simclr")
-    assert "holds a run" in run(capsys, usual, 1)[1]
+    assert "contains a run" in run(capsys, usual, 1)[1]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "compare.json").write_text("{")
     broken = command(classed, "simclr", labelled=labelled, out=tmp_path / "broken", more=SHORT)

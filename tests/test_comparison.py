@@ -20,18 +20,18 @@ ASKED: dict[str, Any] = {"data": "photos", "methods": ("simclr",), "train": ("a"
     ("fields", "words"),
     [
         ({"methods": ("simcl",)}, "Did you mean simclr"),
-        ({"methods": ()}, "methods names nothing"),
-        ({"methods": ("byol", "simclr", "byol")}, "methods names byol twice"),
+        ({"methods": ()}, "methods is empty"),
+        ({"methods": ("byol", "simclr", "byol")}, "methods contains byol twice"),
         ({"methods": ("distill",)}, "Give --teacher"),
         ({"teacher": "runs/big"}, "Add distill"),
-        ({"train": ("a", "b")}, "train names 2 folders and test 1"),
-        ({"train": ()}, "train names 0 folders"),
-        ({"test": ("b", "b")}, "test names b twice"),
+        ({"train": ("a", "b")}, "train has 2 folders and test 1"),
+        ({"train": ()}, "train has 0 folders"),
+        ({"test": ("b", "b")}, "test contains b twice"),
         ({"seeds": 0}, "seeds is 0"),
         ({"budget": "soon"}, "budget is 'soon'"),
         ({"devices": 2}, "one device"),
-        ({"probe": ("a", "b")}, "probe would take time"),
-        ({"protocols": ()}, "protocols names nothing"),
+        ({"probe": ("a", "b")}, "probe would use time"),
+        ({"protocols": ()}, "protocols is empty"),
         ({"protocols": ("label-free", "knn")}, "Put another one before it"),
         ({"epochs": 0}, "epochs is 0"),
     ],
@@ -55,7 +55,7 @@ def test_pairs_and_what_changes_the_question() -> None:
     assert changes(asked.question(), same.question()) == []
     other = dataclasses.replace(asked, epochs=7, batch_size=64)
     assert changes(asked.question(), other.question()) == [
-        "batch_size: 256 there, 64 now", "budget.epochs: 100 there, 7 now"
+        "batch_size: 256 stored, 64 requested", "budget.epochs: 100 stored, 7 requested"
     ]  # fmt: skip
     timed = dataclasses.replace(asked, budget="2h", epochs=7)
     assert timed.question()["budget"] == {"minutes": 120}

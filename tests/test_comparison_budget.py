@@ -70,7 +70,7 @@ def test_the_plan_of_a_comparison(seconds: dict[str, float | None], left: dict[s
 def test_a_plan_of_one_is_no_plural() -> None:
     line = plan_line({"a": 61.0}, {"a": 1}, seeds=1, trainings=1, tests=2)
     assert line == "1 method x 1 seed x 1 min = 1 min of training, then evaluation on 2 tests"
-    assert left_line({"a": 60.0, "b": 30.0}, {"a": 1, "b": 4}) == "about 3 min of training left in all"
+    assert left_line({"a": 60.0, "b": 30.0}, {"a": 1, "b": 4}) == "about 3 min of training left in total"
     assert [spoken(x) for x in (0.0, 9.96, 59.4, 599, 3599, 9000)] == ["0 s", "10 s", "59 s", "10 min", "60 min",
                                                                        "2.5 h"]  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_one_seed_has_the_range_of_its_test_images() -> None:
     noise = SeedNoise.of([0.1**2, 0.0], [3, 1])
     half = studentized_range(2, 2) / 2 * 0.1
     assert score_range([judged(0.5)], noise) == pytest.approx((0.5 - half, 0.5 + half))  # what is left of several
-    assert score_range([judged(0.99), judged(1.0)], noise)[1] == 1.0  # a share
+    assert score_range([judged(0.99), judged(1.0)], noise)[1] == 1.0  # a fraction
     (one,) = rank([trained("simclr", 0, 0.5)])
     assert (one.deviation, one.results["knn"]["a"].deviation) == (None, None)
 
@@ -118,9 +118,9 @@ def test_methods_that_are_not_significantly_different_are_named() -> None:
     words = summary.recommendation(found, rows, [])
     assert "Best on these images: a, 51.0% by k-NN (49.7% to 52.3%), after 1.0 min of training." in words
     assert "near is not significantly different from it: choose among them by time, memory or stability." in words
-    assert "With 3 seeds, differences below 2.5 points are not significant here" in words
+    assert "With 3 seeds, differences below 2.5 points are not significant." in words
     words = summary.recommendation(rank(rows[:3] + rows[6:]), rows[:3] + rows[6:], [])
-    assert "All others are significantly worse." in words
+    assert "All other methods are significantly worse." in words
 
 
 def by_protocols(method: str, **of_seeds: tuple[float, ...]) -> list[Training]:
@@ -144,7 +144,7 @@ def test_what_the_first_protocol_does_not_distinguish_others_may() -> None:
         "not significantly different from the best",
     ]
     words = summary.recommendation(found, rows, [])
-    assert "b and c are not significantly different from it by k-NN. By logistic b is significantly worse: " in words
+    assert "b and c are not significantly different from it by k-NN. By logistic, b is significantly worse: " in words
     half = studentized_range(3, 6, 0.025) / 2 * 0.01 / 3**0.5
     assert f"b {0.71 - half:.1%} to {0.71 + half:.1%}, a " in words  # two other protocols share the error rate
     assert "Choose among a and c by time, memory or stability." in words
@@ -153,8 +153,8 @@ def test_what_the_first_protocol_does_not_distinguish_others_may() -> None:
     rows = by_protocols("a", knn=(0.50, 0.51, 0.52), logistic=(0.70, 0.71, 0.72))
     rows += by_protocols("b", knn=(0.49, 0.50, 0.51), logistic=(0.80, 0.81, 0.82))
     words = summary.recommendation(rank(rows), rows, [])
-    assert "By logistic b is significantly better: " in words
-    assert "Choose by the protocol that is nearest to what the features are for." in words
+    assert "By logistic, b is significantly better: " in words
+    assert "Choose by the protocol that is closest to your use of the features." in words
 
 
 def test_other_protocols_together_err_no_more_often_than_the_first() -> None:
@@ -197,13 +197,13 @@ def test_what_went_wrong_is_told() -> None:
     words = summary.recommendation(list(found.values()), rows, [])
     assert "Unstable: b (1 of 2 diverged, 1 of 2 not learning) and a (1 of 2 collapsed)." in words
     assert "c failed: No labels." in words
-    assert "b came to its end in 1 of 2 seeds." in words
+    assert "b finished in 1 of 2 seeds." in words
     assert "Give --seeds 3" not in words  # several were given
     assert words.startswith("Best on these images: b")
     rows = [trained("a", 0, 0.5), trained("b", 0, 0.4)]
     assert "Give --seeds 3 before you rely" in summary.recommendation(rank(rows), rows, [])
     rows = [Training(method="c", seed=s, folder=f"c-seed{s}", status="failed", error="No labels.") for s in (0, 1)]
-    assert summary.recommendation([], rows, []) == "No method could be trained and judged. c failed: No labels."
+    assert summary.recommendation([], rows, []) == "No method could be trained and evaluated. c failed: No labels."
 
 
 @pytest.mark.parametrize(
@@ -223,18 +223,18 @@ def test_the_untrained_network_is_the_measure() -> None:
     rows += [trained("weak", s, 0.20 + s / 100) for s in range(3)]
     before = [judged(x) for x in (0.20, 0.21, 0.22)]
     words = summary.recommendation(rank(rows), rows, before)
-    assert "The untrained network comes to 21.0% (19.7% to 22.3%)" in words
-    assert "weak does not clearly beat it" in words
-    assert "Most gain for the time: quick, 10.0 points in 10.0 s" in words
+    assert "The untrained network scores 21.0% (19.7% to 22.3%)." in words
+    assert "weak is not significantly better than it." in words
+    assert "Largest gain per training time: quick, 10.0 points in 10.0 s." in words
     timed = summary.recommendation(rank(rows), rows, before, timed=True)
-    assert "Most gain" not in timed  # all had the same
+    assert "Largest gain" not in timed  # all had the same
     assert "by time, memory" not in timed
     only = rows[6:]
     words = summary.recommendation(rank(only), only, before)
     assert words.startswith(
-        "No method clearly beats the untrained network, 21.0% (19.2% to 22.8%): give a larger budget"
+        "No method is significantly better than the untrained network, 21.0% (19.2% to 22.8%): give a larger budget"
     )
-    assert "The highest score: weak, 21.0%" in words
+    assert "Highest score: weak, 21.0%" in words
     assert "Best" not in words
     worse = [trained("worse", s, 0.5 + s / 100) for s in range(3)]
     assert "give a larger budget" in summary.recommendation(rank(worse), worse, [judged(1.0)] * 3)
@@ -247,7 +247,7 @@ def test_a_first_that_collapsed_is_not_called_the_best() -> None:
     rows += [trained("sound", s, 0.40 + s / 100) for s in range(3)]
     words = summary.recommendation(rank(rows), rows, [judged(0.1)] * 3)
     assert words.startswith("fallen has the highest score, but 2 of its 3 trainings collapsed: do not choose it.")
-    assert "The first that did not collapse: sound, 41.0%" in words
+    assert "Highest score without a collapse: sound, 41.0%" in words
     assert "Best" not in words
     assert "significantly worse" not in words
 
@@ -256,7 +256,7 @@ def test_an_unfinished_comparison_says_so_and_makes_no_claim() -> None:
     rows = [trained("a", s, 0.60 + s / 200) for s in range(3)]
     left = [Training(method="b", seed=s, folder=f"b-seed{s}") for s in range(3)]
     words = summary.recommendation(rank(rows + left), rows + left, [judged(0.1)])
-    assert words.startswith("Unfinished: 3 of 6 trainings are done. The highest score so far: a, 60.5% by k-NN")
+    assert words.startswith("Unfinished: 3 of 6 trainings are done. Highest score so far: a, 60.5% by k-NN")
     assert "Best" not in words
     assert "significantly worse" not in words
     left[0] = dataclasses.replace(left[0], status="failed", error="It broke.")
@@ -271,7 +271,8 @@ def test_who_learns_from_labels_is_told() -> None:
     found = rank(rows)
     assert [r.remark for r in found] == ["learns from labels", ""]
     words = summary.recommendation(found, rows, [])
-    assert "supcon learns from labels, which the others do not see. First without labels: simclr, 41.0%." in words
+    assert "supcon learns from labels, which the other methods do not use." in words
+    assert "Highest score without labels: simclr, 41.0%." in words
     assert "labels" not in summary.recommendation(rank(rows[3:]), rows[3:], [])
 
 
@@ -294,14 +295,14 @@ def test_another_protocol_may_have_another_first() -> None:
     rows = [dataclasses.replace(trained(m, 0, 0.5), results=judged(x) | {"linear": judged(y)["knn"]})
             for m, x, y in (("a", 0.5, 0.6), ("b", 0.4, 0.7))]  # fmt: skip
     found = rank(rows)
-    assert "By linear b is first." in summary.recommendation(found, rows, [])
+    assert "By linear, b ranks first." in summary.recommendation(found, rows, [])
     lines = summary.table(found, [judged(0.1, protocols=("knn", "linear"))], rows)
     assert lines[0].split()[:5] == ["method", "knn", "%", "linear", "%"]
     assert lines[1].split()[:4] == ["1", "a", "50.0", "60.0"]
     assert lines[3].split()[:3] == ["untrained", "10.0", "10.0"]
 
 
-def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
+def test_results_of_several_label_fractions_are_named_by_them() -> None:
     few, more = (
         SimpleNamespace(protocol="semi", settings={"share": share}, top1=share, top5=1.0, interval=(0.0, 1.0))
         for share in (0.01, 0.1)
@@ -323,7 +324,7 @@ def test_shares_of_the_labels_are_told_apart_where_there_are_several() -> None:
     assert {name: tests["a"].top1 for name, tests in found.items()} == pytest.approx(
         {"semi 1%": 0.01, "semi 10%": 0.1, "semi-finetune 1%": 0.51, "semi-finetune 10%": 0.6}
     )
-    with pytest.raises(ValueError, match="judged twice by semi 1%"):
+    with pytest.raises(ValueError, match="two results named semi 1%"):
         record.add_results(found, "a", cast(Any, [few, more]))
 
 

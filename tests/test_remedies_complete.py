@@ -92,7 +92,7 @@ UNTRIED = {
     "Reboot the machine": "it takes a machine that can be rebooted",
     "start from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
-    "Choose by the protocol that is nearest to what the features are for.": "whoever reads the table chooses",
+    "Choose by the protocol that is closest to your use of the features.": "whoever reads the table chooses",
 }
 """A part of a text, and why no test can follow it."""
 

@@ -68,14 +68,14 @@ def test_the_facts_are_those_of_the_start_and_of_where_values_come_from(run: Pat
     facts = {each["label"]: each["value"] for each in content_of(lookalike.report(moved, points=4))["runs"][0]["facts"]}
     assert facts["Images"] == f"{start['images']} images in {start['data']}"
     assert facts["Steps"].startswith(f"{start['steps']} = ")
-    assert facts["Started from"] == "random"
-    assert "backbone" in facts["You stated"].split(", ")
-    assert "precision" in facts["Fitted"].split(", ")
+    assert facts["Initial weights"] == "random"
+    assert "backbone" in facts["Options set by you"].split(", ")
+    assert "precision" in facts["Options fitted to the data"].split(", ")
     (moved / "start.json").unlink()
     (shown,) = content_of(lookalike.report(moved, points=4, overwrite=True))["runs"]
     assert not shown["problems"]
     old = {each["label"]: each["value"] for each in shown["facts"]}
-    assert old.keys() == facts.keys() - {"Started from", "Views", "Device"}
+    assert old.keys() == facts.keys() - {"Initial weights", "Views", "Device"}
 
 
 def test_a_page_passes_over_damaged_rows_and_believes_the_weights(
@@ -193,8 +193,8 @@ def test_files_that_cannot_be_read_are_named_and_left_out(run: Path, tmp_path: P
     [
         ("evaluation.json", '"ece": 0.08', '"ece": NaN', ""),
         ("evaluation.json", None, "null", ""),
-        ("encoder.json", None, "[]", "encoder.json holds no object"),
-        ("start.json", None, "[]", "start.json holds no object"),
+        ("encoder.json", None, "[]", "encoder.json is not a JSON object"),
+        ("start.json", None, "[]", "start.json is not a JSON object"),
         ("start.json", '"images"', '"pictures"', "start.json could not be read: KeyError: 'images'"),
         ("start.json", '"parameters": {', '"parameters": 5, "was": {', "start.json could not be read: AttributeError"),
         ("run.yaml", "  lr: ", "  lr: x", ""),
@@ -237,13 +237,13 @@ def test_images_of_a_relative_path_say_where_it_counts_from(
     (moved / "evaluation.json").unlink()
     monkeypatch.chdir(tmp_path)
     (note,) = content_of(lookalike.report(moved))["mapNotes"]
-    assert "counts from the folder that the training was started in" in note
+    assert "is relative to the folder in which the training was started" in note
 
 
 def test_write_never_raises(tmp_path: Path, run: Path) -> None:
     said: list[str] = []
     assert report.write(tmp_path / "none", say=said.append) is None
-    assert "WARNING     no report was written (FileNotFoundError" in said[0]
+    assert "WARNING     the report could not be written (FileNotFoundError" in said[0]
     assert report.write(run, say=said.append) == run / "report.html"
     assert said[1].startswith(f"Wrote {run / 'report.html'}")
 
@@ -264,7 +264,7 @@ def test_trainings_end_with_a_page_unless_told_not_to(
 
     monkeypatch.setattr(report, "report", fails)
     assert cli.main([*argv, str(tmp_path / "c")]) == 0
-    assert "no report was written (RuntimeError: no page today)" in capsys.readouterr().out
+    assert "the report could not be written (RuntimeError: no page today)" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- files that came from a stranger
@@ -319,7 +319,7 @@ def test_images_that_only_a_strangers_files_name_are_named_and_left_out(
     assert "secret" not in (strangers / "report.html").read_text()
     assert page["runs"][0]["pictures"] == []
     (note,) = page["mapNotes"]
-    assert f"its files name the images {private}, which no command of yours named on this machine" in note
+    assert f"its files name the images {private}, which you have not used in a command on this machine" in note
     assert f"--images {private}" in note
     assert note in capsys.readouterr().out
     # a user who names them has confirmed them
@@ -411,7 +411,7 @@ def test_files_nested_without_end_leave_a_page(
     assert "run.yaml is nested deeper" in shown["problems"][0] or "nested deeper" in shown["problems"][0]
     (strangers / "compare.json").write_text(text, errors="surrogateescape")
     assert cli.main(["report", str(strangers), "--out", str(tmp_path / "page.html"), "--overwrite"]) == 1
-    assert "is no comparison with format 1" in capsys.readouterr().err
+    assert "is not a comparison of format 1" in capsys.readouterr().err
 
 
 def test_names_that_act_on_a_page_are_written_out(strangers: Path, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_comparison_brings_its_trainings_and_the_best_ones_map(run: Path, tmp_
     assert content["comparisons"][0]["ranking"][0]["method"] == "byol"
     assert [bool(r["evaluations"][0]["per_class"]) for r in content["runs"]] == [True, False]  # details of the best
     (folder / "compare.json").write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="no comparison with format 1"):
+    with pytest.raises(ValueError, match="not a comparison of format 1"):
         lookalike.report(folder)
 
 

@@ -106,7 +106,7 @@ def dots(browser: Any) -> int:
 
 
 def pointer(browser: Any, *path: tuple[float, float]) -> ActionChains:
-    """Moves to places of the map, in its own pixels."""
+    """Moves to positions on the map, in its own pixels."""
     canvas = browser.find_element(By.ID, "map")
     width, height = browser.execute_script(PLACE + "return [m.width, m.height]")
     actions = ActionChains(browser, duration=20)
@@ -122,7 +122,8 @@ def text(browser: Any, name: str) -> str:
 def test_it_shows_every_section_and_loads_every_picture(browser: Any) -> None:
     titles = [h.text for h in browser.find_elements(By.TAG_NAME, "h2")]
     assert titles == [
-        "Curves", "How good it is", "Map of the images", "Nearest neighbours", "What it sees", "How to use it",
+        "Training curves", "Evaluation", "Map of the embedding", "Nearest neighbours", "Views, attention and features",
+        "How to use the encoder",
     ]  # fmt: skip
     links = browser.execute_script("return [...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
     assert all(browser.find_elements(By.CSS_SELECTOR, link) for link in links)
@@ -223,7 +224,7 @@ def test_the_lasso_chooses_and_counts(browser: Any) -> None:
     inside = browser.execute_script(
         PLACE + "return [...Array(m.count).keys()].filter(i => m.place(i)[1] < arguments[0]).length", height - 60
     )
-    assert text(browser, "chosen") == f"{inside} images chosen"
+    assert text(browser, "chosen") == f"{inside} images selected"
     assert len(browser.find_elements(By.CSS_SELECTOR, "#panel .thumb")) == inside
     assert "cats" in text(browser, "panel")
     assert "null" not in text(browser, "panel")
@@ -257,7 +258,7 @@ def test_curves_are_read_together(browser: Any) -> None:
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     ActionChains(browser).move_to_element(plot).perform()
     read = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#curves > .grid .read")]
-    assert all(line.startswith("step ") for line in read)
+    assert all(line.startswith("Step ") for line in read)
     browser.find_element(By.XPATH, "//button[text()='Epochs']").click()
     assert "epoch" in browser.find_element(By.CSS_SELECTOR, "#curves svg").text
 
@@ -267,7 +268,7 @@ def test_a_cell_of_the_matrix_is_read(browser: Any) -> None:
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
     ActionChains(browser).move_to_element(cell).perform()
     words = browser.find_element(By.CSS_SELECTOR, ".matrix .read").text
-    assert words == f"Of 4 images of {HOSTILE}, 3 (75.0 %) were taken for {HOSTILE}."
+    assert words == f"Of 4 images of {HOSTILE}, 3 (75.0 %) were predicted as {HOSTILE}."
 
 
 def test_dark_and_light(browser: Any) -> None:
@@ -349,14 +350,14 @@ def test_a_comparison_at_both_widths(make_comparison: Callable[[], Path]) -> Non
             ranking = browser.find_element(By.CSS_SELECTOR, "section").text
             assert f"Take byol, not {HOSTILE}." in ranking
             assert "takes a ViT" in ranking
-            missing = [w for w in ("saw fewer images", "not stable", "untrained", "31.0") if w not in ranking]
+            missing = [w for w in ("saw fewer images", "unstable", "untrained", "31.0") if w not in ranking]
             assert missing == []
             assert len(browser.find_elements(By.CSS_SELECTOR, ".ranking td[data-title=Epochs]")) == 3
-            assert "top‑1 by k-NN, the mean over tests and seeds" in ranking
-            assert "Its ranges are version 0.1’s" in ranking  # its compare.json has no error rate
+            assert "top‑1 by k-NN, mean over tests and seeds" in ranking
+            assert "Ranges are from version 0.1" in ranking  # its compare.json has no error rate
             assert len(browser.find_elements(By.CSS_SELECTOR, "#scatter-0 .baseline")) == 1
-            assert "By the encoder of byol-seed0." in text(browser, "map-section")
-            assert "Of byol-seed0." in text(browser, "use")
+            assert "Encoder: byol-seed0." in text(browser, "map-section")
+            assert "Run: byol-seed0." in text(browser, "use")
             assert len(browser.find_elements(By.CSS_SELECTOR, "#runs .key")) == 2
             assert fits(browser)
             browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, "#runs .key"))
@@ -378,7 +379,7 @@ def test_many_methods_under_a_time_budget(run: Path, tmp_path: Path) -> None:
     try:
         assert fits(browser)
         keys = browser.find_elements(By.CSS_SELECTOR, "#runs .key")
-        assert [k.text for k in keys] == [f"{method} (2)" for method in methods]
+        assert [k.text for k in keys] == [f"{method} (2 seeds)" for method in methods]
         looks = {k.find_element(By.TAG_NAME, "svg").get_attribute("innerHTML") for k in keys}
         assert len(looks) == 12
         lines = "return document.querySelector('#curves .plot').querySelectorAll('svg path[fill=none]').length"
@@ -411,7 +412,7 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
     (old / "evaluation.json").write_text(json.dumps(entries))
     browser = opened(lookalike.report(old), 390, phone=True)
     try:
-        confused = browser.find_element(By.XPATH, "//h3[text()='Most often confused']/..")
+        confused = browser.find_element(By.XPATH, "//h3[text()='Most frequent confusions']/..")
         inner = "const t = arguments[0].querySelector('.scroll'); return t.scrollWidth <= t.clientWidth"
         assert browser.execute_script(inner, confused)
         assert fits(browser)
@@ -419,10 +420,10 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
         assert "50.0" in said
         assert "over 10 draws" in said
         assert "20.0\u00a0% to 30.0\u00a0%" in said.replace(" %", "\u00a0%")
-        own = text(browser, "figures-label-free")
-        assert "Own view found" in own
-        assert "Squared distance of two views" in own
-        assert own.index("Pair AUC") < own.index("Own view found") < own.index("Alignment")  # the older lacks one
+        own = text(browser, "metrics-label-free")
+        assert "View recall@1" in own
+        assert "Squared distance between two views" in own
+        assert own.index("Recognition") < own.index("View recall@1") < own.index("Alignment")  # the older lacks one
         assert "Without labels" not in browser.find_element(By.CSS_SELECTOR, ".tiles").text
         assert seen(browser) == []
     finally:
@@ -437,7 +438,7 @@ def test_a_part_that_fails_leaves_the_others(page: Path, tmp_path: Path) -> None
     try:
         (failure,) = browser.find_elements(By.CLASS_NAME, "failure")
         assert failure.text.startswith("This part could not be shown: the map")
-        assert [h.text for h in browser.find_elements(By.TAG_NAME, "h2")][-1] == "How to use it"
+        assert [h.text for h in browser.find_elements(By.TAG_NAME, "h2")][-1] == "How to use the encoder"
         assert browser.find_elements(By.CSS_SELECTOR, "nav a")
     finally:
         browser.quit()

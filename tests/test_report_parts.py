@@ -68,7 +68,7 @@ def test_entries_of_before_read_on() -> None:
     entry = {"protocol": "knn", "top1": 0.5, "top5": 0.9, "interval": [0.4, 0.6], "settings": {"k": 20}, "classes": 3}
     (shown,) = evaluation_data.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
     assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k 20", []]
-    assert [shown["test_images"], shown["figures"], shown["date"]] == [None, [], ""]
+    assert [shown["test_images"], shown["metrics"], shown["date"]] == [None, [], ""]
 
 
 def test_odd_fields_of_an_entry_are_left_out() -> None:
@@ -80,7 +80,7 @@ def test_odd_fields_of_an_entry_are_left_out() -> None:
     assert shown["per_class"] == [0.5, None]
 
 
-def test_figures_that_are_no_accuracy_have_their_own_words() -> None:
+def test_metrics_other_than_accuracy_have_their_own_titles() -> None:
     retrieval = {"protocol": "retrieval", "top1": 0.6, "history": [{"k": 1, "recall": 0.6}, {"k": 5, "recall": 0.8}]}
     old = {"retrieval": 0.95, "alignment": 0.4, "effective_rank": 40.0, "new": 1.5}  # as version 0.1 wrote them
     free = {"protocol": "label-free", "top1": 0.95}
@@ -94,11 +94,11 @@ def test_figures_that_are_no_accuracy_have_their_own_words() -> None:
             free | {"measures": now},
         ]
     )
-    first, second, third, fourth = ([(f["title"], f["value"]) for f in entry["figures"]] for entry in found)
+    first, second, third = ([(f["title"], f["value"]) for f in entry["metrics"]] for entry in found)
     assert first == [("Recall@1", 0.6), ("Recall@5", 0.8), ("Mean average precision", 0.41)]
-    assert second == [("Own view found", 0.95), ("Alignment", 0.4), ("Effective rank", 40.0), ("new", 1.5)]
-    assert third == fourth == [("Pair AUC", 0.98), *second]
-    assert all(f["note"] for f in found[0]["figures"])
+    assert second == [("View recall@1", 0.95), ("Alignment", 0.4), ("Effective rank", 40.0), ("new", 1.5)]
+    assert third == [("Recognition", 0.98), *second]
+    assert all(f["note"] for f in found[0]["metrics"])
 
 
 def test_neighbours_are_the_nearest_by_cosine_and_never_oneself() -> None:
@@ -119,20 +119,20 @@ def test_a_map_puts_groups_apart_and_stays_in_its_square() -> None:
     torch.manual_seed(0)
     kinds = torch.arange(90) % 3
     x = torch.eye(3, 16)[kinds] * 4 + torch.randn(90, 16) * 0.3
-    place = projection.placed(x)
+    place = projection.project(x)
     assert place.xy.dtype == np.float32
     assert np.abs(place.xy).max() == pytest.approx(1, abs=1e-6)
     distance = ((place.xy[:, None] - place.xy[None]) ** 2).sum(2) + np.eye(90) * 9
     assert (kinds.numpy()[distance.argmin(1)] == kinds.numpy()).mean() > 0.95
     groups = projection.clusters(x, 3)
     assert len({(int(k), int(g)) for k, g in zip(kinds, groups)}) == 3
-    np.testing.assert_array_equal(place.xy, projection.placed(x).xy)  # the same again
+    np.testing.assert_array_equal(place.xy, projection.project(x).xy)  # the same again
 
 
 @pytest.mark.parametrize("count", [2, 4, 6])
 def test_a_map_of_few_images(count: int) -> None:
     torch.manual_seed(0)
-    xy = projection.placed(torch.randn(count, 7)).xy
+    xy = projection.project(torch.randn(count, 7)).xy
     assert xy.shape == (count, 2)
     assert np.isfinite(xy).all()
 
@@ -140,14 +140,14 @@ def test_a_map_of_few_images(count: int) -> None:
 @pytest.mark.parametrize(
     ("features", "words"),
     [
-        (torch.ones(9, 4), "All images have the same feature"),
+        (torch.ones(9, 4), "All images have the same features"),
         (torch.full((9, 4), torch.nan), "not finite"),
-        (torch.ones(1, 4), "takes 2 images or more"),
+        (torch.ones(1, 4), "needs at least 2 images"),
     ],
 )
 def test_what_cannot_be_mapped(features: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        projection.placed(features)
+        projection.project(features)
 
 
 def test_sheets_hold_every_image_in_its_place(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_ranking_says_what_these_functions_say() -> None:
         assert even == {f"m{i:02}" for i in np.flatnonzero(~worse)} - {ranking[0].method}
         assert {r.method for r in ranking if r.high >= ranking[0].low} <= even | {ranking[0].method}
         words = summary.recommendation(ranking, rows, [])
-        assert ("All others are significantly worse." in words) == (not even)
+        assert ("All other methods are significantly worse." in words) == (not even)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ RUNS = {
         lambda p, found: refuse_folder(Path(found[1]), "a.json")
     ),
     "no run to report on": call(
-        lambda p: report([]), r"There is no run to report on\. Give one folder or more",
+        lambda p: report([]), r"runs is empty\. Give at least one folder",
         lambda p, found: report(p.run, out=p.out / "a.html", points=4),
         lambda p, found: report([p.run, p.tuned], out=p.out / "b.html"),
     ),
@@ -291,12 +291,12 @@ RUNS = {
         lambda p: noted(strangers(p)), r"To show them: (.+)$", lambda p, found: pasted(found[1])
     ),
     "images that are in no folder": call(
-        lambda p: noted(of_a_dataset(p)), r"Give them: (--images) FOLDER",
+        lambda p: noted(of_a_dataset(p)), r"not in a folder or list\. Give (--images) FOLDER",
         lambda p, found: pasted(f"lookalike report {p.out}/folder {found[1]} {p.photos}"),
     ),
     "images of a relative path": call(
         lambda p: noted(relative(p)),
-        r"counts from the folder that the training was started in: run the command there, or give (--images) FOLDER",
+        r"relative to the folder in which the training was started: run the command there, or give (--images) FOLDER",
         lambda p, found: there(p, lambda: noted(relative(p))),
         lambda p, found: pasted(f"lookalike report {p.out}/folder {found[1]} {p.photos}"),
     ),
@@ -816,7 +816,7 @@ COMPARISONS = {
     ),
     "tests without their train": call(
         lambda p: asked(p, train=("a", "b"), test=("c", "d", "e")),
-        r"Give one --train for all tests, or one for each, in their order",
+        r"Give one --train for all tests, or one for each, in the same order",
         lambda p, found: asked(p, train=("a",), test=("c", "d", "e")),
         lambda p, found: asked(p, train=("a", "b"), test=("c", "d")),
     ),
@@ -825,7 +825,7 @@ COMPARISONS = {
         lambda p, found: asked(p, methods=("simclr", found[1]), teacher=str(p.run))
     ),
     "the architecture of no teacher": call(
-        lambda p: asked(p, teacher_backbone=tiny.CNN), r"there is none\. Give --(teacher)\.",
+        lambda p: asked(p, teacher_backbone=tiny.CNN), r"but teacher is not\. Give --(teacher)\.",
         lambda p, found: asked(p, methods=("distill",), teacher_backbone=tiny.CNN, **{found[1]: str(p.weights)}),
     ),
     "several devices": call(
@@ -833,11 +833,11 @@ COMPARISONS = {
         lambda p, found: asked(p)
     ),
     "a probe": call(
-        lambda p: asked(p, probe=("a", "b")), r"probe would take time from the budget\. Leave it out",
+        lambda p: asked(p, probe=("a", "b")), r"probe would use time of the budget\. Leave it out",
         lambda p, found: asked(p),
     ),
     "the time of a training": call(
-        lambda p: asked(p, time="1min"), r"Give --(budget), the time of each",
+        lambda p: asked(p, time="1min"), r"Give --(budget), the time of each training",
         lambda p, found: asked(p, **{found[1]: "1min"})
     ),
     "a method of labels": call(
@@ -845,7 +845,7 @@ COMPARISONS = {
         lambda p, found: asked(p)
     ),
     "nothing to compare": call(
-        lambda p: asked(p, methods=()), r"names nothing\. Give at least one", lambda p, found: asked(p),
+        lambda p: asked(p, methods=()), r"is empty\. Give at least one", lambda p, found: asked(p),
     ),
     "methods that are hardly different": call(
         lambda p: ranked(*CLOSE), r"choose among them by (\w+), memory or (stability)|choose among them by \W\.$",
@@ -864,36 +864,36 @@ COMPARISONS = {
         lambda p: asked(p, methods=("simclr", "simclr")), r"twice\. Leave one of them out", lambda p, found: asked(p)
     ),
     "a protocol that there is not": call(
-        lambda p: begun(p, protocols=("nn",)), r"There is no protocol \S+\. Choose from ([^,.]+)",
+        lambda p: begun(p, protocols=("nn",)), r"Unknown protocol \S+\. Choose from ([^,.]+)",
         lambda p, found: begun(p, protocols=(found[1],))
     ),
     "a folder that holds a run": call(
-        lambda p: begun(p, out=str(p.trained)), r"holds a run\. Give --out another folder", lambda p, found: begun(p)
+        lambda p: begun(p, out=str(p.trained)), r"contains a run\. Give --out another folder", lambda p, found: begun(p)
     ),
     "no comparison to go on with": call(
         lambda p: begun(p, resume=True), r"Leave --resume out to start", lambda p, found: compared(p)
     ),
     "test images among those to learn from": call(
         lambda p: begun(p, data=p.pair[1]),
-        r"scores there do not say how well new images are told apart\. Leave them out of DATA",
+        r"do not measure performance on new images\. Leave them out of DATA",
         lambda p, found: begun(p, data=p.pair[0]),
     ),
     "labels of the test images": call(
         lambda p: tried_out(p, data=p.pair[1], methods=("simclr", "supcon")),
-        r"it would be asked what it was told\. Leave them out of DATA, or (\S+) out",
+        r"the test labels would be known\. Leave them out of DATA, or leave (\S+) out",
         lambda p, found: tried_out(p, data=p.pair[0], methods=("simclr", "supcon")),
         lambda p, found: tried_out(p, data=p.pair[1]),
     ),
     "weights in a comparison that is replaced": call(
         lambda p: begun(p, init=f"{there_already(p)}/simclr-seed0", overwrite=True),
-        r"lies in the comparison that --overwrite replaces\. Copy it, or give another --out",
+        r"is inside the comparison that --overwrite replaces\. Copy it, or give another --out",
         lambda p, found: begun(
             p, overwrite=True, init=str(shutil.copytree(p.out / "compare/simclr-seed0", p.out / "copy"))
         ),
         lambda p, found: begun(p, init=f"{p.out}/compare/simclr-seed0", out=str(p.out / "another")),
     ),
     "a training's folder that is a link": call(
-        lambda p: through_a_link(p), r"(\S+) is a link\. Remove it, or put what it leads to in its place",
+        lambda p: through_a_link(p), r"(\S+) is a link\. Remove it, or replace it by the folder it points to",
         lambda p, found: Path(found[1]).unlink() or compared(p, overwrite=True, seeds=2, protocols=("retrieval",)),
         lambda p, found: through_a_link(p) and put_in_place(Path(found[1])) and compared(p, overwrite=True, seed=5),
     ),
@@ -902,7 +902,7 @@ COMPARISONS = {
         lambda p, found: fitted(p, "3s", steps=2),
     ),
     "a result that has two names": call(
-        lambda p: judged_twice(0.1, 0.1), r"Give protocols whose results have names of their own",
+        lambda p: judged_twice(0.1, 0.1), r"Give protocols whose results have different names",
         lambda p, found: judged_twice(0.1, 0.2)
     ),
     "a comparison's file that is damaged": call(
@@ -913,7 +913,7 @@ COMPARISONS = {
     ),
     "a comparison that asked something else": call(
         lambda p: there_already(p) and begun(p, protocols=("retrieval",)),
-        r"Give another --out, or --(overwrite) to replace it\. More methods or (seeds) would extend it",
+        r"Give another --out, or --(overwrite) to replace it\. Only methods and (seeds) can be added",
         lambda p, found: begun(p, protocols=("retrieval",), out=str(p.out / "another")),
         lambda p, found: compared(p, seeds=2),
         lambda p, found: begun(p, methods=("simclr", "byol"), seeds=2),
@@ -924,12 +924,12 @@ COMPARISONS = {
         lambda p, found: ranked(*CLOSE, seeds=int(found[1]))
     ),
     "a training that went on elsewhere": call(
-        lambda p: gone_on(p), r"Remove (\S+), and give the command again",
+        lambda p: gone_on(p), r"Remove (\S+), and repeat the command",
         lambda p, found: shutil.rmtree(found[1]) or begun(p)
     ),
     "a comparison of another format": call(
         lambda p: report(written(b'{"format": 2}', p.out / "old/compare.json").parent),
-        r"make it again with `lookalike (compare)` and another --out",
+        r"repeat it with `lookalike (compare)` and another --out",
         lambda p, found: report(there_already(p), points=4), lambda p, found: begun(p, out=str(p.out / "another")),
     ),
 }  # fmt: skip

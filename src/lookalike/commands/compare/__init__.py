@@ -1,1 +1,1 @@
-"""Methods at equal cost: the question (`spec`), the work (`runner`), its costs, the order, and what is said of it."""
+"""Comparison of methods at equal cost: options (`spec`), training and evaluation (`runner`), costs, ranking, text."""

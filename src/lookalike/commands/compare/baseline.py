@@ -1,4 +1,4 @@
-"""The network before any training, which the trained ones are compared with."""
+"""The untrained network, the baseline of a comparison."""
 
 import torch
 
@@ -12,11 +12,11 @@ from ...training import model
 
 
 def untrained_encoder(run: Resolved, source: Source) -> Backbone:
-    """The encoder that a resolved run would start from, fit to be evaluated.
+    """The encoder that a resolved run starts from, ready for evaluation.
 
     Args:
-        run: a resolved run of any method that begins with the backbone alone.
-        source: its images. They give BatchNorm its statistics, unless the encoder starts from weights, which have own.
+        run: a resolved run of any method that starts from the plain backbone.
+        source: its images. BatchNorm statistics are computed on them, unless the encoder starts from weights.
     """
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))

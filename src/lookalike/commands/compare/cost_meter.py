@@ -1,4 +1,4 @@
-"""What a training costs: time, peak of memory, energy, operations."""
+"""The cost of a training: time, peak memory, energy, operations."""
 
 import ctypes
 import gc
@@ -21,30 +21,30 @@ from ...tensor_file import tensor_file
 from ...training import Pretraining
 
 FLOP_IMAGES = 8
-"""Images of the step whose operations are counted."""
+"""Number of images in the step whose operations are counted."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a training took."""
+    """The cost of one training."""
 
     steps: int
     """Optimizer steps."""
     seconds: float
-    """From the first preparation (a survey of the images, where the method makes one) to the last step. Start-up,
-    filling a cache and judging are not counted, nor is what an interruption lost."""
+    """From preparation (such as initialising a memory bank) to the last step. Start-up, filling a cache, evaluation
+    and time lost to interruptions are not counted."""
     peak_gib: float | None
-    """Peak of memory: that of tensors on the GPU, or of the process (without its workers) on a CPU; None if unknown."""
+    """Peak memory of tensors on the GPU, or of the process (without its workers) on a CPU; None if unknown."""
     energy_kj: float | None
-    """Of the GPU, None where it does not say."""
+    """Energy of the GPU; None if NVML does not report it."""
 
 
 class Costs(Callback):
-    """Keeps account of a training's costs, in its checkpoints, so that a resumed training goes on counting."""
+    """Stores a training's costs in its checkpoints, so that a resumed training continues the count."""
 
     def __init__(self) -> None:
         self._before: dict[str, Any] = {"seconds": 0.0, "peak": None, "joules": 0.0}
-        """Of the sessions that came before."""
+        """Costs of earlier sessions of the same training."""
         self._begin = math.nan
         self._filled = True
 
@@ -56,7 +56,7 @@ class Costs(Callback):
         self._begin = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if not self._filled:  # the first batch waited for it
+        if not self._filled:  # the first batch waited for the cache
             self._begin += cast("Pretraining", pl_module).loader.waited
             self._filled = True
 
@@ -75,19 +75,19 @@ class Costs(Callback):
 
 
 def spent(checkpoint: Path) -> Spent:
-    """What the training of a checkpoint took until it was written.
+    """The cost of a training up to its checkpoint.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: no `Costs` kept account.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the checkpoint has no `Costs`.
     """
     with tensor_file(checkpoint) as path:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     own = content["callbacks"].get(Costs.__qualname__)
     if own is None:
         raise ValueError(
-            f"{checkpoint} does not say what the training took: it went on outside of the comparison. Remove "
-            f"{checkpoint.parents[1]}, and give the command again."
+            f"{checkpoint} does not record the cost of its training, which was resumed outside of the comparison. "
+            f"Remove {checkpoint.parents[1]}, and repeat the command."
         )
     return Spent(
         steps=int(content["global_step"]),
@@ -101,19 +101,19 @@ def spent(checkpoint: Path) -> Spent:
 
 
 def reset_peak() -> bool:
-    """Forgets earlier peaks of memory, where the system can; whether it could."""
+    """Resets the recorded peak memory; returns whether the system supports it."""
     if default_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return True
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: VmHWM becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets VmHWM to the current resident size
     except OSError:
         return False
     return True
 
 
 def peak_bytes() -> int | None:
-    """The most memory since `reset_peak`: of tensors on the GPU, or what was resident of this process."""
+    """Peak memory since `reset_peak`: of tensors on the GPU, or the resident size of this process."""
     if default_device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -124,7 +124,7 @@ def peak_bytes() -> int | None:
 
 
 def energy() -> float | None:
-    """Joules that the GPU took since its driver was loaded, as NVML tells; None where it does not."""
+    """Energy of the GPU in joules since its driver was loaded; None if NVML does not report it."""
     if default_device().type != "cuda":
         return None
     try:
@@ -136,20 +136,20 @@ def energy() -> float | None:
             or library.nvmlDeviceGetHandleByUUID(ctypes.c_char_p(uuid), ctypes.byref(device))
             or library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules))
         )
-    except (OSError, AttributeError):  # no NVML, or one that is too old
+    except (OSError, AttributeError):  # no NVML, or an old version
         return None
     return None if failed else millijoules.value / 1000
 
 
 def gflops_per_image(method: Method, run: Run) -> float:
-    """10^9 operations per image of a training step: forward and backward pass of all views, as torch's counter sees it.
+    """10^9 operations per image of a training step: forward and backward pass of all views, by torch's counter.
 
-    A multiplication and an addition are two operations. The step has 8 images of noise, or the micro-batch where it has
-    fewer: what grows with the batch (similarities of images) is counted for so many. Optimizer, teacher updates and
-    surveys are not counted.
+    A multiplication and an addition are two operations. The step has 8 images of noise, or one micro-batch if that is
+    smaller; operations that grow with the batch size (similarities between images) are counted for this size.
+    Optimizer, teacher updates and memory bank initialisation are not counted.
 
     Args:
-        method: of the resolved `run`; its gradients are left empty and its state as it was.
+        method: built from `run`. Its gradients are cleared; its state is unchanged.
         run: a resolved run.
     """
     device = next(method.parameters()).device
@@ -157,10 +157,10 @@ def gflops_per_image(method: Method, run: Run) -> float:
     at = Progress(0, 1000, 10)
     sizes = [view.size for view in run.method.views_at(at) for _ in range(view.count)]
     index = torch.arange(rows, device=device)
-    with torch.random.fork_rng(), evaluating(method):  # where queues and statistics stay as they are
+    with torch.random.fork_rng(), evaluating(method):  # queues and statistics stay unchanged
         views = [torch.randn(rows, run.channels, size, size, device=device) for size in sizes]
         batch = Batch(views, index, at, labels=index % 2)
-        # attention as plain products, which the counter knows on every device
+        # the counter supports attention only as plain matrix products on every device
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             method(batch)["loss"].backward()
     method.zero_grad(set_to_none=True)

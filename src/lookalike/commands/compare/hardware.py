@@ -1,4 +1,4 @@
-"""What a comparison runs on: times of one device say nothing of another's."""
+"""The device of a comparison: times on different devices cannot be compared."""
 
 import platform
 from pathlib import Path
@@ -9,7 +9,7 @@ from ...devices import default_device
 
 
 def device_name() -> str:
-    """The GPU's name, or that of the processor behind "cpu"."""
+    """The GPU's name, or "cpu, " and the processor's name."""
     if default_device().type == "cuda":
         return torch.cuda.get_device_name()
     return f"cpu, {_processor()}"

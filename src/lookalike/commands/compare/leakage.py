@@ -1,4 +1,4 @@
-"""Test images among those that methods learn from."""
+"""Test images that are also training images."""
 
 import os
 from collections.abc import Mapping
@@ -8,28 +8,28 @@ from ...data import Source
 
 
 def shared_images(source: Source, tests: Mapping[str, Source]) -> dict[str, int]:
-    """How many of each test's images are also in `source`: the same files, whatever links lead to them.
+    """The number of images of each test that are also in `source`: the same files, after following links.
 
-    Copies are other files; `lookalike check` finds those. One look at each file's entry, none at its content.
+    Copies count as different files; `lookalike check` finds those. Reads file metadata only, not contents.
 
     Args:
-        source: the images to learn from.
-        tests: the test images, by the names of their sets.
+        source: the training images.
+        tests: the test images, by the name of the test.
 
     Returns:
         The counts above 0, by name.
     """
     files = {name: _files(test) for name, test in tests.items()}
-    learnt = _files(source) if any(files.values()) else set()
-    return {name: len(found) for name, test in files.items() if (found := test & learnt)}
+    training = _files(source) if any(files.values()) else set()
+    return {name: len(found) for name, test in files.items() if (found := test & training)}
 
 
 def _files(source: Source) -> set[tuple[int, int]]:
-    """The images' files, by device and number."""
+    """The images' files, as (device, inode)."""
     found = set()
     for i in range(len(source)):
         if (path := source.file(i)) is not None:
-            with suppress(OSError):  # one that cannot be read is reported when it is
+            with suppress(OSError):  # unreadable files are reported when they are decoded
                 status = os.stat(path)
                 found.add((status.st_dev, status.st_ino))
     return found

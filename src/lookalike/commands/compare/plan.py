@@ -1,4 +1,4 @@
-"""What a comparison is about to do, and for how long, in a line. Pure functions."""
+"""The plan of a comparison and its total time, as one line. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from ...printing import counted
 
 
 def total_of(seconds: Mapping[str, float | None], left: Mapping[str, int]) -> tuple[float, bool]:
-    """Seconds of all trainings that are left, and whether the time of each is known."""
+    """Total seconds of the remaining trainings, and whether the time of each is known."""
     known = {method: each for method, each in seconds.items() if each is not None}
     return sum(known.get(method, 0.0) * count for method, count in left.items()), all(m in known for m in left)
 
@@ -18,11 +18,11 @@ def plan_line(
     """The plan and its total time, such as "3 methods x 3 seeds x 2 min = 18 min of training, then evaluation".
 
     Args:
-        seconds: of one training of each method; None where it is not known.
-        left: trainings of each method that are to be made.
-        seeds: of the comparison.
-        trainings: of all methods that can be trained, those that are done included.
-        tests: that each encoder is evaluated on.
+        seconds: of one training of each method; None if unknown.
+        left: number of remaining trainings of each method.
+        seeds: number of seeds.
+        trainings: number of trainings of all methods that can be trained, including finished ones.
+        tests: number of tests of each encoder.
     """
     total, known = total_of(seconds, left)
     each = {method: "unknown" if (s := seconds.get(method)) is None else spoken(s) for method in left}
@@ -41,11 +41,11 @@ def plan_line(
 
 
 def left_line(seconds: Mapping[str, float | None], left: Mapping[str, int]) -> str:
-    """How long all trainings that are left take."""
+    """The total time of the remaining trainings."""
     total, known = total_of(seconds, left)
-    return f"{'about' if known else 'at least'} {spoken(total)} of training left in all"
+    return f"{'about' if known else 'at least'} {spoken(total)} of training left in total"
 
 
 def order(methods: Sequence[str]) -> dict[str, int]:
-    """How often each method is named, in the order of their first places."""
+    """The number of occurrences of each method, in the order of first occurrence."""
     return {method: methods.count(method) for method in dict.fromkeys(methods)}

@@ -1,4 +1,4 @@
-"""The order of methods that were compared: pure functions of what their trainings came to."""
+"""The ranking of compared methods: pure functions of the results of their trainings."""
 
 import dataclasses
 import math
@@ -10,15 +10,15 @@ from typing import Any, Literal, Protocol, cast
 from .significance import ERROR_RATE, SeedNoise, significant
 
 OFF_BUDGET = 0.2
-"""A training that took so much more or less than its budget, as a share of it, is reported."""
+"""Relative deviation from the budget above which a training is reported."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How one encoder did on one test."""
+    """Accuracy of one encoder on one test."""
 
     top1: float
-    """Share of the test images, in [0, 1]."""
+    """Fraction of the test images, in [0, 1]."""
     top5: float
     interval: tuple[float, float]
     """95 % interval of `top1` over the test images."""
@@ -30,25 +30,25 @@ Results = Mapping[str, Mapping[str, Accuracy]]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training of a comparison, as it stands in `compare.json`."""
+    """One training of a comparison, as stored in `compare.json`."""
 
     method: str
     seed: int
     folder: str
-    """Its run's folder, below that of the comparison."""
+    """The run's folder, inside that of the comparison."""
     learns_from_labels: bool = False
-    """Whether the method is given the labels of the images that it learns from."""
+    """Whether the method uses the labels of its training images."""
     status: Literal["done", "failed", "waiting"] = "waiting"
     error: str | None = None
     final: bool = False
-    """Whether a failure would only come again."""
+    """Whether a failed training must not be repeated."""
     epochs: int | None = None
-    """Set once the training has begun."""
+    """Set when the training starts."""
     steps: int | None = None
     seconds: float | None = None
-    """Set once the training is over; see `costs.Spent`."""
+    """Set when the training is complete; see `cost_meter.Spent`."""
     images_per_s: float | None = None
-    """Over all these seconds."""
+    """Mean over `seconds`."""
     peak_memory_gib: float | None = None
     gflops_per_image: float | None = None
     """10^9 operations of a training step per image."""
@@ -59,7 +59,7 @@ class Training:
 
 
 def training_of(row: Mapping[str, Any]) -> Training:
-    """A training as `compare.json` holds it."""
+    """A training from its row in `compare.json`."""
     results = {
         protocol: {test: Accuracy(a["top1"], a["top5"], tuple(a["interval"])) for test, a in tests.items()}
         for protocol, tests in row["results"].items()
@@ -69,11 +69,11 @@ def training_of(row: Mapping[str, Any]) -> Training:
 
 @dataclass(frozen=True)
 class Mean:
-    """Over seeds."""
+    """Mean and standard deviation over seeds."""
 
     mean: float
     deviation: float | None
-    """Standard deviation; None of one seed."""
+    """Standard deviation; None for one seed."""
 
 
 class Scored(Protocol):
@@ -89,38 +89,38 @@ class Scored(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One method's place."""
+    """One method's row of the ranking."""
 
     method: str
     seeds: int
-    """Trainings that came to their end."""
+    """Number of finished trainings."""
     score: float
     """Top-1 by the first protocol: the mean over the tests, then over the seeds; in [0, 1]."""
     low: float
-    """The score's range goes from here ..."""
+    """Lower end of the score's range."""
     high: float
-    """... to here: methods whose ranges overlap are not significantly different; see `score_range`."""
+    """Upper end. Methods whose ranges overlap are not significantly different; see `score_range`."""
     deviation: float | None
     """Standard deviation of the score over the seeds."""
     results: Mapping[str, Mapping[str, Mean]]
     """By protocol, then by test."""
     epochs: int
     seconds: float
-    """Mean of a training."""
+    """Mean over the trainings."""
     images_per_s: float
     peak_memory_gib: float | None
-    """The largest."""
+    """Maximum over the trainings."""
     gflops_per_image: float | None
     energy_kj: float | None
-    """Mean of a training."""
+    """Mean over the trainings."""
     stable: bool
     """Whether no training failed, diverged or collapsed."""
     remark: str
-    """What must be known beside the figures; may be empty."""
+    """Notes on the numbers; may be empty."""
 
 
 def score_of(results: Results, protocol: str | None = None) -> float:
-    """Top-1 by a protocol, the first one unless it is named: the mean over its tests."""
+    """Top-1 by a protocol (default: the first one), mean over its tests."""
     return mean(a.top1 for a in _tests_of(results, protocol).values())
 
 
@@ -129,10 +129,10 @@ def _tests_of(results: Results, protocol: str | None) -> Mapping[str, Accuracy]:
 
 
 def seed_noise(trainings: Sequence[Training], protocol: str | None = None, error_rate: float = ERROR_RATE) -> SeedNoise:
-    """What a seed does to the score of these methods, by the first protocol unless one is named.
+    """Variance of the methods' scores over seeds, by a protocol (default: the first one).
 
-    A method with a training that collapsed or diverged is not asked: its scores vary far more than the others', or
-    not at all.
+    Methods with a collapsed or diverged training are left out of the pooled variance: their scores vary far more than
+    the others', or not at all.
     """
     done: dict[str, list[Training]] = {}
     for t in trainings:
@@ -153,8 +153,8 @@ def _variance(of_seeds: Sequence[Results], protocol: str | None = None) -> float
 def score_range(of_seeds: Sequence[Results], noise: SeedNoise, protocol: str | None = None) -> tuple[float, float]:
     """The range of a score, within [0, 1], for a comparison of all methods at once.
 
-    It says how far the mean over other seeds may be on these test images. Where nothing is known of seeds, because
-    there is one of each method or all agree, it says how far these encoders' mean may be on other test images.
+    It covers the mean over other seeds on these test images. If the variance over seeds is unknown (one seed per
+    method) or zero (all seeds agree), it covers these encoders' mean on other test images.
     """
     score = mean(score_of(results, protocol) for results in of_seeds)
     below = above = 0.0
@@ -162,9 +162,9 @@ def score_range(of_seeds: Sequence[Results], noise: SeedNoise, protocol: str | N
         below = above = float(noise.half_range(_variance(of_seeds, protocol), len(of_seeds)).item())
     if not noise.variance.any():
         tests = [list(_tests_of(results, protocol).values()) for results in of_seeds]
-        wide = noise.of_one_seed()
+        factor = noise.of_one_seed()
         sides = [
-            wide * mean(math.hypot(*(a.top1 - a.interval[side] for a in own)) / len(own) for own in tests)
+            factor * mean(math.hypot(*(a.top1 - a.interval[side] for a in own)) / len(own) for own in tests)
             for side in (0, 1)
         ]
         below, above = max(below, sides[0]), max(above, sides[1])
@@ -172,11 +172,11 @@ def score_range(of_seeds: Sequence[Results], noise: SeedNoise, protocol: str | N
 
 
 def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> list[Rank]:
-    """Orders the methods that have a finished training by their score; equal ones by their time.
+    """Ranks the methods with a finished training by score; equal scores by time.
 
     Args:
         trainings: of all methods and seeds.
-        budget_seconds: of each training, where time was the budget.
+        budget_seconds: of each training, if the budget was a time.
     """
     by_method: dict[str, list[Training]] = {}
     for t in trainings:
@@ -185,38 +185,38 @@ def rank(trainings: Sequence[Training], budget_seconds: float | None = None) -> 
     noise = seed_noise(trainings)
     found = [_rank(by_method[method], rows, noise, budget_seconds) for method, rows in done.items() if rows]
     found.sort(key=lambda r: (-r.score, r.seconds, r.method))
-    even = {r.method for r in not_distinguishable(found)}
-    other = differences(found, trainings)
+    tied = {r.method for r in not_distinguishable(found)}
+    by_others = differences(found, trainings)
 
     def remark(r: Rank) -> str:
         first = next(iter(r.results))
-        by = [f"{d.word} by {d.protocol}" for d in other.get(r.method, [])]
-        apart = f" by {first}, {', '.join(by)}" if by else ""
-        return "; ".join(filter(None, [f"not significantly different from the best{apart}", r.remark]))
+        others = [f"{d.word} by {d.protocol}" for d in by_others.get(r.method, [])]
+        detail = f" by {first}, {', '.join(others)}" if others else ""
+        return "; ".join(filter(None, [f"not significantly different from the best{detail}", r.remark]))
 
-    return [dataclasses.replace(r, remark=remark(r)) if r.method in even else r for r in found]
+    return [dataclasses.replace(r, remark=remark(r)) if r.method in tied else r for r in found]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A significant difference of a method from the first one, by a protocol that does not decide the order."""
+    """A significant difference between a method and the first one, by a protocol other than the ranking's."""
 
     protocol: str
     word: Literal["worse", "better"]
     own: tuple[float, float]
     """The range of the method's score."""
     best: tuple[float, float]
-    """That of the first method's."""
+    """The range of the first method's score."""
 
 
 def differences(ranking: Sequence[Rank], trainings: Sequence[Training]) -> dict[str, list[Difference]]:
-    """How methods that the first protocol does not distinguish from the best one differ from it by the others.
+    """Significant differences by the other protocols, of methods that the first protocol does not distinguish.
 
-    All other protocols together err as often as the first one does: each has its part of the error rate. Nothing is
-    claimed from one seed, and `label-free` is no accuracy.
+    The error rate is divided among the other protocols, so that together they err as often as the first one. One seed
+    gives no differences; `label-free` is skipped, since it is not an accuracy.
     """
-    even = not_distinguishable(ranking)
-    others = list(ranking[0].results)[1:] if even else []
+    tied = not_distinguishable(ranking)
+    others = list(ranking[0].results)[1:] if tied else []
     protocols = [p for p in others if not p.startswith("label-free") and all(p in r.results for r in ranking)]
     found: dict[str, list[Difference]] = {}
     for protocol in protocols:
@@ -224,7 +224,7 @@ def differences(ranking: Sequence[Rank], trainings: Sequence[Training]) -> dict[
         if not noise.freedom:
             continue
         first = _by(protocol, ranking[0].method, trainings, noise)
-        for rank in even:
+        for rank in tied:
             own = _by(protocol, rank.method, trainings, noise)
             for word, (high, low) in (("worse", (first, own)), ("better", (own, first))):
                 if significantly_above(high, low):
@@ -281,14 +281,14 @@ def _rank(of_method: Sequence[Training], done: Sequence[Training], noise: SeedNo
 
 
 def troubles(of_method: Sequence[Training]) -> list[str]:
-    """What went wrong in how many of a method's trainings."""
-    said = []
+    """The problems of a method's trainings, each with its number of trainings."""
+    lines = []
     for word in ("collapsed", "diverged", "not learning", "getting worse"):
         if count := sum(t.verdict == word for t in of_method):
-            said.append(f"{count} of {len(of_method)} {word}")
+            lines.append(f"{count} of {len(of_method)} {word}")
     if count := sum(t.status == "failed" and t.verdict not in ("collapsed", "diverged") for t in of_method):
-        said.append(f"{count} of {len(of_method)} failed")
-    return said
+        lines.append(f"{count} of {len(of_method)} failed")
+    return lines
 
 
 def _mean(values: Sequence[float]) -> Mean:
@@ -296,11 +296,11 @@ def _mean(values: Sequence[float]) -> Mean:
 
 
 def significantly_above(better: Scored, other: Scored) -> bool:
-    """Whether a score is higher than another by more than chance explains; see `score_range` for which."""
-    apart = significant(better.score - other.score, better.score - better.low, other.high - other.score)
-    return bool(apart) and better.low > other.high  # which were cut to [0, 1]
+    """Whether a score is significantly higher than another; see `score_range`."""
+    differs = significant(better.score - other.score, better.score - better.low, other.high - other.score)
+    return bool(differs) and better.low > other.high  # the ranges were clipped to [0, 1]
 
 
 def not_distinguishable(ranking: Sequence[Rank]) -> list[Rank]:
-    """The methods after the first that are not significantly different from it."""
+    """The other methods that are not significantly different from the first one."""
     return [r for r in ranking[1:] if not significantly_above(ranking[0], r)]

@@ -1,4 +1,4 @@
-"""The record of a comparison, `compare.json`: reading it, and results as they stand in it."""
+"""The record of a comparison, `compare.json`: reading it, and its results as plain values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,27 +16,30 @@ FILE = "compare.json"
 
 
 def read(file: Path) -> dict[str, Any]:
+    """The checked content of a comparison's file.
+
+    Raises:
+        ValueError: the file is not a comparison of this format.
+    """
     try:
         content = read_json(file, dict)
         if content.get("format") != FORMAT:
-            raise ValueError(f"{file} is no comparison of format {FORMAT}.")
+            raise ValueError(f"{file} is not a comparison of format {FORMAT}.")
         for row in content["trainings"]:
             training_of(row)
             if not isinstance(row["method"], str) or not isinstance(row["seed"], int):
-                raise ValueError(f"{file} lacks something of a comparison: a method's name and a seed.")
-            name = row["folder"]  # it is written to, and removed
+                raise ValueError(f"{file} has a training without a method's name and a seed.")
+            name = row["folder"]  # this folder is written to, and removed
             if name != f"{row['method']}-seed{row['seed']}" or Path(name).name != name:
-                raise ValueError(f"{file} names the folder {shown(name)}, which no comparison makes.")
+                raise ValueError(f"{file} names the folder {shown(name)}, which no comparison creates.")
         for results in content["untrained_by_seed"].values():
             results_of(results)
-        content["question"] = {"alpha": "white"} | renamed(content["question"])  # as version 0.1 did
+        content["question"] = {"alpha": "white"} | content["question"]  # what version 0.1 used
         if content["question"]["alpha"] not in get_args(Alpha):
-            raise ValueError(f"{file} asked for alpha {shown(content['question']['alpha'])}, which there is not.")
+            raise ValueError(f"{file} has an unknown alpha, {shown(content['question']['alpha'])}.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = (
-            error if isinstance(error, ValueError) else f"{file} lacks something of a comparison: {brief(str(error))}."
-        )
-        raise ValueError(f"{said} Move it away, or give another --out.") from None
+        reason = error if isinstance(error, ValueError) else f"{file} is incomplete: {brief(str(error))}."
+        raise ValueError(f"{reason} Move it away, or give another --out.") from None
     return content
 
 
@@ -74,26 +77,26 @@ def mean_results(of_seeds: Sequence[Results]) -> dict[str, dict[str, dict[str, A
     }
 
 
-def with_new_places(places: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:
-    """Results with the tests' new places."""
-    return {p: {places.get(test, test): a for test, a in tests.items()} for p, tests in results.items()}
+def with_new_paths(paths: dict[str, str], results: Results) -> dict[str, dict[str, Accuracy]]:
+    """Results with the tests' new paths."""
+    return {p: {paths.get(test, test): a for test, a in tests.items()} for p, tests in results.items()}
 
 
 def add_results(results: dict[str, dict[str, Accuracy]], test: str, entries: Sequence[Entry]) -> None:
-    """Adds results on a test; where a protocol has several they are named by their fraction of the labels.
+    """Adds results on a test. Several results of one protocol are named by their fraction of the labels.
 
     Raises:
-        ValueError: two would have the same name.
+        ValueError: two results have the same name.
     """
     names = [_protocol(e) for e in entries]
     for e, protocol in zip(entries, names):
         several = names.count(protocol) > 1 and isinstance(e.settings.get("share"), float)
         name = protocol_name(e.protocol, e.settings) if several else protocol
         if test in results.get(name, {}):
-            raise ValueError(f"{test} is judged twice by {name}. Give protocols whose results have names of their own.")
+            raise ValueError(f"{test} has two results named {name}. Give protocols whose results have different names.")
         results.setdefault(name, {})[test] = Accuracy(e.top1, e.top5, e.interval)
 
 
 def _protocol(entry: Entry) -> str:
-    """As it is asked for: records of both ways to use few labels say semi."""
+    """The protocol's option name: entries of `semi` and `semi-finetune` both say semi."""
     return "semi-finetune" if entry.protocol == "semi" and entry.settings.get("how") == "finetune" else entry.protocol

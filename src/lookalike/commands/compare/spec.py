@@ -1,4 +1,4 @@
-"""What a comparison of methods asks: `Comparison`, and its budget. Imports nothing heavy."""
+"""The options of a comparison of methods: `Comparison`. Imports nothing heavy."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,97 +31,96 @@ UNASKED = frozenset(
         "origins",
     }
 )
-"""Options that are no part of the question: they say where and how it is answered, are refused, or stand in `budget`
+"""Options that are not part of the question: they do not affect the results, are refused, or are contained in `budget`
 and `seeds`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Options):
-    """Which methods are to be compared: on which images, at which cost, judged by what."""
+    """The methods to compare, their images, budget and evaluation."""
 
     data: str
-    """A folder of images (scanned recursively) or a text file of paths, which all methods learn from."""
+    """Training images of all methods: a folder (scanned recursively) or a text file of paths."""
     methods: tuple[str, ...]
-    """Names of `lookalike list methods`, and distill where there is a teacher."""
+    """Names from `lookalike list methods`; also distill, with a teacher."""
     train: tuple[str, ...]
-    """Labelled folders to judge with: one, or one for each of `test`, in their order."""
+    """Labelled training folders for evaluation: one, or one for each of `test`, in the same order."""
     test: tuple[str, ...]
-    """Labelled folders whose images are classified, with the classes of their `train`."""
+    """Labelled test folders, with the classes of their `train`."""
     epochs: int = Options.epochs
-    """Passes over the images, the same for every training: the alternative to `--budget`."""
+    """Passes over the images, the same for every training. Alternative to `--budget`."""
     budget: str | None = None
-    """Time that each training may take, such as 90s, 10min or 1h30min: each method gets the whole epochs that fit, one
-    at least. Without it all get `epochs`, which a budget leaves out of account."""
+    """Time of each training, such as 90s, 10min or 1h30min. Each method gets the number of whole epochs that fit, at
+    least one. Replaces `epochs`."""
     seeds: int = 3
-    """Trainings of each method, with the seeds `seed`, `seed` + 1, ..."""
+    """Number of trainings of each method, with the seeds `seed`, `seed` + 1, ..."""
     protocols: tuple[str, ...] = ("knn", "linear", "semi")
-    """How encoders are judged: protocols of `lookalike evaluate`. The first one decides the order;
-    it may not be label-free."""
+    """Evaluation protocols of `lookalike evaluate`. Methods are ranked by the first one, which may not be
+    label-free."""
     teacher: str | None = None
-    """For distill: what teaches, a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."""
+    """Teacher of distill: a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."""
     teacher_backbone: str | None = None
-    """Name of the teacher's architecture, where it is a weights file that does not say it."""
+    """Name of the teacher's architecture, for a weights file that does not contain it."""
     out: str = "runs/compare"
-    """Folder of the comparison, with a run's folder for each training. The same question goes on where it was stopped,
-    more methods or seeds extend it; any other is an error unless `--overwrite`."""
+    """Folder of the comparison, with a run's folder for each training. The same command resumes a stopped comparison,
+    more methods or seeds extend it; other settings are an error unless `--overwrite`."""
     seed: int = Options.seed
     """The first seed."""
     resume: bool = Options.resume
-    """Go on with the comparison in `out`, which must be there; without it, too, the same question goes on."""
+    """Require a comparison in `out` to resume. Without it, one with the same settings is resumed if it exists."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Says that `batch_size` is the user's, where he stated it: it is not fitted to few images then."""
+    """Whether the user set `batch_size`: it is then not reduced for small datasets."""
     overwrite: bool = Options.overwrite
-    """Replace the comparison in `out`, and its trainings, where it is complete or asked something else. Once begun, the
-    same one goes on."""
+    """Replace the comparison in `out` and its trainings, if it is complete or has other settings. An unfinished one
+    with the same settings is resumed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.methods:
             if name not in METHODS:
-                raise ValueError(f"No method is called {shown(name)}. {nearest(name, list(METHODS))}")
+                raise ValueError(f"Unknown method {shown(name)}. {nearest(name, list(METHODS))}")
             if METHODS[name].verb not in ("pretrain", "distill"):
                 raise ValueError(f"{name} learns no representation of its own to compare. Leave it out.")
         for option in ("methods", "test", "protocols"):
             values: tuple[str, ...] = vars(self)[option]
             if not values:
-                raise ValueError(f"{option} names nothing. Give at least one.")
-            if twice := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"{option} names {twice[0]} twice. Leave one of them out.")
+                raise ValueError(f"{option} is empty. Give at least one.")
+            if repeated := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"{option} contains {repeated[0]} twice. Leave one of them out.")
         if self.protocols[0] == "label-free":
             raise ValueError(
-                "protocols begins with label-free, which does not tell how well classes are told apart, and the first "
-                "one decides the order. Put another one before it, such as knn."
+                "protocols starts with label-free, which does not measure classification. Methods are ranked by the "
+                "first protocol. Put another one before it, such as knn."
             )
         if len(self.train) not in (1, len(self.test)):
             raise ValueError(
-                f"train names {counted(len(self.train), 'folder')} and test {len(self.test)}. Give one --train "
-                "for all tests, or "
-                "one for each, in their order."
+                f"train has {counted(len(self.train), 'folder')} and test {len(self.test)}. Give one --train for all "
+                "tests, or one for each, in the same order."
             )
-        taught = [name for name in self.methods if METHODS[name].verb == "distill"]
-        if taught and self.teacher is None:
-            raise ValueError(f"{taught[0]} learns from a teacher. Give --teacher, or leave {taught[0]} out.")
-        if self.teacher is not None and not taught:
-            raise ValueError(f"teacher is {self.teacher}, and no method learns from it. Add distill to the methods.")
+        distilled = [name for name in self.methods if METHODS[name].verb == "distill"]
+        if distilled and self.teacher is None:
+            raise ValueError(f"{distilled[0]} needs a teacher. Give --teacher, or leave {distilled[0]} out.")
+        if self.teacher is not None and not distilled:
+            raise ValueError(f"teacher is {self.teacher}, but no method uses it. Add distill to the methods.")
         if self.teacher_backbone is not None and self.teacher is None:
-            raise ValueError("teacher_backbone is the architecture of a teacher, and there is none. Give --teacher.")
+            raise ValueError("teacher_backbone is set, but teacher is not. Give --teacher.")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; it must be at least 1.")
         if self.devices * self.nodes != 1:
             raise ValueError(
-                f"devices is {self.devices} and nodes {self.nodes}: a comparison trains on one device, one training "
-                "after the other. Leave them out, and choose the GPU with CUDA_VISIBLE_DEVICES."
+                f"devices is {self.devices} and nodes is {self.nodes}, but a comparison runs on one device. Leave them "
+                "out, and choose the GPU with CUDA_VISIBLE_DEVICES."
             )
         if self.probe is not None:
-            raise ValueError("probe would take time from the budget. Leave it out: test judges every encoder.")
+            raise ValueError("probe would use time of the budget. Leave it out: every encoder is evaluated on test.")
         if self.time is not None:
-            raise ValueError("time is that of a single training. Give --budget, the time of each.")
+            raise ValueError("time is an option of single trainings. Give --budget, the time of each training.")
         if self.budget is not None:
             seconds_of(self.budget, "budget")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The labelled folders (train, test) of each judgement."""
+        """The labelled folders (train, test) of each test."""
         train = self.train if len(self.train) == len(self.test) else self.train * len(self.test)
         return tuple(zip(train, self.test))
 
@@ -134,7 +133,7 @@ class Comparison(Options):
         return list(range(self.seed, self.seed + self.seeds))
 
     def question(self) -> dict[str, object]:
-        """All that a finished training depends on, for `compare.json`: another question is another comparison."""
+        """All settings that results depend on, for `compare.json`. Different settings are a different comparison."""
         own = {f.name: plain(vars(self)[f.name]) for f in dataclasses.fields(self) if f.name not in UNASKED}
         seconds = self.budget_seconds
         own["budget"] = {"epochs": self.epochs} if seconds is None else {"minutes": seconds / 60}
@@ -143,9 +142,9 @@ class Comparison(Options):
 
 
 def extends(old: dict[str, object], new: dict[str, object]) -> bool:
-    """Whether a question asks all that an older one asks, of the same methods and seeds or of more, all else equal.
+    """Whether a question has at least the methods and seeds of an older one, with all other settings equal.
 
-    A teacher where there was none is no difference: no method learnt from it.
+    An added teacher is no difference: no earlier method used it.
     """
     lists = ("methods", "seeds")
     free = {*lists, *(["teacher", "teacher_backbone"] if old.get("teacher") is None else [])}
@@ -157,15 +156,15 @@ def _all_in(some: object, others: object) -> bool:
     return isinstance(some, list) and isinstance(others, list) and all(value in others for value in some)
 
 
-def with_places_of(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
-    """A question with the places of an older one, where what lies at its own is the same: images may have moved."""
+def with_paths_of(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    """A question with the paths of an older one, if the images and labels there are the same: they may have moved."""
     images = ["data"] if old.get("images") == new.get("images") else []
     labels = ["train", "test"] if old.get("labels") == new.get("labels") else []
     return new | {name: old[name] for name in (*images, *labels) if name in old}
 
 
 def changes(old: dict[str, object], new: dict[str, object]) -> list[str]:
-    """What differs between two questions, a line each."""
+    """The differences between two questions, one line each."""
     a, b = dotted(old), dotted(new)
     names = dict.fromkeys([*a, *b])
-    return [f"{name}: {a.get(name)} there, {b.get(name)} now" for name in names if a.get(name) != b.get(name)]
+    return [f"{name}: {a.get(name)} stored, {b.get(name)} requested" for name in names if a.get(name) != b.get(name)]

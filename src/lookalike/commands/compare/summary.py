@@ -1,12 +1,12 @@
-"""The words about a ranking of methods: a table, and what it says for these data."""
+"""The text of a ranking: a table, and a recommendation."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean
 
 from ...printing import are, counted
 from .ranking import (
-    Difference,
     Rank,
     Results,
     Training,
@@ -23,35 +23,16 @@ from .ranking import (
 def recommendation(
     ranking: Sequence[Rank], trainings: Sequence[Training], untrained: Sequence[Results], *, timed: bool = False
 ) -> str:
-    """What the ranking says for these data, and what it cannot say, in plain sentences.
+    """Which method to choose for these data, and the limits of this result, in plain sentences.
 
     Args:
         ranking: of `rank`.
-        trainings: all, for what failed and what is left to do.
+        trainings: all trainings, including failed and unfinished ones.
         untrained: results of the untrained network of each seed; may be empty.
-        timed: whether all trainings had the same time, and not the same epochs.
+        timed: whether all trainings had the same time instead of the same number of epochs.
     """
-    failed = _failures(ranking, trainings)
-    waiting = sum(t.status == "waiting" for t in trainings)
-    if not ranking and not waiting:
-        return " ".join(["No method could be trained and judged.", *failed])
-    before = _before(untrained, trainings)
-    if waiting:
-        return " ".join([*_so_far(ranking, trainings, before), *_unstable(ranking, trainings), *failed])
-    beaten = [r for r in ranking if before is None or significantly_above(r, before)]
-    fallen = {r.method for r in ranking if _collapses(r, trainings)}
-    said = []
-    if before is not None and not beaten:
-        said += [f"No method clearly beats the untrained network, {before}: {before.remedy(ranking)}."]
-        said += [f"The highest score: {_figures(ranking[0])}.", *_by_labels(ranking, trainings)]
-    else:
-        said += _first(ranking, trainings, fallen, timed)
-        said += [] if before is None else _beside(before, ranking, beaten)
-        said += _by_labels(ranking, trainings)
-        if not timed and before is not None:
-            said += _quickest(before, [r for r in beaten if r.method not in fallen], ranking)
-        said += [f"By {_spoken(p)} {first} is first." for p, first in _other_firsts(ranking, ranking[0].method).items()]
-    return " ".join([*said, *_unstable(ranking, trainings), *failed, *_limits(ranking, trainings)])
+    facts = _Facts(ranking, trainings, _untrained(untrained, trainings), timed)
+    return " ".join(filter(None, (sentence(facts) for sentence in SENTENCES[facts.outcome])))
 
 
 @dataclass(frozen=True)
@@ -62,24 +43,230 @@ class _Untrained:
     low: float
     high: float
 
-    def remedy(self, ranking: Sequence[Rank]) -> str:
-        """What to do where no method clearly beats it."""
-        if self.high >= 1 and any(r.high >= self.low for r in ranking):
-            return "this test is too easy to distinguish them, so do not choose by this table"
-        return "give a larger budget, and do not choose by this table"
-
     def __str__(self) -> str:
-        return f"{self.score:.1%} ({self.low:.1%} to {self.high:.1%})"
+        return f"{self.score:.1%} ({_between(self.low, self.high)})"
 
 
-def _before(untrained: Sequence[Results], trainings: Sequence[Training]) -> _Untrained | None:
-    if not untrained:
+def _untrained(results: Sequence[Results], trainings: Sequence[Training]) -> _Untrained | None:
+    if not results:
         return None
-    return _Untrained(mean(map(score_of, untrained)), *score_range(untrained, seed_noise(trainings)))
+    return _Untrained(mean(map(score_of, results)), *score_range(results, seed_noise(trainings)))
 
 
-def _figures(row: Rank) -> str:
-    """A method, its score and its time."""
+@dataclass(frozen=True)
+class _Facts:
+    """What the sentences are about."""
+
+    ranking: Sequence[Rank]
+    trainings: Sequence[Training]
+    untrained: _Untrained | None
+    timed: bool
+
+    @property
+    def outcome(self) -> str:
+        """The key of `SENTENCES`."""
+        if self.status("waiting"):
+            return "unfinished"
+        if not self.ranking:
+            return "failed"
+        if self.untrained is not None and not self.better:
+            return "not better than untrained"
+        return "best collapsed" if self.collapses(self.ranking[0]) else "ranked"
+
+    @cached_property
+    def better(self) -> list[Rank]:
+        """The methods that are significantly better than the untrained network."""
+        return [r for r in self.ranking if self.untrained is None or significantly_above(r, self.untrained)]
+
+    @property
+    def one_seed(self) -> bool:
+        return all(r.seeds == 1 for r in self.ranking)
+
+    def status(self, status: str) -> int:
+        """The number of trainings with a status."""
+        return sum(t.status == status for t in self.trainings)
+
+    def of(self, method: str) -> list[Training]:
+        return [t for t in self.trainings if t.method == method]
+
+    def collapses(self, row: Rank) -> int:
+        """The number of a method's collapsed trainings."""
+        return sum(t.verdict == "collapsed" for t in self.of(row.method))
+
+
+# ---------------------------------------------------------------- sentences, each empty if it does not apply
+
+
+def _none_trained(facts: _Facts) -> str:
+    return "No method could be trained and evaluated."
+
+
+def _progress(facts: _Facts) -> str:
+    done, failed = facts.status("done"), facts.status("failed")
+    failures = f", {failed} failed" if failed else ""
+    return f"Unfinished: {done} of {counted(len(facts.trainings), 'training')} {are(done)} done{failures}."
+
+
+def _highest_so_far(facts: _Facts) -> str:
+    return f"Highest score so far: {_numbers(facts.ranking[0])}. The order may change." if facts.ranking else ""
+
+
+def _highest(facts: _Facts) -> str:
+    return f"Highest score: {_numbers(facts.ranking[0])}."
+
+
+def _none_better(facts: _Facts) -> str:
+    untrained = facts.untrained
+    assert untrained is not None
+    if untrained.high >= 1 and any(r.high >= untrained.low for r in facts.ranking):
+        advice = "this test is too easy to distinguish them, so do not choose by this table"
+    else:
+        advice = "give a larger budget, and do not choose by this table"
+    return f"No method is significantly better than the untrained network, {untrained}: {advice}."
+
+
+def _best(facts: _Facts) -> str:
+    title = "Highest score" if facts.one_seed else "Best"
+    return f"{title} on these images: {_numbers(facts.ranking[0])}."
+
+
+def _best_collapsed(facts: _Facts) -> str:
+    best = facts.ranking[0]
+    trainings = counted(len(facts.of(best.method)), "training")
+    return (
+        f"{best.method} has the highest score, but {facts.collapses(best)} of its {trainings} collapsed: do not choose "
+        f"it. Its score: {_numbers(best)}."
+    )
+
+
+def _best_without_collapse(facts: _Facts) -> str:
+    row = next((r for r in facts.ranking if not facts.collapses(r)), None)
+    return "" if row is None else f"Highest score without a collapse: {_numbers(row)}."
+
+
+def _others(facts: _Facts) -> str:
+    """The methods that the first protocol does not distinguish from the best, and how to choose among them."""
+    best, tied = facts.ranking[0], [r.method for r in not_distinguishable(facts.ranking)]
+    if not tied:
+        several = len(facts.ranking) > 1 and not facts.one_seed
+        return "All other methods are significantly worse." if several else ""
+    costs = "memory or stability" if facts.timed else "time, memory or stability"
+    found = differences(facts.ranking, facts.trainings)
+    same = f"{_listed(tied)} {are(len(tied))} not significantly different from it"
+    if not found:
+        return f"{same}: choose among them by {costs}."
+    lines = [f"{same} by {_spoken(next(iter(best.results)))}."]
+    for protocol in dict.fromkeys(d.protocol for of_method in found.values() for d in of_method):
+        for word in ("worse", "better"):
+            of = {m: d for m, own in found.items() for d in own if (d.protocol, d.word) == (protocol, word)}
+            if of:
+                ranges = ", ".join(f"{m} {_between(*d.own)}" for m, d in of.items())
+                against = _between(*next(iter(of.values())).best)
+                lines.append(
+                    f"By {_spoken(protocol)}, {_listed([*of])} {are(len(of))} significantly {word}: {ranges}, "
+                    f"{best.method} {against}."
+                )
+    if left := [m for m in tied if m not in found]:
+        lines.append(f"Choose among {_listed([best.method, *left])} by {costs}.")
+    elif all(d.word == "worse" for own in found.values() for d in own):
+        lines.append(f"Choose {best.method}.")
+    else:
+        lines.append("Choose by the protocol that is closest to your use of the features.")
+    return " ".join(lines)
+
+
+def _untrained_score(facts: _Facts) -> str:
+    return "" if facts.untrained is None else f"The untrained network scores {facts.untrained}."
+
+
+def _not_better(facts: _Facts) -> str:
+    rest = [r.method for r in facts.ranking if r not in facts.better]
+    return f"{_listed(rest)} {are(len(rest))} not significantly better than it." if rest else ""
+
+
+def _labels(facts: _Facts) -> str:
+    """The methods that learn from labels, and the first one that does not."""
+    supervised = [r.method for r in facts.ranking if any(t.learns_from_labels for t in facts.of(r.method))]
+    others = [r for r in facts.ranking if r.method not in supervised]
+    if not supervised:
+        return ""
+    text = f"{_listed(supervised)} {'learns' if len(supervised) == 1 else 'learn'} from labels"
+    if not others:
+        return f"{text}."
+    text += ", which the other methods do not use."
+    if facts.ranking[0].method in supervised:
+        text += f" Highest score without labels: {others[0].method}, {others[0].score:.1%}."
+    return text
+
+
+def _largest_gain(facts: _Facts) -> str:
+    """The method with the largest gain per training time, if it is not the first one."""
+    before, methods = facts.untrained, [r for r in facts.better if not facts.collapses(r)]
+    if facts.timed or before is None or not methods:
+        return ""
+    fastest = max(methods, key=lambda r: (r.score - before.score) / max(r.seconds, 1e-9))
+    if fastest.method == facts.ranking[0].method:
+        return ""
+    gain = 100 * (fastest.score - before.score)
+    return f"Largest gain per training time: {fastest.method}, {gain:.1f} points in {_time(fastest.seconds)}."
+
+
+def _other_winners(facts: _Facts) -> str:
+    """The first method by each other protocol, if it is not the first one of the ranking."""
+    lines = []
+    for protocol in list(facts.ranking[0].results)[1:]:
+        first = max(facts.ranking, key=lambda r: _score_by(r, protocol))
+        if first.method != facts.ranking[0].method:
+            lines.append(f"By {_spoken(protocol)}, {first.method} ranks first.")
+    return " ".join(lines)
+
+
+def _unstable(facts: _Facts) -> str:
+    rows = [f"{r.method} ({', '.join(troubles(facts.of(r.method)))})" for r in facts.ranking if not r.stable]
+    return f"Unstable: {_listed(rows)}." if rows else ""
+
+
+def _failed(facts: _Facts) -> str:
+    return " ".join(_failures(facts.ranking, facts.trainings))
+
+
+def _limits(facts: _Facts) -> str:
+    """What this number of seeds does not show."""
+    planned = {r.method: len(facts.of(r.method)) for r in facts.ranking}
+    lines = [
+        f"{r.method} finished in {r.seeds} of {counted(planned[r.method], 'seed')}."
+        for r in facts.ranking
+        if r.seeds < planned[r.method]
+    ]
+    if facts.one_seed:
+        lines.append(
+            "With one seed, the variation between seeds is unknown: ranges cover the test images only, and no method "
+            "is shown to be better than another."
+        )
+        if max(planned.values()) == 1:
+            lines.append("Give --seeds 3 before you rely on the order.")
+        return " ".join(lines)
+    smallest = min(2 * max(r.high - r.score, r.score - r.low) for r in facts.ranking)
+    lines.append(
+        f"With {counted(max(planned.values()), 'seed')}, differences below {100 * smallest:.1f} points are not "
+        "significant. The order holds for this budget: longer trainings may change it."
+    )
+    return " ".join(lines)
+
+
+_CONTEXT = (_untrained_score, _not_better, _labels, _largest_gain, _other_winners, _unstable, _failed, _limits)
+SENTENCES: Mapping[str, Sequence[Callable[[_Facts], str]]] = {
+    "failed": (_none_trained, _failed),
+    "unfinished": (_progress, _highest_so_far, _untrained_score, _unstable, _failed),
+    "not better than untrained": (_none_better, _highest, _labels, _unstable, _failed, _limits),
+    "best collapsed": (_best_collapsed, _best_without_collapse, *_CONTEXT),
+    "ranked": (_best, _others, *_CONTEXT),
+}
+"""The sentences of a recommendation, by the outcome of the comparison."""
+
+
+def _numbers(row: Rank) -> str:
+    """A method, its score and its training time."""
     protocol = next(iter(row.results))
     tests = len(row.results[protocol])
     over = f", the mean over {counted(tests, 'test')}" if tests > 1 else ""
@@ -89,164 +276,28 @@ def _figures(row: Rank) -> str:
     )
 
 
-def _so_far(ranking: Sequence[Rank], trainings: Sequence[Training], before: _Untrained | None) -> list[str]:
-    """What is known while trainings are left to do: no order yet."""
-    done, failed = (sum(t.status == status for t in trainings) for status in ("done", "failed"))
-    also = f", {failed} failed" if failed else ""
-    said = [f"Unfinished: {done} of {counted(len(trainings), 'training')} {are(done)} done{also}."]
-    if ranking:
-        said.append(f"The highest score so far: {_figures(ranking[0])}. The order may change.")
-    if before is not None:
-        said.append(f"The untrained network comes to {before}.")
-    return said
-
-
-def _first(ranking: Sequence[Rank], trainings: Sequence[Training], fallen: Collection[str], timed: bool) -> list[str]:
-    """The first method, and who is not significantly different; where it collapsed, the first that did not."""
-    best, even = ranking[0], not_distinguishable(ranking)
-    if best.method in fallen:
-        count, of = _collapses(best, trainings), len(_of(best.method, trainings))
-        said = [
-            f"{best.method} has the highest score, but {count} of its {counted(of, 'training')} collapsed: do "
-            "not choose it."
-        ]
-        said.append(f"Its score: {_figures(best)}.")
-        if healthy := [r for r in ranking if r.method not in fallen]:
-            said.append(f"The first that did not collapse: {_figures(healthy[0])}.")
-        return said
-    one_seed = all(r.seeds == 1 for r in ranking)
-    said = [f"{'Highest score' if one_seed else 'Best'} on these images: {_figures(best)}."]
-    if even:
-        said += _even([r.method for r in even], best, differences(ranking, trainings), timed)
-    elif len(ranking) > 1 and not one_seed:
-        said.append("All others are significantly worse.")
-    return said
-
-
-def _even(even: Sequence[str], best: Rank, other: Mapping[str, Sequence[Difference]], timed: bool) -> list[str]:
-    """Who the first protocol does not distinguish from the best, what the others say of them, and how to choose."""
-    by = "memory or stability" if timed else "time, memory or stability"
-    are = "is" if len(even) == 1 else "are"
-    if not other:
-        return [f"{_listed(even)} {are} not significantly different from it: choose among them by {by}."]
-    said = [f"{_listed(even)} {are} not significantly different from it by {_spoken(next(iter(best.results)))}."]
-    for protocol in dict.fromkeys(d.protocol for found in other.values() for d in found):
-        for word in ("worse", "better"):
-            of = {m: d for m, found in other.items() for d in found if (d.protocol, d.word) == (protocol, word)}
-            if of:
-                ranges = ", ".join(f"{m} {_between(*d.own)}" for m, d in of.items())
-                against = _between(*next(iter(of.values())).best)
-                verb = "is" if len(of) == 1 else "are"
-                said.append(
-                    f"By {_spoken(protocol)} {_listed([*of])} {verb} significantly {word}: {ranges}, {best.method} "
-                    f"{against}."
-                )
-    if left := [m for m in even if m not in other]:
-        said.append(f"Choose among {_listed([best.method, *left])} by {by}.")
-    elif all(d.word == "worse" for found in other.values() for d in found):
-        said.append(f"Choose {best.method}.")
-    else:
-        said.append("Choose by the protocol that is nearest to what the features are for.")
-    return said
-
-
 def _between(low: float, high: float) -> str:
     return f"{low:.1%} to {high:.1%}"
-
-
-def _collapses(row: Rank, trainings: Sequence[Training]) -> int:
-    return sum(t.verdict == "collapsed" for t in _of(row.method, trainings))
-
-
-def _beside(before: _Untrained, ranking: Sequence[Rank], beaten: Sequence[Rank]) -> list[str]:
-    """The untrained network, and who is not clearly better."""
-    said = [f"The untrained network comes to {before}."]
-    if weak := [r.method for r in ranking if r not in beaten]:
-        said.append(f"{_listed(weak)} {'does' if len(weak) == 1 else 'do'} not clearly beat it.")
-    return said
-
-
-def _by_labels(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
-    """Who learnt from labels, and the first of those that did not."""
-    taught = [r.method for r in ranking if any(t.learns_from_labels for t in _of(r.method, trainings))]
-    others = [r for r in ranking if r.method not in taught]
-    if not taught:
-        return []
-    learns = "learns" if len(taught) == 1 else "learn"
-    if not others:
-        return [f"{_listed(taught)} {learns} from labels."]
-    said = [f"{_listed(taught)} {learns} from labels, which the others do not see."]
-    if ranking[0].method in taught:
-        said.append(f"First without labels: {others[0].method}, {others[0].score:.1%}.")
-    return said
-
-
-def _quickest(before: _Untrained, beaten: Sequence[Rank], ranking: Sequence[Rank]) -> list[str]:
-    """Which method gained most for its time, where that is not the first one."""
-    if not beaten:
-        return []
-    quick = max(beaten, key=lambda r: (r.score - before.score) / max(r.seconds, 1e-9))
-    if quick.method == ranking[0].method:
-        return []
-    gain = 100 * (quick.score - before.score)
-    return [f"Most gain for the time: {quick.method}, {gain:.1f} points in {_time(quick.seconds)}."]
-
-
-def _unstable(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
-    shaky = [f"{r.method} ({', '.join(troubles(_of(r.method, trainings)))})" for r in ranking if not r.stable]
-    return [f"Unstable: {_listed(shaky)}."] if shaky else []
-
-
-def _limits(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
-    """What so many seeds do not show."""
-    asked = {r.method: len(_of(r.method, trainings)) for r in ranking}
-    short = [r for r in ranking if r.seeds < asked[r.method]]
-    said = [f"{r.method} came to its end in {r.seeds} of {counted(asked[r.method], 'seed')}." for r in short]
-    if all(r.seeds == 1 for r in ranking):
-        said.append(
-            "One seed says nothing of how much another would change: ranges are those of the test images alone, and "
-            "no method is shown to be better than another."
-        )
-        return [*said, *(["Give --seeds 3 before you rely on the order."] if max(asked.values()) == 1 else [])]
-    least = min(2 * max(r.high - r.score, r.score - r.low) for r in ranking)
-    return [
-        *said,
-        f"With {counted(max(asked.values()), 'seed')}, differences below {100 * least:.1f} points are not "
-        "significant here, and "
-        "the order holds for this budget: longer trainings may change it.",
-    ]
-
-
-def _other_firsts(ranking: Sequence[Rank], best: str) -> dict[str, str]:
-    """By each other protocol the method that is first, where it is not the best one."""
-    firsts = {}
-    for protocol in list(ranking[0].results)[1:]:
-        first = max(ranking, key=lambda r: _score_by(r, protocol))
-        if first.method != best:
-            firsts[protocol] = first.method
-    return firsts
 
 
 def _score_by(row: Rank, protocol: str) -> float:
     return mean(m.mean for m in row.results[protocol].values())
 
 
-def _of(method: str, trainings: Sequence[Training]) -> list[Training]:
-    return [t for t in trainings if t.method == method]
+# ---------------------------------------------------------------- the table
 
 
 def _failures(ranking: Sequence[Rank], trainings: Sequence[Training]) -> list[str]:
-    ranked = {r.method for r in ranking}
-    said = []
-    for method in dict.fromkeys(t.method for t in trainings if t.method not in ranked):
-        errors = [t.error for t in _of(method, trainings) if t.error]
-        if errors:
-            said.append(f"{method} failed: {errors[0]}")
-    return said
+    """The first error of each method without a finished training."""
+    ranked, errors = {r.method for r in ranking}, dict[str, str]()
+    for t in trainings:
+        if t.error and t.method not in ranked:
+            errors.setdefault(t.method, t.error)
+    return [f"{method} failed: {error}" for method, error in errors.items()]
 
 
 def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequence[Training]) -> list[str]:
-    """The ranking as lines of text: accuracies in percent, the mean over the tests, deviations over seeds behind ±."""
+    """The ranking as lines of text: accuracy in percent, mean over the tests, ± standard deviation over seeds."""
     protocols = list(ranking[0].results) if ranking else []
     energy = any(r.energy_kj is not None for r in ranking)
     head = [
@@ -261,10 +312,10 @@ def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequ
         "GiB",
     ]
     rows = [[*head, "GFLOP/image", *(["kJ"] if energy else []), "remark"]]
-    for place, r in enumerate(ranking, 1):
+    for position, r in enumerate(ranking, 1):
         rows.append(
             [
-                str(place), r.method, *(_percent(r, p) for p in protocols), _range(r), str(r.seeds), str(r.epochs),
+                str(position), r.method, *(_percent(r, p) for p in protocols), _range(r), str(r.seeds), str(r.epochs),
                 _time(r.seconds), f"{r.images_per_s:.{0 if r.images_per_s >= 10 else 1}f}", _number(r.peak_memory_gib),
                 _number(r.gflops_per_image), *([_number(r.energy_kj)] if energy else []), r.remark,
             ]
@@ -284,7 +335,7 @@ def table(ranking: Sequence[Rank], untrained: Sequence[Results], trainings: Sequ
 
 
 def _by_test(ranking: Sequence[Rank]) -> list[str]:
-    """Where there are several tests, a line for each protocol and test."""
+    """One line for each protocol and test, if there are several tests."""
     if not ranking or len(next(iter(ranking[0].results.values()))) < 2:
         return []
     return [
@@ -320,7 +371,7 @@ def _time(seconds: float) -> str:
 
 
 def _column(protocol: str) -> str:
-    """A protocol's name, and what it measures where that is no accuracy."""
+    """A protocol's name, with its metric if that is not an accuracy."""
     return f"{protocol} recall@1" if protocol in ("retrieval", "label-free") else protocol
 
 

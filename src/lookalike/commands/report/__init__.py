@@ -1,1 +1,1 @@
-"""The page about runs. `report` has `report`, for any runs at any time, and `write`, for the end of a training."""
+"""The HTML page about runs: `report.report` for any runs, `report.write` at the end of a training."""

@@ -1,4 +1,4 @@
-// Elements and words. Text from outside reaches the page through text nodes alone.
+// DOM elements and text formatting. Untrusted text is only inserted as text nodes.
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
@@ -16,14 +16,18 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Replaces what is in a node.
-const put = (node, ...children) => { node.replaceChildren(); return fill(node, {}, children); };
+// Replaces the children of a node.
+const put = (node, ...children) => {
+  node.replaceChildren();
+  return fill(node, {}, children);
+};
 
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) =>
   fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 
-const percent = (value, digits = 1) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)}\u00a0%`);
+const percent = (value, digits = 1) =>
+  value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)}\u00a0%`;
 
 function number(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
@@ -44,14 +48,18 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-const worded = (value, kind, digits) =>
-  kind === 'percent' ? percent(value, digits === undefined ? 1 : digits) : number(value, digits === undefined ? 4 : digits);
+const formatted = (value, kind, digits) =>
+  kind === 'percent'
+    ? percent(value, digits === undefined ? 1 : digits)
+    : number(value, digits === undefined ? 4 : digits);
 
 const known = (value) => value !== null && value !== undefined;
-const several = (count, word) => (known(count) ? `${count.toLocaleString('en-US', { maximumFractionDigits: 1 })} ${word}${count === 1 ? '' : 's'}` : '');
+const plural = (count, noun) => (count === 1 ? noun : noun.endsWith('s') ? `${noun}es` : `${noun}s`);
+const counted = (count, noun) =>
+  known(count) ? `${count.toLocaleString('en-US', { maximumFractionDigits: 1 })} ${plural(count, noun)}` : '';
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-// A css variable as a colour that a canvas understands.
+// The value of a CSS variable as a colour for a canvas.
 const probe = document.createElement('span');
 probe.hidden = true;
 document.body.append(probe);
@@ -62,18 +70,28 @@ function colour(name) {
 
 const SERIES = 10;
 const series = (i) => `var(--s${i % SERIES})`;
-// Beyond the tenth, colours come again: shape and dashes tell those apart.
+// Colours repeat after the tenth series; marker shapes and dashes then distinguish them.
 const DASHES = [null, '8 3', '2 3', '8 3 2 3'];
 const dash = (i) => DASHES[Math.floor(i / SERIES) % DASHES.length];
 function marker(i, x, y, r) {
-  const kind = Math.floor(i / SERIES) % 4, fill = series(i);
+  const kind = Math.floor(i / SERIES) % 4,
+    fill = series(i);
   if (kind === 0) return svg('circle', { cx: x, cy: y, r, fill });
   if (kind === 1) return svg('rect', { x: x - 0.9 * r, y: y - 0.9 * r, width: 1.8 * r, height: 1.8 * r, fill });
-  const d = kind === 2 ? `M${x} ${y - 1.2 * r}l${1.15 * r} ${2 * r}h${-2.3 * r}z` : `M${x} ${y - 1.3 * r}l${1.2 * r} ${1.3 * r}l${-1.2 * r} ${1.3 * r}l${-1.2 * r} ${-1.3 * r}z`;
+  const d =
+    kind === 2
+      ? `M${x} ${y - 1.2 * r}l${1.15 * r} ${2 * r}h${-2.3 * r}z`
+      : `M${x} ${y - 1.3 * r}l${1.2 * r} ${1.3 * r}l${-1.2 * r} ${1.3 * r}l${-1.2 * r} ${-1.3 * r}z`;
   return svg('path', { d, fill });
 }
-const swatch = (i) => svg('svg', { class: 'swatch wide', viewBox: '0 0 26 12', 'aria-hidden': 'true' }, svg('line', { x1: 0, x2: 26, y1: 6, y2: 6, stroke: series(i), 'stroke-width': 2, 'stroke-dasharray': dash(i) }), marker(i, 13, 6, 4.2));
-const themed = [];  // functions to call when light and dark change
+const swatch = (i) =>
+  svg(
+    'svg',
+    { class: 'swatch wide', viewBox: '0 0 26 12', 'aria-hidden': 'true' },
+    svg('line', { x1: 0, x2: 26, y1: 6, y2: 6, stroke: series(i), 'stroke-width': 2, 'stroke-dasharray': dash(i) }),
+    marker(i, 13, 6, 4.2),
+  );
+const themed = []; // called when the theme changes
 
 async function copy(text, button) {
   const before = button.textContent;
@@ -89,32 +107,70 @@ async function copy(text, button) {
     area.remove();
   }
   button.textContent = done ? 'Copied' : 'Could not copy';
-  setTimeout(() => { button.textContent = before; }, 1400);
+  setTimeout(() => {
+    button.textContent = before;
+  }, 1400);
 }
 
-// With `stack` a phone shows each row as a block, its cells under each other with their heads.
+// With `stack`, each row becomes a block on a narrow screen, with the heading beside each cell.
 function table(heads, rows, numeric = [], stack = false) {
   const cell = (tag, content, i) => {
-    const made = content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
-      ? content : el(tag, { class: numeric.includes(i) ? 'n' : null }, content);
-    if (stack && tag === 'td' && i > 0 && heads[i] && !made.dataset.title) made.dataset.title = heads[i] instanceof Node ? heads[i].dataset.title : heads[i];
-    return made;
+    const node =
+      content instanceof Node && (content.tagName === 'TD' || content.tagName === 'TH')
+        ? content
+        : el(tag, { class: numeric.includes(i) ? 'n' : null }, content);
+    if (stack && tag === 'td' && i > 0 && heads[i] && !node.dataset.title) {
+      node.dataset.title = heads[i] instanceof Node ? heads[i].dataset.title : heads[i];
+    }
+    return node;
   };
-  return el('div', { class: 'scroll' }, el('table', { class: stack ? 'stack' : null },
-    el('thead', {}, el('tr', {}, heads.map((h, i) => cell('th', h, i)))),
-    el('tbody', {}, rows.map((row) => el('tr', {}, row.map((c, i) => cell('td', c, i)))))));
+  return el(
+    'div',
+    { class: 'scroll' },
+    el(
+      'table',
+      { class: stack ? 'stack' : null },
+      el(
+        'thead',
+        {},
+        el(
+          'tr',
+          {},
+          heads.map((h, i) => cell('th', h, i)),
+        ),
+      ),
+      el(
+        'tbody',
+        {},
+        rows.map((row) =>
+          el(
+            'tr',
+            {},
+            row.map((c, i) => cell('td', c, i)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function bars(items) {
-  return el('div', { class: 'bars' }, items.map(([name, share, text]) => [
-    el('span', { title: name }, name),
-    el('div', { class: 'track' }, el('i', { css: { width: `${100 * (share || 0)}%` } })),
-    el('span', { class: 'v' }, text),
-  ]));
+  return el(
+    'div',
+    { class: 'bars' },
+    items.map(([name, fraction, text]) => [
+      el('span', { title: name }, name),
+      el('div', { class: 'track' }, el('i', { css: { width: `${100 * (fraction || 0)}%` } })),
+      el('span', { class: 'v' }, text),
+    ]),
+  );
 }
 
 function range(value, low, high) {
-  return el('div', { class: 'range', 'aria-hidden': 'true' },
+  return el(
+    'div',
+    { class: 'range', 'aria-hidden': 'true' },
     el('i', { css: { width: `${100 * value}%` } }),
-    known(low) && el('u', { css: { left: `calc(${100 * low}% - 1px)`, width: `calc(${100 * (high - low)}% + 2px)` } }));
+    known(low) && el('u', { css: { left: `calc(${100 * low}% - 1px)`, width: `calc(${100 * (high - low)}% + 2px)` } }),
+  );
 }

@@ -1,4 +1,4 @@
-"""The entries of `evaluation.json` as a page shows them: accuracies, other figures, confusions."""
+"""The entries of `evaluation.json` as shown on a page: accuracies, other metrics, confusions."""
 
 import dataclasses
 import json
@@ -8,45 +8,45 @@ from typing import Any
 
 from ...metric_names import RENAMED_SCORES, with_current_names
 from ...printing import TOP5_FROM, protocol_name
-from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_words, settings_in_short
+from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_label, settings_in_short
 
 MATRIX_CLASSES = 40
-"""Confusions of more classes are listed, and not drawn."""
+"""Confusions of more classes are listed instead of drawn."""
 PAIRS = 100
-"""Confusions that are listed at most."""
-FIGURES = ("retrieval", "label-free")
-"""Protocols whose first figure is no accuracy of naming classes."""
+"""Maximum number of listed confusions."""
+WITHOUT_ACCURACY = ("retrieval", "label-free")
+"""Protocols whose metrics are not classification accuracies."""
 
 Content = dict[str, Any]
 Triple = tuple[int, int, float]
 
 
 def evaluations(entries: object) -> list[Content]:
-    """The entries of `evaluation.json`, newest last, with words; confusions of many classes as pairs.
+    """The entries of `evaluation.json`, newest last, with titles; confusions of many classes as pairs.
 
-    A field that is missing or odd is None or empty; an entry without a finite `top1` is left out.
+    Missing or invalid fields are None or empty; entries without a finite `top1` are left out.
     """
     return [_evaluation(entry) for entry in dictionaries(entries) if is_finite(entry.get("top1"))]
 
 
 def dictionaries(values: object) -> list[Content]:
-    """Those of a list that are dictionaries; none where there is no list."""
+    """The dictionaries of a list; empty for any other value."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def confused(triples: Sequence[Triple]) -> list[tuple[int, int, float, float]]:
-    """Pairs of classes that are taken for each other, most often first: true, predicted, count, images of the true."""
+    """Confused classes, most frequent first: true class, predicted class, count, number of images of the true class."""
     total: dict[int, float] = {}
     for true, _, count in triples:
         total[true] = total.get(true, 0) + count
     return sorted(
-        ((true, said, count, total[true]) for true, said, count in triples if true != said),
+        ((true, predicted, count, total[true]) for true, predicted, count in triples if true != predicted),
         key=lambda p: (-p[2], p[:2]),
     )
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a number, and neither NaN nor infinite."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
@@ -77,38 +77,38 @@ def _evaluation(entry: Content) -> Content:
         "calibration": _calibration(calibration) if isinstance(calibration, dict) else None,
         "draws": draws,
         "names": names,
-        "confusion": triples if len(names) <= MATRIX_CLASSES and _are_of(triples, len(names)) else [],
+        "confusion": triples if len(names) <= MATRIX_CLASSES and _are_valid(triples, len(names)) else [],
         "pairs": confused(triples)[: PAIRS if len(names) > MATRIX_CLASSES else 10],
-        "figures": _figures(entry) if protocol in FIGURES else [],
+        "metrics": _metrics(entry) if protocol in WITHOUT_ACCURACY else [],
     }  # fmt: skip
 
 
 def _shows_top5(entry: Content) -> bool:
-    """Whether there are enough classes for it; they are not counted everywhere."""
+    """Whether there are enough classes for top-5; older entries have no number of classes."""
     classes = entry.get("classes")
-    return not isinstance(classes, int) or not 0 < classes < TOP5_FROM or entry.get("protocol") in FIGURES
+    return not isinstance(classes, int) or not 0 < classes < TOP5_FROM or entry.get("protocol") in WITHOUT_ACCURACY
 
 
-def _figures(entry: Content) -> list[Content]:
-    """What a protocol measures in place of an accuracy: title, unit, note, kind and value."""
+def _metrics(entry: Content) -> list[Content]:
+    """A protocol's metrics other than accuracy: title, unit, note, kind and value."""
     found: list[tuple[Curve, object]] = []
     if entry.get("protocol") == "retrieval":
         for row in dictionaries(entry.get("history")):
             if is_finite(row.get("k")) and is_finite(row.get("recall")):
-                found.append((recall_words(int(row["k"])), row["recall"]))
+                found.append((recall_label(int(row["k"])), row["recall"]))
         if not found:
-            found.append((recall_words(1), entry["top1"]))
+            found.append((recall_label(1), entry["top1"]))
     measures = entry["measures"] if isinstance(entry.get("measures"), dict) else {}
     if entry.get("protocol") == "label-free":
         measures = {"view_retrieval": entry["top1"], **with_current_names(measures, RENAMED_SCORES)}
     known = [name for name in METRIC_TITLES if name in measures]
     found += [(METRIC_TITLES.get(name, Curve(name.replace("_", " "), "", "")), measures[name])
               for name in dict.fromkeys([*known, *measures]) if is_finite(measures[name])]  # fmt: skip
-    return [{**dataclasses.asdict(words), "value": value} for words, value in found]
+    return [{**dataclasses.asdict(label), "value": value} for label, value in found]
 
 
 def _triples(values: object, draws: int) -> list[Triple]:
-    """Confusions per draw: the file counts those of all draws together."""
+    """Mean confusions per draw: the file has the sum over all draws."""
     return [
         (value[0], value[1], value[2] / draws if draws > 1 else value[2])
         for value in _list(values)
@@ -116,8 +116,8 @@ def _triples(values: object, draws: int) -> list[Triple]:
     ]
 
 
-def _are_of(triples: Sequence[Triple], classes: int) -> bool:
-    return all(0 <= true < classes and 0 <= said < classes for true, said, _ in triples)
+def _are_valid(triples: Sequence[Triple], classes: int) -> bool:
+    return all(0 <= true < classes and 0 <= predicted < classes for true, predicted, _ in triples)
 
 
 def _calibration(found: Content) -> Content:

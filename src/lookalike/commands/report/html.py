@@ -1,4 +1,4 @@
-"""The page: content, style and scripts in one file that needs nothing else."""
+"""Renders the page: content, style and scripts in one self-contained file."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from ...printing import printable
 
-SCRIPTS = ("elements.js", "charts.js", "map.js", "overview.js", "ranking.js", "judged.js", "page.js")
+SCRIPTS = ("elements.js", "charts.js", "map.js", "overview.js", "ranking.js", "evaluations.js", "page.js")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -22,7 +22,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<noscript><p>This page draws itself with a script of its own, and scripts are switched off.</p></noscript>
+<noscript><p>This page needs JavaScript, which is disabled.</p></noscript>
 {content}
 <script>{script}</script>
 </body>
@@ -31,14 +31,14 @@ _PAGE = """<!doctype html>
 
 
 def rendered(title: str, content: dict[str, Any]) -> str:
-    """One HTML document that opens from a disk and asks nothing of a network.
+    """One HTML document that works without a network.
 
-    Content travels as JSON; scripts put it on the page as text, never as HTML. The policy in the head lets the one
-    script run whose hash it names, and forbids every request.
+    Content is embedded as JSON; scripts insert it as text, never as HTML. The content security policy allows only the
+    script with the given hash, and forbids every request.
 
     Args:
         title: plain text.
-        content: by the id of its element; what JSON knows.
+        content: JSON values, by the id of their element.
     """
     script = "'use strict';\n(() => {\n" + "\n".join(map(_file, SCRIPTS)) + "\n})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -59,13 +59,13 @@ def rendered(title: str, content: dict[str, Any]) -> str:
 
 
 def embedded(value: object) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or begin a tag."""
+    """JSON that is safe inside a script element: it cannot close the element or open a tag."""
     text = json.dumps(finite(value), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def finite(value: object) -> object:
-    """The same without NaN and infinity, which JSON does not know, and without characters that move or hide text."""
+    """The value without NaN and infinity, which JSON lacks, and without characters that move or hide text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

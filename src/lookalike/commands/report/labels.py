@@ -1,4 +1,4 @@
-"""What figures mean, in half a sentence each, for somebody who sees them first."""
+"""Titles and short explanations of metrics and protocols, for readers who see them for the first time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Kind = Literal["number", "percent", "count"]
 
 @dataclass(frozen=True)
 class Curve:
-    """How a column of `metrics.jsonl` is called and drawn."""
+    """How a metric is named and drawn."""
 
     title: str
     unit: str
@@ -20,9 +20,9 @@ class Curve:
 
 
 CURVES: Mapping[str, Curve] = {
-    "loss": Curve("Loss", "", "What the training makes small. Methods differ in it, so compare runs of one method."),
+    "loss": Curve("Loss", "", "Training loss. Its scale depends on the method: compare runs of one method only."),
     "knn_top1": Curve(
-        "k-NN accuracy", "%", "Test images whose nearest labelled images name their class rightly.", "percent"
+        "k-NN accuracy", "%", "Test images classified correctly by their nearest labelled images.", "percent"
     ),
     "pair_auc": Curve(
         "Pair AUC", "%",
@@ -32,74 +32,76 @@ CURVES: Mapping[str, Curve] = {
     "pair_auc_change": Curve(
         "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
-    "pair_auc_error": Curve("Error of the change", "%", "Standard error of this change over the images.", "percent"),
-    "moved": Curve("Moved", "", "Mean absolute change of the pair AUC per image since the first evaluation."),
-    "spread": Curve("Spread", "", "How far the features of different images lie apart. Near 0 they have collapsed."),
-    "effective_rank": Curve("Effective rank", "directions", "How many directions the features use."),
-    "alignment": Curve("Alignment", "", "Squared distance of two views of one image, 0 to 4: lower is closer."),
-    "uniformity": Curve("Uniformity", "", "How evenly images cover the sphere: 0 is one spot, -4 is even."),
-    "lr": Curve("Learning rate", "", "Length of the optimizer's steps, as its schedule sets it."),
-    "grad_norm": Curve("Gradient norm", "", "Size of the gradient. Growing without end, it announces a divergence."),
+    "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
+    "moved": Curve("Moved", "", "How far images' shares in pair_auc are from their first ones: 0 is not at all."),
+    "spread": Curve("Spread", "", "How far apart the features of different images are. Near 0 they have collapsed."),
+    "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
+    "alignment": Curve("Alignment", "", "Squared distance between two views of one image, 0 to 4: lower is closer."),
+    "uniformity": Curve("Uniformity", "", "How evenly features cover the sphere: 0 is a single point, -4 is uniform."),
+    "lr": Curve("Learning rate", "", "Step size of the optimizer, as set by its schedule."),
+    "grad_norm": Curve("Gradient norm", "", "Norm of the gradient. Unlimited growth precedes a divergence."),
     "update_ratio": Curve(
-        "Step length", "%", "How much an optimizer step changes the weights. Above 1.5 % it is far too long.", "percent"
+        "Step size", "%", "Relative change of the weights per optimizer step. Above 1.5 % is far too large.", "percent"
     ),
     "images_per_s": Curve("Speed", "images/s", "Training images per second."),
-    "data_wait": Curve("Waiting for data", "%", "Share of the time without an image to train on.", "percent"),
-    "head_spread": Curve("Spread behind the head", "", "The same as spread, of what the method's head makes."),
-    "head_size": Curve("Length behind the head", "", "How long the head's outputs are. Growing 100-fold is too much."),
-    "skipped": Curve("Skipped steps", "steps", "Steps that were dropped since their gradient was not finite.", "count"),
+    "data_wait": Curve("Waiting for data", "%", "Fraction of the training time spent waiting for images.", "percent"),
+    "head_spread": Curve("Spread after the head", "", "Spread of the outputs of the method's head."),
+    "head_size": Curve("Norm after the head", "", "Norm of the head's outputs. It should not grow 100-fold."),
+    "skipped": Curve("Skipped steps", "steps", "Optimizer steps skipped because the gradient was not finite.", "count"),
 }  # fmt: skip
-"""In the order of the page; other columns follow."""
+"""Columns of `metrics.jsonl`, in the order of the page; unknown columns follow."""
 
 MAIN = ("loss", "knn_top1", "pair_auc", "spread", "lr", "images_per_s")
-"""Curves that are shown at once; the others are folded away."""
+"""Curves that are always visible; the others are collapsed."""
 
 VERDICTS: Mapping[str, str] = {
-    "learning": "The encoder tells images apart better than before the training.",
-    "not learning": "The encoder is no better than before the training.",
-    "getting worse": "The labelled images are classified worse than before the training.",
-    "unclear": "Whether the encoder is better than before the training is not known.",
-    "too short to tell": "So few steps change too little to be seen.",
-    "collapsed": "All images get nearly the same feature: the encoder is of no use.",
-    "diverged": "The numbers grew without bounds: the weights are of no use.",
+    "learning": "The encoder distinguishes images better than before training.",
+    "not learning": "The encoder is no better than before training.",
+    "getting worse": "Labelled images are classified less accurately than before training.",
+    "unclear": "It is unknown whether the encoder is better than before training.",
+    "too short to tell": "The training has too few steps for a measurable change.",
+    "collapsed": "All images have nearly the same features: the encoder is unusable.",
+    "diverged": "Values grew without bound: the weights are unusable.",
 }
 
 PROTOCOL_TITLES: Mapping[str, tuple[str, str]] = {
-    "knn": ("k nearest neighbours", "An image gets the class of the most similar labelled images. Nothing is trained."),
-    "linear": ("Linear probe", "A linear classifier on the frozen features, with all labels."),
-    "linear-augmented": ("Linear probe, augmented", "A linear classifier on features of randomly cropped images."),
-    "logistic": ("Logistic regression", "A linear classifier on the frozen features, solved to the optimum."),
-    "semi": ("Few labels", "A classifier that is given a small share of the labels."),
-    "finetune": ("Fine-tuning", "The whole network goes on learning, with labels."),
-    "retrieval": ("Retrieval", "Whether the images most like a test image are of its class."),
-    "label-free": ("Without labels", "Whether two views of an image find each other, and how the features lie."),
+    "knn": ("k nearest neighbours", "Predicts the class of the most similar labelled images, without training."),
+    "linear": ("Linear probe", "Linear classifier on frozen features, trained with all labels."),
+    "linear-augmented": ("Linear probe, augmented", "Linear classifier on frozen features of randomly cropped images."),
+    "logistic": ("Logistic regression", "Linear classifier on frozen features, optimised to convergence."),
+    "semi": ("Few labels", "Classifier trained with a small fraction of the labels."),
+    "finetune": ("Fine-tuning", "The whole network, trained further with labels."),
+    "retrieval": ("Retrieval", "Whether the nearest images of a test image have its class."),
+    "label-free": ("Without labels", "Whether two views of an image find each other, and statistics of the features."),
 }
 """Title and explanation of each protocol."""
 
 METRIC_TITLES: Mapping[str, Curve] = {
-    "map": Curve("Mean average precision", "", "How far up images of the own class come; 100 % is first.", "percent"),
-    "pair_auc": CURVES["pair_auc"],
-    "view_retrieval": Curve(
-        "Own view found", "%", "How often the nearest of all views is the image's own other one.", "percent"
+    "map": Curve(
+        "Mean average precision", "", "How high images of the same class rank; 100 % if all rank first.", "percent"
     ),
-    "view_retrieval_of_5": Curve("Own view among 5", "%", "The same, among the nearest five.", "percent"),
+    "pair_auc": CURVES["pair_auc"],
+    "retrieval": Curve(
+        "View recall@1", "%", "How often the nearest of all views is the other view of the same image.", "percent"
+    ),
+    "retrieval_of_5": Curve("View recall@5", "%", "The same for the five nearest views.", "percent"),
     **{name: CURVES[name] for name in ("alignment", "uniformity", "spread")},
-    "effective_rank": Curve("Effective rank", "directions", "How many directions the features use; more is richer."),
+    "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
 }
-"""Figures of an evaluation that are no accuracy, in the order of the page."""
+"""Metrics of an evaluation other than accuracy, in the order of the page."""
 
 
-def recall_words(k: int) -> Curve:
+def recall_label(k: int) -> Curve:
     """Recall@k of retrieval."""
     nearest = "the nearest image" if k == 1 else f"one of the {k} nearest images"
-    return Curve(f"Recall@{k}", "%", f"How often {nearest} is of the same class.", "percent")
+    return Curve(f"Recall@{k}", "%", f"How often {nearest} has the same class.", "percent")
 
 
 _SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
 
 
 def settings_in_short(settings: Mapping[str, object]) -> str:
-    """The settings of an evaluation that tell it from others of its protocol."""
+    """The settings that distinguish an evaluation from others of the same protocol."""
     parts = []
     for name in _SHOWN:
         value = settings.get(name)

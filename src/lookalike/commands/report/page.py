@@ -13,7 +13,7 @@ from ...printing import LONGEST_PATH, brief, counted, pasteable, printable
 from ...runs import Folder, directory_of, located, version
 from ...runs.lookup import holds_run
 from .gallery import Gallery, run_pictures
-from .run_data import Content, comparison, curve_words, name_of, read_entries, read_options, run_content, run_names
+from .run_data import Content, comparison, curve_labels, name_of, read_entries, read_options, run_content, run_names
 
 Say = Callable[[str], None]
 
@@ -30,11 +30,11 @@ def page_content(
     notes: list[str] = []
     for path, name, run in zip(chosen.shown, names, runs):
         mapped = path in chosen.mapped
-        data, unasked = (images, None) if images is not None else _own_images(path)
+        data, refused = (images, None) if images is not None else _own_images(path)
         run["pictures"], run["shown"] = [], mapped or not chosen.comparisons
         _add_pictures(run, path, data if mapped else None, say)
         if mapped and Folder(path).weights.is_file():
-            notes += _add_map(gallery, path, name, data, unasked)
+            notes += _add_map(gallery, path, name, data, refused)
     title = _title(chosen.comparisons, runs)
     content = {
         "title": f"Comparison{'s' if len(chosen.comparisons) > 1 else ''} {title}" if chosen.comparisons else title,
@@ -43,7 +43,7 @@ def page_content(
         "runs": runs,
         "groups": groups,
         "comparisons": chosen.comparisons,
-        "curves": curve_words(list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))),
+        "curves": curve_labels(list(dict.fromkeys(key for run in runs for key in run["curves"]["series"]))),
         "mapNotes": notes,
     }
     return f"{title} - lookalike", {"report": content, "maps": {"sets": gallery.sets, "maps": gallery.maps}}
@@ -51,15 +51,15 @@ def page_content(
 
 @dataclass
 class _Chosen:
-    """What a page shows of some folders."""
+    """The runs and comparisons of a page."""
 
     comparisons: list[Content] = field(default_factory=list)
     shown: list[Path] = field(default_factory=list)
-    """The folders of all runs."""
+    """Folders of all runs."""
     mapped: list[Path] = field(default_factory=list)
-    """Those that get a map: of a comparison one of the best method."""
+    """Folders of runs with a map: of a comparison, one run of the best method."""
     trained_of: dict[Path, tuple[int, str, int]] = field(default_factory=dict)
-    """Comparison, method and seed of the runs that belong to one."""
+    """Comparison index, method and seed of runs that belong to a comparison."""
 
 
 def _chosen(folders: Sequence[Path]) -> _Chosen:
@@ -81,7 +81,7 @@ def _chosen(folders: Sequence[Path]) -> _Chosen:
 
 
 def _add_pictures(run: Content, path: Path, data: "Data | None", say: Say) -> None:
-    """Adds the pictures of a run that is shown; of another one the details stay on its own page."""
+    """Adds a run's pictures; of a run that is not shown, removes the details of its evaluations."""
     if not run["shown"]:
         for entry in run["evaluations"]:
             entry |= {"per_class": [], "confusion": [], "pairs": [], "calibration": None}
@@ -92,107 +92,105 @@ def _add_pictures(run: Content, path: Path, data: "Data | None", say: Say) -> No
         run["problems"].append(f"Pictures: {error}")
 
 
-def _add_map(gallery: Gallery, path: Path, name: str, data: "Data | None", unasked: str | None) -> list[str]:
-    """Maps a run's embedding of `data`; returns a note where there is no map."""
-    named = printable(name)
-    if data is None and unasked is not None:
-        said = (
-            f"{named}: its files name the images {brief(unasked)}, which no command of yours named on this "
+def _add_map(gallery: Gallery, path: Path, name: str, data: "Data | None", refused: str | None) -> list[str]:
+    """Adds the map of a run's embedding of `data`; returns a note if there is no map."""
+    label = printable(name)
+    if data is None and refused is not None:
+        note = (
+            f"{label}: its files name the images {brief(refused)}, which you have not used in a command on this "
             "machine. To show them: "
-            f"{pasteable('lookalike', 'report', path, '--images', brief(unasked, LONGEST_PATH))}"
-            f"{'.' + where if (where := _where(unasked)) else ''}"
+            f"{pasteable('lookalike', 'report', path, '--images', brief(refused, LONGEST_PATH))}"
+            f"{'.' + hint if (hint := _hint(refused)) else ''}"
         )
-        gallery.say(f"map of {said}")
-        return [said]
+        gallery.say(f"map of {note}")
+        return [note]
     if data is None:
-        return [f"{name}: its images are not in a folder or list. Give them: --images FOLDER."]
+        return [f"{name}: its images are not in a folder or list. Give --images FOLDER."]
     try:
         gallery.add(name, path, data)
     except Exception as error:  # a page without a map is better than none
-        gallery.say(f"map of {named}: left out. {error}")
-        return [f"{name}: {error}{_where(data)}"]
+        gallery.say(f"map of {label}: left out. {error}")
+        return [f"{name}: {error}{_hint(data)}"]
     return []
 
 
 def _title(comparisons: Sequence[Content], runs: Sequence[Content]) -> str:
-    """The comparisons' names, or the title of the only run, or how many there are."""
+    """The comparisons' names, the title of a single run, or the number of runs."""
     if comparisons:
         return " and ".join(found["name"] for found in comparisons)
     return str(runs[0]["title"]) if len(runs) == 1 else f"{counted(len(runs), 'run')}"
 
 
 def _own_images(path: Path) -> tuple[str | None, str | None]:
-    """What a run's own map shows, and else what its files name that may not be shown unasked.
+    """The images of a run's map, or otherwise the first images that its files name but that may not be shown.
 
-    These are the test images that it was probed or judged on, or its data, where the user named them on this machine:
-    the files of a stranger's run could name any folder, and nobody would expect its images on the page.
+    Candidates are the test images of its probe, of its evaluations, and its training images. Only images that the user
+    named on this machine are shown: the files of an untrusted run could name any private folder.
     """
-    whole = read_options(Folder(path).run, [])
-    options = located(whole)
+    stored = read_options(Folder(path).run, [])
+    options = located(stored)
     made, probe = options.get("made"), options.get("probe")
     marks = made.get("named_here") if isinstance(made, dict) else None
     probed = probe[1] if isinstance(probe, list) and len(probe) == 2 else None
-    began = directory_of(whole)
-    judged = [
-        (place, entry.get("named_here"))
-        for entry in reversed(read_entries(path))
-        for place in _from(entry.get("test"), began)
+    directory = directory_of(stored)
+    tests = [
+        (_located_test(entry.get("test"), directory), entry.get("named_here")) for entry in reversed(read_entries(path))
     ]
-    unasked = None
-    for images, by in ((probed, marks), *judged, (options.get("data"), marks)):
+    refused = None
+    for images, marked_by in ((probed, marks), *tests, (options.get("data"), marks)):
         if not isinstance(images, str) or not images or is_tag(images):
             continue
-        if not is_marked(images, by):
-            unasked = unasked or images
-        elif (images, by) not in judged or os.path.isdir(images):
+        if not is_marked(images, marked_by):
+            refused = refused or images
+        elif (images, marked_by) not in tests or os.path.isdir(images):
             return images, None
-    return None, unasked
+    return None, refused
 
 
-def _from(images: object, began: str | None) -> list[object]:
-    """Where judged images may be: as they are written, and from where the run began if nothing is there."""
-    if not isinstance(images, str) or not images or began is None or os.path.exists(images):
-        return [images]
-    there = os.path.join(began, images)
-    return [there if os.path.exists(there) else images]
+def _located_test(images: object, directory: str | None) -> object:
+    """The path of test images: relative to the current directory, or to that in which the run was started."""
+    if not isinstance(images, str) or not images or directory is None or os.path.exists(images):
+        return images
+    joined = os.path.join(directory, images)
+    return joined if os.path.exists(joined) else images
 
 
-def _where(data: object) -> str:
-    """What to do about images whose relative path leads nowhere from here."""
+def _hint(data: object) -> str:
+    """Advice for a relative path that does not exist."""
     if not isinstance(data, str) or os.path.isabs(data) or os.path.exists(data):
         return ""
     return (
-        " The path is relative and counts from the folder that the training was started in: run the command there, or "
-        "give --images FOLDER."
+        " The path is relative to the folder in which the training was started: run the command there, or give "
+        "--images FOLDER."
     )
 
 
 def _grouped(
     shown: Sequence[Path], names: Sequence[str], runs: Sequence[Content], trained_of: dict[Path, tuple[int, str, int]]
 ) -> list[Content]:
-    """Tells each run its `group`, and lists the groups: a method of a comparison with its seeds, or a run alone."""
+    """Sets the `group` of each run; returns the groups: all seeds of a compared method, or a single run."""
     several = len({found[0] for found in trained_of.values()}) > 1
     groups: dict[tuple[int, str], Content] = {}
     for path, name, run in zip(shown, names, runs):
         run["of"], run["trained"], run["seed"] = trained_of.get(path, (-1, name, 0))
         key = (run["of"], str(path) if run["of"] < 0 else run["trained"])
-        where = f", {path.parent.name}" if several and run["of"] >= 0 else ""
+        suffix = f", {path.parent.name}" if several and run["of"] >= 0 else ""
         run["later"] = key in groups
-        group = groups.setdefault(key, {"name": f"{run['trained']}{where}", "of": run["of"], "method": run["trained"]})
+        group = groups.setdefault(key, {"name": f"{run['trained']}{suffix}", "of": run["of"], "method": run["trained"]})
         run["group"] = list(groups).index(key)
         group["size"] = group.get("size", 0) + 1
     return list(groups.values())
 
 
 def _trainings(folder: Path, found: Content) -> dict[tuple[str, int], Path]:
-    """The folders of a comparison's trainings that are there, by method and seed."""
+    """The existing folders of a comparison's trainings, by method and seed."""
     trained = {}
     for training in found["trainings"]:
         method, seed = training.get("method"), training.get("seed")
         if not isinstance(method, str) or not isinstance(seed, int):
             continue
-        path = folder / Path(f"{method}-seed{seed}").name  # within the comparison, whatever its file names
-        # neither a path nor a link leads out of the comparison
+        path = folder / Path(f"{method}-seed{seed}").name  # inside the comparison, whatever its file says
+        # neither a path nor a link may lead out of the comparison
         if path.is_dir() and holds_run(path) and path.resolve().parent == folder.resolve():
             trained[(method, seed)] = path
     return trained

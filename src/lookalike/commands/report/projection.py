@@ -1,4 +1,4 @@
-"""The map of an embedding: where images lie, which are alike, what they look like; ready for a page."""
+"""The map of an embedding for a page: 2-D coordinates, nearest neighbours, clusters and thumbnails."""
 
 import base64
 import io
@@ -18,69 +18,73 @@ from torch import Tensor
 from ...data import Source
 from ...evaluation.features import crop
 from ...images import promote
-from ...printing import counted
+from ...printing import are, counted
 from ...views import black_and_white
 
 STORED_NEIGHBOURS = 8
-"""Nearest images that are kept of each one."""
+"""Number of nearest neighbours stored for each image."""
 TILE = 48
-"""Pixels a side of a thumbnail."""
+"""Side of a thumbnail, in pixels."""
 COLUMNS = 24
-"""Thumbnails a side of a sheet."""
+"""Side of a sheet, in thumbnails."""
 COMPONENTS = 50
-"""Principal components that t-SNE is given."""
+"""Number of principal components before t-SNE or UMAP."""
 CLUSTERS = 10
-"""Groups of k-means where no labels say how many there are."""
-MOST_CLUSTERS = 30
+"""Number of k-means clusters of unlabelled images."""
+MAX_CLUSTERS = 30
+"""Maximum number of clusters."""
 LONG, QUICK = 1000, 500
-"""Iterations of t-SNE, and those that are enough for up to a thousand images."""
+"""Iterations of t-SNE, and for at most 1,000 images."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Where images lie on the plane."""
+class Layout:
+    """2-D coordinates of images."""
 
     xy: NDArray[np.float32]
-    """(N, 2), centred, the farthest coordinate at 1."""
+    """(N, 2), centred, with maximum absolute value 1."""
     how: str
-    """What made it, in words."""
+    """The algorithm and its settings, as text."""
 
 
 def encoded(values: NDArray[np.generic]) -> str:
-    """An array's bytes, little-endian, as base64: a page makes a typed array of it."""
+    """An array's bytes, little-endian, as base64; the page decodes it to a typed array."""
     little = values.astype(values.dtype.newbyteorder("<"))
     return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()
 
 
-def placed(features: Tensor, seed: int = 0) -> Place:
-    """Puts features (N, D) on a plane, similar ones (by cosine) near each other.
+def project(features: Tensor, seed: int = 0) -> Layout:
+    """Projects features (N, D) to 2 dimensions, similar ones (by cosine) near each other.
 
-    UMAP where umap-learn is installed, t-SNE else, after PCA to 50 numbers (van der Maaten and Hinton, JMLR 2008).
+    UMAP if umap-learn is installed, otherwise t-SNE (van der Maaten and Hinton, JMLR 2008), after PCA to 50 dimensions.
 
     Raises:
-        ValueError: features that are not finite, fewer than 2, or all the same.
+        ValueError: the features are not finite, fewer than 2, or all equal.
     """
     if len(features) < 2:
-        raise ValueError(f"A map takes 2 images or more, and there is {len(features)}.")
+        raise ValueError(f"A map needs at least 2 images; there {are(len(features))} {len(features)}.")
     if not bool(features.isfinite().all()):
         raise ValueError("The features are not finite: the training diverged.")
     x = F.normalize(features.double(), dim=1)
     x = x - x.mean(0)
     if float(x.norm(dim=1).max()) < 1e-6:
-        raise ValueError("All images have the same feature: there is nothing to map.")
+        raise ValueError("All images have the same features: there is nothing to map.")
     _, _, directions = torch.linalg.svd(x[:: math.ceil(len(x) / 5000)], full_matrices=False)
     reduced: NDArray[np.float32] = (x @ directions[:COMPONENTS].T).float().numpy()
     count = len(reduced)
     if count < 5 or reduced.shape[1] < 2:
-        flat, how = np.pad(reduced, ((0, 0), (0, max(0, 2 - reduced.shape[1]))))[:, :2], "PCA, as there are few images"
+        flat, how = (
+            np.pad(reduced, ((0, 0), (0, max(0, 2 - reduced.shape[1]))))[:, :2],
+            "PCA (too few images for t-SNE)",
+        )
     elif find_spec("umap") is not None:
         from umap import UMAP
 
         neighbours = min(15, count - 1)
         flat = UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=seed, init="pca").fit_transform(reduced)
-        how = f"UMAP, {neighbours} neighbours, after PCA to {counted(reduced.shape[1], 'number')}"
+        how = f"UMAP, {neighbours} neighbours, after PCA to {counted(reduced.shape[1], 'dimension')}"
     else:
         from sklearn.manifold import TSNE
 
@@ -88,14 +92,14 @@ def placed(features: Tensor, seed: int = 0) -> Place:
         flat = TSNE(
             perplexity=perplexity, init="pca", random_state=seed, max_iter=QUICK if count <= 1000 else LONG
         ).fit_transform(reduced)
-        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {counted(reduced.shape[1], 'number')}"
+        how = f"t‑SNE, perplexity {perplexity:.3g}, after PCA to {counted(reduced.shape[1], 'dimension')}"
     flat = np.asarray(flat, np.float64)
     flat = flat - (flat.max(0) + flat.min(0)) / 2
-    return Place((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)
+    return Layout((flat / max(np.abs(flat).max(), 1e-12)).astype(np.float32), how)
 
 
 def neighbours(features: Tensor, k: int = STORED_NEIGHBOURS) -> NDArray[np.uint32]:
-    """(N, min(k, N - 1)): the places of the k rows of highest cosine to each, itself left out, nearest first."""
+    """Indices of the k nearest rows of each row by cosine, nearest first, without itself: (N, min(k, N - 1))."""
     unit = F.normalize(features.float(), dim=1)
     found = []
     for start in range(0, len(unit), 1024):
@@ -107,7 +111,7 @@ def neighbours(features: Tensor, k: int = STORED_NEIGHBOURS) -> NDArray[np.uint3
 
 
 def clusters(features: Tensor, count: int, seed: int = 0) -> NDArray[np.uint16]:
-    """(N,): the group of each row by k-means of directions; group 0 is the largest."""
+    """(N,): the cluster of each row, by k-means of normalised features; cluster 0 is the largest."""
     from sklearn.cluster import KMeans
 
     unit = F.normalize(features.float(), dim=1).numpy()
@@ -119,23 +123,23 @@ def clusters(features: Tensor, count: int, seed: int = 0) -> NDArray[np.uint16]:
     return ranked
 
 
-def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, object]:
-    """Thumbnails of images, on square sheets, as data URIs; an image that went away leaves a grey tile.
+def sheets(source: Source, indices: list[int], tile: int = TILE) -> dict[str, object]:
+    """Thumbnails of images on square sheets, as data URIs. Unreadable images are grey tiles.
 
-    The crop is the one that the encoder sees: the middle.
+    Thumbnails are centre crops, as for the encoder.
     """
     from ...data import BrokenImage
 
     per_sheet, urls = COLUMNS * COLUMNS, []
     limits: tuple[float, float] | None = None
-    for start in range(0, len(places), per_sheet):
-        part = places[start : start + per_sheet]
+    for start in range(0, len(indices), per_sheet):
+        part = indices[start : start + per_sheet]
         sheet = Image.new("RGB", (COLUMNS * tile, -(-len(part) // COLUMNS) * tile), "#888888")
         small: dict[int, Tensor] = {}
-        for n, place in enumerate(part):
+        for n, index in enumerate(part):
             with suppress(BrokenImage):
-                small[n] = _thumbnail(source.read(place, 2 * tile), tile)
-        if limits is None and small:  # the same for all sheets
+                small[n] = _thumbnail(source.read(index, 2 * tile), tile)
+        if limits is None and small:  # shared by all sheets
             limits = black_and_white([*small.values()])
         for n, image in small.items():
             sheet.paste(_picture(image, limits or (0.0, 1.0)), (n % COLUMNS * tile, n // COLUMNS * tile))
@@ -144,19 +148,19 @@ def sheets(source: Source, places: list[int], tile: int = TILE) -> dict[str, obj
 
 
 def data_uri(image: Image.Image, *, quality: int) -> str:
-    """A picture as WebP in a data URI."""
+    """An image as a WebP data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _thumbnail(image: Tensor, tile: int) -> Tensor:
-    """What an image (C, H, W) shows at `tile` pixels a side, in [0, 1]: its first three channels, or the first."""
+    """The centre crop of an image (C, H, W) at `tile` pixels, in [0, 1]: its first three channels, or the first."""
     small = promote(crop(image, tile), torch.float32)
     return small[:3] if len(small) >= 3 else small[:1]
 
 
 def _picture(image: Tensor, limits: tuple[float, float]) -> Image.Image:
-    """A thumbnail as 8-bit RGB, with these values as black and white."""
+    """A thumbnail as 8-bit RGB; `limits` are the values of black and white."""
     rgb = ((image - limits[0]) / (limits[1] - limits[0])).expand(3, -1, -1)
     return Image.fromarray((rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""`report(...)`: one HTML page about one or several runs; `write(folder)`: the page of a run that has just ended."""
+"""`report(...)` writes an HTML page about runs; `write(folder)` writes the page of a run that has just finished."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ...data import Data
 
 POINTS = 5000
-"""Images on the maps of a page, all together."""
+"""Total number of images on the maps of a page."""
 FEW_POINTS = 1000
-"""Images on the map of a page that is written at the end of a training."""
+"""Number of images on the map of a page written at the end of a training."""
 
 Say = Callable[[str], None]
 
@@ -32,32 +32,32 @@ def report(
     workers: int = 0,
     say: Say = silent,
 ) -> Path:
-    """Writes one HTML page about runs: verdict, curves, evaluations, a map of the embedding; it needs no network.
+    """Writes one self-contained HTML page about runs: verdict, curves, evaluations and a map of the embedding.
 
     Args:
-        runs: folders of runs, or of comparisons, which bring their trainings along.
-        images: images of the map, with labels where each class has a folder. Without it the test images of the run's
-            probe, or else of its newest evaluation whose folder is still there, or else its data. What cannot be read
-            is left out, and the page says so.
-        out: the file. Without it report.html, in the run's folder where there is one run.
-        points: images on all maps together, drawn at random, the same for all; 20,000 stay smooth.
+        runs: folders of runs, or of comparisons (with all their trainings).
+        images: images of the map, labelled if each class has a folder. Default: the test images of the run's probe,
+            otherwise of its newest evaluation whose folder exists, otherwise its training images. The page names
+            images that could not be read.
+        out: the output file. Default: report.html, for a single run in the run's folder.
+        points: total number of images on all maps, a random sample shared by all maps. 20,000 remain smooth.
         overwrite: replace the file if it exists. (The page in a run's own folder is always replaced.)
-        workers: processes that decode.
-        say: called with lines about the progress.
+        workers: number of decoding processes.
+        say: called with progress messages.
 
     Returns:
-        The file that was written.
+        The written file.
 
     Raises:
-        FileNotFoundError: a folder that holds no run.
+        FileNotFoundError: a folder contains no run.
         FileExistsError: `out` exists.
-        ValueError: no runs, or points below 1; a comparison of another format.
+        ValueError: no runs, points below 1, or a comparison of another format.
     """
     folders = [Path(r) for r in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     if not folders:
-        raise ValueError("There is no run to report on. Give one folder or more.")
+        raise ValueError("runs is empty. Give at least one folder.")
     if points < 1:
-        raise ValueError(f"points is {points}; it is a number of images, 1 or more.")
+        raise ValueError(f"points is {points}; it must be at least 1.")
     for folder in folders:
         if not folder.is_dir() or not (holds_run(folder) or (folder / "compare.json").is_file()):
             raise no_run(folder)
@@ -74,30 +74,30 @@ def report(
 
 
 def write(folder: str | os.PathLike[str], *, workers: int = 0, say: Say = print) -> Path | None:
-    """Writes `report.html` into the folder of a run or a comparison that has just ended, with a small map.
+    """Writes `report.html` into the folder of a finished run or comparison, with a small map.
 
-    Whatever goes wrong is said in a line and raises nothing: a page must not make a finished training fail.
+    Errors are printed and never raised: a finished training must not fail because of its page.
 
     Args:
-        folder: of the run.
-        workers: processes that decode.
-        say: called with a line about what was written, or why nothing was.
+        folder: of the run or comparison.
+        workers: number of decoding processes.
+        say: called with the path of the page, or with the error.
 
     Returns:
-        The page, or None.
+        The page, or None if it could not be written.
     """
     try:
         path = report(folder, points=FEW_POINTS, workers=workers)
     except Exception as error:
         again = pasteable("lookalike", "report", folder)
-        say(f"WARNING     no report was written ({type(error).__name__}: {error}). Try: {again}")
+        say(f"WARNING     the report could not be written ({type(error).__name__}: {error}). Try: {again}")
         return None
     say(f"Wrote {path}: curves, evaluations and a map of the embedding; open it in a browser")
     return path
 
 
 def target(folders: Sequence[Path], out: str | os.PathLike[str] | None) -> Path:
-    """The file that a page about these folders goes to."""
+    """The output file of a page about these folders."""
     if out is not None:
         return Path(out)
     return Folder(folders[0]).report if len(folders) == 1 else Path("report.html")

@@ -1,4 +1,4 @@
-"""What a run's folder says, as plain values: configuration, verdict, curves, evaluations."""
+"""The content of a run's folder as plain values: configuration, verdict, curves, evaluations."""
 
 import dataclasses
 import importlib
@@ -15,52 +15,62 @@ from ...printing import brief, counted, pasteable, plural
 from ...runs import Folder, Row, located, parse_yaml
 from ...runs.start import words
 from .evaluation_data import dictionaries, evaluations, is_finite
-from .labels import CURVES, MAIN, VERDICTS
+from .labels import CURVES, MAIN, VERDICTS, Curve
 
 POINTS_OF_A_CURVE = 1000
-"""Longer curves are thinned to so many points, of which the extremes stay."""
+"""Maximum number of points of a curve. Longer ones are thinned, keeping extremes."""
 
-ASIDE = ("Views", "Started from", "Device", "You stated", "Fitted", "Machine", "Versions", "Commit", "Seed")
-"""Facts that are folded away."""
+COLLAPSED = (
+    "Views",
+    "Initial weights",
+    "Device",
+    "Options set by you",
+    "Options fitted to the data",
+    "Machine",
+    "Versions",
+    "Commit",
+    "Seed",
+)
+"""Facts that are collapsed on the page."""
 
 Content = dict[str, Any]
 
 
 def name_of(path: Path) -> str:
-    """What a run's folder is called."""
+    """The name of a run's folder."""
     return path.name or path.resolve().name
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Names of runs, no two alike: the folder's, or its path where others are called so."""
+    """Unique names of runs: the folder's name, or its path if several have the same name."""
     short = [name_of(path) for path in folders]
     return [str(path) if short.count(name) > 1 else name for path, name in zip(folders, short)]
 
 
 def read_entries(path: Path) -> list[Content]:
-    """The entries of a run's `evaluation.json`, as they stand there; none where it cannot be read."""
+    """The entries of a run's `evaluation.json`; empty if it cannot be read."""
     return dictionaries(_json(Folder(path).evaluation, []))
 
 
 def run_content(path: Path, name: str) -> Content:
-    """All that the page says of one run but its pictures and its map.
+    """The content of a page for one run, without pictures and map.
 
-    A file that is not there, or that cannot be read, leaves its part out; `problems` says which could not be read.
+    Parts whose files are missing or unreadable are left out; `problems` names unreadable files.
     """
     folder, problems = Folder(path), list[str]()
     options = read_options(folder.run, problems)
     card = _record(folder.card, problems)
     if (own := card_within(folder.weights)) is not None:
-        card |= own  # a training that was killed between the two files left an older card
+        card |= own  # a training killed between writing the two files leaves an older card
     rows = folder.rows() if is_own(folder.metrics, problems) else []
     method = str(options.get("method") or card.get("method") or "")
 
-    def part(what: str, make: Callable[[], object], nothing: object) -> Any:
+    def part(name: str, build: Callable[[], object], default: object) -> Any:
         try:
-            return make()
-        except Exception as error:  # what a file holds may be anything; the other parts stand
-            problems.append(f"{what} could not be shown: {type(error).__name__}: {brief(str(error))}")
-            return nothing
+            return build()
+        except Exception as error:  # files may have any content; the other parts are still shown
+            problems.append(f"{name} could not be shown: {type(error).__name__}: {brief(str(error))}")
+            return default
 
     return {
         "name": name,
@@ -74,13 +84,13 @@ def run_content(path: Path, name: str) -> Content:
         "curves": part("The curves", lambda: curves(rows), {"perEpoch": None, "series": {}}),
         "evaluations": part("The evaluations", lambda: evaluations(_json(folder.evaluation, problems)), []),
         "distillation": _record(folder.distillation, problems) or None,
-        "use": part("How to use it", lambda: use(path, options), use(path, {})),
+        "use": part("The usage", lambda: use(path, options), use(path, {})),
         "problems": problems,
     }
 
 
 def paper(method: str) -> str:
-    """The citation of a method of ours, with its address; empty for a user's own."""
+    """The citation and URL of a built-in method; empty for user-defined ones."""
     if method not in METHODS:
         return ""
     text = importlib.import_module(METHODS[method].module).__doc__ or ""
@@ -88,8 +98,8 @@ def paper(method: str) -> str:
 
 
 def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row], problems: list[str]) -> list[Content]:
-    """What was trained on what, as labels and values."""
-    said = _said(folder.start, problems)
+    """The configuration of a run, as labels and values."""
+    start = _start_facts(folder.start, problems)
     made = options.get("made") or {}
     versions, machine = made.get("versions") or {}, made.get("machine") or {}
     optim = options.get("optim") or {}
@@ -100,33 +110,33 @@ def facts(folder: Folder, options: Content, card: Content, rows: Sequence[Row], 
     lr = f"{optim.get('name')}, learning rate {rate} ({optim.get('scaling')} scaling)" if rate else ""
     found = {
         "Method": METHODS[options["method"]].line if options.get("method") in METHODS else options.get("method"),
-        "Images": said.get("data") or options.get("data"),
-        "Backbone": said.get("model", "").split(", ", 1)[-1] or options.get("backbone") or card.get("backbone"),
-        "Feature": f"{_counted(card['dim'], 'number')} per image" if card.get("dim") else "",
+        "Images": start.get("data") or options.get("data"),
+        "Backbone": start.get("model", "").split(", ", 1)[-1] or options.get("backbone") or card.get("backbone"),
+        "Features": _counted(card["dim"], "dimension") if card.get("dim") else "",
         "Image size": f"{size} x {size} pixels, {_counted(options.get('channels', 3), 'channel')}" if size else "",
-        "Steps": said.get("steps") or (f"{last['step']}" if last.get("step") else ""),
+        "Steps": start.get("steps") or (f"{last['step']}" if last.get("step") else ""),
         "Epochs": f"{card.get('epochs', options.get('epochs', '')):g} of {options['epochs']}"
         if isinstance(options.get("epochs"), int) and isinstance(card.get("epochs"), int | float)
         else options.get("epochs"),
-        "Batch": f"{_counted(options['batch_size'], 'image')} per step" if options.get("batch_size") else "",
-        "Optimizer": said.get("optimizer") or lr,
-        "Started from": said.get("weights"),
-        "Views": said.get("views"),
-        "Device": said.get("device"),
+        "Batch size": f"{_counted(options['batch_size'], 'image')} per step" if options.get("batch_size") else "",
+        "Optimizer": start.get("optimizer") or lr,
+        "Initial weights": start.get("weights"),
+        "Views": start.get("views"),
+        "Device": start.get("device"),
         "Speed": f"{speeds[len(speeds) // 2]:,.0f} images/s (median)" if speeds else "",
-        "You stated": _named(options, "user"),
-        "Fitted": _named(options, "fitted"),
+        "Options set by you": _named(options, "user"),
+        "Options fitted to the data": _named(options, "fitted"),
         "Machine": f"{machine.get('system')}, {machine.get('cores')} cores" if machine else "",
         "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "Commit": made.get("commit"),
         "Seed": options.get("seed"),
         "Started": str(made.get("date") or "").replace("T", " "),
     }
-    return [{"label": k, "value": str(v), "main": k not in ASIDE} for k, v in found.items() if v not in (None, "")]
+    return [{"label": k, "value": str(v), "main": k not in COLLAPSED} for k, v in found.items() if v not in (None, "")]
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, str] | None:
-    """The last verdict, in words, with what it means."""
+    """The last verdict, with its meaning, reason and remedy."""
     row = next((row for row in reversed(rows) if "verdict" in row), None)
     if row is None:
         return None
@@ -148,29 +158,27 @@ def curves(rows: Sequence[Row]) -> Content:
             continue
         points = [(row["step"], row[name]) for row in rows if is_finite(row.get("step")) and is_finite(row.get(name))]
         if points and not (name == "skipped" and not any(y for _, y in points)):
-            kept = thinned(points)
-            series[name] = {"x": [x for x, _ in kept], "y": [float(f"{y:.5g}") for _, y in kept]}
+            points = thinned(points)
+            series[name] = {"x": [x for x, _ in points], "y": [float(f"{y:.5g}") for _, y in points]}
     return {"perEpoch": _steps_per_epoch(rows), "series": series}
 
 
-def curve_words(names: Sequence[str]) -> Content:
+def curve_labels(names: Sequence[str]) -> Content:
     """Title, unit and explanation of each curve."""
     found = {}
     for name in names:
-        curve = CURVES.get(name)
-        words = dataclasses.asdict(curve) if curve else {"title": name.replace("_", " "), "unit": "", "note": "",
-                                                         "kind": "number"}  # fmt: skip
-        found[name] = {**words, "main": name in MAIN}
+        curve = CURVES.get(name) or Curve(name.replace("_", " "), "", "")
+        found[name] = {**dataclasses.asdict(curve), "main": name in MAIN}
     return found
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE) -> list[tuple[float, float]]:
-    """At most so many points: of each stretch the lowest and the highest, in their order; the two ends stay."""
-    if len(points) <= most:
+def thinned(points: Sequence[tuple[float, float]], limit: int = POINTS_OF_A_CURVE) -> list[tuple[float, float]]:
+    """At most `limit` points: the minimum and maximum of each interval in their order, and both ends."""
+    if len(points) <= limit:
         return list(points)
-    stretches = (most - 2) // 2
+    intervals = (limit - 2) // 2
     inner = points[1:-1]
-    bounds = [len(inner) * i // stretches for i in range(stretches + 1)]
+    bounds = [len(inner) * i // intervals for i in range(intervals + 1)]
     kept = [points[0]]
     for start, end in itertools.pairwise(bounds):
         part = inner[start:end]
@@ -179,9 +187,9 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS_OF_A_CURVE
 
 
 def use(path: Path, content: Content) -> Content:
-    """The lines that use this encoder."""
+    """Code and commands that use this encoder."""
     options: Content = located(content)
-    path = path if path.name else path.resolve()  # "." leads nowhere from another directory
+    path = path if path.name else path.resolve()  # "." would be wrong in another directory
     train, test = options.get("probe") or ("TRAIN", "TEST")
     data = options.get("data")
     data = data if isinstance(data, str) and not is_tag(data) else "DATA"
@@ -203,36 +211,36 @@ def comparison(path: Path) -> Content:
     """`compare.json` of a folder.
 
     Raises:
-        ValueError: it is no comparison of format 1.
+        ValueError: it is not a comparison of format 1.
     """
     problems: list[str] = []
     content = _json(path / "compare.json", problems)
     if problems or not isinstance(content, dict) or content.get("format") != 1:
         raise ValueError(
-            f"{path / 'compare.json'} is no comparison with format 1{': ' if problems else ''}{' '.join(problems)}. It "
-            "may come from a newer lookalike; make it again with `lookalike compare` and another --out."
+            f"{path / 'compare.json'} is not a comparison of format 1{': ' if problems else ''}{' '.join(problems)}. "
+            "It may be from a newer version; repeat it with `lookalike compare` and another --out."
         )
     return {**content, **{name: dictionaries(content.get(name)) for name in ("ranking", "trainings")}}
 
 
 def _title(method: str, data: object) -> str:
-    what = METHODS[method].cls if method in METHODS else method.rsplit(":", 1)[-1] or "Encoder"
+    name = METHODS[method].cls if method in METHODS else method.rsplit(":", 1)[-1] or "Encoder"
     if not isinstance(data, str) or not data:
-        return what
+        return name
     if is_tag(data):
-        return f"{what} on a {class_of(data)}"
-    return f"{what} on {'/'.join(Path(data).parts[-2:]).lstrip('/')}"
+        return f"{name} on a {class_of(data)}"
+    return f"{name} on {'/'.join(Path(data).parts[-2:]).lstrip('/')}"
 
 
 def _named(options: Content, origin: str) -> str:
-    """The fields whose values come from the user, or from fitting, as far as `run.yaml` says so."""
+    """The options whose values are from the user or derived from the data, as recorded in `run.yaml`."""
     origins = options.get("origins")
     names = origins.get(origin) if isinstance(origins, dict) else None
     return ", ".join(map(str, names)) if isinstance(names, list) else ""
 
 
-def _said(path: Path, problems: list[str]) -> dict[str, str]:
-    """The facts of `start.json` in words; none where there is no such file, as in runs of version 0.1."""
+def _start_facts(path: Path, problems: list[str]) -> dict[str, str]:
+    """The facts of `start.json` as text; empty if the file is missing, as in runs of version 0.1."""
     content = _record(path, problems)
     if not content:
         return {}
@@ -244,7 +252,7 @@ def _said(path: Path, problems: list[str]) -> dict[str, str]:
 
 
 def read_options(path: Path, problems: list[str]) -> Content:
-    """`run.yaml` as it is, with what was `made`; `runs.read_yaml` leaves that out."""
+    """The content of `run.yaml`, including `made`, which `runs.read_yaml` leaves out."""
     if not is_own(path, problems):
         return {}
     try:
@@ -255,7 +263,7 @@ def read_options(path: Path, problems: list[str]) -> Content:
 
 
 def is_own(path: Path, problems: list[str]) -> bool:
-    """Whether a file is there, in the folder of its run: a stranger's link could lead to any file of this machine."""
+    """Whether a file exists in its run's folder. A link in an untrusted folder could point to any file."""
     if not path.is_file():
         return False
     if path.resolve().is_relative_to(path.parent.resolve()):
@@ -265,10 +273,10 @@ def is_own(path: Path, problems: list[str]) -> bool:
 
 
 def _record(path: Path, problems: list[str]) -> Content:
-    """The object that a JSON file holds; empty where it holds something else."""
+    """The object in a JSON file; empty for other content."""
     content = _json(path, problems)
     if content is not None and not isinstance(content, dict):
-        problems.append(f"{path.name} holds no object, and is left out.")
+        problems.append(f"{path.name} is not a JSON object, and is left out.")
     return content if isinstance(content, dict) else {}
 
 
@@ -283,7 +291,7 @@ def _json(path: Path, problems: list[str]) -> Any:
 
 
 def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
-    """The last step of each epoch has a row."""
+    """Steps per epoch, from the row at the end of the first epoch, or else from the last row."""
     first = next((row for row in rows if row.get("epoch") == 1 and is_finite(row.get("step"))), None)
     if first is not None:
         return float(first["step"])
@@ -292,5 +300,5 @@ def _steps_per_epoch(rows: Sequence[Row]) -> float | None:
 
 
 def _counted(value: object, noun: str) -> str:
-    """What a file says, which may be anything, with its noun."""
+    """A value from a file, of any type, with its noun."""
     return counted(value, noun) if isinstance(value, int | float) else f"{value} {plural(noun)}"
