@@ -94,10 +94,10 @@ def test_metrics_other_than_accuracy_have_their_own_titles() -> None:
             free | {"measures": now},
         ]
     )
-    first, second, third = ([(f["title"], f["value"]) for f in entry["metrics"]] for entry in found)
+    first, second, third, fourth = ([(f["title"], f["value"]) for f in entry["metrics"]] for entry in found)
     assert first == [("Recall@1", 0.6), ("Recall@5", 0.8), ("Mean average precision", 0.41)]
     assert second == [("View recall@1", 0.95), ("Alignment", 0.4), ("Effective rank", 40.0), ("new", 1.5)]
-    assert third == [("Recognition", 0.98), *second]
+    assert third == fourth == [("Pair AUC", 0.98), *second]
     assert all(f["note"] for f in found[0]["metrics"])
 
 

@@ -147,7 +147,7 @@ def unused(
                 if is_all
                 else f"in 90% the largest value is at most {largest} of {top:,}, the smallest at least {smallest}. "
             )
-            + ("Train with --normalise data, or scale" if "normalize" in options else "Scale")
+            + ("Train with --normalize data, or scale" if "normalize" in options else "Scale")
             + " all files by the same factor to the full range."
         )
     return lines

@@ -32,8 +32,8 @@ CURVES: Mapping[str, Curve] = {
     "pair_auc_change": Curve(
         "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
-    "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
-    "moved": Curve("Moved", "", "How far images' shares in pair_auc are from their first ones: 0 is not at all."),
+    "pair_auc_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
+    "moved": Curve("Moved", "", "How far images' contributions to the pair AUC are from their first ones: 0 is not at all."),
     "spread": Curve("Spread", "", "How far apart the features of different images are. Near 0 they have collapsed."),
     "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
     "alignment": Curve("Alignment", "", "Squared distance between two views of one image, 0 to 4: lower is closer."),
