@@ -33,7 +33,7 @@ CURVES: Mapping[str, Curve] = {
         "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
     "pair_auc_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
-    "moved": Curve("Moved", "", "How far images' contributions to the pair AUC are from their first ones: 0 is not at all."),
+    "moved": Curve("Moved", "", "How far images' contributions to the pair AUC are from the first ones: 0 is unmoved."),
     "spread": Curve("Spread", "", "How far apart the features of different images are. Near 0 they have collapsed."),
     "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
     "alignment": Curve("Alignment", "", "Squared distance between two views of one image, 0 to 4: lower is closer."),
