@@ -109,7 +109,7 @@ def of_command(command: Command) -> list[str]:
     """Heading, purpose, usage and options of a command that is a function."""
     name = command.name or command.function.__name__
     text = (inspect.getdoc(command.function) or "").split("\n\n")[0]
-    places, options = command.places(), command.options()
+    places, options = command.positionals(), command.options()
     front = " ".join(command.metavars.get(place, place.upper()) for place in places)
     items = [
         item(key, each.help, "" if "MISSING" in repr(each.default) else shown(each.default)) if key not in places
