@@ -466,7 +466,7 @@ def test_the_command_refuses_with_one_message(
     photos: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "run"), "--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8"]
-    assert "learns from a teacher: lookalike distill" in failing(capsys, ["pretrain", "distill", str(photos)], 2)
+    assert "trains with a teacher: lookalike distill" in failing(capsys, ["pretrain", "distill", str(photos)], 2)
     missing = failing(capsys, ["distill", str(photos), "--teacher", str(tmp_path / "none"), *out], 1)
     assert "No encoder at" in missing
     wrong = tmp_path / "weights.safetensors"

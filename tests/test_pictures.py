@@ -164,7 +164,7 @@ def test_heat_rises_from_black_to_pale() -> None:
     ("options", "words"),
     [
         ({"count": 0}, "count is 0; it must be at least 1 image"),
-        ({"what": ["gradients"]}, "Unknown picture 'gradients'. Choose from attention, pca, neighbours"),
+        ({"what": ["gradients"]}, "Unknown picture 'gradients'. Available: attention, pca, neighbours"),
         ({"image_size": 33}, "cannot take 33 x 33 pixels"),
     ],
 )

@@ -182,7 +182,7 @@ def test_floats_beyond_1_are_named_at_the_start(tmp_path: Path, capfd: pytest.Ca
             values[3, 5] = 1.02
         Image.fromarray(values).save(tmp_path / f"{i:02}.tif")
     reason = "not supported: float values from 0 to 1.02; expected 0 to 1. Scale all images alike"
-    assert "16, of which 0 cannot be read, and 4 are whole" in (text := checked(tmp_path, capfd))
+    assert "16, of which 0 cannot be read, and 4 are valid" in (text := checked(tmp_path, capfd))
     assert f"00.tif: {reason}" in text
     text = started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.5")
     assert re.search(rf"WARNING     4 of 16 images looked at are whole, but .* \d+\.tif: {re.escape(reason)}", text)

@@ -107,7 +107,7 @@ def test_no_text_names_an_option_that_no_command_has() -> None:
 
 
 def test_no_text_names_a_command_that_there_is_not() -> None:
-    verbs = {*VERBS, "VERB"}
+    verbs = {*VERBS, "COMMAND"}
     found = {
         (file, verb)
         for file, _, text in literals()

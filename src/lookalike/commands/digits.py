@@ -57,8 +57,8 @@ Real: the handwritten digits of scikit-learn (UCI, Alpaydin & Kaynak 1998), 8x8 
 Synthetic: each digit has a random position, size and rotation on a black canvas of 32 pixels.
 
 unlabelled/    {unlabelled} images of {train} digits, without labels, for pretraining
-train/DIGIT/   {train} labelled images, one of each of those digits with another placement, for k-NN and linear probe
-test/DIGIT/    {test} labelled images of {test} other digits, for testing
+train/DIGIT/   {train} images, one of each of those digits with another placement: training set of k-NN and linear probe
+test/DIGIT/    {test} images of {test} other digits: test set
 """
 
 

@@ -59,7 +59,7 @@ def show(
     if count < 1:
         raise ValueError(f"count is {count}; it must be at least 1 image.")
     if unknown := set(what) - set(get_args(What)):
-        raise ValueError(f"Unknown picture {min(unknown)!r}. Choose from {', '.join(get_args(What))}.")
+        raise ValueError(f"Unknown picture {min(unknown)!r}. Available: {', '.join(get_args(What))}.")
     from .pictures import draw_pictures
 
     return draw_pictures(

@@ -405,7 +405,7 @@ def only_damaged(p: Place) -> Path:
 
 def demonstrated(out: object, **options: bool) -> None:
     """The demo up to its training."""
-    with mock.patch("lookalike.commands.digits._shown"):
+    with mock.patch("lookalike.commands.digits._train_and_evaluate"):
         digits.train_on_digits(out, **({"epochs": 1, "seed": 0, "overwrite": False} | options))  # type: ignore[arg-type]
 
 
