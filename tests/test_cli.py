@@ -408,7 +408,7 @@ def test_ctrl_c_in_a_process_of_its_own_exits_130_and_resumes(photos: Path, tmp_
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130, text
-    assert "Go on with: lookalike pretrain --resume" in text
+    assert "Resume with: lookalike pretrain --resume" in text
     content = torch.load(Folder(out).last, weights_only=True)
     assert content["global_step"] >= 2
 
@@ -420,9 +420,12 @@ TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--
     ("argv", "words"),
     [
         (["moco_v2", "--queue", "100", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 96"),
-        (["moco_v2", "--batch-size", "2", "--devices", "2"], "leaves 1 image at a time to each of 2.*--batch-size 4"),
-        (["byol", "--batch-size", "1"], "nothing can be learnt without others"),
-        (["byol", "--batch-size", "4", "--accumulate", "4"], "nothing can be learnt without others"),
+        (
+            ["moco_v2", "--batch-size", "2", "--devices", "2"],
+            "leaves 1 image per micro-batch to each of 2.*--batch-size 4",
+        ),
+        (["byol", "--batch-size", "1"], "the loss needs other images to compare with"),
+        (["byol", "--batch-size", "4", "--accumulate", "4"], "the loss needs other images to compare with"),
         (["supcon", "--batch-size", "8"], "SupCon learns from labels.*lies in no class folder.*/CLASS/"),
         (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it is a share"),
         (["simsiam", "--out-dim", "0"], "out_dim is 0; it must be above 0"),
@@ -481,7 +484,7 @@ def test_classes_of_one_image_and_one_class_alone(
     assert cli.main(["pretrain", "supcon", str(data), *common, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "labels      5 classes of 1 to 10 images" in said
-    assert "1 of the classes have one image (rare): nothing but its own other view is like it" in said
+    assert "1 of the classes have a single image (rare): its only positive is its own other view" in said
     only = tmp_path / "only"
     shutil.copytree(classed / "class0", only / "class0")
     assert cli.main(["pretrain", "supcon", str(only), *common, "--out", str(tmp_path / "other")]) == 1

@@ -55,7 +55,7 @@ TRIED_ELSEWHERE = {
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
     "Give the same images; ":
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
-    "Where it was moved to, it can be named: ":
+    "If it has moved, give its new path: ":
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
     "Use one of torchrun, srun and --devices.": "test_distributed.py::test_two_processes_equal_one",
     "Whether the encoder forgot what --init knew is not measured":

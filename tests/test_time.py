@@ -240,9 +240,8 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
     capsys.readouterr()
     assert cli.main(["pretrain", "--resume", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert (
-        "steps       20 = 4 epochs x 5 of 8 images\ntime        4 epochs: what 50s came to when the run began\n" in said
-    )
+    line = "time        4 epochs: the number that fitted into 50s at the run's start"
+    assert f"steps       20 = 4 epochs x 5 of 8 images\n{line}\n" in said
     assert lasting(Folder(out).rows()) == lasting(Folder(whole).rows())
     assert Folder(out).weights.read_bytes() == Folder(whole).weights.read_bytes()
     assert cli.main(["pretrain", "--resume", "--out", str(out), "--epochs", "5"]) == 0
@@ -266,7 +265,8 @@ def test_a_file_of_a_run_gives_the_same_run_and_says_how_to_measure_anew(
     capsys.readouterr()
     assert cli.main(argv) == 0
     assert (
-        "1 epoch: what 15s came to when the run began. --time 15s measures the speed of now" in capsys.readouterr().out
+        "1 epoch: the number that fitted into 15s at the run's start. --time 15s measures the current speed"
+        in capsys.readouterr().out
     )
     assert Folder(tmp_path / "a").weights.read_bytes() == Folder(tmp_path / "b").weights.read_bytes()
     assert cli.main([*argv, "--time", "30s", "--overwrite"]) == 0
@@ -280,7 +280,7 @@ def test_a_time_that_is_shorter_than_an_epoch_gives_one_and_says_so(
     training.pretrain(asked(photos, tmp_path / "run", time="9s"))
     said = capsys.readouterr().out
     assert "4 images/s, 10 s per epoch: 1 epoch in about 9s" in said
-    assert "WARNING     one epoch takes about 14 s, longer than --time 9s. It is made whole" in said
+    assert "WARNING     one epoch takes about 14 s, longer than --time 9s. It will be completed" in said
 
 
 @pytest.mark.parametrize(("factor", "label"), [(3.0, "WARNING  "), (0.4, "time     "), (1.1, "")])
@@ -305,7 +305,7 @@ def test_a_speed_that_was_wrong_is_said_and_changes_no_schedule(
     assert ("this training takes about" in log) == bool(label)
     if label:
         assert (
-            f"\n{label}   this training takes about {spoken(4 + 20 * factor)}, not 24 s as was expected. It keeps its "
+            f"\n{label}   this training takes about {spoken(4 + 20 * factor)}, not 24 s as expected. It keeps its "
             in log
         )
     assert Folder(tmp_path / "run").rows()[-1]["step"] == 10
@@ -336,7 +336,7 @@ def test_a_stop_while_the_speed_is_measured_leaves_nothing(
     monkeypatch.setattr(stages, "measure", stopped)
     out = tmp_path / "run"
     assert cli.main(["pretrain", "simclr", str(photos), "--time", "1h", "--out", str(out), *SMALL]) == 130
-    assert "Stopped while the speed was measured: the training had not begun." in capsys.readouterr().out
+    assert "Stopped while the speed was measured, before the training." in capsys.readouterr().out
     assert not out.exists()
 
 

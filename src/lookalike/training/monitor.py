@@ -437,7 +437,9 @@ class Monitor(Callback):
         if module.skipped:
             text += f", {counted(module.skipped, 'step')} skipped for non-finite gradients"
         if self.figures:
-            text += "\nFeatures now: " + ", ".join(f"{n.replace('_', ' ').replace('auc', 'AUC')} {v:.3g}" for n, v in self.figures.items())
+            text += "\nFeatures now: " + ", ".join(
+                f"{n.replace('_', ' ').replace('auc', 'AUC')} {v:.3g}" for n, v in self.figures.items()
+            )
             text += "  (explained in docs/health.md)"
         if self.verdict is not None:
             text += f"\nVerdict: {self.verdict}"

@@ -521,7 +521,7 @@ TRAININGS = {
     ),
     "one image at a time": call(
         lambda p: trained(p, "--batch-size", "1"),
-        r"nothing can be learnt without others to compare with\. Give at least (2)\.",
+        r"the loss needs other images to compare with\. Give at least (2)\.",
         lambda p, found: trained(p, "--batch-size", found[1]),
     ),
     "one image for each process": call(
@@ -530,13 +530,13 @@ TRAININGS = {
         lambda p, found: trained(p, "--batch-size", "2", found[3], "1", method="moco_v2"),
     ),
     "steps without finite gradients": call(
-        wild, r"Look at the images \(lookalike (check)\), and try a lower (--optim\.lr) or the method's own settings",
+        wild, r"Check the images \(lookalike (check)\), and try a lower (--optim\.lr) or the method's own settings",
         lambda p, found: pasted(f"lookalike {found[1]} {p.photos} --workers 0"),
         lambda p, found: trained(p, found[2], "0.01", "--overwrite"),
     ),
     "steps whose speed is measured, without finite gradients": call(
         lambda p: wild_in_time(p),
-        r"Try a lower (--optim\.lr), or give (--epochs) in the place of --time to keep what led to it",
+        r"Try a lower (--optim\.lr), or give (--epochs) instead of --time to save the batches that led to it",
         lambda p, found: timed(p, "--time", "0.1s", found[1], "0.01"), lambda p, found: kept_views(p, found[2]),
     ),
     "a time and epochs": call(
@@ -577,7 +577,7 @@ TRAININGS = {
     ),
     "a run over its own encoder": call(
         lambda p: trained(p, "--init", str(p.trained), "--out", str(p.trained), "--overwrite"),
-        r"and its weights would go\. Give another --out", lambda p, found: trained(p, "--init", str(p.trained)),
+        r"whose weights it would replace\. Give another --out", lambda p, found: trained(p, "--init", str(p.trained)),
     ),
     "what an encoder knew, and forgets": call(
         forgetful, r"Try (--optim\.lr) (\S+) \(a tenth\)",
@@ -588,7 +588,7 @@ TRAININGS = {
         lambda p, found: remembering(p, found[1], found[2]),
     ),
     "a collapse": call(
-        lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) says what was seen and what to try",
+        lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) has the metrics and what to try",
         lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
     ),
     "a method that does not suit": call(
@@ -609,7 +609,7 @@ TRAININGS = {
         lambda p, found: read(p, "method: simclr", "data: photos", f"{found[1]}: 0.2"),
     ),
     "a stop": call(
-        stopped, r"Go on with: ([^\n]+)", lambda p, found: pasted(f"{found[1]} --no-report")
+        stopped, r"Resume with: ([^\n]+)", lambda p, found: pasted(f"{found[1]} --no-report")
     ),
     "an encoder that never learns": call(
         lambda p: finetune.prepared(tuned(p, "--unfreeze-after", "1")),
