@@ -176,7 +176,7 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
             "64",
         ),
         (["pretrain", "simclr", "PHOTOS", "--backbone", "densenet121", "--image-size", "4"], 1, "4"),
-        (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to go on with it"),
+        (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to continue it"),
         (["pretrain", "--resume", "--out", "RUN", "--temperature", "0.9"], 1, "temperature: 0.5 in the run, 0.9 now"),
         (["pretrain", "--resume", "--out", "NOWHERE"], 1, "holds no run to resume"),
         (["pretrain", "simclr", "--from", "OTHER"], 2, "is a run of my.module:Mine, and simclr was asked for"),
@@ -228,7 +228,7 @@ def test_mistakes_are_named(
 def test_a_misspelt_key_in_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text((run / "run.yaml").read_text().replace("temperature", "temprature"))
     text = printed(capsys, ["pretrain", "--from", str(tmp_path / "run.yaml")], 1)
-    assert "nothing is called 'temprature'. Did you mean temperature" in text
+    assert "unknown key 'temprature'. Did you mean temperature" in text
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

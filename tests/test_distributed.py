@@ -35,7 +35,7 @@ def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, 
         os.kill(run.starts(1), signal.SIGKILL)
         text = run.ends(1)
     assert "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory)." in text
-    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {out}" in text
+    assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {out}" in text
     assert "Traceback" not in text
     before = len(Folder(out).rows())
     with Training(out, "pretrain", "--resume", "--save-every", 1) as run:
@@ -120,7 +120,7 @@ def test_a_process_of_torchrun_says_that_another_one_is_gone(photos: Path, tmp_p
         os.kill(run.starts(number), signal.SIGKILL)
         text = run.ends(1)
     assert "error: Another process of this training has ended; " in text
-    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {run.out.path}" in text
+    assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {run.out.path}" in text
     assert "RuntimeError" not in text
 
 

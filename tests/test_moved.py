@@ -187,7 +187,7 @@ def test_a_list_of_absolute_paths_may_be_copied_and_its_images_may_move(
     assert weights("r") == weights("same")
     if not old:
         new.write_text("\n".join(map(str, images[::-1])))
-        assert "the same images stand in another order" in refused(capsys, *resume, "--epochs", "3")
+        assert "the same images are in another order" in refused(capsys, *resume, "--epochs", "3")
 
 
 def test_the_test_and_the_encoder_of_a_finetuned_run_may_move(place: Path, capsys: Say) -> None:
@@ -241,7 +241,7 @@ def test_what_a_run_keeps_of_its_images_is_the_same_every_time(place: Path) -> N
     [
         (["p/a", "p/b"], ["q/a", "q/b"], ""),
         (["/x/p/a", "/x/p/b"], ["p/a", "p/b"], ""),
-        (["a", "b"], ["b", "a"], "the same images stand in another order"),
+        (["a", "b"], ["b", "a"], "the same images are in another order"),
         (["a/1", "a/2", "b"], ["a/1", "a/2"], "1 is missing (b)"),
         (["a/1", "a/2"], ["a/1", "a/2", "b", "c"], "2 are new (the first is b)"),
         (["a", "b"], ["a", "c"], "1 is missing (b) and 1 is new (c)"),

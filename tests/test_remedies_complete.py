@@ -42,7 +42,7 @@ TRIED_ELSEWHERE = {
     "Make it and its folder writable for this user.": "test_reliability.py::test_a_run_that_becomes_read_only",
     "Make the file system writable": "test_reliability.py::test_a_disk_without_inodes_and_one_that_turns_read_only",
     "Give this user the permission": "test_reliability.py::test_what_may_not_be_read_is_named",
-    " is whole: go on with ": "test_reliability.py::test_a_full_disk_loses_nothing",
+    " is intact: resume with ": "test_reliability.py::test_a_full_disk_loses_nothing",
     "Wait for it, stop it, or name another folder.":
         "test_reliability.py::test_two_processes_do_not_train_into_one_folder",
     "Leave --time out, or ask for more with --epochs.":

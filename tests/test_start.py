@@ -26,7 +26,7 @@ pytestmark = pytest.mark.long(12)
 def test_an_existing_run_is_kept_unless_overwritten(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     training.pretrain(tiny_run(photos, out, epochs=2))
-    with pytest.raises(FileExistsError, match="--resume to go on with it, --overwrite to replace it"):
+    with pytest.raises(FileExistsError, match="--resume to continue it, --overwrite to replace it"):
         training.pretrain(tiny_run(photos, out, epochs=1))
     result = training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
     assert [r["step"] for r in result.metrics] == [5]

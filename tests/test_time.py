@@ -90,7 +90,7 @@ def test_the_speed_knows_what_a_probe_takes() -> None:
         (["distill", "PHOTOS", "--teacher", "timm/x", "--time", "0s"], 2, "time is '0s'"),
         (["finetune", "timm/x", "PHOTOS", "PHOTOS", "--time", "-1s"], 2, ""),
         (["pretrain", "--resume", "--out", "RUN", "--time", "2h"], 1,
-         "RUN was begun with --time 30min, and a resumed run keeps its number of steps. Leave --time out, or ask for "
+         "RUN was started with --time 30min, and a resumed run keeps its number of steps. Leave --time out, or ask for "
          "more with --epochs"),
         (["compare", "PHOTOS", "simclr", "--train", "x", "--test", "x", "--time", "1h"], 2,
          "Unrecognized options: --time"),
@@ -233,7 +233,7 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
         training.pretrain(asked(photos, out, time="50s", save_every=1), [Ends(12)])
     assert read_yaml(out / "run.yaml")["epochs"] == 4  # 4 + 4 x 5 x 2 s
     monkeypatch.setattr(stages, "measure", None)  # it is not measured once more
-    with pytest.raises(ValueError, match="was begun with --time 50s"):
+    with pytest.raises(ValueError, match="was started with --time 50s"):
         training.pretrain(asked(photos, out, time="2h", save_every=1, resume=True))
     with pytest.raises(RuntimeError, match="the machine is gone"):
         training.pretrain(asked(photos, out, time="50s", save_every=1, resume=True), [Ends(17)])
@@ -252,7 +252,7 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
 
 def test_a_run_without_a_time_gets_none_by_a_resume(photos: Path, tmp_path: Path) -> None:
     training.pretrain(asked(photos, tmp_path / "run", epochs=1))
-    with pytest.raises(ValueError, match="was begun without --time"):
+    with pytest.raises(ValueError, match="was started without --time"):
         training.pretrain(asked(photos, tmp_path / "run", time="50s", resume=True))
 
 

@@ -169,7 +169,7 @@ RUNS = {
     ),
     "a run that is there": call(
         lambda p: Folder(p.trained).check(resume=False, overwrite=False),
-        r"Use --(resume) to go on with it, --(overwrite) to replace it, or another --out",
+        r"Use --(resume) to continue it, --(overwrite) to replace it, or another --out",
         lambda p, found: Folder(p.trained).check(resume=True, overwrite=False),
         lambda p, found: Folder(p.trained).check(resume=False, overwrite=True), lambda p, found: checked(p),
     ),
@@ -180,17 +180,17 @@ RUNS = {
     ),
     "a link in a run's folder": call(
         lambda p: linked_checkpoints(p) and checked(p),
-        r"Put what it leads to in its place; the whole folder \S+ may be a link",
+        r"Replace the link by its target; the whole folder \S+ may be a link",
         lambda p, found: put_in_place(p.out / "folder/checkpoints") and checked(p),
         lambda p, found: (p.out / "whole").symlink_to(folder(p, "real").path) or checked(p, "whole"),
     ),
     "a folder of a file's name": call(
         lambda p: (folder(p).path / "metrics.jsonl").mkdir() or checked(p),
-        r"is no file\. Move it away, or give another --out",
+        r"is not a regular file\. Move it away, or give another --out",
         lambda p, found: (p.out / "folder/metrics.jsonl").rmdir() or checked(p), lambda p, found: checked(p, "another"),
     ),
     "rows without end": call(
-        lambda p: huge(p).rows(), r"more than rows of a run ever take\. Move it away",
+        lambda p: huge(p).rows(), r"more than any run writes\. Move it away",
         lambda p, found: (p.out / "folder/metrics.jsonl").unlink() or Folder(p.out / "folder").rows(),
     ),
     "a link that would be written through": call(
@@ -210,15 +210,15 @@ RUNS = {
         lambda p, found: [seconds_of(time) for time in found.groups()],
     ),
     "no file of a run": call(
-        lambda p: read_run(p.out / "none.yaml"), r"Give the run\.yaml of a run, or one that you wrote",
+        lambda p: read_run(p.out / "none.yaml"), r"Give the run\.yaml of a run, or your own",
         lambda p, found: read_run(Folder(p.trained).run), lambda p, found: read(p, "method: simclr", "data: photos"),
     ),
     "a file that is no YAML": call(
-        lambda p: read(p, "method: ["), r"is not valid YAML; mend it, or take the file of another run",
+        lambda p: read(p, "method: ["), r"is not valid YAML; correct it, or use the file of another run",
         lambda p, found: read(p, "method: simclr", "data: photos"), lambda p, found: read_run(Folder(p.trained).run),
     ),
     "a name that is a number": call(
-        lambda p: read(p, "method: simclr", "data: photos", "5: 1"), r"is no name of an option; put it in quotes",
+        lambda p: read(p, "method: simclr", "data: photos", "5: 1"), r"is not a name of an option; put it in quotes",
         lambda p, found: quoted_name(p),
     ),
     "no method": call(
@@ -341,7 +341,7 @@ RUNS = {
 
 def quoted_name(p: Place) -> None:
     """In quotes it is read as a name, and found to be none of an option."""
-    with pytest.raises(ValueError, match="nothing is called '5'"):
+    with pytest.raises(ValueError, match="unknown key '5'"):
         read(p, "method: simclr", "data: photos", "'5': 1")
 
 
