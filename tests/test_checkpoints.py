@@ -65,7 +65,7 @@ def test_a_checkpoint_that_no_run_names_is_not_resumed_from(photos: Path, tmp_pa
     for path in (Folder(out).last, Folder(out).before, Folder(out).checkpoints / "epoch=1.ckpt"):
         path.unlink(missing_ok=True)
     result = training.pretrain(tiny_run(photos, out, epochs=1, resume=True))
-    assert "NO CHECKPOINT is there" in Folder(out).log.read_text()
+    assert "NO CHECKPOINT to resume from" in Folder(out).log.read_text()
     assert [row["step"] for row in result.metrics] == [5]
 
 
@@ -86,7 +86,7 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(
     last.write_bytes(content[: len(content) // 2])
     training.pretrain(tiny_run(photos, out, resume=True))
     printed = capsys.readouterr().out
-    assert "cannot be read; trying the one before it" in printed
+    assert "cannot be read; trying the previous one" in printed
     assert "last.before.ckpt" in printed
     assert_same_run(out, finished(1))
 
@@ -109,7 +109,9 @@ def test_a_checkpoint_without_a_part_counts_as_damaged(lacks: str, photos: Path,
     content = torch.load(Folder(out).last, weights_only=True)
     (content if lacks in content else content["lookalike"]).pop(lacks)
     torch.save(content, Folder(out).last)
-    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint of a training\.\nStart again with --overwrite"):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not a checkpoint of a training\.\nStart again with --overwrite"
+    ):
         training.pretrain(tiny_run(photos, out, epochs=2, resume=True))
 
 
@@ -228,6 +230,6 @@ def test_ruined_weights_do_not_take_the_place_of_good_ones(
 ) -> None:
     monkeypatch.setattr(checkpoints, "MOST_SKIPPED", 8)
     run = tiny_run(photos, tmp_path / "run", epochs=3, method=Recorder.Config(poison=tuple(range(6, 99))))
-    with pytest.raises(Diverged, match="checkpoints are of steps before them"):
+    with pytest.raises(Diverged, match="checkpoints are of earlier steps"):
         training.pretrain(run)
     assert state(tmp_path / "run")["global_step"] == 5

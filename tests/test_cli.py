@@ -199,7 +199,7 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
             "64",
         ),
         (["pretrain", "simclr", "PHOTOS", "--backbone", "densenet121", "--image-size", "4"], 1, "4"),
-        (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to go on with it"),
+        (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to continue it"),
         (["pretrain", "--resume", "--out", "RUN", "--temperature", "0.9"], 1, "temperature: 0.5 in the run, 0.9 now"),
         (["pretrain", "--resume", "--out", "NOWHERE"], 1, "holds no run to resume"),
         (["pretrain", "simclr", "--from", "OTHER"], 2, "is a run of my.module:Mine, but the command names simclr"),
@@ -251,7 +251,7 @@ def test_mistakes_are_named(
 def test_a_misspelt_key_in_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text((run / "run.yaml").read_text().replace("temperature", "temprature"))
     text = printed(capsys, ["pretrain", "--from", str(tmp_path / "run.yaml")], 1)
-    assert "nothing is called 'temprature'. Did you mean temperature" in text
+    assert "unknown key 'temprature'. Did you mean temperature" in text
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_ctrl_c_in_a_process_of_its_own_exits_130_and_resumes(photos: Path, tmp_
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130, text
-    assert "Go on with: lookalike pretrain --resume" in text
+    assert "Resume with: lookalike pretrain --resume" in text
     content = torch.load(Folder(out).last, weights_only=True)
     assert content["global_step"] >= 2
 
@@ -443,9 +443,12 @@ TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--
     ("argv", "words"),
     [
         (["moco_v2", "--queue", "100", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 96"),
-        (["moco_v2", "--batch-size", "2", "--devices", "2"], "leaves 1 image at a time to each of 2.*--batch-size 4"),
-        (["byol", "--batch-size", "1"], "nothing can be learnt without others"),
-        (["byol", "--batch-size", "4", "--accumulate", "4"], "nothing can be learnt without others"),
+        (
+            ["moco_v2", "--batch-size", "2", "--devices", "2"],
+            "leaves 1 image per micro-batch to each of 2.*--batch-size 4",
+        ),
+        (["byol", "--batch-size", "1"], "the loss needs other images to compare with"),
+        (["byol", "--batch-size", "4", "--accumulate", "4"], "the loss needs other images to compare with"),
         (["supcon", "--batch-size", "8"], "SupCon learns from labels.*lies in no class folder.*/CLASS/"),
         (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it is a share"),
         (["simsiam", "--out-dim", "0"], "out_dim is 0; it must be above 0"),
@@ -504,7 +507,7 @@ def test_classes_of_one_image_and_one_class_alone(
     assert cli.main(["pretrain", "supcon", str(data), *common, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "labels      5 classes of 1 to 10 images" in said
-    assert "1 of the classes have one image (rare): nothing but its own other view is like it" in said
+    assert "1 of the classes have a single image (rare): its only positive is its own other view" in said
     only = tmp_path / "only"
     shutil.copytree(classed / "class0", only / "class0")
     assert cli.main(["pretrain", "supcon", str(only), *common, "--out", str(tmp_path / "other")]) == 1

@@ -342,8 +342,8 @@ def test_a_comparison_that_was_stopped_goes_on(
     with pytest.raises(KeyboardInterrupt):
         lookalike.compare(asked, [Interrupting("supcon-seed0", 2)])
     said = capsys.readouterr().out
-    assert "Stopped after step 2 of 5; all is saved.\n" in said
-    assert "Go on with" not in said + Folder(out / "supcon-seed0").log.read_text()  # one instruction alone:
+    assert "Stopped after step 2 of 5; the state is saved.\n" in said
+    assert "Resume with" not in said + Folder(out / "supcon-seed0").log.read_text()  # one instruction alone:
     assert said.endswith(f"Stopped. Finished work is saved in {out}; repeat the command to resume.\n")
     assert re.search(r"^Plan: 3 of 4 trainings left: (simclr 1|supcon 2) x .* of training, then evaluation on 1 test$",
                      said, re.MULTILINE)  # fmt: skip

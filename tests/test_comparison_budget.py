@@ -125,7 +125,7 @@ def test_slow_first_steps_are_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_speed_for_a_number_of_epochs_is_measured_over_a_small_part_of_them() -> None:
     speed = timing.Speed(None, epochs=10)
     speed.steps_per_epoch = 50
-    assert speed._enough(0.1) == pytest.approx(timing.TIMED_SHARE * 50)
+    assert speed._enough(0.1) == pytest.approx(timing.TIMED_FRACTION * 50)
     assert speed._enough(100.0) == timing.TIMED_SECONDS
     speed.start, speed.step = 3.0, 0.1
     assert speed.seconds(10) == pytest.approx(53.0)

@@ -35,14 +35,14 @@ def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, 
         os.kill(run.starts(1), signal.SIGKILL)
         text = run.ends(1)
     assert "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory)." in text
-    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {out}" in text
+    assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {out}" in text
     assert "Traceback" not in text
     before = len(Folder(out).rows())
     with Training(out, "pretrain", "--resume", "--save-every", 1) as run:
         run.await_(lambda: len(run.out.rows()) > before)
         os.kill(run.starts(1), signal.SIGTERM)
         text = run.ends(143)
-    assert f"Go on with: lookalike pretrain --resume --out {out}" in text
+    assert f"Resume with: lookalike pretrain --resume --out {out}" in text
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_process_of_torchrun_says_that_another_one_is_gone(photos: Path, tmp_p
         run.trains()
         os.kill(run.starts(number), signal.SIGKILL)
         text = run.ends(1)
-    assert "error: Another process of this training is gone; " in text
-    assert f"last.ckpt is whole: go on with lookalike pretrain --resume --out {run.out.path}" in text
+    assert "error: Another process of this training has ended; " in text
+    assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {run.out.path}" in text
     assert "RuntimeError" not in text
 
 
@@ -131,7 +131,7 @@ def test_the_processes_of_torchrun_end_with_it(photos: Path, tmp_path: Path, num
         run.trains(checkpoint=False)
         os.kill(run.process.pid, number)
         text = run.ends(-9 if number == signal.SIGKILL else 1)  # torchrun's own
-    assert ("Go on with: lookalike pretrain --resume" in text) == (number == signal.SIGTERM)
+    assert ("Resume with: lookalike pretrain --resume" in text) == (number == signal.SIGTERM)
 
 
 CASES = [

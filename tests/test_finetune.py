@@ -246,7 +246,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(encoder: Path, labelled: Pat
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(FineTune, "after_step", interrupted)
             assert tune(*stated, encoder=own, data=labelled, out=out) == 130
-        assert f"Go on with: lookalike finetune --resume --out {out}" in Folder(out).log.read_text()
+        assert f"Resume with: lookalike finetune --resume --out {out}" in Folder(out).log.read_text()
         assert not Folder(out).classifier.exists()
         if stop == 6:
             shutil.rmtree(own)

@@ -64,12 +64,12 @@ MISTAKES = [
     (["pretrain", "simclr", "DATA", "--probe", "DATA", "nowhere"], 1, "nowhere does not exist"),
     (["pretrain", "simclr", "DATA", "--out", "DATA/a.txt"], 1, "is a file"),
     (["pretrain", "--resume", "--out", "nowhere"], 1, "holds no run to resume"),
-    (["pretrain", "--from", "FILE"], 1, "nothing is called 'temprature'. Did you mean temperature"),
+    (["pretrain", "--from", "FILE"], 1, "unknown key 'temprature'. Did you mean temperature"),
     (["pretrain", "simclr"], 2, "DATA"),
     (["pretrain", "simclr", "DATA", "--from"], 2, "Missing value for argument '--from'"),
     (["pretrain", "simclr", "DATA", "--probe", "DATA", "--epochs", "2"], 2, "needs two labelled folders"),
     (["pretrain", "--from", "VALUE"], 1, "'hot' is not a number, at temperature. Correct it"),
-    (["pretrain", "--from", "VIEW"], 1, "nothing is called 'views.1.blurr'. Did you mean views.1.blur?"),
+    (["pretrain", "--from", "VIEW"], 1, "unknown key 'views.1.blurr'. Did you mean views.1.blur?"),
     (["distill", "--teacher", "timm/resnet18"], 2, "DATA"),
     (["distill", "DATA", "--teacher-tmp", "1"], 2, "Unrecognized options: --teacher-tmp"),
     (["finetune", "timm/resnet18", "DATA"], 2, "TEST"),
@@ -182,7 +182,7 @@ def test_every_backbone_stands_in_the_source_that_names_are_looked_for_in() -> N
 
 def pasted(said: str) -> list[list[str]]:
     """The commands that were said, as a shell takes them: comments go."""
-    found = re.findall(r"(?:Next|Go on with|go on with|Try): (lookalike .*)", said)
+    found = re.findall(r"(?:Next|Resume with|resume with|Try): (lookalike .*)", said)
     return [shlex.split(line, comments=True)[1:] for line in found]
 
 
@@ -253,7 +253,7 @@ def test_few_images_train_in_every_command_and_it_is_said(
     photos: Path, labelled: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = "batch       10 images: 40 are fewer than a batch of 256, the default. --batch-size takes another number"
+    line = "batch       10 images, as 40 images are fewer than the default batch of 256 (change it with --batch-size)"
     assert line in done(capsys, "pretrain", "simclr", photos, *NET, "--epochs", "1", "--out", "e")
     assert "batch" not in done(capsys, "pretrain", "--resume", "--out", "e", "--epochs", "2").split("steps  ")[0]
     assert [row["step"] for row in Folder("e").rows()] == [4, 8]

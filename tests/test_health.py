@@ -337,7 +337,7 @@ class Poisoned(Dataset[np.ndarray]):
     [
         ("loss", "the loss is inf on finite images", "Try a lower --optim.lr, a longer --", "Try a lower --optim.lr"),
         ("gradient", "the backward pass", "Try --precision bf16 in place of fp16", "Try --precision bf16"),
-        ("batch", "images of the last", "Look for such images with `lookalike check", "Look at the images (lookalike"),
+        ("batch", "images of the last", "Find such images with `lookalike check", "Check the images (lookalike"),
     ],
 )
 def test_a_divergence_is_called_so_within_an_epoch(

@@ -54,7 +54,7 @@ def test_the_encoder_stays_as_init_gave_it_while_the_head_learns(photos: Path, t
         assert all(same) if epoch < 3 else not any(same)
     a, b = (kept_at_step(tmp_path / "second", epoch) for epoch in (1, 2))
     assert not torch.equal(a["method.projector.0.weight"], b["method.projector.0.weight"])
-    assert "the encoder stays as it is for 2 epochs" in Folder(tmp_path / "second").log.read_text()
+    assert "frozen      the whole encoder for the first 2 epochs" in Folder(tmp_path / "second").log.read_text()
     # stopped in the frozen time, and resumed
     out = tmp_path / "stopped"
     part = tiny_run(photos, out, init=str(tmp_path / "first"), frozen_epochs=2.0)
@@ -75,7 +75,7 @@ def test_a_tenth_of_the_epochs_is_frozen_with_init_alone(photos: Path, tmp_path:
         assert training.resolve(run, 40)[0].frozen_epochs == (settled or 0.0)
     with pytest.raises(ValueError, match=r"frozen_epochs is 1\.0 without init"):
         tiny_run(photos, tmp_path / "run", frozen_epochs=1.0)
-    with pytest.raises(ValueError, match="frozen_epochs is 3 of 3 epochs: the encoder would never learn"):
+    with pytest.raises(ValueError, match="frozen_epochs is 3 of 3 epochs: the encoder would never be trained"):
         tiny_run(photos, tmp_path / "run", init="x", frozen_epochs=3.0)
     with pytest.raises(ValueError, match="frozen_epochs is -1"):
         tiny_run(photos, tmp_path / "run", init="x", frozen_epochs=-1)

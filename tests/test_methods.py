@@ -361,7 +361,7 @@ def test_what_a_method_draws_depends_on_the_runs_seed(name: str, monkeypatch: py
 def test_the_start_says_that_drop_path_does_not_reach_a_module_of_ones_own() -> None:
     run = Run(data="", method=small("dinov2"), backbone=narrow_vit())
     assert training_start._left_out(run) == [
-        "            drop path 0.3 does not reach a module of your own: it keeps what it has"
+        "            drop path 0.3 is not applied to your own module, which keeps its own"
     ]
     assert training_start._left_out(dataclasses.replace(run, backbone="test_vit")) == []
     assert training_start._left_out(dataclasses.replace(run, method=small("simclr"))) == []

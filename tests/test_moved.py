@@ -112,17 +112,17 @@ def test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_ref
     resume = ["pretrain", "--resume", "--out", "r", "--no-report"]
     (place / "labelled").rename(place / "elsewhere")
     said = done(capsys, *resume, "--epochs", "2")
-    assert "WARNING     labelled/train, of the probe, is not there: the k-NN is left out" in said
+    assert "WARNING     labelled/train, of the probe, does not exist: training continues without the k-NN" in said
     assert "lookalike pretrain --resume --out r --probe TRAIN TEST" in said
     moved = ["--probe", "elsewhere/train", "elsewhere/test"]
     assert "k-NN" in done(capsys, *resume, *moved, "--epochs", "3")
     shutil.copytree("elsewhere", "other")
     Path("other/train/class0/0.jpg").rename("other/train/class0/new.jpg")
     said = refused(capsys, *resume, "--probe", "other/train", "other/test", "--epochs", "4")
-    assert "other/train holds other images than when r was begun: 1 is missing (class0/0.jpg) and 1 is new" in said
+    assert "other/train holds other images than when r started: 1 is missing (class0/0.jpg) and 1 is new" in said
     Path("elsewhere/test/class1/0.jpg").unlink()
     said = done(capsys, *resume, "--epochs", "4")  # at the same place it is said
-    assert "WARNING     elsewhere/test holds other images than when r was begun: 1 is missing (class1/0.jpg)" in said
+    assert "WARNING     elsewhere/test holds other images than when r started: 1 is missing (class1/0.jpg)" in said
     done(capsys, *resume, "--probe", "None", "--epochs", "5")
     assert ["knn_top1" in row for row in Folder("r").rows() if row["step"] in (5, 10, 15, 20, 25)] == [
         True, False, True, True, False
@@ -134,11 +134,11 @@ def test_the_first_image_that_is_missing_or_new_is_named(place: Path, capsys: Sa
     done(capsys, "pretrain", "simclr", "photos", *TINY, "--epochs", "1", "--out", "r")
     shutil.copy("photos/image 0.jpg", "photos/added.jpg")
     resume = ["pretrain", "--resume", "--out", "r", "--epochs", "2", "--no-report"]
-    assert "photos holds other images than when r was begun: 1 is new (added.jpg)." in refused(capsys, *resume)
+    assert "photos holds other images than when r started: 1 is new (added.jpg)." in refused(capsys, *resume)
     Path("photos/added.jpg").unlink()
     for i in (1, 2):
         Path(f"photos/nested/deeper/image {i}.jpg").unlink()
-    assert "begun: 2 are missing (the first is nested/deeper/image 1.jpg)." in refused(capsys, *resume)
+    assert "started: 2 are missing (the first is nested/deeper/image 1.jpg)." in refused(capsys, *resume)
 
 
 def test_other_images_of_the_same_names_are_refused_elsewhere_and_said_at_the_same_place(
@@ -150,14 +150,14 @@ def test_other_images_of_the_same_names_are_refused_elsewhere_and_said_at_the_sa
     shutil.copy("photos/image 3.jpg", "others/image 0.jpg")
     resume = ["--resume", "--out", "r", "--no-report", "--epochs"]
     said = refused(capsys, "pretrain", "others", *resume, "2")
-    assert "others holds other images than when r was begun: image 0.jpg is another image. Going on" in said
+    assert "others holds other images than when r started: image 0.jpg is another image. A resumed run" in said
     shutil.copytree("labelled", "relabelled")
     shutil.copy("labelled/test/class0/1.jpg", "relabelled/test/class0/0.jpg")
     said = refused(capsys, "pretrain", *resume, "2", "--probe", "relabelled/train", "relabelled/test")
-    assert "relabelled/test holds other images than when r was begun: class0/0.jpg is another image" in said
+    assert "relabelled/test holds other images than when r started: class0/0.jpg is another image" in said
     shutil.copy("photos/image 3.jpg", "photos/image 0.jpg")
     said = done(capsys, "pretrain", "./photos/", *resume, "2", "--probe", "labelled/train/", "labelled/test")
-    assert "WARNING     ./photos/ holds other images than when r was begun: image 0.jpg is another image." in said
+    assert "WARNING     ./photos/ holds other images than when r started: image 0.jpg is another image." in said
 
 
 @pytest.mark.parametrize("moves", ["list", "images"])
@@ -181,13 +181,13 @@ def test_a_list_of_absolute_paths_may_be_copied_and_its_images_may_move(
     new.write_text("\n".join(map(str, images)))
     resume = ["pretrain", str(new), "--resume", "--out", "r", "--epochs", "2", "--no-report"]
     if old and moves == "images":  # it kept no names that could tell
-        assert "holds other images than when r was begun: 40 now" in refused(capsys, *resume)
+        assert "holds other images than when r started: 40 now" in refused(capsys, *resume)
         return
     done(capsys, *resume)
     assert weights("r") == weights("same")
     if not old:
         new.write_text("\n".join(map(str, images[::-1])))
-        assert "the same images stand in another order" in refused(capsys, *resume, "--epochs", "3")
+        assert "the same images are in another order" in refused(capsys, *resume, "--epochs", "3")
 
 
 def test_the_test_and_the_encoder_of_a_finetuned_run_may_move(place: Path, capsys: Say) -> None:
@@ -205,7 +205,7 @@ def test_the_test_and_the_encoder_of_a_finetuned_run_may_move(place: Path, capsy
     shutil.copytree("elsewhere/test", "other")
     argv[3] = "other"
     said = refused(capsys, *argv, "--epochs", "3")
-    assert "other holds other images than when f was begun: 1 is missing (class0/0.jpg) and 1 is new" in said
+    assert "other holds other images than when f started: 1 is missing (class0/0.jpg) and 1 is new" in said
 
 
 def test_the_teacher_of_a_distilled_run_may_move_and_may_be_no_other(place: Path, capsys: Say) -> None:
@@ -241,7 +241,7 @@ def test_what_a_run_keeps_of_its_images_is_the_same_every_time(place: Path) -> N
     [
         (["p/a", "p/b"], ["q/a", "q/b"], ""),
         (["/x/p/a", "/x/p/b"], ["p/a", "p/b"], ""),
-        (["a", "b"], ["b", "a"], "the same images stand in another order"),
+        (["a", "b"], ["b", "a"], "the same images are in another order"),
         (["a/1", "a/2", "b"], ["a/1", "a/2"], "1 is missing (b)"),
         (["a/1", "a/2"], ["a/1", "a/2", "b", "c"], "2 are new (the first is b)"),
         (["a", "b"], ["a", "c"], "1 is missing (b) and 1 is new (c)"),

@@ -177,7 +177,7 @@ def test_pretrain_shows_a_survey_each_image_once(
     seen.clear()
     training.pretrain(dataclasses.replace(run, epochs=2, resume=True))
     assert seen == []
-    assert Folder(run.out).log.read_text().count("survey      40 of 40 images seen") == 1
+    assert Folder(run.out).log.read_text().count("memory bank 40 of 40 images encoded") == 1
 
 
 def test_lejepas_directions_are_new_in_each_step_and_follow_from_it() -> None:

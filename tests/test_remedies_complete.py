@@ -42,7 +42,7 @@ TRIED_ELSEWHERE = {
     "Make it and its folder writable for this user.": "test_reliability.py::test_a_run_that_becomes_read_only",
     "Make the file system writable": "test_reliability.py::test_a_disk_without_inodes_and_one_that_turns_read_only",
     "Give this user the permission": "test_reliability.py::test_what_may_not_be_read_is_named",
-    " is whole: go on with ": "test_reliability.py::test_a_full_disk_loses_nothing",
+    " is intact: resume with ": "test_reliability.py::test_a_full_disk_loses_nothing",
     "Wait for it, stop it, or name another folder.":
         "test_reliability.py::test_two_processes_do_not_train_into_one_folder",
     "Leave --time out, or ask for more with --epochs.":
@@ -55,7 +55,7 @@ TRIED_ELSEWHERE = {
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
     "Give the same images; ":
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
-    "Where it was moved to, it can be named: ":
+    "If it has moved, give its new path: ":
         "test_moved.py::test_a_probe_that_moved_is_taken_one_that_is_gone_is_left_out_another_is_refused",
     "Use one of torchrun, srun and --devices.": "test_distributed.py::test_two_processes_equal_one",
     "Whether the encoder forgot what --init knew is not measured":

@@ -71,12 +71,12 @@ def test_a_short_file_takes_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method: simclr\ndata: p\ntemperatur: 1.0", "nothing is called 'temperatur'. Did you mean temperature"),
-        ("method: simclr\ndata: p\noptim: {lrr: 1.0}", "nothing is called 'optim.lrr'. Did you mean optim.lr?"),
-        ("method: simclr\ndata: p\nviews: [{siz: 3}]", "nothing is called 'views.0.siz'. Did you mean views.0.size?"),
-        ("method: simclr\ndata: p\noptim: {rate: 1.0}", "nothing is called 'optim.rate'. Known in optim: base_batch, "),
+        ("method: simclr\ndata: p\ntemperatur: 1.0", "unknown key 'temperatur'. Did you mean temperature"),
+        ("method: simclr\ndata: p\noptim: {lrr: 1.0}", "unknown key 'optim.lrr'. Did you mean optim.lr?"),
+        ("method: simclr\ndata: p\nviews: [{siz: 3}]", "unknown key 'views.0.siz'. Did you mean views.0.size?"),
+        ("method: simclr\ndata: p\noptim: {rate: 1.0}", "unknown key 'optim.rate'. Known in optim: base_batch, "),
         ("method: simclr\ndata: p\noptim: {weight_decay: {stop: 1.0}}", "Known in optim.weight_decay: end, "),
-        ("method: simclr\ndata: p\nrate: 1.0", "nothing is called 'rate'. Known: accumulate, "),
+        ("method: simclr\ndata: p\nrate: 1.0", "unknown key 'rate'. Known: accumulate, "),
         ("method: simcrl\ndata: p", "No method is called 'simcrl'. Did you mean simclr"),
         ("method: my.module:Mine\ndata: p", "your own class: pass it from Python"),
         ("data: p", "names no method"),
@@ -102,7 +102,7 @@ def test_differences_name_what_may_not_change() -> None:
     lines = differences(old, new)
     assert lines == ["batch_size: 256 in the run, 8 now", "temperature: 0.1 in the run, 0.5 now"]
     fewer = flat(Run(data="p", method=SimCLR.Config(), epochs=9))
-    assert differences(old, fewer) == ["epochs: 10 in the run, 9 now (more are allowed, fewer are not)"]
+    assert differences(old, fewer) == ["epochs: 10 in the run, 9 now (only more are allowed)"]
 
 
 def test_dotted_names_reach_into_lists() -> None:
@@ -211,7 +211,7 @@ def test_files_that_grow_are_not_written_through_links(tmp_path: Path, name: str
     folder, outside = Folder(tmp_path / "run"), tmp_path / "outside.txt"
     folder.path.mkdir()
     (folder.path / name).symlink_to(outside)  # a link that leads nowhere yet would make the file
-    with pytest.raises(FileExistsError, match=f"{name} is a link, and a run writes to its own folder only"):
+    with pytest.raises(FileExistsError, match=f"{name} is a link, but a run writes only to its own folder"):
         folder.check(resume=False, overwrite=False)
     for act in (lambda: folder.note("x"), lambda: folder.append({"step": 1}), lambda: folder.held().__enter__()):
         with suppress(OSError):
@@ -251,7 +251,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_removed(t
     folder = Folder(tmp_path)
     folder.run.write_text("format: 1")
     (folder.views / "mine").mkdir(parents=True)
-    with pytest.raises(FileExistsError, match=r"views.png is no file. Move it away"):
+    with pytest.raises(FileExistsError, match=r"views.png is not a regular file. Move it away"):
         folder.check(resume=False, overwrite=True)
 
 
@@ -422,7 +422,7 @@ def test_a_damaged_row_costs_none_of_those_behind_it(tmp_path: Path, capfd: pyte
     assert [row["step"] for row in folder.rows()] == steps[:-1]
     assert (tmp_path / "metrics.jsonl.corrupt").read_text() == "an earlier one"
     assert (tmp_path / "metrics.jsonl.corrupt.2").read_bytes() == content
-    said = f"held {len(DAMAGED)} damaged rows. The others are kept, and the file as it was as"
+    said = f"held {len(DAMAGED)} damaged rows. The other rows stay, and the original file is"
     assert said in capfd.readouterr().out
     assert said in folder.log.read_text()
     folder.cut_metrics(5)
@@ -454,10 +454,10 @@ LAUGHS = "\n".join(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"method: simclr\ndata: p\n{LAUGHS}\nprobe: *a8", "aliases stand for more than 100000 values"),
-        ("method: simclr\ndata: p\nprobe: &a [*a]", "aliases stand for values without end"),
-        ("method: simclr\ndata: p\nprobe: " + "[" * 100_000, "is nested deeper than options ever are"),
-        (f"method: simclr\ndata: p\n? {'x' * 10**6}\n: 1", "nothing is called 'xxx"),
+        (f"method: simclr\ndata: p\n{LAUGHS}\nprobe: *a8", "aliases expand to more than 100000 values"),
+        ("method: simclr\ndata: p\nprobe: &a [*a]", "aliases expand to infinitely many values"),
+        ("method: simclr\ndata: p\nprobe: " + "[" * 100_000, "is nested deeper than any options"),
+        (f"method: simclr\ndata: p\n? {'x' * 10**6}\n: 1", "unknown key 'xxx"),
         (f"method: simclr\ndata: p\nepochs: {'x' * 10**6}", "is not a whole number"),
         (f"method: simclr\ndata: p\nprobe: [{'x, ' * 50_000}]", "probe"),
         (f"method: simclr\ndata: p\nviews: [{{size: [{'1, ' * 50_000}]}}]", "is not a whole number"),
@@ -466,7 +466,7 @@ LAUGHS = "\n".join(
         (f"method: simclr\ndata: p\nepochs: {'1' * 5000}", "is not valid YAML"),
         (f"method: simclr\ndata: p\n? [{'a, ' * 10_000}]\n: 1", ""),
         ("method: simclr\ndata: p\n\x1b[31m: 1", "not valid YAML"),
-        ('method: simclr\ndata: p\n"\\e[31m\\n": 1', r"nothing is called '\x1b[31m\n'"),
+        ('method: simclr\ndata: p\n"\\e[31m\\n": 1', r"unknown key '\x1b[31m\n'"),
         ("# " + "x" * 2**21 + "\nmethod: simclr", "is larger than the 2 MiB"),
     ],
 )  # fmt: skip
@@ -568,7 +568,7 @@ def test_a_run_goes_on_by_its_own_verb(tmp_path: Path) -> None:
         assert folder.resume_command() == f"lookalike {verb} --resume --out '{folder.path}'"
     folder.checkpoints.mkdir()
     folder.last.touch()
-    assert folder.then() == f" {folder.last} is whole: go on with {folder.resume_command()}"
+    assert folder.then() == f" {folder.last} is intact: resume with {folder.resume_command()}"
     write_run(Run(data=[1, 2], method=SimCLR.Config()), folder.run)  # type: ignore[arg-type]
     assert folder.resume_command() == "the same call and resume=True"
 

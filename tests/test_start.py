@@ -26,7 +26,7 @@ pytestmark = pytest.mark.long(12)
 def test_an_existing_run_is_kept_unless_overwritten(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     training.pretrain(tiny_run(photos, out, epochs=2))
-    with pytest.raises(FileExistsError, match="--resume to go on with it, --overwrite to replace it"):
+    with pytest.raises(FileExistsError, match="--resume to continue it, --overwrite to replace it"):
         training.pretrain(tiny_run(photos, out, epochs=1))
     result = training.pretrain(tiny_run(photos, out, epochs=1, overwrite=True))
     assert [r["step"] for r in result.metrics] == [5]
@@ -71,7 +71,7 @@ def test_a_start_that_fails_leaves_no_run(photos: Path, tmp_path: Path, capsys: 
 def test_a_launch_of_another_size_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match=r"process 0 of 2 that were launched.*--devices 1"):
+    with pytest.raises(ValueError, match=r"process 0 of 2 launched ones.*--devices 1"):
         training.pretrain(tiny_run(photos, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -84,7 +84,7 @@ def test_a_launch_of_another_size_is_named(photos: Path, tmp_path: Path, monkeyp
         ({"backbone": "resnet19"}, "resnet18"),
         ({"backbone": "torchvision/alexnet", "image_size": 16}, "nearest size that works"),
         ({"accumulate": 3}, "3"),
-        ({"accumulate": 8}, "1 image at a time"),
+        ({"accumulate": 8}, "1 image per micro-batch"),
         ({"nodes": 2}, "must be started on every node"),
         ({"data": ""}, "DATA is empty"),
         ({"init": ""}, "init is empty"),

@@ -90,7 +90,7 @@ def test_the_speed_knows_what_a_probe_takes() -> None:
         (["distill", "PHOTOS", "--teacher", "timm/x", "--time", "0s"], 2, "time is '0s'"),
         (["finetune", "timm/x", "PHOTOS", "PHOTOS", "--time", "-1s"], 2, ""),
         (["pretrain", "--resume", "--out", "RUN", "--time", "2h"], 1,
-         "RUN was begun with --time 30min, and a resumed run keeps its number of steps. Leave --time out, or ask for "
+         "RUN was started with --time 30min, and a resumed run keeps its number of steps. Leave --time out, or ask for "
          "more with --epochs"),
         (["compare", "PHOTOS", "simclr", "--train", "x", "--test", "x", "--time", "1h"], 2,
          "Unrecognized options: --time"),
@@ -233,16 +233,15 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
         training.pretrain(asked(photos, out, time="50s", save_every=1), [Ends(12)])
     assert read_yaml(out / "run.yaml")["epochs"] == 4  # 4 + 4 x 5 x 2 s
     monkeypatch.setattr(stages, "measure", None)  # it is not measured once more
-    with pytest.raises(ValueError, match="was begun with --time 50s"):
+    with pytest.raises(ValueError, match="was started with --time 50s"):
         training.pretrain(asked(photos, out, time="2h", save_every=1, resume=True))
     with pytest.raises(RuntimeError, match="the machine is gone"):
         training.pretrain(asked(photos, out, time="50s", save_every=1, resume=True), [Ends(17)])
     capsys.readouterr()
     assert cli.main(["pretrain", "--resume", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert (
-        "steps       20 = 4 epochs x 5 of 8 images\ntime        4 epochs: what 50s came to when the run began\n" in said
-    )
+    line = "time        4 epochs: the number that fitted into 50s at the run's start"
+    assert f"steps       20 = 4 epochs x 5 of 8 images\n{line}\n" in said
     assert lasting(Folder(out).rows()) == lasting(Folder(whole).rows())
     assert Folder(out).weights.read_bytes() == Folder(whole).weights.read_bytes()
     assert cli.main(["pretrain", "--resume", "--out", str(out), "--epochs", "5"]) == 0
@@ -253,7 +252,7 @@ def test_a_killed_training_goes_on_with_the_same_number_of_steps(
 
 def test_a_run_without_a_time_gets_none_by_a_resume(photos: Path, tmp_path: Path) -> None:
     training.pretrain(asked(photos, tmp_path / "run", epochs=1))
-    with pytest.raises(ValueError, match="was begun without --time"):
+    with pytest.raises(ValueError, match="was started without --time"):
         training.pretrain(asked(photos, tmp_path / "run", time="50s", resume=True))
 
 
@@ -266,7 +265,8 @@ def test_a_file_of_a_run_gives_the_same_run_and_says_how_to_measure_anew(
     capsys.readouterr()
     assert cli.main(argv) == 0
     assert (
-        "1 epoch: what 15s came to when the run began. --time 15s measures the speed of now" in capsys.readouterr().out
+        "1 epoch: the number that fitted into 15s at the run's start. --time 15s measures the current speed"
+        in capsys.readouterr().out
     )
     assert Folder(tmp_path / "a").weights.read_bytes() == Folder(tmp_path / "b").weights.read_bytes()
     assert cli.main([*argv, "--time", "30s", "--overwrite"]) == 0
@@ -280,7 +280,7 @@ def test_a_time_that_is_shorter_than_an_epoch_gives_one_and_says_so(
     training.pretrain(asked(photos, tmp_path / "run", time="9s"))
     said = capsys.readouterr().out
     assert "4 images/s, 10 s per epoch: 1 epoch in about 9s" in said
-    assert "WARNING     one epoch takes about 14 s, longer than --time 9s. It is made whole" in said
+    assert "WARNING     one epoch takes about 14 s, longer than --time 9s. It will be completed" in said
 
 
 @pytest.mark.parametrize(("factor", "label"), [(3.0, "WARNING  "), (0.4, "time     "), (1.1, "")])
@@ -305,7 +305,7 @@ def test_a_speed_that_was_wrong_is_said_and_changes_no_schedule(
     assert ("this training takes about" in log) == bool(label)
     if label:
         assert (
-            f"\n{label}   this training takes about {spoken(4 + 20 * factor)}, not 24 s as was expected. It keeps its "
+            f"\n{label}   this training takes about {spoken(4 + 20 * factor)}, not 24 s as expected. It keeps its "
             in log
         )
     assert Folder(tmp_path / "run").rows()[-1]["step"] == 10
@@ -336,7 +336,7 @@ def test_a_stop_while_the_speed_is_measured_leaves_nothing(
     monkeypatch.setattr(stages, "measure", stopped)
     out = tmp_path / "run"
     assert cli.main(["pretrain", "simclr", str(photos), "--time", "1h", "--out", str(out), *SMALL]) == 130
-    assert "Stopped while the speed was measured: the training had not begun." in capsys.readouterr().out
+    assert "Stopped while the speed was measured, before the training." in capsys.readouterr().out
     assert not out.exists()
 
 

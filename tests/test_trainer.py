@@ -54,7 +54,7 @@ def test_only_our_callbacks_and_the_users_run_in_lightnings_trainer(
     assert cli.main(argv) == 0
     assert not imported.exists()
     lines = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if "nosy" in line]
-    assert lines == ["left out    what others add to Lightning's trainer: nosy-package (nosy:factory)"]
+    assert lines == ["ignored     additions of others to Lightning's trainer: nosy-package (nosy:factory)"]
     assert lines[0] in capsys.readouterr().out
     seen: list[str] = []
 

@@ -39,11 +39,11 @@ def literals() -> list[Text]:
 
 IMPERATIVES = (
     "Add", "Ask", "Call", "Change", "Check", "Choose", "Compute", "Continue", "Convert", "Copy", "Correct", "Create",
-    "Crop", "Cut", "Delete", "Drop", "Embed", "Exclude", "Fetch", "Free", "Give", "Go", "Inspect", "Install", "Keep",
-    "Leave", "Let", "Look", "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open", "Pass",
-    "Pick", "Point", "Put", "Raise", "Read", "Reboot", "Reinstall", "Remove", "Rename", "Repair", "Replace", "Return",
-    "Run", "Save", "Scale", "See", "Set", "Split", "Start", "Stop", "Store", "Take", "Train", "Try", "Turn", "Unset",
-    "Update", "Use", "Wait", "Wrap", "Write",
+    "Crop", "Cut", "Delete", "Drop", "Embed", "Exclude", "Fetch", "Find", "Free", "Give", "Go", "Inspect", "Install",
+    "Keep", "Leave", "Let", "Look", "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open",
+    "Pass", "Pick", "Point", "Put", "Raise", "Read", "Reboot", "Reinstall", "Remove", "Rename", "Repair", "Replace",
+    "Restore", "Resume", "Return", "Run", "Save", "Scale", "See", "Set", "Split", "Start", "Stop", "Store", "Take",
+    "Train", "Try", "Turn", "Unset", "Update", "Use", "Wait", "Wrap", "Write",
 )  # fmt: skip
 """What a sentence of advice begins with."""
 
@@ -60,7 +60,7 @@ _ADVICE = re.compile(
     rf"|(?:^|[.:;!?)] |\n|\0 )\s*(?:{_FIRST})\b(?! of\b)"
     rf"|(?:[:;,] |, or |, and |: or )(?:{_FIRST.lower()}) (?!by\b|of\b|in\b|to\b|as\b|is\b)"
     rf"|^(?:give|use|try|choose|take|put|leave) "
-    r"|\b(?:Next|Go on with|it can be named|To \w+(?: \w+)*): "
+    r"|\b(?:Next|Resume with|give its new path|To \w+(?: \w+)*): "
     r"|\bThe nearest\b|\bDid you mean\b|\bNear names\b|\bnearest: "
 )
 

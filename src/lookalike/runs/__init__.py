@@ -1,6 +1,6 @@
-"""A run: what is asked (`Run`), its file `run.yaml`, its folder, and what it leaves behind (`Result`).
+"""A run: its options (`Run`), its file `run.yaml`, its folder and its result (`Result`).
 
-What lies below, such as `encoders`, imports `runs.folder` and `runs.lookup` alone: they know no encoder and no method.
+Lower packages, such as `encoders`, import only `runs.folder` and `runs.lookup`, which know no encoder and no method.
 """
 
 from .environment import command_line, commit, made, version

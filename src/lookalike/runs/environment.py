@@ -1,4 +1,4 @@
-"""When, where, by which versions and commit, and on which machine something is made."""
+"""Date, directory, versions, commit and machine of a run."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from ..printing import pasteable, printable
 
 
 def made() -> dict[str, object]:
-    """When, where, by which versions and commit, and on which machine something is made."""
+    """Date, directory, versions, commit and machine of the current process."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "directory": here(),
@@ -24,7 +24,7 @@ def made() -> dict[str, object]:
 
 
 def here() -> str | None:
-    """The current directory; None where it was removed."""
+    """The current directory; None if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def here() -> str | None:
 
 
 def version(package: str = "lookalike") -> str:
-    """Of an installed package; "not installed" of a source tree that is used as it lies."""
+    """The version of an installed package; "not installed" for a source tree without installation."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -40,7 +40,7 @@ def version(package: str = "lookalike") -> str:
 
 
 def commit() -> str | None:
-    """The commit of a source checkout of lookalike, with + where it was changed."""
+    """The commit of a source checkout of lookalike, with + if it has local changes; None elsewhere."""
     here = Path(__file__).parents[3]
     if not (here / ".git").exists():
         return None

@@ -33,10 +33,10 @@ from ..printing import lines_of, pasteable, warn
 from .yaml import read_yaml
 
 Row = dict[str, Any]
-"""A row of `metrics.jsonl`: numbers (None where one was not finite), and `verdict`, `why` and `remedy` in words."""
+"""A row of `metrics.jsonl`: numbers (None if not finite), and `verdict`, `why` and `remedy` as text."""
 
 MOST_METRICS = 2**31
-"""Bytes of a `metrics.jsonl` that are read."""
+"""Largest `metrics.jsonl` that is read, in bytes."""
 _CHECKPOINT = re.compile(r"(last|last\.before|epoch=\d+)\.(ckpt|corrupt(\.\d+)?)|nonfinite-\d+-rank\d+\.safetensors")
 _KEPT = re.compile(r"epoch=\d+\.ckpt")
 
@@ -47,7 +47,7 @@ class Folder:
     def __init__(self, path: str | os.PathLike[str], report: Report = to_console) -> None:
         self.path = Path(path)
         self.reports_to = report
-        """Where `say` goes beside `log.txt`."""
+        """Receives what `say` reports, in addition to `log.txt`."""
         self.run = self.path / "run.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -68,33 +68,33 @@ class Folder:
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._waiting: dict[Path, str] = {}
-        """Lines for files that are not to be touched yet."""
+        """Lines for files that must not be changed yet."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from training into this folder, until it ends, however it ends.
+        """Locks the folder against trainings of other processes, until the context ends in any way.
 
         Raises:
             BlockingIOError: another process trains into it.
         """
-        made = not self.path.exists()
+        is_new = not self.path.exists()
         with locked(self.lock, wait=None):
             try:
                 yield
             finally:
                 with suppress(OSError):  # the folder may be gone
-                    if [self.lock] == [*self.path.iterdir()] and is_lock(self.lock):  # nothing was begun
+                    if [self.lock] == [*self.path.iterdir()] and is_lock(self.lock):  # no run was started
                         self.lock.unlink()
-                        if made:
+                        if is_new:
                             self.path.rmdir()
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that a training must not write to; changes nothing.
+        """Checks that a training may write to the folder; changes nothing.
 
         Raises:
-            FileExistsError: a run, or files that are no run, are there and neither `resume` nor `overwrite` was asked;
-                or something that may lead out of the folder lies in it.
-            FileNotFoundError: `resume`, and no run is there.
+            FileExistsError: the folder holds a run, or other files, and neither `resume` nor `overwrite` is set; or it
+                holds a link that may lead elsewhere.
+            FileNotFoundError: `resume` without a run in the folder.
         """
         there = nearest_folder(self.path, "--out")
         if not os.access(there, os.W_OK | os.X_OK):
@@ -112,29 +112,29 @@ class Folder:
             if not overwrite:
                 raise FileExistsError(
                     f"{self.path} holds a run. "
-                    "Use --resume to go on with it, --overwrite to replace it, or another --out."
+                    "Use --resume to continue it, --overwrite to replace it, or another --out."
                 )
         elif self.path.is_dir() and not self.is_left_over():
             raise FileExistsError(f"{self.path} is not empty and holds no run. Give --out another folder.")
 
     def check_own(self) -> None:
-        """Refuses what lies in the place of the run's own files and folders and may lead elsewhere.
+        """Checks that the run's own files and folders are no links or other objects that may lead elsewhere.
 
         Raises:
-            FileExistsError: a link that would be written through, or something that is no file.
+            FileExistsError: one is a link that would be followed, or is not a regular file.
         """
         for path in (*self._folders, self.path / "wandb", self.lock, self.log, self.metrics):
             if path.is_symlink():
                 raise FileExistsError(
-                    f"{path} is a link, and a run writes to its own folder only. Put what it leads to in its place; "
+                    f"{path} is a link, but a run writes only to its own folder. Replace the link by its target; "
                     f"the whole folder {self.path} may be a link."
                 )
         for path in (*self._files, self.lock):
             if path.exists() and not path.is_file():
-                raise FileExistsError(f"{path} is no file. Move it away, or give another --out.")
+                raise FileExistsError(f"{path} is not a regular file. Move it away, or give another --out.")
 
     def abandon(self) -> None:
-        """Removes a run; its folder goes with the lock, where nothing else is in it."""
+        """Removes a run; an empty folder is removed with the lock."""
         self._clear()
         self.run.unlink(missing_ok=True)
         for own in self._folders:
@@ -142,29 +142,29 @@ class Folder:
                 own.rmdir()
 
     def is_left_over(self) -> bool:
-        """Whether the folder is empty, but for what killed runs left behind."""
+        """Whether the folder is empty, except for leftovers of killed runs."""
         return all(map(self._is_leftover, self.path.iterdir()))
 
     def is_of_others(self) -> bool:
-        """Whether only files are there that no run would take for its own."""
+        """Whether the folder holds only files that do not belong to a run."""
         return not any(path in (*self._files, *self._folders) or self._is_own(path) for path in self.path.iterdir())
 
     def _is_leftover(self, path: Path) -> bool:
-        """Whether a run that was killed before its first word, or while it was replaced, left this behind."""
+        """Whether a path is a leftover of a run that was killed before its first line, or while it was replaced."""
         if path in self._folders:
             return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
         return (path in (self.lock, lock_of(self.evaluation)) and is_lock(path)) or self._is_temporary(path)
 
     def wait(self, *paths: Path) -> None:
-        """Keeps what is added to these files until the folder is claimed."""
+        """Holds back lines for these files until the folder is claimed."""
         self._waiting = dict.fromkeys(paths, "")
 
     def claim(self, *, resume: bool, files: Mapping[Path, bytes] | None = None, keep: Collection[Path] = ()) -> None:
-        """Makes a checked folder a run's: a replaced run's files are removed, a resumed run's are kept.
+        """Claims a checked folder for a run: files of a replaced run are removed, those of a resumed run stay.
 
-        Nothing is removed or replaced before all `files`, and the lines that waited, are on the disk under other names:
-        `run.yaml` among them is the first to get its own, so that the folder holds a run at every moment. Files to
-        `keep` are not the replaced run's.
+        Nothing is removed or replaced before all `files`, and the lines held back, are on disk under temporary names:
+        `run.yaml` is the first to be renamed, so that the folder holds a run at every moment. Files to `keep` do not
+        belong to the replaced run.
         """
         self.check_own()
         waited = self._waiting
@@ -194,13 +194,13 @@ class Folder:
         for path, text in waited.items() if resume else ():
             self._add(path, text)
         for path in (*self.path.iterdir(), *self.checkpoints.iterdir()):
-            # the record of judgements and the page are written by other processes, too
+            # other processes write evaluations and the report, too
             if self._is_temporary(path) and becomes(path) not in (self.evaluation.name, self.report.name):
                 path.unlink()
 
     @property
     def _files(self) -> tuple[Path, ...]:
-        """The files of a run that lie in its folder itself."""
+        """The files of a run at the top level of its folder."""
         return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
                 self.log, self.inputs, self.start, self.classifier, self.classes, self.report)  # fmt: skip
 
@@ -209,7 +209,7 @@ class Folder:
         return self.checkpoints, self.features, self.tensorboard
 
     def _is_temporary(self, path: Path) -> bool:
-        """Whether a killed process left this behind, half written, of a file of the run."""
+        """Whether a path is a partly written file of the run, left by a killed process."""
         name = becomes(path)
         if name is None:
             return re.fullmatch(r"\.tmp\w{6}", path.name) is not None and _is_ours(path)
@@ -218,7 +218,7 @@ class Folder:
         return _CHECKPOINT.fullmatch(name) is not None or re.fullmatch(r"[0-9a-f]{32}\.safetensors", name) is not None
 
     def _is_own(self, path: Path) -> bool:
-        """Whether a run wrote a file: its name says so; of features and of events, what is in it."""
+        """Whether a run wrote a file: by its name, and by its content for features and events."""
         if path.parent == self.checkpoints:
             own = _CHECKPOINT.fullmatch(path.name) is not None
         elif path.parent == self.features:
@@ -230,8 +230,8 @@ class Folder:
         return own or self._is_temporary(path)
 
     def _clear(self, keep: Collection[Path] = ()) -> None:
-        """Removes the files of a run but `run.yaml` and those to keep, and nothing that somebody else put there."""
-        for folder in (*self._folders, self.path):  # what is left goes on with no half of it
+        """Removes the files of a run except `run.yaml` and those to keep; files of others stay."""
+        for folder in (*self._folders, self.path):  # after a kill in between the rest is no complete run
             for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
                 if path != self.run and path not in keep and not path.is_dir() and self._is_own(path):
                     path.unlink()
@@ -246,23 +246,23 @@ class Folder:
         )
 
     def thin(self, keep: int) -> list[Path]:
-        """Removes the checkpoints of single epochs but the newest ones, and returns those that went.
+        """Removes the checkpoints of single epochs except the newest `keep`, and returns the removed ones.
 
-        The newest stays where there is no other to go on from.
+        The newest stays if there is no other checkpoint to resume from.
         """
-        gone = self.kept()[keep if self.last.is_file() or self.before.is_file() else max(1, keep) :]
-        for path in gone:
+        removed = self.kept()[keep if self.last.is_file() or self.before.is_file() else max(1, keep) :]
+        for path in removed:
             path.unlink(missing_ok=True)
-        return gone
+        return removed
 
     def checkpoint_bytes(self, of_epochs: bool = True) -> int:
-        """What the run's checkpoints take on the disk, with those of single epochs or without; two names count once."""
+        """Size of the run's checkpoints on disk, with or without those of single epochs; hard links count once."""
         own = [self.last, self.before, *(self.kept() if of_epochs else [])]
         found = [path.stat() for path in own if path.is_file() and not path.is_symlink()]
         return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
     def rows(self) -> list[Row]:
-        """The rows of `metrics.jsonl`; what is damaged is left out, and its number said on stderr."""
+        """The rows of `metrics.jsonl`, without damaged ones, whose number is printed to stderr."""
         rows, damaged = self.read_metrics()
         if damaged:
             left = "which is left out" if damaged == 1 else "which are left out"
@@ -270,56 +270,54 @@ class Folder:
         return rows
 
     def read_metrics(self) -> tuple[list[Row], int]:
-        """The rows of `metrics.jsonl`, and how many lines are none, or do not say of which step they are.
+        """The rows of `metrics.jsonl`, and the number of damaged lines: no JSON object, or no step.
 
-        A last line that a crash cut short is not counted: its step is done again.
+        A last line that a crash truncated does not count: its step is repeated.
         """
         if not self.metrics.is_file():
             return [], 0
         if (size := self.metrics.stat().st_size) > MOST_METRICS:
-            raise ValueError(
-                f"{self.metrics} has {size / 2**30:.3g} GiB, more than rows of a run ever take. Move it away."
-            )
+            raise ValueError(f"{self.metrics} has {size / 2**30:.3g} GiB, more than any run writes. Move it away.")
         *lines, last = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
         found = [_row(line) for line in lines if line.strip()]
         rows = [row for row in (*found, _row(last)) if row is not None]
         return rows, found.count(None)
 
     def cut_metrics(self, step: int) -> None:
-        """Drops the rows after `step`: a resumed run writes them again. Of a damaged file the whole is kept, too."""
+        """Removes the rows after `step`, which a resumed run writes again. A damaged file is also saved as a whole."""
         if self.metrics.is_file():
             rows, damaged = self.read_metrics()
             if damaged:
                 aside = unused(self.path / f"{self.metrics.name}.corrupt")
                 second_name(self.metrics, aside)
                 self.say(
-                    f"{self.metrics} held {_damaged(damaged)}. The others are kept, and the file as it was as {aside}."
+                    f"{self.metrics} held {_damaged(damaged)}. The other rows stay, and the original file is {aside}."
                 )
             with atomic(self.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def append(self, row: Row) -> None:
-        """Adds one row to `metrics.jsonl`; what is not finite becomes null, which JSON knows."""
+        """Adds one row to `metrics.jsonl`; values that are not finite become null, as JSON requires."""
         finite = {name: v if isinstance(v, str) or math.isfinite(v) else None for name, v in row.items()}
         self._add(self.metrics, json.dumps(finite) + "\n")
 
     def flush(self) -> None:
-        """Flushes the rows to the disk: no checkpoint may outlive those of the steps before it."""
+        """Flushes the rows to disk: a checkpoint must not survive without the rows before it."""
         if self.metrics.is_file():
             with named(self.metrics):
                 sync(self.metrics)
 
     def say(self, text: str, kind: Kind = "fact") -> None:
-        """Reports an event, to the console unless asked otherwise, and adds it to `log.txt`."""
+        """Reports an event, by default to the console, and adds it to `log.txt`."""
         self.reports_to(text, kind)
         self.note(text)
 
     def say_progress(self, text: str) -> None:
-        """Reports how far the work is, and adds it to `log.txt`."""
+        """Reports progress, and adds it to `log.txt`."""
         self.say(text, "progress")
 
     def note(self, text: str) -> None:
-        """Adds lines to `log.txt` alone."""
+        """Adds lines to `log.txt` only."""
         self._add(self.log, lines_of(text) + "\n")
 
     def _add(self, path: Path, text: str) -> None:
@@ -333,34 +331,34 @@ class Folder:
             file.write(text)
 
     def then(self) -> str:
-        """How to go on after what is written now failed."""
-        whole = next((path for path in (self.last, self.before) if path.is_file()), None)
-        return f" {whole} is whole: go on with {self.resume_command()}" if whole else ""
+        """How to resume if the current write fails; empty without a checkpoint."""
+        intact = next((path for path in (self.last, self.before) if path.is_file()), None)
+        return f" {intact} is intact: resume with {self.resume_command()}" if intact else ""
 
     def resume_command(self) -> str:
-        """What goes on with the run: its verb's command, or its own call where no file says all that it was given."""
+        """What resumes the run: a command, or the same call from Python if `run.yaml` does not hold all arguments."""
         content = self._content()
-        given = [content.get(field) for field in ("data", "backbone", "teacher", "test")]
+        arguments = [content.get(field) for field in ("data", "backbone", "teacher", "test")]
         words = self.resume_words()
-        if not words or any(is_tag(str(value)) for value in given):  # see `flat`
+        if not words or any(is_tag(str(value)) for value in arguments):  # see `flat`
             return "the same call and resume=True"
         return pasteable(*words)
 
     def resume_words(self) -> list[str]:
-        """The words of the command that goes on with the run; none for a method of the user's own."""
+        """The words of the command that resumes the run; empty for a user's own method."""
         name = str(self._content()["method"])
         return ["lookalike", METHODS[name].verb, "--resume", "--out", str(self.path)] if name in METHODS else []
 
     def _content(self) -> dict[str, object]:
-        """What is in `run.yaml`, as far as it can be read."""
+        """The content of `run.yaml`, as far as it can be read."""
         content: dict[str, object] = {"method": "simclr"}
-        with suppress(OSError, ValueError):  # what failed before must stay the error
+        with suppress(OSError, ValueError):  # an earlier error must stay the error
             content |= read_yaml(self.run)
         return content
 
 
 def _row(line: str) -> Row | None:
-    """A row of `metrics.jsonl`; None where the line is no object, or its step no whole number."""
+    """A row of `metrics.jsonl`; None if the line is not a JSON object, or its step not a whole number."""
     try:
         row = parse_json(line, "metrics.jsonl", dict)
     except ValueError:
@@ -377,9 +375,9 @@ def _damaged(count: int) -> str:
 
 
 def features_made_by(path: Path) -> str | None:
-    """The sha256 of the encoder whose features a file holds; None of a file that a `FeatureCache` did not write.
+    """The SHA-256 of the encoder whose features a file holds; None if a `FeatureCache` did not write it.
 
-    Its name is a hash of what the features depend on, which stands in its head.
+    The file's name is a hash of all that the features depend on, which its header holds.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -395,12 +393,12 @@ def features_made_by(path: Path) -> str | None:
 
 
 def features_name(about: str) -> str:
-    """What a file of features is called, by what they depend on."""
+    """The name of a file of features, from all that they depend on."""
     return f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
 
 
 def _is_of_tensorboard(path: Path) -> bool:
-    """Whether the logger of a run wrote a file: its events have our columns, its hyperparameters are empty."""
+    """Whether a run's logger wrote a file: its events have our columns, its hyperparameters are empty."""
     if path.is_symlink() or not path.is_file():
         return False
     if path.name.startswith("events.out.tfevents."):
@@ -410,7 +408,7 @@ def _is_of_tensorboard(path: Path) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether what safetensors had begun to write was an encoder, a classifier or features: their heads say so."""
+    """Whether a partly written safetensors file is an encoder, a classifier or features, by its header."""
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What is looked for in a run's folder, and what is said where it is not there: before torch is imported."""
+"""Finds files in a run's folder, with errors for missing ones, before torch is imported."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def weights_of(run: str | os.PathLike[str]) -> Path:
     """The weights in a run's folder.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: the folder has none.
     """
     path = Folder(run).weights
     if not path.is_file():
@@ -25,7 +25,7 @@ def weights_of(run: str | os.PathLike[str]) -> Path:
 
 
 def check_encoder(name: str, what: str = "encoder") -> None:
-    """Refuses what `load` and `--init` would not find; whether a file that is there is one, they say.
+    """Checks that `load` and `--init` will find an encoder; they check its content.
 
     Raises:
         FileNotFoundError, ValueError: no such file, folder or name.
@@ -42,10 +42,10 @@ def check_encoder(name: str, what: str = "encoder") -> None:
 
 
 def classifier_of(classifier: str | os.PathLike[str]) -> Path:
-    """The file of a classifier, which may be named by its run's folder.
+    """The file of a classifier, given by its path or its run's folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
     """
     path = Path(classifier)
     if path.is_dir():
@@ -60,7 +60,7 @@ def classifier_of(classifier: str | os.PathLike[str]) -> Path:
 
 
 def _advice(folder: Path) -> str:
-    """How a folder without a classifier gets one."""
+    """How to get a classifier into a folder without one."""
     run = Folder(folder).run
     if run.is_file() and read_yaml(run).get("method") == "finetune":
         return f"The run has not ended: {pasteable('lookalike', 'finetune', '--resume', '--out', folder)}"
@@ -68,12 +68,12 @@ def _advice(folder: Path) -> str:
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a folder holds something of a run that can be shown."""
+    """Whether a folder holds any file of a run that can be shown."""
     folder = Folder(path)
     return any(f.is_file() for f in (folder.run, folder.metrics, folder.evaluation, folder.weights))
 
 
 def no_run(folder: Path) -> FileNotFoundError:
-    """What is raised where there is no run to report on."""
+    """The error for a folder without a run to report on."""
     what = "holds no run (no run.yaml)" if folder.is_dir() else "is not a folder"
     return FileNotFoundError(f"{folder} {what}. Give the folder of a run or of a comparison.")

@@ -1,6 +1,6 @@
-"""A run as `run.yaml` holds it, and back: the options, the method's own fields beside them, and what made it.
+"""Conversion of a run to the content of `run.yaml` and back: the options, the method's fields and the environment.
 
-It is as flat as the command line. Under `made` are the versions and the machine, which reading ignores.
+The file is as flat as the command line. `made` has the versions and the machine, which reading ignores.
 """
 
 import dataclasses
@@ -51,11 +51,11 @@ _MAY_CHANGE = frozenset(
         "on_collapse",
     }
 )
-"""Options that `--resume` may give another value. (Of places what is in them is compared: names of images, weights.)"""
+"""Options that may change with `--resume`. (Of paths the content is compared: names of images, weights.)"""
 
 
 def method_name(cfg: "Config") -> str:
-    """`dino` for a method of ours, `package.module:Class` for a user's own."""
+    """`dino` for a method of the library, `package.module:Class` for a user's own."""
     owner = cfg.method
     for name, entry in METHODS.items():
         if (entry.module, entry.cls) == (owner.__module__, owner.__qualname__):
@@ -64,7 +64,7 @@ def method_name(cfg: "Config") -> str:
 
 
 def plain(value: object) -> object:
-    """Dataclasses, tuples and paths as mappings, lists and texts, in the order of their fields."""
+    """Dataclasses, tuples and paths as mappings, lists and strings, in the order of their fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {f: plain(vars(value)[f.name]) for f in dataclasses.fields(value)}
         # 0 in a field of floats is 0.0, before and after a round trip
@@ -75,19 +75,19 @@ def plain(value: object) -> object:
 
 
 def flat(run: Run) -> dict[str, object]:
-    """The run as `run.yaml` holds it: the method's fields beside the options."""
+    """The run as in `run.yaml`: the options and the method's fields at one level."""
     content: dict[str, object] = {"method": method_name(run.method)}
     content["data"] = plain(run.data) if isinstance(run.data, str | os.PathLike) else tag(type(run.data).__qualname__)
     for f in dataclasses.fields(Options):
         if f.name in ("resume", "overwrite"):
-            continue  # they say what to do with the folder once, not what the run is
+            continue  # they are about the folder, not about the run
         value = getattr(run, f.name)
         content[f.name] = plain(value) if f.name != "backbone" or isinstance(value, str) else module_name(value)
     return content | typing.cast(dict[str, object], plain(run.method))
 
 
 def module_name(module: object) -> str:
-    """What stands in files for a module of the user's; an encoder that `load` gave has a name."""
+    """How files name a user's module; an encoder from `load` has a name of its own."""
     from ..backbones import Backbone
 
     if isinstance(module, Backbone):
@@ -96,11 +96,11 @@ def module_name(module: object) -> str:
 
 
 def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
-    """What stands in `run.yaml`: the run, with the versions, the commit and the machine that made it.
+    """The content of `run.yaml`: the run, with the versions, the commit and the machine.
 
     Args:
-        begun: all of the file of a run that is resumed. What made it stays, and its places of images are marked as the
-            user's own only where they were, or where this command named others.
+        begun: the whole file of a resumed run. Its environment is kept, and its paths of images are marked as the
+            user's own only if they were before, or if this command named others.
     """
     before = begun or {}
     known = {
@@ -111,7 +111,7 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     own = [place for place in (run.data, *(run.probe or ())) if isinstance(place, str | os.PathLike)]
     named_here = [marks.mark(place) for place in own if plain(place) not in known]
     by = dict(typing.cast(Mapping[str, object], m)) if isinstance(m := before.get("made"), dict) else made()
-    by["directory"] = here()  # from where the paths of this run count
+    by["directory"] = here()  # the paths of this run are relative to it
     marked = by.get("named_here")
     by["named_here"] = list(dict.fromkeys([*(marked if isinstance(marked, list) else ()), *named_here]))
     content = {"format": FORMAT} | flat(run) | {"origins": origins.written(run.origins), "made": by}
@@ -125,10 +125,10 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def read_run(path: str | os.PathLike[str], method: "type[Method] | None" = None) -> Run:
-    """Reads a `Run` from YAML. What the file leaves out has its default; `method` is needed for a user's own class.
+    """Reads a `Run` from YAML. Missing values have their defaults; `method` is needed for a user's own class.
 
     Raises:
-        ValueError: a key that nothing knows (with the nearest name), a value of another type, no method.
+        ValueError: an unknown key (with the nearest name), a value of another type, or no method.
     """
     content = read_yaml(path)
     name = content.pop("method", None)
@@ -159,7 +159,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     values = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)}
     if "origins" in content:
         known = origins.read(content["origins"], where)
-    else:  # written by hand, or by an earlier version
+    else:  # written by hand or by an earlier version
         known = origins.by_user([*dotted(stated), *(name for name in rest if name in options)])
         if chosen.time is not None and "epochs" in rest:
             known["epochs"] = "fitted"
@@ -167,14 +167,14 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
 
 
 def structured(value: object, kind: type[T], where: str, at: str = "") -> T:
-    """A value of a file as a type.
+    """Converts a value from a file to a type.
 
     Args:
         where: the file.
-        at: the place in it with a dot in front, such as `.optim.lr`; nothing for the whole.
+        at: the path in it with a leading dot, such as `.optim.lr`; empty for the whole.
 
     Raises:
-        ValueError: it is of another type, or the type refuses it.
+        ValueError: it has another type, or the type rejects it.
     """
     from cattrs import Converter, transform_error
 
@@ -190,22 +190,22 @@ def structured(value: object, kind: type[T], where: str, at: str = "") -> T:
             causes = transform_error(error, at, format_exception=_why)
         else:
             causes = [f"{_why(error, kind)} @ {at}" if at else str(error)]
-        told = cut("; ".join(map(_cause, causes)), 2000)
-        raise ValueError(f"{where}: {told}. Correct it, or leave that option out.") from None
+        reasons = cut("; ".join(map(_cause, causes)), 2000)
+        raise ValueError(f"{where}: {reasons}. Correct it, or leave that option out.") from None
 
 
 def _why(error: BaseException, kind: object) -> str:
-    """Our own words on a value, or what was expected where a library stumbled over it."""
+    """Our own message about a value, or the expected type if a library raised the error."""
     if isinstance(error, ValueError) or kind is None:
         return str(error)
     return f"expected {kind.__name__ if isinstance(kind, type) else str(kind).replace('typing.', '')}"
 
 
 def _cause(text: str) -> str:
-    """What cattrs says of a value, and where it is, without all of the value."""
-    said, at, place = text.rstrip(" @").rpartition(" @ .")
-    said, place = (cut(printable(part), 2 * LONGEST_VALUE) for part in (said, place))
-    return f"{said}, at {place}" if at else place
+    """The message of cattrs about a value, and its path, with a long value cut."""
+    reason, at, path = text.rstrip(" @").rpartition(" @ .")
+    reason, path = (cut(printable(part), 2 * LONGEST_VALUE) for part in (reason, path))
+    return f"{reason}, at {path}" if at else path
 
 
 def _to_float(value: object, _: type) -> float:
@@ -233,7 +233,7 @@ def _to_str(value: object, _: type) -> str:
 
 
 def _merged(defaults: Mapping[str, object], stated: Mapping[str, object]) -> dict[str, object]:
-    """Lays stated values over the defaults; a list replaces a list as a whole."""
+    """Merges stated values into the defaults; a list replaces the whole list."""
     merged = dict(defaults)
     for key, value in stated.items():
         old = merged.get(key)
@@ -242,7 +242,7 @@ def _merged(defaults: Mapping[str, object], stated: Mapping[str, object]) -> dic
 
 
 def kinds_of(cls: type, at: str = "") -> dict[str, object]:
-    """The types of all fields of a dataclass by dotted names. `views.*.blur` is of each item of a tuple."""
+    """The types of all fields of a dataclass by dotted names; `views.*.blur` stands for each item of a tuple."""
     hints = typing.get_type_hints(cls)
     found: dict[str, object] = {}
     for name in (f.name for f in dataclasses.fields(cls)):
@@ -257,7 +257,7 @@ def kinds_of(cls: type, at: str = "") -> dict[str, object]:
 
 
 def check_keys(content: object, known: Sequence[str], where: str, at: str = "") -> None:
-    """Refuses keys that are not among the known ones, which are given by dotted names, at any depth."""
+    """Raises an error for unknown keys at any depth; the known ones are given by dotted names."""
     parts = [name.partition(".") for name in known]
     keys = list(dict.fromkeys(first for first, _, _ in parts))
     if isinstance(content, Mapping) and keys and keys != ["*"]:
@@ -271,13 +271,13 @@ def check_keys(content: object, known: Sequence[str], where: str, at: str = "") 
 
 
 def no_key(where: str, at: str, key: str, known: Sequence[str]) -> ValueError:
-    """What is raised of a key that is not `known` below the path `at`: the keys that it may be a slip of, or all."""
+    """The error for an unknown key below the path `at`, with the nearest known keys, or all."""
     near = nearest_names(key, known, cutoff=0.7)
     if near:
         advice = f"Did you mean {' or '.join(f'{at}{name}' for name in near)}?"
     else:
         advice = f"Known{f' in {at[:-1]}' if at else ''}: {', '.join(sorted(known)[:20])}."
-    return ValueError(f"{where}: nothing is called {shown(f'{at}{key}')}. {advice}")
+    return ValueError(f"{where}: unknown key {shown(f'{at}{key}')}. {advice}")
 
 
 def dotted(content: object, at: str = "") -> dict[str, object]:
@@ -292,22 +292,22 @@ def dotted(content: object, at: str = "") -> dict[str, object]:
 
 
 def check_same_time(path: Path, then: object, now: str | None) -> None:
-    """Refuses another time for a run that is resumed: its schedule was made for the one that it began with.
+    """Raises an error for another time limit of a resumed run: its schedule was computed for the first one.
 
     Args:
         path: the run's folder.
-        then: the time in its `run.yaml`.
-        now: the one that is asked for.
+        then: the time limit in its `run.yaml`.
+        now: the requested one.
     """
     if now is not None and (not isinstance(then, str) or seconds_of(then) != seconds_of(now)):
         raise ValueError(
-            f"{path} was begun {f'with --time {brief(then)}' if then else 'without --time'}, and a resumed run keeps "
+            f"{path} was started {f'with --time {brief(then)}' if then else 'without --time'}, and a resumed run keeps "
             "its number of steps. Leave --time out, or ask for more with --epochs."
         )
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """What keeps a run from being resumed: one line per option that may not change and did."""
+    """One line per changed option that must not change when a run is resumed."""
     a, b = dotted(dict(old)), dotted(dict(new))
     lines = []
     for key in dict.fromkeys([*a, *b]):
@@ -315,5 +315,5 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
             lines.append(f"{brief(key)}: {brief(a.get(key))} in the run, {brief(b.get(key))} now")
     before, now = old.get("epochs"), new.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:
-        lines.append(f"epochs: {before} in the run, {now} now (more are allowed, fewer are not)")
+        lines.append(f"epochs: {before} in the run, {now} now (only more are allowed)")
     return lines

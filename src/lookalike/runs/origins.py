@@ -1,4 +1,4 @@
-"""Where the values of a run come from: the defaults, the user, or fitting to the data and the machine."""
+"""Origins of the values of a run: the defaults, the user, or fitting to the data and the machine."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -8,25 +8,25 @@ from ..printing import shown
 
 Origin = Literal["default", "user", "fitted"]
 NAMED: tuple[Origin, ...] = ("user", "fitted")
-"""What a file names the fields of; all others have their default."""
+"""Origins that a file lists; all other fields have their default."""
 
 
 class Asked(Protocol):
-    """A run, or whatever else says where its values come from."""
+    """A run, or anything else with origins of its values."""
 
     @property
     def origins(self) -> Mapping[str, Origin]: ...
 
 
 def by_user(names: Iterable[str]) -> dict[str, Origin]:
-    """These fields are the user's."""
+    """Origins of fields that the user stated."""
     return dict.fromkeys(names, "user")
 
 
 def is_stated(run: Asked, option: str) -> bool:
-    """Whether the user chose an option's value: he said so, or it is not the default.
+    """Whether the user chose an option's value: its origin is the user, or it is not the default.
 
-    From Python a default that is given cannot be told from one that is not.
+    From Python, a default that is passed explicitly looks like one that is not passed.
     """
     if option in run.origins:
         return run.origins[option] == "user"
@@ -43,28 +43,28 @@ def stated_of_method(
 ) -> frozenset[str]:
     """Dotted names of the method's fields that the user stated.
 
-    A stated optimizer counts as a whole, but for its warm-up: no other one's learning rate and decay suit it.
+    A stated optimizer counts as a whole, except its warm-up: learning rate and decay of another one do not suit it.
 
     Args:
         own, default: values of the method's configuration and of its default one, by dotted names.
-        then: those of a run that is resumed; else none.
+        then: those of a resumed run; else empty.
     """
-    said = {name for name, origin in run.origins.items() if origin == "user" and name in _within(own)}
-    unsaid = {name for name in own if name not in run.origins or (then and then.get(name) != own[name])}
-    differing = {name for name in unsaid if name not in default or default[name] != own[name]}
+    stated = {name for name, origin in run.origins.items() if origin == "user" and name in _within(own)}
+    unknown = {name for name in own if name not in run.origins or (then and then.get(name) != own[name])}
+    differing = {name for name in unknown if name not in default or default[name] != own[name]}
     optimizer = {name for name in own if name.startswith("optim.")}
-    if "optim.name" in said | differing or (not said and optimizer & differing):
+    if "optim.name" in stated | differing or (not stated and optimizer & differing):
         differing |= optimizer - {name for name in optimizer if name.startswith("optim.warmup_epochs")}
-    return frozenset(said | differing)
+    return frozenset(stated | differing)
 
 
 def _within(names: Iterable[str]) -> set[str]:
-    """These dotted names, and those of everything that they are parts of."""
+    """These dotted names, and the names of all their parents."""
     return {".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, len(parts) + 1)}
 
 
 def written(origins: Mapping[str, Origin]) -> dict[str, list[str]]:
-    """Origins as `run.yaml` holds them: the names of the user's fields, and of those that were fitted."""
+    """Origins as in `run.yaml`: the names of the user's fields and of the fitted fields."""
     return {each: sorted(name for name, origin in origins.items() if origin == each) for each in NAMED}
 
 
@@ -72,7 +72,7 @@ def read(content: object, where: str) -> dict[str, Origin]:
     """Origins from `run.yaml`.
 
     Raises:
-        ValueError: they are written otherwise.
+        ValueError: they have another form.
     """
     found: dict[str, Origin] = {}
     if not isinstance(content, Mapping):

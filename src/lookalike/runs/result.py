@@ -1,4 +1,4 @@
-"""What a training leaves behind, or ends with."""
+"""The result of a training, and the errors that end one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training left behind."""
+    """The result of a training."""
 
     folder: Path
     metrics: list[Row]
@@ -20,16 +20,16 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """The last verdict's word, of `training.health.Word`, such as learning; "unknown" where there was none."""
-        return str(self._judged().get("verdict", "unknown"))
+        """The last verdict, one of `training.health.Word`, such as "learning"; "unknown" without one."""
+        return str(self._row_of_verdict().get("verdict", "unknown"))
 
     @property
     def why(self) -> str:
-        """What the verdict rests on, and what to try."""
-        row = self._judged()
+        """The evidence of the last verdict, and what to try."""
+        row = self._row_of_verdict()
         return " ".join(str(row[name]) for name in ("why", "remedy") if name in row)
 
-    def _judged(self) -> Row:
+    def _row_of_verdict(self) -> Row:
         return next((row for row in reversed(self.metrics) if "verdict" in row), {})
 
     def encoder(self) -> "Backbone":
@@ -44,4 +44,4 @@ class Diverged(RuntimeError):
 
 
 class Collapsed(RuntimeError):
-    """All images get one feature, and the run was to stop then."""
+    """All images get the same feature, and `on_collapse` is "stop"."""

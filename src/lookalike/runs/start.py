@@ -1,4 +1,4 @@
-"""`start.json`: the facts of a run that are known before its first step. Console, `log.txt` and report render them."""
+"""`start.json`: the facts of a run before its first step, which console, `log.txt` and report show."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ from ..printing import counted
 
 @dataclass(frozen=True)
 class Start:
-    """The facts of a run's start; of a run that is resumed those of the last one."""
+    """The facts of a run's start; of a resumed run those of the last start."""
 
     lookalike: str
-    """The version."""
+    """The version of this package."""
     command: str
     data: str
     images: int
     notes: list[str]
-    """What was decided when the images were looked for."""
+    """Decisions made when the images were found."""
     method: str
     backbone: str
     stem: str
-    """Of a ResNet that was built by name; else empty."""
+    """The stem of a ResNet that was created by name; else empty."""
     parameters: dict[str, int]
-    """Of each part that has any."""
+    """Number of parameters of each part that has any."""
     weights: str
-    """Whose the weights are that the training starts from."""
+    """A description of the initial weights."""
     views: list[tuple[int, int]]
-    """How many of how many pixels, for each recipe."""
+    """(count, size in pixels) for each recipe."""
     last_views: list[tuple[int, int]]
     """The same at the end of the training."""
     channels: int
@@ -42,7 +42,7 @@ class Start:
     accumulate: int
     optimizer: str
     learning_rate: float
-    """The highest, scaled by the batch size."""
+    """The peak learning rate, scaled by the batch size."""
     warmup_epochs: float
     devices: int
     device: str
@@ -54,23 +54,23 @@ class Start:
     warnings: list[str]
 
     def content(self) -> dict[str, Any]:
-        """What stands in the file."""
+        """The content of the file."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     def lines(self) -> dict[str, str]:
-        """The facts in words, by their labels."""
+        """The facts as lines of text, by their labels."""
         return words(dataclasses.asdict(self))
 
 
 def words(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of a start, as `start.json` holds them, in words.
+    """The facts in `start.json` as lines of text, by their labels.
 
     Raises:
         KeyError, TypeError, ValueError: a fact is missing, or of another type.
     """
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items() if count)
     stem = f" ({facts['stem']} stem)" if facts["stem"] else ""
-    micro = f" ({facts['accumulate']} micro-batches, which the loss sees one at a time)"
+    micro = f" ({facts['accumulate']} micro-batches; the loss is computed per micro-batch)"
     return {
         "data": f"{counted(facts['images'], 'image')} in {facts['data']}",
         "model": f"{facts['method']}, {facts['backbone']}{stem}, parameters: {parts}",

@@ -1,4 +1,4 @@
-"""`run.yaml` as it is written: numbers as YAML 1.2 has them, limits, its format, and paths from where the run began."""
+"""Reads `run.yaml`: YAML 1.2 numbers, size limits, its format, and paths relative to the directory of its start."""
 
 import math
 import os
@@ -15,26 +15,26 @@ from .environment import here
 from .old_names import renamed
 
 MOST_YAML = 2**21
-"""Bytes of a run's file: twenty thousand names of classes take a quarter of a megabyte."""
+"""Largest `run.yaml` in bytes; twenty thousand class names take a quarter of a megabyte."""
 MOST_VALUES = 100_000
-"""In it, once its aliases are written out: a few lines of aliases stand for any number."""
+"""Largest number of values with expanded aliases, since a few lines of aliases can expand to any number."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML reads 1e-6 as a text. Aliases stand for so many values and no more."""
+    """Reads floats of YAML 1.2, where PyYAML takes 1e-6 for a string, and limits the expansion of aliases."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and (found := _values(node, {})) > MOST_VALUES:
-            how_many = "values without end" if math.isinf(found) else f"more than {MOST_VALUES} values"
-            raise yaml.composer.ComposerError(None, None, f"its aliases stand for {how_many}", node.start_mark)
+            count = "infinitely many values" if math.isinf(found) else f"more than {MOST_VALUES} values"
+            raise yaml.composer.ComposerError(None, None, f"its aliases expand to {count}", node.start_mark)
         return node
 
 
 def _values(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many values a node holds; infinitely many if it holds itself."""
+    """Number of values in a node; infinite if it contains itself."""
     if id(node) not in known:
-        known[id(node)] = math.inf  # until it is counted
+        known[id(node)] = math.inf  # until its values are counted
         parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
         nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_values(each, known) for each in nodes)
@@ -46,36 +46,36 @@ _Loader.add_implicit_resolver(
 )
 
 LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir")
-"""Fields of a run that may name a place on a disk."""
+"""Fields of a run that may hold a path."""
 
 
 def parse_yaml(path: Path) -> dict[str, object]:
-    """All that a YAML file of a run holds, with the new names of options.
+    """The whole content of a YAML file, with the new names of options.
 
     Raises:
-        ValueError: it is no YAML, holds no mapping of names, or more than a run's file ever does.
+        ValueError: it is not YAML or not a mapping of names, or exceeds the limits.
     """
     text = read_text(path, MOST_YAML)
     try:
         content = yaml.load(text, _Loader)
     except RecursionError:
-        raise ValueError(f"{path} is nested deeper than options ever are.") from None
+        raise ValueError(f"{path} is nested deeper than any options.") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(
-            f"{path} is not valid YAML; mend it, or take the file of another run. {cut(str(error), 500)}."
+            f"{path} is not valid YAML; correct it, or use the file of another run. {cut(str(error), 500)}."
         ) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no options; lines like 'epochs: 100' are expected.")
     for name in content:
         if not isinstance(name, str):
-            raise ValueError(f"{path}: {shown(name)} is no name of an option; put it in quotes.")
+            raise ValueError(f"{path}: {shown(name)} is not a name of an option; put it in quotes.")
     return renamed(content)
 
 
 def read_whole_yaml(path: Path) -> dict[str, object]:
-    """`read_yaml`, with what it was `made` by."""
+    """`read_yaml`, with the environment under `made`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or one that you wrote.")
+        raise FileNotFoundError(f"{path} is not a file. Give the run.yaml of a run, or your own.")
     content = parse_yaml(path)
     found = content.pop("format", FORMAT)
     if found != FORMAT:
@@ -84,32 +84,32 @@ def read_whole_yaml(path: Path) -> dict[str, object]:
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Reads a run's file to a mapping, its paths from where the run began; see `located`.
+    """Reads a run's file as a mapping, with located paths; see `located`.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, is no YAML, or is of a later format.
+        FileNotFoundError, ValueError: it is missing, is not YAML, or has a later format.
     """
     content = located(read_whole_yaml(Path(path)))
     if "made" in content:
-        content.setdefault("alpha", "white")  # as version 0.1 did
+        content.setdefault("alpha", "white")  # the behaviour of version 0.1
     content.pop("made", None)
     return content
 
 
 def directory_of(content: Mapping[str, object]) -> str | None:
-    """The directory in which a run began, by the whole of its `run.yaml`; None where it does not say so, as in 0.1."""
+    """The directory of a run's start, from its whole `run.yaml`; None if unknown, as in version 0.1."""
     by = content.get("made")
     found = by.get("directory") if isinstance(by, dict) else None
     return found if isinstance(found, str) and os.path.isabs(found) else None
 
 
 def located(content: Mapping[str, object]) -> dict[str, object]:
-    """The whole of a `run.yaml` with relative paths that lead from where the run began to what is there, made absolute.
+    """The whole of a `run.yaml` with absolute paths, for relative paths that exist from the directory of its start.
 
-    What is not there stays as it is written, and counts from the current directory: a project may have moved.
+    Other paths are unchanged, and relative to the current directory: a project may have moved.
     """
-    began = directory_of(content)
-    if began is None or began == here():
+    directory = directory_of(content)
+    if directory is None or directory == here():
         return dict(content)
 
     def place(value: object) -> object:
@@ -117,14 +117,14 @@ def located(content: Mapping[str, object]) -> dict[str, object]:
             return [place(each) for each in value]
         if not isinstance(value, str) or not value or is_tag(value) or os.path.isabs(value):
             return value
-        there = os.path.normpath(os.path.join(began, value))
+        there = os.path.normpath(os.path.join(directory, value))
         return there if os.path.exists(there) else value
 
     return {name: place(value) if name in LOCATIONS else value for name, value in content.items()}
 
 
 def written_by(begun: Mapping[str, object]) -> str:
-    """The version of this package that began a run, by the whole of its `run.yaml`; "" where it does not say so."""
+    """The version of this package that started a run, from its whole `run.yaml`; "" if unknown."""
     made = begun.get("made")
     versions = made.get("versions") if isinstance(made, dict) else None
     return str(versions.get("lookalike", "")) if isinstance(versions, dict) else ""

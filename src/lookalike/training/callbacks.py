@@ -10,10 +10,10 @@ from ..runs import Folder
 
 
 class FirstStep(Callback):
-    """Calls something once, when this process has made an optimizer step and the run's first files are there.
+    """Calls a function once, after this process's first optimizer step, when the run's first files are written.
 
     Args:
-        part: whether the training is a part of something that says by itself how to go on.
+        part: whether the training is part of a larger job, which prints how to resume.
     """
 
     def __init__(self, begin: Callable[[], None], part: bool = False) -> None:
@@ -29,7 +29,7 @@ class FirstStep(Callback):
 
 
 class Compiling(Callback):
-    """Says before the first step that networks are compiled, and after it how long that took."""
+    """Reports before the first step that networks are compiled, and after it how long that took."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder

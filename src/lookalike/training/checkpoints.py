@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written, and the one that a run goes on from."""
+"""Checkpoints: when they are written, and the one that a run resumes from."""
 
 import dataclasses
 import os
@@ -39,28 +39,28 @@ from .module import Pretraining
 from .signals import Signals
 
 SAVE_SECONDS = 600
-"""`last.ckpt` is at most this old, however long an epoch is."""
+"""`last.ckpt` is at most this many seconds old, however long an epoch is."""
 
 
 SETTLE_SECONDS = 30
-"""Epochs shorter than this do not each write `last.ckpt`."""
+"""With epochs shorter than this many seconds not every epoch writes `last.ckpt`."""
 
 
 NOTHING = " Nothing was saved before."
-"""Said in the place of `Folder.then`."""
+"""Printed if `Folder.then` is empty."""
 
 
 MOST_SKIPPED = 20
-"""So many optimizer steps without finite gradients, one after the other, end the run."""
+"""This many consecutive optimizer steps without finite gradients end the run."""
 
 
 class TorchFile(CheckpointIO):
-    """Checkpoints of tensors and plain types: streamed to a temporary name, flushed, renamed; the last one is kept."""
+    """Checkpoints of tensors and plain types: streamed to a temporary name, flushed, renamed; the previous stays."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         path = Path(path)
         with atomic(path) as temporary:
-            with open(temporary, "wb") as file:  # given a path, torch does not say that the disk is full
+            with open(temporary, "wb") as file:  # given a path, torch does not report a full disk
                 torch.save(checkpoint, file)
             sync(temporary)
             if path.name == "last.ckpt":
@@ -77,13 +77,13 @@ class TorchFile(CheckpointIO):
 
 
 def _keep_last(folder: Folder) -> None:
-    """Gives `last.ckpt` the name of the one before; the new one is on the disk already and is renamed next."""
+    """Renames `last.ckpt` to `last.before.ckpt`; the new one is already on disk and is renamed next."""
     if folder.last.exists():
         folder.last.replace(folder.before)
 
 
 class Checkpoints(Callback):
-    """Saves at optimizer steps: each epoch, every ten minutes, and when a signal asks to stop."""
+    """Saves after optimizer steps: at the end of an epoch, every ten minutes, and on a signal to stop."""
 
     def __init__(self, folder: Folder, run: Resolved, signals: Signals) -> None:
         self.folder = folder
@@ -105,18 +105,18 @@ class Checkpoints(Callback):
         keep = epoch is not None and (epoch % self.run.save_every == 0 or epoch == self.run.epochs)
         due = age > SAVE_SECONDS or (epoch is not None and age > SETTLE_SECONDS)
         caught = self.signals.caught
-        # a callback of the user's may have asked to stop, too; a signal may have reached one process only
+        # a user's callback may have requested a stop, too; a signal may have reached one process only
         collapsed = pl_module.collapsed and self.run.on_collapse == "stop"
         wanted = caught == signal.SIGINT, caught == signal.SIGTERM, trainer.should_stop, keep or due, collapsed
         interrupted, terminated, stop, due, collapsed = distributed.agree(*wanted)
-        if collapsed:  # nothing is saved: the checkpoints of before are worth more
+        if collapsed:  # nothing is saved: the earlier checkpoints are worth more
             raise Collapsed(
                 f"The training collapsed and was stopped at step {step} of {pl_module.steps} (--on-collapse stop). "
-                f"{self.folder.log} says what was seen and what to try."
+                f"{self.folder.log} has the metrics and what to try."
             )
         if interrupted or terminated:
             self.signals.caught, stop = signal.SIGTERM if terminated else signal.SIGINT, True
-        # weights from which no gradient is finite must not take the place of good ones
+        # weights without finite gradients must not replace good ones
         diverged = pl_module.skipped_in_a_row >= MOST_SKIPPED
         ruined = diverged or (pl_module.skipped_in_a_row >= RUINED and step < pl_module.steps)
         if stop or (due and not ruined):
@@ -126,7 +126,7 @@ class Checkpoints(Callback):
         trainer.should_stop = stop
 
     def save(self, trainer: Trainer, pl_module: Pretraining, epoch: int | None) -> None:
-        """Writes the encoder, a kept epoch's checkpoint, and `last.ckpt` in the end: a crash in between repeats all."""
+        """Writes the encoder, a kept epoch's checkpoint and, last, `last.ckpt`: a crash in between repeats all."""
         try:
             self._save(trainer, pl_module, epoch)
         except Exception as error:
@@ -157,7 +157,7 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(kept)
             if trainer.is_global_zero:
                 with atomic(self.folder.last) as temporary:
-                    temporary.unlink()  # a link takes no name that is there
+                    temporary.unlink()  # a link needs an unused name
                     second_name(kept, temporary)
                     _keep_last(self.folder)
                 if self.run.keep_checkpoints is not None:
@@ -165,14 +165,14 @@ class Checkpoints(Callback):
 
 
 def weights_digest(place: str) -> str | None:
-    """SHA-256 of weights in a file or a run's folder; None of names and of what is not there."""
+    """SHA-256 of weights in a file or a run's folder; None for names of models and missing files."""
     path = Path(place)
     path = Folder(path).weights if path.is_dir() else path
     return file_sha256(path) if path.is_file() else None
 
 
 def restored(run: Run) -> tuple[Method, Resolved]:
-    """The method of a run's last checkpoint, with its heads and what is frozen in it, and the run as it was settled."""
+    """The method of a run's last checkpoint, with its heads and frozen parts, and the resolved run."""
     folder = Folder(run.out)
     settled = read_run(folder.run, run.method.method)
     settled = dataclasses.replace(settled, data=run.data, teacher=run.teacher)
@@ -184,33 +184,33 @@ def restored(run: Run) -> tuple[Method, Resolved]:
     state = {k.removeprefix("method."): v for k, v in content["state_dict"].items() if k.startswith("method.")}
     method.backbone.mean, method.backbone.std = (tuple(content["lookalike"][name]) for name in ("mean", "std"))
     method.before_training()
-    method.load_state_dict(state)  # in the end: a teacher's weights are in it, too
+    method.load_state_dict(state)  # last, because it includes a teacher's weights
     return method, whole
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that can be read."""
+    """A readable checkpoint."""
 
     path: Path
     step: int
-    """Optimizer steps that it holds."""
+    """Number of optimizer steps done."""
     epochs: int
-    """Epochs that its run was to have."""
+    """Number of epochs that its run had planned."""
     mean: tuple[float, ...]
-    """What images were normalised with."""
+    """Mean (and below standard deviation) of the images' normalisation."""
     std: tuple[float, ...]
     unreadable: tuple[Path, ...]
-    """Newer ones that cannot be read."""
+    """Newer checkpoints that cannot be read."""
 
 
 def find_checkpoint(
     folder: Folder, run: Resolved, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
 ) -> Found | None:
-    """The newest checkpoint of a run that can be read, or None where the run wrote none yet.
+    """The newest readable checkpoint of a run, or None if it has not written one yet.
 
     Raises:
-        ValueError: the run had another configuration or other images; or checkpoints are there and none can be read.
+        ValueError: the run had another configuration or other images; or no checkpoint of it can be read.
     """
     _refuse_changes(folder, before, run, begun)
     candidates = [p for p in (folder.last, folder.before, *folder.kept()) if p.is_file()]
@@ -227,23 +227,25 @@ def find_checkpoint(
                 )  # fmt: skip
                 images = own["data"]
         except PermissionError:
-            raise  # nothing is wrong with the file
+            raise  # the file may be fine
         except Exception as error:
-            broken[path] = str(error) if isinstance(error, ValueError) else f"{path} is no checkpoint of a training."
-            folder.say(f"The checkpoint {path} cannot be read; trying the one before it.")
+            broken[path] = str(error) if isinstance(error, ValueError) else f"{path} is not a checkpoint of a training."
+            folder.say(f"The checkpoint {path} cannot be read; trying the previous one.")
             continue
         if own["format"] != FORMAT:
             raise ValueError(
                 f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
             )
-        if "run" in own:  # what was trained, even where run.yaml was edited since
+        if "run" in own:  # what was trained, even if run.yaml was edited since
             _refuse_changes(folder, renamed(own["run"]), run, begun)
         if images != image_set(source):
             now, then = source.listing(), begun.get("data")
-            said = inputs.difference(now, then) if now is not None and then is not None else f"{len(source)} now"
+            change = f"{len(source)} now"
+            if now is not None and then is not None:
+                change = inputs.difference(now, then)
             raise ValueError(
-                f"{run.data} holds other images than when {folder.path} was begun: {said}. Going on would be another "
-                "run. Put the images back, or start a new run with --init."
+                f"{run.data} holds other images than when {folder.path} started: {change}. A resumed run needs the "
+                "same images. Restore them, or start a new run with --init."
             )
         _check_content(folder, run, before, source, begun)
         return found
@@ -253,39 +255,41 @@ def find_checkpoint(
             + "\n  ".join(broken.values())
             + "\nStart again with --overwrite, or a new run from the encoder with --init."
         )
-    folder.say("NO CHECKPOINT is there to go on from: starting from the beginning.")
+    folder.say("NO CHECKPOINT to resume from: starting from the beginning.")
     return None
 
 
 def _check_content(
     folder: Folder, run: Resolved, before: Mapping[str, object], source: Source, begun: Mapping[str, bytes]
 ) -> None:
-    """Compares the files of images that have the names they had: others at the same place are said, elsewhere refused.
+    """Compares the content of images with unchanged names: a change in the same folder gives a warning.
 
     Raises:
-        ValueError: they lie elsewhere, and one is another image.
+        ValueError: the images lie in another folder, and one of them differs.
     """
     then, listing = before.get("data"), source.listing()
     if listing is None or not isinstance(then, str) or not isinstance(run.data, str | os.PathLike):
         return
     now = inputs.of("data", listing, source.file, len(source))
-    if not (said := inputs.changed("data", now, begun)):
+    if not (change := inputs.changed("data", now, begun)):
         return
-    text = f"{run.data} holds other images than when {folder.path} was begun: {said}"
+    text = f"{run.data} holds other images than when {folder.path} started: {change}"
     if os.path.realpath(then) != os.path.realpath(run.data):
-        raise ValueError(f"{text}. Going on would be another run. Put the images back, or start a new run with --init.")
+        raise ValueError(f"{text}. A resumed run needs the same images. Restore them, or start a new run with --init.")
     if distributed.rank() == 0:
         folder.say(f"WARNING     {text}.", "warning")
 
 
 def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Resolved, begun: Mapping[str, bytes]) -> None:
-    asked = {"alpha": "white"} | {name: value for name, value in before.items() if name != "method"}  # 0.1 had no other
-    # through a Run, so that options that came after the run was begun have their defaults
+    asked = {"alpha": "white"} | {
+        name: value for name, value in before.items() if name != "method"
+    }  # version 0.1 had no other
+    # through a Run, so that options that are newer than the run have their defaults
     settled = from_mapping(asked, run.method.method, str(folder.run))
     old = flat(settled) | {"method": before.get("method"), "frozen_epochs": settled.frozen_epochs or 0.0}
     if isinstance(old["init"], str) and run.init and (now := weights_digest(run.init)):
         then = begun["init"].decode(errors="replace") if "init" in begun else weights_digest(old["init"])
-        if then in (now, None):  # moved; of 0.1, which kept no digest, what is gone cannot be compared
+        if then in (now, None):  # moved; version 0.1 stored no digest, so missing weights cannot be compared
             old["init"] = run.init
     if lines := differences(old, flat(run)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The first files of a run: when they are written, and what becomes of them where the training does not begin."""
+"""The first files of a run: when they are written, and their removal if the training does not start."""
 
 import io
 import json
@@ -16,26 +16,26 @@ from .trainer import of_loggers
 
 
 class FirstFiles:
-    """Writes a run's first files once, and takes back what a training left that made no step."""
+    """Writes a run's first files once, and removes the files of a training without a step."""
 
     def __init__(self, launch: Launch, run: Resolved, found: Found | None) -> None:
         self.launch = launch
         self.run = run
         self.found = found
         self.listings: Mapping[str, bytes] = {}
-        """What is kept of the inputs; see `runs.inputs`."""
+        """What is stored of the inputs; see `runs.inputs`."""
         self.picture: Image | None = None
-        """Of the first views."""
+        """The picture of the first views."""
         self.start: Start | None = None
         """The facts before the first step."""
         self.written = False
         self._opened = of_loggers(launch.folder, run)
 
     def write(self) -> None:
-        """Writes the first files, where an old run's were."""
+        """Writes the first files, and replaces those of an old run."""
         folder, found = self.launch.folder, self.found
         for path in found.unreadable if found else ():
-            path.replace(unused(path.with_suffix(".corrupt")))  # else it would become the one before
+            path.replace(unused(path.with_suffix(".corrupt")))  # otherwise it would become last.before.ckpt
         if self.run.resume:
             folder.cut_metrics(found.step if found else -1)
         files = {folder.run: run_text(self.run, self.launch.whole).encode()}
@@ -49,7 +49,7 @@ class FirstFiles:
         self.written = True
 
     def clear_loggers(self, steps: int) -> None:
-        """Removes what loggers wrote where none of so many steps was made."""
+        """Removes the files of loggers if the training made no step; `steps` is their number."""
         waits = self.launch.replaces and not self.written
         if waits or (self.launch.is_first and steps == 0):
             for path in sorted(of_loggers(self.launch.folder, self.run) - self._opened, reverse=True):
@@ -57,7 +57,7 @@ class FirstFiles:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def give_up(self, error: Exception, steps: int) -> None:
-        """Notes an error, and removes a run that did not begin."""
+        """Logs an error, and removes a run that did not start."""
         folder = self.launch.folder
         self.clear_loggers(steps)
         if self.launch.is_first:

@@ -514,6 +514,6 @@ def ruined(skipped_in_a_row: int, loss: float, views: list[Tensor]) -> Verdict:
         remedy = "Try --precision bf16 instead of fp16, a lower --optim.lr, or --optim.clip 1."
     return Verdict(
         "diverged",
-        f"the last {counted(skipped_in_a_row, 'step')} had non-finite gradients and were skipped; {cause}.",
+        f"the last {counted(skipped_in_a_row, 'step')} had no finite gradients and were skipped; {cause}.",
         remedy,
     )

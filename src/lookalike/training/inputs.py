@@ -1,4 +1,4 @@
-"""The images of a run, and whether they are those that it was begun with."""
+"""The images of a run, and whether they are the ones that it started with."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from .monitor import Probe
 def as_begun(
     source: Source, run: Run, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]
 ) -> Source:
-    """The images under the names that they had when a run began, wherever they lie now."""
+    """The images under the names that they had at the start of a run, even if they have moved."""
     now, then, old = source.listing(), begun.get("data"), before.get("data")
     if now is None:
         return source
@@ -23,29 +23,29 @@ def as_begun(
         found = inputs.renamed(now, then)
         return source if found is None or now == then else source.called(*found)
     if isinstance(old, str) and isinstance(run.data, str | os.PathLike) and os.path.isfile(run.data):
-        # 0.1 kept no names: those in a list count from the list's own folder
+        # version 0.1 stored no names: those in a list are relative to the list's own folder
         seen = source.called(source.seen_from(os.path.dirname(os.path.abspath(old))))
         for path in (folder.last, folder.before):
-            with suppress(Exception):  # `find_checkpoint` says what is wrong
+            with suppress(Exception):  # `find_checkpoint` reports the error
                 if encoders.unpickled(path)["lookalike"]["data"] == image_set(seen):
                     return seen
     return source
 
 
 def probe_of(run: Resolved, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes]) -> Probe | None:
-    """The probe of a run. One that a resumed run had and that is gone is said, and left out.
+    """The probe of a run. If a resumed run's probe is missing, a warning is printed and it is left out.
 
     Raises:
-        ValueError: the run that is resumed had other images.
+        ValueError: the resumed run had other images.
     """
     if run.probe is None:
         return None
-    stays = list(run.probe) == before.get("probe")
-    if stays and (gone := [place for place in run.probe if not os.path.exists(place)]):
+    is_same = list(run.probe) == before.get("probe")
+    if is_same and (gone := [place for place in run.probe if not os.path.exists(place)]):
         command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
         folder.say(
-            f"WARNING     {gone[0]}, of the probe, is not there: the k-NN is left out of what follows. Where it was "
-            f"moved to, it can be named: {command}",
+            f"WARNING     {gone[0]}, of the probe, does not exist: training continues without the k-NN. If it has "
+            f"moved, give its new path: {command}",
             "warning",
         )
         return None
@@ -61,54 +61,61 @@ def _check_same(
     folder: Folder, run: Resolved, part: str, place: str, then: object, now: Mapping[str, bytes],
     begun: Mapping[str, bytes], choice: str,
 ) -> None:  # fmt: skip
-    """Compares labelled images with those that a run began with: others at the same place are said, elsewhere refused.
+    """Compares labelled images with those at the start of a run: a change in the same folder gives a warning.
 
     Args:
-        part: how `inputs.zip` calls them.
-        place, now: where they are, and what is known of them.
-        then, begun: where they were, and what the run kept.
-        choice: what else can be done.
+        part: their name in `inputs.zip`.
+        place, now: their path, and their names and digests.
+        then, begun: their earlier path, and what the run stored of them.
+        choice: the alternative, for the error message.
+
+    Raises:
+        ValueError: they lie in another folder, and differ.
     """
     if part not in now or not isinstance(then, str):
         return
     old = {name: content for name, content in begun.items() if name in inputs.names_of(part)}
     elsewhere = os.path.realpath(then) != os.path.realpath(place)
-    if part not in old and elsewhere:  # 0.1 kept no names
+    if part not in old and elsewhere:  # version 0.1 stored no names
         with suppress(OSError, ValueError):
             source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
             old = inputs.of(part, source.listing(), source.file, len(source))
-    if part not in old or not (said := inputs.difference(now[part], old[part]) or inputs.changed(part, now, old)):
+    change = inputs.difference(now[part], old[part]) or inputs.changed(part, now, old) if part in old else ""
+    if not change:
         return
-    text = f"{place} holds other images than when {folder.path} was begun: {said}"
+    text = f"{place} holds other images than when {folder.path} started: {change}"
     if elsewhere:
         raise ValueError(f"{text}. Give the same images; {choice}.")
-    folder.say(f"WARNING     {text}: what is measured on them cannot be compared with what was.", "warning")
+    folder.say(f"WARNING     {text}: results on them cannot be compared with the earlier ones.", "warning")
 
 
 def listings_of(
     run: Resolved, folder: Folder, before: Mapping[str, object], begun: Mapping[str, bytes], source: Source,
-    probe: Probe | None, goes_on: bool,
+    probe: Probe | None, is_resumed: bool,
 ) -> dict[str, bytes]:  # fmt: skip
-    """What is kept of a run's images and of its first weights; of one that `goes_on` what was kept.
+    """What is stored of a run's images and initial weights; a resumed run keeps what it had stored.
+
+    Args:
+        is_resumed: whether the run is resumed.
 
     Raises:
-        ValueError: the run that is resumed had another test.
+        ValueError: the resumed run had another test.
     """
     test = vars(run.method).get("test")
     found = inputs.of("data", source.listing(), source.file, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
-        judged = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
-        found |= inputs.of("test", judged.listing(), judged.file, len(judged))
-        _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test takes a new run")
+        tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
+        found |= inputs.of("test", tested.listing(), tested.file, len(tested))
+        _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test needs a new run")
     if run.init and (digest := weights_digest(run.init)):
         found["init"] = digest.encode()
-    if goes_on:
+    if is_resumed:
         found |= {name: listing for name, listing in begun.items() if run.probe or not name.startswith("probe-")}
     return found
 
 
 def open_images(run: Run, system_folders: bool = False) -> Source:
-    """The images of a run, with labels where the method learns from them; see `open_source`."""
+    """The images of a run, with labels if the method learns from them; see `open_source`."""
     method, needs = run.method.method, run.method.needs
     if not needs.labels:
         return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
@@ -121,18 +128,18 @@ def open_images(run: Run, system_folders: bool = False) -> Source:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None
     if source.labels is not None and int(source.labels.min()) == int(source.labels.max()):
         raise ValueError(
-            f"{method.__name__} learns from labels, and all images of {brief(flat(run)['data'], LONGEST_PATH)} are of "
+            f"{method.__name__} learns from labels, but all images of {brief(flat(run)['data'], LONGEST_PATH)} are of "
             "one class. Give a folder with a sub-folder per class, or choose a method without labels."
         )
     return source
 
 
 def with_system_folders(folder: Folder, run: Run, source: Source) -> Source:
-    """The images of a run that is resumed: 0.1 took those in folders of systems, such as @eaDir, for data, too."""
+    """The images of a resumed run: version 0.1 included those in system folders, such as @eaDir."""
     if not source.system_folders:
         return source
     every = open_images(run, system_folders=True)
     for path in (folder.last, folder.before, *folder.kept()):
-        with suppress(Exception):  # what is wrong with it is said where it is read to go on from
+        with suppress(Exception):  # `find_checkpoint` reports the error
             return every if encoders.unpickled(path)["lookalike"]["data"] == image_set(every) else source
     return source

@@ -1,4 +1,4 @@
-"""What a process knows before anything is opened: its place among others, the folder, and what is in it."""
+"""What a process knows before data are opened: its rank, the folder, and the content of the folder."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ from .callbacks import FirstStep
 
 @dataclass(frozen=True)
 class Launch:
-    """A process of a training, and the folder as it was found."""
+    """A process of a training, and the state of the folder at its start."""
 
     folder: Folder
     rank: int
     world: int
     callbacks: Sequence[Callback]
-    """The user's own."""
+    """The user's own callbacks."""
     replaces: bool
-    """Whether a run is there. It stays as it is until this one has made a step: much can fail before."""
+    """Whether the folder holds a run. It stays unchanged until this one has made a step: much can fail before."""
     before: Mapping[str, object]
-    """`run.yaml` of a run that is resumed, with its paths located; else empty."""
+    """`run.yaml` of a resumed run, with located paths; else empty."""
     whole: Mapping[str, object]
-    """All that stands in it, as it stands there."""
+    """The whole file, unchanged."""
     begun: Mapping[str, bytes]
-    """What it kept of its inputs; see `runs.inputs`."""
+    """What it stored of its inputs; see `runs.inputs`."""
 
     @property
     def is_first(self) -> bool:
@@ -38,34 +38,34 @@ class Launch:
 
     @property
     def is_part(self) -> bool:
-        """Whether the training is a part of something that says by itself how to go on."""
+        """Whether the training is part of a larger job, which prints how to resume."""
         return any(isinstance(each, FirstStep) and each.part for each in self.callbacks)
 
 
 def launched_rank(run: Run) -> int:
-    """This process's rank before torch.distributed runs, as torchrun, Lightning's launcher or Slurm tell it."""
-    told = os.environ
-    if "RANK" in told:
-        return int(told["RANK"])
-    if "LOCAL_RANK" in told or "NODE_RANK" in told:
-        return int(told.get("NODE_RANK", 0)) * run.devices + int(told.get("LOCAL_RANK", 0))
-    return int(told.get("SLURM_PROCID", 0))
+    """This process's rank before torch.distributed runs, from the variables of torchrun, Lightning or Slurm."""
+    variables = os.environ
+    if "RANK" in variables:
+        return int(variables["RANK"])
+    if "LOCAL_RANK" in variables or "NODE_RANK" in variables:
+        return int(variables.get("NODE_RANK", 0)) * run.devices + int(variables.get("LOCAL_RANK", 0))
+    return int(variables.get("SLURM_PROCID", 0))
 
 
 def check_launch(run: Run) -> None:
-    """Refuses what can be known to fail before anything is opened.
+    """Checks all that can be checked before data are opened.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: the folder, or how the processes were started.
     """
     processes.follow_starter()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes go on without it where it is killed
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes would survive it if it is killed
         processes.follow(os.getppid())
     rank, world = launched_rank(run), run.devices * run.nodes
     launched = int(os.environ.get("WORLD_SIZE", world))
     if launched != world or rank >= world:
         raise ValueError(
-            f"This is process {rank} of {max(launched, rank + 1)} that were launched, but --devices {run.devices} and "
+            f"This is process {rank} of {max(launched, rank + 1)} launched ones, but --devices {run.devices} and "
             f"--nodes {run.nodes} make {world}. Give --devices (per node) and --nodes as they were launched."
         )
     if rank == 0:
@@ -76,19 +76,20 @@ def check_launch(run: Run) -> None:
     for option, weights in (("init", run.init), ("teacher", teacher if run.teacher is None else None)):
         if not run.resume and isinstance(weights, str) and os.path.realpath(run.out) in encoders.places(weights):
             raise ValueError(
-                f"--out {run.out} is the folder of --{option} {weights}, and its weights would go. Give another --out."
+                f"--out {run.out} is the folder of --{option} {weights}, whose weights it would replace. Give another "
+                "--out."
             )
     if run.nodes > 1 and not {"MASTER_ADDR", "WORLD_SIZE", "SLURM_NTASKS"} & os.environ.keys():
         raise ValueError(
             f"--nodes {run.nodes} must be started on every node, by torchrun --nnodes {run.nodes} ... or srun: no "
-            "MASTER_ADDR says where the first one is."
+            "MASTER_ADDR names the first one."
         )
 
 
 def launch(run: Run, callbacks: Sequence[Callback], report: Report) -> Launch:
-    """Looks at the folder, once it is this process's alone."""
+    """Reads the folder, once this process has locked it."""
     folder, rank = Folder(run.out, report), launched_rank(run)
-    if rank == 0:  # once more: another process may have had it in between
+    if rank == 0:  # again: another process may have used it in between
         folder.check(resume=run.resume, overwrite=run.overwrite)
     replaces = rank == 0 and folder.run.is_file()
     if replaces:

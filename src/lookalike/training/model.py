@@ -1,4 +1,4 @@
-"""Builds the networks of a run, its loader and the picture of its views."""
+"""Builds the networks and the loader of a run, and the picture of its views."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ from .resolved import all_views, resolve
 
 
 def build(run: Resolved) -> Method:
-    """The method of a resolved run, with seeded weights; the global generator is left as it was."""
+    """The method of a resolved run, with seeded weights; the global generator is unchanged."""
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         needs = run.method.needs
@@ -45,33 +45,33 @@ def build(run: Resolved) -> Method:
             backbone.check_size(size)
         own = () if run.teacher is None else (run.teacher,)
         method = run.method.method(run.method, backbone, *own)
-        if run.checkpoint_activations:  # after the teacher was copied, which keeps none
+        if run.checkpoint_activations:  # after the teacher was copied, which needs none
             backbone.checkpoint_activations()
     return method.to(memory_format=torch.channels_last)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of torch's says more than that there is no GPU, which the first lines of a run say."""
+    """Whether a message of torch is more than the lack of a GPU, which the first lines of a run report."""
     return not str(record.msg).startswith("No CUDA runtime is found")
 
 
 def compile_parts(method: Method) -> None:
-    """Compiles the backbone and the heads, and those of a teacher, by torch.compile."""
-    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # it is imported while the first step compiles
+    """Compiles the backbone and the heads, also of a teacher, with torch.compile."""
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)  # it is imported when the first step compiles
     for part in method.children():
         for each in part if isinstance(part, Teacher) else (part,):
             each.compile()
 
 
 def normalize(backbone: backbones.Backbone, run: Resolved, source: Source) -> None:
-    """Gives a backbone without weights the images' own mean and deviation, where the run asks for them."""
+    """Sets an untrained backbone's mean and standard deviation to those of the images, if the run asks for it."""
     if run.normalize == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
 
 
 def initial_weights(backbone: backbones.Backbone, run: Resolved) -> str:
-    """Gives the backbone the weights that a training starts from, and says whose they are."""
+    """Loads the initial weights into the backbone, and returns a description of them."""
     if isinstance(run.backbone, backbones.Backbone):
         remark = f", {run.backbone.remark}" if run.backbone.remark else ""
         tensors = counted(len(backbone.export_state()), "tensor")
@@ -80,25 +80,25 @@ def initial_weights(backbone: backbones.Backbone, run: Resolved) -> str:
 
 
 def check_bank(run: Resolved, rank: int) -> None:
-    """Refuses a memory bank that leaves no room to train."""
+    """Checks that a memory bank leaves enough memory for the training."""
     need = run.method.needs.memory_bank * (8 if run.precision == "fp64" else 4)
     free = free_for_state(rank % run.devices, run.devices) if need else 0
     if need > free / 2:
         raise ValueError(
             f"The memory bank of {method_name(run.method)} takes {size_of(need)}, more than half of the "
-            f"{size_of(free)} that are free for it, and training needs the rest. Give a smaller --out-dim, or "
+            f"{size_of(free)} of free memory, and the training needs the rest. Give a smaller --out-dim, or "
             "choose a method without a bank, such as swav."
         )
 
 
 def teacher_memory(run: Resolved, source: Source, method: Distill) -> Answers | None:
-    """Where the answers of a teacher are kept, whose views repeat."""
+    """The cache for the features of a teacher whose views repeat; None without one."""
     turns, name = run.method.needs.repeated_views, method.memory_name()
     if not turns or not name:
         return None
     if run.nodes > 1:
         raise ValueError(
-            "--cache-teacher is a file that the processes of one machine share. Leave it out with --nodes."
+            "--cache-teacher is a file that only the processes of one machine can share. Leave it out with --nodes."
         )
     half = run.precision in ("bf16", "fp16")
     name = f"{name} {source.version()} {run.channels} {run.seed} {run.decode_size} {run.precision}"
@@ -121,7 +121,7 @@ def make_loader(
 
 
 def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, images: int = 8) -> Image:
-    """The picture of the first images and their views, exactly as a training of this resolved run makes them."""
+    """The picture of the first images and their views, exactly as in a training of this resolved run."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
     batch = next(iter(make_loader(first, source, min(images, len(source)))))
     views = make_views(batch, run.method.views_at(Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std)
@@ -129,7 +129,7 @@ def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, imag
 
 
 def draw_views(run: Run, path: Path) -> None:
-    """Writes the picture of a run's first images and their views, without a run."""
+    """Writes the picture of a run's first images and their views, without training."""
     source = open_source(run.data, channels=run.channels, alpha=run.alpha)
     settled, _ = resolve(run, len(source))
     backbone = backbones.create(settled.backbone, channels=settled.channels, image_size=settled.image_size)

@@ -1,4 +1,4 @@
-"""A method under Lightning's loop: views, schedules, steps, and what is not finite."""
+"""A method in Lightning's loop: views, schedules, steps, and non-finite gradients."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from .health import ruined
 
 
 class Stream:
-    """All micro-batches of a training, epoch after epoch, for Lightning to iterate over once."""
+    """All micro-batches of all epochs of a training, for Lightning to iterate over once."""
 
     def __init__(self, loader: Loader, epochs: int) -> None:
         self.loader = loader
@@ -45,7 +45,7 @@ class Stream:
 
 
 class Pretraining(LightningModule):
-    """A method under Lightning's loop: makes the views, applies the schedules, skips what is not finite."""
+    """A method in Lightning's loop: creates the views, applies the schedules, skips steps with non-finite gradients."""
 
     def __init__(
         self, method: Method, run: Resolved, loader: Loader, folder: Folder | None = None,
@@ -54,7 +54,7 @@ class Pretraining(LightningModule):
         super().__init__()
         self.folder = folder or Folder(run.out)
         self.begin = begin
-        """Called once, when the first optimizer step is done."""
+        """Called once, after the first optimizer step."""
         self.method = method
         self.run = run
         self.loader = loader
@@ -63,33 +63,33 @@ class Pretraining(LightningModule):
         self.parts: dict[str, Tensor] = {}
         """The loss and its parts in the last micro-batch, detached."""
         self.outputs: dict[str, Tensor] = {}
-        """What else the method returned for the last micro-batch, detached."""
+        """The other outputs of the method for the last micro-batch, detached."""
         self._handed: list[dict[str, Tensor]] = []
-        """What the step's micro-batches hand to `Method.after_step`."""
+        """The outputs of the step's micro-batches for `Method.after_step`."""
         self.image_dtype = torch.uint8
-        """Of the images of the last batch."""
+        """The type of the images of the last batch."""
         self.grad_norm = math.nan
         self.skipped = 0
-        """Optimizer steps dropped because their gradients were not finite."""
+        """Number of optimizer steps skipped for non-finite gradients."""
         self.skipped_in_a_row = 0
         self.dropped = False
-        """Whether the last optimizer step was dropped."""
+        """Whether the last optimizer step was skipped."""
         self._statistics: list[Tensor] = []
         self._kept: list[Tensor] = []
-        """BatchNorm's statistics as they were before the step."""
+        """BatchNorm's statistics before the step."""
         self._still: list[tuple[Tensor, Tensor]] = []
-        """Of these the encoder's, and as they were."""
+        """Of these the encoder's, each with its value before the step."""
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in method.modules())
         self.micro_batch: list[Tensor] = []
         """The last micro-batch's views."""
         self.collapsed = False
-        """Whether the last verdict said so."""
+        """Whether the last verdict is a collapse."""
         self.probe_seconds = 0.0
-        """What the probe's look at the encoder took before the first step."""
+        """Seconds of the probe's evaluation before the first step."""
 
     @property
     def done_steps(self) -> int:
-        """Optimizer steps that are done."""
+        """Number of optimizer steps done."""
         return int(self.trainer.global_step)
 
     @property
@@ -99,7 +99,7 @@ class Pretraining(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # the scaler of fp16 cannot hand unscaled gradients to a fused optimizer, and we clip them
         fused = self.run.precision != "fp16"
-        # and torch's fused SGD fails on parameters that take their first step later than others
+        # torch's fused SGD fails on parameters whose first step comes later than that of others
         late = bool(self.run.frozen_epochs) or self.run.method.needs.partial_gradients
         fused = fused and not (late and self.run.method.optim.name == "sgd")
         self.rates = optimizers.build(self.method, self.run.method.optim, self.run.batch_size, fused=fused)
@@ -111,7 +111,9 @@ class Pretraining(LightningModule):
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
         backbone = self.method.backbone
         if batch.buffer.is_floating_point():
-            batch.buffer = batch.buffer.float()  # Lightning widens them for fp64; views are made in float32
+            batch.buffer = (
+                batch.buffer.float()
+            )  # Lightning converts them to float64 for fp64; views are computed in float32
         self.image_dtype = batch.buffer.dtype
         layout = torch.channels_last if self._channels_last else torch.contiguous_format
         with torch.profiler.record_function("lookalike.views"), torch.no_grad():
@@ -136,8 +138,8 @@ class Pretraining(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        self.method.train()  # a loaded encoder arrives in eval mode, and Lightning keeps it so
-        # only now: moving to a device or to float64 puts other tensors in the buffers' place
+        self.method.train()  # a loaded encoder is in eval mode, and Lightning does not change it
+        # not earlier: moving to a device or to float64 replaces the buffers
         self._statistics = _statistics(self.method)
         self._kept = [b.clone() for b in self._statistics]
         encoder = {id(b) for part in (self.method.backbone, self.method.encoder) for b in _statistics(part)}
@@ -153,7 +155,7 @@ class Pretraining(LightningModule):
         self.micro_batch = batch.views
 
     def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path is None:  # a resumed run has what it saw
+        if self.trainer.ckpt_path is None:  # a resumed run has its bank
             self.method.train()
             torch.manual_seed(key_of(self.run.seed, "survey", distributed.rank()))
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
@@ -162,14 +164,14 @@ class Pretraining(LightningModule):
     def _epoch_before(self) -> Iterator[Batch]:
         """An epoch of batches for `Method.initialize_bank`.
 
-        What is not finite in one leaves BatchNorm's statistics alone.
+        A batch with non-finite values does not change BatchNorm's statistics.
         """
-        say = counting(self.folder.say_progress, f"{'survey':<12}", "images seen")
+        report = counting(self.folder.say_progress, f"{'memory bank':<12}", "images encoded")
         statistics = _statistics(self.method)
         kept = [b.clone() for b in statistics]
         for i, images in enumerate(self.loader.survey(), 1):
             if distributed.rank() == 0:
-                say(i * self.loader.order.rows * distributed.world(), len(self.loader.source))
+                report(i * self.loader.order.rows * distributed.world(), len(self.loader.source))
             yield self.on_after_batch_transfer(self.transfer_batch_to_device(images, self.device, 0), 0)
             good = all(bool(b.isfinite().all()) for b in statistics)
             for a, b in zip(kept, statistics) if good else zip(statistics, kept):
@@ -182,8 +184,8 @@ class Pretraining(LightningModule):
         self.outputs = {name: value for name, value in detached.items() if value.ndim and name != "loss"}
         if lost := set(self.run.method.needs.handed_over) - self.outputs.keys():
             raise ValueError(
-                f"{type(self.method).__name__} hands over {min(lost)!r} by its needs, and forward returns no tensor of "
-                "this name with an axis or more."
+                f"{type(self.method).__name__} names {min(lost)!r} in needs.handed_over, but forward returns no tensor "
+                "of this name with at least one axis."
             )
         self._handed.append({name: self.outputs[name] for name in self.run.method.needs.handed_over})
         loss: Tensor = outputs["loss"]
@@ -198,7 +200,7 @@ class Pretraining(LightningModule):
                 p.grad = None  # optimizers pass over parameters without a gradient
             return
         if self._is_frozen(self.at):
-            for p in self.method.backbone.net.parameters():  # a mask token is no part of most weights
+            for p in self.method.backbone.net.parameters():  # most weights have no mask token: it is trained
                 p.grad = None
         self.method.before_step(self.at)
         optimizers.clip(self.method, self.run.method.optim)
@@ -225,7 +227,7 @@ class Pretraining(LightningModule):
             self.begin = None
 
     def _is_frozen(self, at: Progress) -> bool:
-        """Whether the encoder stays as `--init` gave it."""
+        """Whether the encoder is frozen (`--frozen-epochs`)."""
         return at.epoch < self.run.frozen_epochs
 
     def give_up(self) -> None:
@@ -235,7 +237,7 @@ class Pretraining(LightningModule):
             write_tensors(temporary, {f"views.{i}": v for i, v in enumerate(self.micro_batch)}, {})
         found = ruined(self.skipped_in_a_row, float(self.parts["loss"]), self.micro_batch)
         raise Diverged(
-            f"At step {self.done_steps} of {self.steps}, {found.why} The checkpoints are of steps before them, {path} "
+            f"At step {self.done_steps} of {self.steps}, {found.why} The checkpoints are of earlier steps; {path} "
             f"holds the last views. {found.remedy}"
         )
 
@@ -246,7 +248,7 @@ class Pretraining(LightningModule):
             "skipped_in_a_row": self.skipped_in_a_row,
             "run": flat(self.run),
             "data": image_set(self.loader.source),
-            # with --init they are those of the weights that the run began from
+            # with --init they are those of the initial weights
             "mean": list(self.method.backbone.mean),
             "std": list(self.method.backbone.std),
         }
@@ -256,7 +258,7 @@ class Pretraining(LightningModule):
         self.skipped, self.skipped_in_a_row = own["skipped"], own["skipped_in_a_row"]
         self.method.backbone.mean, self.method.backbone.std = tuple(own["mean"]), tuple(own["std"])
         if checkpoint["global_step"] < self.steps:
-            # a finished run that gets more epochs: its last batch is no longer the last
+            # a finished run with more epochs: its last batch is no longer the last
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
 

@@ -1,4 +1,4 @@
-"""From what is asked to what will be done: everything that depends on the data and the machine."""
+"""Resolves a requested run: everything that depends on the data and the machine."""
 
 import dataclasses
 import re
@@ -33,18 +33,18 @@ from ..runs.origins import default_of
 from ..schedules import Schedule
 from ..views import View, resized
 
-EPOCH_SHARES = {"freeze_epochs": 0.1, "queue_starts": 0.1}
-"""Fields of methods that count epochs, and what share of the training they may take at most."""
+EPOCH_FRACTIONS = {"freeze_epochs": 0.1, "queue_starts": 0.1}
+"""Fields of methods that count epochs, and their largest fraction of the training."""
 
 
 MANY = 10_000
-"""So many images are decoded into a cache by several processes."""
+"""From this many images on, several processes decode images into a cache."""
 
 
 def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) -> tuple[Resolved, list[str]]:
-    """Settles all that depends on the data and the machine, so that `run.yaml` says what was done.
+    """Resolves all that depends on the data and the machine, so that `run.yaml` records what was done.
 
-    `begun` is the `run.yaml` of a run that is resumed: what the user did not state is as it was then.
+    `begun` is the `run.yaml` of a resumed run: values that the user did not state are taken from it.
     Returns the run, and one line per field of the method that was adapted to the data.
     """
     then = begun_as(run, begun) if begun else None
@@ -57,7 +57,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
             run = dataclasses.replace(run, batch_size=batch, origins={**run.origins, "batch_size": "fitted"})
     asked, patch = run.method if run.teacher is None else _taught_by(run), patch_size(run.backbone)
     default: Config = asked.method.Config()  # type: ignore[call-arg]
-    if run.fit and then is None:  # of a file what was fitted to other images is fitted anew
+    if run.fit and then is None:  # fitted values of a file may be of other images: they are fitted again
         known = {name for name in _dotted(asked) if run.origins.get(name) != "fitted"}
         asked = _with_stated(default, asked, known) if known != _dotted(asked).keys() else asked
     own = stated_of_method(run, _dotted(asked), _dotted(default), {} if then is None else _dotted(then.method))
@@ -66,14 +66,14 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     size = max(v.size for v in cfg.views)
 
     def fitted_to(epochs: int) -> Config:
-        made = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch, run.accumulate))
+        new = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch, run.accumulate))
         if "optim.name" in own:
-            made = dataclasses.replace(made, optim=_shortened(cfg.optim, epochs))
-        kept: Config = _with_stated(made, cfg, own)
-        return kept
+            new = dataclasses.replace(new, optim=_shortened(cfg.optim, epochs))
+        with_own: Config = _with_stated(new, cfg, own)
+        return with_own
 
     if then is not None:
-        # a single epoch shows all that depends on epochs: the run may have had fewer when it was fitted
+        # fitting to a single epoch shows all that depends on epochs: the run may have had fewer when it was fitted
         fitted = _as_begun(cfg, then.method, [fitted_to(then.epochs), fitted_to(1)] if run.fit else [cfg], own)
     else:
         fitted = fitted_to(run.epochs) if run.fit else cfg
@@ -85,13 +85,13 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
 
 
 def _settled(run: Run, cfg: Config, size: int, images: int) -> Resolved:
-    """The run with a configuration that is fitted to it, and what follows from this machine."""
+    """The run with its fitted configuration, and the values that depend on this machine."""
     workers, frozen = run.workers, run.frozen_epochs
     if workers is None:
-        filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer
+        filled_at_once = run.cache != "none" and images < MANY  # starting processes would take longer than decoding
         workers = 0 if filled_at_once else worker_count(None)
-    unsaid = frozen is None or (not frozen and run.origins.get("frozen_epochs") == "fitted")
-    if unsaid and run.init and not run.resume:
+    not_stated = frozen is None or (not frozen and run.origins.get("frozen_epochs") == "fitted")
+    if not_stated and run.init and not run.resume:
         frozen = run.epochs / 10
     values = {f.name: vars(run)[f.name] for f in dataclasses.fields(Run)} | {
         "method": cfg, "image_size": size, "precision": precision_of(run), "workers": workers, "fit": False,
@@ -106,16 +106,16 @@ def _dotted(cfg: Config) -> dict[str, object]:
 
 
 def _origins(run: Run, settled: Resolved, own: Set[str], then: Mapping[str, Origin]) -> dict[str, Origin]:
-    """Where each value of a settled run comes from.
+    """The origin of each value of a resolved run.
 
     Args:
         own: the method's fields that the user stated.
-        then: of a run that is resumed, where they came from.
+        then: the origins in the `run.yaml` of a resumed run.
     """
     default = flat(Run(data="", method=settled.method.method.Config()))  # type: ignore[call-arg]
     before, found = dotted(default), dict[str, Origin]()
     for name, value in dotted(flat(settled)).items():
-        if name == "fit":  # it says what was done with the others
+        if name == "fit":  # it states how the others were found
             continue
         if name in run.origins or (name in then and name not in own):
             found[name] = run.origins[name] if name in run.origins else then[name]
@@ -126,24 +126,24 @@ def _origins(run: Run, settled: Resolved, own: Set[str], then: Mapping[str, Orig
     return found
 
 
-# ---------------------------------------------------------------- runs that go on
+# ---------------------------------------------------------------- resumed runs
 
 OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 OF_THE_MACHINE = ("devices", "nodes")
-"""Options that hold for the machine at hand, so that another one can go on."""
+"""Options of the current machine, so that another machine can resume."""
 
 
 def begun_as(run: Run, begun: Mapping[str, object]) -> Run:
-    """The run that a folder's `run.yaml` holds."""
+    """The run in a folder's `run.yaml`."""
     content = {name: value for name, value in begun.items() if name != "method"} | {"data": ""}
     return from_mapping(content, run.method.method, f"{run.out}/run.yaml")
 
 
 def options_as_begun(run: Run, then: Run, begun: Mapping[str, object]) -> Run:
-    """A run that is resumed, whose options are those of before where the user did not state them."""
+    """A resumed run with its earlier options, except those that the user stated."""
     left = {*OF_THE_MACHINE, "out", "fit"}
     if any(origin == "user" and re.fullmatch(r"views\.\d+\.size", name) for name, origin in run.origins.items()):
-        left.add("image_size")  # which these sizes are to say
+        left.add("image_size")  # these sizes determine it
     same = {
         name: vars(then)[name]
         for name in OPTIONS
@@ -155,14 +155,14 @@ def options_as_begun(run: Run, then: Run, begun: Mapping[str, object]) -> Run:
 
 
 def _is_other(run: Run, then: Run, option: str) -> bool:
-    """Whether the user stated an option, or gave it a value that is neither the default nor that of before."""
+    """Whether the user stated an option, or gave it a value that is neither the default nor the earlier one."""
     if run.origins.get(option) == "user":
         return True
     return bool(vars(run)[option] != vars(then)[option] and vars(run)[option] != default_of(Run, option))
 
 
 def _as_begun(asked: Any, then: Any, fits: Sequence[Any], stated: Set[str], at: str = "") -> Any:
-    """A configuration as it was `then`, but for what the user stated and fitting leaves alone."""
+    """The earlier configuration `then`, with the values that the user stated and fitting does not change."""
     if all(type(x) is type(asked) for x in (then, *fits)):
         if dataclasses.is_dataclass(asked) and not isinstance(asked, type):
             values = {
@@ -178,35 +178,35 @@ def _as_begun(asked: Any, then: Any, fits: Sequence[Any], stated: Set[str], at: 
 
 
 def batch_for(options: Options, images: int, world: int, stated: bool) -> int:
-    """The images per step: those asked for, or of fewer images than the default batch a quarter, for steps to be made.
+    """The batch size: the requested one, or a quarter of the images if they are fewer than the default batch size.
 
     Args:
         options: of a training or a comparison.
-        images: in the data.
-        world: processes.
-        stated: whether the user chose the batch size; one that is not the default is always chosen.
+        images: number of images.
+        world: number of processes.
+        stated: whether the user chose the batch size; any other than the default counts as chosen.
     """
     if stated or options.batch_size != Options.batch_size or images >= options.batch_size:
         return options.batch_size
-    least = world * options.accumulate
-    return max(2 * least, images // 4 // least * least)
+    multiple = world * options.accumulate
+    return max(2 * multiple, images // 4 // multiple * multiple)
 
 
 def batch_words(before: int, after: int, images: int) -> list[str]:
-    """A line about a batch that was fitted to few images."""
+    """A line about a batch size that was fitted to few images; empty if it was not."""
     if before == after:
         return []
     return [
-        f"batch       {counted(after, 'image')}: {images} are fewer than a batch of {before}, the default. "
-        "--batch-size takes another number"
+        f"batch       {counted(after, 'image')}, as {counted(images, 'image')} are fewer than the default batch of "
+        f"{before} (change it with --batch-size)"
     ]
 
 
 def precision_of(options: Options) -> Precision:
-    """The precision that is trained with here: the one asked for, or else this device's usual one.
+    """The precision of the training: the requested one, or the default of this device.
 
     Raises:
-        ValueError: it is fp16, and there is no GPU.
+        ValueError: it is fp16 without a GPU.
     """
     if options.precision == "fp16" and default_device().type != "cuda":
         raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
@@ -216,9 +216,9 @@ def precision_of(options: Options) -> Precision:
 
 
 def own_settings(run: Resolved, images: int, fits: bool) -> Config | None:
-    """The method's configuration for a settled run, had nobody stated anything; None where something must be.
+    """The method's configuration for a resolved run without the user's options; None if a field must be given.
 
-    `fits` says whether the run was fitted to its images. A teacher belongs to the question.
+    `fits`: whether the run was fitted to its images. The teacher is kept.
     """
     asked = {name: vars(run.method)[name] for name in ("teacher", "teacher_backbone") if name in vars(run.method)}
     try:
@@ -229,11 +229,11 @@ def own_settings(run: Resolved, images: int, fits: bool) -> Config | None:
 
 
 def _taught_by(run: Run) -> Config:
-    """The method's configuration with a module of the user's as the teacher, at the size that it was made for."""
+    """The method's configuration with a user's module as the teacher, at the module's own image size."""
     assert run.teacher is not None
     if "teacher" not in vars(run.method):
         raise ValueError(
-            f"Run has a teacher, and {method_name(run.method)} takes none. Give method=Distill.Config(...)."
+            f"Run has a teacher, but {method_name(run.method)} takes none. Give method=Distill.Config(...)."
         )
     cfg: Config = dataclasses.replace(run.method, teacher=module_name(run.teacher))  # type: ignore[call-arg]
     if run.fit and isinstance(run.teacher, backbones.Backbone) and vars(cfg)["teacher_size"] is None:
@@ -242,10 +242,10 @@ def _taught_by(run: Run) -> Config:
 
 
 def fit_to(cfg: Config, data: DataFacts) -> Config:
-    """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of a tenth at most.
+    """Adapts a configuration to data and budget: the method's own `fit_to`, and a warm-up of at most a tenth.
 
-    Other schedules of the method's warm up for three tenths of the epochs at most: DINOv2's share of its 100. Fields
-    that count epochs are cut to `EPOCH_SHARES`.
+    Other schedules of the method warm up for at most three tenths of the epochs: DINOv2's fraction of its 100. Fields
+    that count epochs are cut to `EPOCH_FRACTIONS`.
     """
     cfg, epochs = cfg.fit_to(data), data.epochs
     schedules: dict[str, Any] = {
@@ -253,24 +253,24 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
         for name, value in vars(cfg).items()
         if isinstance(value, Schedule)
     }
-    limits = {name: epochs * share for name, share in EPOCH_SHARES.items() if name in vars(cfg)}
-    epoch_counts = {name: min(vars(cfg)[name], most) for name, most in limits.items()}
+    limits = {name: epochs * fraction for name, fraction in EPOCH_FRACTIONS.items() if name in vars(cfg)}
+    epoch_counts = {name: min(vars(cfg)[name], limit) for name, limit in limits.items()}
     return dataclasses.replace(cfg, optim=_shortened(cfg.optim, epochs), **schedules, **epoch_counts)
 
 
 def facts(run: Resolved, images: int) -> DataFacts:
-    """What a settled run is fitted to."""
+    """The facts that a resolved run is fitted to."""
     patch = patch_size(run.backbone)
     return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.accumulate)
 
 
 def _shortened(cfg: Optim, epochs: int) -> Optim:
-    """The same optimizer with a warm-up of a tenth of the epochs at most."""
+    """The same optimizer with a warm-up of at most a tenth of the epochs."""
     return dataclasses.replace(cfg, warmup_epochs=min(cfg.warmup_epochs, epochs / 10))
 
 
 def _with_stated(fitted: Any, asked: Any, stated: Set[str], at: str = "") -> Any:
-    """`fitted`, but with the values that the user stated."""
+    """`fitted`, with the values that the user stated."""
     if at in stated:
         return asked
     if dataclasses.is_dataclass(fitted) and not isinstance(fitted, type) and type(asked) is type(fitted):
@@ -280,13 +280,13 @@ def _with_stated(fitted: Any, asked: Any, stated: Set[str], at: str = "") -> Any
     if isinstance(fitted, tuple) and isinstance(asked, tuple):
         if len(fitted) == len(asked):
             return tuple(_with_stated(f, a, stated, f"{at}.{i}") for i, (f, a) in enumerate(zip(fitted, asked)))
-        if any(name.startswith(f"{at}.") for name in stated):  # places mean nothing among others
+        if any(name.startswith(f"{at}.") for name in stated):  # indices have no meaning in a list of another length
             return asked
     return fitted
 
 
 def all_views(cfg: Config, epochs: int) -> tuple[View, ...]:
-    """The views of a training's first step and of its last, which may be others."""
-    many = 10**6  # steps of an epoch: the last one is its very end
+    """The views of a training's first step and of its last, which may differ."""
+    many = 10**6  # steps per epoch, so that the last one is the very end
     ends = (Progress(step, many * epochs, many) for step in (0, many * epochs - 1))
     return tuple(view for at in ends for view in cfg.views_at(at))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, answered at the end of a step."""
+"""Ctrl-C and SIGTERM, handled at the end of a step."""
 
 import os
 import signal
@@ -13,26 +13,26 @@ from .. import processes
 
 
 class Signals(Callback):
-    """Ctrl-C and SIGTERM: noted while training, to be answered at the next optimizer step."""
+    """Records Ctrl-C and SIGTERM while training, to handle them after the next optimizer step."""
 
     def __init__(self, watch: processes.Watch) -> None:
         self.watch = watch
         self.caught: int | None = None
 
     @contextmanager
-    def put_back(self) -> Iterator[None]:
-        """Leaves the handlers as they were, whatever this class and Lightning do to them."""
+    def restored(self) -> Iterator[None]:
+        """Restores the previous handlers at the end, whatever this class and Lightning set."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items():
-                    if handler is not None:  # one that was not set from Python
+                    if handler is not None:  # None if it was not set from Python
                         signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # only now: until here there is nothing to save
+        # not earlier: before there is nothing to save
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
@@ -45,4 +45,4 @@ class Signals(Callback):
         if self.caught is not None and number == signal.SIGINT:
             processes.end(130)
         self.caught = number
-        os.write(2, b"\nStopping after this step; Ctrl-C again ends at once.\n")
+        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")

@@ -1,4 +1,4 @@
-"""Training: `pretrain(run)` is a sequence of stages, each a function whose result is the next one's input.
+"""Training: `pretrain(run)` is a sequence of stages; the result of each is the input of the next.
 
 launch -> open data -> settle -> build -> restore -> fit -> finish. Lightning drives devices, precision and checkpoints.
 """
@@ -38,13 +38,13 @@ from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
-from .start import facts_of, other_version, say_start
+from .start import facts_of, other_version, print_start
 from .timed import Planned, measured, planned, time_as_begun
 from .timing import Pace, Speed
 from .trainer import make_trainer, quiet_lightning, undisturbed
 
-SOMEBODY = "Another process of this training is gone; its own message, or that of what started it, tells why."
-"""Said where this process did not start the others."""
+PROCESS_LOST = "Another process of this training has ended; its own message, or that of its launcher, has the reason."
+"""Printed if this process did not start the others."""
 
 
 def pretrain(run: Run, callbacks: Sequence[Callback] = (), report: Report = to_console) -> Result:
@@ -53,13 +53,13 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = (), report: Report = to_c
     Args:
         run: the data, the method and the options.
         callbacks: Lightning callbacks of your own, which see a `Pretraining`.
-        report: takes what is printed otherwise; `log.txt` has all of it in any case.
+        report: receives the lines instead of the console; `log.txt` has all of them in any case.
 
     Raises:
-        FileExistsError: the folder holds a run and neither `resume` nor `overwrite` was asked.
-        FileNotFoundError, ValueError: data, method, backbone or sizes that cannot be; the message says what to do.
-        Diverged: the gradients were not finite for many steps; the weights keep their last good values.
-        Collapsed: all images get one feature, and `run.on_collapse` is "stop".
+        FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is set.
+        FileNotFoundError, ValueError: invalid data, method, backbone or sizes; the message has the remedy.
+        Diverged: no finite gradients for many steps; the weights keep their last good values.
+        Collapsed: all images get the same feature, and `run.on_collapse` is "stop".
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the state is saved.
     """
     check_launch(run)
@@ -68,7 +68,7 @@ def pretrain(run: Run, callbacks: Sequence[Callback] = (), report: Report = to_c
 
 
 def _pretrain(run: Run, callbacks: Sequence[Callback], report: Report = to_console) -> Result:
-    """`pretrain`, once the folder is this process's alone."""
+    """`pretrain`, once this process has locked the folder."""
     opened = open_data(run, launch(run, callbacks, report))
     built = build_networks(settle(opened))
     ready = restore(built)
@@ -81,7 +81,7 @@ def _pretrain(run: Run, callbacks: Sequence[Callback], report: Report = to_conso
 
 
 def measure(run: Run, speed: Speed) -> None:
-    """Times the first steps of a run, by a training of its own; see `timed.measured`."""
+    """Times the first steps of a run, by a separate training; see `timed.measured`."""
     measured(run, speed, lambda alone, callbacks: pretrain(alone, callbacks, nowhere))
 
 
@@ -90,7 +90,7 @@ def measure(run: Run, speed: Speed) -> None:
 
 @dataclass(frozen=True)
 class Opened:
-    """What is asked, with a resumed run's options, and the images."""
+    """The requested run, with a resumed run's options, and the images."""
 
     launch: Launch
     run: Run
@@ -98,7 +98,7 @@ class Opened:
 
 
 def open_data(run: Run, launch: Launch) -> Opened:
-    """Opens the images; of a run that is resumed under the names that they had."""
+    """Opens the images; for a resumed run under their earlier names."""
     if run.resume:
         asked, before = run.time, launch.before
         run = options_as_begun(run, begun_as(run, before), before)
@@ -108,18 +108,18 @@ def open_data(run: Run, launch: Launch) -> Opened:
         source = with_system_folders(launch.folder, run, source)
     if len(source) < 2:
         raise ValueError(
-            f"{brief(flat(run)['data'], LONGEST_PATH)} holds {len(source)} image; at least 2 are needed, and "
-            "thousands to learn something."
+            f"{brief(flat(run)['data'], LONGEST_PATH)} holds {counted(len(source), 'image')}; at least 2 are needed, "
+            "and thousands for useful features."
         )
     return Opened(launch, run, as_begun(source, run, launch.folder, launch.before, launch.begun))
 
 
-# ---------------------------------------------------------------- settle
+# ---------------------------------------------------------------- resolve
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What will be done."""
+    """A resolved run with its images."""
 
     launch: Launch
     run: Resolved
@@ -128,15 +128,15 @@ class Settled:
     changes: list[str]
     """A line per field of the method that was fitted to the data."""
     batch: list[str]
-    """What is said of the batch."""
+    """Lines about the batch size."""
     own: Config | None
-    """The method's configuration, had nobody stated anything."""
+    """The method's configuration without any option of the user; None if it is not valid."""
     fits: bool
     """Whether the run is fitted to its images."""
 
 
 def settle(opened: Opened) -> Settled:
-    """From what is asked to what will be done: epochs by the time, and all that follows from data and machine."""
+    """Resolves the requested run: epochs by the time limit, and all that depends on the data and the machine."""
     launch, source = opened.launch, opened.source
     plan = planned(opened.run, launch.folder.reports_to if launch.is_first else nowhere, measure)
     asked = plan.run
@@ -151,7 +151,7 @@ def settle(opened: Opened) -> Settled:
 
 @dataclass(frozen=True)
 class Built:
-    """The networks, untrained, and the loader of images."""
+    """The untrained networks, and the loader of images."""
 
     settled: Settled
     loader: Loader
@@ -159,7 +159,7 @@ class Built:
 
 
 def build_networks(settled: Settled) -> Built:
-    """Builds loader, method and, to see whether it can be, its optimizer: before a file is written."""
+    """Builds loader, method and optimizer, the latter only as a check, before any file is written."""
     run, launch = settled.run, settled.launch
     filling = counting(launch.folder.say_progress, f"{'cache':<12}", "images decoded") if launch.is_first else None
     loader = make_loader(run, settled.source, run.batch_size, launch.rank, launch.world, filling)
@@ -167,14 +167,14 @@ def build_networks(settled: Settled) -> Built:
     if at_once < 2:
         raise ValueError(
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {at_once} "
-            "image at a time; nothing can be learnt without others to compare with. Give at least 2."
+            "image per micro-batch; the loss needs other images to compare with. Give at least 2."
         )
     check_bank(run, launch.rank)
     method, own = build(run), at_once // launch.world
     if not run.method.needs.sync_batchnorm and own < 2 and any(isinstance(m, _BatchNorm) for m in method.modules()):
         raise ValueError(
-            f"--batch-size {run.batch_size} leaves {own} image at a time to each of {launch.world} processes, and in "
-            f"{method_name(run.method)} BatchNorm sees those alone. Give --batch-size "
+            f"--batch-size {run.batch_size} leaves {own} image per micro-batch to each of {launch.world} processes, "
+            f"and BatchNorm is not synchronised in {method_name(run.method)}. Give --batch-size "
             f"{2 * launch.world * run.accumulate} or more, or fewer --devices."
         )
     optimizers.build(method, run.method.optim, run.batch_size, fused=False)
@@ -186,14 +186,14 @@ def build_networks(settled: Settled) -> Built:
 
 @dataclass(frozen=True)
 class Ready:
-    """A training that can begin, or go on."""
+    """A training that is ready to start or to resume."""
 
     settled: Settled
     module: Pretraining
     found: Found | None
-    """The checkpoint that it goes on from."""
+    """The checkpoint to resume from; None for a new training."""
     origin: str
-    """Whose weights it starts from, in words."""
+    """A description of the initial weights."""
     probe: Probe | None
     files: FirstFiles
 
@@ -212,7 +212,7 @@ class Ready:
 
 
 def restore(built: Built) -> Ready:
-    """Finds what the training goes on from, or gives the networks the weights that it starts from."""
+    """Finds the checkpoint to resume from, or loads the initial weights."""
     settled, method = built.settled, built.method
     launch, run, source = settled.launch, settled.run, settled.source
     found = find_checkpoint(launch.folder, run, launch.before, source, launch.begun) if run.resume else None
@@ -243,7 +243,7 @@ def restore(built: Built) -> Ready:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A training that has ended, or was stopped."""
+    """A training that has ended or was stopped."""
 
     ready: Ready
     monitor: Monitor
@@ -263,20 +263,20 @@ def fit(ready: Ready) -> Fitted:
         settled, found = ready.settled, ready.found
         start = facts_of(run, settled.source, module, ready.origin, settled.changes, found)
         ready.files.start = start
-        if not launch.replaces:  # all that can be known to fail has been tried
+        if not launch.replaces:  # all checks have passed
             ready.files.write()
     try:
         if start is not None:
-            _say_start(ready, start)
+            _print_start(ready, start)
         if launch.world > 1 and run.method.needs.sync_batchnorm:
             distributed.convert(module.method)
         if run.compile:
             compile_parts(module.method)
-        with quiet_lightning(), signals.put_back(), signals.watch if launch.world > 1 else nullcontext():
+        with quiet_lightning(), signals.restored(), signals.watch if launch.world > 1 else nullcontext():
             path = str(ready.found.path) if ready.found else None
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=path)
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning answers it
+        if isinstance(stop.__context__, KeyboardInterrupt):  # so that Lightning handles it
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
@@ -297,16 +297,16 @@ def _monitor(ready: Ready) -> Monitor:
 
 
 def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
-    """Lightning's trainer. Signals are noted first, and checkpoints are saved once the monitor has its verdict."""
+    """Lightning's trainer. Signals come first; checkpoints are saved after the monitor has its verdict."""
     run, launch, plan = ready.run, ready.launch, ready.settled.plan
 
     def correct(seconds: float) -> None:
-        """Says that a training with a time takes another one."""
+        """Corrects the expected duration of a training with a time limit."""
         if launch.is_first:
             label = "WARNING" if plan.seconds is not None and seconds > plan.seconds else "time"
             launch.folder.say(
-                f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(plan.seconds or 0)} as was "
-                f"expected. It keeps its {counted(run.epochs, 'epoch')}, so that every schedule comes to its end.",
+                f"{label:<12}this training takes about {spoken(seconds)}, not {spoken(plan.seconds or 0)} as "
+                f"expected. It keeps its {counted(run.epochs, 'epoch')}, so that every schedule reaches its end.",
                 "warning" if label == "WARNING" else "fact",
             )
 
@@ -318,16 +318,16 @@ def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
         return make_trainer(run, launch.folder, [signals, *timers, *launch.callbacks, monitor, saver])
 
 
-def _say_start(ready: Ready, start: Start) -> None:
+def _print_start(ready: Ready, start: Start) -> None:
     settled, folder = ready.settled, ready.launch.folder
     batch = [*settled.plan.lines, *settled.batch]
-    say_start(folder, start, ready.run, settled.source, ready.module.method, ready.found, batch)
+    print_start(folder, start, ready.run, settled.source, ready.module.method, ready.found, batch)
     if ready.found is not None and (line := other_version(written_by(ready.launch.whole), ready.run)):
         folder.say(line)
 
 
 def _end_alone(ready: Ready, trainer: Trainer, ended: processes.Ended) -> None:
-    """Ends this process without its main thread, which waits for another one that is gone."""
+    """Ends this process without its main thread, which waits for a process that has ended."""
     folder = ready.launch.folder
     error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
     if ended.stopped:
@@ -339,30 +339,30 @@ def _end_alone(ready: Ready, trainer: Trainer, ended: processes.Ended) -> None:
 
 
 def _raise_as_known(ready: Ready, trainer: Trainer, watch: processes.Watch, error: Exception) -> NoReturn:
-    """Raises an error of a training as what caused it: another process that is gone, or a process that loads images."""
+    """Raises the cause of an error of a training: the end of another process, or of a loading process."""
     launch, folder = ready.launch, ready.launch.folder
     if launch.world > 1 and _is_disconnection(error):
         ended = watch.ended(processes.GRACE_SECONDS)
         if ended is None and processes.started_by_another():
-            time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, says it, and takes this one with it
-        gone = RuntimeError(f"{ended or SOMEBODY}{folder.then() or NOTHING}")
+            time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, reports it, and ends this one
+        gone = RuntimeError(f"{ended or PROCESS_LOST}{folder.then() or NOTHING}")
         if ended is not None and ended.stopped:
             folder.say(str(gone))
             raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
         ready.files.give_up(gone, trainer.global_step)
         raise gone from error
     ready.files.give_up(error, trainer.global_step)
-    if str(error).startswith("DataLoader worker"):  # torch raises it wherever the main process is
+    if str(error).startswith("DataLoader worker"):  # torch raises it at any point of the main process
         raise lost(error, ready.module.loader.workers) from error
     raise error
 
 
 def _is_disconnection(error: BaseException | None) -> bool:
-    """Whether gloo, NCCL or torch's store failed as they do when another process is gone, or this is the cause."""
+    """Whether an error, or its cause, is how gloo, NCCL or torch's store fail when another process has ended."""
     if isinstance(error, torch.distributed.DistError):
         gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
     else:
-        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # the file of the line that failed
+        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # part of the path of the failing line
     return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
@@ -370,38 +370,37 @@ def _is_disconnection(error: BaseException | None) -> bool:
 
 
 def finish(fitted: Fitted) -> Result:
-    """Says how the training ended.
+    """Reports the end of the training.
 
     Raises:
         KeyboardInterrupt, SystemExit: a signal stopped it.
-        Diverged: it came to nothing.
+        Diverged: the weights are of no use.
     """
     ready, monitor, signals = fitted.ready, fitted.monitor, fitted.signals
     module, launch, folder = ready.module, ready.launch, ready.launch.folder
     if signals.caught is not None and module.done_steps < module.steps:
         if not launch.is_first:
-            raise SystemExit(0)  # the first process tells how it ended
+            raise SystemExit(0)  # the first process reports the end
         folder.say(
-            f"Stopped after step {module.done_steps} of {module.steps}; all is saved."
-            + ("" if launch.is_part else f"\nGo on with: {folder.resume_command()}")
+            f"Stopped after step {module.done_steps} of {module.steps}; the state is saved."
+            + ("" if launch.is_part else f"\nResume with: {folder.resume_command()}")
         )
         if signals.caught == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
     if module.skipped_in_a_row and module.skipped_in_a_row == module.done_steps:
         raise Diverged(
-            f"None of the {counted(module.done_steps, 'step')} had finite gradients: nothing was learnt. Look "
-            "at the images "
-            "(lookalike check), and try a lower --optim.lr or the method's own settings."
+            f"None of the {counted(module.done_steps, 'step')} had finite gradients: nothing was learnt. Check "
+            "the images (lookalike check), and try a lower --optim.lr or the method's own settings."
         )
     if launch.is_first:
-        _say_end(folder, module.loader, monitor.summary(module), module.method, launch.is_part)
+        _print_end(folder, module.loader, monitor.summary(module), module.method, launch.is_part)
         if monitor.verdict is not None and monitor.verdict.word == "diverged":
             raise Diverged(f"{folder.path}: the training diverged. {monitor.verdict.why} {monitor.verdict.remedy}")
     return Result(folder.path, folder.rows())
 
 
-def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_part: bool) -> None:
+def _print_end(folder: Folder, loader: Loader, summary: str, method: Method, is_part: bool) -> None:
     folder.say(summary)
     if loader.broken:
         were = "was" if len(loader.broken) == 1 else "were"
@@ -414,17 +413,17 @@ def _say_end(folder: Folder, loader: Loader, summary: str, method: Method, is_pa
     )
     if line := checkpoint_words(folder):
         folder.say(line)
-    if method.cfg.needs.watch_features and not is_part:  # others are judged by who trains them
+    if method.cfg.needs.watch_features and not is_part:  # others are evaluated by the job that trains them
         command = pasteable("lookalike", "evaluate", folder.path, "TRAIN", "TEST")
         folder.say(f"Next: {command}   # folders with one sub-folder per class")
 
 
 def checkpoint_words(folder: Folder) -> str:
-    """What a run's checkpoints take, and how to remove those that nothing needs; empty where that frees nothing."""
+    """The size of a run's checkpoints, and how to remove those not needed; empty if there are none."""
     whole, needed = folder.checkpoint_bytes(), folder.checkpoint_bytes(of_epochs=False)
     if whole == needed or not needed:
         return ""
     return (
-        f"Checkpoints take {whole / 1e6:.1f} MB, {(whole - needed) / 1e6:.1f} MB of them those of single epochs, which "
+        f"Checkpoints take {whole / 1e6:.1f} MB, of which {(whole - needed) / 1e6:.1f} MB are of single epochs, which "
         f"--resume does not need. To remove them: {pasteable('lookalike', 'thin', folder.path)}"
     )

@@ -1,4 +1,4 @@
-"""What a run says of itself before the first step."""
+"""The lines that a run prints before its first step."""
 
 from torch import nn
 
@@ -22,11 +22,11 @@ DRAWN_ANEW = {
     "ibot": "masks",
     "dinov2": "masks",
 }
-"""What methods draw otherwise than in 0.1, which did so without the run's seed."""
+"""What methods draw differently than in version 0.1, which did not use the run's seed."""
 
 
 def _classes(source: Source) -> list[str]:
-    """A line about the labels."""
+    """The line about the labels; empty without labels."""
     if source.labels is None or source.classes is None:
         return []
     counts = source.labels.bincount(minlength=len(source.classes))
@@ -36,15 +36,15 @@ def _classes(source: Source) -> list[str]:
 
 
 def _single_images(source: Source, views: int) -> list[str]:
-    """A warning about the classes of a single image, where views are compared."""
+    """A warning about classes with a single image, for methods that compare views."""
     if source.labels is None or source.classes is None or views < 2:
         return []
     counts = source.labels.bincount(minlength=len(source.classes)).tolist()
     alone = [name for name, count in zip(source.classes, counts) if count == 1]
     few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
     text = (
-        f"{len(alone)} of the classes have one image ({few}): nothing but its own other view is like it. Add images, "
-        "or leave such classes out."
+        f"{len(alone)} of the classes have a single image ({few}): its only positive is its own other view. Add "
+        "images, or leave such classes out."
     )
     return [text] if alone else []
 
@@ -55,13 +55,13 @@ def facts_of(
     """The facts of a run before its first step.
 
     Args:
-        origin: whose weights a training starts from that does not go on.
+        origin: the initial weights of a training that does not resume.
         changes: lines about the fields that were fitted to the data.
-        found: the checkpoint that a training goes on from.
+        found: the checkpoint that a training resumes from.
     """
     method, cfg = module.method, run.method
-    both = all_views(cfg, run.epochs)
-    first, last = both[: len(cfg.views)], both[len(cfg.views) :]
+    views = all_views(cfg, run.epochs)
+    first, last = views[: len(cfg.views)], views[len(cfg.views) :]
     return Start(
         lookalike=version(), command=command_line(), data=brief(flat(run)["data"], LONGEST_PATH), images=len(source),
         notes=source.notes(), method=method_name(cfg), backbone=method.backbone.name,
@@ -82,33 +82,33 @@ def facts_of(
     )  # fmt: skip
 
 
-def say_start(
+def print_start(
     folder: Folder, start: Start, run: Resolved, source: Source, method: Method, found: Found | None, batch: list[str]
 ) -> None:
-    """Prints and logs how a run starts.
+    """Prints and logs the start of a run.
 
     Args:
         batch: lines about the batch and the time.
     """
-    said = {label: f"{label:<12}{text}" for label, text in start.lines().items()}
+    lines = {label: f"{label:<12}{text}" for label, text in start.lines().items()}
     before = [
         f"lookalike {start.lookalike}  {start.command}",
-        said["data"],
+        lines["data"],
         *(f"            {line}" for line in start.notes),
-        said["model"],
-        said["weights"],
-        said["views"],
+        lines["model"],
+        lines["weights"],
+        lines["views"],
         *method.describe(),
         *_left_out(run),
         *_classes(source),
     ]
-    after = [said["steps"], *batch, *_frozen(run), *not_taken(), said["optimizer"], said["device"]]
+    after = [lines["steps"], *batch, *_frozen(run), *not_taken(), lines["optimizer"], lines["device"]]
     if start.fitted:
         after.append("fitted      " + "\n            ".join(start.fitted) + "  (--no-fit keeps the paper's values)")
     if found is not None and found.epochs != run.epochs:
         after.append(
-            f"EPOCHS      {found.epochs} became {run.epochs}: every schedule now ends later, and jumps at this step. "
-            "A run of so many epochs from the start would differ."
+            f"EPOCHS      changed from {found.epochs} to {run.epochs}: every schedule now ends later, and jumps at "
+            f"this step. A run of {counted(run.epochs, 'epoch')} from the start would differ."
         )
     for line in before:
         folder.say(line)
@@ -122,40 +122,40 @@ def _choices(run: Resolved, backbone: backbones.Backbone) -> set[str]:
     """The options of a run that its images may ask for; see `warnings_about`."""
     if run.init is None and isinstance(run.backbone, str):
         return {"alpha", "channels"} | ({"normalize"} if run.normalize == "imagenet" else set())
-    # the weights say how many channels, and what is normalised with: perhaps images of another brightness
+    # the weights fix the channels and the normalisation, which may be of images of another brightness
     return {"alpha", "scale"} if max(backbone.mean) > 0.25 else {"alpha"}
 
 
 def other_version(before: str, run: Resolved) -> str:
-    """A line for a run that was begun by another version; else ""."""
+    """A line for a run that another version started; else ""."""
     now = version()
     if before in ("", now):
         return ""
     new = DRAWN_ANEW.get(method_name(run.method)) if before.startswith("0.1.") else None
     return (
-        f"VERSION     begun with lookalike {before:.20}, this is {now}: it continues, bits may differ from an "
-        f"uninterrupted run{f' (drawn anew: {new})' if new else ''}"
+        f"VERSION     started with lookalike {before:.20}, this is {now}: it continues, but bits may differ from "
+        f"an uninterrupted run{f' (other random numbers: {new})' if new else ''}"
     )
 
 
 def _frozen(run: Resolved) -> list[str]:
-    """Says how long the encoder stays as it is, and what of it."""
+    """The line about a frozen encoder; empty without one."""
     if not run.frozen_epochs:
         return []
     return [
-        f"frozen      the encoder stays as it is for {counted(run.frozen_epochs, 'epoch')}, what is random of it, too "
-        "(--frozen-epochs 0 lets it learn from the start)"
+        f"frozen      the whole encoder for the first {counted(run.frozen_epochs, 'epoch')}, including its randomly "
+        "initialised layers (--frozen-epochs 0 trains it from the start)"
     ]
 
 
 def _left_out(run: Resolved) -> list[str]:
-    """Says which steps of the views need colour where there is none, and what does not reach a module of one's own."""
+    """Lines about augmentations without effect for lack of colour, and options without effect on a user's module."""
     lines = []
-    own = isinstance(run.backbone, nn.Module) and (
+    is_own = isinstance(run.backbone, nn.Module) and (
         not isinstance(run.backbone, backbones.Backbone) or is_tag(run.backbone.name)
     )
-    if own and (drop_path := run.method.needs.drop_path):
-        lines = [f"            drop path {drop_path:g} does not reach a module of your own: it keeps what it has"]
+    if is_own and (drop_path := run.method.needs.drop_path):
+        lines = [f"            drop path {drop_path:g} is not applied to your own module, which keeps its own"]
     if run.channels == 3:
         return lines
     wanted = {
@@ -164,4 +164,4 @@ def _left_out(run: Resolved) -> list[str]:
         "grayscale": any(v.grayscale for v in run.method.views),
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [*lines, *([f"            without {', '.join(names)}, which need 3 channels"] if names else [])]
+    return [*lines, *([f"            without {', '.join(names)}: 3 channels are needed"] if names else [])]

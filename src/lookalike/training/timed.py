@@ -1,4 +1,4 @@
-"""Trainings that a time is given for: the epochs that it comes to, by a short training of their own."""
+"""Trainings with a time limit: the number of epochs that fit, measured by a short separate training."""
 
 import copy
 import dataclasses
@@ -21,22 +21,22 @@ Train = Callable[[Run, Sequence[Callback]], Result]
 
 @dataclass(frozen=True)
 class Planned:
-    """A run whose epochs are known."""
+    """A run with a known number of epochs."""
 
     run: Run
     seconds: float | None
-    """What it is to take; None where no time was given."""
+    """The planned duration; None without a time limit."""
     lines: list[str]
-    """What is said of it."""
+    """Lines about it for the start of the run."""
 
 
 def measured(run: Run, speed: Speed, train: Train) -> None:
-    """Times the first steps of a run, by a training of its own in the folder `run.out`, which is removed then.
+    """Times the first steps of a run, by a separate training in the folder `run.out`, which is removed afterwards.
 
-    Of the run itself nothing is touched: not its folder, and no module of the user's.
+    The run itself stays untouched: its folder, and all modules of the user.
 
     Raises:
-        Exception: what its training would raise before it is measured.
+        Exception: any error of the training before its speed is known.
     """
     backbone = copy.deepcopy(run.backbone) if isinstance(run.backbone, nn.Module) else run.backbone
     alone = dataclasses.replace(
@@ -52,14 +52,14 @@ def measured(run: Run, speed: Speed, train: Train) -> None:
 
 
 def time_as_begun(run: Run, asked: str | None, folder: Folder, before: Mapping[str, object]) -> Run:
-    """A resumed run: with more epochs than it began with its time says nothing any more.
+    """A resumed run; its time limit is dropped if it has other epochs than at its start.
 
     Args:
-        run: with the options of before, where the user did not state them.
-        asked: the time that the user stated.
+        run: with the earlier options, except those that the user stated.
+        asked: the time limit that the user stated.
 
     Raises:
-        ValueError: another time is asked for than the run began with.
+        ValueError: it is not the time limit that the run started with.
     """
     check_same_time(folder.path, before.get("time"), asked)
     same = run.epochs == before.get("epochs", run.epochs)
@@ -67,14 +67,14 @@ def time_as_begun(run: Run, asked: str | None, folder: Folder, before: Mapping[s
 
 
 def planned(run: Run, report: Report, measure: Callable[[Run, Speed], None]) -> Planned:
-    """Settles the epochs of a run that has a time, by its speed."""
+    """Computes the number of epochs of a run with a time limit from its speed."""
     if run.time is None:
         return Planned(run, None, [])
     seconds = seconds_of(run.time)
     if not run.to_be_timed:
-        words = f"time        {counted(run.epochs, 'epoch')}: what {run.time} came to when the run began"
-        again = "" if run.resume else f". {pasteable('--time', run.time)} measures the speed of now"
-        return Planned(run, seconds, [words + again])
+        line = f"time        {counted(run.epochs, 'epoch')}: the number that fitted into {run.time} at the run's start"
+        again = "" if run.resume else f". {pasteable('--time', run.time)} measures the current speed"
+        return Planned(run, seconds, [line + again])
     if run.epochs != Options.epochs:
         raise ValueError(
             f"time is {run.time} and epochs {run.epochs}: they exclude each other. Give the time of the training, or "
@@ -87,8 +87,8 @@ def planned(run: Run, report: Report, measure: Callable[[Run, Speed], None]) -> 
     lines = [f"time        {speed.words(epochs, f'about {run.time}')} (measured before the first step)"]
     if (one := speed.seconds(1)) > seconds:
         lines.append(
-            f"WARNING     one epoch takes about {spoken(one)}, longer than --time {run.time}. It is made whole, so "
-            "that every schedule comes to its end. Give a longer --time, or fewer images."
+            f"WARNING     one epoch takes about {spoken(one)}, longer than --time {run.time}. It will be completed, so "
+            "that every schedule reaches its end. Give a longer --time, or fewer images."
         )
     return Planned(run, speed.seconds(epochs), lines)
 
@@ -99,11 +99,11 @@ def _speed(run: Run, seconds: float, report: Report, measure: Callable[[Run, Spe
     try:
         measure(dataclasses.replace(run, out=tempfile.mkdtemp(prefix="lookalike-speed-")), speed)
     except (KeyboardInterrupt, SystemExit):
-        report("Stopped while the speed was measured: the training had not begun.", "warning")
+        report("Stopped while the speed was measured, before the training.", "warning")
         raise
     except Diverged as error:
         raise Diverged(
-            "The first steps, which the speed is measured by, had no finite gradients: the training was not begun. "
-            "Try a lower --optim.lr, or give --epochs in the place of --time to keep what led to it."
+            "The first steps, by which the speed is measured, had no finite gradients: the training did not start. "
+            "Try a lower --optim.lr, or give --epochs instead of --time to save the batches that led to it."
         ) from error
     return speed

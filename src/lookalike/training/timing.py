@@ -1,4 +1,4 @@
-"""How long a training takes, measured over its first steps, and compared with the plan while it runs."""
+"""The duration of a training, measured over its first steps, and compared with the plan while it runs."""
 
 import math
 import time
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from .module import Pretraining
 
 MANY_EPOCHS = 10**6
-"""Of a training that is begun to be timed: it ends by itself."""
+"""Epochs of a training that is only timed; it ends earlier, by `Measured`."""
 WARM_STEPS = 3
-"""Steps before a speed is measured."""
+"""Warm-up steps before the measurement."""
 TIMED_STEPS = 5
-"""Steps that it is measured over, at least."""
+"""The measurement covers at least this many steps."""
 TIMED_SECONDS = 10.0
-"""Time that it is measured over, at least, unless the budget is short."""
-TIMED_SHARE = 0.05
-"""Of a budget, at most, to measure over beyond `TIMED_STEPS`."""
+"""The measurement covers at least this many seconds, unless the budget is short."""
+TIMED_FRACTION = 0.05
+"""Fraction of the budget that the measurement may use after `TIMED_STEPS` steps."""
 
 
 class Measured(Exception):
-    """The speed is known: raised to end a training that was begun for it alone."""
+    """Raised to end a training that is only timed, once its speed is known."""
 
 
 class Speed(Callback):
     """Times a training's first steps after a warm-up, and ends it by raising `Measured`."""
 
     def __init__(self, budget: float | None, epochs: int = 0, within: float = math.inf) -> None:
-        """The training is to have a budget of seconds or, with None, so many `epochs`.
+        """For a training with a budget in seconds or, if that is None, with `epochs`.
 
         Args:
-            within: seconds after which fewer steps do, one to warm up and one to time at least; for one process.
+            within: seconds after which one warm-up step and one timed step are enough; for a single process.
         """
         self.budget = budget
         self.epochs = epochs
         self.within = within
         self.start = 0.0
-        """Seconds before the first step, filling a cache not counted, and what the first steps took longer than later
-        ones: compiling, choosing kernels."""
+        """Seconds before the first step, without filling a cache, plus the extra time of the first steps: compiling,
+        choosing kernels."""
         self.step = math.nan
-        """Seconds of a step."""
+        """Seconds per step."""
         self.probe = 0.0
-        """Seconds of a look by the probe, where there is one."""
+        """Seconds per evaluation of the probe; 0 without one."""
         self.steps_per_epoch = 0
         self.batch_size = 0
         """Images per step."""
@@ -57,7 +57,7 @@ class Speed(Callback):
         self._first = math.nan
         self._timed = math.nan
         self._warm = WARM_STEPS
-        """Steps before those that are timed."""
+        """Number of steps before the timed ones."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fit = time.perf_counter()
@@ -94,25 +94,25 @@ class Speed(Callback):
             raise Measured
 
     def _enough(self, step: float) -> float:
-        """Seconds to measure over, by those of a step: a small part of the training."""
+        """Seconds to measure, given those per step: a small part of the training."""
         whole = self.epochs * self.steps_per_epoch * step if self.budget is None else self.budget
-        return min(TIMED_SECONDS, TIMED_SHARE * whole)
+        return min(TIMED_SECONDS, TIMED_FRACTION * whole)
 
     @property
     def epoch(self) -> float:
-        """Seconds of an epoch."""
+        """Seconds per epoch."""
         return self.steps_per_epoch * self.step
 
     def seconds(self, epochs: int) -> float:
-        """What a training of so many epochs takes."""
+        """Seconds of a training of `epochs` epochs."""
         return self.start + epochs * self.epoch + min(epochs, PROBES) * self.probe
 
     def epochs_in(self, seconds: float) -> int:
-        """The whole epochs that fit into a time, 1 at least."""
+        """The whole epochs that fit into a time, at least 1."""
         return epochs_that_fit(seconds, self.start, self.epoch, self.probe, PROBES if self.probe else 0)
 
     def words(self, epochs: int, time: str) -> str:
-        """The speed, and the epochs that a stated time comes to."""
+        """The speed, and the epochs that fit into the stated time, for the log."""
         return (
             f"{self.batch_size / self.step:.3g} images/s, {self.epoch:.3g} s per epoch: {counted(epochs, 'epoch')} in "
             f"{time}"
@@ -120,17 +120,17 @@ class Speed(Callback):
 
 
 CHECKS = (0.1, 0.3, 0.6)
-"""Parts of a training after which its pace is compared with the plan."""
+"""Fractions of a training after which its pace is compared with the plan."""
 OFF_PLAN = 0.2
-"""A training that is to take so much more or less than planned, as a part of it, corrects the plan."""
+"""A larger relative deviation of the duration corrects the plan."""
 
 
 class Pace(Callback):
-    """Compares the pace of a training with the plan, and corrects what was measured before it.
+    """Compares the pace of a training with the plan, and corrects the measurement made before it.
 
     Args:
-        planned: seconds of the training; None if they are not known.
-        correct: called with the seconds that it will take, when they are not those of the plan.
+        planned: seconds of the training; None if unknown.
+        correct: called with the expected seconds if they deviate from the plan.
     """
 
     def __init__(self, planned: float | None, correct: Callable[[float], None]) -> None:
@@ -148,7 +148,7 @@ class Pace(Callback):
             module = cast("Pretraining", pl_module)
             self._done = module.done_steps
             filling = 0.0 if module.run.cache == "none" else module.loader.waited
-            self._begun += filling  # as where costs are counted
+            self._begun += filling  # costs are counted without it, too
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -156,7 +156,7 @@ class Pace(Callback):
         module = cast("Pretraining", pl_module)
         steps = module.done_steps - (self._done or 0)
         now = time.perf_counter()
-        # the first steps take longer, and a run's first files are written
+        # the first steps are slower, and include writing the run's first files
         if steps == WARM_STEPS and math.isnan(self._warm):
             self._warm = now
         if (

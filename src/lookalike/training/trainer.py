@@ -1,4 +1,4 @@
-"""Lightning's Trainer, with nothing in it that was not asked for."""
+"""Lightning's Trainer, without any part that was not requested."""
 
 import inspect
 import logging
@@ -35,12 +35,12 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] =
 
 
 def of_loggers(folder: Folder, run: Resolved) -> set[Path]:
-    """The files and folders that a run's logger made in its folder."""
+    """The files and folders that a run's logger created in its folder."""
     root = folder.path / run.logger
     if run.logger == "none" or root.is_symlink() or not root.is_dir():
         return set()
-    made = root.rglob("*") if run.logger == "wandb" else (*root.glob("events.out.tfevents.*"), root / "hparams.yaml")
-    return {root, *(path for path in made if path.exists())}
+    found = root.rglob("*") if run.logger == "wandb" else (*root.glob("events.out.tfevents.*"), root / "hparams.yaml")
+    return {root, *(path for path in found if path.exists())}
 
 
 def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Trainer:
@@ -66,7 +66,7 @@ def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Tr
         max_epochs=1,
         accumulate_grad_batches=run.accumulate,
         callbacks=callbacks,
-        # Lightning's requeueing would save in the middle of a step, and start from that file unasked
+        # Lightning's requeueing would save in the middle of a step, and start from that file by default
         plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
         logger=_loggers(run, folder),
         default_root_dir=folder.path,
@@ -76,13 +76,13 @@ def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Tr
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    # its answer to SIGTERM is a message to the other processes, which need not be listening: `Signals` answers
+    # on SIGTERM it sends a message to the other processes, which may not receive it: `Signals` handles it instead
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    """Starts the other processes, which end with this one. `Watch` observes them: Lightning would kill this one."""
+    """Starts the other processes, which end with this one. `Watch` monitors them: Lightning would kill this one."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
@@ -95,7 +95,7 @@ class _Launcher(_SubprocessScriptLauncher):
 
 
 class _Together(DDPStrategy):
-    """DDP by processes that end together."""
+    """DDP with processes that end together."""
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
@@ -103,33 +103,33 @@ class _Together(DDPStrategy):
 
 
 CALLBACKS = "lightning.pytorch.callbacks_factory"
-"""Entry points of installed packages that Lightning takes callbacks from, for every trainer."""
+"""Entry points of installed packages from which Lightning adds callbacks to every trainer."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Lets neither an installed package nor the environment add to a trainer; no such package is even imported."""
-    there, name = vars(callback_connector), "_load_external_callbacks"
-    load = there.get(name)
-    there[name] = lambda group: []
+    """Keeps installed packages and the environment from changing a trainer; no such package is imported."""
+    connector, name = vars(callback_connector), "_load_external_callbacks"
+    load = connector.get(name)
+    connector[name] = lambda group: []
     hidden = {variable: os.environ.pop(variable) for variable in _variables()}
     try:
         yield
     finally:
-        there[name] = load
+        connector[name] = load
         os.environ.update(hidden)
 
 
 def _variables() -> list[str]:
-    """The variables of the environment from which Lightning's trainer would take what it is not told."""
+    """The environment variables from which Lightning's trainer would take missing arguments."""
     return [name for p in inspect.signature(Trainer).parameters if (name := f"PL_TRAINER_{p.upper()}") in os.environ]
 
 
 def not_taken() -> list[str]:
-    """Says what this machine would add to a trainer, and what has no say here."""
+    """The line about callbacks and variables of this machine that are ignored; empty if there are none."""
     found = [f"{e.dist.name if e.dist else 'a package'} ({e.value})" for e in entry_points(group=CALLBACKS)]
     found += _variables()
-    return [f"left out    what others add to Lightning's trainer: {', '.join(found)}"] if found else []
+    return [f"ignored     additions of others to Lightning's trainer: {', '.join(found)}"] if found else []
 
 
 def _loggers(run: Resolved, folder: Folder) -> list[Logger]:
@@ -143,7 +143,7 @@ def _loggers(run: Resolved, folder: Folder) -> list[Logger]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hides Lightning's words about devices, loaders and itself: this package says what matters."""
+    """Hides Lightning's messages about devices, loaders and itself: this package reports what matters."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -474,11 +474,11 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a batch of few images": Remedy(
         lambda p: [a for a in trains("simclr")(p) if a not in ("--batch-size", "8")],
-        r"(--batch-size) takes another number", more("{0}", "8", "--overwrite"), 0,
+        r"\(change it with (--batch-size)\)", more("{0}", "8", "--overwrite"), 0,
     ),
     "an encoder that rests at first": Remedy(
         trains("simclr", "--hidden-dim", "8", "--init", "{p.weights}"),
-        r"\((--frozen-epochs) (0) lets it learn from the start\)", more("{0}", "{1}", "--overwrite"), 0,
+        r"\((--frozen-epochs) (0) trains it from the start\)", more("{0}", "{1}", "--overwrite"), 0,
     ),
     "values that were fitted": Remedy(
         trains("simclr", "--hidden-dim", "8"), r"\((--no-fit) keeps the paper's values\)", more("{0}", "--overwrite"),
@@ -486,7 +486,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a resume with more images": Remedy(
         resumes(data=other_images),
-        r"\. Going on would be another run\. Put the images back, or start a new run with (--init)",
+        r"\. A resumed run needs the same images\. Restore them, or start a new run with (--init)",
         (
             anew("--out", "{place.out}/new", "--init", "{place.out}/trained"),
             lambda p, found, argv: (p.out / "photos/new.jpg").unlink() or argv,
@@ -494,7 +494,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a resume with another image": Remedy(
         resumes(data=another_image),
-        r"\. Going on would be another run\. Put the images back, or start a new run with (--init)",
+        r"\. A resumed run needs the same images\. Restore them, or start a new run with (--init)",
         (
             anew("--out", "{place.out}/new", "--init", "{place.out}/trained"),
             lambda p, found, argv: [str(p.photos) if a == f"{p.out}/photos" else a for a in argv],

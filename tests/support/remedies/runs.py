@@ -169,7 +169,7 @@ RUNS = {
     ),
     "a run that is there": call(
         lambda p: Folder(p.trained).check(resume=False, overwrite=False),
-        r"Use --(resume) to go on with it, --(overwrite) to replace it, or another --out",
+        r"Use --(resume) to continue it, --(overwrite) to replace it, or another --out",
         lambda p, found: Folder(p.trained).check(resume=True, overwrite=False),
         lambda p, found: Folder(p.trained).check(resume=False, overwrite=True), lambda p, found: checked(p),
     ),
@@ -180,17 +180,17 @@ RUNS = {
     ),
     "a link in a run's folder": call(
         lambda p: linked_checkpoints(p) and checked(p),
-        r"Put what it leads to in its place; the whole folder \S+ may be a link",
+        r"Replace the link by its target; the whole folder \S+ may be a link",
         lambda p, found: put_in_place(p.out / "folder/checkpoints") and checked(p),
         lambda p, found: (p.out / "whole").symlink_to(folder(p, "real").path) or checked(p, "whole"),
     ),
     "a folder of a file's name": call(
         lambda p: (folder(p).path / "metrics.jsonl").mkdir() or checked(p),
-        r"is no file\. Move it away, or give another --out",
+        r"is not a regular file\. Move it away, or give another --out",
         lambda p, found: (p.out / "folder/metrics.jsonl").rmdir() or checked(p), lambda p, found: checked(p, "another"),
     ),
     "rows without end": call(
-        lambda p: huge(p).rows(), r"more than rows of a run ever take\. Move it away",
+        lambda p: huge(p).rows(), r"more than any run writes\. Move it away",
         lambda p, found: (p.out / "folder/metrics.jsonl").unlink() or Folder(p.out / "folder").rows(),
     ),
     "a link that would be written through": call(
@@ -210,15 +210,15 @@ RUNS = {
         lambda p, found: [seconds_of(time) for time in found.groups()],
     ),
     "no file of a run": call(
-        lambda p: read_run(p.out / "none.yaml"), r"Give the run\.yaml of a run, or one that you wrote",
+        lambda p: read_run(p.out / "none.yaml"), r"Give the run\.yaml of a run, or your own",
         lambda p, found: read_run(Folder(p.trained).run), lambda p, found: read(p, "method: simclr", "data: photos"),
     ),
     "a file that is no YAML": call(
-        lambda p: read(p, "method: ["), r"is not valid YAML; mend it, or take the file of another run",
+        lambda p: read(p, "method: ["), r"is not valid YAML; correct it, or use the file of another run",
         lambda p, found: read(p, "method: simclr", "data: photos"), lambda p, found: read_run(Folder(p.trained).run),
     ),
     "a name that is a number": call(
-        lambda p: read(p, "method: simclr", "data: photos", "5: 1"), r"is no name of an option; put it in quotes",
+        lambda p: read(p, "method: simclr", "data: photos", "5: 1"), r"is not a name of an option; put it in quotes",
         lambda p, found: quoted_name(p),
     ),
     "no method": call(
@@ -342,7 +342,7 @@ RUNS = {
 
 def quoted_name(p: Place) -> None:
     """In quotes it is read as a name, and found to be none of an option."""
-    with pytest.raises(ValueError, match="nothing is called '5'"):
+    with pytest.raises(ValueError, match="unknown key '5'"):
         read(p, "method: simclr", "data: photos", "'5': 1")
 
 
@@ -522,7 +522,7 @@ TRAININGS = {
     ),
     "one image at a time": call(
         lambda p: trained(p, "--batch-size", "1"),
-        r"nothing can be learnt without others to compare with\. Give at least (2)\.",
+        r"the loss needs other images to compare with\. Give at least (2)\.",
         lambda p, found: trained(p, "--batch-size", found[1]),
     ),
     "one image for each process": call(
@@ -531,13 +531,13 @@ TRAININGS = {
         lambda p, found: trained(p, "--batch-size", "2", found[3], "1", method="moco_v2"),
     ),
     "steps without finite gradients": call(
-        wild, r"Look at the images \(lookalike (check)\), and try a lower (--optim\.lr) or the method's own settings",
+        wild, r"Check the images \(lookalike (check)\), and try a lower (--optim\.lr) or the method's own settings",
         lambda p, found: pasted(f"lookalike {found[1]} {p.photos} --workers 0"),
         lambda p, found: trained(p, found[2], "0.01", "--overwrite"),
     ),
     "steps whose speed is measured, without finite gradients": call(
         lambda p: wild_in_time(p),
-        r"Try a lower (--optim\.lr), or give (--epochs) in the place of --time to keep what led to it",
+        r"Try a lower (--optim\.lr), or give (--epochs) instead of --time to save the batches that led to it",
         lambda p, found: timed(p, "--time", "0.1s", found[1], "0.01"), lambda p, found: kept_views(p, found[2]),
     ),
     "a time and epochs": call(
@@ -578,7 +578,7 @@ TRAININGS = {
     ),
     "a run over its own encoder": call(
         lambda p: trained(p, "--init", str(p.trained), "--out", str(p.trained), "--overwrite"),
-        r"and its weights would go\. Give another --out", lambda p, found: trained(p, "--init", str(p.trained)),
+        r"whose weights it would replace\. Give another --out", lambda p, found: trained(p, "--init", str(p.trained)),
     ),
     "what an encoder knew, and forgets": call(
         forgetful, r"Try (--optim\.lr) (\S+) \(a tenth\)",
@@ -589,7 +589,7 @@ TRAININGS = {
         lambda p, found: remembering(p, found[1], found[2]),
     ),
     "a collapse": call(
-        lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) says what was seen and what to try",
+        lambda p: collapsed(p), r"\(--on-collapse stop\)\. (\S+) has the metrics and what to try",
         lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
     ),
     "a method that does not suit": call(
@@ -610,7 +610,7 @@ TRAININGS = {
         lambda p, found: read(p, "method: simclr", "data: photos", f"{found[1]}: 0.2"),
     ),
     "a stop": call(
-        stopped, r"Go on with: ([^\n]+)", lambda p, found: pasted(f"{found[1]} --no-report")
+        stopped, r"Resume with: ([^\n]+)", lambda p, found: pasted(f"{found[1]} --no-report")
     ),
     "an encoder that never learns": call(
         lambda p: finetune.prepared(tuned(p, "--unfreeze-after", "1")),
