@@ -39,9 +39,10 @@ def literals() -> list[Text]:
 
 IMPERATIVES = (
     "Add", "Ask", "Call", "Change", "Check", "Choose", "Compute", "Convert", "Copy", "Correct", "Create", "Crop", "Cut",
-    "Delete", "Drop", "Embed", "Fetch", "Free", "Give", "Go", "Install", "Keep", "Leave", "Let", "Look", "Lower",
-    "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open", "Pass", "Pick", "Point", "Put", "Raise",
-    "Read", "Remove", "Rename", "Repair", "Replace", "Return", "Run", "Save", "Scale", "See", "Set", "Split", "Start",
+    "Delete", "Download", "Drop", "Embed", "Fetch", "Free", "Give", "Go", "Install", "Keep", "Leave", "Let", "Look",
+    "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Omit", "Open", "Pass", "Pick", "Point",
+    "Put", "Raise", "Read", "Remove", "Rename", "Repair", "Replace", "Restore", "Return", "Run", "Save", "Scale", "See",
+    "Set", "Split", "Start",
     "Stop", "Store", "Take", "Train", "Try", "Turn", "Update", "Use", "Wait", "Wrap", "Write",
 )  # fmt: skip
 """What a sentence of advice begins with."""

@@ -91,7 +91,7 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
         image = image if box == (0, 0, *size) else image.crop(box)
         deep = _deep_pixels(image.reduce(factor) if factor > 1 else image)
         return _upright(from_tensor(deep, channels, None, key), turn)
-    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band in the place of alpha
+    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band where others have alpha
         image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
     ground = ground_of(image, channels, alpha)
     rows = max(1, _PIECE // width // factor) * factor

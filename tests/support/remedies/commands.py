@@ -224,7 +224,7 @@ REMEDIES: dict[str, Remedy] = {
     "a backbone that is named though the file says it": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0", "--out", str(p.out / "a.npz"),
                    "--encoder-backbone", "test_resnet"],
-        r"Leave the name of the backbone (out)\.", lambda p, found, argv: argv[:-2],
+        r"Omit the name of the backbone\.", lambda p, found, argv: argv[:-2],
     ),
     "an encoder of other image sizes": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0", "--out", str(p.out / "a.npz"), "--image-size",
@@ -311,7 +311,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a module without memory for activations": Remedy(
         trains("simclr", "--checkpoint-activations"),
-        r"Choose a ViT or ConvNeXt of timm's, or a smaller batch in more micro-batches \((--accumulate)\)",
+        r"Choose a ViT or ConvNeXt from timm, or a smaller batch in more micro-batches \((--accumulate)\)",
         (
             instead(tiny.CNN, tiny.VIT),
             lambda p, found, argv: [*without("--checkpoint-activations")(p, found, argv), found[1], "2", "--overwrite"],
