@@ -58,7 +58,7 @@ def test_transparency_is_laid_on_white_or_kept() -> None:
     assert decode(encoded(palette, "GIF", transparency=1), 3).unique().tolist() == [255]
     with pytest.raises(BrokenImage, match="no transparency"):
         decode(encoded(image.convert("RGB"), "PNG"), 4)
-    with pytest.raises(BrokenImage, match="has 4 channels, and 5 cannot be made"):
+    with pytest.raises(BrokenImage, match="has 4 channels, which cannot be converted to 5"):
         decode(encoded(image, "PNG"), 5)
 
 

@@ -118,7 +118,7 @@ def test_every_way_to_start_from_weights_checks_their_card(made: Path, tmp_path:
         encoders.image_size(tmp_path / "odd")
     for said in (5, {"mean": "x", "std": [1, 1, 1]}, {"mean": [0, 0, 0], "std": [0, 0, 0]}, {}):
         torch.save({"state_dict": net.export_state(), "lookalike": said}, tmp_path / "last.ckpt")
-        with pytest.raises(ValueError, match="does not say how images are normalised"):
+        with pytest.raises(ValueError, match="without the normalisation of its images"):
             encoders.start_from(net, str(tmp_path / "last.ckpt"))
 
 

@@ -126,7 +126,7 @@ def test_paths_and_encoded_images_are_images(tmp_path: Path, monkeypatch: pytest
         assert_are_the_images(open_source(column))
     assert_are_the_images(open_source(content))
     assert_are_the_images(open_source([(f, 0) for f in files]))
-    with pytest.raises(FileNotFoundError, match=r"None of the first 2 files that the list names exists"):
+    with pytest.raises(FileNotFoundError, match=r"None of the first 2 files in the list exists"):
         open_source(["x.png", "y.png"])
     with pytest.raises(BrokenImage, match="item 0: no such file"):
         open_source([("x.png", 0)]).read(0, None)

@@ -25,6 +25,8 @@ TRIED_ELSEWHERE = {
     "give lists of names under user and fitted.": "test_origins.py::test_origins_that_nobody_wrote_are_refused",
     "Cut it into tiles, or downscale it; docs/quickstart.md":
         "test_remarks.py::test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says",
+    "pass x[None] for one image, or x[:, None] for ":
+        "test_kinds_of_data.py::test_what_is_advised_about_arrays_works",
     "put the call under if __name__ == '__main__', or use workers=0":
         "test_workers.py::test_a_script_without_a_main_guard_is_told_what_to_do",
     "the class of a Dataset must be defined at the top level of a module. Move it there, or use workers=0":

@@ -199,7 +199,7 @@ def test_a_list_takes_every_name_that_a_file_can_have_in_a_line(tmp_path: Path) 
          ["contains no images", "2 .txt", "1 .csv", "1 without suffix"]),
         (lambda d: (d / "l.txt").write_text("x.png\ny.png") and d / "l.txt", FileNotFoundError,
          ["None of the first 2 files", "x.png"]),
-        (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["names no image"]),
+        (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["lists no images"]),
         (lambda d: (d / "i.png").write_bytes(b"x") and d / "i.png", ValueError, ["not a text file of paths"]),
         (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["not a text file of paths"]),
     ],
@@ -249,7 +249,11 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
     for i, reason in enumerate(
-        ["item 0: OSError: gone", "item 1: bad", "item 2: not supported: has 5 channels, and 3 cannot be made"]
+        [
+            "item 0: OSError: gone",
+            "item 1: bad",
+            "item 2: not supported: has 5 channels, which cannot be converted to 3",
+        ]
     ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
@@ -278,7 +282,7 @@ def test_a_datasets_labels() -> None:
     assert (source.labels.tolist(), source.classes) == ([0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Item 0 of Items has no label"):
         open_source(Items([image]), labelled=True)
-    with pytest.raises(ValueError, match="label -1; expected 1 integers from 0"):
+    with pytest.raises(ValueError, match="label -1; expected 1 class indices"):
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])

@@ -152,9 +152,7 @@ def _check_faithful(image: Image.Image) -> None:
     elif image.format == "JPEG2000":
         bits = _jpeg2000_bits(image.fp)
         if bits != [16] and max(bits) > 8:
-            raise Unsupported(
-                f"JPEG 2000 of {len(bits)} x {max(bits)} bits; supported are 8 bits, and 16-bit greyscale. {_SAVE}"
-            )
+            raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; use 8 bits, or 16-bit greyscale. {_SAVE}")
 
 
 def _check_channels(image: Image.Image, channels: int) -> None:

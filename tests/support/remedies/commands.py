@@ -214,7 +214,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a name whose weights cannot be fetched": Remedy(
         lambda p: ["evaluate", "timm/test_resnet", *p.pair, "--workers", "0", "--protocols", "knn"],
-        r"in place of the name: as ENCODER with (--encoder-backbone) (\S+), as",
+        r"instead of the name: as ENCODER with (--encoder-backbone) (\S+), as",
         instead("timm/test_resnet", "{place.out}/hand.pth", "{0}", "{1}"),
     ),
     "a name whose weights cannot be fetched, to begin with": Remedy(
@@ -318,7 +318,8 @@ REMEDIES: dict[str, Remedy] = {
         ),
     ),
     "weights of another backbone": Remedy(
-        trains("simclr", "--init", "{p.weights}", backbone=tiny.VIT), r"Give the (--backbone) that the weights are of",
+        trains("simclr", "--init", "{p.weights}", backbone=tiny.VIT),
+        r"Give the (--backbone) to which the weights belong",
         more("{0}", tiny.CNN),
     ),
     "too many backbones to measure": Remedy(

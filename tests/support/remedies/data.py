@@ -291,7 +291,7 @@ CALLS = {
         lambda p, found: decode(npy(p.out / "a.npy", noise(3, 8, 8)), 3),
     ),
     "JPEG 2000 of 12 bits": call(
-        lambda p: decode(deep_jpeg2000(p), 1), r"supported are 8 bits, and 16-bit greyscale\.",
+        lambda p: decode(deep_jpeg2000(p), 1), r"; use 8 bits, or 16-bit greyscale\.",
         lambda p, found: decode(jpeg2000(p, noise(16, 16)), 1),
         lambda p, found: decode(jpeg2000(p, noise(16, 16).astype(np.uint16)), 1),
     ),

@@ -631,7 +631,7 @@ METHODS = {
         lambda p, found: [View(blur=float(end)) for end in found.groups()],
     ),
     "a strength that is none": call(
-        lambda p: View(contrast=-1.0), r"give a strength of (0) or more",
+        lambda p: View(contrast=-1.0), r"give a strength of at least (0)",
         lambda p, found: View(contrast=float(found[1]))
     ),
     "a range that is none": call(
