@@ -69,14 +69,14 @@ class Plan:
     """(B, 4) int64: top, left, height, width of the erased box; none if its height is 0."""
 
 
-def plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
-    """Computes a plan from uniform numbers; `colour`: whether images are RGB."""
+def plan(view: View, sizes: Tensor, u: dict[str, Tensor], is_rgb: bool) -> Plan:
+    """Computes a plan from uniform numbers; `is_rgb`: whether images are RGB."""
     none = torch.zeros(len(sizes), dtype=torch.bool)
     turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0) if view.rot90 else none.long()
     # A rotation by 90 degrees is a flip and a transposition, by 180 degrees two flips, which the resize does for free.
     hflip = (u["hflip"] < view.hflip) ^ (turns == 1) ^ (turns == 2)
     vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
-    strengths = (view.brightness, view.contrast, view.saturation * colour, view.hue * colour)
+    strengths = (view.brightness, view.contrast, view.saturation * is_rgb, view.hue * is_rgb)
     steps = torch.full((len(sizes), 4), -1)
     factors = torch.zeros((len(sizes), 4), dtype=torch.float32)
     if view.jitter and any(strengths):
@@ -97,7 +97,7 @@ def plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
         flips=torch.stack((hflip, vflip, turns % 2 == 1), 1),
         steps=steps,
         factors=factors,
-        grey=u["grayscale"] < view.grayscale if colour else none,
+        grey=u["grayscale"] < view.grayscale if is_rgb else none,
         sigma=torch.where(u["blur"] < view.blur, view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"], 0.0),
         solarize=u["solarize"] < view.solarize,
         erase=erase,
