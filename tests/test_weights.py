@@ -32,8 +32,8 @@ def saved(content: object, folder: Path) -> str:
 OTHERS = {
     "a deeper ResNet": ("resnet34", "resnet18", "80 unexpected: layer1.2.conv1.weight; layer1"),
     "a shallower ResNet": ("resnet18", "resnet34", "80 missing or of another shape: layer1.2.c"),
-    "bottlenecks": ("resnet50", "resnet18", r"layer1.0.conv1.weight, there \(64, 64, 1, 1\), here \(64, 64, 3, 3\)"),
-    "a wider ConvNeXt": ("test_convnext2", "test_convnext", "missing or of another shape: stem.0.weight, there"),
+    "bottlenecks": ("resnet50", "resnet18", r"layer1.0.conv1.weight: \(64, 64, 1, 1\) instead of \(64, 64, 3, 3\)"),
+    "a wider ConvNeXt": ("test_convnext2", "test_convnext", "missing or of another shape: stem.0.weight: "),
     "a deeper ViT": (vit(depth=4), vit(), "24 unexpected: blocks.2.norm1.weight; blocks.2"),
     "a shallower ViT": (vit(), vit(depth=3), "12 missing or of another shape: blocks.2.norm1"),
     "a ViT with registers": (vit(reg_tokens=4), vit(), "1 unexpected: reg_token"),
