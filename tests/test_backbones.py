@@ -158,7 +158,7 @@ def test_stem_of_resnets() -> None:
 )
 def test_sizes_that_do_not_work(name: str, size: int, works: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"{name}.* cannot take .*{size} x {size} pixels.* works?:?( is)? ({works})\."
+        ValueError, match=rf"{name}.* does not accept .*{size} x {size} pixels.* works?:?( is)? ({works})\."
     ):
         create(name, image_size=size)
 
@@ -168,7 +168,9 @@ def test_the_size_named_in_the_message_works() -> None:
         create("vgg11", image_size=8)
     assert caught.value.__cause__ is not None
     create("vgg11", image_size=32)
-    with pytest.raises(ValueError, match=r"<torch\.nn.modules.conv.Conv2d> cannot take images of 8 x 8 .*works is 16"):
+    with pytest.raises(
+        ValueError, match=r"<torch\.nn.modules.conv.Conv2d> does not accept images of 8 x 8 .*works is 16"
+    ):
         create(nn.Conv2d(3, 8, 11), image_size=8)
 
 

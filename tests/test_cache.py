@@ -96,7 +96,7 @@ def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, mo
     cache.mkdir()
     Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
     source = open_source(tmp_path)
-    kept = cache_module.Kept(source, None, cache)
+    kept = cache_module.DiskCache(source, None, cache)
     stem = kept.pixels.stem
     monkeypatch.setattr("platform.node", lambda: "host")
     foreign = [f".{stem}.notes.tmp", f".{stem}.tmp.pixels", "mine.txt", f".{stem}0.host.1.tmp.pixels"]
@@ -105,7 +105,7 @@ def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, mo
     for name in (*foreign, *stale):
         (cache / name).write_text("mine")
     (cache / f".{stem}.host.{os.getpid()}.tmp.pixels").symlink_to(cache / "mine.txt")
-    kept.images(0, None)
+    kept.load(0, None)
     left = {path.name for path in cache.iterdir()}
     assert left >= {*foreign, f".{stem}.host.{os.getpid()}.tmp.pixels"}
     assert not left & {*stale}
@@ -114,11 +114,11 @@ def test_the_disk_cache_leaves_what_others_keep_in_its_folder(tmp_path: Path, mo
 
 def test_the_disk_cache_is_not_locked_through_a_link(tmp_path: Path) -> None:
     Image.fromarray(noise(5, 4, 3)).save(tmp_path / "0.png")
-    kept = cache_module.Kept(open_source(tmp_path), None, tmp_path / "cache")
+    kept = cache_module.DiskCache(open_source(tmp_path), None, tmp_path / "cache")
     (tmp_path / "cache").mkdir()
     kept.lock.symlink_to(tmp_path / "outside")
     with pytest.raises(OSError, match="nothing is written through links"):
-        kept.images(0, None)
+        kept.load(0, None)
     assert not (tmp_path / "outside").exists()
 
 

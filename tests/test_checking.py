@@ -304,7 +304,7 @@ def test_class_folders_that_are_written_alike_are_refused(tmp_path: Path) -> Non
     for i, name in enumerate(("a\x07", "a\\x07", "b")):
         (tmp_path / name).mkdir()
         scene(i).save(tmp_path / name / "0.png")
-    with pytest.raises(ValueError, match="several folders that are all written"):
+    with pytest.raises(ValueError, match="several folders that are all printed as"):
         open_source(tmp_path, labelled=True)
 
 

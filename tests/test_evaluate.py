@@ -175,7 +175,7 @@ def test_a_module_of_the_users_is_judged_at_a_stated_size(labelled: Path, tmp_pa
     (plain,) = evaluate(pixels, train, test, protocols=["knn"], image_size=24)
     assert plain.top1 > 0.25
     assert show(pixels, train, out=tmp_path / "show", count=2, image_size=24)
-    with pytest.raises(ValueError, match=r"Sequential> has no parameters. Give a module with layers that learn"):
+    with pytest.raises(ValueError, match=r"Sequential> has no parameters. Give a module with trainable layers"):
         training.pretrain(
             Run(
                 data=str(train),
@@ -251,13 +251,13 @@ def test_images_are_looked_for_before_weights_are_fetched(
     train, test, one = str(labelled / "train"), str(labelled / "test"), str(labelled / "train/class0")
     name, few = "timm/test_byobnet", ["--workers", "0"]
     for argv, words in (
-        (["evaluate", name, train, "empty"], "holds no image"),
-        (["evaluate", name, one, test], "lies in no class folder"),
-        (["evaluate", name, train, test, "--also", train, "empty"], "holds no image"),
-        (["embed", name, "empty"], "holds no image"),
-        (["show", name, "empty"], "holds no image"),
-        (["finetune", name, train, "empty"], "holds no image"),
-        (["finetune", name, "empty", test], "holds no image"),
+        (["evaluate", name, train, "empty"], "contains no images"),
+        (["evaluate", name, one, test], "is not in a class folder"),
+        (["evaluate", name, train, test, "--also", train, "empty"], "contains no images"),
+        (["embed", name, "empty"], "contains no images"),
+        (["show", name, "empty"], "contains no images"),
+        (["finetune", name, train, "empty"], "contains no images"),
+        (["finetune", name, "empty", test], "contains no images"),
     ):
         assert cli.main([*argv, *few]) == 1
         assert words in capsys.readouterr().err

@@ -566,7 +566,7 @@ def test_folders_that_do_not_fit(
         return said
 
     other = refused(lambda data: (data / "test" / "class3").rename(data / "test" / "klass3"))
-    assert "has the class 'klass3', which is none of the 4 known ones; nearest: class3" in other
+    assert "has the class 'klass3', which is not one of the 4 known classes; nearest: class3" in other
 
     def single(data: Path) -> None:
         for folder in data.glob("*/class[123]"):
@@ -575,7 +575,7 @@ def test_folders_that_do_not_fit(
     one = refused(single)
     assert "all images of" in one
     flat = refused(lambda data: shutil.copy(data / "train/class0/0.jpg", data / "train/0.jpg"))
-    assert "lies in no class folder" in flat
+    assert "is not in a class folder" in flat
     late = refused(lambda data: None, "--unfreeze-after", "3", "--epochs", "3")
     assert "--unfreeze-after 3 of 3 epochs: the encoder would never be trained" in late
 
@@ -626,7 +626,7 @@ def test_files_that_are_no_classifier(
     damaged.write_bytes(content)
     assert "is damaged" in refused(damaged)
     damaged.write_bytes(content[:-100])
-    assert "not a whole safetensors file" in refused(damaged)
+    assert "not a complete safetensors file" in refused(damaged)
     plain = tmp_path / "plain.safetensors"
     save_file({"head.weight": torch.zeros(4, 96), "head.bias": torch.zeros(4)}, plain)
     assert "it holds no head and no classes" in refused(plain)

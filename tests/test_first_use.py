@@ -266,7 +266,7 @@ def test_few_images_train_in_every_command_and_it_is_said(
     assert line in done(capsys, *compared, "--protocols", "knn", "--out", "c")
     for argv in ([*tuned[:-1], "g"], [*compared, "--out", "h"]):
         said = refused(capsys, *argv, "--batch-size", "256")
-        assert re.search(r"A batch of 256 cannot be taken from \d+ images. Give a --batch-size of \d+ or less", said)
+        assert re.search(r"A batch of 256 cannot be drawn from \d+ images. Give a --batch-size of at most \d+", said)
 
 
 # ---------------------------------------------------------------- compilation, checkpoints

@@ -343,7 +343,7 @@ def test_near_infrared_is_left_out_said_and_remembered(tmp_path: Path, capsys: p
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.tif")
     four, three, out = (str(tmp_path / name) for name in ("four", "three", "run"))
-    line = "12 of 12 images looked at (TIFF RGBA) have a last channel that may be no transparency"
+    line = "12 of 12 inspected images (TIFF RGBA) have a last channel that may not be transparency"
     assert cli.main(["check", four, "--workers", "0", "--no-timing"]) == 0
     assert line in (shown := capsys.readouterr().out)
     assert "--alpha white" in shown
@@ -359,7 +359,7 @@ def test_near_infrared_is_left_out_said_and_remembered(tmp_path: Path, capsys: p
     assert cli.main(["embed", out, three, "--out", f"{out}/3.npz", "--workers", "0"]) == 0
     assert np.array_equal(*(np.load(f"{out}/{n}.npz")["features"] for n in (3, 4)))
     assert cli.main(["pretrain", "simclr", four, "--alpha", "white", "--out", out, "--overwrite", *TRAIN]) == 0
-    assert "may be no transparency" not in capsys.readouterr().out
+    assert "may not be transparency" not in capsys.readouterr().out
     assert lookalike.load(out).alpha == "white"
     assert cli.main(["pretrain", "simclr", four, "--channels", "4", "--out", out, "--overwrite", *TRAIN]) == 0
     assert lookalike.load(out).channels == 4
@@ -390,7 +390,7 @@ def test_what_misled_0_1_goes_through_check_and_a_training(tmp_path: Path, capsy
     assert cli.main(["check", str(root), "--workers", "0", "--no-timing", "--out", str(table)]) == 0
     shown = capsys.readouterr()
     assert "23, of which 2 cannot be read, and 3 are valid but not supported" in shown.out
-    assert "2 linked folders lead to folders that are read already" in shown.out
+    assert "2 linked folders were skipped because their targets are read already" in shown.out
     assert "1 PNG RGB of 16 bits" in shown.out
     assert shown.err == ""
     content = json.loads(table.read_text())["images"]

@@ -136,7 +136,7 @@ def test_kernels_that_fail_are_replaced_with_a_word(monkeypatch):
     def wrong(*arguments, **options):
         return [1 - x for x in right(*arguments, **options)]
 
-    for views, said in ((broken, "Failed to find C compiler"), (wrong, "of the range of values off")):
+    for views, said in ((broken, "Failed to find C compiler"), (wrong, "of the value range")):
         monkeypatch.setattr(gpu, "views", views)
         making._works.cache_clear()
         with pytest.warns(UserWarning, match=said):

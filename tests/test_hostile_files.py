@@ -77,7 +77,7 @@ def test_the_limit_counts_the_bytes_that_decoding_takes(monkeypatch: pytest.Monk
         with pytest.raises(BrokenImage, match=r"30 x 30 pixels of .* bytes take|more than the limit"):
             decode(content, 3)
     bomb = tiff(integers(255, 9, 9, 1), more=[(322, 4, [1 << 15]), (323, 4, [1 << 15])])
-    with pytest.raises(BrokenImage, match="tiles that take 1024 MiB"):
+    with pytest.raises(BrokenImage, match="tiles of 1024 MiB"):
         decode(bomb, 1)
 
 

@@ -126,7 +126,7 @@ def test_paths_and_encoded_images_are_images(tmp_path: Path, monkeypatch: pytest
         assert_are_the_images(open_source(column))
     assert_are_the_images(open_source(content))
     assert_are_the_images(open_source([(f, 0) for f in files]))
-    with pytest.raises(FileNotFoundError, match=r"None of the first 2 files that the list names exists"):
+    with pytest.raises(FileNotFoundError, match=r"None of the first 2 files in the list exists"):
         open_source(["x.png", "y.png"])
     with pytest.raises(BrokenImage, match="item 0: no such file"):
         open_source([("x.png", 0)]).read(0, None)
@@ -143,16 +143,19 @@ class Frame:
 
 
 REFUSED: dict[str, tuple[object, str]] = {
-    "a dict of splits": ({"train": pictures(), "test": []}, r"a dict of train, test\. Give one of them"),
+    "a dict of splits": (
+        {"train": pictures(), "test": []},
+        r"a dict with the keys train, test\. Give one of its values",
+    ),
     "a table": (Frame(), r"Frame has no item 0 \(KeyError: .*Give a list of images"),
     "a generator": (iter([]), r"list_iterator cannot be read by index\. Give a folder"),
     "a loader": (DataLoader(TensorDataset(PLANES)), "DataLoader cannot be read by index"),
     "nothing": (None, "NoneType cannot be read by index"),
     "a number": (3, "int cannot be read by index"),
     "an empty list": ([], "list is empty"),
-    "one image": (PIXELS[0], r"of shape \(20, 30, 3\), as a single image is; expected \(N, H, W\)"),
-    "one tensor": (PLANES[0], r"of shape \(3, 20, 30\), as a single image is"),
-    "a table of numbers": (np.zeros((6, 784)), r"of shape \(6, 784\); expected \(N, H, W\), \(N, H, W, C\)"),
+    "one image": (PIXELS[0], r"have shape \(20, 30, 3\), which looks like a single image; expected \(N, H, W\)"),
+    "one tensor": (PLANES[0], r"have shape \(3, 20, 30\), which looks like a single image"),
+    "a table of numbers": (np.zeros((6, 784)), r"have shape \(6, 784\); expected \(N, H, W\), \(N, H, W, C\)"),
 }
 
 
@@ -178,8 +181,11 @@ def test_what_is_advised_about_arrays_works() -> None:
 
 def test_rows_without_one_image_are_named() -> None:
     for rows, words in (
-        (Rows({}, text=["a"], label=[3]), r"Item 0 of Rows holds a dict without an image \(columns: text, label\)"),
-        (Rows({}, left=list(PIXELS), right=list(PIXELS)), r"several images \(left, right\). Call the one to use image"),
+        (Rows({}, text=["a"], label=[3]), r"Item 0 of Rows contains a dict without an image \(columns: text, label\)"),
+        (
+            Rows({}, left=list(PIXELS), right=list(PIXELS)),
+            r"several images \(left, right\)\. Rename the column to use to image",
+        ),
     ):
         with pytest.raises(TypeError, match=words):
             open_source(rows).read(0, None)
@@ -258,7 +264,7 @@ def test_labels_of_every_clear_form_are_classes(kind: str) -> None:
 ODD: dict[str, tuple[object, str]] = {
     "multi-hot": (
         np.array([[1, 1, 0]] * 6),
-        r"of shape \(6, 3\), with several classes or none for an",
+        r"have shape \(6, 3\), with zero or several classes for an",
     ),
     "boxes": ([{"box": 1}] * 6, r"of type dict, such as \{'box': 1\}"),
     "shares": (np.full((6, 3), 1 / 3), r"of shape \(6, 3\) and type float64"),
@@ -278,7 +284,7 @@ ODD: dict[str, tuple[object, str]] = {
 def test_labels_of_other_forms_are_explained(kind: str) -> None:
     labels, words = ODD[kind]
     with pytest.raises(
-        ValueError, match=rf"{words}(?s:.*)expected 6 integers from 0, the numbers of classes, or 6 texts"
+        ValueError, match=rf"{words}(?s:.*)expected 6 class indices \(integers from 0\) or 6 class names"
     ):
         open_source(Labelled(labels), labelled=True)
     assert open_maybe_labelled(Labelled(labels)).labels is None
@@ -291,7 +297,9 @@ def test_captions_are_no_classes() -> None:
 
     captions = Captions([f"photo {i} of a cat" for i in range(300)])
     assert open_maybe_labelled(captions).labels is None
-    with pytest.raises(ValueError, match="are 300 different texts, such as 'photo 0 of a cat'; expected 300 integers"):
+    with pytest.raises(
+        ValueError, match="are 300 different texts, such as 'photo 0 of a cat'; expected 300 class indices"
+    ):
         open_source(captions, labelled=True)
 
 
@@ -306,7 +314,7 @@ def test_columns_of_labels_are_found_by_what_they_are() -> None:
     only = open_source(Rows({}, image=pictures(), text=["a b"] * 6, kind=numbers), labelled=True)
     assert labels_of(only) == ["0", "1"] * 3
     both = {"fine": names, "coarse": names}
-    with pytest.raises(ValueError, match=r"several columns that may be labels: fine, coarse\. Call the one"):
+    with pytest.raises(ValueError, match=r"several columns that may be labels: fine, coarse\. Rename the column"):
         open_source(Rows(both, image=pictures(), fine=numbers, coarse=numbers), labelled=True)
     renamed = Rows({"label": names, "coarse": names}, image=pictures(), label=numbers, coarse=numbers[::-1])
     assert labels_of(open_source(renamed, labelled=True)) == ["cat", "dog"] * 3

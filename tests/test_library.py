@@ -26,9 +26,9 @@ def test_drop_path() -> None:
     ]
     assert rates == pytest.approx([0.3 * i / 11 for i in range(1, 12)])
     for name in ("densenet121", "torchvision/alexnet"):
-        with pytest.raises(ValueError, match="takes no drop path"):
+        with pytest.raises(ValueError, match="does not support drop path"):
             create(name, image_size=64, drop_path=0.1)
-    with pytest.raises(ValueError, match=r"\[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"drop_path is 1\.0; expected a probability in \[0, 1\)"):
         create("test_vit", drop_path=1.0)
 
 
@@ -158,9 +158,9 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"resnet18 could not be fetched from .*timm/resnet18.a1_in1k.*copy"):
+    with pytest.raises(FileNotFoundError, match=r"resnet18 could not be downloaded from .*timm/resnet18.a1_in1k.*copy"):
         create("resnet18", weights=True)
-    with pytest.raises(FileNotFoundError, match=r"alexnet could not be fetched from .*/alexnet-owt.*copy"):
+    with pytest.raises(FileNotFoundError, match=r"alexnet could not be downloaded from .*/alexnet-owt.*copy"):
         create("torchvision/alexnet", weights=True)
     with pytest.raises(FileNotFoundError, match="publishes no weights for vit_small_patch16_36x1_224"):
         create("vit_small_patch16_36x1_224", weights=True)

@@ -119,5 +119,5 @@ def test_settings_that_cannot_be() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             cls.Config(**options)
-    with pytest.raises(ValueError, match="cannot mask patches"):
+    with pytest.raises(ValueError, match="does not support masks"):
         backbones.create("test_resnet", image_size=32, mask_token=True)

@@ -26,7 +26,7 @@ def test_init_takes_official_checkpoints_whole(tmp_path: Path) -> None:
         count = len(fresh.export_state())
         line = encoders.start_from(fresh, str(tmp_path / "teacher.pth"))
         token = ", and the mask token" if "backbone.mask_token" in state else ""
-        beside = "; left out: dino_head.mlp.0.weight"
+        beside = "; ignored: dino_head.mlp.0.weight"
         assert line.endswith(f"teacher.pth: {count} of {count} tensors{token}{beside}")
         if token:
             assert torch.equal(fresh.mask_token, state["backbone.mask_token"])

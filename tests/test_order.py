@@ -126,7 +126,7 @@ def test_the_state_is_advanced_before_the_yield() -> None:
     assert loader.epoch == 1
     assert len(list(loader)) == 4
     assert loader.epoch == 2
-    with pytest.raises(ValueError, match="9 micro-batches consumed, an epoch has 4"):
+    with pytest.raises(ValueError, match="9 consumed micro-batches, but an epoch has 4"):
         loader.load_state_dict({"epoch": 0, "consumed": 9})
 
 
@@ -147,13 +147,13 @@ def test_keys_depend_on_seed_epoch_and_image_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Loader(Numbers(3), 4, 0), "A batch of 4 cannot be taken from 3 images"),
+        (lambda: Loader(Numbers(3), 4, 0), "A batch of 4 cannot be drawn from 3 images"),
         (lambda: Loader(Numbers(9), 0, 0), "A batch of 0 cannot"),
         (
             lambda: Loader(Numbers(9), 6, 0, world=2, accumulate=2),
-            "6 does not divide into 2 micro-batches .* 2 processes",
+            "6 is not divisible into 2 micro-batches .* 2 processes",
         ),
-        (lambda: Loader(Numbers(9), 6, 0, world=2, rank=2), "Rank 2 is none of 0 to 1"),
+        (lambda: Loader(Numbers(9), 6, 0, world=2, rank=2), "Rank is 2; expected 0 to 1"),
         (lambda: Loader(Numbers(9), 6, 0, cache="tape"), "cache is 'tape'; expected none, ram, device or disk"),
     ],
 )

@@ -151,7 +151,7 @@ def test_a_users_own_vit_keeps_its_weights() -> None:
 def test_a_vit_without_a_place_for_the_positions_is_refused() -> None:
     vit = backbones.create("vit_tiny_patch16_224", image_size=32)
     vit.net.pos_embed = None
-    with pytest.raises(ValueError, match="no absolute positions"):
+    with pytest.raises(ValueError, match="no absolute position embedding"):
         vit.start_as_moco_v3(freeze_patches=True)
 
 

@@ -165,7 +165,7 @@ def test_heat_rises_from_black_to_pale() -> None:
     [
         ({"count": 0}, "count is 0; it must be at least 1 image"),
         ({"what": ["gradients"]}, "Unknown picture 'gradients'. Available: attention, pca, neighbours"),
-        ({"image_size": 33}, "cannot take 33 x 33 pixels"),
+        ({"image_size": 33}, "does not accept images of 33 x 33 pixels"),
     ],
 )
 def test_what_cannot_be_shown(vit: Path, photos: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:

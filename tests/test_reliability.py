@@ -369,8 +369,10 @@ def test_files_that_change_before_they_are_read(photos: Path, tmp_path: Path, wo
 def _vanishing_files(photos: Path, whole: Path, data: Path, out: Path, workers: int) -> None:
     shutil.copytree(photos, data)
     meanwhile(lambda: [file.unlink() for file in sorted(data.rglob("*.jpg"))[:30]])
-    said = refused(pretrain(data, out, "--epochs", 5, workers=workers), "more than the share of 0.1", "no such file")
-    assert "put them back" in said
+    said = refused(
+        pretrain(data, out, "--epochs", 5, workers=workers), "more than the allowed fraction of 0.1", "no such file"
+    )
+    assert "restore them" in said
     assert "--resume" in said
     shutil.copytree(photos, data, dirs_exist_ok=True)
     assert command("pretrain", "--resume", "--out", out)[0] == 0
@@ -380,8 +382,8 @@ def _vanishing_folder(photos: Path, whole: Path, data: Path, out: Path, workers:
     shutil.copytree(photos, data)
     meanwhile(lambda: shutil.rmtree(data))
     # a worker has read some batches before
-    said = refused(pretrain(data, out, "--epochs", 5, workers=workers), f"{data} cannot be read any more")
-    assert "No such file or directory). Put it back or mount it again" in said
+    said = refused(pretrain(data, out, "--epochs", 5, workers=workers), f"{data} is no longer readable")
+    assert "No such file or directory). Restore or remount it" in said
     refused(command("pretrain", "--resume", "--out", out), f"{data} does not exist")
     shutil.copytree(photos, data)
     assert command("pretrain", "--resume", "--out", out)[0] == 0
@@ -408,7 +410,7 @@ def _little_shared_memory(photos: Path, whole: Path, place: Path, kibibytes: int
         return
     code, text = found
     assert code == 0, text
-    assert text.count("WARNING: shared memory has no room") == (kibibytes == 64)
+    assert text.count("does not fit in shared memory") == (kibibytes == 64)
     assert "docker run --shm-size" in text or kibibytes > 64
     assert_same_run(place / "run", whole)
     assert not list(Path("/dev/shm").glob("torch_*"))

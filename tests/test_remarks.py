@@ -71,7 +71,7 @@ BANDS = {
 def test_a_file_of_many_bands_says_so_and_what_it_advises_works(what: str, tmp_path: Path) -> None:
     with pytest.raises(BrokenImage, match=rf"^\(bytes\): not supported: a TIFF of {what}") as caught:
         decode(BANDS[what], 3)
-    advised = re.search(r"\.npy of shape \((\d+), H, W\), which training with --channels (\d+)", str(caught.value))
+    advised = re.search(r"\.npy of shape \((\d+), H, W\) and train with --channels (\d+)", str(caught.value))
     assert advised is not None
     bands = int(what.split()[0])
     assert [int(n) for n in advised.groups()] == [bands, bands]
@@ -83,11 +83,11 @@ def test_three_bands_of_other_numbers_can_be_stored_as_advised(tmp_path: Path) -
     for content, words in (
         (
             tiff(noise(9, 7, 3).astype("f4") / 255, 2),
-            r"3 x 32 bits .floats, RGB.\. Save it as RGB of 8 bits, or as .npy",
+            r"3 x 32 bits .floats, RGB.\. Save it as 8-bit RGB, or as .npy",
         ),
         (
             tiff(noise(9, 7, 3, dtype="u2"), 2),
-            r"3 x 16 bits .*Save it as PNG of 16 bits, or as .npy of shape \(3, H, W\)",
+            r"3 x 16 bits .*Save it as 16-bit PNG, or as .npy of shape \(3, H, W\)",
         ),
     ):
         with pytest.raises(BrokenImage, match=words):
@@ -111,9 +111,11 @@ def test_whole_images_of_another_form_are_not_called_broken(tmp_path: Path, capf
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     text = checked(tmp_path, capfd)
     assert "7, of which 1 cannot be read, and 3 are valid but not supported" in text
-    line = "3 of 6 images looked at are whole, but cannot be used as they are. The first is bands"
+    line = "3 of 6 inspected images are intact but in an unsupported form. The first is bands"
     assert line in started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.9", "--batch-size", "2")
-    with pytest.raises(ValueError, match=r"could not be read, more than the share(?s:.*)Repair or convert them"):
+    with pytest.raises(
+        ValueError, match=r"could not be read, more than the allowed fraction(?s:.*)Repair or convert them"
+    ):
         list(Loader(open_source(tmp_path), 2, 0))
 
 
@@ -121,7 +123,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     bands = noise(32, 32, 2)
     for i in range(8):
         (tmp_path / f"{i}.tif").write_bytes(tiff(bands, extra=[0]))
-    line = "8 of 8 images looked at (TIFF L of 2 bands) have further bands behind the colours, which are left out."
+    line = "8 of 8 inspected images (TIFF L of 2 bands) have extra bands after the colours, which are discarded."
     advice = "Pretraining with --channels 2 reads them from .npy files of shape (2, H, W)"
     for text in (checked(tmp_path, capfd), started(tmp_path, tmp_path / "run", capfd)):
         assert f"{line} {advice}" in text
@@ -129,7 +131,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     for i in range(8):
         (tmp_path / f"{i}.tif").unlink()
         np.save(tmp_path / f"{i}.npy", bands.transpose(2, 0, 1))
-    assert "further bands" not in started(tmp_path, tmp_path / "run", capfd, "--channels", "2")
+    assert "extra bands" not in started(tmp_path, tmp_path / "run", capfd, "--channels", "2")
 
 
 def test_channels_that_lie_in_bands_or_pages_are_named_where_they_are_asked_for() -> None:
@@ -140,7 +142,7 @@ def test_channels_that_lie_in_bands_or_pages_are_named_where_they_are_asked_for(
         (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 6, r"a TIFF of 6 x 8 bits .*\.npy of shape \(6, H, W\)"),
         (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 4, r"a TIFF of 6 x 8 bits .*--channels 6"),
         (tiff(noise(9, 7, 2), extra=[0]), 2, r"a TIFF of 2 x 8 bits .*\.npy of shape \(2, H, W\)"),
-        (pages.getvalue(), 5, r"several pages, of which the first alone is read.*\.npy of shape \(5, H, W\)"),
+        (pages.getvalue(), 5, r"several pages, of which only the first is read.*\.npy of shape \(5, H, W\)"),
     ):
         with pytest.raises(BrokenImage, match=words):
             decode(content, channels)
@@ -165,14 +167,14 @@ def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixtu
     Image.new("L", (32, 32)).save(tmp_path / "dark.png")
     text = checked(tmp_path, capfd)
     for words in (
-        "1 of 4 files looked at has several pages; the first is used. Pages that are channels are read from .npy",
-        "1 of 4 images looked at (TIFF RGB of 5 bands) has further bands behind the colours",
-        "1 image of uint16 uses little of the range of values",
+        "1 of 4 inspected files has several pages; only the first is used. Pages that are channels are read from .npy",
+        "1 of 4 inspected images (TIFF RGB of 5 bands) has extra bands after the colours",
+        "1 uint16 image uses a small part of the value range",
         "1 of 4 images is constant, or nearly so: dark.png. ",
         "same names  1 name with several suffixes, such as dark.npy, dark.png. For 1, they differ",
     ):
         assert words in text, words
-    assert "of uint8 use" not in text  # what is blank has no range
+    assert "uint8 image" not in text  # what is blank has no range
 
 
 def test_floats_beyond_1_are_named_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -181,11 +183,11 @@ def test_floats_beyond_1_are_named_at_the_start(tmp_path: Path, capfd: pytest.Ca
         if i % 4 == 0:
             values[3, 5] = 1.02
         Image.fromarray(values).save(tmp_path / f"{i:02}.tif")
-    reason = "not supported: float values from 0 to 1.02; expected 0 to 1. Scale all images alike"
+    reason = "not supported: float values from 0 to 1.02; expected 0 to 1. Scale all images by the same factor"
     assert "16, of which 0 cannot be read, and 4 are valid" in (text := checked(tmp_path, capfd))
     assert f"00.tif: {reason}" in text
     text = started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.5")
-    assert re.search(rf"WARNING     4 of 16 images looked at are whole, but .* \d+\.tif: {re.escape(reason)}", text)
+    assert re.search(rf"WARNING     4 of 16 inspected images are intact but .* \d+\.tif: {re.escape(reason)}", text)
     for path in tmp_path.glob("*.tif"):
         Image.fromarray(np.asarray(Image.open(path, formats=["TIFF"])) / np.float32(1.02)).save(path)
     assert "16, of which 0 cannot be read\n" in checked(tmp_path, capfd)
@@ -233,10 +235,10 @@ def test_of_several_pages_the_first_is_used_and_said(tmp_path: Path, capfd: pyte
         (tmp_path / f"{i}.tif").write_bytes(saved(3))
         (tmp_path / f"{i}.gif").write_bytes(saved(2, "GIF"))
     for text in (checked(tmp_path, capfd), started(tmp_path, tmp_path / "run", capfd)):
-        assert "8 of 16 files looked at have several pages; the first is used" in text
-        assert "8 of 16 files looked at are animated; the first frame is used" in text
+        assert "8 of 16 inspected files have several pages; only the first is used" in text
+        assert "8 of 16 inspected files are animated; only the first frame is used" in text
     assert cli.main(["embed", str(tmp_path / "run"), str(tmp_path), "--out", str(tmp_path / "e.npz")]) == 0
-    assert "images: 8 of 16 files looked at have several pages; the first is used" in capfd.readouterr().out
+    assert "images: 8 of 16 inspected files have several pages; only the first is used" in capfd.readouterr().out
 
 
 def test_a_cameras_preview_is_no_animation(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, capfd:
             (data / "more" / f"other{i}{suffix}").write_bytes(b"x")
     (data / ".hidden.jpg").write_bytes(b"x")
     passed = (
-        "passed over: 14 .dcm, 10 .heic, 10 without suffix, 1 .csv, 1 hidden or of a system (.hidden.jpg). Convert "
+        "skipped: 14 .dcm, 10 .heic, 10 without suffix, 1 .csv, 1 hidden or system files (.hidden.jpg). Convert "
         "images among them to PNG or TIFF"
     )
     table = tmp_path / "check.json"
@@ -271,7 +273,7 @@ def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, capfd:
         (data / "more" / f"other{i}").write_bytes((data / f"{i}.jpg").read_bytes())
     listing.write_text("".join(f"{data}/more/other{i}\n" for i in range(2)))
     assert "2, of which 0 cannot be read\n" in (text := checked(listing, capfd))
-    assert "passed over" not in text
+    assert "skipped" not in text
 
 
 def test_nothing_is_advised_about_files_that_lie_beside_images(
@@ -279,11 +281,11 @@ def test_nothing_is_advised_about_files_that_lie_beside_images(
 ) -> None:
     for name in ("0.jpg", "1.jpg"):
         photo(tmp_path / name)
-    assert "passed over" not in checked(tmp_path, capfd)
+    assert "skipped" not in checked(tmp_path, capfd)
     (tmp_path / "labels.csv").write_text("x")
-    assert "            passed over: 1 .csv\n" in checked(tmp_path, capfd)
+    assert "            skipped: 1 .csv\n" in checked(tmp_path, capfd)
     (tmp_path / "scan.nii.gz").write_bytes(b"x")
-    assert "passed over: 1 .csv, 1 .nii.gz. Convert images among them" in checked(tmp_path, capfd)
+    assert "skipped: 1 .csv, 1 .nii.gz. Convert images among them" in checked(tmp_path, capfd)
 
 
 def test_numbers_and_words_behind_a_dot_are_no_suffixes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -292,10 +294,10 @@ def test_numbers_and_words_behind_a_dot_are_no_suffixes(tmp_path: Path, capfd: p
         (tmp_path / f"1.2.840.10008.{i}").write_bytes(b"x")  # as scanners name DICOM files
     (tmp_path / "Dr. Weiss last scan").write_bytes(b"x")
     (tmp_path / "x.CR2").write_bytes(b"x")
-    assert "passed over: 21 without suffix, 1 .cr2. Convert images" in checked(tmp_path, capfd)
+    assert "skipped: 21 without suffix, 1 .cr2. Convert images" in checked(tmp_path, capfd)
     (tmp_path / "0.jpg").unlink()
     assert cli.main(["check", str(tmp_path)]) == 1
-    assert "holds no image, but 21 without suffix, 1 .cr2. Convert images among them" in capfd.readouterr().err
+    assert "contains no images, but 21 without suffix, 1 .cr2. Convert images among them" in capfd.readouterr().err
 
 
 SYSTEMS = (
@@ -316,7 +318,7 @@ def test_folders_and_files_of_systems_are_passed_over_and_counted(tmp_path: Path
     assert [source.name(i) for i in range(len(source))] == ["cat/0.jpg", "dog/0.jpg"]
     assert source.classes == ("cat", "dog")
     (line,) = source.notes()
-    assert "12 hidden or of a system (" in line
+    assert "12 hidden or system files (" in line
     for name in ("2 @eaDir", "2 $RECYCLE.BIN", "2 #recycle", "2 System Volume Information", "2 __MACOSX"):
         assert name in line or "others" in line, name
     assert source.system_folders == 12
@@ -326,7 +328,7 @@ def test_folders_and_files_of_systems_are_passed_over_and_counted(tmp_path: Path
     assert len(every) == 2 + 12
     (tmp_path / "cat/0.jpg").unlink()
     (tmp_path / "dog/0.jpg").unlink()
-    with pytest.raises(ValueError, match=r"holds no image, but .*folders of systems \("):
+    with pytest.raises(ValueError, match=r"contains no images, but .*system folders \("):
         open_source(tmp_path)
 
 
@@ -356,7 +358,7 @@ def test_grey_images_that_are_stored_as_colour_are_found(tmp_path: Path, capfd: 
     for i in range(16):
         grey = Image.fromarray(noise(64, 48)).convert("RGB")
         grey.save(tmp_path / f"{i:02}.{('jpg', 'png', 'webp', 'bmp')[i % 4]}")
-    line = "All channels are equal in 16 images looked at: grey stored as RGB; use --channels 1."
+    line = "All channels are equal in 16 inspected images: greyscale stored as RGB; use --channels 1."
     assert line in checked(tmp_path, capfd)
     assert f"WARNING     {line}" in started(tmp_path, tmp_path / "run", capfd)
     for text in (checked(tmp_path, capfd, "--channels", "1"),
@@ -398,25 +400,25 @@ def test_images_that_use_little_of_their_range_are_named(
 ) -> None:
     for i in range(16):
         (tmp_path / f"{i}.{'tif' if kind == 'float32' else 'png'}").write_bytes(DIM[kind]())
-    values = f"the largest value seen is {WORDS[kind]}, the smallest 0."
-    line = f"16 images of {kind} use little of the range of values: {values}"
-    advice = "Train with --normalize data, or scale all files alike"
+    values = f"the largest value is {WORDS[kind]}, the smallest 0."
+    line = f"16 {kind} images use a small part of the value range: {values}"
+    advice = "Train with --normalize data, or scale all files by the same factor"
     assert f"{line} {advice}" in checked(tmp_path, capfd, "--channels", "1")
     source = open_source(tmp_path, channels=1)
     assert warnings_about(source, ALL)[0].startswith(f"{line} {advice}")
-    assert warnings_about(source, {"scale"})[0].startswith(f"{line} Scale all files alike")
+    assert warnings_about(source, {"scale"})[0].startswith(f"{line} Scale all files by the same factor")
     assert warnings_about(source, {"alpha"}) == remarks(source) == []
     Image.new("L", (32, 32), 255).save(tmp_path / "spot.png")  # one of them changes nothing
-    assert "use little of the range" in checked(tmp_path, capfd, "--channels", "1")
+    assert "use a small part of the value range" in checked(tmp_path, capfd, "--channels", "1")
 
 
 def test_a_training_advises_what_it_does_not_do_yet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for i in range(16):
         (tmp_path / f"{i}.png").write_bytes(DIM["uint16"]())
     out = tmp_path / "run"
-    assert "WARNING     16 images of uint16 use little" in started(tmp_path, out, capfd, "--channels", "1")
+    assert "WARNING     16 uint16 images use a small part" in started(tmp_path, out, capfd, "--channels", "1")
     text = started(tmp_path, out, capfd, "--channels", "1", "--normalize", "data")
-    assert "use little" not in text
+    assert "use a small part" not in text
     mean = json.loads((out / "encoder.json").read_text())["mean"]
     assert mean[0] == pytest.approx(2048 / 65535, abs=0.002)
     # its pictures can be seen
@@ -427,7 +429,7 @@ def test_a_training_advises_what_it_does_not_do_yet(tmp_path: Path, capfd: pytes
     seen = np.asarray(Image.open(tmp_path / "show/neighbours.png", formats=["PNG"]))
     assert seen[:120, :120].mean() > 80
     # and a run that starts from weights for other brightness is told to scale, from its own nothing
-    assert "use little" not in started(
+    assert "use a small part" not in started(
         tmp_path, tmp_path / "next", capfd, "--channels", "1", "--init", str(out), "--frozen-epochs", "0"
     )
 
@@ -464,7 +466,7 @@ def test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.fromarray(noise(60, 50, 3)).save("large.tif")
-    words = r"not supported: 50 x 60 pixels are above the limit of 2000. Cut it into tiles, .*; docs/checking.md"
+    words = r"not supported: 50 x 60 pixels exceed the limit of 2000. Cut it into tiles, .*; docs/checking.md"
     with pytest.raises(BrokenImage, match=words):
         decode("large.tif", 3)
     guide = (Path(__file__).parents[1] / "docs/checking.md").read_text()

@@ -23,19 +23,21 @@ TABLES = (REMEDIES, OF_NETWORKS, OF_DATA, OF_EVALUATION, OF_RUNS)
 
 TRIED_ELSEWHERE = {
     "give lists of names under user and fitted.": "test_origins.py::test_origins_that_nobody_wrote_are_refused",
-    "Cut it into tiles, or shrink it; docs/checking.md":
+    "Cut it into tiles, or downscale it; docs/checking.md":
         "test_remarks.py::test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says",
+    "pass x[None] for one image, or x[:, None] for ":
+        "test_kinds_of_data.py::test_what_is_advised_about_arrays_works",
     "put the call under if __name__ == '__main__', or use workers=0":
         "test_workers.py::test_a_script_without_a_main_guard_is_told_what_to_do",
-    "the class of a Dataset must stand at the top of a file. Move it there, or use workers=0":
+    "the class of a Dataset must be defined at the top level of a module. Move it there, or use workers=0":
         "test_workers.py::test_a_dataset_that_cannot_be_sent_says_where_its_class_must_stand",
-    "batches go through a pipe instead, which is slower. Use fewer --workers":
+    "batches are sent through a pipe instead, which is slower. Use fewer --workers":
         "test_reliability.py::test_little_shared_memory",
     "The loading processes cannot be started: ": "test_reliability.py::test_little_shared_memory",
     "# the same accuracies again": "test_demo.py::test_the_command",
-    "Save the one that is meant alone, with `":
+    "Save the intended one in a separate file, such as with `":
         "test_encoders.py::test_two_networks_that_fit_alike_are_refused_with_a_command_that_parts_them",
-    "Where it was made, save the tensors alone: ":
+    "Where it was created, save only the tensors: ":
         "test_encoders.py::test_a_file_with_objects_is_refused_with_what_it_holds_and_what_to_do",
     "open it in a browser": "test_report_browser.py::test_it_shows_every_section_and_loads_every_picture",
     "Make room there.": "test_reliability.py::test_a_full_disk_loses_nothing",

@@ -202,7 +202,7 @@ def test_a_kill_between_the_weights_and_encoder_json_is_noticed_and_mended(
     lookalike.load(out, TinyNet())
     card = json.loads(folder.card.read_text())
     assert (card["epochs"], card["sha256"]) == (2.0, file_sha256(folder.weights))
-    assert "encoder.json was not of" in folder.log.read_text()
+    assert "encoder.json did not match" in folder.log.read_text()
     changed = folder.card.stat().st_mtime_ns
     lookalike.load(out, TinyNet())
     assert folder.card.stat().st_mtime_ns == changed
@@ -219,7 +219,7 @@ def test_a_kill_between_the_weights_and_encoder_json_is_noticed_and_mended(
     assert alone.card.read_text() == old
     capsys.readouterr()
     training.pretrain(tiny_run(photos, twin.path, resume=True))
-    assert "encoder.json was not of" in capsys.readouterr().out
+    assert "encoder.json did not match" in capsys.readouterr().out
     assert_same_run(twin.path, finished(1))
 
 

@@ -72,7 +72,7 @@ def test_folders_that_are_linked_to_each_other_give_each_image_once(tmp_path: Pa
     assert names_of(source) == [f"f{i}/{i}.png" for i in range(10)]
     assert source.keys.tolist() == [key_of(f"f{i}/{i}.png") for i in range(10)]
     (note,) = source.notes()
-    assert note.startswith("100 linked folders lead to folders that are read already")
+    assert note.startswith("100 linked folders were skipped because their targets are read already")
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -114,7 +114,7 @@ def test_a_folder_that_is_two_classes_is_refused(tmp_path: Path) -> None:
     assert source.labels is not None
     assert source.labels.tolist() == [0, 1]
     (root / "c").symlink_to(root / "a")
-    with pytest.raises(ValueError, match="c/ is the same folder as a/: its images would be of two classes"):
+    with pytest.raises(ValueError, match="c/ is the same folder as a/: its images would have two classes"):
         open_source(root, labelled=True)
     assert names_of(open_source(root)) == ["a/1.png", "b/1.png"]
     assert open_maybe_labelled(root).labels is None
@@ -194,14 +194,14 @@ def test_a_list_takes_every_name_that_a_file_can_have_in_a_line(tmp_path: Path) 
     ("make", "error", "words"),
     [
         (lambda d: d / "nowhere", FileNotFoundError, ["nowhere does not exist", "folder of images"]),
-        (lambda d: (d / "empty").mkdir() or d / "empty", ValueError, ["holds no image", "no files at all"]),
+        (lambda d: (d / "empty").mkdir() or d / "empty", ValueError, ["contains no images", "no files at all"]),
         (lambda d: [(d / n).write_text("x") for n in ("a.txt", "b.txt", "c.csv", "d")] and d, ValueError,
-         ["holds no image", "2 .txt", "1 .csv", "1 without suffix"]),
+         ["contains no images", "2 .txt", "1 .csv", "1 without suffix"]),
         (lambda d: (d / "l.txt").write_text("x.png\ny.png") and d / "l.txt", FileNotFoundError,
          ["None of the first 2 files", "x.png"]),
-        (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["names no image"]),
-        (lambda d: (d / "i.png").write_bytes(b"x") and d / "i.png", ValueError, ["no text file of paths"]),
-        (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["no text file of paths"]),
+        (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["lists no images"]),
+        (lambda d: (d / "i.png").write_bytes(b"x") and d / "i.png", ValueError, ["not a text file of paths"]),
+        (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["not a text file of paths"]),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_named(
@@ -222,10 +222,10 @@ def test_labels_are_the_first_folders(tmp_path: Path) -> None:
     given = open_source(tmp_path, labelled=True, classes=["dog", "horse", "cat"])
     assert given.labels is not None
     assert given.labels.tolist() == [2, 2, 0]
-    with pytest.raises(ValueError, match="'cat', which is none of the 2 known ones; nearest: cats"):
+    with pytest.raises(ValueError, match="'cat', which is not one of the 2 known classes; nearest: cats"):
         open_source(tmp_path, labelled=True, classes=["cats", "dog"])
     save(tmp_path / "5.png", noise(4, 4, 3))
-    with pytest.raises(ValueError, match=r"5\.png lies in no class folder"):
+    with pytest.raises(ValueError, match=r"5\.png is not in a class folder"):
         open_source(tmp_path, labelled=True)
 
 
@@ -249,7 +249,11 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
 def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     source = open_source(Items([OSError("gone"), BrokenImage("x", "bad"), torch.zeros(5, 4, 4), {"image": 1}]))
     for i, reason in enumerate(
-        ["item 0: OSError: gone", "item 1: bad", "item 2: not supported: has 5 channels, and 3 cannot be made"]
+        [
+            "item 0: OSError: gone",
+            "item 1: bad",
+            "item 2: not supported: has 5 channels, which cannot be converted to 3",
+        ]
     ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
@@ -278,7 +282,7 @@ def test_a_datasets_labels() -> None:
     assert (source.labels.tolist(), source.classes) == ([0, 1], ("a", "b"))
     with pytest.raises(ValueError, match="Item 0 of Items has no label"):
         open_source(Items([image]), labelled=True)
-    with pytest.raises(ValueError, match="label -1; expected 1 integers from 0"):
+    with pytest.raises(ValueError, match="label -1; expected 1 class indices"):
         open_source(Items([(image, -1)]), labelled=True)
     with pytest.raises(ValueError, match="label 3, but there are 2 classes"):
         open_source(Items([(image, 3)]), labelled=True, classes=["a", "b"])
@@ -318,7 +322,7 @@ def test_labels_that_are_not_needed_stop_nothing_and_others_are_described(name: 
     assert source.labels is None
     assert source.read(2, None).shape == (3, 4, 4)
     assert len(look(source).places) == 3
-    with pytest.raises(ValueError, match=r"Boxes.*expected 3 integers from 0, the numbers of classes"):
+    with pytest.raises(ValueError, match=r"Boxes.*expected 3 class indices \(integers from 0\)"):
         open_source(dataset, labelled=True)
 
 

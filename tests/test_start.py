@@ -92,8 +92,11 @@ def test_a_launch_of_another_size_is_named(photos: Path, tmp_path: Path, monkeyp
         ({"precision": "fp16"}, "needs a GPU"),
         ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),
         ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),
-        ({"checkpoint_activations": True}, "has BatchNorm, which computing twice"),
-        ({"checkpoint_activations": True, "backbone": "torchvision/alexnet", "image_size": 64}, "cannot compute its"),
+        ({"checkpoint_activations": True}, "has BatchNorm, which activation checkpointing"),
+        (
+            {"checkpoint_activations": True, "backbone": "torchvision/alexnet", "image_size": 64},
+            "does not support activation checkpointing",
+        ),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_folder(

@@ -129,7 +129,7 @@ def test_a_damaged_answer_is_asked_for_again(tmp_path: Path) -> None:
     assert asked == [0, 1, 2]
     assert torch.equal(found, torch.full((3, 4), 2.0))
     values.write_bytes(bytes(content[:-4]))
-    with pytest.raises(ValueError, match="not whole"):
+    with pytest.raises(ValueError, match="does not have the size"):
         Answers(tmp_path, "x", 3, 1, 4, torch.float32)
 
 

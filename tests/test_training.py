@@ -274,7 +274,7 @@ def test_larger_views_must_fit_the_patches(photos: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="--large-size 24 is no larger than the global views of 32 pixels"):
         training.resolve(large_run(photos, tmp_path, method=cfg), 40)
     cfg = dataclasses.replace(cfg, large_size=50)
-    with pytest.raises(ValueError, match="cuts images into patches of 16 pixels and cannot take 50 x 50"):
+    with pytest.raises(ValueError, match="has patches of 16 x 16 pixels and does not accept images of 50 x 50"):
         training.pretrain(tiny_run(photos, tmp_path / "run", method=cfg, backbone="test_vit", image_size=32))
     with pytest.raises(ValueError, match="large_epochs is -1"):
         get_method("dinov2").Config(large_epochs=-1.0)

@@ -80,7 +80,7 @@ def test_a_fourth_band_that_tiff_does_not_call_alpha_is_one_of_four_channels(tmp
         assert_holds(decode(path, 3), chw(RGB * (array[..., 3:] > 0)))
         assert_holds(decode(path, 4), chw(array))
         assert kind_of(path).endswith("last channel left out")
-    with pytest.raises(BrokenImage, match=r"4 channels cannot be made|a plane each"):
+    with pytest.raises(BrokenImage, match=r"cannot be converted to 4|planar"):
         decode(tiff(array, 2, extra=[0], planar=True), 4)
 
 

@@ -30,19 +30,19 @@ def saved(content: object, folder: Path) -> str:
 
 
 OTHERS = {
-    "a deeper ResNet": ("resnet34", "resnet18", "80 have no place in the network: layer1.2.conv1.weight; layer1"),
-    "a shallower ResNet": ("resnet18", "resnet34", "80 of the network's are missing or of another shape: layer1.2.c"),
-    "bottlenecks": ("resnet50", "resnet18", r"layer1.0.conv1.weight, there \(64, 64, 1, 1\), here \(64, 64, 3, 3\)"),
-    "a wider ConvNeXt": ("test_convnext2", "test_convnext", "missing or of another shape: stem.0.weight, there"),
-    "a deeper ViT": (vit(depth=4), vit(), "24 have no place in the network: blocks.2.norm1.weight; blocks.2"),
-    "a shallower ViT": (vit(), vit(depth=3), "12 of the network's are missing or of another shape: blocks.2.norm1"),
-    "a ViT with registers": (vit(reg_tokens=4), vit(), "1 have no place in the network: reg_token"),
-    "registers without a position": (vit(reg_tokens=4, no_embed_class=True), vit(), "1 have no place .*: reg_token"),
-    "a ViT with layer scales": (vit(init_values=1e-5), vit(), "4 have no place in the network: blocks.0.ls1.gamma"),
-    "a ViT with normalised keys": (vit(qk_norm=True), vit(), "no place in the network: blocks.0.attn.q_norm.weight"),
-    "a ViT with a norm before its blocks": (vit(pre_norm=True), vit(), "no place in the network: norm_pre.weight"),
-    "a wider ViT": (vit(), vit(embed_dim=32), "of the network's are missing or of another shape: cls_token, there"),
-    "another family": ("test_resnet", vit(), "no place in the network"),
+    "a deeper ResNet": ("resnet34", "resnet18", "80 unexpected: layer1.2.conv1.weight; layer1"),
+    "a shallower ResNet": ("resnet18", "resnet34", "80 missing or of another shape: layer1.2.c"),
+    "bottlenecks": ("resnet50", "resnet18", r"layer1.0.conv1.weight: \(64, 64, 1, 1\) instead of \(64, 64, 3, 3\)"),
+    "a wider ConvNeXt": ("test_convnext2", "test_convnext", "missing or of another shape: stem.0.weight: "),
+    "a deeper ViT": (vit(depth=4), vit(), "24 unexpected: blocks.2.norm1.weight; blocks.2"),
+    "a shallower ViT": (vit(), vit(depth=3), "12 missing or of another shape: blocks.2.norm1"),
+    "a ViT with registers": (vit(reg_tokens=4), vit(), "1 unexpected: reg_token"),
+    "registers without a position": (vit(reg_tokens=4, no_embed_class=True), vit(), "1 unexpected.*: reg_token"),
+    "a ViT with layer scales": (vit(init_values=1e-5), vit(), "4 unexpected: blocks.0.ls1.gamma"),
+    "a ViT with normalised keys": (vit(qk_norm=True), vit(), "unexpected: blocks.0.attn.q_norm.weight"),
+    "a ViT with a norm before its blocks": (vit(pre_norm=True), vit(), "unexpected: norm_pre.weight"),
+    "a wider ViT": (vit(), vit(embed_dim=32), "missing or of another shape: cls_token: "),
+    "another family": ("test_resnet", vit(), "unexpected: "),
 }  # fmt: skip
 
 
@@ -57,8 +57,8 @@ def test_weights_of_another_network_are_refused_with_names(case: str, tmp_path: 
         with pytest.raises(ValueError, match=words) as refused:
             encoders.start_from(made, saved(content, tmp_path))
         held = len(state) + (content is not state)
-        assert f"weights.pth holds {held} tensors, {made.name} has {len(before)}." in str(refused.value)
-        assert str(refused.value).endswith("Give the --backbone that the weights are of.")
+        assert f"weights.pth contains {held} tensors, {made.name} has {len(before)}." in str(refused.value)
+        assert str(refused.value).endswith("Give the --backbone to which the weights belong.")
     assert all(torch.equal(value, before[name]) for name, value in made.export_state().items())
 
 
@@ -103,8 +103,8 @@ def test_weights_are_taken_from_checkpoints_and_what_is_left_out_is_said(case: s
     line = encoders.start_from(made, saved(content, tmp_path))
     assert all(torch.equal(value, state[key]) for key, value in made.export_state().items())
     assert f"weights.pth: {len(state)} of {len(state)} tensors" in line
-    assert line.partition("tensors")[2].startswith(f"; left out: {left}" if left else "")
-    assert bool(left) == ("left out" in line)
+    assert line.partition("tensors")[2].startswith(f"; ignored: {left}" if left else "")
+    assert bool(left) == ("ignored" in line)
 
 
 def test_what_the_network_lacks_of_a_few_layers_is_said(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_the_network_lacks_of_a_few_layers_is_said(tmp_path: Path) -> None:
     del state["bn1.num_batches_tracked"]
     line = encoders.start_from(made, saved(state, tmp_path))
     assert line.endswith(
-        "weights.pth: 118 of 120 tensors; random as before: conv1.weight; left out: fc.weight, fc.bias"
+        "weights.pth: 118 of 120 tensors; randomly initialised: conv1.weight; ignored: fc.weight, fc.bias"
     )
 
 
@@ -127,7 +127,7 @@ def test_relative_positions_of_other_windows_do_not_make_another_network(tmp_pat
     state |= {k: v[:-1] for k, v in state.items() if k.endswith("relative_position_bias_table")}
     made = create(swin, image_size=32)
     line = encoders.start_from(made, saved(state, tmp_path))
-    assert "random as before: layers.0.blocks.0.attn.relative_position_bias_table" in line
+    assert "randomly initialised: layers.0.blocks.0.attn.relative_position_bias_table" in line
 
 
 def test_a_file_of_another_network_is_no_encoder_of_the_named_one(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_script_without_a_main_guard_is_told_what_to_do(photos: Path, tmp_path
         return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
 
     last = ran("load(1)").stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: A loading process ended before its first batch. Under the start method spawn")
+    assert last.startswith("RuntimeError: A loading process exited before its first batch. With the start method spawn")
     advice = re.search(r"put the call under (if __name__ == '__main__'), or use (workers=0)\.", last)
     assert advice
     for call in (f"{advice[1]}:\n    load(1)", f"load({advice[2]})"):
@@ -74,7 +74,7 @@ def test_a_dataset_that_cannot_be_sent_says_where_its_class_must_stand(method: s
     class Within(AtTheTop):
         pass
 
-    with pytest.raises(RuntimeError, match=rf"start method {method} the class of a Dataset must stand at the top"):
+    with pytest.raises(RuntimeError, match=rf"start method {method} the class of a Dataset must be defined at the top"):
         next(iter(Loader(open_source(Within()), 4, 0, workers=1)))
     for data, workers in ((AtTheTop(), 1), (Within(), 0)):
         loader = Loader(open_source(data), 4, 0, workers=workers)

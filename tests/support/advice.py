@@ -39,11 +39,11 @@ def literals() -> list[Text]:
 
 IMPERATIVES = (
     "Add", "Ask", "Call", "Change", "Check", "Choose", "Compute", "Continue", "Convert", "Copy", "Correct", "Create",
-    "Crop", "Cut", "Delete", "Drop", "Embed", "Exclude", "Fetch", "Find", "Free", "Give", "Go", "Inspect", "Install",
-    "Keep", "Leave", "Let", "Look", "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open",
-    "Pass", "Pick", "Point", "Put", "Raise", "Read", "Reboot", "Reinstall", "Remove", "Rename", "Repair", "Replace",
-    "Restore", "Resume", "Return", "Run", "Save", "Scale", "See", "Set", "Split", "Start", "Stop", "Store", "Take",
-    "Train", "Try", "Turn", "Unset", "Update", "Use", "Wait", "Wrap", "Write",
+    "Crop", "Cut", "Delete", "Download", "Drop", "Embed", "Exclude", "Fetch", "Find", "Free", "Give", "Go", "Inspect",
+    "Install", "Keep", "Leave", "Let", "Look", "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number",
+    "Omit", "Open", "Pass", "Pick", "Point", "Put", "Raise", "Read", "Reboot", "Reinstall", "Remove", "Rename",
+    "Repair", "Replace", "Restore", "Resume", "Return", "Run", "Save", "Scale", "See", "Set", "Split", "Start", "Stop",
+    "Store", "Take", "Train", "Try", "Turn", "Unset", "Update", "Use", "Wait", "Wrap", "Write",
 )  # fmt: skip
 """What a sentence of advice begins with."""
 

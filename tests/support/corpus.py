@@ -373,7 +373,7 @@ LISTED: tuple[Callable[[Case, list[str], list[File], Rng], None], ...] = (
 
 
 def refused_case(place: Path, index: int) -> Case:
-    """A folder, list or other thing that holds no images."""
+    """A folder, list or other thing that contains no imagess."""
     case = Case("refused", index, place / "images.txt", refused=True)
     (spoil,) = dealt(SPOILED, "spoiled", index, 1)
     case.about.append(name_of(spoil))

@@ -1,6 +1,6 @@
-"""timm, torchvision and a user's own networks behind one face: images in, features and tokens out.
+"""A common interface to networks of timm, torchvision and the user: images in, features and tokens out.
 
-`create` builds a `Backbone` by name. What builds one is imported when it is first used: a method needs the face alone.
+`create` builds a `Backbone` by name. The builders are imported on first use: a method needs only the interface.
 """
 
 import importlib

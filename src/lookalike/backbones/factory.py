@@ -24,7 +24,7 @@ from .vit import ViT, patch_size_of
 from .wrappers import Own, Timm, Torchvision
 
 SMALL_STEM_UP_TO = 64
-"""Largest image size, in pixels, at which a ResNet gets the small stem unless told otherwise."""
+"""Largest image size, in pixels, at which a ResNet gets the small stem by default."""
 
 
 def create(
@@ -42,25 +42,25 @@ def create(
 
     Args:
         backbone: a timm name (`resnet18`, `timm/resnet18`, `vit_small_patch14_dinov2.lvd142m`), `torchvision/NAME`, or
-            a module that maps images (B, C, H, W) to (B, D), or to (B, D, H, W) which is averaged over its places.
-        channels: of the images. Published weights are adapted to them by timm's rule.
-        image_size: pixels a side. A plain ViT also takes all other multiples of its patch size.
-        weights: loads the weights that the library publishes under this name.
-        drop_path: probability that the last residual block is skipped, in [0, 1); less for the blocks before. Nothing
-            else is random in the network of a name, whatever its library drops; a module of yours keeps what it has.
-        mask_token: gives a plain ViT a learnable mask token, which starts at zero as in iBOT and DINOv2.
-        interpolation: how a plain ViT resizes its position embedding: as DINO and DINOv2 do, or as timm does.
+            a module that maps images (B, C, H, W) to (B, D), or to (B, D, H, W), which is averaged over H and W.
+        channels: number of image channels. Published weights are adapted by timm's rule.
+        image_size: side of the images in pixels. A plain ViT also accepts all other multiples of its patch size.
+        weights: loads the weights published by the library under this name.
+        drop_path: probability of skipping the last residual block, in [0, 1); smaller for earlier blocks. All other
+            dropout of a network created by name is disabled; your own module keeps its dropout.
+        mask_token: adds a learnable mask token to a plain ViT, initialised to zero as in iBOT and DINOv2.
+        interpolation: how a plain ViT resizes its position embedding: as in DINO and DINOv2, or as in timm.
         stem: a ResNet's first layers: "standard", or "small" for a 3x3 convolution of stride 1 without pooling (SimCLR,
-            appendix B.9). None is small up to 64 pixels, unless `weights` are loaded.
+            appendix B.9). None means small for images up to 64 pixels, unless `weights` are loaded.
 
     Raises:
-        ValueError: an unknown name, or something that this backbone cannot do; the message says what works.
-        FileNotFoundError: the weights could not be fetched.
+        ValueError: an unknown name, or something that this backbone does not support; the message states what works.
+        FileNotFoundError: the weights could not be downloaded.
     """
     if channels < 1 or image_size < 1:
-        raise ValueError(f"channels and image_size are at least 1, got {channels} and {image_size}.")
+        raise ValueError(f"channels and image_size are {channels} and {image_size}; both must be at least 1.")
     if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path is a probability in [0, 1), got {drop_path}.")
+        raise ValueError(f"drop_path is {drop_path}; expected a probability in [0, 1).")
     if isinstance(backbone, nn.Module):
         name, patch, kind = _of_module(backbone, weights or drop_path > 0 or stem == "small")
     else:
@@ -69,34 +69,34 @@ def create(
     if patch is not None:
         patch_grid(name, patch, image_size, image_size)
     elif mask_token:
-        raise ValueError(f"{name} cannot mask patches. Choose a plain ViT, such as vit_small_patch16_224.")
+        raise ValueError(f"{name} does not support masks. Choose a plain ViT, such as vit_small_patch16_224.")
     mean, std = statistics_of(name) if weights else (IMAGENET_MEAN, IMAGENET_STD)
-    made = _Recipe(
+    built = _Recipe(
         backbone if isinstance(backbone, nn.Module) else None, name, kind, channels, drop_path, stem or "standard",
         interpolation, per_channel(mean, channels), per_channel(std, channels),
-    ).tried(image_size, weights)  # fmt: skip
-    if isinstance(made, ViT):
+    ).build(image_size, weights)  # fmt: skip
+    if isinstance(built, ViT):
         if weights:
-            made.set_image_size(image_size)
+            built.set_image_size(image_size)
         if mask_token:
-            made.mask_token = nn.Parameter(torch.zeros(1, made.patch_dim))
-    return made
+            built.mask_token = nn.Parameter(torch.zeros(1, built.patch_dim))
+    return built
 
 
 def _of_module(module: nn.Module, changed: bool) -> tuple[str, int | None, type[Backbone]]:
-    """The tag, patch size and kind of backbone of a user's own module, of which nothing may be asked to be changed."""
+    """The tag, patch size and backbone class of a user's own module; `changed`: whether options would modify it."""
     name = module_tag(module)
     if changed:
-        raise ValueError(f"{name} is your own module: set its weights, drop path and stem before you pass it.")
+        raise ValueError(f"{name} is your own module: set its weights, drop path and stem before passing it.")
     patch = patch_size_of(module)
     return name, patch, Own if patch is None else ViT
 
 
 def _of_name(backbone: str, channels: int, drop_path: float) -> tuple[str, int | None, type[Backbone]]:
-    """The full name, patch size and kind of backbone of a network that a library has."""
+    """The full name, patch size and backbone class of a library's network."""
     name = full_name(backbone)
     if name.startswith("torchvision/"):
-        if drop_path:  # it is refused here, where no other error is expected
+        if drop_path:  # raises here if drop path is not supported, before other errors can
             with torch.device("meta"):
                 torchvision_net(name, channels, False, drop_path)
         return name, None, Torchvision
@@ -106,10 +106,10 @@ def _of_name(backbone: str, channels: int, drop_path: float) -> tuple[str, int |
 
 @dataclass(frozen=True)
 class _Recipe:
-    """A network that can be built at several image sizes, with random weights or those that its library publishes."""
+    """Settings of a network that can be built at several image sizes, with random or published weights."""
 
     module: nn.Module | None
-    """A user's own, which takes the sizes that it takes; None for the network of a name."""
+    """A user's own module, whose supported sizes are fixed; None for a network created by name."""
     name: str
     kind: type[Backbone]
     channels: int
@@ -119,15 +119,15 @@ class _Recipe:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def tried(self, size: int, weights: bool) -> Backbone:
-        """The backbone, once images of `size` pixels went through it: they tell its dimensions.
+    def build(self, size: int, weights: bool) -> Backbone:
+        """Builds the backbone and finds its dimensions by a forward pass with images of `size` x `size` pixels.
 
         Raises:
-            ValueError: it does not take them, or returns no features.
+            ValueError: the network does not accept them, or does not return features.
         """
         try:
-            made = self._built(size, weights)
-            feature, sequence, _ = made.try_size(size)
+            built = self._built(size, weights)
+            feature, sequence, _ = built.try_size(size)
         except (FileNotFoundError, WrongOutput):
             raise
         except Exception as error:
@@ -135,11 +135,11 @@ class _Recipe:
         if feature.ndim != 2:
             raise ValueError(
                 f"{self.name} returns shape {tuple(feature.shape)} for 2 images; expected (2, D), or (2, D, H, W), "
-                "which is averaged over its places. Change its last layers."
+                "which is averaged over H and W. Change its last layers."
             )
-        made.dim = feature.shape[1]
-        made.patch_dim = 0 if sequence is None else sequence.shape[2]
-        return made
+        built.dim = feature.shape[1]
+        built.patch_dim = 0 if sequence is None else sequence.shape[2]
+        return built
 
     def _try_other(self, size: int) -> Parts:
         with torch.device("meta") if self.kind is Timm else nullcontext():
@@ -148,7 +148,7 @@ class _Recipe:
     def _built(self, size: int, weights: bool) -> Backbone:
         net = self._net(size, weights)
         if self.stem == "small":
-            _make_stem_small(net)
+            _replace_stem(net)
         return self.kind(
             net, self.name, channels=self.channels, image_size=size, mean=self.mean, std=self.std, stem=self.stem,
             interpolation=self.interpolation,
@@ -159,32 +159,32 @@ class _Recipe:
             return self.module
         if self.kind is Torchvision:
             return torchvision_net(self.name, self.channels, weights, self.drop_path)
-        # A ViT's published positions keep their grid here; `create` resizes them by the rule that was asked for.
+        # Published position embeddings of a ViT keep their grid here; `create` resizes them with `interpolation`.
         fixed = None if weights and self.kind is ViT else size
         return timm_net(self.name, self.channels, fixed, weights, self.drop_path)
 
 
 def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_token: bool = False) -> Backbone:
-    """A copy of a backbone with its weights, for images of `image_size` pixels, to be trained further.
+    """A copy of a backbone with its weights, for further training with images of `image_size` pixels.
 
-    A user's own module keeps the drop path that it has. The other arguments, and errors, are those of `create`.
+    A user's own module keeps its drop path. Other arguments and errors are those of `create`.
     """
     own = is_tag(backbone.name)
-    made = create(
+    copied = create(
         copy.deepcopy(backbone.net) if own else backbone.name, channels=backbone.channels, image_size=image_size,
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    made.mean, made.std, made.alpha = backbone.mean, backbone.std, backbone.alpha
+    copied.mean, copied.std, copied.alpha = backbone.mean, backbone.std, backbone.alpha
     if own:
-        made.name = backbone.name
+        copied.name = backbone.name
     else:
-        made.load_exported(backbone.export_state())
-    return made
+        copied.load_exported(backbone.export_state())
+    return copied
 
 
 def published(name: str) -> Backbone:
-    """A backbone with the weights that its library publishes, at the image size and by the rules that they came with.
+    """A backbone with its library's published weights, at their image size and with their interpolation.
 
     Raises:
         ValueError, FileNotFoundError: see `create`.
@@ -193,7 +193,7 @@ def published(name: str) -> Backbone:
 
 
 def patch_size(backbone: str | nn.Module) -> int | None:
-    """Pixels of a side of a plain ViT's patches; None for other backbones. Nothing is computed to know it."""
+    """Side of a plain ViT's patches in pixels; None for other backbones. Runs no forward pass."""
     if isinstance(backbone, Backbone):
         return backbone.patch_size
     if isinstance(backbone, nn.Module):
@@ -214,16 +214,17 @@ def _chosen_stem(name: str, stem: Stem | None, image_size: int, weights: bool) -
         builder = timm.model_entrypoint(name.partition(".")[0])
     if not builder.__module__.endswith("models.resnet"):
         if stem == "small":
-            raise ValueError(f"{name} is no ResNet and has no small stem. Leave stem at None.")
+            raise ValueError(f"{name} is not a ResNet and has no small stem. Leave stem at None.")
         return "standard"
     if stem == "small" and weights:
         raise ValueError(f"The published weights of {name} are for the standard stem. Leave stem at None.")
     return stem or ("small" if image_size <= SMALL_STEM_UP_TO and not weights else "standard")
 
 
-def _make_stem_small(net: nn.Module) -> None:
+def _replace_stem(net: nn.Module) -> None:
+    """Gives a ResNet the small stem."""
     first = net.conv1
-    if isinstance(first, nn.Sequential):  # a deep stem: three 3x3 convolutions, of which the first has stride 2
+    if isinstance(first, nn.Sequential):  # a deep stem: three 3x3 convolutions, the first with stride 2
         assert isinstance(first[0], nn.Conv2d)
         first[0].stride = (1, 1)
     else:

@@ -1,4 +1,4 @@
-"""Files of weights: the checkpoints of DINO, iBOT and DINOv2, and others under timm's names."""
+"""Weights files: checkpoints of DINO, iBOT and DINOv2, and files with timm's tensor names."""
 
 import math
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from .weights import is_beside
 def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
     """Loads a backbone's weights from an official DINO, iBOT or DINOv2 checkpoint; returns the number of tensors.
 
-    Names are mapped to timm's. A mask token is taken where the backbone has one and left out otherwise.
+    Names are mapped to timm's. A mask token is loaded if the backbone has one, and ignored otherwise.
 
     Raises:
-        ValueError: names or shapes do not fit.
+        ValueError: names or shapes do not match.
     """
     state = timm_names(backbone, state)
     mask_token = state.pop("mask_token", None)
@@ -32,7 +32,7 @@ def load_official(backbone: Backbone, state: Mapping[str, Tensor]) -> int:
 
 
 def timm_names(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official DINO, iBOT or DINOv2 checkpoint's tensors under timm's names; other states stay as they are."""
+    """Maps the tensors of an official DINO, iBOT or DINOv2 checkpoint to timm's names; other states are unchanged."""
     state = dict(state)
     if "masked_embed" in state:  # iBOT's name
         state["mask_token"] = state.pop("masked_embed")
@@ -42,25 +42,25 @@ def timm_names(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Ten
         state["reg_token"] = state.pop("register_tokens")
     if backbone.net.no_embed_class and {"pos_embed", "cls_token"} <= state.keys():
         patches = state["pos_embed"].shape[1] - 1
-        if math.isqrt(patches) ** 2 == patches:  # timm adds no position to the class token: it goes into the token
+        if math.isqrt(patches) ** 2 == patches:  # timm adds no position to the class token: merge it into the token
             state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
             state["pos_embed"] = state["pos_embed"][:, 1:]
     return {k.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): v for k, v in state.items()}
 
 
 def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> Backbone:
-    """The backbone of a name with a file's weights, under timm's names or those of DINO, iBOT and DINOv2.
+    """The named backbone with a file's weights, with tensor names of timm or of DINO, iBOT and DINOv2.
 
-    It has the image size of the weights that are published under the name, and their mean and standard deviation, or,
-    where the file is an `official` checkpoint, those of DINO, iBOT and DINOv2. A classifier is left out.
+    Its image size is that of the weights published under the name. So are its mean and standard deviation, except for
+    an `official` checkpoint, where they are those of DINO, iBOT and DINOv2. A classifier is ignored.
 
     Raises:
-        ValueError: an unknown name, or tensors that are missing, too many, or of another shape.
+        ValueError: an unknown name, or tensors that are missing, unexpected, or of another shape.
     """
     known = full_name(name)
     plain = without_numbers(known)
     first = state.get(next(path for path, part in plain.named_modules() if isinstance(part, nn.Conv2d)) + ".weight")
-    made = create(
+    backbone = create(
         known, channels=3 if first is None else first.shape[1], image_size=published_size(known), stem="standard",
         interpolation="official" if official else interpolation_of(known),
     )  # fmt: skip
@@ -69,29 +69,29 @@ def from_weights(state: Mapping[str, Tensor], name: str, *, official: bool) -> B
 
         cfg = timm.get_pretrained_cfg(known)
         if cfg is not None:
-            made.mean, made.std = (per_channel(tuple(x), made.channels) for x in (cfg.mean, cfg.std))
-    own = made.net.state_dict()
-    load_official(made, {k: v for k, v in state.items() if k in own or not is_beside(k, own)})
-    return made
+            backbone.mean, backbone.std = (per_channel(tuple(x), backbone.channels) for x in (cfg.mean, cfg.std))
+    own = backbone.net.state_dict()
+    load_official(backbone, {k: v for k, v in state.items() if k in own or not is_beside(k, own)})
+    return backbone
 
 
 def recognised(state: Mapping[str, Tensor]) -> str | None:
-    """The timm name of the ViT that the tensors of an official DINO, iBOT or DINOv2 checkpoint are of, or None."""
+    """The timm name of the ViT of an official DINO, iBOT or DINOv2 checkpoint, or None."""
     proj = state.get("patch_embed.proj.weight")
-    # theirs have a class token and no classifier
+    # official checkpoints have a class token and no classifier
     if proj is None or proj.ndim != 4 or "cls_token" not in state or "head.weight" in state:
         return None
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     size = {(384, 12): "small", (768, 12): "base", (1024, 24): "large", (1536, 40): "giant"}.get((len(proj), depth))
     patch = proj.shape[2]
     if "blocks.0.ls1.gamma" in state:
-        registers = "_reg4" if state.keys() & {"register_tokens", "reg_token"} else ""  # timm's files are taken, too
+        registers = "_reg4" if state.keys() & {"register_tokens", "reg_token"} else ""  # either official or timm's name
         name = f"vit_{size}_patch{patch}{registers}_dinov2.lvd142m"
     else:
         name = f"vit_{size}_patch{patch}_224.dino"
     try:
         return full_name(name)
-    except ValueError:  # iBOT's ViT-L/16 has no weights of DINO at timm, but its architecture
+    except ValueError:  # timm has the architecture of iBOT's ViT-L/16, but no DINO weights for it
         try:
             return full_name(name.partition(".")[0])
         except ValueError:

@@ -1,6 +1,6 @@
-"""Plain vision transformers of timm's, whose tokens are assembled here.
+"""Plain vision transformers of timm, with the token sequence built here.
 
-So they take masks and any image size, with the position interpolation of the official DINO and DINOv2 code.
+This allows masks and any image size, with the position interpolation of the official DINO and DINOv2 code.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ViT(Backbone):
-    """A plain vision transformer of timm's. Its tokens are assembled here."""
+    """A plain vision transformer of timm, with masks and any image size."""
 
     net: "VisionTransformer"
 
@@ -46,17 +46,17 @@ class ViT(Backbone):
         found = [part for part in self.net.blocks[-1].modules() if isinstance(part, Attention)]
         if len(found) != 1:
             raise ValueError(
-                f"The last block of {self.name} holds {len(found)} of timm's Attention layers, and must hold one for "
-                "its attention to be shown. Choose a plain ViT, such as vit_small_patch16_224."
+                f"The last block of {self.name} has {counted(len(found), 'timm Attention layer')}; showing its "
+                "attention requires exactly 1. Choose a plain ViT, such as vit_small_patch16_224."
             )
-        attn, seen = found[0], list[Tensor]()
-        hook = attn.qkv.register_forward_hook(lambda module, args, y: seen.append(y))
+        attn, outputs = found[0], list[Tensor]()
+        hook = attn.qkv.register_forward_hook(lambda module, args, y: outputs.append(y))
         try:
             self._sequence(x, None)
         finally:
             hook.remove()
-        b, tokens, _ = seen[0].shape
-        q, k, _ = seen[0].view(b, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, tokens, d)
+        b, tokens, _ = outputs[0].shape
+        q, k, _ = outputs[0].view(b, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, tokens, d)
         logits: Tensor = attn.scale * attn.q_norm(q) @ attn.k_norm(k).mT
         return logits.softmax(-1)
 
@@ -64,27 +64,27 @@ class ViT(Backbone):
         if self.net.cls_token is None:
             return super().class_tokens(x, blocks)
         if blocks > len(self.net.blocks):
-            raise ValueError(f"{self.name} has {counted(len(self.net.blocks), 'block')}; {blocks} were asked for.")
-        seen = list[Tensor]()
-        hooks = [b.register_forward_hook(lambda module, args, y: seen.append(y)) for b in self.net.blocks[-blocks:]]
+            raise ValueError(f"{self.name} has {counted(len(self.net.blocks), 'block')}; {blocks} were requested.")
+        outputs = list[Tensor]()
+        hooks = [b.register_forward_hook(lambda module, args, y: outputs.append(y)) for b in self.net.blocks[-blocks:]]
         try:
             self._sequence(x, None)
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat([self.net.norm(y)[:, 0] for y in seen], 1)
+        return torch.cat([self.net.norm(y)[:, 0] for y in outputs], 1)
 
     @torch.no_grad()
     def start_as_moco_v3(self, *, freeze_patches: bool) -> None:
-        """Random weights as MoCo v3 begins with (its `vits.py`); positions are sines and cosines, and stay so.
+        """Initialises the weights as in MoCo v3 (its `vits.py`), with a fixed sine-cosine position embedding.
 
         A user's own module keeps its weights and positions.
 
         Args:
-            freeze_patches: whether the patch embedding stays as random as it is.
+            freeze_patches: whether the randomly initialised patch embedding is frozen.
 
         Raises:
-            ValueError: the width is no multiple of 4, or there are no absolute positions.
+            ValueError: the width is not a multiple of 4, or the network has no absolute position embedding.
         """
         net, proj = self.net, self.net.patch_embed.proj
         proj.requires_grad_(not freeze_patches)
@@ -92,9 +92,10 @@ class ViT(Backbone):
             return
         if net.pos_embed is None or self.patch_dim % 4:
             raise ValueError(
-                f"{self.name} has {counted(self.patch_dim, 'number')} per token"
-                f"{'' if net.pos_embed is not None else ' and no absolute positions'}; sine-cosine positions need a "
-                "multiple of 4 and a place. Choose a plain ViT, such as vit_small_patch16_224."
+                f"{self.name} has width {self.patch_dim}"
+                f"{'' if net.pos_embed is not None else ' and no absolute position embedding'}; MoCo v3 requires an "
+                "absolute position embedding and a width divisible by 4. Choose a plain ViT, such as "
+                "vit_small_patch16_224."
             )
         net.init_weights("moco")
         nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1))
@@ -115,7 +116,7 @@ class ViT(Backbone):
         return net.forward_head(sequence), net.fc_norm(sequence)[:, int(net.has_class_token) :], net.num_reg_tokens
 
     def _sequence(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The tokens after the blocks, (B, 1 + R + N, P), or one less without class token."""
+        """The tokens after the blocks, (B, 1 + R + N, P); (B, R + N, P) without class token."""
         net = self.net
         x = net.norm_pre(net.patch_drop(self._embed(x, mask)))
         if net.grad_checkpointing:
@@ -134,7 +135,7 @@ class ViT(Backbone):
         x = net.patch_embed.norm(net.patch_embed.proj(x).flatten(2).mT)  # (B, N, P)
         if mask is not None:
             if self.mask_token is None:
-                raise ValueError(f"{self.name} has no mask token. Create it with mask_token=True.")
+                raise ValueError(f"{self.name} has no mask token. Create the backbone with mask_token=True.")
             if mask.shape != x.shape[:2]:
                 raise ValueError(
                     f"The mask has shape {tuple(mask.shape)}; {counted(x.shape[0], 'image')} of {grid[0]} x "
@@ -154,14 +155,14 @@ class ViT(Backbone):
 
     @property
     def _unplaced(self) -> int:
-        """How many rows of the position embedding come before the patches'."""
+        """Number of rows of the position embedding before those of the patches."""
         return 0 if self.net.no_embed_class else int(self.net.num_prefix_tokens)
 
     def _resized(self, position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-        """The position embedding of a grid of `old` rows and columns, for a grid of `new`."""
+        """The position embedding resampled from a grid of `old` rows and columns to a grid of `new`."""
         if old == new:
             return position
-        # DINO and DINOv2 do not antialias; DINOv2's models with registers do, as does timm.
+        # DINO and DINOv2 do not antialias; DINOv2's models with registers and timm do.
         antialias = self.interpolation == "timm" or self.net.num_reg_tokens > 0
         exact = torch.promote_types(position.dtype, torch.float32)
         first, table = (
@@ -170,12 +171,12 @@ class ViT(Backbone):
         )  # (H, W, P)
         with nullcontext() if position.is_meta else torch.autocast(position.device.type, enabled=False):
             rows, columns = (_resampling(o, n, antialias, table) for o, n in zip(old, new))
-            # As products: the gradient of a bicubic F.interpolate is not deterministic on a GPU.
+            # matrix products, because the gradient of bicubic F.interpolate is not deterministic on a GPU
             table = torch.einsum("ih,jw,hwp->ijp", rows, columns, table)
         return torch.cat([first, table.flatten(0, 1)[None].to(position.dtype)], 1)
 
     def set_image_size(self, size: int) -> None:
-        """Resizes the position embedding itself, by the same rule as that of a forward pass."""
+        """Resizes the position embedding permanently, with the same interpolation as in a forward pass."""
         net = self.net
         position, old = net.pos_embed, net.patch_embed.grid_size
         net.set_input_size((size, size))
@@ -195,7 +196,7 @@ class ViT(Backbone):
 
 
 def patch_size_of(net: nn.Module) -> int | None:
-    """The patch size of timm's plain vision transformer; None for all that assemble their tokens in another way."""
+    """The patch size of a plain vision transformer of timm; None for networks that build their tokens differently."""
     from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import VisionTransformer
 
@@ -209,20 +210,20 @@ def patch_size_of(net: nn.Module) -> int | None:
 
 
 def _sine_cosine(rows: int, columns: int, width: int) -> Tensor:
-    """Fixed positions (rows * columns, width): sines and cosines of a patch's row, then of its column (MoCo v3)."""
+    """Fixed position embedding (rows * columns, width): sines and cosines of the row, then of the column (MoCo v3)."""
     frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [place.flatten()[:, None] * frequencies for place in (row, column)]
+    angles = [index.flatten()[:, None] * frequencies for index in (row, column)]
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
 
 
 def _resampling(old: int, new: int, antialias: bool, like: Tensor) -> Tensor:
-    """The weights (new, old) with which bicubic interpolation makes `new` numbers from `old`."""
-    # Along the columns of a square: torch 2.15 resizes an image one pixel wide wrongly when it antialiases.
+    """The weights (new, old) of bicubic interpolation from `old` to `new` values."""
+    # along the columns of a square: torch 2.15 resizes an image one pixel wide wrongly when it antialiases
     impulses = torch.eye(old, dtype=like.dtype, device=like.device)[None, None]
     if antialias:
         resized = F.interpolate(impulses, size=(old, new), mode="bicubic", antialias=True)
     else:
-        # DINO's offset: it was to guard the output size against rounding, and it also moves each sample.
+        # DINO's offset of 0.1, meant to protect the output size from rounding, also shifts each sample
         resized = F.interpolate(impulses, scale_factor=(1.0, (new + 0.1) / old), mode="bicubic")
     return resized[0, 0].mT

@@ -1,4 +1,4 @@
-"""Networks that run as their library, or a user, wrote them, without the classifier."""
+"""Networks of a library or a user, run by their own code, without the classifier."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ _MAPS = {
     "RegNet": "trunk_output", "ResNet": "layer4", "ShuffleNetV2": "conv5", "SqueezeNet": "features",
     "SwinTransformer": "permute", "VGG": "features",
 }  # fmt: skip
-"""torchvision's classes, and the module in each whose output is the last feature map (B, P, H, W)."""
+"""torchvision's classes -> the module whose output is the last feature map (B, P, H, W)."""
 
 
 class Timm(Backbone):
-    """Any other network of timm's, run by its own code."""
+    """A network of timm other than a plain ViT, run by its own code."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _pooled(self.net(x))
@@ -29,7 +29,7 @@ class Timm(Backbone):
     def _recompute(self) -> bool:
         try:
             self.net.set_grad_checkpointing(True)  # type: ignore[operator]
-        except (AttributeError, AssertionError):  # not all networks have it, and some assert that they do not
+        except (AttributeError, AssertionError):  # the errors of networks without support
             return False
         return True
 
@@ -44,17 +44,17 @@ class Timm(Backbone):
             stages: list[dict[str, int]] = net.feature_info  # type: ignore[assignment]
             stride = stages[-1]["reduction"]
             first = features.shape[1] - math.ceil(x.shape[2] / stride) * math.ceil(x.shape[3] / stride)
-            if first < 0:  # PiT keeps its class token only
+            if first < 0:  # PiT returns only its class token
                 return feature, None, 0
             classes = min(first, int(getattr(net, "cls_token", None) is not None))
             return feature, features[:, classes:], first - classes
-        # (B, P, H, W); Swin and its kin have (B, H, W, P)
+        # (B, P, H, W), or (B, H, W, P) in Swin and similar networks
         patches = features.flatten(2).mT if features.shape[1] == net.num_features else features.flatten(1, 2)
         return feature, patches, 0
 
 
 class Torchvision(Backbone):
-    """A network of torchvision's whose last layer is gone."""
+    """A network of torchvision without its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         feature: Tensor = self.net(x)
@@ -62,19 +62,19 @@ class Torchvision(Backbone):
 
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)
-        where = _MAPS.get(type(self.net).__name__)
-        if where is None:
+        path = _MAPS.get(type(self.net).__name__)
+        if path is None:
             return self.net(x), None, 0
         maps: list[Tensor] = []
-        hook = self.net.get_submodule(where).register_forward_hook(lambda module, args, y: maps.append(y))
+        hook = self.net.get_submodule(path).register_forward_hook(lambda module, args, y: maps.append(y))
         try:
             return self.net(x), maps[0].flatten(2).mT, 0
         finally:
             hook.remove()
 
 
-def _what(value: object) -> str:
-    """What a module returned, in a few words: its type, shape and parts."""
+def _described(value: object) -> str:
+    """A short description of a module's result: its type, shape and parts."""
     if isinstance(value, Tensor):
         kind = "" if value.is_floating_point() else f" of {str(value.dtype).removeprefix('torch.')}"
         return f"a tensor {tuple(value.shape)}{kind}"
@@ -92,7 +92,7 @@ def _short(value: object) -> str:
 
 
 class Own(Backbone):
-    """A user's module, which returns (B, D) or (B, D, H, W)."""
+    """A user's module that returns (B, D) or (B, D, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _pooled(self.net(x))
@@ -103,22 +103,21 @@ class Own(Backbone):
         is_feature = isinstance(y, Tensor) and y.ndim in (2, 4) and len(y) == len(x) and y.is_floating_point()
         if not is_feature or not y.numel():
             raise WrongOutput(
-                f"{self.name} returns {_what(y)} for {counted(len(x), 'image')}; expected one tensor of floats, "
-                f"({len(x)}, D), or "
-                f"({len(x)}, D, H, W), which is averaged over its places. Wrap it in a module that returns its feature "
-                "alone."
+                f"{self.name} returns {_described(y)} for {counted(len(x), 'image')}; expected one float tensor, "
+                f"({len(x)}, D), or ({len(x)}, D, H, W), which is averaged over H and W. Wrap it in a module that "
+                "returns only the feature."
             )
         return _pooled(y), y.flatten(2).mT if y.ndim == 4 else None, 0
 
     def try_size(self, size: int) -> Parts:
-        # A module that somebody wrote may not be up to the meta device.
+        # a user's module may not support the meta device
         device = next((p.device for p in self.net.parameters()), torch.get_default_device())
         with _untouched(self):
             parts = self._parts(self._black(size, device), None)
         if parts[0].dtype != torch.float32:
             raise WrongOutput(
-                f"{self.name} returns {str(parts[0].dtype).removeprefix('torch.')}; expected float32. Give it in "
-                "float32, and choose the --precision of the training."
+                f"{self.name} returns {str(parts[0].dtype).removeprefix('torch.')}; expected float32. Convert it to "
+                "float32, and choose the training precision with --precision."
             )
         return parts
 
@@ -129,8 +128,8 @@ class Own(Backbone):
             feature = self._parts(self._black(self.image_size, device), None)[0]
         if not feature.requires_grad:
             raise ValueError(
-                f"{self.name} returns features that no parameter changes (detach, no_grad). Give a module that passes "
-                "gradients on."
+                f"{self.name} returns features without gradients (detach, no_grad). Give a module that propagates "
+                "gradients."
             )
 
 
@@ -140,7 +139,7 @@ def _pooled(y: Tensor) -> Tensor:
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards modes and random generators are as before."""
+    """Eval mode without gradients; restores modes and random generators afterwards."""
     modes = [(m, m.training) for m in module.modules()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices), torch.no_grad():

@@ -212,7 +212,7 @@ class Loader:
                 f"{self.max_broken:g}:{first}\n"
                 + (
                     self.source.missing()
-                    or f"{remedy([*self.broken.values()])}, or restore them (then continue a run that has started with "
+                    or f"{remedy([*self.broken.values()])}, or restore them (an interrupted run continues with "
                     "--resume), raise --max-broken, or remove them and start a new run."
                 )
             )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE: Final = 48
-"""Side of a thumbnail in pixels; its 48 x 48 bytes are all that is stored of an image."""
+"""Side of a thumbnail in pixels; these 48 x 48 bytes are the only data stored per image."""
 NEAR_HASH: Final = 0.65
 """Minimum correlation of the perceptual hashes of near duplicates."""
 NEAR_DETAIL: Final = 0.9

@@ -49,7 +49,7 @@ _TURNS: Final = {  # EXIF orientation -> its inverse: whether to swap the axes, 
 
 def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
     """`kind_of` for an image opened by Pillow."""
-    kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_colour(image) else "")
+    kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_color(image) else "")
     bands = unnamed_bands(image)
     if bands and (image.mode, bands) != ("RGB", 1):  # RGB and one band are read with channels=4
         kind += f" of {counted(bands + len(image.getbands()), 'band')}"
@@ -69,10 +69,10 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
     """`decode` for an image opened by Pillow. Raises ValueError if it cannot be converted to `channels`."""
     _check_faithful(image)
     _check_channels(image, channels)
-    deep_colour = _is_deep_colour(image)
-    _check_room(image, channels, deep_colour)
-    if deep_colour:
-        pixels, keyed = _deep_colour(image)
+    deep_color = _is_deep_color(image)
+    _check_room(image, channels, deep_color)
+    if deep_color:
+        pixels, keyed = _deep_color(image)
         turn = _orientation(image)
         pixels = deep_in_mode(pixels, keyed, channels, alpha)
         return _upright(from_tensor(torch.from_numpy(pixels).permute(2, 0, 1), channels, decode_size, key), turn)
@@ -82,16 +82,16 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
     if decode_size and image.draft(None, (decode_size, decode_size)) is not None:
         factor = max(1, factor // 8)
     image.load()
-    _check_room(image, channels, deep_colour)  # again: the size of an icon is known only after loading
+    _check_room(image, channels, deep_color)  # again: the size of an icon is known only after loading
     turn, bands, size = _orientation(image), unnamed_bands(image), image.size
     top, left, height, width = aspect_window(*size[::-1], key) if decode_size else (0, 0, *size[::-1])
     box = (left, top, left + width, top + height)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _deep_grey(image, alpha)
+        image = _deep_gray(image, alpha)
         image = image if box == (0, 0, *size) else image.crop(box)
         deep = _deep_pixels(image.reduce(factor) if factor > 1 else image)
         return _upright(from_tensor(deep, channels, None, key), turn)
-    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band in the place of alpha
+    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band where others have alpha
         image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
     ground = ground_of(image, channels, alpha)
     rows = max(1, _PIECE // width // factor) * factor
@@ -122,9 +122,9 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
     return (pixels.transpose(1, 2) if swapped else pixels).flip(flipped).contiguous()
 
 
-def _check_room(image: Image.Image, channels: int, deep_colour: bool) -> None:
+def _check_room(image: Image.Image, channels: int, deep_color: bool) -> None:
     """Raises ValueError if the pixels would take too much memory."""
-    deep = 4 if image.mode in ("I", "F") else 2 if deep_colour or image.mode.startswith("I;") else 1
+    deep = 4 if image.mode in ("I", "F") else 2 if deep_color or image.mode.startswith("I;") else 1
     check_size(*image.size, max(channels, len(image.getbands())) * deep)
 
 
@@ -136,7 +136,7 @@ def _raw_mode(image: Image.Image) -> str:
     return str(args[0] if isinstance(args, tuple) and args else args or "")
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def _is_deep_color(image: Image.Image) -> bool:
     """Whether Pillow would discard the low byte of a file's samples."""
     return ";16" in _raw_mode(image) and image.mode in ("LA", "RGB", "RGBA", "CMYK")
 
@@ -152,9 +152,7 @@ def _check_faithful(image: Image.Image) -> None:
     elif image.format == "JPEG2000":
         bits = _jpeg2000_bits(image.fp)
         if bits != [16] and max(bits) > 8:
-            raise Unsupported(
-                f"JPEG 2000 of {len(bits)} x {max(bits)} bits; supported are 8 bits, and 16-bit greyscale. {_SAVE}"
-            )
+            raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; use 8 bits, or 16-bit greyscale. {_SAVE}")
 
 
 def _check_channels(image: Image.Image, channels: int) -> None:
@@ -187,7 +185,7 @@ def _jpeg2000_bits(file: IO[bytes]) -> list[int]:
     return [99 if size & 0x80 else size + 1 for size in sizes]
 
 
-def _deep_colour(image: Image.Image) -> tuple[np.ndarray, bool]:
+def _deep_color(image: Image.Image) -> tuple[np.ndarray, bool]:
     """Pixels (H, W, bands) uint16 of a PNG file of 16-bit colour; see `png.read_deep`."""
     assert isinstance(image, ImageFile.ImageFile)
     if image.format != "PNG" or image.fp is None:
@@ -203,8 +201,8 @@ def _leaves_out(image: Image.Image, channels: int) -> bool:
     """Whether `alpha="auto"` discards a channel that may not be transparency; reads the pixels if necessary."""
     if channels == 4:
         return False
-    if _is_deep_colour(image):
-        pixels, keyed = _deep_colour(image)
+    if _is_deep_color(image):
+        pixels, keyed = _deep_color(image)
         return pixels.shape[2] in (2, 4) and not keyed and not is_deep_transparency(pixels)
     if unnamed_bands(image):
         return True
@@ -214,7 +212,7 @@ def _leaves_out(image: Image.Image, channels: int) -> bool:
     return image.has_transparency_data and ground_of(image, channels, "auto") == "drop" and not is_opaque(image)
 
 
-def _deep_grey(image: Image.Image, alpha: Alpha) -> Image.Image:
+def _deep_gray(image: Image.Image, alpha: Alpha) -> Image.Image:
     """An image of more than 8 bits in mode I or F, with black at 0 and a transparent grey replaced by white."""
     if image.mode == "F":
         return image

@@ -1,4 +1,4 @@
-"""Encoders to use: written by a training, read back from a run, a weights file, or timm's and torchvision's names."""
+"""Trained encoders: saved by a run, loaded from a run, a weights file, or by a name of timm or torchvision."""
 
 from .card import Card
 from .initial_weights import start_from

@@ -1,4 +1,4 @@
-"""Files that hold an encoder among other things: which of their tensors are the network's, under which names."""
+"""Reads checkpoint files that contain an encoder among other tensors: finds its tensors and their prefix."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from .pickles import unpickled
 from .saved import plain, tensors_and_card
 
 Names = Callable[[], Collection[str]]
-"""Gives the names of the tensors of the network that a file is expected to hold."""
+"""Returns the names of the tensors of the expected network."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +25,34 @@ class Held:
     """The tensors of one network in a file, under that network's names."""
 
     state: dict[str, Tensor]
-    said: dict[str, Any] | None
-    """What a file of ours says of itself."""
-    beside: list[str]
-    """Names of the tensors that are left out."""
+    metadata: dict[str, Any] | None
+    """The metadata of a file written by lookalike; None for other files."""
+    ignored: list[str]
+    """Names of the other tensors in the file."""
     remark: str = ""
-    """Which of several networks these are, where some are averages over a training."""
+    """Which of several networks was chosen, if it is a weight average."""
 
 
 def read(path: Path, own: Names | None = None) -> tuple[Held, dict[str, Any] | None]:
-    """The tensors of an encoder's file, and the card of one of ours."""
+    """The tensors of an encoder's file, and its card if lookalike wrote it."""
     held = opened(path, own)
-    if held.said is not None and "backbone" not in held.said:
-        raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, where its encoder.safetensors lies.")
-    return held, held.said
+    if held.metadata is not None and "backbone" not in held.metadata:
+        raise ValueError(f"{path} is a run's checkpoint. Give the run's folder, which contains encoder.safetensors.")
+    return held, held.metadata
 
 
 def opened(path: Path, own: Names | None = None) -> Held:
-    """The tensors of an encoder in a file, what one of ours says of itself, and the names of the tensors beside it."""
+    """The encoder's tensors in a file, with metadata and the names of ignored tensors."""
     content: object
-    content, said = tensors_and_card(path) if path.suffix == ".safetensors" else _tensors(path)
-    if said is not None and "backbone" in said and path.suffix == ".safetensors":
+    content, metadata = tensors_and_card(path) if path.suffix == ".safetensors" else _tensors(path)
+    if metadata is not None and "backbone" in metadata and path.suffix == ".safetensors":
         assert isinstance(content, dict)
-        return Held(content, said, [])
+        return Held(content, metadata, [])
     tensors, boxes = _flat(content)
     if not tensors:
         raise ValueError(
-            f"{path} holds {_contents(content)}, and no tensors under their names. Give a file of "
-            "torch.save(model.state_dict(), path), or a checkpoint that holds such a mapping."
+            f"{path} contains {_contents(content)}, but no named tensors. Give a file of "
+            "torch.save(model.state_dict(), path), or a checkpoint with such a mapping."
         )
     known = set() if own is None else {*own()}
     prefix, others = _prefix(tensors, boxes, known, path, content)
@@ -62,30 +62,30 @@ def opened(path: Path, own: Names | None = None) -> Held:
         for name, value in tensors.items()
         if name.startswith(prefix) and (boxes[name] == box or name.removeprefix(prefix) in known)
     }
-    beside = [name.removeprefix(box) for name in tensors if boxes[name] == box and not name.startswith(prefix)]
+    ignored = [name.removeprefix(box) for name in tensors if boxes[name] == box and not name.startswith(prefix)]
     remark = ""
     if _AVERAGED.search(prefix):
-        kept = [other for other in others if not _AVERAGED.search(other)]
-        remark = f"the averaged weights of {printable(prefix[:-1])}"
-        remark += f", not those of {printable(kept[0][:-1]) or 'the network beside'}" if kept else ""
-    return Held(plain(state, path), said, beside, remark)
+        not_averaged = [other for other in others if not _AVERAGED.search(other)]
+        remark = f"the averaged weights in {printable(prefix[:-1])}"
+        remark += f", not those in {printable(not_averaged[0][:-1]) or 'the top level'}" if not_averaged else ""
+    return Held(plain(state, path), metadata, ignored, remark)
 
 
 def _contents(content: object) -> str:
-    """What a file holds that holds no network, in a few words."""
+    """A short description of the contents of a file without a network."""
     if isinstance(content, Mapping):
         return f"a mapping of {', '.join(brief(str(key), 40) for key in [*content][:5])}" if content else "nothing"
     return with_article(type(content).__name__)
 
 
 DEEPEST = 8
-"""Mappings within mappings, in which tensors are looked for."""
+"""Maximum nesting depth of mappings that are searched for tensors."""
 
 
 def _flat(content: object) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in nested mappings under their dotted names, and of each the dotted name of the mapping it lies in.
+    """Dotted name -> tensor, and dotted name -> dotted name of its mapping, for tensors in nested mappings.
 
-    States of optimizers have numbers for names, and are left out. A mapping that is there twice counts once.
+    States of optimizers, which have numbers as keys, are skipped. A mapping that occurs twice is read once.
     """
     tensors: dict[str, Tensor] = {}
     boxes: dict[str, str] = {}
@@ -108,21 +108,21 @@ def _flat(content: object) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _box(prefix: str, boxes: Mapping[str, str]) -> str:
-    """The mapping that a prefix leads into."""
+    """The mapping that contains the tensors of a prefix."""
     return max((box for box in {*boxes.values()} if prefix.startswith(box)), key=len, default="")
 
 
 def _prefix(
     tensors: Mapping[str, Tensor], boxes: Mapping[str, str], own: Collection[str], path: Path, content: object
 ) -> tuple[str, list[str]]:
-    """The beginning of the names of a network's tensors in a file, and those of other networks that fit as well.
+    """The prefix of a network's tensors in a file, and the prefixes of other networks that match as well.
 
-    It is the one below which most of `own` are found; of several the one with the fewest tensors that the network has
-    no place for, then the average over a training, then by `CONTAINERS` and `PREFIXES`. Where the names are not known,
-    or most are not found, the first of these that is there.
+    The prefix with most of the tensors `own` is chosen. Ties are broken by the fewest unexpected tensors, then in
+    favour of weight averages, then by the order of `CONTAINERS` and `PREFIXES`. If the names are unknown or most are
+    missing, the first existing entry of these lists is chosen.
 
     Raises:
-        ValueError: several fit equally well, and nothing tells which one is meant.
+        ValueError: several networks match equally well.
     """
     learnt = {name for name in own if not BUFFERS.search(name)}
     fits: Counter[str] = Counter()
@@ -145,21 +145,21 @@ def _prefix(
         parts = prefix.split(".")[:-1]
         order = tuple(CONTAINERS.index(part) if part in CONTAINERS else len(CONTAINERS) for part in parts)
         inner = prefix.removeprefix(box)
-        place = PREFIXES.index(inner) if inner in PREFIXES else len(PREFIXES)
-        return strange, not _AVERAGED.search(prefix), place != 0, order, place
+        position = PREFIXES.index(inner) if inner in PREFIXES else len(PREFIXES)
+        return strange, not _AVERAGED.search(prefix), position != 0, order, position
 
     ranked = sorted(((rank(prefix), prefix) for prefix, count in fits.items() if count == most), key=lambda r: r[0])
     prefixes = [prefix for _, prefix in ranked]
     if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
         raise ValueError(
-            f"{path} holds several networks that fit: {brief(prefixes[0][:-1])} and {brief(prefixes[1][:-1])}. Save "
-            f"the one that is meant alone, with `{_alone(path, content, prefixes[0])}`."
+            f"{path} contains several networks that match: {brief(prefixes[0][:-1])} and {brief(prefixes[1][:-1])}. "
+            f"Save the intended one in a separate file, such as with `{_extraction(path, content, prefixes[0])}`."
         )
     return prefixes[0], prefixes[1:]
 
 
-def _alone(path: Path, content: object, prefix: str) -> str:
-    """A command that saves the network of a prefix alone, in a file of its own."""
+def _extraction(path: Path, content: object, prefix: str) -> str:
+    """A shell command that saves the network of a prefix in a separate file."""
     where, rest = "c", prefix
     while isinstance(content, Mapping):
         inner = next((k for k, v in content.items() if isinstance(v, Mapping) and rest.startswith(f"{k}.")), None)
@@ -190,36 +190,36 @@ PREFIXES = (
     "module.base_encoder.",
     "module.",
 )
-"""Beginnings of an encoder's names in checkpoints, by preference: where several networks fit, the first counts."""
+"""Prefixes of an encoder's tensors in checkpoints, in order of preference."""
 CONTAINERS = (
     "state_dict", "model_state_dict", "model", "teacher", "student", "net", "network", "encoder", "backbone", "weights",
     "params", "module",
 )  # fmt: skip
-"""What checkpoints call the mapping that holds a network, by preference."""
+"""Names of the mapping with a network's tensors in checkpoints, in order of preference."""
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged|swa)([._]|$)")
-"""In names of networks that are averages over a training: they are better than its last step."""
+"""Matches names of weight averages over a training, which are better than the weights of its last step."""
 _PATCHES = "patch_embed.proj.weight"
 """A tensor of every ViT of DINO and DINOv2."""
 
 
 def _quoted(text: object) -> str:
-    """A text as Python's source has it, in the quotes that need no escapes in a shell's."""
+    """A Python string literal in double quotes, which need no escapes within a shell's single quotes."""
     return json.dumps(str(text))
 
 
 def _tensors(path: Path) -> tuple[object, dict[str, Any] | None]:
-    """What a checkpoint file holds, and what one of ours says beside."""
+    """The contents of a checkpoint file, and its metadata if lookalike wrote it."""
     content = unpickled(path)
-    said: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
-    if isinstance(said, dict) and "backbone" in said:
-        said = checked(said, path)
-    elif said is not None:
-        mean, std = (said.get("mean"), said.get("std")) if isinstance(said, dict) else (None, None)
+    metadata: dict[str, Any] | None = content.get("lookalike") if isinstance(content, dict) else None
+    if isinstance(metadata, dict) and "backbone" in metadata:
+        metadata = checked(metadata, path)
+    elif metadata is not None:
+        mean, std = (metadata.get("mean"), metadata.get("std")) if isinstance(metadata, dict) else (None, None)
         count = len(mean) if isinstance(mean, list | tuple) else 0
         if not count or not are_numbers(mean, count) or not are_numbers(std, count, LEAST_STD):
-            raise ValueError(f"{path} is a run's checkpoint that does not say how images are normalised. Copy it anew.")
-    return content, said
+            raise ValueError(f"{path} is a run's checkpoint without the normalisation of its images. Copy it again.")
+    return content, metadata
 
 
 _WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Parts of names that come from torch.compile, FSDP and activation checkpointing."""
+"""Parts of names added by torch.compile, FSDP and activation checkpointing."""

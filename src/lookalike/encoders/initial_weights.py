@@ -1,4 +1,4 @@
-"""The weights that a training starts from."""
+"""Loads the initial weights of a training."""
 
 from pathlib import Path
 
@@ -16,25 +16,25 @@ from .loader import TAKEN, from_hub
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
-    """Puts weights into a backbone before training; returns a line that says where from and how much matched.
+    """Loads weights into a backbone before training; returns a line with their source and the number of matches.
 
-    `weights` is anything that `load` takes, or a file of tensors under timm's names (.safetensors, .pth, .ckpt).
+    `weights` is anything that `load` accepts, or a file of tensors with timm's names (.safetensors, .pth, .ckpt).
 
     Raises:
-        ValueError: they are of another network.
+        ValueError: the weights belong to another network.
     """
     if not weights:
         raise FileNotFoundError(f"The name of the weights is empty. {TAKEN}")
-    path, beside, remark = Path(weights), list[str](), ""
+    path, ignored, remark = Path(weights), list[str](), ""
     own = backbone.export_state()
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
         held = opened(path, lambda: own)
-        state, said, beside, remark = held.state, held.said, held.beside, held.remark
-        if said is not None and len(said["mean"]) == backbone.channels:
-            backbone.mean, backbone.std = tuple(said["mean"]), tuple(said["std"])
+        state, metadata, ignored, remark = held.state, held.metadata, held.ignored, held.remark
+        if metadata is not None and len(metadata["mean"]) == backbone.channels:
+            backbone.mean, backbone.std = tuple(metadata["mean"]), tuple(metadata["std"])
     elif weights.startswith(("timm/", "torchvision/")):
         source = backbones.create(
             weights, channels=backbone.channels, image_size=backbone.image_size, weights=True,
@@ -49,19 +49,20 @@ def start_from(backbone: Backbone, weights: str) -> str:
     else:
         raise no_encoder(weights, "weights")
     state = dict(backbone.resized(timm_names(backbone, state)))
-    token, place = state.pop("mask_token", None), backbone.mask_token
+    token, own_token = state.pop("mask_token", None), backbone.mask_token
     check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone.load_exported(own | fitting)
     line = f"{weights}: {len(fitting)} of {counted(len(own), 'tensor')}" + (f", {remark}" if remark else "")
-    if place is not None and token is not None and token.numel() == place.numel():
+    if own_token is not None and token is not None and token.numel() == own_token.numel():
         with torch.no_grad():
-            place.copy_(token.view_as(place))
+            own_token.copy_(token.view_as(own_token))
         line += ", and the mask token"
     elif token is not None:
-        beside = ["mask_token", *beside]
+        ignored = ["mask_token", *ignored]
     random = [k for k in own if k not in fitting and not BUFFERS.search(k)]
-    for what, names in (("random as before", random), ("left out", [*(k for k in state if k not in own), *beside])):
+    unused = [*(k for k in state if k not in own), *ignored]
+    for group, names in (("randomly initialised", random), ("ignored", unused)):
         if names:
-            line += f"; {what}: {', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"
+            line += f"; {group}: {', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"
     return line

@@ -1,4 +1,4 @@
-"""Files of torch.save, of which plain tensors and values alone are read."""
+"""Reads files of torch.save, restricted to plain tensors and values."""
 
 import pickle
 import re
@@ -14,38 +14,38 @@ from ..printing import with_article
 
 
 def unpickled(path: Path) -> Any:
-    """What a file of `torch.save` holds: tensors and plain values.
+    """The contents of a file of `torch.save`: tensors and plain values.
 
     Raises:
-        ValueError: it is none, is damaged, or holds other objects, which could run programs.
+        ValueError: the file has another format, is damaged, or contains other objects, which could run code.
     """
     if (kind := _format_of(path)) is not None:
         raise ValueError(
-            f"{path} holds {kind}, and no weights as torch.save and safetensors write them. Give another, or where it "
-            "was made save the tensors alone: torch.save(model.state_dict(), path)."
+            f"{path} contains {kind}, not weights in the format of torch.save or safetensors. Give another file, or "
+            "save only the tensors where it was created: torch.save(model.state_dict(), path)."
         )
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
+            with zipfile.ZipFile(path) as archive:  # torch does not verify checksums
                 if (bad := archive.testzip()) is not None:
-                    raise ValueError(f"{bad} in it has another checksum")
+                    raise ValueError(f"wrong checksum of {bad}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sparse tensors, which are refused
+            warnings.simplefilter("ignore")  # about sparse tensors, which are rejected
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
-        raise  # nothing is wrong with the file
+        raise  # the file itself is not at fault
     except pickle.UnpicklingError as error:
         named = _OBJECT.search(str(error))
-        what = f"holds {with_article(named[1])}" if named else "is damaged, or holds objects of Python"
+        problem = f"contains {with_article(named[1])}" if named else "is damaged, or contains Python objects"
         raise ValueError(
-            f"{path} {what}, and only files of plain tensors are read, since others could run programs. Where it was "
-            "made, save the tensors alone: torch.save(model.state_dict(), path), or of a checkpoint "
+            f"{path} {problem}. Only files of plain tensors are read, because others could run code. Where it was "
+            "created, save only the tensors: torch.save(model.state_dict(), path), or for a checkpoint "
             "torch.save(checkpoint['state_dict'], path)."
         ) from None
-    except Exception as error:  # a malformed file makes torch stumble in every way there is
+    except Exception as error:  # malformed files make torch raise errors of any type
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise ValueError(
-            f"{path} is no whole file of torch.save ({reason}). Give another, or copy it once more."
+            f"{path} is not a complete file of torch.save ({reason}). Give another file, or copy it again."
         ) from None
 
 
@@ -53,16 +53,16 @@ _FORMATS = {
     b"\x89HDF": "HDF5 (Keras)", b"\x1f\x8b": "gzip: unpack it first", b"%PDF": "PDF", b"<": "a web page or XML",
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)", b"GGUF": "GGUF",
 }  # fmt: skip
-"""How files begin that are given for weights by mistake."""
+"""First bytes of files that are mistaken for weights -> their format."""
 
 
 def _format_of(path: Path) -> str | None:
-    """What a file holds that torch.save did not write; None where it may have, or that is not known."""
+    """The format of a file not written by torch.save; None if torch.save may have written it, or if unknown."""
     with open(path, "rb") as file:
         try:
             head = file.read(64)
-        except OSError as error:  # which does not say of which file
-            reason = f"{path} cannot be read ({error.strerror}). Give another, or copy it once more."
+        except OSError as error:  # it does not name the file
+            reason = f"{path} cannot be read ({error.strerror}). Give another file, or copy it again."
             raise ValueError(reason) from error
     if not head:
         return "nothing (0 bytes)"
@@ -71,12 +71,12 @@ def _format_of(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
             if any(name.endswith("/constants.pkl") for name in names):
-                return "a program of TorchScript"
-            return "arrays of NumPy (.npz)" if any(name.endswith(".npy") for name in names) else None
+                return "a TorchScript program"
+            return "NumPy arrays (.npz)" if any(name.endswith(".npy") for name in names) else None
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "safetensors: let its name end in .safetensors"
-    return next((what for begin, what in _FORMATS.items() if head.lstrip().startswith(begin)), None)
+        return "safetensors: rename it to end in .safetensors"
+    return next((kind for begin, kind in _FORMATS.items() if head.lstrip().startswith(begin)), None)
 
 
 _OBJECT = re.compile(r"\bGLOBAL ([\w.]+)")
-"""What torch names in a refusal."""
+"""Matches the object named in an error of torch.load."""

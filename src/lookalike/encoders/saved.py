@@ -1,4 +1,4 @@
-"""`encoder.safetensors` and `encoder.json`: writing them, and reading what they hold."""
+"""Writes and reads `encoder.safetensors` and `encoder.json`."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from ..tensor_file import state_sha256, tensor_file, write_tensors
 from .card import Card, checked
 
 PREFIX = "encoder."
-"""Of the encoder's tensors in the file of a classifier, which has a head beside."""
+"""Prefix of the encoder's tensors in a classifier's file, which also has a head."""
 
 
 def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtype: torch.dtype) -> None:
@@ -34,7 +34,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequence[str] | None = None) -> None:
-    """Writes tensors with their card, a digest and, of a classifier, the classes' names in their head, atomically."""
+    """Writes tensors atomically, with their card, a digest and, for a classifier, the class names in the header."""
     content = dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic(path) as temporary:
@@ -42,13 +42,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Card, classes: Sequen
 
 
 def read_card(folder: Folder) -> Card:
-    """What a run's weights say of themselves. `encoder.json`, a copy for other programs, may be of those before."""
+    """The card in the header of a run's weights. `encoder.json`, a copy for other programs, may be outdated."""
     content = checked(_head_of(folder.weights), folder.weights)
     return Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
 
 
 def card_within(weights: Path) -> dict[str, Any] | None:
-    """The card in the head of a file of ours; None of other files and of those that cannot be read."""
+    """The card in the header of a file written by lookalike; None for other files and for unreadable ones."""
     try:
         content = _head_of(weights)
     except (OSError, ValueError):
@@ -57,30 +57,30 @@ def card_within(weights: Path) -> dict[str, Any] | None:
 
 
 def _head_of(weights: Path) -> object:
-    """What a file of ours says of itself; None of other files. Raises ValueError where it cannot be read."""
+    """The metadata of a file written by lookalike; None for other files. Raises ValueError if it is unreadable."""
     try:
         with tensor_file(weights) as path, safe_open(path, "pt") as file:
             return parse_json((file.metadata() or {}).get("lookalike", "null"), weights, object)
     except SafetensorError as error:
-        raise ValueError(f"{weights} is not a whole safetensors file ({error}).") from None
+        raise ValueError(f"{weights} is not a complete safetensors file ({error}).") from None
 
 
 def mend_card(folder: Folder, say: Callable[[str], None]) -> None:
-    """Writes `encoder.json` anew where it is not of the weights, as after a kill between the two: the weights count.
+    """Rewrites `encoder.json` from the weights if they do not match, as after a kill between writing the two files.
 
-    A training may write both meanwhile: it is looked at until they are of one another.
+    A running training may write both at the same time, so this repeats until they match.
     """
     while (content := card_within(folder.weights)) is not None:
         digest = file_sha256(folder.weights)
         if card_beside(folder).get("sha256") == digest:
             return
-        if card_within(folder.weights) == content:  # the digest is of the same file
+        if card_within(folder.weights) == content:  # the digest belongs to the same file
             write_json(folder.card, content | {"sha256": digest})
-            say(f"{folder.card} was not of {folder.weights}: it is written anew from what the weights say.")
+            say(f"{folder.card} did not match {folder.weights}: rewritten from the metadata of the weights.")
 
 
 def card_beside(folder: Folder) -> dict[str, Any]:
-    """What stands in `encoder.json`; nothing where it cannot be read."""
+    """The contents of `encoder.json`; empty if it is unreadable."""
     try:
         return read_json(folder.card, dict)
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def card_beside(folder: Folder) -> dict[str, Any]:
 
 
 def tensors_and_card(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file, of a classifier those of its encoder, and what one of ours says of itself."""
+    """The tensors of a file (for a classifier, those of its encoder), and its metadata if lookalike wrote it."""
     state, card = read_whole(path)
     if card is not None and "classes" in card:
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
@@ -96,10 +96,10 @@ def tensors_and_card(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | No
 
 
 def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """All tensors of a .safetensors file, and what one of ours says of itself.
+    """All tensors of a .safetensors file, and its metadata if lookalike wrote it.
 
     Raises:
-        ValueError: it is not whole, or damaged.
+        ValueError: the file is incomplete or damaged.
     """
     try:
         with tensor_file(path) as named:
@@ -107,22 +107,22 @@ def read_whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
                 head: Mapping[str, str] = file.metadata() or {}
             state = load_file(named)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}). Copy or save it once more.") from None
+        raise ValueError(f"{path} is not a complete safetensors file ({error}). Copy or save it again.") from None
     if "lookalike" in head and "sha256" in head and head["sha256"] != state_sha256(state):
-        raise ValueError(f"{path} is damaged: its tensors are not those that were written. Copy it once more.")
+        raise ValueError(f"{path} is damaged: its tensors do not match their checksum. Copy it again.")
     if "lookalike" not in head:
         return plain(state, path), None
-    return plain(state, path), checked(parse_json(head["lookalike"], f"What {path} says of itself", object), path)
+    return plain(state, path), checked(parse_json(head["lookalike"], f"The metadata of {path}", object), path)
 
 
 def plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The same tensors, once each holds real numbers that are all there.
+    """Checks that all tensors are dense and real.
 
     Raises:
-        ValueError: the first that is not, and what to do.
+        ValueError: names the first tensor that is not, with a remedy.
     """
     for name, x in state.items():
         if x.layout != torch.strided or x.is_quantized or x.is_complex() or x.is_meta:
-            what = "quantised" if x.is_quantized else "without numbers" if x.is_meta else f"{x.dtype}, {x.layout}"
-            raise ValueError(f"{path}: {name} is {what}. Save dense tensors of real numbers, such as float32.")
+            kind = "quantised" if x.is_quantized else "a meta tensor" if x.is_meta else f"{x.dtype}, {x.layout}"
+            raise ValueError(f"{path}: {name} is {kind}. Save dense tensors of real numbers, such as float32.")
     return state

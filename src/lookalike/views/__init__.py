@@ -1,10 +1,10 @@
-"""Views: what a method sees of each image, and how a batch of images becomes a list of batches of views.
+"""Views: recipes of random augmentations, and their application to batches of images.
 
-`View` is a recipe, `make_views` carries it out on the images' device. Every random number is a pure function of an
-image's key, the view's number and the parameter's name, so what happens to an image does not depend on the batch,
-the order, the workers, the processes or the device.
+`View` is a recipe, `make_views` applies it on the images' device. Every random number is a pure function of an image's
+key, the view's index and the parameter's name, so augmentations do not depend on the batch, the order, the workers, the
+processes or the device.
 
-What makes views is imported when it is first used: a method needs the recipes alone.
+The engines are imported on first use: a method needs only the recipes.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""A picture of images and their views."""
+"""Contact sheets of images and their views."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def black_and_white(images: Sequence[Tensor]) -> tuple[float, float]:
-    """The values that a picture of images (C, H, W) in [0, 1] shows as black and as white.
+    """The values to display as black and white for images (C, H, W) in [0, 1].
 
-    0 and 1, unless all but a thousandth of the pixels lie within a quarter of that: then these are stretched.
+    0 and 1, unless the central 99.8 % of the pixel values span less than a quarter of the range, which is then
+    stretched.
     """
     some = [image.reshape(-1)[:: max(1, image.numel() // 20_000)] for image in images]
     values = torch.cat([part.to(torch.float32).cpu() for part in some]).sort().values
@@ -33,18 +34,18 @@ def sheet(
     sources: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> "PIL.Image.Image":
-    """A picture of the first `rows` images: one row per image, one column per view, with gaps of a pixel.
+    """A picture of the first `rows` images: one row per image, one column per view, separated by one pixel.
 
-    `views`, `mean` and `std` are what `make_views` returned and got. With `sources`, and `sizes`, its images, a first
-    column shows each whole image, scaled into a cell, and images that use little of the range of values are stretched,
-    all alike. Of more than 3 channels the first 3 are shown, of 2 the first.
+    `views`, `mean` and `std` are the result and arguments of `make_views`. With `sources` (and `sizes`), its images, a
+    first column shows each whole image, scaled to fit a cell, and the values of all images are stretched by the same
+    factor if they use a small part of the range. Of more than 3 channels the first 3 are shown, of 2 the first.
     """
     import PIL.Image
 
     channels = views[0].shape[1]
-    centre, spread = (torch.tensor(n or [d] * channels)[:, None, None] for n, d in ((mean, 0.0), (std, 1.0)))
+    center, scale = (torch.tensor(n or [d] * channels)[:, None, None] for n, d in ((mean, 0.0), (std, 1.0)))
     cell = max(view.shape[-1] for view in views)
-    table = [[view[row].cpu() * spread + centre for view in views] for row in range(min(rows, len(views[0])))]
+    table = [[view[row].cpu() * scale + center for view in views] for row in range(min(rows, len(views[0])))]
     low, high = 0.0, 1.0
     if sources is not None:
         for line, source, size in zip(table, sources.cpu(), sources if sizes is None else sizes, strict=False):

@@ -1,10 +1,10 @@
-"""Views on a CPU: all steps of a view row by row, compiled, so that an image stays in the processor's first cache.
+"""Views on a CPU: compiled (Numba), with all steps of a view row by row, so that the data stay in the L1 cache.
 
-The spatial steps are linear and separable: each output row is a weighted sum of a few source rows (R), then each of its
-pixels a weighted sum of a few neighbours (K). Colour follows while the row is in the cache; contrast needs the image's
-mean and waits for all rows; the blur's rows come last. Equal to the operations of `ops`, which run anywhere.
+Resizing is linear and separable: each output row is a weighted sum of a few source rows (R), then each of its pixels a
+weighted sum of a few neighbours (K). Colour operations follow while the row is in the cache; contrast needs the mean of
+the image and waits for all rows; the blur comes last. Equivalent to the device-independent operations of `ops`.
 
-C channels, S pixels of a view's side, T taps.
+C channels, S pixels per side of a view, T taps.
 """
 
 import itertools
@@ -32,10 +32,10 @@ def _clamp(v):  # type: ignore[no-untyped-def]
 
 @compiled
 def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped-def]
-    """The antialiased resize of `length` pixels from `start` on: `first` (S,) and `weights` (S, T); returns T."""
+    """Computes the antialiased resize of `length` pixels from `start`: `first` (S,), `weights` (S, T); returns T."""
     scale = length / size
     support = max(scale, 1.0)
-    taps = int(np.ceil(2 * support))  # pixels inside the triangle, without its corners
+    taps = int(np.ceil(2 * support))  # pixels inside the triangle filter, without its zeros
     taps = min(length, 4 if taps == 3 else taps)
     weights[:, :taps] = _ZERO
     for s in range(size):
@@ -54,7 +54,7 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
 
 @compiled
 def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-untyped-def]
-    """`lines` (C, W): weighted sums of source rows, the first of which begins at `at`."""
+    """`lines` (C, W): weighted sums of source rows, the first of which starts at index `at`."""
     first = 0
     while first < taps - 1 and w[first] == _ZERO:
         first += 1
@@ -63,7 +63,7 @@ def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-
         last -= 1
     for c in range(len(lines)):
         line, t, p = lines[c], first + 1, at + c * plane + first * stride
-        # rows as slices: an index that might be negative keeps the compiler from vectors
+        # rows as slices: possibly negative indices would prevent vectorisation
         here, a = pixels[p : p + width], w[first]
         if last > first:
             below, b = pixels[p + stride : p + stride + width], w[t]
@@ -86,9 +86,9 @@ def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-
 
 @compiled
 def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
-    """`row` (C, S): weighted sums of neighbours in lines (C, W)."""
+    """`row` (C, S): weighted sums of neighbouring pixels of `lines` (C, W)."""
     size = row.shape[1]
-    # the three channels of colour together: half of the time goes into fetching indices and weights
+    # the three channels together: half of the time is spent loading indices and weights
     colour = len(row) == 3
     if colour and taps == 2:
         a, b, c = lines[0], lines[1], lines[2]
@@ -132,7 +132,7 @@ def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
 
 @compiled
 def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
-    """`ops.hue` of a row."""
+    """`ops.hue` for a row."""
     turn = np.float32(6) * shift
     for i in range(len(red)):
         r, g, b = red[i], green[i], blue[i]
@@ -154,7 +154,7 @@ def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
 
 @compiled
 def _colour(row, steps, begin, end, factors, mean):  # type: ignore[no-untyped-def]
-    """Applies the steps from `begin` to before `end` to a row (C, S)."""
+    """Applies the colour operations `steps[begin:end]` to a row (C, S)."""
     size = row.shape[1]
     for turn in range(begin, end):
         step = steps[turn]
@@ -191,7 +191,7 @@ def _grey(row):  # type: ignore[no-untyped-def]
 
 @compiled
 def _total(row):  # type: ignore[no-untyped-def]
-    """The sum over a row of what contrast takes the mean of: luma for RGB, else all channels' mean."""
+    """The sum over a row of luma (RGB) or of the channels' mean (other images), for the mean of contrast."""
     total = _ZERO
     if len(row) == 3:
         red, green, blue = row[0], row[1], row[2]
@@ -207,9 +207,9 @@ def _total(row):  # type: ignore[no-untyped-def]
 
 @compiled
 def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  # type: ignore[no-untyped-def]
-    """Solarizes, normalises and writes row `s` of a view, or its column where the view is transposed.
+    """Solarizes, normalises and writes row `s` of a view, or column `s` if the view is transposed.
 
-    `out` is flat: (C, S, S), or (S, S, C) where the channels come `last`.
+    `out` is flat: (C, S, S), or (S, S, C) if channels come `last`.
     """
     channels, size = row.shape
     for c in range(channels):
@@ -219,7 +219,7 @@ def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  #
                 channel[i] = _ONE - channel[i] if channel[i] >= threshold else channel[i]
         for i in range(size):
             channel[i] = (channel[i] - m) * f
-    wide = channels if last else 1  # from a pixel to the next
+    wide = channels if last else 1  # stride between pixels
     if last and channels == 3 and not transpose:
         target = out[s * size * 3 : (s + 1) * size * 3]
         red, green, blue = row[0], row[1], row[2]
@@ -248,14 +248,14 @@ def _mirrored(i, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
-    """`row` (C, S): row `s` of the blurred image (C, S, S); `taps` (half + 1,) from the centre on."""
+    """`row` (C, S): row `s` of the blurred image (C, S, S); `taps` (half + 1,): the kernel from its centre outwards."""
     size = row.shape[1]
     centre = wide[half : half + size]
     for c in range(len(row)):
         here, target = image[c, s], row[c]
         for i in range(size):
             centre[i] = taps[0] * here[i]
-        for t in range(1, half, 2):  # two at a time: half the trips to the sum
+        for t in range(1, half, 2):  # two taps at a time halve the loads and stores of the sum
             a, above, below = taps[t], image[c, _mirrored(s - t, size)], image[c, _mirrored(s + t, size)]
             b, higher, lower = taps[t + 1], image[c, _mirrored(s - t - 1, size)], image[c, _mirrored(s + t + 1, size)]
             for i in range(size):
@@ -285,7 +285,7 @@ def _views(  # type: ignore[no-untyped-def]
     pixels, offsets, strides, box, flips, steps, factors, grey, sigma, kernel, solarize, threshold, erase, mean, factor,
     unit, size, last, out, begin, end,
 ):  # fmt: skip
-    """Views of the images from `begin` to before `end`."""
+    """Computes the views of images `begin` to `end` - 1."""
     channels = len(mean)
     widest, most = 1, 4
     for b in range(begin, end):
@@ -306,7 +306,7 @@ def _views(  # type: ignore[no-untyped-def]
             for t in range(down):
                 rows[s, t] *= unit
         blur = sigma[b] > 0
-        wait = 4  # the turn of contrast, which needs the mean of all rows
+        wait = 4  # position of contrast among the steps; it needs the mean of all rows
         for turn in range(4):
             if steps[b, turn] == CONTRAST:
                 wait = turn
@@ -355,7 +355,7 @@ def _views(  # type: ignore[no-untyped-def]
 
 
 _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
-"""By process (a fork has no threads) and number of threads."""
+"""Keyed by process (a fork has no threads) and number of threads."""
 
 
 def views(
@@ -363,27 +363,27 @@ def views(
     box: Tensor, flips: Tensor, steps: Tensor, factors: Tensor, grey: Tensor, sigma: Tensor, solarize: Tensor,
     erase: Tensor, mean: Tensor, std: Tensor, last: bool,
 ) -> Tensor:  # fmt: skip
-    """One view (B, C, size, size) float32 of each of B images on the CPU, with torch's number of threads.
+    """One view (B, C, size, size) float32 of each of B images on the CPU, with `torch.get_num_threads()` threads.
 
     Args:
         pixels: the images, uint8, uint16 or float32, in one contiguous tensor of any shape.
-        offsets: (B,) int64, where in it each image begins.
-        strides: (B, 2) int64, pixels from a channel and from a row to the next.
-        kernel: width of the blur's kernel.
-        threshold: where solarizing begins.
-        unit: what brings pixels into [0, 1].
-        box: (B, 4) int64, top, left, height and width of the cut.
-        flips: (B, 3) bool: left and right; top and bottom; rows and columns, as the last.
-        steps: (B, 4) int64, the colour operation of each turn (`ops.BRIGHTNESS` ...), -1 for none.
-        factors: (B, 4) float32, the operations' parameters by their number.
+        offsets: (B,) int64, index of the first pixel of each image.
+        strides: (B, 2) int64, strides between channels and between rows, in pixels.
+        kernel: width of the blur's kernel in pixels.
+        threshold: values from here on are inverted by solarize.
+        unit: factor that scales pixels to [0, 1].
+        box: (B, 4) int64, top, left, height and width of the crop.
+        flips: (B, 3) bool: horizontal flip, vertical flip, and a final transposition.
+        steps: (B, 4) int64, the colour operations in order (`ops.BRIGHTNESS` ...), -1 for none.
+        factors: (B, 4) float32, the parameter of each colour operation, indexed by operation.
         grey, solarize: (B,) bool.
-        sigma: (B,) float32, 0 for no blur.
-        erase: (B, 4) int64, a box as above; without height nothing is erased.
+        sigma: (B,) float32, standard deviation of the blur in pixels; 0 for no blur.
+        erase: (B, 4) int64, a box as above; nothing is erased if its height is 0.
         mean, std: (C,) float32.
-        last: whether the channels lie last in memory.
+        last: whether the output is channels-last in memory.
     """
     b, c = len(offsets), len(mean)
-    out = _borrowed(b * c * size * size)  # alive as long as the tensor that is made of it
+    out = _borrowed(b * c * size * size)  # referenced by the returned tensor, which keeps it alive
     arguments = (
         pixels.reshape(-1).numpy(),
         *(x.contiguous().numpy() for x in (offsets, strides, box, flips, steps, factors, grey, sigma)), kernel,
@@ -395,44 +395,44 @@ def views(
         first_call(_views, *arguments, 0, b)
         return _shaped(out, c, size, last)
     pool = _POOLS.setdefault((os.getpid(), threads), ThreadPoolExecutor(threads, "lookalike-views"))
-    # several pieces per thread: an image with a blur takes longer
+    # several pieces per thread balance the load: images with a blur take longer
     edges = [b * i // (4 * threads) for i in range(4 * threads + 1)]
-    make: Callable[..., None] = _views
-    pieces = [pool.submit(make, *arguments, low, high) for low, high in itertools.pairwise(edges)]
+    compute: Callable[..., None] = _views
+    pieces = [pool.submit(compute, *arguments, low, high) for low, high in itertools.pairwise(edges)]
     try:
         for piece in pieces:
             piece.result()
     finally:
-        wait(pieces)  # after Ctrl-C, too: nobody may write to memory that others get
+        wait(pieces)  # also after Ctrl-C: no thread may write to memory that is reused
     return _shaped(out, c, size, last)
 
 
-_RETURNED: list[np.ndarray] = []
-"""Memory that nobody uses any more, the latest last."""
-_KEPT = 2**30
-"""Bytes that are kept at most."""
-_TURN = threading.RLock()
+_FREE: list[np.ndarray] = []
+"""Unused buffers, the most recently returned last."""
+_MAX_FREE = 2**30
+"""Maximum number of bytes of unused buffers."""
+_LOCK = threading.RLock()
 
 
 def _borrowed(length: int) -> np.ndarray:
-    """Float32 memory that comes back once no tensor uses it.
+    """A float32 buffer that is reused once no tensor references it.
 
-    To give out fresh memory takes the system half as long as views take to fill it, and more with several threads.
+    Allocating new memory would take half as long as computing the views, and more with several threads.
     """
-    with _TURN:
-        place = next((i for i, memory in enumerate(_RETURNED) if len(memory) == length), None)
-        # NumPy asks for huge pages, torch does not
-        memory = np.empty(length, np.float32) if place is None else _RETURNED.pop(place)
-    lent = memory.view()  # a view of it would not keep it alive, but `memory`
+    with _LOCK:
+        index = next((i for i, memory in enumerate(_FREE) if len(memory) == length), None)
+        # NumPy requests huge pages, torch does not
+        memory = np.empty(length, np.float32) if index is None else _FREE.pop(index)
+    lent = memory.view()  # finalized when the last tensor that uses it is deleted, while `memory` stays alive
     weakref.finalize(lent, _give_back, memory).atexit = False
     return lent
 
 
 def _give_back(memory: np.ndarray) -> None:
-    with _TURN:
-        _RETURNED.append(memory)
-        while sum(kept.nbytes for kept in _RETURNED) > _KEPT:
-            del _RETURNED[0]
+    with _LOCK:
+        _FREE.append(memory)
+        while sum(free.nbytes for free in _FREE) > _MAX_FREE:
+            del _FREE[0]
 
 
 def _shaped(out: np.ndarray, channels: int, size: int, last: bool) -> Tensor:

@@ -1,16 +1,16 @@
-"""Views on a GPU: a few kernels in Triton that read each pixel a few times, in the place of an operation after another.
+"""Views on a GPU: a few fused Triton kernels that read each pixel a few times, instead of one kernel per operation.
 
-The steps are those of `cpu`, which says what happens; here all images of a batch go through each kernel together:
+The steps are the same as in `cpu`; here each kernel processes all images of a batch:
 
-1. `_across`: the cut rows of each image become S pixels wide (R X of the separable resize `R X K^T`).
-2. `_down`: they become S rows, and colour follows up to contrast, which needs the mean of the image.
-3. `_recolour`: colour from contrast on; views without a blur are finished here.
-4. `_blur_across`, `_blur_down`: the blur of the views that have one, which are finished then.
+1. `_across`: resizes the rows of each crop to S pixels (X K^T of the separable resize `R X K^T`).
+2. `_down`: resizes the columns to S rows, then applies colour operations up to contrast, which needs the image's mean.
+3. `_recolour`: applies colour operations from contrast on; views without a blur are finished here.
+4. `_blur_across`, `_blur_down`: blur and finish the remaining views.
 
-Images are read where they lie in a flat buffer, only inside their cut. Everything is decided before, on the CPU
-(`plan`), and goes to the device in a few copies; nothing here waits for the device.
+Images are read from a flat buffer, only inside their crops. All parameters are drawn beforehand on the CPU (`plan`) and
+copied to the device in a few transfers; nothing here synchronises with the device.
 
-B images, C channels, S pixels of a view's side.
+B images, C channels, S pixels per side of a view.
 """
 
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ from .ops import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
 from .plan import Plan
 from .recipes import View
 
-_BLOCK = 512  # pixels that a program works on; with 1,024 registers would be short
-_MOST = 2**15  # images per launch; CUDA's grids have at most twice as many
+_BLOCK = 512  # pixels per program; 1,024 would run out of registers
+_MAX_IMAGES = 2**15  # per launch; half the limit of CUDA's grid dimension
 _NAN = tl.constexpr(tl.PropagateNan.ALL)
 _RED, _GREEN, _BLUE = (tl.constexpr(weight) for weight in GREY)
 _CONTRAST, _SATURATION, _HUE = tl.constexpr(CONTRAST), tl.constexpr(SATURATION), tl.constexpr(HUE)
 
-# columns of the table of whole numbers, and of that of fractions, that stand for what happens to an image
+# columns of the integer and float tables that hold the parameters of each image
 _TOP, _LEFT, _HEIGHT, _WIDTH, _HFLIP, _VFLIP, _TRANSPOSE = (tl.constexpr(i) for i in range(7))
 _STEPS, _WAIT, _GREY, _SOLARIZE, _ERASE = (tl.constexpr(i) for i in (7, 11, 12, 13, 14))
-_WHOLE = tl.constexpr(20)  # two more than are used, as of the fractions: rows begin at multiples of 16 bytes
+_WHOLE = tl.constexpr(20)  # padded, like the float table, so that rows start at multiples of 16 bytes
 _FACTORS, _SIGMA = tl.constexpr(0), tl.constexpr(4)
 _FRACTIONS = tl.constexpr(8)
 
@@ -67,7 +67,7 @@ def _turn_hue(r, g, b, shift):
 
 @triton.jit
 def _colour(r, g, b, begin, end, mean, whole, fractions):
-    """The steps of RGB pixels from turn `begin` to before `end`; `whole` and `fractions` are an image's rows."""
+    """Applies colour steps `begin` to `end` - 1 to RGB pixels; `whole` and `fractions`: the image's table rows."""
     for turn in range(begin, end):
         step = tl.load(whole + _STEPS + turn)
         if step >= 0:
@@ -88,7 +88,7 @@ def _colour(r, g, b, begin, end, mean, whole, fractions):
 
 @triton.jit
 def _blend(v, begin, end, mean, whole, fractions):
-    """`_colour` of one channel that is not of RGB: brightness and contrast."""
+    """`_colour` for one channel of an image that is not RGB: brightness and contrast only."""
     for turn in range(begin, end):
         step = tl.load(whole + _STEPS + turn)
         if step >= 0:
@@ -100,8 +100,8 @@ def _blend(v, begin, end, mean, whole, fractions):
 
 @triton.jit
 def _taps(place, length, size, flip):
-    """The antialiased resize of `length` pixels to `size`, for the outputs `place`: their centres, one over
-    the reach of their weights, their first pixels, and of how many there are weights at most."""
+    """The antialiased resize of `length` pixels to `size`, for outputs `place`: their centres, the inverse filter
+    radius, the first input pixels, and the maximum number of taps."""
     scale = length.to(tl.float32) / size
     support = tl.maximum(scale, 1.0)
     centre = (tl.where(flip != 0, size - 1 - place, place) + 0.5) * scale - 0.5
@@ -119,7 +119,7 @@ def _across(
     pixels, offsets, whole, lines, unit, highest, size: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`lines` (B, C, highest, S): the cut rows, S pixels wide, in [0, 1]."""
+    """`lines` (B, C, highest, S): the rows of the crops, resized to S pixels, in [0, 1]."""
     b, c = tl.program_id(1), tl.program_id(2)
     own = whole + b * WHOLE
     height, width = tl.load(own + _HEIGHT), tl.load(own + _WIDTH)
@@ -146,7 +146,7 @@ def _across(
 
 @triton.jit
 def _shortened(lines, size, height, y, x, flip, there, BLOCK: tl.constexpr):
-    """Pixels of one channel, resized along the columns of `lines` (height, S)."""
+    """Pixels (y, x) of one channel, with the columns of `lines` (height, S) resized."""
     centre, sharpness, low, taps = _taps(y, height, size, flip)
     total = tl.zeros([BLOCK], tl.float32)
     value = tl.zeros([BLOCK], tl.float32)
@@ -162,7 +162,7 @@ def _down(
     lines, whole, fractions, image, sums, highest, size: tl.constexpr, C: tl.constexpr, WHOLE: tl.constexpr,
     FRACTIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`image` (B, C, S, S): the resized cut with its colours up to contrast; `sums` (B, tiles) what that averages."""
+    """`image` (B, C, S, S): resized crops with colour steps before contrast; `sums` (B, tiles): for its mean."""
     b = tl.program_id(1)
     own, fraction = whole + b * WHOLE, fractions + b * FRACTIONS
     height, flip, wait = tl.load(own + _HEIGHT), tl.load(own + _VFLIP), tl.load(own + _WAIT)
@@ -211,7 +211,7 @@ def _recolour(
     image, whole, fractions, sums, threshold, mean, factor, out, sb, sc, sy, sx, size: tl.constexpr, C: tl.constexpr,
     WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The colours from contrast on; `out` (B, C, S, S) for views without a blur, for others `image` in its place."""
+    """Colour steps from contrast on; written to `out` (B, C, S, S) without a blur, otherwise back to `image`."""
     b = tl.program_id(1)
     own, fraction = whole + b * WHOLE, fractions + b * FRACTIONS
     wait, blur = tl.load(own + _WAIT), tl.load(fraction + _SIGMA) > 0
@@ -251,7 +251,7 @@ def _recolour(
 
 @triton.jit
 def _blurred(line, place, stride, size, sigma, half, there, BLOCK: tl.constexpr):
-    """Gaussian sums along one axis of pixels, of which `place` are the numbers on it; borders are mirrored."""
+    """Gaussian blur along one axis, at the indices `place` on it; borders are mirrored."""
     total = 0.0
     value = tl.zeros([BLOCK], tl.float32)
     for t in range(-half, half + 1):
@@ -268,7 +268,7 @@ def _blur_across(
     image, rows, fractions, lines, reach, size: tl.constexpr, C: tl.constexpr, FRACTIONS: tl.constexpr,
     KERNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`lines` (rows, C, S, S): the images of `rows` (of B), blurred along their rows."""
+    """`lines` (rows, C, S, S): the images with indices `rows`, blurred along their rows."""
     n, c = tl.program_id(1), tl.program_id(2)
     b = tl.load(rows + n)
     sigma = tl.load(fractions + b * FRACTIONS + _SIGMA)
@@ -287,7 +287,7 @@ def _blur_down(
     lines, rows, whole, fractions, reach, threshold, mean, factor, out, sb, sc, sy, sx, size: tl.constexpr,
     C: tl.constexpr, WHOLE: tl.constexpr, FRACTIONS: tl.constexpr, KERNEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Blurs along the columns, and finishes."""
+    """Blurs along the columns, and finishes the views."""
     n, c = tl.program_id(1), tl.program_id(2)
     b = tl.load(rows + n)
     own = whole + b * WHOLE
@@ -307,17 +307,17 @@ def views(
 ) -> list[Tensor]:  # fmt: skip
     """For each recipe the views (B, C, S, S) float32 of B images, on the device of `pixels`.
 
-    That device must be torch's current one: Triton starts kernels there.
+    That device must be torch's current one, on which Triton launches kernels.
 
     Args:
         pixels: the images, uint8, uint16 or float32, in one contiguous tensor of any shape.
-        offsets: (B,) int64 on the CPU, where in it each image begins.
-        strides: (B, 2) int64 on the CPU, pixels from a channel and from a row to the next.
-        recipes: the views, and what each does to the images, on the CPU.
-        unit: what brings pixels into [0, 1].
+        offsets: (B,) int64 on the CPU, index of the first pixel of each image.
+        strides: (B, 2) int64 on the CPU, strides between channels and between rows, in pixels.
+        recipes: the views and their plans, on the CPU.
+        unit: factor that scales pixels to [0, 1].
         mean, std: (C,) float32 on the CPU.
-        last: whether the channels lie last in memory.
-        budget: how many float32 numbers may lie between the kernels at once.
+        last: whether the output is channels-last in memory.
+        budget: maximum number of float32 values in the intermediate buffers.
     """
     device, b = pixels.device, len(offsets)
     pixels = pixels.reshape(-1)
@@ -325,24 +325,24 @@ def views(
     rows_of = [torch.cat((plan.factors, plan.sigma[:, None]), 1) for _, plan in recipes]
     fractions = moved(F.pad(torch.stack(rows_of), (0, _FRACTIONS.value - 5)), device)
     where = moved(torch.cat((offsets[:, None], strides, strides[:, :1]), 1), device)
-    centre, factor = moved(torch.stack((mean, 1 / std)), device)
+    center, factor = moved(torch.stack((mean, 1 / std)), device)
     shape = torch.channels_last if last else torch.contiguous_format
-    made = []
+    results = []
     for number, (view, plan) in enumerate(recipes):
         out = torch.empty((b, len(mean), view.size, view.size), dtype=torch.float32, device=device, memory_format=shape)
-        each = len(mean) * view.size * (max(view.size, int(plan.box[:, 2].max())) + view.size) if b else 1
-        step = min(max(1, budget // each), _MOST)
+        per_image = len(mean) * view.size * (max(view.size, int(plan.box[:, 2].max())) + view.size) if b else 1
+        step = min(max(1, budget // per_image), _MAX_IMAGES)
         for rows in (slice(i, i + step) for i in range(0, b, step)):
             _fill(
-                out[rows], pixels, where[rows], whole[number, rows], fractions[number, rows], centre,
+                out[rows], pixels, where[rows], whole[number, rows], fractions[number, rows], center,
                 factor, view, unit, int(plan.box[rows, 2].max()), plan.sigma[rows].nonzero().squeeze(1),
             )  # fmt: skip
-        made.append(out)
-    return made
+        results.append(out)
+    return results
 
 
 def _whole(plan: Plan) -> Tensor:
-    """The table (B, columns) int32 of whole numbers."""
+    """The table (B, columns) int32 of integer parameters."""
     is_contrast = plan.steps == CONTRAST
     wait = torch.where(is_contrast.any(1), is_contrast.to(torch.uint8).argmax(1), 4)
     marks = torch.stack((wait, plan.grey, plan.solarize), 1)
@@ -354,7 +354,7 @@ def _fill(
     out: Tensor, pixels: Tensor, where: Tensor, whole: Tensor, fractions: Tensor, mean: Tensor, factor: Tensor,
     view: View, unit: float, highest: int, blurred: Tensor,
 ) -> None:  # fmt: skip
-    """Writes one view of some images to `out`; `blurred` are the places of those with a blur, on the CPU."""
+    """Writes one view of some images to `out`; `blurred`: the indices of those with a blur, on the CPU."""
     b, c, s, _ = out.shape
     lines = torch.empty((b, c, max(highest, s), s), dtype=torch.float32, device=out.device)
     image = torch.empty((b, c, s, s), dtype=torch.float32, device=out.device)

@@ -1,4 +1,4 @@
-"""How a batch of images becomes a list of batches of views, on the images' device, by one of three engines."""
+"""Computes all views of a batch of images, on the images' device, with one of three engines."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ENGINES: dict[str, Literal["numba", "triton", "torch"]] = {
     "cpu": "numba" if find_spec("numba") else "torch",
     "cuda": "triton" if find_spec("triton") else "torch",
 }
-"""How a device makes views: compiled (`cpu`, `gpu`), or by torch's operations (`torch_engine`)."""
+"""The engine of each device type: compiled kernels (`cpu`, `gpu`), or torch operations (`torch_engine`)."""
 
 
 @torch.no_grad()
@@ -33,29 +33,29 @@ def make_views(
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> list[Tensor]:
-    """Makes all views of a batch of images, on the images' device.
+    """Computes all views of a batch of images, on the images' device.
 
     Args:
         images: (B, C, H, W), uint8, uint16, or float32 in [0, 1]; padded at the right and bottom with finite values.
             Or `Images` of different sizes.
-        views: the recipes; one with `count` n stands for n views.
+        views: the recipes; one with `count` n gives n views.
         seed: an int, or an int64 tensor (B,) with a key per image. An int means the keys `keys_of(seed, row)`.
-        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. `Images` know theirs.
-            Like keys best given on the CPU, where all is decided: to fetch them waits for the device.
-        mean, std: C numbers each, subtracted from and dividing values in [0, 1]; None leaves them.
-        memory_format: how the views lie in memory; `torch.channels_last` suits convolutions.
+        sizes: (B, 2) int64, the images' true heights and widths; None if all fill the tensor. Not used for `Images`.
+            Like keys, preferably on the CPU, where parameters are drawn: copying them from the device synchronises.
+        mean, std: C values each for normalising images in [0, 1]; None skips the step.
+        memory_format: memory format of the views; `torch.channels_last` suits convolutions.
 
     Returns:
         One float32 tensor (B, C, size, size) per single view, in order.
 
     Raises:
-        ValueError: if a shape, a type or the number of channels does not fit.
+        ValueError: if shapes, dtype or the number of channels do not match.
     """
     flat = images.buffer if isinstance(images, Images) else images
     if flat.dtype not in LARGEST or (flat is images and flat.ndim != 4):
         raise ValueError(
-            f"make_views got images of shape {tuple(flat.shape)} and type {flat.dtype}; "
-            "it needs (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
+            f"make_views got images of shape {tuple(flat.shape)} and dtype {flat.dtype}; "
+            "expected (B, C, H, W) of uint8, uint16, or float32 in [0, 1]."
         )
     if isinstance(images, Images):
         (b, c), sizes = (len(images.sizes), images.channels), images.sizes
@@ -74,18 +74,17 @@ def make_views(
     if keys.shape != (b,) or sizes.shape != (b, 2):
         raise ValueError(
             f"make_views got {counted(b, 'image')}, keys of shape {tuple(keys.shape)} and sizes of shape "
-            f"{tuple(sizes.shape)}; "
-            f"it needs ({b},) and ({b}, 2)."
+            f"{tuple(sizes.shape)}; expected ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]
     plans = [plan(view, sizes, draw(keys, number), c == 3) for number, view in enumerate(single)]
-    centre, spread = (torch.tensor(x, dtype=torch.float32) for x in (mean or [0.0] * c, std or [1.0] * c))
+    center, scale = (torch.tensor(x, dtype=torch.float32) for x in (mean or [0.0] * c, std or [1.0] * c))
     with torch.autocast(flat.device.type, enabled=False):
         if _engine(flat.device, flat.dtype, c) == "torch":
-            whole = images.padded() if isinstance(images, Images) else images
-            return torch_engine.views(whole, single, plans, centre, spread, memory_format)
+            padded = images.padded() if isinstance(images, Images) else images
+            return torch_engine.views(padded, single, plans, center, scale, memory_format)
         _check_sizes(images, sizes)
-        return _compiled(flat, offsets, strides, single, plans, centre, spread, memory_format)
+        return _compiled(flat, offsets, strides, single, plans, center, scale, memory_format)
 
 
 def _engine(device: torch.device, dtype: torch.dtype, channels: int) -> Literal["numba", "triton", "torch"]:
@@ -103,7 +102,7 @@ def _compiled(
     std: Tensor,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """The views of images that lie in a flat buffer, by the engine of its device."""
+    """The views of images in a flat buffer, by the compiled engine of its device."""
     unit, last = 1 / LARGEST[flat.dtype], memory_format is torch.channels_last
     if ENGINES[flat.device.type] == "triton":
         from . import gpu
@@ -126,9 +125,9 @@ def _compiled(
 
 @cache
 def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
-    """Whether Triton's kernels run on a GPU and make there what torch's operations make on a CPU; if not, it says why.
+    """Whether Triton's kernels run on a GPU with the same result as torch's operations on the CPU; warns if not.
 
-    Tried once for each kind of images; more than one program works on each view.
+    Tested once per device, dtype and number of channels, with views larger than one block.
     """
     view = View(
         size=40, scale=(0.2, 1.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=1.0, brightness=0.4, contrast=0.4,
@@ -146,24 +145,26 @@ def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
         flat = images.to(device).view(dtype)
         (ours,) = _compiled(flat, offsets, strides, [view], plans, mean, std, torch.contiguous_format)
         (theirs,) = torch_engine.views(images.view(dtype), [view], plans, mean, std, torch.contiguous_format)
-        furthest = (ours.cpu() - theirs).abs().max().item()
-        reason = "" if furthest < 1e-3 else f"their views are {furthest:.3g} of the range of values off"
-    except Exception as error:  # no C compiler, a GPU that Triton does not know, ...
-        reason = brief(f"{type(error).__name__}: {(str(error).strip() or 'no words').splitlines()[0]}")
+        error_size = (ours.cpu() - theirs).abs().max().item()
+        reason = "" if error_size < 1e-3 else f"their views differ by {error_size:.3g} of the value range"
+    except Exception as error:  # no C compiler, a GPU not supported by Triton, ...
+        reason = brief(f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")
     if reason:
         warnings.warn(
-            f"Views are made by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2
+            f"Views are computed by slower operations: Triton's kernels fail on {device} ({reason}).", stacklevel=2
         )
     return not reason
 
 
 def _check_sizes(images: Tensor | Images, sizes: Tensor) -> None:
-    """Refuses sizes that lead out of the images' memory, where compiled code would follow them."""
-    least = int(sizes.min()) if len(sizes) else 1
+    """Raises ValueError for sizes beyond the images' memory, which compiled code would read unchecked."""
+    smallest = int(sizes.min()) if len(sizes) else 1
     if isinstance(images, Images):
         ends = images.offsets + images.channels * images.sizes.prod(1)
         fits = not len(sizes) or (int(images.offsets.min()) >= 0 and int(ends.max()) <= images.buffer.numel())
     else:
         fits = bool((sizes <= torch.tensor(images.shape[2:])).all())
-    if least < 1 or not fits:
-        raise ValueError(f"make_views got sizes {sizes.tolist()[:4]} ... that the images do not have.")
+    if smallest < 1 or not fits:
+        raise ValueError(
+            f"make_views got sizes {sizes.tolist()[:4]} ...; expected sizes of at least 1, within the images' memory."
+        )

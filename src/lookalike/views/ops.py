@@ -1,10 +1,10 @@
-"""Augmentations of a whole batch at once, with parameters per image.
+"""Batched augmentations with separate parameters for each image.
 
 Each operation equals its namesake in `torchvision.transforms.v2.functional`, applied to every image with that image's
 parameters; the `random_*` boxes have the distribution of torchvision's transforms. All are pure functions: randomness
-comes in as uniform numbers in [0, 1). Parameters are (B,) unless said otherwise.
+is passed in as uniform numbers in [0, 1). Parameters are (B,) unless stated otherwise.
 
-B images, C channels, H rows, W columns, S pixels of a view's side, N tries. Images are float32 in [0, 1].
+B images, C channels, H rows, W columns, S pixels per side of a view, N tries. Images are float32 in [0, 1].
 """
 
 import math
@@ -15,18 +15,18 @@ from torch import Tensor
 
 GREY = (0.2989, 0.587, 0.114)  # the weights of ITU-R BT.601, with torchvision's digits
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""The colour operations, as a `Plan` numbers them."""
+"""Indices of the colour operations in a `Plan`."""
 BLUR_REACH = 4.5
-"""Standard deviations at which compiled code cuts a Gaussian: what is left out weighs 7e-6."""
+"""Radius, in standard deviations, at which compiled code truncates a Gaussian: the omitted weight is 7e-6."""
 ERASE_SCALE = (0.02, 0.33)
 ERASE_RATIO = (0.3, 3.3)
 
 
 def _first_fit(sizes: Tensor, areas: Tensor, aspects: Tensor, low: int) -> tuple[Tensor, Tensor]:
-    """The first of N candidate boxes that fits, (B, 2) height and width, and whether there is one (B, 1).
+    """The first of N candidate boxes that fits, (B, 2) height and width, and whether one fits, (B, 1).
 
-    `areas` are pixels and `aspects` width over height, both (B, N). Sides are `low` to `sizes` (B, 2). Float64, since
-    the last bit of a float32 root or exponential differs between devices and would move an edge by a pixel.
+    `areas` are in pixels and `aspects` are width over height, both (B, N). Sides are `low` to `sizes` (B, 2). Float64,
+    because the last bit of a float32 root or exponential depends on the device and could move an edge by a pixel.
     """
     boxes = torch.stack(((areas / aspects).sqrt(), (areas * aspects).sqrt()), -1).round()  # (B, N, 2)
     fits = ((boxes >= low) & (boxes <= sizes[:, None])).all(-1)
@@ -44,7 +44,7 @@ def _aspects(u: Tensor, ratio: tuple[float, float]) -> Tensor:
 
 
 def _placed(sizes: Tensor, box: Tensor, corner: Tensor) -> Tensor:
-    """Top and left (B, 2), uniform over the places where the box fits."""
+    """Top and left (B, 2), uniform over all positions where the box fits."""
     return (corner.double() * (sizes - box + 1)).floor()
 
 
@@ -53,7 +53,7 @@ def random_crop(
 ) -> Tensor:
     """Boxes (B, 4) int64 of top, left, height, width, drawn like torchvision's `RandomResizedCrop`.
 
-    Of N tries the first that fits counts; if none does, the largest centred box with the aspect nearest to the image's.
+    The first of N tries that fits is used; if none does, the largest centred box with the nearest allowed aspect ratio.
     `sizes` (B, 2) int64 are heights and widths; `area` (B, N), `aspect` (B, N) and `corner` (B, 2) uniform numbers.
     """
     box, found = _first_fit(sizes, _areas(sizes, area, scale), _aspects(aspect, ratio), low=1)
@@ -69,22 +69,22 @@ def random_erase(sizes: Tensor, area: Tensor, aspect: Tensor, corner: Tensor) ->
 
     The arguments are those of `random_crop`. A box is smaller than the image on both axes, and empty if no try fits.
     """
-    aspects = 1 / _aspects(aspect, ERASE_RATIO)  # torchvision's ratio is height over width here
+    aspects = 1 / _aspects(aspect, ERASE_RATIO)  # here, torchvision's ratio is height over width
     box, found = _first_fit(sizes - 1, _areas(sizes, area, ERASE_SCALE), aspects, low=0)
     box = torch.where(found, box, 0.0)
     return torch.cat((_placed(sizes, box, corner), box), 1).long()
 
 
 def resize_matrix(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> Tensor:
-    """Matrices (B, size, n) that cut `length` pixels from `start` on, resize them to `size`, and flip where told.
+    """Matrices (B, size, n) that crop `length` pixels from `start`, resize them to `size`, and flip them if `flip`.
 
-    The weights are those of ATen's antialiased bilinear filter: a triangle of the width of an output pixel, or of an
-    input pixel when enlarging. The cut comes first, so no weight lies outside it.
+    The weights are those of ATen's antialiased bilinear filter: a triangle whose half width is an output pixel, or an
+    input pixel when upscaling. Cropping comes first, so pixels outside the crop have no weight.
     """
     scale = (length.to(torch.float32) / size)[:, None]
     out = torch.arange(size, dtype=torch.float32, device=start.device)
     out = torch.where(flip[:, None], size - 1 - out, out)  # (B, S)
-    pixel = torch.arange(n, device=start.device) - start[:, None]  # (B, n), counted from the cut's edge
+    pixel = torch.arange(n, device=start.device) - start[:, None]  # (B, n), from the edge of the crop
     inside = (pixel >= 0) & (pixel < length[:, None])
     distance = pixel[:, None].to(torch.float32) - ((out + 0.5) * scale - 0.5)[:, :, None]
     weights = distance.abs_().div_(-scale.clamp(min=1)[:, :, None]).add_(1).clamp_(min=0).mul_(inside[:, None])
@@ -92,7 +92,7 @@ def resize_matrix(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int
 
 
 def resized_crop(images: Tensor, box: Tensor, hflip: Tensor, vflip: Tensor, size: int) -> Tensor:
-    """Cuts boxes (B, 4) of top, left, height, width from (B, C, H, W), resizes to (B, C, size, size), then flips."""
+    """Crops boxes (B, 4) of top, left, height, width from (B, C, H, W), resizes to (B, C, size, size), then flips."""
     (b, c, h, w), (top, left, height, width) = images.shape, box.unbind(1)
     rows = resize_matrix(top, height, vflip, h, size)  # (B, S, H)
     columns = resize_matrix(left, width, hflip, w, size)  # (B, S, W)
@@ -107,7 +107,7 @@ def grey(x: Tensor) -> Tensor:
 
 
 def _of(parameter: Tensor) -> Tensor:
-    """Broadcasts one number per image over its pixels."""
+    """Broadcasts one value per image over its pixels."""
     return parameter[:, None, None, None]
 
 
@@ -117,21 +117,21 @@ def brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Scales the distance to the image's mean, of the luma for RGB, and clamps to [0, 1]."""
+    """Scales the difference from the image's mean (for RGB, the mean luma) and clamps to [0, 1]."""
     mean = (grey(x) if x.shape[1] == 3 else x).mean((1, 2, 3))
     return (x * _of(factor)).add_(_of((1 - factor) * mean)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Scales the distance of RGB to each pixel's luma and clamps to [0, 1]."""
+    """Scales the difference of RGB from each pixel's luma and clamps to [0, 1]."""
     return (x * _of(factor)).add_(grey(x).mul_(_of(1 - factor))).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of RGB by `shift` of a full circle.
+    """Rotates the hue of RGB by `shift` of a full circle.
 
-    With V the largest channel, c its distance to the smallest and h the hue in sixths of a circle, the smallest
-    channel gets a share of c that is a trapezium in h, of which each channel sees another turn.
+    With c the chroma (largest minus smallest channel) and h the hue in sixths of a circle, each channel is the smallest
+    value plus c times a trapezoidal function of h, shifted by a third of a circle between channels.
     """
     r, g, b = x.unbind(1)
     low, high = r.minimum(g).minimum(b), r.maximum(g).maximum(b)
@@ -140,8 +140,8 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     h.div_(c.clamp(min=1e-12)).add_((6 * shift)[:, None, None])  # grey pixels have c = 0 and any hue
     h.sub_((h * (1 / 6)).floor_(), alpha=6)  # into [0, 6)
     out = torch.empty_like(x)
-    for channel, (centre, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
-        torch.sub(h, centre, out=out[:, channel]).abs_().mul_(sign).add_(offset)
+    for channel, (center, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
+        torch.sub(h, center, out=out[:, channel]).abs_().mul_(sign).add_(offset)
     return out.clamp_(0, 1).mul_(c[:, None]).add_(low[:, None])
 
 
@@ -151,14 +151,14 @@ def grayscale(x: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Convolves with Gaussians of standard deviation `sigma` cut to `kernel` (odd) pixels; borders are mirrored."""
+    """Convolves with Gaussians of standard deviation `sigma`, truncated to `kernel` (odd) pixels; mirrored borders."""
     half = kernel // 2
     offset = torch.arange(-half, half + 1, device=x.device)
     taps = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, 1)[:, :, None, None, None].unbind(1)
     for dim, border in ((2, (0, 0, half, half)), (3, (half, half, 0, 0))):
         n = x.shape[dim]
         wide = F.pad(x, border, mode="reflect")
-        # Sums of shifted images: a CPU's grouped convolution takes several times as long for a few images.
+        # sums of shifted images: for few images, grouped convolution on a CPU is several times as slow
         x = wide.narrow(dim, 0, n) * taps[0]
         for i, tap in enumerate(taps[1:], 1):
             x.addcmul_(wide.narrow(dim, i, n), tap)
@@ -166,7 +166,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
 
 def solarize(x: Tensor, threshold: float) -> Tensor:
-    """Inverts the values at and above `threshold`."""
+    """Inverts values of at least `threshold`."""
     return torch.where(x >= threshold, 1 - x, x)
 
 

@@ -1,4 +1,4 @@
-"""What is random of a view, decided on the CPU: uniform numbers, and a `Plan` of what happens to each image."""
+"""Draws the random parameters of views on the CPU: uniform numbers, and the resulting `Plan` for each image."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from ..random import key_of, keys_of, uniform
 from . import ops
 from .recipes import View
 
-# How many uniform numbers each parameter takes. A name's numbers never change when others come or go.
+# Uniform numbers per parameter. The numbers of a name are unchanged when other names are added or removed.
 _DRAWS = {
     "area": 10,
     "aspect": 10,
@@ -37,7 +37,7 @@ _NAMES = torch.tensor([key_of(name, i) for name, n in _DRAWS.items() for i in ra
 
 
 def draw(keys: Tensor, view: int) -> dict[str, Tensor]:
-    """All uniform numbers in [0, 1) of one view: (B,) each, or (B, n) where a parameter takes several."""
+    """All uniform numbers in [0, 1) of one view: (B,) each, or (B, n) for parameters that need several."""
     u = uniform(keys_of(keys, view)[:, None], _NAMES)
     return {name: x.squeeze(1) for name, x in zip(_DRAWS, torch.split(u, list(_DRAWS.values()), 1), strict=True)}
 
@@ -49,34 +49,34 @@ def _factor(u: Tensor, strength: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one view does to each of B images; on the CPU, where nothing waits for a device that is at work."""
+    """The parameters of one view of B images, on the CPU, so that drawing them does not synchronise with a device."""
 
     box: Tensor
-    """(B, 4) int64: top, left, height, width of the cut."""
+    """(B, 4) int64: top, left, height, width of the crop."""
     flips: Tensor
-    """(B, 3) bool: left and right; top and bottom; rows and columns, as the last."""
+    """(B, 3) bool: horizontal flip, vertical flip, and a final transposition."""
     steps: Tensor
-    """(B, 4) int64: the colour operation of each turn, -1 for none."""
+    """(B, 4) int64: the colour operations in order, -1 for none."""
     factors: Tensor
-    """(B, 4) float32: the parameters of the colour operations, in the order of their numbers (`ops.BRIGHTNESS` ...)."""
+    """(B, 4) float32: the parameter of each colour operation, indexed by operation (`ops.BRIGHTNESS` ...)."""
     grey: Tensor
-    """(B,) bool."""
+    """(B,) bool: converted to greyscale."""
     sigma: Tensor
-    """(B,) float32: of the blur; 0 for none."""
+    """(B,) float32: standard deviation of the blur in pixels; 0 for none."""
     solarize: Tensor
     """(B,) bool."""
     erase: Tensor
-    """(B, 4) int64: the box that is blanked; without height none."""
+    """(B, 4) int64: top, left, height, width of the erased box; none if its height is 0."""
 
 
-def plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
-    """Turns uniform numbers into what happens; `colour` says whether images are RGB."""
+def plan(view: View, sizes: Tensor, u: dict[str, Tensor], is_rgb: bool) -> Plan:
+    """Computes a plan from uniform numbers; `is_rgb`: whether images are RGB."""
     none = torch.zeros(len(sizes), dtype=torch.bool)
     turns = torch.where(u["rot90"] < view.rot90, 1 + (3 * u["quarters"]).long(), 0) if view.rot90 else none.long()
-    # A quarter turn is a mirroring and a transposition, a half turn two mirrorings: the matrices do them for nothing.
+    # A rotation by 90 degrees is a flip and a transposition, by 180 degrees two flips, which the resize does for free.
     hflip = (u["hflip"] < view.hflip) ^ (turns == 1) ^ (turns == 2)
     vflip = (u["vflip"] < view.vflip) ^ (turns == 3) ^ (turns == 2)
-    strengths = (view.brightness, view.contrast, view.saturation * colour, view.hue * colour)
+    strengths = (view.brightness, view.contrast, view.saturation * is_rgb, view.hue * is_rgb)
     steps = torch.full((len(sizes), 4), -1)
     factors = torch.zeros((len(sizes), 4), dtype=torch.float32)
     if view.jitter and any(strengths):
@@ -97,7 +97,7 @@ def plan(view: View, sizes: Tensor, u: dict[str, Tensor], colour: bool) -> Plan:
         flips=torch.stack((hflip, vflip, turns % 2 == 1), 1),
         steps=steps,
         factors=factors,
-        grey=u["grayscale"] < view.grayscale if colour else none,
+        grey=u["grayscale"] < view.grayscale if is_rgb else none,
         sigma=torch.where(u["blur"] < view.blur, view.sigma[0] + (view.sigma[1] - view.sigma[0]) * u["sigma"], 0.0),
         solarize=u["solarize"] < view.solarize,
         erase=erase,

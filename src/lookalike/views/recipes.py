@@ -1,4 +1,4 @@
-"""What a method sees of each image: `View` is the recipe of a random view; those of the papers, and changes of them."""
+"""Recipes of random views: `View`, the settings of the papers, and functions that modify them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 class View:
     """The recipe of a random view; neutral by default: the largest centred square, resized.
 
-    The steps come in the order of torchvision's references: crop, resize, flip, turn, colour jitter, grayscale, blur,
-    solarize, normalise, erase. Each probability is drawn per image. Saturation, hue and grayscale apply to images
-    of 3 channels only.
+    The steps follow the order of torchvision's reference scripts: crop, resize, flip, rotate, colour jitter, grayscale,
+    blur, solarize, normalise, erase. Each step is drawn per image. Saturation, hue and grayscale apply only to images
+    with 3 channels.
     """
 
     size: int = 224
     """Side of the square view, in pixels."""
     count: int = 1
-    """How many views of this recipe each image gets."""
+    """Number of views of this recipe per image."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the crop's area, as a share of the image's."""
+    """Range of the crop's area, as a fraction of the image's area."""
     ratio: tuple[float, float] = (1.0, 1.0)
-    """Range of the crop's width over its height. Where ten tries do not fit, the largest centred crop is taken."""
+    """Range of the crop's width over its height. If ten tries do not fit, the largest centred crop is used."""
     hflip: float = 0.0
-    """Probability of mirroring left and right."""
+    """Probability of a horizontal flip."""
     vflip: float = 0.0
-    """Probability of mirroring top and bottom."""
+    """Probability of a vertical flip."""
     rot90: float = 0.0
-    """Probability of a turn by 90, 180 or 270 degrees, each as likely."""
+    """Probability of a rotation by 90, 180 or 270 degrees, equally likely."""
     jitter: float = 0.0
     """Probability of changing brightness, contrast, saturation and hue, in a random order."""
     brightness: float = 0.0
@@ -37,9 +37,9 @@ class View:
     saturation: float = 0.0
     """Strength, as for brightness."""
     hue: float = 0.0
-    """Largest turn of the hue, as a share of the circle, up to 0.5."""
+    """Largest rotation of the hue, as a fraction of the circle, up to 0.5."""
     grayscale: float = 0.0
-    """Probability of dropping the colour."""
+    """Probability of conversion to greyscale."""
     blur: float = 0.0
     """Probability of Gaussian blur."""
     sigma: tuple[float, float] = (0.1, 2.0)
@@ -47,11 +47,11 @@ class View:
     kernel: int = 23
     """Width of the blur's kernel in pixels of the view; odd."""
     solarize: float = 0.0
-    """Probability of inverting the values from the threshold on."""
+    """Probability of inverting values of at least the threshold."""
     threshold: float = 0.5
-    """Where solarizing begins, as a share of the range of values."""
+    """Threshold of solarize, as a fraction of the value range."""
     erase: float = 0.0
-    """Probability of blanking a random box of 2 to 33 % of the view, after normalisation."""
+    """Probability of setting a random box of 2 to 33 % of the view to 0, after normalisation."""
 
     def __post_init__(self) -> None:
         for name in ("hflip", "vflip", "rot90", "jitter", "grayscale", "blur", "solarize", "threshold", "erase"):
@@ -59,11 +59,11 @@ class View:
                 raise ValueError(f"View.{name} is {getattr(self, name)}; give a number from 0 to 1.")
         for name in ("brightness", "contrast", "saturation"):
             if getattr(self, name) < 0:
-                raise ValueError(f"View.{name} is {getattr(self, name)}; give a strength of 0 or more.")
-        for name, most in (("scale", 1.0), ("ratio", float("inf")), ("sigma", float("inf"))):
+                raise ValueError(f"View.{name} is {getattr(self, name)}; give a strength of at least 0.")
+        for name, highest in (("scale", 1.0), ("ratio", float("inf")), ("sigma", float("inf"))):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= most:
-                limit = "" if most == float("inf") else f" <= {most:g}"
+            if not 0 < low <= high <= highest:
+                limit = "" if highest == float("inf") else f" <= {highest:g}"
                 raise ValueError(f"View.{name} is ({low}, {high}); give two numbers with 0 < low <= high{limit}.")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"View.hue is {self.hue}; give a number from 0 to 0.5.")
@@ -73,7 +73,7 @@ class View:
             raise ValueError(f"View.kernel is {self.kernel}; give an odd number of pixels.")
         if self.blur > 0 and self.kernel // 2 >= self.size:
             raise ValueError(
-                f"View.kernel is {self.kernel} for views of {self.size} pixels; the mirrored borders allow at most "
+                f"View.kernel is {self.kernel} for views of {self.size} pixels; mirrored borders allow at most "
                 f"{2 * self.size - 1}. Give a smaller kernel."
             )
 
@@ -108,7 +108,7 @@ MOCO_VIEW = View(
     blur=0.5,
     kernel=23,
 )
-"""MoCo v2's view (`--aug-plus` of facebookresearch/moco); SimSiam's; without blur that of SupCon's PyTorch code."""
+"""MoCo v2's view (`--aug-plus` of facebookresearch/moco), also SimSiam's; without blur SupCon's (its PyTorch code)."""
 
 _BYOL_VIEW = dataclasses.replace(MOCO_VIEW, scale=(0.08, 1.0), saturation=0.2)
 BYOL_VIEWS = (
@@ -124,13 +124,13 @@ SWAV_VIEWS = (_GLOBAL, dataclasses.replace(_GLOBAL, size=96, count=6, scale=(0.0
 
 
 def dino_views(share: float, local: int) -> tuple[View, ...]:
-    """DINO's multi-crop: BYOL's pair as global views, and `local` small views of less than `share` of the area."""
+    """DINO's multi-crop: BYOL's pair as global views, and `local` small views; `share`: area fraction between them."""
     first, second = cropped_from(share, BYOL_VIEWS)
     return (first, second, dataclasses.replace(first, size=96, count=local, scale=(0.05, share), blur=0.5))
 
 
 def without_blur(views: Sequence[View]) -> tuple[View, ...]:
-    """The same views without blur, which small images are not given (SimCLR, appendix B.9; SimSiam, appendix D)."""
+    """The same views without blur, for small images (SimCLR, appendix B.9; SimSiam, appendix D)."""
     return tuple(dataclasses.replace(view, blur=0.0) for view in views)
 
 
@@ -148,7 +148,7 @@ def two_global(views: Sequence[View]) -> tuple[View, ...]:
 
 
 def larger(views: Sequence[View], size: int) -> tuple[View, ...]:
-    """The same views with the first two, the global ones, at `size` pixels, and their blur in proportion."""
+    """The same views with the two global ones at `size` pixels, and their blur scaled in proportion."""
     factor = size / views[0].size
     global_views = views[:1] if views[0].count > 1 else views[:2]
     grown = [
@@ -161,19 +161,19 @@ def larger(views: Sequence[View], size: int) -> tuple[View, ...]:
 
 
 def at_least(view: View, size: int) -> View:
-    """The same view, at `size` pixels where it has fewer, with its blur in proportion."""
+    """The same view at no less than `size` pixels, with its blur scaled in proportion."""
     return larger((view,), size)[0] if size > view.size else view
 
 
 def cropped_from(share: float, views: Sequence[View]) -> tuple[View, ...]:
-    """The same views with crops of at least this share of the image's area."""
+    """The same views with crops of at least a fraction `share` of the image's area."""
     return tuple(dataclasses.replace(view, scale=(share, view.scale[1])) for view in views)
 
 
 def resized(views: Sequence[View], image_size: int, patch: int | None = None) -> tuple[View, ...]:
-    """The same views with the largest brought to `image_size` pixels and the others in proportion.
+    """The same views with the largest at `image_size` pixels and the others scaled in proportion.
 
-    Sizes become multiples of `patch` where the backbone has patches, kernels the nearest odd numbers.
+    Sizes are rounded to multiples of `patch` if the backbone has patches, kernels to odd numbers.
     """
     step = patch or 1
     factor = image_size / max(view.size for view in views)

@@ -1,4 +1,4 @@
-"""Views on any device, by torch's operations (`ops`), a part of the batch after another."""
+"""Views on any device, by torch operations (`ops`), in chunks of the batch."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,10 @@ from .plan import Plan
 from .recipes import View
 
 CHUNK = {"cpu": 2**19, "cuda": 2**28}
-"""Pixels x channels that are worked on at once: a CPU's cache, and 1 GiB of a GPU's memory, hold them as float32."""
+"""Values (pixels x channels) per chunk, as float32: what fits in a CPU's cache, and 1 GiB of a GPU's memory."""
 
-_COLOUR = (ops.brightness, ops.contrast, ops.saturation, ops.hue)
-"""The steps of the jitter, as a plan numbers them."""
+_COLOR_STEPS = (ops.brightness, ops.contrast, ops.saturation, ops.hue)
+"""The colour operations, indexed as in a plan."""
 
 
 def views(
@@ -26,19 +26,19 @@ def views(
     std: Tensor,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """The views of padded images (B, C, H, W), a part of the batch after another."""
+    """The views of padded images (B, C, H, W), computed in chunks of the batch."""
     (b, c), device = images.shape[:2], images.device
     mean, std = moved(mean, device), moved(std, device)
     largest = c * max([images[0, 0].numel(), *(view.size**2 for view in recipes)]) if b else 1
     step = max(1, CHUNK.get(device.type, 2**28) // largest)
     shapes = [(b, c, view.size, view.size) for view in recipes]
-    made = [torch.empty(s, dtype=torch.float32, device=device, memory_format=memory_format) for s in shapes]
+    results = [torch.empty(s, dtype=torch.float32, device=device, memory_format=memory_format) for s in shapes]
     for rows in (slice(i, i + step) for i in range(0, b, step)):
         x = promote(images[rows], torch.float32)
-        for view, plan, out in zip(recipes, plans, made, strict=True):
+        for view, plan, out in zip(recipes, plans, results, strict=True):
             part = Plan(**{name: value[rows] for name, value in vars(plan).items()})
             out[rows] = _view(x, view, part, mean, std)
-    return made
+    return results
 
 
 def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> 
     if view.rot90:
         _change(x, plan.flips[:, 2], lambda x: x.mT)
     if view.jitter:
-        for turn in plan.steps.unbind(1):
-            for number, operation in enumerate(_COLOUR):
-                _change(x, turn == number, operation, plan.factors[:, number])
+        for step in plan.steps.unbind(1):
+            for number, operation in enumerate(_COLOR_STEPS):
+                _change(x, step == number, operation, plan.factors[:, number])
     if view.grayscale:
         _change(x, plan.grey, ops.grayscale)
     if view.blur:
@@ -64,8 +64,8 @@ def _view(images: Tensor, view: View, plan: Plan, mean: Tensor, std: Tensor) -> 
 
 
 def _change(x: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> None:
-    """Puts `operation(images, *their parameters)` in the place of the chosen (B,) images; only x is on a device."""
+    """Applies `operation(images, *parameters)` in place to the images of the mask (B,); only x is on a device."""
     rows = chosen.nonzero().squeeze(1)
     if len(rows):
-        there = moved(rows, x.device)
-        x[there] = operation(x[there], *(moved(p[rows], x.device) for p in parameters))
+        on_device = moved(rows, x.device)
+        x[on_device] = operation(x[on_device], *(moved(p[rows], x.device) for p in parameters))

@@ -214,7 +214,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a name whose weights cannot be fetched": Remedy(
         lambda p: ["evaluate", "timm/test_resnet", *p.pair, "--workers", "0", "--protocols", "knn"],
-        r"in place of the name: as ENCODER with (--encoder-backbone) (\S+), as",
+        r"instead of the name: as ENCODER with (--encoder-backbone) (\S+), as",
         instead("timm/test_resnet", "{place.out}/hand.pth", "{0}", "{1}"),
     ),
     "a name whose weights cannot be fetched, to begin with": Remedy(
@@ -224,7 +224,7 @@ REMEDIES: dict[str, Remedy] = {
     "a backbone that is named though the file says it": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0", "--out", str(p.out / "a.npz"),
                    "--encoder-backbone", "test_resnet"],
-        r"Leave the name of the backbone (out)\.", lambda p, found, argv: argv[:-2],
+        r"Omit the name of the backbone\.", lambda p, found, argv: argv[:-2],
     ),
     "an encoder of other image sizes": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0", "--out", str(p.out / "a.npz"), "--image-size",
@@ -311,14 +311,15 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a module without memory for activations": Remedy(
         trains("simclr", "--checkpoint-activations"),
-        r"Choose a ViT or ConvNeXt of timm's, or a smaller batch in more micro-batches \((--accumulate)\)",
+        r"Choose a ViT or ConvNeXt from timm, or a smaller batch in more micro-batches \((--accumulate)\)",
         (
             instead(tiny.CNN, tiny.VIT),
             lambda p, found, argv: [*without("--checkpoint-activations")(p, found, argv), found[1], "2", "--overwrite"],
         ),
     ),
     "weights of another backbone": Remedy(
-        trains("simclr", "--init", "{p.weights}", backbone=tiny.VIT), r"Give the (--backbone) that the weights are of",
+        trains("simclr", "--init", "{p.weights}", backbone=tiny.VIT),
+        r"Give the (--backbone) to which the weights belong",
         more("{0}", tiny.CNN),
     ),
     "too many backbones to measure": Remedy(

@@ -241,12 +241,12 @@ CALLS = {
     ),
     "answers that are not whole": call(
         lambda p: answers_of(cut_answers(p)),
-        r"^(\S+) is not whole, as (\S+) describes it\. Remove both, to have them anew",
+        r"^(\S+) does not have the size stated in (\S+)\. Remove both to rebuild them",
         lambda p, found: [Path(name).unlink() for name in found.groups()] and answers(p.out),
     ),
     "answers for which there is no room": call(
         lambda p: with_room(100, lambda: answers(p.out, width=50)),
-        r"Leave patches out \(--patch-weight 0\), give another (--cache-dir), or leave (--cache-teacher) out",
+        r"Omit patches \(--patch-weight 0\), give another (--cache-dir), or omit (--cache-teacher)",
         lambda p, found: with_room(100, lambda: answers(p.out, width=1)), lambda p, found: answers(p.out / "another"),
         lambda p, found: distilled(p).memory_name(),
     ),
@@ -288,17 +288,18 @@ CALLS = {
     ),
     "an image that is not RGB of 8 bits": call(
         lambda p: decode(written(b"P6 4 4 65535\n" + bytes(96), p.out / "deep.ppm"), 3),
-        r"Save it as RGB of 8 bits, or as \.npy of shape \(C, H, W\)",
+        r"Save it as 8-bit RGB, or as \.npy of shape \(C, H, W\)",
         lambda p, found: decode(image(p.out / "rgb.png"), 3),
         lambda p, found: decode(npy(p.out / "a.npy", noise(3, 8, 8)), 3),
     ),
     "JPEG 2000 of 12 bits": call(
-        lambda p: decode(deep_jpeg2000(p), 1), r"read are 8 bits, and grey of 16\.",
+        lambda p: decode(deep_jpeg2000(p), 1), r"; use 8 bits, or 16-bit greyscale\.",
         lambda p, found: decode(jpeg2000(p, noise(16, 16)), 1),
         lambda p, found: decode(jpeg2000(p, noise(16, 16).astype(np.uint16)), 1),
     ),
     "values above 1": call(
-        lambda p: decode(npy(p.out / "a.npy", np.full((3, 8, 8), 5, np.float32)), 3), r"Scale all images alike",
+        lambda p: decode(npy(p.out / "a.npy", np.full((3, 8, 8), 5, np.float32)), 3),
+        r"Scale all images by the same factor",
         lambda p, found: decode(npy(p.out / "a.npy", np.full((3, 8, 8), 5, np.float32) / 5), 3),
     ),
     "channels that lie on pages": call(
@@ -312,12 +313,12 @@ CALLS = {
     ),
     "a TIFF of five bands": call(
         lambda p: decode(tiff_of(p, 16, 16, 5), 3),
-        r"Save it as (\.npy) of shape \((.+), H, W\), which training with --channels",
+        r"Save it as (\.npy) of shape \((.+), H, W\) and train with --channels",
         lambda p, found: decode(npy(p.out / f"a{found[1]}", noise(int(found[2]), 16, 16)), int(found[2])),
     ),
     "a TIFF of 64 bits": call(
         lambda p: decode(tiff_of(p, 16, 16, 1, dtype=np.float64), 1),
-        r"Save it with 8 or 16 bits, or as floats of 0 to 1",
+        r"Save it with 8 or 16 bits, or as floats from 0 to 1",
         lambda p, found: decode(tiff_of(p, 16, 16, 1), 1),
         lambda p, found: decode(tiff_of(p, 16, 16, 1, dtype=np.uint16), 1),
         lambda p, found: decode(tiff_of(p, 16, 16, 1, dtype=np.float32), 1),
@@ -330,11 +331,11 @@ CALLS = {
     ),
     "a TIFF with much metadata": call(
         lambda p: with_little(lambda: decode(tiff_of(p, 4, 4, 3, photometric=2, more=[(700, 4, [0] * 9999)]), 3)),
-        r"Save the image without them",
+        r"Save the image without metadata",
         lambda p, found: with_little(lambda: decode(tiff_of(p, 4, 4, 3, photometric=2), 3)),
     ),
     "colours that are multiplied": call(
-        lambda p: decode(multiplied(p), 3), r"Save it with plain colours, or give --alpha (white)",
+        lambda p: decode(multiplied(p), 3), r"Save it with colours that are not premultiplied, or give --alpha (white)",
         lambda p, found: decode(multiplied(p, extra=2), 3), lambda p, found: decode(multiplied(p), 3, alpha=found[1]),
     ),
     "images that cannot be used": call(
@@ -343,30 +344,30 @@ CALLS = {
     ),
     "images that cannot be read": call(
         lambda p: epoch(damaged(p, 3)),
-        r"^Repair or convert them$|Repair or convert them(?:, or put them back)",
+        r"^Repair or convert them$|Repair or convert them(?:, or restore them)",
         lambda p, found: [image(p.out / f"damaged/bad{i}.png") for i in range(3)] and epoch(p.out / "damaged"),
     ),
     "too many images that cannot be read": call(
         lambda p: epoch(damaged(p, 3)),
-        r"or put them back \(a run that has begun goes on with --resume\), raise (--max-broken), or remove them and "
+        r"or restore them \(an interrupted run continues with --resume\), raise (--max-broken), or remove them and "
         r"start a new run",
         lambda p, found: epoch(p.out / "damaged", max_broken=0.5),
         lambda p, found: [file.unlink() for file in (p.out / "damaged").glob("bad*")] and epoch(p.out / "damaged", 3),
     ),
     "a folder of other files": call(
         lambda p: opened(written(b"x", p.out / "scans/0.heic").parent),
-        r"Convert images among them to (PNG) or (TIFF); those with other names are read where DATA is a text file "
-        r"of their paths",
+        r"Convert images among them to (PNG) or (TIFF)\. To read images with other suffixes, list their paths in a "
+        r"text file and give it as DATA",
         lambda p, found: read(image(p.out / "converted/0.png").parent),
         lambda p, found: read(image(p.out / "converted/0.tiff").parent),
         lambda p, found: read(listing(p.out / "list.txt", image(p.out / "a.png").rename(p.out / "scan.0001"))),
     ),
     "rows with two images": call(
-        lambda p: read(Rows(several)), r"Call the one to use (image)\b",
+        lambda p: read(Rows(several)), r"Rename the column to use to (image)\b",
         lambda p, found: read(Rows(lambda i: several(i) | {found[1]: several(i)["left"]})),
     ),
     "rows with two labels": call(
-        lambda p: labelled(Rows(numbered)), r"Call the one to use (label)\.",
+        lambda p: labelled(Rows(numbered)), r"Rename the column to use to (label)\.",
         lambda p, found: labelled(Rows(lambda i: numbered(i) | {found[1]: i % 2})),
     ),
     "folders that are written alike": call(
@@ -385,7 +386,7 @@ CALLS = {
     ),
     "a batch of more images than there are": call(
         lambda p: Order(40, 50, 0, 0, 1, 1),
-        r"Give a --batch-size of (\S+) or less, such as (\S+), or leave it out: then it is fitted",
+        r"Give a --batch-size of at most (\S+), such as (\S+), or omit it to choose it automatically",
         lambda p, found: Order(40, int(found[1]), 0, 0, 1, 1), lambda p, found: Order(40, int(found[2]), 0, 0, 1, 1),
         lambda p, found: Order(40, resolved.batch_for(Options(), 40, 1, False), 0, 0, 1, 1),
     ),
@@ -400,8 +401,8 @@ CALLS = {
     ),
     "a channel that may be no transparency": call(
         lambda p: remarked(infrared(p)),
-        r"--alpha (white) lays such images on white, --alpha (drop) leaves the channel out of all; pretraining with "
-        r"--channels (4)",
+        r"--alpha (white) composites such images on white, --alpha (drop) discards the channel of all images; "
+        r"pretraining with --channels (4)",
         lambda p, found: read(p.out / "nir", alpha=found[1]), lambda p, found: read(p.out / "nir", alpha=found[2]),
         lambda p, found: read(p.out / "nir", channels=int(found[3])),
     ),
@@ -458,7 +459,7 @@ CALLS = {
         lambda p: opened(Rows(several, 0)), r"Give a Dataset with items", lambda p, found: opened(Rows(several, 1))
     ),
     "a source of other channels": call(
-        lambda p: opened(open_source(p.photos), channels=1), r"Open it with them",
+        lambda p: opened(open_source(p.photos), channels=1), r"Open it with channels=\S+",
         lambda p, found: opened(open_source(p.photos, channels=1), channels=1),
     ),
     "a source without labels": call(
@@ -474,7 +475,7 @@ CALLS = {
     ),
     "items that hold no image": call(
         lambda p: read(Rows(lambda i: 5)),
-        r"Return a PIL image, an array \(H, W, C\), a tensor \(C, H, W\) or a path, alone, first in a tuple, or as "
+        r"Return a PIL image, an array \(H, W, C\), a tensor \(C, H, W\) or a path: alone, first in a tuple, or as "
         r"the column image",
         lambda p, found: read(Rows(lambda i: Image.fromarray(noise(8, 8, 3)))),
         lambda p, found: read(Rows(lambda i: noise(8, 8, 3))),
@@ -485,17 +486,17 @@ CALLS = {
     ),
     "a channel that is the same everywhere": call(
         lambda p: statistics(open_source(npy(only(p) / "0.npy", flat_channel()).parent, 4), None),
-        r"Leave it out of them",
+        r"Remove this channel",
         lambda p, found: statistics(open_source(npy(only(p) / "0.npy", flat_channel()[:3]).parent, 3), None),
     ),
     "a file that is no list": call(
         lambda p: opened(image(p.out / "a.png")),
-        r"is no text file of paths\. Give a folder of images, or a text file with one path per line",
+        r"is not a text file of paths\. Give a folder of images, or a text file with one path per line",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "list.txt", image(p.out / "a.png"))),
     ),
     "a list of nothing": call(
         lambda p: opened(listing(p.out / "list.txt", "# none")),
-        r"names no image\. Give a text file with one path per line",
+        r"lists no images\. Give a text file with one path per line",
         lambda p, found: read(listing(p.out / "list.txt", image(p.out / "a.png"))),
     ),
     "a label that is a large number": call(
@@ -504,19 +505,19 @@ CALLS = {
         lambda p, found: labelled(numbered_by(found[1])),
     ),
     "a mapping of data": call(
-        lambda p: opened({"train": [noise(8, 8, 3)], "test": []}), r"Give one of them, or a list of images",
+        lambda p: opened({"train": [noise(8, 8, 3)], "test": []}), r"Give one of its values, or a list of images",
         lambda p, found: read({"train": [noise(8, 8, 3)]}["train"]),
     ),
     "a Dataset without a length": call(
-        lambda p: opened(Lengthless(several)), r"Give a Dataset that knows its length",
+        lambda p: opened(Lengthless(several)), r"Give a Dataset of known length",
         lambda p, found: opened(Rows(several))
     ),
     "images that went away": call(
-        lambda p: away(p), r"Put it back or mount it again; a run that has begun goes on with --resume",
+        lambda p: away(p), r"Restore or remount it; an interrupted run continues with --resume",
         lambda p, found: back(p)
     ),
     "a class folder that is another": call(
-        lambda p: labelled(linked(p)), r"would be of two classes\. Remove one",
+        lambda p: labelled(linked(p)), r"would have two classes\. Remove one",
         lambda p, found: (p.out / "linked/c").unlink() or labelled(p.out / "linked"),
     ),
     "items without labels": call(

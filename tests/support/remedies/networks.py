@@ -86,7 +86,7 @@ def half(y: Tensor) -> Tensor:
 
 NETWORKS = {
     "patches of a network that has none": call(
-        lambda p: net(Net()).tokens(X), r"no patch tokens\. Choose a ViT or CNN of timm's",
+        lambda p: net(Net()).tokens(X), r"no patch tokens\. Choose a ViT or CNN from timm",
         lambda p, found: net(tiny.VIT).tokens(X), lambda p, found: net(tiny.CNN).tokens(X),
     ),
     "attention of a CNN": call(
@@ -98,23 +98,23 @@ NETWORKS = {
         lambda p, found: plain(found[1]).class_tokens(X, 4),
     ),
     "masks of a CNN": call(
-        lambda p: net().tokens(X, HIDDEN), rf"cannot mask patches\. {PLAIN}",
+        lambda p: net().tokens(X, HIDDEN), rf"does not support masks\. {PLAIN}",
         lambda p, found: plain(found[1]).tokens(X, HIDDEN[:, :4]),
     ),
     "a mask token of a CNN": call(
-        lambda p: net(mask_token=True), rf"cannot mask patches\. {PLAIN}", lambda p, found: plain(found[1])
+        lambda p: net(mask_token=True), rf"does not support masks\. {PLAIN}", lambda p, found: plain(found[1])
     ),
     "attention of blocks with two": call(
-        lambda p: net(own_vit(block_fn=ParallelThingsBlock)).attention(X), rf"for its attention to be shown\. {PLAIN}",
+        lambda p: net(own_vit(block_fn=ParallelThingsBlock)).attention(X), rf"attention requires exactly 1\. {PLAIN}",
         lambda p, found: plain(found[1]).attention(X),
     ),
     "sine-cosine positions of an odd width": call(
         lambda p: net("lookalike_odd_vit").start_as_moco_v3(freeze_patches=True),
-        rf"a multiple of 4 and a place\. {PLAIN}",
+        rf"a width divisible by 4\. {PLAIN}",
         lambda p, found: plain(found[1]).start_as_moco_v3(freeze_patches=True),
     ),
     "masks without a mask token": call(
-        lambda p: net(tiny.VIT).tokens(X, HIDDEN), r"Create it with (mask_token)=True",
+        lambda p: net(tiny.VIT).tokens(X, HIDDEN), r"Create the backbone with (mask_token)=True",
         lambda p, found: net(tiny.VIT, **{found[1]: True}).tokens(X, HIDDEN),
     ),
     "a network that gives no vector": call(
@@ -123,7 +123,7 @@ NETWORKS = {
     ),
     "drop path of a network of torchvision's": call(
         lambda p: net("torchvision/resnet18", drop_path=0.1),
-        r"Leave it at (0), or choose a ConvNeXt, Swin, (EfficientNet) or MaxViT of torchvision's, or a (ViT), ConvNeXt",
+        r"Leave it at (0), or choose a ConvNeXt, Swin, (EfficientNet) or MaxViT from torchvision, or a (ViT), ConvNeXt",
         lambda p, found: net("torchvision/resnet18", drop_path=float(found[1])),
         lambda p, found: net(f"torchvision/{found[2].lower()}_b0", drop_path=0.1),
         lambda p, found: net(tiny.VIT, drop_path=0.1),
@@ -147,34 +147,34 @@ NETWORKS = {
         lambda p, found: net("torchvision/squeezenet1_1", image_size=int(found[1])),
     ),
     "a module without parameters": call(
-        lambda p: net(nn.Flatten()).check_trainable(), r"Give a module with layers that learn",
+        lambda p: net(nn.Flatten()).check_trainable(), r"Give a module with trainable layers",
         lambda p, found: net(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))).check_trainable(),
     ),
     "a module whose parameters rest": call(
-        lambda p: net(frozen()).check_trainable(), r"Give a module with layers that learn",
+        lambda p: net(frozen()).check_trainable(), r"Give a module with trainable layers",
         lambda p, found: net(Net()).check_trainable(),
     ),
     "weights of another network": call(
         lambda p: net().load_exported(net(tiny.VIT).export_state()),
-        r"Create the backbone that they were exported from",
+        r"Create the backbone from which they were exported",
         lambda p, found: net(tiny.VIT).load_exported(net(tiny.VIT).export_state()),
     ),
     "a module that returns a tuple": call(
-        lambda p: net(Net(lambda y: (y, y))), r"Wrap it in a module that returns its feature alone",
+        lambda p: net(Net(lambda y: (y, y))), r"Wrap it in a module that returns only the feature",
         lambda p, found: net(nn.Sequential(Net(lambda y: (y, y)), First())),
     ),
     "a module that returns half precision": call(
-        lambda p: net(Net(half)), r"Give it in float32, and choose the (--precision) of the training",
+        lambda p: net(Net(half)), r"Convert it to float32, and choose the training precision with (--precision)",
         lambda p, found: net(Net()),
         lambda p, found: configured("simclr", found[1], "bf16"),
     ),
     "a module that passes no gradients on": call(
-        lambda p: net(Net(Tensor.detach)).check_trainable(), r"Give a module that passes gradients on",
+        lambda p: net(Net(Tensor.detach)).check_trainable(), r"Give a module that propagates gradients",
         lambda p, found: net(Net()).check_trainable(),
     ),
     "drop path of a module of one's own": call(
         lambda p: net(Net(), drop_path=0.1),
-        r"is your own module: set its weights, drop path and stem before you pass it", lambda p, found: net(Net()),
+        r"is your own module: set its weights, drop path and stem before passing it", lambda p, found: net(Net()),
     ),
     "an encoder without a name": call(
         lambda p: lookalike.load(""), r"Give a run, a weights file, (timm)/NAME, (torchvision)/NAME or torchhub/NAME\.",
@@ -193,20 +193,20 @@ NETWORKS = {
     ),
     "safetensors under another name": call(
         lambda p: lookalike.load(moved(p.run / "encoder.safetensors", p.out / "a.pth")),
-        r"holds safetensors: let its name end in (\.safetensors)|^safetensors: let its name end in \.safetensors$",
+        r"contains safetensors: rename it to end in (\.safetensors)|^safetensors: rename it to end in \.safetensors$",
         lambda p, found: lookalike.load(moved(p.out / "a.pth", p.out / f"a{found[1]}")),
     ),
     "a module of somebody's own as a teacher": call(
-        lambda p: lookalike.load("<mine.Net>"), r"pass it from Python, Run\((teacher)=module\)",
+        lambda p: lookalike.load("<mine.Net>"), r"pass it in Python, Run\((teacher)=module\)",
         lambda p, found: built(p, "distill", "--patch-weight", "0", **{found[1]: Net()}),
     ),
     "a checkpoint of a run": call(
-        lambda p: lookalike.load(Folder(p.trained).last), r"Give the run's folder, where its encoder\.safetensors lies",
+        lambda p: lookalike.load(Folder(p.trained).last), r"Give the run's folder, which contains encoder\.safetensors",
         lambda p, found: lookalike.load(p.trained),
     ),
     "a file without tensors": call(
         lambda p: lookalike.load(saved({"epoch": 3}, p.out / "a.pth"), tiny.CNN),
-        r"Give a file of (torch\.save\(model\.state_dict\(\), path\)), or a checkpoint that holds such a mapping",
+        r"Give a file of (torch\.save\(model\.state_dict\(\), path\)), or a checkpoint with such a mapping",
         lambda p, found: rerun(found[1], p, tiny_cnn()),
         lambda p, found: lookalike.load(
             saved({"epoch": 3, "model": tiny_cnn().state_dict()}, p.out / "a.pth"), tiny.CNN
@@ -214,31 +214,33 @@ NETWORKS = {
     ),
     "a file of another kind": call(
         lambda p: lookalike.load(written(b"%PDF-1.7 and more", p.out / "a.pth"), tiny.CNN),
-        r"Give another, or where it was made save the tensors alone: (torch\.save\(model\.state_dict\(\), path\))",
+        r"Give another file, or save only the tensors where it was created: "
+        r"(torch\.save\(model\.state_dict\(\), path\))",
         lambda p, found: lookalike.load(p.weights, tiny.CNN), lambda p, found: rerun(found[1], p, tiny_cnn()),
     ),
     "an encoder of a module of one's own": call(
         lambda p: lookalike.load(of_own_module(p)),
-        r"pass it, load\(path, (backbone)=module\)\. To teach, Run\((teacher)=load\(path, backbone=module\)\)",
+        r"pass the module, load\(path, (backbone)=module\)\. For a teacher, use "
+        r"Run\((teacher)=load\(path, backbone=module\)\)",
         lambda p, found: lookalike.load(of_own_module(p), **{found[1]: Net()}),
         lambda p, found: built(
             p, "distill", "--patch-weight", "0", **{found[2]: lookalike.load(of_own_module(p), backbone=Net())}
         ),
     ),
     "weights that were changed": call(
-        lambda p: lookalike.load(changed(p.run / "encoder.safetensors", p.out)), r"Copy it once more\.",
+        lambda p: lookalike.load(changed(p.run / "encoder.safetensors", p.out)), r"Copy it again\.",
         lambda p, found: lookalike.load(p.run / "encoder.safetensors"),
     ),
     "weights that were cut": call(
-        lambda p: lookalike.load(cut(p.run / "encoder.safetensors", p.out)), r"Copy or save it once more\.",
+        lambda p: lookalike.load(cut(p.run / "encoder.safetensors", p.out)), r"Copy or save it again\.",
         lambda p, found: lookalike.load(p.run / "encoder.safetensors"),
     ),
     "a file of torch.save that was cut": call(
-        lambda p: lookalike.load(cut(p.weights, p.out), tiny.CNN), r"Give another, or copy it once more\.",
+        lambda p: lookalike.load(cut(p.weights, p.out), tiny.CNN), r"Give another file, or copy it again\.",
         lambda p, found: lookalike.load(shutil.copy(p.weights, p.out / "again.pth"), tiny.CNN),
     ),
     "weights whose card was changed": call(
-        lambda p: lookalike.load(with_card(p, dim=-5)), r"Copy the file anew\.",
+        lambda p: lookalike.load(with_card(p, dim=-5)), r"Copy the file again\.",
         lambda p, found: lookalike.load(p.run / "encoder.safetensors"),
     ),
     "weights that are sparse": call(
@@ -248,12 +250,12 @@ NETWORKS = {
     ),
     "a checkpoint without mean and deviation": call(
         lambda p: encoders.start_from(net(), str(without_mean(p))),
-        r"does not say how images are normalised\. Copy it anew",
+        r"without the normalisation of its images\. Copy it again",
         lambda p, found: encoders.start_from(net(), str(Folder(p.trained).last)),
     ),
     "weights of torch hub that cannot be fetched": call(
         lambda p: from_hub(lambda: lookalike.load("torchhub/tiny")),
-        r"or fetch (\S+) on a machine that has one and put it here as (\S+)\.$",
+        r"or download (\S+) on a machine with network access and copy it here to (\S+)\.$",
         lambda p, found: put(p.weights, Path(found[2])) and from_hub(lambda: lookalike.load("torchhub/tiny")),
     ),
     "a file that is no classifier": call(
@@ -629,7 +631,7 @@ METHODS = {
         lambda p, found: [View(blur=float(end)) for end in found.groups()],
     ),
     "a strength that is none": call(
-        lambda p: View(contrast=-1.0), r"give a strength of (0) or more",
+        lambda p: View(contrast=-1.0), r"give a strength of at least (0)",
         lambda p, found: View(contrast=float(found[1]))
     ),
     "a range that is none": call(

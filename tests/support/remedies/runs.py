@@ -602,7 +602,8 @@ TRAININGS = {
     ),
     "a loading process that dies": call(
         lambda p: epoch(Rows(lambda i: dying(i)), 2, workers=1),
-        r"Use fewer (--workers) \(now \S+\) or smaller batches, or give a container more: docker run --shm-size",
+        r"Use fewer (--workers) \(now \S+\) or smaller batches, or give a container more shared memory: "
+        r"docker run --shm-size",
         lambda p, found: epoch(Rows(lambda i: dying(i)), 2, workers=0),
     ),
     "a key with a slip": call(

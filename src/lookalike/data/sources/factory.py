@@ -86,7 +86,7 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
 def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") -> Source:
     """The images of DATA, with labels if these are known without reading images.
 
-    Labels come from class folders (if all images lie in one), a Dataset's `targets`, a column with class names, or a
+    Labels come from class folders (if these contain all images), a Dataset's `targets`, a column with class names, or a
     list of tuples. Labels that are not classes (boxes, captions, multiple labels) are ignored.
     """
     if _has_labels(data):

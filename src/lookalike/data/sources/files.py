@@ -94,8 +94,8 @@ class Files(Source):
             os.scandir(self.root).close()
         except OSError as error:
             return (
-                f"{self.root} is no longer readable ({error.strerror}). Restore or remount it. Then resume a run that "
-                "has started with --resume."
+                f"{self.root} is no longer readable ({error.strerror}). Restore or remount it; an interrupted run "
+                "continues with --resume."
             )
         return ""
 
