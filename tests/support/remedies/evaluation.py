@@ -173,11 +173,11 @@ CALLS = {
     ),
     "features under another suffix": call(
         lambda p: load_features(written(b"x", p.out / "a.txt")),
-        r"is none of (\.npz), \.parquet and (\.csv), as `lookalike embed`",
+        r"is not (\.npz), \.parquet or (\.csv), the types that `lookalike embed`",
         lambda p, found: load_features(embedded(p, found[1])), lambda p, found: load_features(embedded(p, found[2])),
     ),
     "a file without features": call(
-        lambda p: load_features(written(b"x", p.out / "a.npz")), r"holds no features as `lookalike embed` writes them",
+        lambda p: load_features(written(b"x", p.out / "a.npz")), r"has no features in the format of `lookalike embed`",
         lambda p, found: load_features(embedded(p, ".npz")),
     ),
     "features that are not there": call(
@@ -257,7 +257,7 @@ CALLS = {
     ),
     "features that cannot be kept": call(
         lambda p: "\n".join(evaluated(p, encoder=linked_features(p))),
-        r"(\S+) is a link\. Remove it, or put what it leads to in its place",
+        r"(\S+) is a link\. Remove it, or replace it by the folder that it leads to",
         lambda p, found: Path(found[1]).unlink() or "\n".join(evaluated(p)),
         lambda p, found: put_in_place(linked_features(p) / "features") or "\n".join(evaluated(p)),
     ),
@@ -275,7 +275,7 @@ CALLS = {
         lambda p, found: [evaluated(p, encoder=Net(), image_size=32) for _ in ("trained", "untrained")] and None,
     ),
     "a way to pool that there is not": call(
-        lambda p: evaluated(p, pool="mean"), r"Nothing pools as .+ Choose from (.+)\.$",
+        lambda p: evaluated(p, pool="mean"), r"There is no pooling .+ Choose from (.+)\.$",
         *(lambda p, found, i=i: evaluated(p, pool=found[1].split(", ")[i]) for i in (0, 1, 2)),
     ),
     "a module whose size is not known": call(
@@ -308,7 +308,7 @@ CALLS = {
         lambda p, found: (p.out / "evaluation.json").rmdir() or record(p.out / "evaluation.json", []),
     ),
     "few labels in two ways": call(
-        lambda p: few(), r"Give either the share of the labels or the rows that keep theirs",
+        lambda p: few(), r"Give either share, the fraction of the labels, or rows, the images that keep theirs",
         lambda p, found: few(share=0.1),
         lambda p, found: few(rows=torch.arange(4)),
     ),

@@ -263,7 +263,7 @@ NETWORKS = {
     ),
     "another teacher": call(
         lambda p: taught(p.trained).load_state_dict(taught(p.run).state_dict()),
-        r"Put the teacher back, or start a new run\.",
+        r"Give that teacher, or start a new run\.",
         lambda p, found: taught(p.run).load_state_dict(taught(p.run).state_dict()), lambda p, found: taught(p.trained),
     ),
 }  # fmt: skip
@@ -420,7 +420,7 @@ METHODS = {
     ),
     "a teacher that follows too fast, moco": call(
         lambda p: cause("moco_v2", "--momentum", "0.2"),
-        r"the teacher runs after the student\. Give (\S+) 0\.9 to 0\.999",
+        r"the teacher is nearly a copy of the student\. Give (\S+) 0\.9 to 0\.999",
         lambda p, found: cause("moco_v2", found[1], "0.9"), lambda p, found: cause("moco_v2", found[1], "0.999"),
     ),
     "no centring": call(
@@ -437,12 +437,12 @@ METHODS = {
     ),
     "a batch of fewer images than numbers": call(
         lambda p: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 8))),
-        r"A larger (--batch-size) or a smaller (--out-dim) estimates them better",
+        r"Raise (--batch-size) or lower (--out-dim)",
         lambda p, found: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 64))),
         lambda p, found: "".join(configured("vicreg", found[2], "8").method.warnings(DataFacts(40, 32, 8))),
     ),
     "global views of two sizes": call(
-        lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them one size",
+        lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them the same size",
         lambda p, found: get_method("ibot").Config(views=views(32, 32)),
     ),
     "local views that are large": call(
@@ -456,7 +456,7 @@ METHODS = {
     ),
     "more prototypes than images": call(
         lambda p: configured("swav", "--prototypes", "41").method.check(DataFacts(40, 32, 8)),
-        r"Give (--prototypes) (\S+) or so, or more images",
+        r"Give about (--prototypes) (\S+), or more images",
         lambda p, found: configured("swav", found[1], found[2]).method.check(DataFacts(40, 32, 8)),
         lambda p, found: configured("swav", "--prototypes", "41").method.check(DataFacts(41, 32, 8)),
     ),
@@ -483,7 +483,7 @@ METHODS = {
         lambda p, found: clustered(4),
     ),
     "no prototypes": call(
-        lambda p: clustered(), r"give each head's number of groups, at least one", lambda p, found: clustered(4, 2)
+        lambda p: clustered(), r"give each head's number of clusters, at least 1", lambda p, found: clustered(4, 2)
     ),
     "more groups than images": call(
         lambda p: clustered(8, images=4), r"Give fewer (--prototypes)\.", lambda p, found: clustered(4, images=4)
@@ -493,12 +493,13 @@ METHODS = {
         lambda p, found: large("--large-epochs", "1", "--large-size", "448"), lambda p, found: large(found[1], "0"),
     ),
     "a teacher of other channels": call(
-        lambda p: distilled(p, student=net(tiny.VIT, channels=5)), r"Give (--channels) (\S+), or a teacher of (\S+)\.$",
+        lambda p: distilled(p, student=net(tiny.VIT, channels=5)),
+        r"Give (--channels) (\S+), or a teacher with (\S+)\.$",
         lambda p, found: distilled(p, student=net(tiny.VIT, channels=int(found[2]))),
         lambda p, found: distilled(p, net(tiny.VIT, channels=int(found[3])), net(tiny.VIT, channels=5)),
     ),
     "patches that are no square": call(
-        lambda p: distilled(p, Oblong()), r"they are no squares\. Give (--patch-weight) (0)\.",
+        lambda p: distilled(p, Oblong()), r"both must form square grids\. Give (--patch-weight) (0)\.",
         lambda p, found: distilled(p, Oblong(), patch_weight=float(found[2])),
     ),
     "patches of a student that is a CNN": call(
@@ -515,7 +516,7 @@ METHODS = {
     ),
     "a teacher without patches": call(
         lambda p: distilled(p, pooled(), teacher_feature="patches"),
-        r"gives one feature per image and no patches\. Give --(patch-weight) (0) and --(\S+-feature) (class)\.",
+        r"has one feature per image and no patch features\. Give --(patch-weight) (0) and --(\S+-feature) (class)\.",
         lambda p, found: distilled(
             p, pooled(), **{found[1].replace("-", "_"): float(found[2]), found[3].replace("-", "_"): found[4]}
         ),
@@ -596,7 +597,7 @@ METHODS = {
         lambda p, found: grouped(own=True, twice=False),
     ),
     "an optimizer with a slip": call(
-        lambda p: grouped(own=True, twice=False, name="lambb"), r"Near names: ([^,.]+)",
+        lambda p: grouped(own=True, twice=False, name="lambb"), r"The nearest names: ([^,.]+)",
         lambda p, found: grouped(own=True, twice=False, name=found[1]),
     ),
     "parameters in two groups": call(
