@@ -193,14 +193,14 @@ def test_a_module_of_ones_own_sees_images_as_the_student_does() -> None:
     student.mean, student.std = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
     method.before_training()
     x = torch.randn(2, 3, 32, 32)
-    assert method.alike
+    assert method.same_input
     assert torch.equal(method.teacher_features(x), net(x).mean((2, 3)))
     assert method.teacher_net.mean == student.mean
     # an encoder, which has its own, gets its own
     other = Distill(config(), student, vit(seed=1))
     other.before_training()
     assert other.teacher_net.mean == backbones.IMAGENET_MEAN
-    assert not other.alike
+    assert not other.same_input
 
 
 def test_an_encoder_of_ones_own_teaches_at_its_size() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 LEAST = 8
-"""Minimum number of images for `target_information`."""
+"""Minimum number of images for metrics such as `target_information`."""
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def effective_rank(x: Float[Tensor, "B D"]) -> float:
     if not bool(x.isfinite().all()):
         return math.nan
     values = torch.linalg.svdvals(_exact(x).double())
-    share = values / values.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
+    p = values / values.sum().clamp(min=1e-300)
+    return float(torch.special.entr(p).sum().exp())
 
 
 @torch.no_grad()
@@ -134,8 +134,8 @@ def lidar(x: Float[Tensor, "B V D"]) -> float:
     values, vectors = torch.linalg.eigh(within)
     whitened = between @ vectors * values.rsqrt() / max(images - 1, 1) ** 0.5  # (B, D), up to a rotation
     variances = torch.linalg.svdvals(whitened).square()
-    share = variances / variances.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
+    p = variances / variances.sum().clamp(min=1e-300)
+    return float(torch.special.entr(p).sum().exp())
 
 
 @torch.no_grad()

@@ -100,33 +100,33 @@ def few_labels(
 
 def draw_rows(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
     """Indices of a random fraction of each class's images, at least one: labels (N,) -> (L,) int64, sorted by class."""
-    kept = []
+    chosen = []
     for number, name in enumerate(sorted(set(labels.tolist()))):
         group = (labels == name).nonzero()[:, 0]
-        kept.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
-    return torch.cat(kept)
+        chosen.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
+    return torch.cat(chosen)
 
 
 def listed_rows(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
-    """The places of the images that a text file names, one per line, as the published lists of ImageNet do.
+    """Indices of the images that a text file lists, one per line, like the published lists of ImageNet.
 
     A line is a name as in `names`, its last part (`n01440764_10026.JPEG`), or a longer path that ends in it.
 
     Raises:
-        ValueError, FileNotFoundError: a line names no image, or more than one; the file is not there or empty.
+        ValueError, FileNotFoundError: a line names no image, or several; the file does not exist or is empty.
     """
     path = Path(path)
     if not path.is_file():
         raise no_list(path)
     names = [*map(composed, names)]
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name.rpartition("/")[2], []).append(place)
+    by_last_part: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        by_last_part.setdefault(name.rpartition("/")[2], []).append(i)
     lines = [composed(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
     found = []
     for line in filter(None, lines):
-        alike = places.get(line.rpartition("/")[2], [])
-        # one of the two may leave out the folders before
+        alike = by_last_part.get(line.rpartition("/")[2], [])
+        # either of the two may leave out leading folders
         here = [i for i in alike if names[i] == line]
         here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:

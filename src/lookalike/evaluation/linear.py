@@ -172,10 +172,10 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
+def hold_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
     """Draws a fraction of each class's images, at least one and never all: labels (N,) -> (N,) bool."""
     counts = labels.bincount()
-    wanted = (counts * share).round().long().clamp(min=1)
+    wanted = (counts * fraction).round().long().clamp(min=1)
     wanted = torch.minimum(wanted, (counts - 1).clamp(min=0))
     if not wanted.any():
         raise ValueError(

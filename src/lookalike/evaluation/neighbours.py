@@ -65,16 +65,16 @@ def nearest(
     several = len(bank) > min(block, ROWS)  # for a single block torch's topk suffices
     search = _compiled if ENGINE == "compiled" and on_cpu and dtype == torch.float32 and several else _by_torch
     cosines = torch.empty(len(queries), k, dtype=dtype, device=queries.device)
-    places = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     for start in range(0, len(queries), block):
         rows = slice(start, start + block)
         part, finite = _unit(queries[rows].to(dtype))
         if not finite:
             raise _not_finite()
-        cosines[rows], places[rows] = search(part, bank.detach(), k, block)
+        cosines[rows], indices[rows] = search(part, bank.detach(), k, block)
         if progress is not None:
             progress(min(start + block, len(queries)), len(queries))
-    return cosines, places
+    return cosines, indices
 
 
 def others(features: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -83,10 +83,10 @@ def others(features: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns cosines and indices, nearest first, both (Q, min(k, N - 1)).
     """
     k = min(k, len(features) - 1)
-    cosines, places = nearest(features[rows], features, k + 1)
-    other = places != rows[:, None]
+    cosines, indices = nearest(features[rows], features, k + 1)
+    other = indices != rows[:, None]
     other &= other.cumsum(1) <= k  # with k + 1 duplicates, a row may be missing from its own nearest
-    return cosines[other].view(len(rows), k), places[other].view(len(rows), k)
+    return cosines[other].view(len(rows), k), indices[other].view(len(rows), k)
 
 
 def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,21 +95,21 @@ def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
     Cosines that differ only by rounding are tied, so that the order of the bank does not affect ranks: a tie starts
     after a gap above `TIE`, and a longer run of close cosines is split into ties at most that wide.
     """
-    place = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
+    position = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
     new = F.pad(cosines[:, :-1] - cosines[:, 1:] > TIE, (1, 0), value=True)
-    run = cosines.gather(1, torch.where(new, place, 0).cummax(1).values)
+    run = cosines.gather(1, torch.where(new, position, 0).cummax(1).values)
     below = run - cosines
     if bool((below >= TIE).any()):
         cut = (below / TIE).long()
         new[:, 1:] |= cut[:, 1:] != cut[:, :-1]
-    begin = torch.where(new, place, 0).cummax(1).values
+    begin = torch.where(new, position, 0).cummax(1).values
     last = F.pad(new[:, 1:], (0, 1), value=True)
-    end = torch.where(last, place + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
+    end = torch.where(last, position + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
     return begin, end
 
 
-def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
-    """Number of rows of a bank with a cosine of at least `least` (B,) to queries (B, D), per class: (B, classes).
+def near(queries: Tensor, bank: Tensor, minimum: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
+    """Number of rows of a bank with a cosine of at least `minimum` (B,) to queries (B, D), per class: (B, classes).
 
     `bank` (N, D) and `labels` (N,) may be on another device.
     """
@@ -119,7 +119,7 @@ def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: 
         for start in range(0, len(bank), block):
             part, _ = _unit(bank[start : start + block].to(queries))
             own = F.one_hot(labels[start : start + block].to(queries.device, torch.int64), classes).to(queries)
-            counts += (unit @ part.T >= least[:, None]).to(queries) @ own
+            counts += (unit @ part.T >= minimum[:, None]).to(queries) @ own
     return counts
 
 
@@ -138,7 +138,7 @@ def _not_finite() -> ValueError:
 def _by_torch(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
     """Similarities and indices, both (B, k), of the nearest rows for queries (B, D) of unit length."""
     best = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     finite = torch.ones((), dtype=torch.bool, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         for start in range(0, len(bank), block):
@@ -148,12 +148,12 @@ def _by_torch(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
             part, good = _unit(part.to(queries, non_blocking=True))
             finite &= good
             near, at = (queries @ part.T).topk(min(k, len(part)))
-            best, places = torch.cat([best, near], 1), torch.cat([places, at + start], 1)
+            best, indices = torch.cat([best, near], 1), torch.cat([indices, at + start], 1)
             best, order = best.topk(min(k, best.shape[1]))
-            places = places.gather(1, order)
+            indices = indices.gather(1, order)
     if not finite:
         raise _not_finite()
-    return best, places
+    return best, indices
 
 
 @functools.cache
@@ -174,8 +174,8 @@ def _compiled(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
             found = list(pool.map(lambda part: _search(part.numpy(), bank, k, min(block, ROWS), stop), parts))
         finally:
             stop.set()  # stops all threads after Ctrl-C or an error
-    cosines, places = (torch.from_numpy(np.concatenate(x)) for x in zip(*found))
-    return cosines, places
+    cosines, indices = (torch.from_numpy(np.concatenate(x)) for x in zip(*found))
+    return cosines, indices
 
 
 def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +184,7 @@ def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -
     from .topk import invert_lengths, keep_largest
 
     best = np.full((len(queries), k), -np.inf, np.float32)
-    places = np.zeros((len(queries), k), np.int64)
+    indices = np.zeros((len(queries), k), np.int64)
     products, inverse = np.empty(len(queries) * rows, np.float32), np.empty(rows, np.float32)
     for start in range(0, len(bank), rows):
         if stop.is_set():
@@ -194,6 +194,6 @@ def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -
             raise _not_finite()
         product = products[: len(queries) * len(part)].reshape(len(queries), len(part))
         np.matmul(queries, part.T, out=product)
-        first_call(keep_largest, product, inverse, start, best, places)
+        first_call(keep_largest, product, inverse, start, best, indices)
     order = np.argsort(-best, 1)
-    return np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+    return np.take_along_axis(best, order, 1), np.take_along_axis(indices, order, 1)

@@ -137,7 +137,7 @@ class _Task:
 
 def _knn(task: _Task) -> list[Entry]:
     near = knn(*task.data, num_classes=task.num_classes, device=task.device, progress=task.progress)
-    found = dataclasses.replace(classification_metrics(_shares(near.votes), task.labels), top5=near.top5)
+    found = dataclasses.replace(classification_metrics(_probabilities(near.votes), task.labels), top5=near.top5)
     constants = {"k": near.k, "temperature": near.temperature, "also": [k for k in near.accuracies if k != near.k]}
     history = [{"k": k, "top1": top1, "top5": top5} for k, (top1, top5) in near.accuracies.items()]
     return task.entry("knn", [found], constants, history)
@@ -151,8 +151,8 @@ def _linear(task: _Task) -> list[Entry]:
             *task.data, num_classes=task.num_classes, seed=task.seed + n, settings=DINOV2, device=task.device,
             progress=_part(task.progress, n, task.seeds),
         )  # fmt: skip
-        shares = torch.addmm(probe.bias, task.test.features.to(probe.weight), probe.weight.T).softmax(1)
-        metrics = classification_metrics(shares, task.labels)
+        p = torch.addmm(probe.bias, task.test.features.to(probe.weight), probe.weight.T).softmax(1)
+        metrics = classification_metrics(p, task.labels)
         # the probe's own accuracies, which may differ by rounding on a GPU
         found.append(dataclasses.replace(metrics, top1=probe.top1, top5=probe.top5))
         if n == 0:
@@ -188,15 +188,15 @@ def _semi(task: _Task) -> list[Entry]:
     shares = few.shares if few.rows is None else (None,)
     for n, share in enumerate(shares):
         began = time.perf_counter()
-        made = few_labels(
+        result = few_labels(
             *task.data, share=share, rows=few.rows, num_classes=task.num_classes, draws=few.draws, seed=task.seed,
             progress=_part(task.progress, n, len(shares)),
         )  # fmt: skip
         chosen: dict[str, object] = {"share": share, "draws": few.draws} if share else {"list_sha256": few.sha256}
         entries.append(
             entry(
-                "semi", made.measured, task.labels, train_images=made.images,
-                classes=_classes(task.test, task.num_classes, made.measured),
+                "semi", result.measured, task.labels, train_images=result.images,
+                classes=_classes(task.test, task.num_classes, result.measured),
                 settings={"how": "logistic", **chosen, "inverse_penalty": INVERSE_PENALTY}, history=[], seed=task.seed,
                 seconds=time.perf_counter() - began, about=task.about,
             )
@@ -205,15 +205,15 @@ def _semi(task: _Task) -> list[Entry]:
 
 
 def _retrieval(task: _Task) -> list[Entry]:
-    made = retrieve(*task.data, num_classes=task.num_classes, device=task.device)
-    queries, names, about = len(task.test.features) - made.alone, task.test.classes or (), task.about
+    result = retrieve(*task.data, num_classes=task.num_classes, device=task.device)
+    queries, names, about = len(task.test.features) - result.alone, task.test.classes or (), task.about
     largest = max(int(labels.max()) for labels in (task.data[1], task.labels))
     return [
         Entry(
             protocol="retrieval",
-            top1=made.recall[1],
-            top5=made.recall[5],
-            interval=interval(made.recall[1], queries),
+            top1=result.recall[1],
+            top5=result.recall[5],
+            interval=interval(result.recall[1], queries),
             settings={**about.made, "of": "training images, by cosine"},
             train_images=len(task.train.features),
             test_images=queries,
@@ -223,11 +223,11 @@ def _retrieval(task: _Task) -> list[Entry]:
             seed=task.seed,
             seconds=round(time.perf_counter() - task.began, 3),
             date=now(),
-            history=[{"k": k, "recall": recall} for k, recall in made.recall.items()],
+            history=[{"k": k, "recall": recall} for k, recall in result.recall.items()],
             train=about.train,
             test=about.test,
             class_names=list(names),
-            measures={"map": made.mean_average_precision},
+            measures={"map": result.mean_average_precision},
         )
     ]
 
@@ -290,6 +290,6 @@ def _classes(test: Features, num_classes: int | None, found: Sequence[Metrics]) 
     return list(test.classes or ()) or [str(number) for number in range(count)]
 
 
-def _shares(votes: Tensor) -> Tensor:
+def _probabilities(votes: Tensor) -> Tensor:
     """Votes (M, C) -> probabilities (M, C), rows sum to 1."""
     return votes / votes.sum(1, keepdim=True)

@@ -70,10 +70,10 @@ def retrieve(
             for cosines, own in zip(torch.split(some @ bank.T, few), torch.split(classes, few)):
                 near, order = cosines.sort(dim=1, descending=True, stable=True)
                 hit = bank_labels[order] == own[:, None]  # (B, N), nearest first
-                there = hit.any(1)
-                alone += int((~there).sum())
-                if bool(there.any()):
-                    found, precision = _expected(hit[there], *tied(near[there]))
+                found_any = hit.any(1)
+                alone += int((~found_any).sum())
+                if bool(found_any.any()):
+                    found, precision = _expected(hit[found_any], *tied(near[found_any]))
                     recalls.append(found.cpu())
                     precisions.append(precision.cpu())
     if not precisions:
@@ -93,8 +93,8 @@ def _expected(hit: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     of tied scores".
     """
     upto = F.pad(hit.cumsum(1), (1, 0))  # (B, N + 1): hits before each position
-    row, place = hit.nonzero(as_tuple=True)
-    start, stop = begin[row, place], end[row, place]  # (hits,), of each hit's tie
+    row, position = hit.nonzero(as_tuple=True)
+    start, stop = begin[row, position], end[row, position]  # (hits,), of each hit's tie
     before, size = upto[row, start], stop - start
     right = upto[row, stop] - before
     # summed over the positions p of a tie: 1 / p gives h, and (p - first p) / p gives size - (start + 1) h

@@ -30,29 +30,29 @@ def invert_lengths(rows, inverse):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def keep_largest(products, inverse, start, best, places):  # type: ignore[no-untyped-def]
+def keep_largest(products, inverse, start, best, indices):  # type: ignore[no-untyped-def]
     """Inserts the values of products (Q, B) times inverse (B,) that are among the k largest so far into the heaps.
 
-    `best` (Q, k) holds the heaps, `places` (Q, k) the indices of their values; the first column has index `start`.
+    `best` (Q, k) holds the heaps, `indices` (Q, k) the indices of their values; the first column has index `start`.
     """
     k, columns = best.shape[1], products.shape[1]
     for q in range(len(products)):
-        heap, place = best[q], places[q]
+        heap, index = best[q], indices[q]
         for low in range(0, columns, _STEP):
             values, factors = products[q, low : low + _STEP], inverse[low : low + _STEP]
-            least, larger = heap[0], np.int32(0)
+            smallest, larger = heap[0], np.int32(0)
             for j in range(len(values)):
-                larger += np.int32(values[j] * factors[j] > least)
+                larger += np.int32(values[j] * factors[j] > smallest)
             if larger == 0:
                 continue
             for j in range(len(values)):
                 value = values[j] * factors[j]
                 if value > heap[0]:
-                    _replace_least(heap, place, k, value, start + low + j)
+                    _replace_top(heap, index, k, value, start + low + j)
 
 
 @compiled
-def _replace_least(heap, place, k, value, at):  # type: ignore[no-untyped-def]
+def _replace_top(heap, index, k, value, at):  # type: ignore[no-untyped-def]
     """Replaces the top of the heap and sifts the new value down."""
     here, child = 0, 1
     while child < k:
@@ -60,6 +60,6 @@ def _replace_least(heap, place, k, value, at):  # type: ignore[no-untyped-def]
             child += 1
         if heap[child] >= value:
             break
-        heap[here], place[here] = heap[child], place[child]
+        heap[here], index[here] = heap[child], index[child]
         here, child = child, 2 * child + 1
-    heap[here], place[here] = value, at
+    heap[here], index[here] = value, at

@@ -201,7 +201,7 @@ class Distill(Method):
         mix, shift = self._conversion()
         self.register_buffer("mix", mix, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
-        self.alike = False
+        self.same_input = False
         """Whether the teacher gets the student's input unchanged; set by `before_training`."""
         self.width, width = (
             net.dim if feature == "class" else net.patch_dim
@@ -305,7 +305,7 @@ class Distill(Method):
 
     def _converted(self, x: Tensor) -> Tensor:
         """(B, C of the student, H, W) -> (B, C of the teacher, H, W), normalised for the teacher."""
-        if self.alike:
+        if self.same_input:
             return x
         with torch.autocast(x.device.type, enabled=False):
             return torch.einsum("oc,bchw->bohw", self.mix.to(x.dtype), x) + self.shift[:, None, None]
@@ -335,7 +335,7 @@ class Distill(Method):
         mix, shift = self._conversion()
         self.mix.copy_(mix)
         self.shift.copy_(shift)
-        self.alike = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix))) and not bool(shift.any())
+        self.same_input = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix))) and not bool(shift.any())
 
     def describe(self) -> list[str]:
         net, size = self.teacher_net, self.cfg.teacher_pixels

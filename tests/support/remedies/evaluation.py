@@ -289,22 +289,22 @@ CALLS = {
     ),
     "a record of another format": call(
         lambda p: record(record_of(p, [{"format": 2}]), []),
-        r"may come from a newer lookalike\. It was left as it is; move it away to start a new one",
+        r"may come from a newer lookalike\. It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record that is damaged": call(
         lambda p: record(written(b"[", p.out / "evaluation.json"), []),
-        r"(?<!lookalike\.) It was left as it is; move it away to start a new one",
+        r"(?<!lookalike\.) It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record with numbers that are none": call(
         lambda p: record(record_of(p, [{"format": 1, "top1": float("nan")}]), []),
-        r"as no evaluation writes it\. It was left as it is; move it away to start a new one",
+        r"which no evaluation writes\. It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record that is a folder": call(
         lambda p: record((p.out / "evaluation.json").mkdir() or p.out / "evaluation.json", []),
-        r"is no file\. Move it away, or give another --out", lambda p, found: record(p.out / "other.json", []),
+        r"is not a file\. Move it away, or give another --out", lambda p, found: record(p.out / "other.json", []),
         lambda p, found: (p.out / "evaluation.json").rmdir() or record(p.out / "evaluation.json", []),
     ),
     "few labels in two ways": call(
