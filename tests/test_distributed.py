@@ -108,7 +108,9 @@ def test_an_error_of_the_second_process_ends_the_first(photos: Path, tmp_path: P
         own.rename(tmp_path / "elsewhere")  # the first process knows its images already
         text = run.ends(1)
     assert f"error: {own} does not exist" in text
-    assert "error: Process 1 of 2 failed (exit code 1); see its own error message. Nothing was saved before." in text
+    assert (
+        "error: Process 1 of 2 failed (exit code 1); its own message has the reason. Nothing was saved before." in text
+    )
     assert "Traceback" not in text
 
 

@@ -130,7 +130,7 @@ class Ended:
             name = "perhaps out of memory" if self.code == -signal.SIGKILL else signal.strsignal(-self.code)
             return f"{which} was killed (signal {-self.code}, {name})."
         if self.code:
-            return f"{which} failed (exit code {self.code}); see its own error message."
+            return f"{which} failed (exit code {self.code}); its own message has the reason."
         return f"{which} exited before the training."
 
 

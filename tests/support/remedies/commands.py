@@ -282,7 +282,7 @@ REMEDIES: dict[str, Remedy] = {
         trains("moco_v2", "--queue", "20", "--hidden-dim", "8"), r"Give (--queue) (\S+)\.", instead("20", "{1}")
     ),
     "more prototypes than images": Remedy(
-        trains("swav", "--prototypes", "500", "--hidden-dim", "8"), r"Give (--prototypes) (\S+) or so",
+        trains("swav", "--prototypes", "500", "--hidden-dim", "8"), r"Give about (--prototypes) (\S+), or more",
         instead("500", "{1}"),
     ),
     "a teacher of other image sizes": Remedy(

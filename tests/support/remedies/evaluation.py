@@ -168,7 +168,7 @@ CALLS = {
     ),
     "test images of another kind": call(
         lambda p: label_warning(blobs(400), moved_classes()),
-        r"Check that both are images of one kind, and the order of their classes",
+        r"Check that both have the same kind of images, and the order of their classes",
         lambda p, found: label_warning(blobs(400), blobs(400, seed=1)),
     ),
     "features under another suffix": call(
@@ -194,7 +194,7 @@ CALLS = {
     ),
     "labels that are no numbers of classes": call(
         lambda p: judged(train=blobs(labels=[10**9, 0])),
-        r"Number them so, or save the names of the classes beside", lambda p, found: judged(train=blobs(labels=[1, 0])),
+        r"Number them so, or also save the names of the classes", lambda p, found: judged(train=blobs(labels=[1, 0])),
         lambda p, found: load_features(named_labels(p)),
     ),
     "features of two encoders": call(

@@ -507,7 +507,7 @@ METHODS = {
         lambda p, found: distilled(p, student=net(), student_feature=found[1]),
     ),
     "nothing to be learnt": call(
-        lambda p: distilled(p, mse=0.0), r"give one of (.+) a weight above 0",
+        lambda p: distilled(p, mse=0.0), r"Give one of (.+) a weight above 0",
         *(lambda p, found, i=i: learnt_by(p, found[1].split(", ")[i]) for i in range(4)),
     ),
     "a teacher that sees the small views": call(
@@ -527,13 +527,13 @@ METHODS = {
     ),
     "classes that are not known": call(
         lambda p: get_method("finetune")(get_method("finetune").Config(), net()),
-        r"Use (lookalike\.finetune), which finds them in the training images, or give Config\((classes)=\.\.\.\) "
-        r"their names",
+        r"Use (lookalike\.finetune), which finds them in the training images, or give their names in "
+        r"Config\((classes)=\.\.\.\)",
         lambda p, found: lookalike.finetune(p.run, *p.pair, out=p.out / "tuned", epochs=1, batch_size=8, workers=0),
         lambda p, found: get_method("finetune")(get_method("finetune").Config(**{found[2]: ("a", "b")}), net()),
     ),
     "several views to be tuned on": call(
-        lambda p: get_method("finetune").Config(views=views(32, 32)), r"Give one, of count 1",
+        lambda p: get_method("finetune").Config(views=views(32, 32)), r"Give one of count 1",
         lambda p, found: get_method("finetune").Config(views=views(32)),
     ),
     "an encoder that is frozen, and then not": call(
@@ -559,7 +559,8 @@ METHODS = {
         lambda p, found: cause("swav", found[1], found[2]),
     ),
     "a target that is vague": call(
-        lambda p: cause("swav", "--epsilon", "0.5"), r"one answer for all images will do\. Give (--epsilon) (\S+)\.$",
+        lambda p: cause("swav", "--epsilon", "0.5"),
+        r"a constant output minimises the loss\. Give (--epsilon) (\S+)\.$",
         lambda p, found: cause("swav", found[1], found[2]),
     ),
     "a target that is vague beside sharp scores": call(
