@@ -95,7 +95,7 @@ def recognised(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> Float[Tensor
 
 
 def _nearer(a: Tensor, b: Tensor) -> Tensor:
-    """(B, B) float64: how far image i's own other view is nearer than image j's, 1 or 0, averaged over both views."""
+    """(B, B) float64: whether image i's own other view is nearer than image j's, 1 or 0, averaged over both views."""
     z, w = F.normalize(_exact(a), dim=-1), F.normalize(_exact(b), dim=-1)
     similarity = z @ w.T
     own = similarity.diagonal()
@@ -105,7 +105,7 @@ def _nearer(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> float:
-    """Share of views that have their own image's other view among the k nearest (by cosine) of all images'; 0 to 1.
+    """Fraction of views whose image's other view is among their k nearest, by cosine, of all images'; 0 to 1.
 
     Of 16 scores, `recognition` not among them, it ranked SimCLR's settings most as k-NN does (`benchmarks/choosing.py`,
     docs/results.md). More images make it lower: compare it at equal numbers only.
