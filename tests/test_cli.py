@@ -473,7 +473,7 @@ def test_a_batch_smaller_than_the_embedding_is_said(
         assert cli.main([*argv, "--out", str(tmp_path / out)]) == 0
         said = capsys.readouterr().out
         assert re.search(words, said)
-        assert ("numbers: their correlations" in said) is bool(words)
+        assert ("smaller than the embedding dimension" in said) is bool(words)
 
 
 def test_classes_of_one_image_and_one_class_alone(
