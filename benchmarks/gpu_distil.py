@@ -30,21 +30,21 @@ class Streams:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        own = layers.Beside.__call__
+        own = layers.SideStream.__call__
 
         @contextmanager
-        def turn(beside: layers.Beside, device: torch.device) -> Iterator[None]:
+        def turn(beside: layers.SideStream, device: torch.device) -> Iterator[None]:
             if self.together:
                 with own(beside, device):
                     yield
             else:
                 yield
 
-        layers.Beside.__call__ = turn  # type: ignore[method-assign]
+        layers.SideStream.__call__ = turn  # type: ignore[method-assign]
         try:
             yield
         finally:
-            layers.Beside.__call__ = own  # type: ignore[method-assign]
+            layers.SideStream.__call__ = own  # type: ignore[method-assign]
 
     def before(self, number: int) -> None:
         self.together = number % 2 == 0

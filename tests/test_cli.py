@@ -442,7 +442,7 @@ TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["moco_v2", "--queue", "100", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 96"),
+        (["moco_v2", "--queue", "100", "--batch-size", "8"], "not a multiple of --batch-size 8.*Give --queue 96"),
         (
             ["moco_v2", "--batch-size", "2", "--devices", "2"],
             "leaves 1 image per micro-batch to each of 2.*--batch-size 4",
@@ -450,11 +450,14 @@ TINY = ["--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1", "--
         (["byol", "--batch-size", "1"], "the loss needs other images to compare with"),
         (["byol", "--batch-size", "4", "--accumulate", "4"], "the loss needs other images to compare with"),
         (["supcon", "--batch-size", "8"], "SupCon learns from labels.*is not in a class folder.*/CLASS/"),
-        (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it is a share"),
+        (["moco_v3", "--momentum.start", "1.5"], r"momentum.start is 1.5; it must lie between 0"),
         (["simsiam", "--out-dim", "0"], "out_dim is 0; it must be above 0"),
         (["byol", "--views.0.count", "2"], "BYOL compares 2 views of each image, and views make 3"),
-        (["swav", "--prototypes", "41", "--batch-size", "8"], "--prototypes 41 for 40 images.*Give --prototypes 2 or"),
-        (["swav", "--queue", "20", "--batch-size", "8"], "no multiple of --batch-size 8.*Give --queue 16"),
+        (
+            ["swav", "--prototypes", "41", "--batch-size", "8"],
+            "--prototypes 41 for 40 images.*Give about --prototypes 2, or",
+        ),
+        (["swav", "--queue", "20", "--batch-size", "8"], "not a multiple of --batch-size 8.*Give --queue 16"),
         (["swav", "--views.1.size", "300"], r"first two views for the global ones \(224 and 224.*another has 300"),
         (
             ["swav", "--views.0.size", "96", "--views.1.size", "224"],
@@ -488,12 +491,15 @@ def test_a_batch_smaller_than_the_embedding_is_said(
 ) -> None:
     """Correlations of 16 numbers from micro-batches of 4 images."""
     options = ["--batch-size", "8", "--hidden-dim", "16", "--out-dim"]
-    for out, words in (("16", "WARNING     batches of 4 for embeddings of 16 numbers.*rank is 3 at most"), ("4", "")):
+    for out, words in (
+        ("16", "WARNING     the batch size 4 is smaller than the embedding dimension 16.*rank at most 3"),
+        ("4", ""),
+    ):
         argv = ["pretrain", "vicreg", str(photos), *TINY, *options, out, "--accumulate", "2"]
         assert cli.main([*argv, "--out", str(tmp_path / out)]) == 0
         said = capsys.readouterr().out
         assert re.search(words, said)
-        assert ("numbers: their correlations" in said) is bool(words)
+        assert ("smaller than the embedding dimension" in said) is bool(words)
 
 
 def test_classes_of_one_image_and_one_class_alone(

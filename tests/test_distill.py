@@ -170,7 +170,7 @@ def test_the_teacher_sees_its_own_size_channels_and_normalisation() -> None:
     method(Batch([(x - 0.4) / 0.2], torch.arange(6), Progress(0, 20, 5)))
     mean, std = torch.tensor(teacher.mean)[:, None, None], torch.tensor(teacher.std)[:, None, None]
     wanted = teacher((x.expand(-1, 3, -1, -1) - mean) / std)
-    assert torch.allclose(method.teacher_says((x - 0.4) / 0.2), wanted, atol=1e-5)
+    assert torch.allclose(method.teacher_features((x - 0.4) / 0.2), wanted, atol=1e-5)
 
 
 def test_official_weights_teach() -> None:
@@ -180,7 +180,7 @@ def test_official_weights_teach() -> None:
     size = x.shape[-1]
     cfg = config(size, teacher_size=size)
     method = made(cfg, backbones.create("test_resnet", channels=x.shape[1], image_size=size), teacher)
-    told, patches = method._told(Batch([x], torch.arange(len(x)), Progress(0, 20, 5)))
+    told, patches = method._targets(Batch([x], torch.arange(len(x)), Progress(0, 20, 5)))
     assert float((told[0] - torch.from_numpy(data["out/x_norm_clstoken_native"])).abs().max()) < 5e-6
     assert patches is not None
     assert float((patches - torch.from_numpy(data["out/x_norm_patchtokens_native"])).abs().max()) < 5e-6
@@ -193,14 +193,14 @@ def test_a_module_of_ones_own_sees_images_as_the_student_does() -> None:
     student.mean, student.std = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
     method.before_training()
     x = torch.randn(2, 3, 32, 32)
-    assert method.alike
-    assert torch.equal(method.teacher_says(x), net(x).mean((2, 3)))
+    assert method.same_input
+    assert torch.equal(method.teacher_features(x), net(x).mean((2, 3)))
     assert method.teacher_net.mean == student.mean
     # an encoder, which has its own, gets its own
     other = Distill(config(), student, vit(seed=1))
     other.before_training()
     assert other.teacher_net.mean == backbones.IMAGENET_MEAN
-    assert not other.alike
+    assert not other.same_input
 
 
 def test_an_encoder_of_ones_own_teaches_at_its_size() -> None:
@@ -265,11 +265,11 @@ def test_several_global_views_are_kept_in_their_order(tmp_path: Path) -> None:
     cfg = dataclasses.replace(cfg, views=(dataclasses.replace(cfg.views[0], count=2),))
     method = made(cfg, vit(dim=16, seed=1), vit())
     seen = batch(32, 32)
-    features, patches = method._told(seen)
+    features, patches = method._targets(seen)
     method.memory = Answers(tmp_path, method.memory_name(), 6, 1, method.memory_width(), torch.float32)
     some = torch.tensor([4, 1])
-    method._told(Batch([view[some] for view in seen.views], some, seen.progress))
-    again, again_patches = method._told(seen)
+    method._targets(Batch([view[some] for view in seen.views], some, seen.progress))
+    again, again_patches = method._targets(seen)
     assert features.shape == (2, 6, 24)
     torch.testing.assert_close(again, features, atol=1e-6, rtol=0)
     torch.testing.assert_close(again_patches, patches, atol=1e-6, rtol=0)
@@ -330,7 +330,7 @@ def test_the_command_ends_with_both_side_by_side(
     assert distil("--probe", *probe, data=labelled / "train", teacher=taught, out=tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "teacher     " in said
-    assert "sees 32 px" in said
+    assert "input 32 px" in said
     assert "knn top-1" in said
     assert "linear top-1" in said
     content = json.loads((tmp_path / "run" / "distillation.json").read_text())
@@ -421,7 +421,7 @@ def test_a_module_of_ones_own_teaches(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"mse": 0.0}, "Nothing is to be learnt"),
+        ({"mse": 0.0}, "All objectives have weight 0"),
         ({"class_weight": 0.0}, "class_weight is 0.0"),
         ({"relational": -1.0}, "relational is -1.0"),
         ({"teacher_temp": 0.0}, "teacher_temp"),
@@ -436,19 +436,19 @@ def test_configurations_that_cannot_be(fields: dict[str, object], words: str) ->
 
 def test_teachers_that_cannot_teach(photos: Path, taught: Path, tmp_path: Path) -> None:
     flat = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    with pytest.raises(ValueError, match=r"The teacher, .* no patches. Give --patch-weight 0"):
+    with pytest.raises(ValueError, match=r"The teacher, .* no patch features. Give --patch-weight 0"):
         made(config(), vit(), flat)
-    with pytest.raises(ValueError, match=r"The student, .* no patches"):
+    with pytest.raises(ValueError, match=r"The student, .* no patch features"):
         made(config(), backbones.create(flat, image_size=32), vit())
     with pytest.raises(ValueError, match="nearest sizes that work"):
         made(config(teacher_size=33), vit(), vit())
-    with pytest.raises(ValueError, match=r"The teacher: .*--teacher-size"):
+    with pytest.raises(ValueError, match=r"Teacher: .*--teacher-size"):
         made(config(teacher_size=33), vit(), vit())
-    with pytest.raises(ValueError, match="no plain ViT"):
+    with pytest.raises(ValueError, match="not a plain ViT"):
         made(config(student_feature="patches"), backbones.create("test_resnet", image_size=32), vit())
     with pytest.raises(ValueError, match=r"15 patches .*--patch-weight 0"):
         _check_squares(15, 16)
-    with pytest.raises(ValueError, match="5 channels and the student those of 3"):
+    with pytest.raises(ValueError, match="5 channels, the student with 3"):
         made(config(), vit(), backbones.create("test_resnet", channels=5, image_size=32))
     with pytest.raises(ValueError, match="--queue 8"):
         config(relational=1.0, queue=9).check(DataFacts(40, 32, 8))

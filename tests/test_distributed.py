@@ -34,7 +34,7 @@ def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, 
         run.trains()
         os.kill(run.starts(1), signal.SIGKILL)
         text = run.ends(1)
-    assert "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory)." in text
+    assert "error: Process 1 of 2 was killed (signal 9, perhaps out of memory)." in text
     assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {out}" in text
     assert "Traceback" not in text
     before = len(Folder(out).rows())
@@ -84,7 +84,7 @@ def test_the_second_process_ends_with_the_first_one_in_training(photos: Path, tm
 @pytest.mark.parametrize(
     ("number", "code", "says"),
     [
-        (signal.SIGKILL, 1, "error: Process 1 of 2 was killed (signal 9, perhaps for want of memory). Nothing was"),
+        (signal.SIGKILL, 1, "error: Process 1 of 2 was killed (signal 9, perhaps out of memory). Nothing was"),
         (signal.SIGTERM, 143, "Process 1 of 2 was stopped by SIGTERM."),
     ],
 )
@@ -108,7 +108,9 @@ def test_an_error_of_the_second_process_ends_the_first(photos: Path, tmp_path: P
         own.rename(tmp_path / "elsewhere")  # the first process knows its images already
         text = run.ends(1)
     assert f"error: {own} does not exist" in text
-    assert "error: Process 1 of 2 failed (exit code 1); its own message tells why. Nothing was saved before." in text
+    assert (
+        "error: Process 1 of 2 failed (exit code 1); its own message has the reason. Nothing was saved before." in text
+    )
     assert "Traceback" not in text
 
 

@@ -14,7 +14,7 @@ from lookalike.files import DEEPEST, parse_json, read_json, read_text
         (b"[" * 100_000, "is nested more than"),
         (b"[" * 100_000 + b"]" * 100_000, "is nested more than"),
         (b'{"a":' * 900 + b"1" + b"}" * 900, "is nested more than"),
-        (b"\xff\xfe[]", "is no text in UTF-8"),
+        (b"\xff\xfe[]", "is not UTF-8 text"),
         (b"{", "is not JSON"),
         (b"1" * 5000, "is not JSON"),
         (b"", "is not JSON"),

@@ -321,7 +321,7 @@ def reader_of(model: backbones.Backbone) -> Extractor:
 
 def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="is a module of your own: it is not known how to make it untrained"):
+    with pytest.raises(ValueError, match="is a module of your own, whose untrained weights are unknown"):
         evaluate(own, labelled / "train", labelled / "test", image_size=24, baseline=True)
     assert cli.main(["evaluate", "--features", "x.npz", "--baseline"]) == 2
     assert "--baseline applies to encoders" in capsys.readouterr().err

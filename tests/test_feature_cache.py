@@ -29,7 +29,7 @@ def test_features_are_computed_once(run: Path, labelled: Path, monkeypatch: pyte
     assert seen >= 48
     second = evaluate(run, train, test, protocols=["knn", "logistic"], say=said.append)
     assert sum(passes) == seen, "the second question needs no pass"
-    assert "train: features of 32 images, computed before" in said
+    assert "train: features of 32 images, from the cache" in said
     assert second[0].top1 == first[0].top1
     assert [p.suffix for p in (run / "features").iterdir()] == [".safetensors"] * 2
     # labels play no part in what is kept: the same files, embedded
@@ -104,7 +104,7 @@ def test_a_linked_folder_of_features_is_neither_used_nor_changed(run: Path, tmp_
     said: list[str] = []
     embed(run, tmp_path / "photos", say=said.append)
     assert [p.name for p in models.iterdir()] == ["best.safetensors"]
-    assert any("the features are not kept" in line and "features is a link" in line for line in said)
+    assert any("the features could not be cached" in line and "features is a link" in line for line in said)
 
 
 def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
@@ -117,7 +117,7 @@ def test_features_that_cannot_be_kept_do_not_stop_an_evaluation(
     said: list[str] = []
     (entry,) = evaluate(run, labelled / "train", labelled / "test", protocols=["knn"], say=said.append)
     assert entry.train_images == 32
-    assert any("are not kept" in line for line in said)
+    assert any("could not be cached" in line for line in said)
 
 
 def test_a_weights_file_that_a_training_replaces_meanwhile(

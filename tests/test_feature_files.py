@@ -33,13 +33,13 @@ def test_features_come_back_from_their_file(tmp_path: Path, suffix: str, classes
 def test_a_file_that_holds_no_features(tmp_path: Path, content: bytes, suffix: str) -> None:
     file = tmp_path / f"f{suffix}"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="holds no features"):
+    with pytest.raises(ValueError, match="has no features"):
         load_features(file)
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", features=np.array([object()], dtype=object))
-    with pytest.raises(ValueError, match="holds no features"):
+    with pytest.raises(ValueError, match="has no features"):
         load_features(tmp_path / "f.npz")
 
 
@@ -158,5 +158,5 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_an_unknown_suffix_names_the_three(tmp_path):
-    with pytest.raises(ValueError, match=r"'\.pkl'; it is written as \.npz, \.parquet or \.csv"):
+    with pytest.raises(ValueError, match=r"'\.pkl'; expected \.npz, \.parquet or \.csv"):
         save_features(tmp_path / "f.pkl", example())

@@ -140,7 +140,7 @@ def test_the_rates_of_layers_are_maes() -> None:
         ({"mixup": -0.1}, "mixup is -0.1"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"unfreeze_after": -1.0}, "unfreeze_after"),
-        ({"unfreeze_after": 1.0, "frozen": True}, "frozen encoders never learn"),
+        ({"unfreeze_after": 1.0, "frozen": True}, "frozen keeps the encoder frozen throughout"),
         ({"views": FineTune.Config().views * 2}, "one view of each image, and views make 2"),
     ],
 )

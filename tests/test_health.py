@@ -139,35 +139,35 @@ FAILURES: list[tuple[core.Config, str]] = [
     ),
     (
         SimSiam.Config(out_dim=256, predictor_dim=64, stop_gradient=False, optim=ADAMW),
-        "No gradient is stopped. Leave --no-stop-gradient out.",
+        "The stop-gradient is off. Leave --no-stop-gradient out.",
     ),
     (
         MoCoV2.Config(hidden_dim=256, out_dim=64, momentum=0.0, optim=ADAMW),
-        "With a momentum of 0 the teacher runs after the student. Give --momentum 0.9",
+        "With a momentum of 0 the teacher is nearly a copy of the student. Give --momentum 0.9",
     ),
     (
         SwAV.Config(hidden_dim=256, out_dim=64, sinkhorn_iterations=0, optim=ADAMW),
-        "all images fall into one prototype. Give --sinkhorn-iterations 3.",
+        "all images get the same prototype. Give --sinkhorn-iterations 3.",
     ),
     (
         VICReg.Config(hidden_dim=256, out_dim=64, std_coeff=0.0, optim=ADAMW),
-        "Without the variance term one answer will do. Give --std-coeff 25.",
+        "Without the variance term embeddings collapse. Give --std-coeff 25.",
     ),
     (
         BarlowTwins.Config(hidden_dim=256, out_dim=64, lambd=0.0, optim=ADAMW),
-        "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051.",
+        "With lambd 0 nothing decorrelates the dimensions of the embedding. Give --lambd 0.0051.",
     ),
     (
         LeJEPA.Config(hidden_dim=256, out_dim=64, directions=64, lamb=0.0, optim=ADAMW),
-        "With lamb 0 nothing keeps images apart.",
+        "With lamb 0 nothing prevents collapse.",
     ),
     (
         DINO.Config(hidden_dim=256, bottleneck_dim=64, teacher_temp=Schedule(0.5), momentum=Schedule(0.9), optim=ADAMW),
-        "With --teacher-temp.start 0.5 and --student-temp 0.1 targets are no sharper",
+        "With --teacher-temp.start 0.5 and --student-temp 0.1 targets are not sharper",
     ),
     (
         DINO.Config(hidden_dim=256, bottleneck_dim=64, centering=False, momentum=Schedule(0.9), optim=ADAMW),
-        "Without centring one prototype takes all images. Leave --no-centering out.",
+        "Without centring one prototype dominates for all images. Leave --no-centering out.",
     ),
 ]
 """Methods without the part that their papers found to be needed, and the words that say so."""

@@ -34,10 +34,10 @@ def test_rows_in_another_order_are_found() -> None:
     train, test = blobs(400, 0.2, 0), blobs(200, 0.2, 1)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     mixed = dataclasses.replace(test, labels=test.labels[order])
-    assert "labels of TEST do not go with its images" in label_warning(train, mixed)
-    assert "labels of TRAIN do not go with its images" in label_warning(mixed, train)
+    assert "labels of TEST do not match its images" in label_warning(train, mixed)
+    assert "labels of TRAIN do not match its images" in label_warning(mixed, train)
     far = dataclasses.replace(test, features=test.features.roll(4, 1))
-    assert "do not fit together" in label_warning(train, far)
+    assert "do not match" in label_warning(train, far)
 
 
 def test_many_shuffled_classes_are_found() -> None:
@@ -53,7 +53,7 @@ def test_many_shuffled_classes_are_found() -> None:
     train, test = clusters(12, 0), clusters(10, 1)
     assert label_warning(train, test) == ""
     mixed = dataclasses.replace(test, labels=test.labels[torch.randperm(len(test.labels))])
-    assert "labels of TEST do not go with" in label_warning(train, mixed)
+    assert "labels of TEST do not match" in label_warning(train, mixed)
 
 
 @pytest.mark.parametrize("noise", [0.6, 100.0])  # a fair encoder, and one that knows nothing

@@ -304,7 +304,7 @@ def test_a_queue_keeps_the_last_keys_and_its_place() -> None:
     again = Queue(3, 4)
     again.load_state_dict(queue.state_dict())
     assert torch.equal(again.keys, queue.keys)
-    with pytest.raises(ValueError, match="4 keys is not filled by batches of 3"):
+    with pytest.raises(ValueError, match="4 keys is not a multiple of a batch of 3"):
         queue.add(keys[:3])
 
 

@@ -106,14 +106,14 @@ def test_a_mask_depends_on_its_image_alone() -> None:
 
 def test_settings_that_cannot_be() -> None:
     for cls, options, words in (
-        (IBOT, {"mask_ratios": (0.9,), "mask_spreads": (0.2,)}, "no share may leave 0 to 1"),
-        (IBOT, {"mask_ratios": (0.3, 0.1, 0.1)}, "must be as many"),
-        (IBOT, {"mask_ratios": (), "mask_spreads": ()}, "one at least"),
+        (IBOT, {"mask_ratios": (0.9,), "mask_spreads": (0.2,)}, "must lie within 0 and 1"),
+        (IBOT, {"mask_ratios": (0.3, 0.1, 0.1)}, "must have the same length"),
+        (IBOT, {"mask_ratios": (), "mask_spreads": ()}, "at least 1"),
         (IBOT, {"patch_temp": Schedule(0.0)}, "patch_temp goes down to 0"),
         (DINOv2, {"koleo_weight": -1.0}, "koleo_weight is -1.0; it must not be negative"),
         (DINOv2, {"mask_ratios": (0.5, 0.1)}, "the smaller ratio first"),
         (DINOv2, {"drop_path": 1.0}, "it is a probability"),
-        (IBOT, {"views": (View(size=64), View(size=48))}, "they have 64 and 48 pixels. Give them one size"),
+        (IBOT, {"views": (View(size=64), View(size=48))}, "they have 64 and 48 pixels. Give them the same size"),
         (DINO, {"teacher_temp": Schedule(0.0)}, "teacher_temp goes down to 0"),
         (DINO, {"freeze_epochs": -1.0}, "must not be negative"),
     ):

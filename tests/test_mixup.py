@@ -28,12 +28,12 @@ def test_a_box_beyond_the_border_takes_less_of_the_label() -> None:
     x = torch.rand(2, 3, 8, 12)
     mixed = mixup.cut(0.75, (0, 0), 8, 12)
     assert mixed.box == (0, 2, 0, 3)
-    assert mixed.share == pytest.approx(1 - 6 / 96)
+    assert mixed.weight == pytest.approx(1 - 6 / 96)
     made = mixed.images(x)
     assert torch.equal(made[0, :, :2, :3], x[1, :, :2, :3])
     assert torch.equal(made[0, :, 2:], x[0, :, 2:])
     assert torch.equal(made[0, :, :, 3:], x[0, :, :, 3:])
-    assert mixup.cut(1.0, (4, 4), 8, 12).share == 1
+    assert mixup.cut(1.0, (4, 4), 8, 12).weight == 1
     assert mixup.cut(0.0, (4, 6), 8, 12) == Mixing(0.0, (0, 8, 0, 12))
 
 

@@ -134,7 +134,7 @@ def test_ctrl_c_twice_ends_a_training_that_waits() -> None:
 @pytest.mark.parametrize(
     ("number", "code", "says"),
     [
-        (signal.SIGKILL, 1, "Process 1 of 2 was killed (signal 9, perhaps for want of memory)."),
+        (signal.SIGKILL, 1, "Process 1 of 2 was killed (signal 9, perhaps out of memory)."),
         (signal.SIGSEGV, 1, "Process 1 of 2 was killed (signal 11, Segmentation fault)."),
         (signal.SIGTERM, 143, "Process 1 of 2 was stopped by SIGTERM."),
     ],
@@ -161,6 +161,6 @@ def test_a_process_that_ends_after_the_training_is_not_missed() -> None:
 
 
 def test_what_is_said_of_a_process_that_failed() -> None:
-    assert str(Ended(3, 8, 1)) == "Process 3 of 8 failed (exit code 1); its own message tells why."
-    assert str(Ended(1, 2, 0)) == "Process 1 of 2 ended without having trained."
+    assert str(Ended(3, 8, 1)) == "Process 3 of 8 failed (exit code 1); its own message has the reason."
+    assert str(Ended(1, 2, 0)) == "Process 1 of 2 exited before the training."
     assert [Ended(1, 2, code).stopped for code in (-2, 130, -15, 143, -9, 0, 1)] == [130, 130, 143, 143] + [None] * 3

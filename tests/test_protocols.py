@@ -147,7 +147,7 @@ def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = retrieve(*args)
     monkeypatch.setattr("lookalike.evaluation.retrieval.NUMBERS", 200)
     assert retrieve(*args) == whole
-    with pytest.raises(ValueError, match="nothing can be found"):
+    with pytest.raises(ValueError, match="nothing can be retrieved"):
         retrieve(train.features, torch.zeros_like(train.labels), test.features, torch.ones_like(test.labels))
 
 
@@ -188,7 +188,7 @@ def test_a_list_that_names_nothing(tmp_path: Path, text: str, message: str) -> N
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         listed_rows(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"])
-    with pytest.raises(FileNotFoundError, match="is not there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         listed_rows(tmp_path / "none.txt", ["a"])
     file.write_text("b/same.jpg\n/data/train/b/other.jpg\nb/same.jpg\n")
     assert listed_rows(file, ["a/same.jpg", "b/same.jpg", "b/other.jpg"]).tolist() == [1, 2]

@@ -147,7 +147,7 @@ def test_images_without_a_group_do_not_count() -> None:
 
 def test_too_few_images_for_the_groups_are_said() -> None:
     method = DeepClusterV2(dataclasses.replace(small("deepcluster_v2"), prototypes=(9,)), deepcluster().backbone)
-    with pytest.raises(ValueError, match="9 groups cannot be made of 8 images"):
+    with pytest.raises(ValueError, match="8 images cannot form 9 clusters"):
         method.initialize_bank([batch(method)])
 
 

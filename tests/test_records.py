@@ -127,7 +127,7 @@ def test_the_same_judgement_replaces_its_entry_and_others_stay(tmp_path):
 def test_a_file_that_is_not_ours_is_never_overwritten(tmp_path, content):
     path = tmp_path / "evaluation.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"evaluation\.json is not .* left as it is"):
+    with pytest.raises(ValueError, match=r"evaluation\.json is not .* left unchanged"):
         record(path, [entry()])
     assert path.read_text() == content
 

@@ -219,7 +219,7 @@ def _no_more_files(photos: Path, whole: Path, disk: Path) -> None:
     mount(disk, "64m")
     out = disk / "run"
     meanwhile(lambda: remount(disk, f"nr_inodes={len(list(disk.rglob('*'))) + 1}"))
-    refused(pretrain(photos, out), "No space left on device, no more files can be made", "last.ckpt is whole")
+    refused(pretrain(photos, out), "No space left on device, no more files can be created", "last.ckpt is whole")
     remount(disk, "nr_inodes=1000")
     Folder.held = lambda self: nullcontext()  # type: ignore[method-assign]  # what is open for writing cannot be remounted
     meanwhile(lambda: remount(disk, "ro"), step=5)

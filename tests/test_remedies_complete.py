@@ -86,7 +86,7 @@ TRIED_ELSEWHERE = {
 UNTRIED = {
     "Update lookalike.": "it takes a later version, which there is not yet",
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
-    "Look at the disk.": "it takes a disk that fails",
+    "Check the disk.": "it takes a disk that fails",
     "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
     "Install torch and torchvision with CUDA": "it takes a GPU",

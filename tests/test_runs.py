@@ -220,7 +220,7 @@ def test_files_that_grow_are_not_written_through_links(tmp_path: Path, name: str
     act = {"log.txt": lambda: folder.note("x"), "metrics.jsonl": lambda: folder.append({"step": 1})}.get(
         name, lambda: folder.held().__enter__()
     )
-    with pytest.raises(OSError, match=r"nothing is written through links: put the file itself in its place"):
+    with pytest.raises(OSError, match=r"nothing is written through links: replace it by the file itself"):
         act()
 
 

@@ -88,7 +88,7 @@ def test_a_launch_of_another_size_is_named(photos: Path, tmp_path: Path, monkeyp
         ({"nodes": 2}, "must be started on every node"),
         ({"data": ""}, "DATA is empty"),
         ({"init": ""}, "init is empty"),
-        ({"method": SimCLR.Config(optim=Optim("larz", lr=1.0))}, "Near names: lars"),
+        ({"method": SimCLR.Config(optim=Optim("larz", lr=1.0))}, "The nearest names: lars"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"logger": "wandb"}, "pip install 'lookalike[wandb]'"),
         ({"init": "nowhere.pt"}, "No weights at nowhere.pt"),

@@ -1,6 +1,6 @@
 """lookalike: self-supervised learning of image representations, from a folder of unlabelled images.
 
-The names below are imported when they are first used, so that `import lookalike` and the command's help are quick.
+The names below are imported on first use, so that `import lookalike` and the command's help are fast.
 """
 
 import importlib

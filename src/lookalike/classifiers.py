@@ -1,4 +1,4 @@
-"""Classifiers: an encoder with a linear head and the classes' names, and their file `classifier.safetensors`."""
+"""Classifiers: an encoder, a linear head and the class names, and their file `classifier.safetensors`."""
 
 import os
 from collections.abc import Sequence
@@ -15,15 +15,14 @@ from .runs.lookup import classifier_of
 
 
 class Classifier(nn.Module):
-    """Turns normalised images (B, C, H, W) into scores of classes (B, K), whose softmax are probabilities."""
+    """Normalised images (B, C, H, W) -> logits (B, K) of K classes."""
 
     def __init__(self, encoder: Backbone, head: nn.Linear, classes: Sequence[str]) -> None:
         super().__init__()
         if head.in_features != encoder.dim or head.out_features != len(classes):
             raise ValueError(
-                f"A head from {head.in_features} to {counted(head.out_features, 'number')} does not fit "
-                f"{encoder.name} with "
-                f"{counted(encoder.dim, 'number')} and {counted(len(classes), 'class')}."
+                f"A head from {head.in_features} to {counted(head.out_features, 'dimension')} does not fit "
+                f"{encoder.name} with {counted(encoder.dim, 'dimension')} and {counted(len(classes), 'class')}."
             )
         self.encoder = encoder
         self.head = head
@@ -37,8 +36,8 @@ class Classifier(nn.Module):
 def save(folder: Folder, classifier: Classifier, card: encoders.Card) -> None:
     """Writes `classes.json` and `classifier.safetensors`, atomically.
 
-    `card` is the encoder's. The tensors are called `encoder.NAME`, as the encoder's library calls them, `head.weight`
-    and `head.bias`.
+    `card` is the encoder's. The names of the tensors are `encoder.NAME`, with the names of the encoder's library,
+    `head.weight` and `head.bias`.
     """
     state = {f"{encoders.PREFIX}{name}": value for name, value in classifier.encoder.export_state().items()}
     state |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
@@ -51,24 +50,26 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
 
     Args:
         classifier: the folder of a `finetune` run, or its `classifier.safetensors`.
-        backbone: the architecture, where the encoder is a user's own module.
+        backbone: the architecture, if the encoder is the user's own module.
 
     Raises:
-        FileNotFoundError, ValueError: nothing is there, or it is no classifier; the message says what was expected.
+        FileNotFoundError, ValueError: it does not exist, or is not a classifier.
     """
     path = classifier_of(classifier)
-    open(path, "rb").close()  # safetensors says of a file without permission that it does not exist
+    open(path, "rb").close()  # safetensors reports an unreadable file as missing
     state, card = encoders.read_whole(path)
     classes = card.get("classes") if card is not None else None
     if card is None or classes is None or not {"head.weight", "head.bias"} <= state.keys():
         raise ValueError(
-            f"{path} is no classifier: it holds no head and no classes. Give the classifier.safetensors of a finetune "
+            f"{path} is not a classifier: it has no head and no classes. Give the classifier.safetensors of a finetune "
             "run."
         )
     encoder = encoders.load(path, backbone)
     weight = state["head.weight"]
     if weight.ndim != 2 or state["head.bias"].shape != weight.shape[:1]:
-        raise ValueError(f"{path} is no classifier: its head is {tuple(weight.shape)}, expected (classes, numbers).")
+        raise ValueError(
+            f"{path} is not a classifier: its head has shape {tuple(weight.shape)}, expected (classes, dimensions)."
+        )
     head = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         head.weight.copy_(weight)

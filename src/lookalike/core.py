@@ -19,82 +19,82 @@ from .views import View
 
 @dataclass
 class Batch:
-    """What a method sees of one (micro-)batch."""
+    """The input of a method: one (micro-)batch."""
 
     views: list[Tensor]
     """One tensor (B, C, H, W) per view, normalised, in the order of the configuration, with `count` expanded."""
     index: Tensor
-    """(B,) int64, the images' places in the data set."""
+    """(B,) int64, the images' indices in the data set."""
     progress: Progress
     labels: Tensor | None = None
-    """(B,) int64, or None where the data has none."""
+    """(B,) int64, or None if the data has no labels."""
     cpu_index: Tensor | None = None
-    """`index` on the CPU, where to read it waits for no device; None where only `index` is at hand."""
+    """`index` on the CPU, readable without synchronising the device; None if there is only `index`."""
 
 
 Outputs = Mapping[str, Tensor]
-"""What `Method.forward` returns for a (micro-)batch: "loss", its named parts, and tensors with one axis or more."""
+"""Result of `Method.forward` for a (micro-)batch: "loss", its named parts, and tensors with one axis or more."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a configuration is fitted to: the data, and how long a training sees them."""
+    """The facts that a configuration is fitted to: data, backbone and length of the training."""
 
     images: int
-    """In the data set."""
+    """Number of images in the data set."""
     image_size: int
-    """Pixels of the largest view's sides."""
+    """Side of the largest view, in pixels."""
     batch_size: int = 256
-    """Images of an optimizer step, over all processes and micro-batches."""
+    """Images per optimizer step, over all processes and micro-batches."""
     epochs: int = 100
     patch_size: int | None = None
-    """Pixels of a patch's sides, of a plain vision transformer; None for all other backbones."""
+    """Side of a plain vision transformer's patches, in pixels; None for all other backbones."""
     accumulate: int = 1
-    """Micro-batches of a step; the loss sees one at a time."""
+    """Micro-batches per optimizer step; the loss gets one at a time."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole training, 1 or more."""
+        """Optimizer steps of the whole training, at least 1."""
         return max(1, self.images // self.batch_size) * self.epochs
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of its surroundings, as far as it is not what most methods ask."""
+    """A method's requirements on data, backbone and training; the defaults suit most methods."""
 
     labels: bool = False
-    """`Batch.labels` must be there: the names of the class folders."""
+    """`Batch.labels` is required: one class per image, from the class folders."""
     classes: tuple[str, ...] | None = None
-    """The names of the classes that the data may have, in their order; None where any will do."""
+    """Names of the classes that the data must have, in order; None for any."""
     mask_token: bool = False
-    """Patches are masked: only plain ViTs can do that."""
+    """Patches are masked, which only plain ViTs support."""
     drop_path: float = 0.0
-    """Probability that the backbone's last residual block is skipped, in [0, 1); less for the blocks before."""
+    """Stochastic depth: probability of skipping the backbone's last block, in [0, 1); falls to 0 at the first."""
     stem: Stem | None = None
-    """A ResNet's first layers; None leaves them to the size of the images. See `backbones.create`."""
+    """A ResNet's first layers; None chooses them by the image size. See `backbones.create`."""
     interpolation: Interpolation = "official"
     """How a plain ViT resizes its position embedding."""
     sync_batchnorm: bool = True
-    """BatchNorm sees the joined batch of all processes."""
+    """BatchNorm statistics are over the joint batch of all processes."""
     partial_gradients: bool = False
     """Some trainable parameters get no gradient in some steps."""
     memory_bank: int = 0
-    """Numbers in a memory bank, which must fit beside the training; 0 without one."""
+    """Values in a memory bank, which needs memory besides the training; 0 without one."""
     repeated_views: int = 0
-    """Epochs after which an image's views come again; 0 where they never do."""
+    """Epochs after which an image's views repeat; 0 if they never do."""
     handed_over: tuple[str, ...] = ()
-    """Names of outputs that `after_step` takes of all micro-batches."""
+    """Names of outputs that `after_step` gets from all micro-batches."""
     watch_features: bool = True
-    """Images that become alike mean a collapse; not where those of a class are to."""
+    """Report a collapse if features of all images become similar; off if features of a class are meant to."""
     watch_heads: bool = True
-    """Heads that make the same of all images mean a collapse; not where what is common is taken off later."""
+    """Report a collapse if a head's outputs become similar; off if a common part is subtracted later."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What every method's configuration holds; a method's own `Config` gives these two their paper's values.
+    """Base of every method's configuration; a method's own `Config` gives these two fields the paper's values.
 
-    What follows from hyperparameters alone is a method of the configuration.
+    All that follows from hyperparameters alone is a method of the configuration.
     """
 
     method: ClassVar[type["Method"]]
@@ -107,26 +107,26 @@ class Config:
         return Needs()
 
     def fit_to(self, data: DataFacts) -> Self:
-        """The configuration adapted to the data and the length of the training."""
+        """The configuration, adapted to the data and the length of the training."""
         return self
 
     def check(self, data: DataFacts) -> None:
-        """Raises ValueError, saying what to change, where the configuration does not fit the data or the batch."""
+        """Raises ValueError, with what to change, if the configuration does not fit the data or the batch."""
 
     def warnings(self, data: DataFacts) -> list[str]:
-        """What a user should know before the training, and why."""
+        """Warnings for the start of a run, with reasons."""
         return []
 
     def views_at(self, at: Progress) -> tuple[View, ...]:
-        """The views of a step: those of the configuration, unless a method changes them on its way."""
+        """The views of a step: those of the configuration, unless a method changes them during the training."""
         return self.views
 
     def input_sizes(self, views: tuple[View, ...]) -> set[int]:
-        """Pixels of the images that the backbone gets, where the training makes these views."""
+        """Sides of the backbone's inputs, in pixels, for these views."""
         return {view.size for view in views}
 
 
-_Config = Config  # inside `Method` the name Config means the subclass's own
+_Config = Config  # inside `Method`, Config is the subclass's own
 _HOOKS_OF_0_1 = {
     "words": "describe", "cause": "diagnose", "figures": "metrics", "survey": "initialize_bank",
     "fit_to": "Config.fit_to", "check": "Config.check", "warning": "Config.warnings", "views": "Config.views_at",
@@ -167,51 +167,51 @@ class Method(nn.Module):
 
     @property
     def encoder(self) -> Backbone:
-        """What is evaluated and exported."""
+        """The part that is evaluated and exported."""
         return self.backbone
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the scalar "loss", its named parts, and what `after_step` and `metrics` are to have.
+        """Returns the scalar "loss", its named parts, and the tensors for `after_step` and `metrics`.
 
-        It changes nothing but BatchNorm's statistics.
+        It may change BatchNorm's running statistics and nothing else.
         """
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
-        """Parameter groups with a schedule or decay of their own; all other parameters need none."""
+        """Parameter groups with their own schedule or weight decay; all other parameters have the configured ones."""
         return []
 
     def before_training(self) -> None:
-        """Runs once the backbone has the weights that the training starts from: the place to copy them to a teacher."""
+        """Runs once the backbone has its initial weights. Copy them to a teacher here."""
 
     def initialize_bank(self, batches: Iterable[Batch]) -> None:
-        """Runs before the first step, without gradients: the place to fill a memory bank.
+        """Runs before the first step, without gradients. Fill a memory bank here.
 
-        `batches` shows the images once, as an epoch does. It is lazy: what is not looked at is not made.
+        `batches` has each image once, as in an epoch. It is lazy: batches that are not consumed are not computed.
         """
 
     def before_step(self, at: Progress) -> None:
-        """Runs after the backward pass and before clipping: the place to freeze a layer by dropping its gradient."""
+        """Runs after the backward pass and before clipping. Freeze a layer here by dropping its gradient."""
 
     def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
-        """Runs after each real optimizer step: the place to move a teacher, a centre, a queue or a bank.
+        """Runs after each real optimizer step. Update a teacher, a centre, a queue or a bank here.
 
-        `outputs` are those of the step's micro-batches on this process, detached, as far as `Needs.handed_over` names
-        them; `layers.joined` joins them over micro-batches and processes.
+        `outputs` has one mapping per micro-batch of the step on this process, detached, with the names in
+        `Needs.handed_over`; `layers.joined` joins them over micro-batches and processes.
         """
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """The method's own metrics of its health, such as an entropy: they join the rows of `metrics.jsonl`.
+        """The method's own health metrics, such as an entropy, for the rows of `metrics.jsonl`.
 
-        Called now and then, after a step, on one process only, with the detached outputs of the last micro-batch: it
-        must not communicate or change anything.
+        Called after some steps, on one process only, with the detached outputs of the last micro-batch: it must not
+        communicate or change anything.
         """
         return {}
 
     def diagnose(self) -> str:
-        """What in the configuration explains a training that collapses or stands still, and what to change; or ""."""
+        """The part of the configuration that explains a collapse or a stalled training, with a remedy, or ""."""
         return ""
 
     def describe(self) -> list[str]:
-        """Lines about the method for the start of a run."""
+        """Lines about the method, printed at the start of a run."""
         return []

@@ -1,8 +1,8 @@
-"""What the cores of a machine are for."""
+"""Number of worker processes."""
 
 import os
 
 
-def worker_count(asked: int | None) -> int:
-    """How many processes decode images: as many as were asked for, or one per free core, 8 at most."""
-    return max(1, min(8, (os.cpu_count() or 1) - 1)) if asked is None else asked
+def worker_count(requested: int | None) -> int:
+    """Number of processes that decode images: as requested, or one per free core, at most 8."""
+    return max(1, min(8, (os.cpu_count() or 1) - 1)) if requested is None else requested

@@ -1,8 +1,8 @@
-"""Communication between processes. With one process, or outside `torch.distributed`, all of it is a no-op.
+"""Communication between processes; a no-op with one process or outside `torch.distributed`.
 
-The convention: the mean of the processes' losses is the loss of the joined batch. A gradient that comes back through
-`gather` or `mean` is therefore summed over the processes, and DistributedDataParallel's averaging does the rest. Every
-process must hold a batch of the same size.
+Convention: the mean of the processes' losses is the loss of the joint batch. Gradients through `gather` and `mean` are
+therefore summed over processes, and DistributedDataParallel averages the result. Every process must have a batch of the
+same size.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .devices import default_device
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The index of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -26,28 +26,28 @@ def world() -> int:
 
 
 def gather(x: Tensor) -> Tensor:
-    """Joins the processes' (B, ...) to (world * B, ...) in the order of their ranks, with gradients."""
+    """Concatenates the (B, ...) of all processes to (world * B, ...), ordered by rank, with gradients."""
     return _Gather.apply(x) if world() > 1 else x
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of x over the processes, element by element, with gradients."""
+    """The elementwise mean of x over processes, with gradients."""
     return _Mean.apply(x) if world() > 1 else x
 
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
-    """Puts the mean over the processes into each tensor of floating-point numbers; one exchange for all."""
-    kept = [t for t in tensors if t.is_floating_point()]
-    if world() > 1 and kept:
-        flat = _all_mean(torch.cat([t.flatten() for t in kept]))
+    """Sets each floating-point tensor to its mean over processes, in place; one all-reduce for all."""
+    floats = [t for t in tensors if t.is_floating_point()]
+    if world() > 1 and floats:
+        flat = _all_mean(torch.cat([t.flatten() for t in floats]))
         torch._foreach_copy_(
-            kept, [part.view_as(t) for t, part in zip(kept, torch.split(flat, [t.numel() for t in kept]))]
+            floats, [part.view_as(t) for t, part in zip(floats, torch.split(flat, [t.numel() for t in floats]))]
         )
 
 
 def agree(*flags: bool) -> list[bool]:
-    """Each flag true on every process if it is true on any: one exchange for all."""
+    """Logical or of each flag over processes; one all-reduce for all."""
     if world() == 1:
         return list(flags)
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -57,13 +57,13 @@ def agree(*flags: bool) -> list[bool]:
 
 
 def of_first(*numbers: float) -> list[float]:
-    """The first process's numbers, on every process: one exchange for all."""
+    """The numbers of the first process, on every process; one broadcast for all."""
     if world() == 1:
         return list(numbers)
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    told = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.broadcast(told, 0)
-    return [float(number) for number in told.tolist()]
+    values = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.broadcast(values, 0)
+    return [float(value) for value in values.tolist()]
 
 
 class _Gather(torch.autograd.Function):
@@ -75,7 +75,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        # in float32 at least: one process would add up before it rounds
+        # at least float32: a single process would also round after the sum
         wide = torch.promote_types(grad.dtype, torch.float32)
         summed = grad.to(wide, copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(summed)
@@ -89,7 +89,7 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        return _all_mean(grad)  # the gradients' sum, times each process's share in the mean
+        return _all_mean(grad)  # the sum of the gradients, times 1 / world
 
 
 def _all_mean(x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _all_mean(x: Tensor) -> Tensor:
 
 
 class GPUSyncBatchNorm(nn.SyncBatchNorm):
-    """torch's own, with the dropout and activation that timm's layers hold; see `SyncBatchNorm`."""
+    """torch's own, followed by the dropout and activation of timm's layers; see `SyncBatchNorm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
@@ -110,10 +110,10 @@ class GPUSyncBatchNorm(nn.SyncBatchNorm):
 
 
 class SyncBatchNorm(_BatchNorm):
-    """BatchNorm over the joined batch of all processes, on CPUs; `convert` makes it.
+    """BatchNorm over the joint batch of all processes, on CPUs; created by `convert`.
 
-    timm's BatchNorm layers hold a dropout and an activation: `convert` keeps them as children under their names, and
-    they run after the normalisation. (Not a subclass of torch's: DistributedDataParallel refuses that on CPUs.)
+    timm's BatchNorm layers include a dropout and an activation: `convert` adds them as children under their names, and
+    they run after the normalisation. (Not a subclass of torch's, which DistributedDataParallel refuses on CPUs.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,19 +144,19 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, center: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running statistics, with the unbiased variance of `count` values."""
+        """Updates the running statistics, with the unbiased variance of `count` values."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(center.to(self.running_mean.dtype), share)
-        self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), share)
+        momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(center.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), momentum)
 
 
 def convert(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm in `module`, in place, by a synchronised one; returns the module, or its replacement.
+    """Replaces every BatchNorm in `module` by a synchronised one, in place; returns the module, or its replacement.
 
-    Parameters, buffers, their names and the mode stay: state dicts and optimizers do not notice.
+    Parameters, buffers, their names and the mode are unchanged, so state dicts and optimizers remain valid.
     """
     for name, child in module.named_children():
         module.add_module(name, convert(child))

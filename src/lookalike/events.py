@@ -1,4 +1,4 @@
-"""What long work reports, and where it goes: a console, nowhere, or the line of another command."""
+"""Events that long work reports, and their destinations: console, nowhere, or a line of another command."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -6,11 +6,11 @@ from typing import Literal, Protocol
 from .printing import say
 
 Kind = Literal["fact", "progress", "warning"]
-"""Facts and results, how far the work is, and what went wrong or may."""
+"""Facts and results; progress; problems and warnings."""
 
 
 class Report(Protocol):
-    """Takes an event: a line or several, and its kind."""
+    """Takes an event: one or more lines, and its kind."""
 
     def __call__(self, text: str, kind: Kind) -> None: ...
 
@@ -25,7 +25,7 @@ def nowhere(text: str, kind: Kind) -> None:
 
 
 def only(kinds: tuple[Kind, ...], take: Callable[[str], None]) -> Report:
-    """Passes the text of events of these kinds on."""
+    """Passes on the text of events of these kinds."""
 
     def report(text: str, kind: Kind) -> None:
         if kind in kinds:

@@ -1,6 +1,6 @@
-"""Files: written whole or not at all, one process at a time, and read within limits; errors say what to do.
+"""Files: atomic writing, locks, reading within limits, digests. Errors include a remedy.
 
-Nothing here imports anything else of the package.
+Imports nothing else of the package.
 """
 
 import errno
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 FORMAT = 1
-"""Written into every file that a later version must be able to read."""
+"""The format number in every file that later versions must be able to read."""
 
 
 # ---------------------------------------------------------------- errors of the system
@@ -36,18 +36,18 @@ _REMEDIES = {
     errno.EACCES: "Make it and its folder writable for this user.",
     errno.EPERM: "Make it and its folder writable for this user.",
     errno.EROFS: "Make the file system writable; the system turns it read-only after a fault of the disk.",
-    errno.EIO: "Look at the disk.",
+    errno.EIO: "Check the disk.",
     errno.ENOENT: "Its folder was moved or removed.",
-    errno.ELOOP: "It is a link, and nothing is written through links: put the file itself in its place.",
+    errno.ELOOP: "It is a link, and nothing is written through links: replace it by the file itself.",
 }
-"""What to do where the system refuses to write."""
+"""Remedies for errors of the system on writing."""
 
 
 @contextmanager
 def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
-    """Lets an error of the system while `path` is written say so, and why, in place of what the writing library says.
+    """Replaces an error of the system while `path` is written by one with the path, the reason and a remedy.
 
-    `then` tells what to do once the cause is gone.
+    `then` returns what to do once the cause is removed.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def named(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
-    """The system's error behind an error of torch, which raises another one after it, or of safetensors, in words."""
+    """The system error that caused an error of torch, as its context, or of safetensors, in its message."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error
@@ -72,13 +72,13 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def _room(path: Path) -> str:
-    """How much more a full disk takes."""
+    """The free space of a full disk, as text."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
         return "the disk is gone"
     if disk.f_files and not disk.f_favail:
-        return "no more files can be made"
+        return "no more files can be created"
     return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free"
 
 
@@ -86,7 +86,7 @@ def _room(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file or folder to the disk, so that a power cut cannot undo a rename."""
+    """Flushes a file or folder to disk, so that a power failure cannot undo a rename."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -95,41 +95,41 @@ def sync(path: Path) -> None:
 
 
 def nearest_folder(path: Path, option: str) -> Path:
-    """The folder at `path`, or else the nearest one above it: where it would be made.
+    """The folder at `path`, or else its nearest existing parent, in which it would be created.
 
     Args:
-        option: that names it, for the message.
+        option: the option with the path, for the message.
 
     Raises:
-        FileExistsError: it is a file, or lies in one.
+        FileExistsError: it, or a parent, is a file.
     """
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    if not there.is_dir():
-        raise FileExistsError(f"{there} is a file. Give {option} another folder.")
-    return there
+    folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. Give {option} another folder.")
+    return folder
 
 
 def check_writable(path: Path, option: str = "--out") -> None:
-    """Refuses a file that could not be written, before there is work to be lost; changes nothing.
+    """Refuses a file that could not be written, before there is work to lose; changes nothing.
 
     Args:
         path: of the file.
-        option: that names it or its folder, for the message.
+        option: the option with the path or its folder, for the message.
 
     Raises:
         FileExistsError, PermissionError: it is a folder, its folder is a file, or nothing may be written there.
     """
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder. Give {option} a file.")
-    there = next(p for p in path.absolute().parents if p.exists())
-    if not there.is_dir():
-        raise FileExistsError(f"{path} cannot be written: {there} is a file. Give another {option}.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: {there} is read-only for this user. Give another {option}.")
+    folder = next(p for p in path.absolute().parents if p.exists())
+    if not folder.is_dir():
+        raise FileExistsError(f"{path} cannot be written: {folder} is a file. Give another {option}.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {folder} is read-only for this user. Give another {option}.")
 
 
 def check_output(path: Path, overwrite: bool, option: str = "--out") -> None:
-    """Refuses a file that could not be written, or that is there and is not to be replaced.
+    """Refuses a file that could not be written, or that exists and must not be replaced.
 
     Raises:
         FileExistsError, PermissionError: as `check_writable`, or the file exists.
@@ -140,38 +140,38 @@ def check_output(path: Path, overwrite: bool, option: str = "--out") -> None:
 
 
 def not_through_links(path: str | os.PathLike[str], flags: int) -> int:
-    """For `open(..., opener=)`: opens a file that is written to under its own name, and no link in its place."""
+    """For `open(..., opener=)`: opens a regular file for writing, and refuses links."""
     if sys.platform == "win32":
         return os.open(path, flags, 0o666)
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a pipe would wait for a reader
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # O_NONBLOCK: a pipe would block
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise FileExistsError(errno.EEXIST, "no regular file is there", os.fspath(path))
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", os.fspath(path))
     return handle
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name to write `path` under first: nobody can foretell it, and no host that shares the folder takes it, too."""
+    """A temporary name next to `path`: unpredictable, and unique among hosts that share the folder."""
     host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:32]
     return path.with_name(f".{path.stem[:40]}.{host}.{secrets.token_hex(8)}.tmp{path.suffix}")
 
 
 _TEMPORARY = re.compile(r"\.(.+?)\.(?:[A-Za-z0-9-]*\.[0-9a-f]{16}|\d+)\.tmp((?:\.\w+)*)")
-"""Names that `temporary_beside` gives, and those of 0.1, which held the process number alone."""
+"""Names by `temporary_beside`, and those of 0.1, which had only the process id."""
 
 
 def becomes(path: Path) -> str | None:
-    """The name of the file that a temporary one of ours was to become; None of any other file."""
+    """The final name of a temporary file of ours; None for any other file."""
     found = _TEMPORARY.fullmatch(path.name)
     return f"{found[1]}{found[2]}" if found and path.is_file() and not path.is_symlink() else None
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a new, empty file beside `path` to write to; on success it is flushed and renamed, else removed.
+    """Yields a new, empty file next to `path` to write to; on success it is flushed and renamed, else removed.
 
     Raises:
-        OSError: it could not be written; the message says which file, why, and what to do.
+        OSError: it could not be written; the message has the path, the reason and a remedy.
     """
     path = Path(path)
     temporary = temporary_beside(path)
@@ -181,18 +181,18 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "xb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield temporary
-            with suppress(PermissionError):  # not all file systems know modes
-                temporary.chmod(mode)  # safetensors puts a file for the owner alone in its place
+            with suppress(PermissionError):  # not all file systems have modes
+                temporary.chmod(mode)  # safetensors replaces it by a file with mode 600
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
     finally:
-        with suppress(OSError):  # where nothing may be written, nothing may be removed
+        with suppress(OSError):  # a folder that cannot be written to
             temporary.unlink()
 
 
 def second_name(file: Path, name: Path) -> None:
-    """A hard link, or a copy where the file system has none; `name` is not there yet."""
+    """Creates `name` as a hard link to `file`, or as a copy if the file system has no links."""
     try:
         os.link(file, name)
     except FileExistsError:
@@ -204,13 +204,13 @@ def second_name(file: Path, name: Path) -> None:
 
 
 def unused(path: Path) -> Path:
-    """`path`, or where that is taken the first of `path.2`, `path.3`, ... that is not."""
+    """`path`, or if it exists the first of `path.2`, `path.3`, ... that does not."""
     names = (path if i == 1 else path.with_name(f"{path.name}.{i}") for i in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
 
 
 def cache_folder() -> Path:
-    """Where files are kept for later runs, unless another place is given: ~/.cache/lookalike."""
+    """The default folder of files for later runs: ~/.cache/lookalike."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lookalike"
 
 
@@ -219,13 +219,13 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(path: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
-    """Holds a lock that ends with the process, however it ends; yields False where the system knows no locks.
+    """Holds a lock, released when the process exits for any reason; yields False if the system has no locks.
 
     Args:
-        wait: called with a line once another process has held it for a second; None where there is no time to wait.
+        wait: called with a line once another process has held it for a second; None: do not wait.
 
     Raises:
-        BlockingIOError: another process holds it, and there is no time to wait.
+        BlockingIOError: another process holds it, and `wait` is None.
     """
     if sys.platform == "win32":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,14 +233,14 @@ def locked(path: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
         return
     import fcntl
 
-    said, began = False, time.monotonic()
+    reported, began = False, time.monotonic()
     while True:
         with named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # what is raised while it is held is not this file's fault
+            # errors within the context are not errors of this file
             file = open(path, "a", opener=not_through_links)  # noqa: SIM115
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would inherit and keep it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers would inherit
             held = True
         except BlockingIOError:
             file.close()
@@ -248,9 +248,9 @@ def locked(path: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
                 raise BlockingIOError(
                     f"Another process is working in {path.parent}. Wait for it, stop it, or name another folder."
                 ) from None
-            if not said and time.monotonic() - began > 1:
+            if not reported and time.monotonic() - began > 1:
                 wait(f"Waiting for another process that holds {path}")
-                said = True
+                reported = True
             time.sleep(0.05)
             continue
         except OSError:  # a file system without locks
@@ -265,20 +265,20 @@ def locked(path: Path, *, wait: Callable[[str], None] | None) -> Iterator[bool]:
         yield held
 
 
-_CHANGING = threading.Lock()  # the system's locks are between processes
+_CHANGING = threading.Lock()  # locks of the system are per process
 
 
 @contextmanager
 def changing(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
-    """Lets one process at a time read a file, change it and write it back; its lock lies beside it for so long.
+    """Lets one process at a time read a file, change it and write it back; a lock file is next to it meanwhile.
 
-    `wait` is that of `locked`.
+    `wait` is as in `locked`.
     """
     lock = lock_of(path)
     with _CHANGING, locked(lock, wait=wait) as held:
         try:
             for other in path.parent.iterdir() if held else ():
-                if becomes(other) == path.name:  # of a process that was killed
+                if becomes(other) == path.name:  # left by a killed process
                     other.unlink(missing_ok=True)
             yield
         finally:
@@ -287,12 +287,12 @@ def changing(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock of a file that several processes change."""
+    """The lock file of a file that several processes change."""
     return path.with_name(f".{path.name}.lock")
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file may be a lock of ours: they are empty."""
+    """Whether a file may be one of our lock files, which are empty."""
     return path.is_file() and not path.is_symlink() and not path.stat().st_size
 
 
@@ -300,39 +300,39 @@ def is_lock(path: Path) -> bool:
 
 
 MOST_BYTES = 2**28
-"""Of a file that is read as a whole."""
+"""Maximum size of a file that is read as a whole."""
 DEEPEST = 64
-"""Levels of lists and mappings within each other; our own files have five."""
+"""Maximum nesting of lists and mappings; our own files have 5 levels."""
 
 _KINDS: dict[type, str] = {dict: "object", list: "list"}
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
+def read_text(path: Path, maximum: int = MOST_BYTES) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: it is larger than `most` bytes, or not in UTF-8.
-        OSError: it is no file (a pipe would be waited for), or cannot be read.
+        ValueError: it is larger than `maximum` bytes, or not in UTF-8.
+        OSError: it is not a regular file (a pipe would block), or cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is no file. Move it away, or put the file in its place.")
+        raise FileExistsError(f"{path} is not a file. Move it away, or replace it by the file.")
     with open(path, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path} is larger than the {most / 2**20:g} MiB that a file of its kind may have.")
+        content = file.read(maximum + 1)
+    if len(content) > maximum:
+        raise ValueError(f"{path} is larger than the {maximum / 2**20:g} MiB limit for a file of its type.")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
         ) from None
 
 
 def parse_json(text: str, where: object, kind: type[T]) -> T:
-    """What a JSON text holds; `where` names it in messages.
+    """The content of a JSON text; `where` names it in messages.
 
     Raises:
-        ValueError: it is no JSON, nested too deep, or holds something else than `kind`.
+        ValueError: it is not JSON, nested too deeply, or not of type `kind`.
     """
     try:
         content: Any = json.loads(text)
@@ -348,7 +348,7 @@ def parse_json(text: str, where: object, kind: type[T]) -> T:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """What a JSON file holds; errors are those of `read_text` and `parse_json`."""
+    """The content of a JSON file; errors are those of `read_text` and `parse_json`."""
     return parse_json(read_text(path), path, kind)
 
 
@@ -361,7 +361,7 @@ def _is_deep(content: object) -> bool:
 
 
 def _too_deep(where: object) -> str:
-    return f"{where} is nested more than {DEEPEST} levels deep, which no file of ours is."
+    return f"{where} is nested more than {DEEPEST} levels deep, which none of our files is."
 
 
 def write_json(path: Path, content: object) -> None:
@@ -378,5 +378,5 @@ def file_sha256(path: Path) -> str:
     with open(path, "rb") as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:  # a failing disk does not name the file
+        except OSError as error:  # an error of the disk has no path
             raise OSError(error.errno, error.strerror, str(path)) from None

@@ -1,8 +1,8 @@
-"""How a user's own class stands in files and messages: in angle brackets, with which no path and no name begins."""
+"""Tags for a user's own classes in files and messages: in angle brackets, which start no path and no name."""
 
 
 def tag(name: str) -> str:
-    """The tag of a class of that name."""
+    """The tag of a class, by its name."""
     return f"<{name}>"
 
 
@@ -12,7 +12,7 @@ def module_tag(module: object) -> str:
 
 
 def is_tag(text: str) -> bool:
-    """Whether a text stands for something that a user made: nothing of that name can be found or fetched."""
+    """Whether a text is a tag, the user's own object, which cannot be found or downloaded by name."""
     return text.startswith("<")
 
 

@@ -1,9 +1,9 @@
-"""What options and saved encoders say of images: their limits, and what becomes of an alpha channel."""
+"""Image settings of options and saved encoders: limits, and the treatment of an alpha channel."""
 
 from typing import Literal
 
 Alpha = Literal["auto", "white", "drop"]
 LARGEST_IMAGE = 16_384
-"""Pixels a side of what a network sees, at most."""
+"""Maximum side of a network's input, in pixels."""
 MOST_CHANNELS = 10_000
-"""Of an image."""
+"""Maximum number of channels of an image."""

@@ -1,4 +1,4 @@
-"""A batch of images of different sizes in one flat buffer, and how images of several dtypes come together."""
+"""A batch of images of different sizes in one flat buffer, and conversions between pixel dtypes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,29 +9,29 @@ import torch
 from torch import Tensor
 
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
-"""The types of pixels, from narrow to wide, each with the value that stands for 1."""
-_PIECE = 2**18  # pixels that are looked at at once
+"""The dtypes of pixels, from narrow to wide, each with the value that represents 1."""
+_PIECE = 2**18  # pixels per step
 
 
 @dataclass
 class Images:
-    """B images, and which ones they are."""
+    """B images, with their indices, keys and labels."""
 
     buffer: Tensor
-    """Flat: one image (C, H, W) after the other; uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
+    """Flat, the images (C, H, W) concatenated; uint8 (0 to 255), uint16 (0 to 65535) or float32 (0 to 1)."""
     offsets: Tensor
-    """(B,) int64, where each image begins. Like `sizes` always on the CPU, where `padded` need not wait."""
+    """(B,) int64, the start of each image. Like `sizes` always on the CPU, so that `padded` does not synchronise."""
     sizes: Tensor
     """(B, 2) int64, heights and widths."""
     channels: int
     index: Tensor
-    """(B,) int64, the images' places in the source. This and the keys are always on the CPU, too."""
+    """(B,) int64, the images' indices in the source. Like the keys always on the CPU."""
     keys: Tensor
-    """(B,) int64, what `make_views` takes as its seed: a hash of the run's seed, the epoch and the image's key."""
+    """(B,) int64, the seeds of `make_views`: hashes of the run's seed, the epoch and the image's key."""
     labels: Tensor | None = None
     """(B,) int64, or None."""
     broken: list[tuple[str, str]] = field(default_factory=list)
-    """Names of the images that other ones replaced in this batch, with the reasons."""
+    """Names of broken images that were replaced in this batch, with the reasons."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Images":
         return replace(
@@ -41,7 +41,7 @@ class Images:
         )
 
     def pin_memory(self) -> "Images":
-        """Moves what is on the CPU to where a GPU can fetch it by itself; what lies there already is not copied."""
+        """Moves tensors on the CPU to pinned memory; pinned ones are not copied."""
         return replace(
             self,
             buffer=self.buffer.pin_memory() if self.buffer.is_cpu else self.buffer,
@@ -49,7 +49,7 @@ class Images:
         )
 
     def padded(self) -> Tensor:
-        """(B, C, H, W) at the largest H and W, images at the top left, zeros beside; no copy if all sizes agree."""
+        """(B, C, H, W) of the largest H and W, images at the top left, zero padding; no copy if all sizes are equal."""
         height, width = self.sizes.amax(0).tolist()
         flat = movable(self.buffer)
         shape = (len(self.sizes), self.channels, height, width)
@@ -62,7 +62,7 @@ class Images:
 
 
 def movable(x: Tensor) -> Tensor:
-    """The same bytes in a dtype that every device can copy, index and join: torch has few operations for uint16."""
+    """The same bytes in a dtype with copy, index and cat on every device: torch has few operations for uint16."""
     return x.view(torch.int16) if x.dtype == torch.uint16 else x
 
 
@@ -78,21 +78,21 @@ def promote(x: Tensor, dtype: torch.dtype) -> Tensor:
 def moments(image: Tensor) -> Tensor:
     """(2, C) float64: mean and mean square of each channel of an image (C, H, W), of values in [0, 1]."""
     sums, flat = torch.zeros(2, len(image), dtype=torch.float64), movable(image).flatten(1)
-    for part in torch.split(flat, _PIECE, 1):  # of a large image the numbers in double would take 16 times as much
+    for part in torch.split(flat, _PIECE, 1):  # a whole image in float64 would take up to 16 times its memory
         values = promote(part.view(image.dtype), torch.float32).double()
         sums += torch.stack([values.sum(1), values.square().sum(1)])
     return sums / flat.shape[1]
 
 
 class Levels(NamedTuple):
-    """How an image uses its channels and the range of values."""
+    """An image's use of its channels and of the range of values."""
 
     grey: bool
-    """Whether it has three channels that are equal, but for what packing changes."""
+    """Whether it has three channels that are equal up to compression errors."""
     low: float
-    """Its smallest value, of 0 to 1."""
+    """Its smallest value, in [0, 1]."""
     high: float
-    """Its largest value."""
+    """Its largest value, in [0, 1]."""
 
 
 def levels(image: Tensor) -> Levels:
@@ -103,7 +103,7 @@ def levels(image: Tensor) -> Levels:
 
 
 def _are_equal(array: np.ndarray) -> bool:
-    """Whether the channels of (C, H, W) differ by 2 of 255, or of 65,535, at most; of most images few rows tell."""
+    """Whether the channels of (C, H, W) differ by at most 2 of 255, or of 65,535; few rows decide for most images."""
     near = 2 / 255 if array.dtype.kind == "f" else 2
     wide = np.float32 if array.dtype.kind == "f" else np.int32
     rows = max(1, _PIECE // array.shape[2])
@@ -119,12 +119,12 @@ def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
 
 
 def pack(images: Sequence[Tensor]) -> Tensor:
-    """Joins images (C, H, W) to one flat buffer of their widest dtype."""
+    """Concatenates images (C, H, W) into one flat buffer of their widest dtype."""
     dtype = widest([image.dtype for image in images])
     return torch.cat([movable(promote(image, dtype)).view(-1) for image in images]).view(dtype)
 
 
 def starts(channels: int, sizes: Tensor) -> Tensor:
-    """(B,) int64: where images of `sizes` (B, 2) begin in a flat buffer."""
+    """(B,) int64: the start of each image of `sizes` (B, 2) in a flat buffer."""
     lengths = channels * sizes.prod(1)
     return lengths.cumsum(0) - lengths

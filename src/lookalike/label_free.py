@@ -1,6 +1,6 @@
-"""How good features are, without labels: what health and the choice between checkpoints look at.
+"""Label-free metrics of features, for health checks and the choice between checkpoints.
 
-B images, V views, D features. All work in float32, or in float64 where the features are, on the features' device.
+B images, V views, D dimensions. Computed in float32, or in float64 for float64 features, on the features' device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 LEAST = 8
-"""Images whose targets may tell them apart; of one or two alone they cannot."""
+"""Minimum number of images for metrics such as `target_information`."""
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ def _exact(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def spread(x: Float[Tensor, "B D"]) -> float:
-    """Standard deviation of the L2-normalised features, averaged over D, as a share of 1 / sqrt(D).
+    """Standard deviation of the L2-normalised features, averaged over D, relative to 1 / sqrt(D).
 
-    0 where all images have one feature; 1 where directions are even on the sphere, which is the most there is.
+    0 if all images have the same feature; 1, the maximum, if directions are uniform on the sphere.
     Chen & He (SimSiam), CVPR 2021, section 4.1, https://arxiv.org/abs/2011.10566
     """
     z = F.normalize(_exact(x), dim=-1)
@@ -36,15 +36,15 @@ def spread(x: Float[Tensor, "B D"]) -> float:
 
 @torch.no_grad()
 def effective_rank(x: Float[Tensor, "B D"]) -> float:
-    """RankMe: the exponential of the entropy of the singular values' shares; from 1 to min(B, D).
+    """RankMe: the exponential of the entropy of the normalised singular values; from 1 to min(B, D).
 
-    NaN where a feature is not finite. Garrido et al., ICML 2023, equation 1, https://arxiv.org/abs/2210.02885
+    NaN if a feature is not finite. Garrido et al., ICML 2023, equation 1, https://arxiv.org/abs/2210.02885
     """
     if not bool(x.isfinite().all()):
         return math.nan
     values = torch.linalg.svdvals(_exact(x).double())
-    share = values / values.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
+    p = values / values.sum().clamp(min=1e-300)
+    return float(torch.special.entr(p).sum().exp())
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def alignment(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
 
 @torch.no_grad()
 def uniformity(x: Float[Tensor, "B D"]) -> float:
-    """Logarithm of the mean Gaussian potential exp(-2 d^2) over all pairs of images; 0 where all agree, down to -4.
+    """Logarithm of the mean Gaussian potential exp(-2 d^2) over all pairs of images; from 0, if all agree, to -4.
 
     Wang & Isola, ICML 2020, section 4.1.2 with t = 2.
     """
@@ -95,7 +95,7 @@ def pair_auc_per_image(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> Floa
 
 
 def _nearer(a: Tensor, b: Tensor) -> Tensor:
-    """(B, B) float64: how far image i's own other view is nearer than image j's, 1 or 0, averaged over both views."""
+    """(B, B) float64: whether image i's own other view is nearer than image j's, 1 or 0, averaged over both views."""
     z, w = F.normalize(_exact(a), dim=-1), F.normalize(_exact(b), dim=-1)
     similarity = z @ w.T
     own = similarity.diagonal()
@@ -105,7 +105,7 @@ def _nearer(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def view_retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> float:
-    """Share of views that have their own image's other view among the k nearest (by cosine) of all images'; 0 to 1.
+    """Fraction of views whose image's other view is among their k nearest, by cosine, of all images'; 0 to 1.
 
     Of 16 scores, `pair_auc` not among them, it ranked SimCLR's settings most as k-NN does (`benchmarks/choosing.py`,
     docs/results.md). More images make it lower: compare it at equal numbers only.
@@ -118,9 +118,9 @@ def view_retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1)
 
 @torch.no_grad()
 def lidar(x: Float[Tensor, "B V D"]) -> float:
-    """LiDAR: the effective rank of what tells images apart, measured in units of what differs between their views.
+    """LiDAR: the effective rank of the covariance between images, whitened by the covariance within their views.
 
-    NaN where a feature is not finite. Thilak et al., ICLR 2024, section 4, with delta = 1e-4,
+    NaN if a feature is not finite. Thilak et al., ICLR 2024, section 4, with delta = 1e-4,
     https://arxiv.org/abs/2312.04000
     """
     if not bool(x.isfinite().all()):
@@ -132,69 +132,69 @@ def lidar(x: Float[Tensor, "B V D"]) -> float:
     within = (x - means[:, None]).flatten(0, 1)
     within = within.T @ within / (images * (views - 1)) + 1e-4 * torch.eye(dim, dtype=x.dtype, device=x.device)
     values, vectors = torch.linalg.eigh(within)
-    whitened = between @ vectors * values.rsqrt() / max(images - 1, 1) ** 0.5  # (B, D), up to a turn
+    whitened = between @ vectors * values.rsqrt() / max(images - 1, 1) ** 0.5  # (B, D), up to a rotation
     variances = torch.linalg.svdvals(whitened).square()
-    share = variances / variances.sum().clamp(min=1e-300)
-    return float(torch.special.entr(share).sum().exp())
+    p = variances / variances.sum().clamp(min=1e-300)
+    return float(torch.special.entr(p).sum().exp())
 
 
 @torch.no_grad()
-def usage(shares: Float[Tensor, "B K"]) -> float:
-    """How many of K groups are the first choice of some image, as a share of the most there can be, min(B, K).
+def usage(p: Float[Tensor, "B K"]) -> float:
+    """Number of prototypes that are the argmax of some image, divided by its maximum, min(B, K).
 
-    1 / min(B, K) where all images fall into one group; by chance 0.63 where B = K.
+    1 / min(B, K) if all images have the same argmax; 0.63 by chance if B = K.
     """
-    chosen = shares.argmax(1).bincount(minlength=shares.shape[1])
-    return float((chosen > 0).sum() / min(shares.shape))
+    chosen = p.argmax(1).bincount(minlength=p.shape[1])
+    return float((chosen > 0).sum() / min(p.shape))
 
 
 @torch.no_grad()
-def entropy(shares: Float[Tensor, "... K"]) -> float:
-    """Entropy of shares that sum to 1 along the last axis, as a share of log K, on average over the others.
+def entropy(p: Float[Tensor, "... K"]) -> float:
+    """Entropy of probabilities along the last axis, divided by log K, averaged over the other axes.
 
-    1 where all K are alike, 0 where one has all.
+    1 for a uniform distribution, 0 if one of K has probability 1.
     """
-    k = shares.shape[-1]
-    return float(torch.special.entr(_exact(shares)).sum(-1).mean() / torch.tensor(k).log()) if k > 1 else 0.0
+    k = p.shape[-1]
+    return float(torch.special.entr(_exact(p)).sum(-1).mean() / torch.tensor(k).log()) if k > 1 else 0.0
 
 
 @torch.no_grad()
 def correlation(x: Float[Tensor, "B D"]) -> float:
-    """Root mean square of the correlations over the images of two different numbers of an embedding; 0 to 1.
+    """Root mean square of the correlations between different dimensions of an embedding, over the images; 0 to 1.
 
-    1 where all numbers say the same. Independent numbers have 1 / sqrt(B), for B images estimate no better. Numbers
-    that do not vary correlate with none. NaN where a number is not finite.
+    1 if all dimensions are redundant. Independent dimensions have about 1 / sqrt(B), from sampling noise. Constant
+    dimensions count as uncorrelated. NaN if a value is not finite.
     """
     x = _exact(x).double()
     d = x.shape[1]
     z = x - x.mean(0)
     z = z / z.square().sum(0).sqrt().clamp(min=1e-12)
-    # the squares of Z'Z sum up to those of ZZ', which is small: images are fewer than numbers
+    # Z'Z and ZZ' have the same sum of squares; ZZ' is smaller, as there are fewer images than dimensions
     total = (z @ z.T).square().sum() - z.square().sum(0).square().sum()
     return float((total.clamp(min=0) / (d * (d - 1))).sqrt()) if d > 1 else 0.0
 
 
 @torch.no_grad()
 def deviation(x: Float[Tensor, "B D"]) -> float:
-    """Standard deviation of an embedding's numbers over the images, on average over the numbers."""
+    """Standard deviation of an embedding over the images, averaged over its dimensions."""
     return float(_exact(x).std(0).mean())
 
 
 @torch.no_grad()
 def of_targets(targets: Float[Tensor, "B K"], scores: Float[Tensor, "B K"], temperature: float) -> dict[str, float]:
-    """What self-distillation watches: the targets' `entropy` and `usage`, and how far a student is from telling them.
+    """Metrics of self-distillation: the targets' `entropy` and `usage`, and the student's divergence from them.
 
-    `scores` are the student's, divided by `temperature`; the distance is the Kullback-Leibler divergence in nats.
-    `target_information` is what a target says about its image: the entropy of all images' mean target less that of
-    each, as a share of the most there is, log min(B, K). It is 0 in both collapses, where all images have one target,
-    vague or sharp. Fewer than `LEAST` images do not tell it.
+    `scores` are the student's, before division by `temperature`. The divergence is Kullback-Leibler, in nats.
+    `target_information` is the mutual information of image and target: the entropy of the mean target minus the mean
+    entropy of targets, divided by its maximum, log min(B, K). It is 0 in both kinds of collapse, where all images have
+    the same target, uniform or sharp. It needs at least `LEAST` images.
     """
-    log_told = (_exact(scores) / temperature).log_softmax(-1)
-    told = entropy(targets.mean(0)) - entropy(targets)
-    divergence = (targets * (targets.clamp(min=1e-12).log() - log_told)).sum(-1).mean()
-    most = math.log(max(2, min(targets.shape))) / math.log(max(2, targets.shape[1]))
+    log_p = (_exact(scores) / temperature).log_softmax(-1)
+    information = entropy(targets.mean(0)) - entropy(targets)
+    divergence = (targets * (targets.clamp(min=1e-12).log() - log_p)).sum(-1).mean()
+    maximum = math.log(max(2, min(targets.shape))) / math.log(max(2, targets.shape[1]))
     return {
-        **({"target_information": told / most} if len(targets) >= LEAST else {}),
+        **({"target_information": information / maximum} if len(targets) >= LEAST else {}),
         "teacher_entropy": entropy(targets),
         "prototype_usage": usage(targets),
         "teacher_student_kl": float(divergence),

@@ -24,14 +24,14 @@ def mlp(
     """A projector (B, widths[0]) -> (B, widths[-1]): linear, BatchNorm and ReLU per hidden width, then a linear layer.
 
     Args:
-        widths: input, hidden and output widths; two or more.
-        norm: BatchNorm after the hidden layers, which have no bias then; without it they have one (MoCo v2, SupCon).
+        widths: input, hidden and output widths; at least 2.
+        norm: BatchNorm after the hidden layers, which then have no bias; without it they have one (MoCo v2, SupCon).
         bias: whether the last linear layer has a bias.
         last_norm: BatchNorm after the last layer: "plain" only normalises (SimSiam), "scale" also learns a factor
             (Google's SimCLR), "affine" a factor and a shift.
     """
     if len(widths) < 2:
-        raise ValueError(f"mlp got widths {widths}; it needs an input and an output width at least.")
+        raise ValueError(f"mlp got widths {widths}; it needs at least an input and an output width.")
     layers: list[nn.Module] = []
     for last, width in pairwise(widths[:-1]):
         layers.append(nn.Linear(last, width, bias=not norm))
@@ -47,7 +47,7 @@ def mlp(
 
 
 def by_size(module: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """Runs views of one size through `module` together: one pass per size.
+    """Passes views of the same size through `module` together: one pass per size.
 
     Args:
         module: maps (B, C, H, W) to a tensor whose first axis is B.
@@ -69,21 +69,21 @@ def by_size(module: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list
 def embed(
     backbone: Callable[[Tensor], Tensor], projector: Callable[[Tensor], Tensor], views: Sequence[Tensor]
 ) -> Tensor:
-    """Embeddings (V, B, D) of V views of B images: the backbone once per size, the head once for all (multi-crop)."""
+    """Embeddings (V, B, D) of V views of B images: one backbone pass per size, one head pass for all (multi-crop)."""
     joined = projector(torch.cat(by_size(backbone, views)))  # (VB, D), view by view
     return torch.unflatten(joined, 0, (len(views), -1))
 
 
 class Teacher(nn.Sequential):
-    """A copy of a student's parts, run one after the other, that gets no gradient and follows the student.
+    """A copy of a student's parts, run in sequence, without gradients; it follows the student as an EMA.
 
-    Its BatchNorm is in the student's mode, so that it normalises by its own batches and keeps statistics of its own.
-    Nothing in it is random: no block is skipped, nothing is dropped. A frozen teacher stays in eval mode.
+    Its BatchNorm has the student's mode: in training it normalises by batch statistics and updates its own running
+    ones. It has no drop path and no dropout. A frozen teacher stays in eval mode.
 
     Args:
         student: the parts in the order in which they run, such as a backbone and a projector.
-        frozen: whether it never changes, as a pretrained teacher. Then its state is a digest of its weights, not the
-            weights: a checkpoint stays small, and is refused where the teacher is another.
+        frozen: never change, as a pretrained teacher. Its state dict then holds a digest of the weights instead of the
+            weights: checkpoints stay small, and are refused with another teacher.
     """
 
     def __init__(self, *student: nn.Module, frozen: bool = False) -> None:
@@ -101,16 +101,16 @@ class Teacher(nn.Sequential):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """What the student's parts would say of x, without a gradient."""
+        """The output of the parts for x, without gradients."""
         for part in self:
             x = part(x)
         return x
 
     def train(self, mode: bool = True) -> "Teacher":
-        """As for every module, but a frozen teacher stays in eval mode, and so does what may be random in others.
+        """Like `nn.Module.train`, but a frozen teacher stays in eval mode, and so do modules that may be random.
 
-        In train mode are modules that hold statistics, such as BatchNorm, and those that do something of their own when
-        the mode changes, such as forgetting what they computed in eval mode (LeViT).
+        Modules with running statistics, such as BatchNorm, change their mode. So do modules with their own `train`,
+        such as LeViT's, which drops what it cached in eval mode.
         """
         super().train(mode and not self.frozen)
         for module in self.modules():
@@ -120,12 +120,12 @@ class Teacher(nn.Sequential):
         return self
 
     def digest(self) -> str:
-        """SHA-256 of a frozen teacher's weights, as it was made."""
+        """SHA-256 of a frozen teacher's weights, computed when it was created."""
         assert isinstance(self.sha256, Tensor)
         return self.sha256.cpu().numpy().tobytes().hex()
 
     def copy(self, *student: nn.Module) -> None:
-        """Takes over the student's parameters and BatchNorm statistics as they are."""
+        """Copies the student's parameters and BatchNorm statistics."""
         for own, part in zip(self, student, strict=True):
             own.load_state_dict(part.state_dict())
 
@@ -136,10 +136,10 @@ class Teacher(nn.Sequential):
 
     @torch.no_grad()
     def distance(self, *student: nn.Module) -> float:
-        """How far the parameters are from the student's, as a share of the student's norm: 0 where they are equal."""
+        """Norm of the difference from the student's parameters, relative to their norm; 0 if they are equal."""
         theirs = _parameters(*student)
-        apart = [own - other for own, other in zip(_parameters(self), theirs)]
-        return float(get_total_norm(apart) / get_total_norm(theirs))
+        differences = [own - other for own, other in zip(_parameters(self), theirs)]
+        return float(get_total_norm(differences) / get_total_norm(theirs))
 
 
 def _digest_alone(teacher: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
@@ -148,19 +148,19 @@ def _digest_alone(teacher: nn.Module, state: dict[str, Tensor], prefix: str, met
 
 
 def _same_digest(teacher: Teacher, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
-    """Puts the teacher's own weights into a state that holds their digest."""
+    """Adds the teacher's own weights to a state dict that holds their digest."""
     digest = state.get(f"{prefix}sha256")
     if digest is not None and digest.cpu().numpy().tobytes().hex() != teacher.digest():
         raise ValueError(
-            "The training began with another teacher: its weights have another digest. Put the teacher back, or start "
+            "The training began with another teacher: the digest of its weights differs. Give that teacher, or start "
             "a new run."
         )
     for name, part in teacher.named_children():
         state |= part.state_dict(prefix=f"{prefix}{name}.")
 
 
-class Beside:
-    """Work that a GPU does beside the work that follows, until it is joined; a CPU simply does it first."""
+class SideStream:
+    """Runs work on a side CUDA stream until `join()`; on a CPU, runs it immediately."""
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
@@ -171,13 +171,13 @@ class Beside:
             yield
             return
         self._stream = self._stream or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # all memory of the last step that lies in this stream's pool was used up by then
+        # the last step no longer uses its memory in this stream's pool by then
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
             yield
 
     def join(self, device: torch.device) -> None:
-        """What is done on the device from here on waits for the work."""
+        """Makes all later work on the device wait for the work on the side stream."""
         if self._stream is not None:
             torch.cuda.current_stream(device).wait_stream(self._stream)
 
@@ -187,28 +187,28 @@ def _parameters(*parts: nn.Module) -> list[Tensor]:
 
 
 class Prototypes(nn.Linear):
-    """K directions that embeddings are scored against (SwAV): rows of length 1, if `normalize` follows each step."""
+    """K prototypes, as rows of unit length if `normalize` is called after each step (SwAV)."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__(dim, count, bias=False)
         self.normalize()
 
     def forward(self, z: Tensor) -> Tensor:
-        """Cosines (..., K) of embeddings (..., D) of length 1, in their own precision whatever the autocast."""
+        """Unit-length embeddings (..., D) -> cosine similarities (..., K), in their precision, without autocast."""
         with torch.autocast(z.device.type, enabled=False):
             return F.linear(z, self.weight.to(z.dtype))
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Brings each prototype to length 1."""
+        """Scales each prototype to unit length."""
         self.weight.copy_(F.normalize(self.weight))
 
 
 class NormedLinear(nn.Module):
-    """A linear layer without bias whose rows have the length g: torch's old weight normalisation, which can be copied.
+    """A linear layer without bias whose rows have length g: torch's old weight normalisation, but it can be copied.
 
     Args:
-        learn_scale: whether g, which begins at 1, is learnt.
+        learn_scale: train g, which is 1 at first.
     """
 
     def __init__(self, dim: int, count: int, *, learn_scale: bool) -> None:
@@ -217,9 +217,9 @@ class NormedLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(count, dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., K), in float32 or float64 whatever the autocast: temperatures magnify what bf16 rounds off.
+        """(..., D) -> (..., K), in float32 or float64, no autocast: low temperatures magnify bf16's rounding errors.
 
-        At K = 65,536 that is a hundredth of the operations of DINO's ViT-S/16, at the device's rate for float32.
+        At K = 65,536 this is 1 % of the operations of DINO's ViT-S/16, at the device's float32 rate.
         """
         exact = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
@@ -227,14 +227,14 @@ class NormedLinear(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """Scores of features against K prototypes, through a bottleneck of length 1 (DINO, appendix C; iBOT, DINOv2).
+    """Scores of features against K prototypes, through a bottleneck of unit length (DINO, appendix C; iBOT, DINOv2).
 
     Args:
-        dim, hidden_dim, bottleneck_dim, prototypes: widths of features, hidden layers, bottleneck and scores.
-        layers: linear layers up to the bottleneck, 2 or more.
+        dim, hidden_dim, bottleneck_dim, prototypes: dimensions of features, hidden layers, bottleneck and scores.
+        layers: number of linear layers up to the bottleneck, at least 2.
         norm: BatchNorm after each hidden layer, as for CNNs.
-        learn_scale: whether the prototypes' lengths are learnt (iBOT, DINOv2); else they stay 1.
-        patch_prototypes: as many others for patches (iBOT); None if these are compared with the same.
+        learn_scale: train the lengths of the prototypes (iBOT, DINOv2); otherwise they are 1.
+        patch_prototypes: number of separate prototypes for patches (iBOT); None if they share the others.
     """
 
     def __init__(
@@ -256,19 +256,19 @@ class DINOHead(nn.Module):
             self.patch_layer = NormedLinear(bottleneck_dim, patch_prototypes, learn_scale=learn_scale)
 
     def forward(self, x: Tensor, *, patches: bool = False) -> Tensor:
-        """Features (..., D), or tokens of patches, -> scores (..., K)."""
+        """Features or patch tokens (..., D) -> scores (..., K)."""
         layer = self.patch_layer if patches and self.patch_layer is not None else self.last_layer
         scores: Tensor = layer(self._bottleneck(x))
         return scores
 
     def last_parameters(self) -> list[nn.Parameter]:
-        """Those of the layers that hold prototypes."""
+        """The parameters of the layers that hold prototypes."""
         return [p for layer in (self.last_layer, self.patch_layer) if layer is not None for p in layer.parameters()]
 
     def freeze_last(self) -> None:
         """Drops the gradients of the layers that hold prototypes.
 
-        The official codes of DINO and iBOT do so after clipping: the same, where each parameter's own norm is clipped.
+        The official codes of DINO and iBOT do this after clipping, which is the same if clipping is per parameter.
         """
         for p in self.last_parameters():
             p.grad = None
@@ -280,7 +280,7 @@ class DINOHead(nn.Module):
 
 
 class Center(nn.Module):
-    """The moving mean of a teacher's scores, which is taken from them, so that no prototype takes all images."""
+    """The EMA of a teacher's mean scores, which is subtracted so that no prototype dominates."""
 
     center: Tensor
     """(K,)."""
@@ -291,41 +291,41 @@ class Center(nn.Module):
         self.register_buffer("center", torch.zeros(prototypes))
 
     def forward(self, scores: Tensor, temperature: float) -> Tensor:
-        """Scores (..., K), centred and sharpened, as shares that sum to 1; in float32 or float64."""
+        """Scores (..., K) -> centred and sharpened probabilities (..., K), in float32 or float64."""
         return ((scores.to(self.center.dtype) - self.center) / temperature).softmax(-1)
 
     @torch.no_grad()
     def move(self, mean: Tensor) -> None:
-        """Moves towards the mean (K,) of a step's scores."""
+        """Updates the EMA with the mean (K,) of a step's scores."""
         self.center.lerp_(mean.to(self.center.dtype), 1 - self.momentum)
 
 
 def joined(outputs: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    """A tensor (B, ...) that a step's micro-batches handed over, of all of them and all processes (B over all, ...)."""
+    """A step's outputs `name` (B, ...), concatenated over micro-batches and processes."""
     return torch.cat([distributed.gather(each[name]) for each in outputs])
 
 
 class Queue(nn.Module):
-    """The last `size` keys of length 1, first in, first out (MoCo): a buffer, so that a resume goes on with it."""
+    """The last `size` keys, unit length, first in, first out (MoCo): buffers, so that checkpoints hold them."""
 
     keys: Tensor
     """(D, K): one key per column."""
     place: Tensor
-    """(1,) int64: the column that the next key takes."""
+    """(1,) int64: the column of the next key."""
     added: Tensor
-    """(K,) int64: the call of `add` that wrote each column, from 1; 0 for the random keys of the beginning."""
+    """(K,) int64: the call of `add` that wrote each column, from 1; 0 for the initial random keys."""
 
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
         self.register_buffer("place", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("added", torch.zeros(size, dtype=torch.int64))
-        self._is_full = False  # known without asking the device, once it is so
+        self._is_full = False  # cached, so that a full queue needs no synchronisation with the device
         self.register_load_state_dict_post_hook(_count)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def add(self, keys: Tensor) -> None:
-        """Puts keys (B, D), normalised here, in the place of the oldest. With several processes all add the same ones.
+        """Replaces the oldest keys by `keys` (B, D), normalised here. Several processes must add the same keys.
 
         Raises:
             ValueError: B does not divide the queue's size.
@@ -333,7 +333,8 @@ class Queue(nn.Module):
         size = self.keys.shape[1]
         if size % len(keys):
             raise ValueError(
-                f"A queue of {size} keys is not filled by batches of {len(keys)}. Give a multiple of the batch size."
+                f"A queue of {size} keys is not a multiple of a batch of {len(keys)}. Give a multiple of the batch "
+                "size."
             )
         columns = (self.place + torch.arange(len(keys), device=self.place.device)) % size
         self.keys[:, columns] = F.normalize(keys.to(self.keys.dtype), dim=1).T
@@ -342,18 +343,18 @@ class Queue(nn.Module):
         self._is_full = self._is_full or self._has_all()
 
     def full(self) -> bool:
-        """Whether no random key of the beginning is left."""
+        """Whether all initial random keys have been replaced."""
         return self._is_full
 
     def _has_all(self) -> bool:
         return bool((self.added > 0).all())
 
     def age(self) -> float:
-        """How many calls of `add` ago the keys were added, on average; random keys count as from before the first."""
+        """Mean age of the keys, in calls of `add`; initial random keys count as added before the first call."""
         return float((self.added.max() - self.added).float().mean())
 
     def filled(self) -> float:
-        """Share of the keys that are not the random ones of the beginning, in [0, 1]."""
+        """Fraction of the keys that are not initial random ones, in [0, 1]."""
         return float((self.added > 0).float().mean())
 
 

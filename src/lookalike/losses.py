@@ -1,6 +1,6 @@
-"""Losses as pure functions. None of them communicates: a method gathers what a loss should see.
+"""Losses as pure functions. None of them communicates: the method gathers their inputs over processes.
 
-Legend: B images (of all processes, where the method gathers), V views, D embedding, K keys of a queue or
+B images (of all processes, if the method gathers), V views, D dimensions of an embedding, K keys of a queue or
 prototypes. Reduced precision is widened to float32, float64 stays float64.
 """
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 def unit(x: Tensor) -> Tensor:
-    """The same with length 1 along the last axis, in float32 or float64."""
+    """x with unit length along the last axis, in float32 or float64."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
 def nt_xent(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, ""]:
-    """Normalised temperature-scaled cross-entropy: each view must find its partner among all other views.
+    """NT-Xent, the normalised temperature-scaled cross-entropy: classify each view's partner among all other views.
 
     Args:
-        z1: embeddings of the first view, not yet normalised.
-        z2: embeddings of the second view, row by row of the same images.
+        z1: embeddings of the first view, not normalised.
+        z2: embeddings of the second view; row i is of the same image as row i of z1.
         temperature: divides the cosine similarities; above 0.
 
     Returns:
         The mean over all 2B views. A view is never compared with itself; its partner is in the denominator.
-        Chen et al., ICML 2020, equation 1. Google's code adds the two views' means, which is twice this.
+        Chen et al., ICML 2020, equation 1. Google's code adds the means of the two views, which is twice this.
 
     Raises:
-        ValueError: if the two views differ in shape.
+        ValueError: the two views differ in shape.
     """
     if z1.shape != z2.shape:
         raise ValueError(f"The views differ in shape: {tuple(z1.shape)} and {tuple(z2.shape)}. Give one row per image.")
@@ -48,21 +48,21 @@ def nt_xent(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], temperature: flo
 def supcon(
     z: Float[Tensor, "B V D"], labels: Tensor | None, temperature: float, base_temperature: float
 ) -> Float[Tensor, ""]:
-    """Supervised contrast: a view is to be near all views of its class, the other views of its own image included.
+    """SupCon, the supervised contrastive loss: the positives of a view are all other views of its class.
 
     Args:
-        z: embeddings of V views of each image, not yet normalised.
-        labels: (B,) int64; None makes each image a class of its own, and the loss NT-Xent's.
+        z: embeddings of V views of each image, not normalised.
+        labels: (B,) int64; None makes each image its own class, which gives NT-Xent.
         temperature: divides the cosine similarities; above 0.
-        base_temperature: the loss is multiplied by temperature / base_temperature, as the official code does (0.07);
-            with `temperature` itself it is the paper's loss.
+        base_temperature: the loss is multiplied by temperature / base_temperature, as in the official code (0.07);
+            if it equals `temperature`, this is the paper's loss.
 
     Returns:
-        The mean over all VB views; one without any other view of its class counts as 0 and stays in the mean.
+        The mean over all VB views; a view without positives counts as 0.
         Khosla et al., NeurIPS 2020, equation 2 ("out": the logarithm is inside the mean over positives).
 
     Raises:
-        ValueError: if there is not one label per image.
+        ValueError: there is not one label per image.
     """
     b, v, _ = z.shape
     classes = torch.arange(b, device=z.device) if labels is None else labels
@@ -73,23 +73,23 @@ def supcon(
 
 
 def _supcon(rows: Tensor, classes: Tensor, temperature: float, base_temperature: float) -> Tensor:
-    """`supcon` of rows (BV, D) of length 1 and their classes (BV,)."""
+    """`supcon` of unit rows (BV, D) and their classes (BV,)."""
     scores = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)  # (BV, BV)
-    log_share = scores - scores.logsumexp(1, keepdim=True)
-    positive = (classes[:, None] == classes).fill_diagonal_(False)
-    found = log_share.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp(min=1)
-    return -found.mean() * (temperature / base_temperature)
+    log_p = scores - scores.logsumexp(1, keepdim=True)
+    positive = (classes[:, None] == classes).fill_diagonal_(False)  # (BV, BV)
+    per_view = log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp(min=1)  # (BV,)
+    return -per_view.mean() * (temperature / base_temperature)
 
 
 def queue_scores(
     q: Float[Tensor, "B D"], k: Float[Tensor, "B D"], queue: Float[Tensor, "D K"], temperature: float
 ) -> Float[Tensor, "B 1+K"]:
-    """Similarities of queries with their own key (column 0) and with the queue's keys, over the temperature.
+    """Cosine similarities of queries with their own key (column 0) and the queue's keys, divided by the temperature.
 
     Args:
-        q: the encoder's outputs, not yet normalised.
-        k: the momentum encoder's, row by row of the same images; gets no gradient.
-        queue: earlier keys, as columns of length 1; gets no gradient.
+        q: queries, the encoder's outputs, not normalised.
+        k: keys, the momentum encoder's outputs for the same images; no gradient.
+        queue: earlier keys, as columns of unit length; no gradient.
         temperature: above 0.
     """
     with torch.autocast(q.device.type, enabled=False):
@@ -101,7 +101,7 @@ def queue_scores(
 def info_nce(
     q: Float[Tensor, "B D"], k: Float[Tensor, "B D"], queue: Float[Tensor, "D K"], temperature: float
 ) -> Float[Tensor, ""]:
-    """MoCo's loss: a query must find its own key among those of the queue. Arguments as for `queue_scores`.
+    """InfoNCE, MoCo's loss: classify a query's own key among those of the queue. Arguments as for `queue_scores`.
 
     Returns:
         The mean over the queries. He et al., CVPR 2020, equation 1.
@@ -111,11 +111,11 @@ def info_nce(
 
 
 def contrast(q: Float[Tensor, "B D"], k: Float[Tensor, "B D"], temperature: float) -> Float[Tensor, ""]:
-    """MoCo v3's loss for one direction: a query must find its own key among those of the batch.
+    """MoCo v3's loss for one direction: classify a query's own key among those of the batch.
 
     Args:
-        q: the predictor's outputs for one view, not yet normalised.
-        k: the momentum encoder's outputs for the other view, row by row of the same images; gets no gradient.
+        q: queries, the predictor's outputs for one view, not normalised.
+        k: keys, the momentum encoder's outputs for the other view of the same images; no gradient.
         temperature: above 0.
 
     Returns:
@@ -133,20 +133,20 @@ def relational(
     student_temp: float,
     teacher_temp: float,
 ) -> Float[Tensor, ""]:
-    """SEED's loss: an image is to be as near to those of a queue, and to itself, as a teacher finds it.
+    """SEED's loss: match the teacher's distribution of similarities to the images in a queue and to the image itself.
 
     Args:
-        s: the student's features, not yet normalised.
-        t: the teacher's, row by row of the same images; get no gradient.
-        queue: the teacher's of earlier images, as columns of length 1; gets no gradient.
-        student_temp, teacher_temp: divide the cosines, of s and of t, with the queue and with t itself; above 0.
+        s: the student's features, not normalised.
+        t: the teacher's features of the same images; no gradient.
+        queue: the teacher's features of earlier images, as columns of unit length; no gradient.
+        student_temp, teacher_temp: divide the cosine similarities of s and of t; above 0.
 
     Returns:
         The cross-entropy, averaged over the images. Fang et al., ICLR 2021, equations 1 to 4.
     """
-    told = queue_scores(t, t, queue, teacher_temp).softmax(1)
+    targets = queue_scores(t, t, queue, teacher_temp).softmax(1)  # (B, 1+K)
     with torch.autocast(s.device.type, enabled=False):
-        return -(told.detach() * queue_scores(s, t, queue, student_temp).log_softmax(1)).sum(1).mean()
+        return -(targets.detach() * queue_scores(s, t, queue, student_temp).log_softmax(1)).sum(1).mean()
 
 
 def byol(p: Float[Tensor, "B D"], t: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
@@ -154,35 +154,35 @@ def byol(p: Float[Tensor, "B D"], t: Float[Tensor, "B D"]) -> Float[Tensor, "B"]
 
     Args:
         p: the predictor's outputs for one view.
-        t: the target network's projections of the other view; gets no gradient.
+        t: the target network's projections of the other view; no gradient.
 
     Returns:
-        2 - 2 cos for each image, 0 to 4. Grill et al., NeurIPS 2020, equation 2; the method adds both directions.
+        2 - 2 cos per image, in [0, 4]. Grill et al., NeurIPS 2020, equation 2; the method adds both directions.
     """
     with torch.autocast(p.device.type, enabled=False):
         return 2 - 2 * (unit(p) * unit(t.detach())).sum(1)
 
 
 def simsiam(p: Float[Tensor, "B D"], z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """SimSiam's loss for one direction: the negative cosine of a prediction and the other view's projection.
+    """SimSiam's loss for one direction: the negative cosine similarity of a prediction and the other view's projection.
 
     Args:
         p: the predictor's outputs for one view.
-        z: the projector's outputs for the other view; gets no gradient.
+        z: the projector's outputs for the other view; no gradient.
 
     Returns:
-        The mean over the images, -1 to 1. Chen and He, CVPR 2021, equation 1; the method averages both directions.
+        The mean over the images, in [-1, 1]. Chen and He, CVPR 2021, equation 1; the method averages both directions.
     """
     with torch.autocast(p.device.type, enabled=False):
         return -(unit(p) * unit(z.detach())).sum(1).mean()
 
 
 def barlow_twins(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], lambd: float, eps: float) -> Float[Tensor, ""]:
-    """Barlow Twins' loss: the views' cross-correlation matrix is to be the identity.
+    """Barlow Twins' loss: the squared distance of the views' cross-correlation matrix from the identity.
 
     Args:
-        z1, z2: embeddings of the two views, row by row of the same images; standardised here, over the batch.
-        lambd: weight of the elements off the diagonal.
+        z1, z2: embeddings of the two views of the same images; standardised here, over the batch.
+        lambd: weight of the off-diagonal elements.
         eps: added to the (biased) variances, as BatchNorm does.
 
     Returns:
@@ -195,13 +195,13 @@ def barlow_twins(z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], lambd: floa
 
 
 def standardised(z: Float[Tensor, "B D"], eps: float) -> Float[Tensor, "B D"]:
-    """Each number with mean 0 and variance 1 over the batch; `eps` is added to the (biased) variances."""
+    """z with mean 0 and variance 1 per dimension over the batch; `eps` is added to the (biased) variances."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return (z - z.mean(0)) * (z.var(0, correction=0) + eps).rsqrt()
 
 
 def _off_diagonal(x: Tensor) -> Tensor:
-    """The D (D - 1) elements off the diagonal of a square matrix."""
+    """The D (D - 1) off-diagonal elements of a square matrix."""
     d = len(x)
     return x.flatten()[:-1].view(d - 1, d + 1)[:, 1:]
 
@@ -209,10 +209,10 @@ def _off_diagonal(x: Tensor) -> Tensor:
 def vicreg(
     z1: Float[Tensor, "B D"], z2: Float[Tensor, "B D"], sim_coeff: float, std_coeff: float, cov_coeff: float, eps: float
 ) -> dict[str, Tensor]:
-    """VICReg's loss: views agree, each dimension varies over the batch, and no two vary together.
+    """VICReg's loss: views agree, each dimension varies over the batch, and dimensions are decorrelated.
 
     Args:
-        z1, z2: embeddings of the two views, row by row of the same images; two rows or more.
+        z1, z2: embeddings of the two views of the same images; at least 2 rows.
         sim_coeff, std_coeff, cov_coeff: weights of invariance, variance and covariance.
         eps: added to the variances, inside the root.
 
@@ -232,27 +232,27 @@ def vicreg(
 
 
 def _shortfall(z: Tensor, eps: float) -> Tensor:
-    """How far the standard deviations fall short of 1, on average over the dimensions."""
+    """Hinge loss max(0, 1 - standard deviation), averaged over the dimensions."""
     return (1 - (z.var(0) + eps).sqrt()).relu().mean()
 
 
 def _covariance(z: Tensor) -> Tensor:
-    """Squared covariances of different dimensions, summed, over D."""
+    """Sum of the squared covariances of different dimensions, divided by D."""
     centred = z - z.mean(0)
     return _off_diagonal(centred.T @ centred / (len(z) - 1)).square().sum() / z.shape[1]
 
 
 def epps_pulley(y: Float[Tensor, "V B S"], t_max: float, points: int) -> Float[Tensor, "V S"]:
-    """How far samples are from a standard normal distribution: the Epps-Pulley statistic of each view and direction.
+    """The Epps-Pulley statistic of each view and direction: distance of samples from a standard normal distribution.
 
     Args:
         y: B samples of each of V views along each of S directions.
         t_max: largest argument of the characteristic functions that are compared.
-        points: arguments from 0 to `t_max`, of the trapezoid rule; 2 or more.
+        points: number of arguments from 0 to `t_max` in the trapezoid rule; at least 2.
 
     Returns:
-        B times the weighted squared distance of the samples' characteristic function from the normal one's, both
-        halves of the axis. Balestriero and LeCun (LeJEPA), 2025, https://arxiv.org/abs/2511.08544, as in its code.
+        B times the weighted squared distance of the empirical characteristic function from the normal one's, over
+        both halves of the axis. Balestriero and LeCun (LeJEPA), 2025, https://arxiv.org/abs/2511.08544, as in its code.
     """
     with torch.autocast(y.device.type, enabled=False):
         y = y.to(torch.promote_types(y.dtype, torch.float32))
@@ -269,12 +269,12 @@ def epps_pulley(y: Float[Tensor, "V B S"], t_max: float, points: int) -> Float[T
 def cross_view(
     scores: Float[Tensor, "V B K"], targets: Float[Tensor, "G B K"], temperature: float
 ) -> Float[Tensor, ""]:
-    """The loss of SwAV and DINO: each view must tell from its scores what the image's other, global views amount to.
+    """The loss of SwAV and DINO: predict the targets of an image's global views from each other view.
 
     Args:
-        scores: of each view with the prototypes; the first G views are the global ones.
-        targets: shares of the prototypes in each global view, rows that sum to 1; get no gradient.
-        temperature: divides the scores in the prediction; above 0.
+        scores: scores of each view against the prototypes; the first G views are the global ones.
+        targets: probabilities of the prototypes for each global view, rows sum to 1; no gradient.
+        temperature: divides the scores; above 0.
 
     Returns:
         The cross-entropy, averaged over images and all pairs of a global view and another view. Caron et al. (SwAV),
@@ -293,18 +293,18 @@ def masked_patches(
     scores: Float[Tensor, "M K"], targets: Float[Tensor, "M K"], per_image: Float[Tensor, "M"], images: int,
     temperature: float,
 ) -> Float[Tensor, ""]:  # fmt: skip
-    """iBOT's loss: each hidden patch must be told as the teacher, which sees it, sorts it among the prototypes.
+    """iBOT's loss: predict the teacher's targets of the masked patches, which only the teacher gets.
 
     Args:
-        scores: the student's, of the M hidden patches of all images.
-        targets: shares of the prototypes, rows that sum to 1; get no gradient.
-        per_image: how many patches are hidden of the image that each belongs to.
-        images: number of images and global views, those without hidden patches included.
+        scores: the student's scores of the M masked patches of all views.
+        targets: the teacher's probabilities of the prototypes, rows sum to 1; no gradient.
+        per_image: number of masked patches in the view that each patch belongs to.
+        images: number of global views of all images, those without masked patches included.
         temperature: divides the scores; above 0.
 
     Returns:
-        The cross-entropy, averaged over an image's hidden patches and then over all images. Zhou et al., ICLR 2022,
-        equation 2, which is a plain sum; divided as in the official codes of iBOT and DINOv2.
+        The cross-entropy, averaged over a view's masked patches and then over all views. Zhou et al., ICLR 2022,
+        equation 2, which is a plain sum; averaged as in the official codes of iBOT and DINOv2.
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -313,10 +313,10 @@ def masked_patches(
 
 
 def koleo(x: Float[Tensor, "B D"], eps: float) -> Float[Tensor, ""]:
-    """KoLeo's regularizer: no two images of a batch should have features of nearly one direction.
+    """The KoLeo regulariser: spreads the directions of a batch's features.
 
     Args:
-        x: features, not yet normalised; of one image alone the result is 0.
+        x: features, not normalised; for a single image the result is 0.
         eps: added to each coordinate of a difference, and to its length.
 
     Returns:
@@ -336,16 +336,16 @@ def koleo(x: Float[Tensor, "B D"], eps: float) -> Float[Tensor, ""]:
 def deepcluster_v2(
     scores: Float[Tensor, "V B K"], assignments: Int[Tensor, "B"], temperature: float
 ) -> Float[Tensor, ""]:
-    """DeepCluster-v2's loss of one head, as a sum: each view must name the cluster that its image is in.
+    """DeepCluster-v2's loss of one head, as a sum: predict the image's cluster from each view.
 
     Args:
-        scores: cosines of each view's embeddings with the centroids.
-        assignments: each image's cluster, or -100 where it has none yet.
+        scores: cosine similarities of each view's embeddings with the centroids.
+        assignments: each image's cluster; -100 for none yet.
         temperature: divides the scores; above 0.
 
     Returns:
-        The cross-entropy summed over views and the images that have a cluster; the method divides by their number in
-        all processes. Caron et al., NeurIPS 2020, appendix.
+        The cross-entropy, summed over views and images that have a cluster; the method divides by their number in all
+        processes. Caron et al., NeurIPS 2020, appendix.
     """
     with torch.autocast(scores.device.type, enabled=False):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).flatten(0, 1)
@@ -361,14 +361,14 @@ def lejepa(
     t_max: float,
     points: int,
 ) -> dict[str, Tensor]:
-    """LeJEPA's loss: an image's views agree, and all images together look like a standard normal distribution.
+    """LeJEPA's loss: an image's views agree, and the embeddings of all images follow a standard normal distribution.
 
     Args:
         z: embeddings of V views of each image.
-        directions: columns of length 1 along which normality is tested; drawn anew for each step.
-        global_views: the first so many views, whose mean all views are to agree with.
-        lamb: weight of the test, in [0, 1]; the views' agreement has the rest.
-        t_max, points: of `epps_pulley`.
+        directions: unit columns along which normality is tested; redrawn in each step.
+        global_views: number of global views, which come first; all views are pulled to their mean.
+        lamb: weight of the test of normality, in [0, 1]; the invariance term has 1 - lamb.
+        t_max, points: see `epps_pulley`.
 
     Returns:
         "loss" and its unweighted parts "sigreg" and "invariance". Balestriero and LeCun, 2025.

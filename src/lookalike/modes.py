@@ -1,4 +1,4 @@
-"""Modes of networks, whoever's they are: eval mode for a while, and train mode without anything random."""
+"""Modes of networks: temporary eval mode, and train mode without randomness."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards every part of the module has its own mode back."""
+    """Eval mode within the context; afterwards each submodule has its previous mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -20,7 +20,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def without_chance(module: nn.Module, *, skips: bool = True) -> None:
-    """Switches off what is random in train mode, in place: dropout and, with `skips`, skipped residual blocks."""
+    """Switches off randomness in train mode, in place: dropout and, with `skips`, stochastic depth."""
     from timm.layers import DropPath
     from torchvision.ops import StochasticDepth
 
@@ -29,6 +29,6 @@ def without_chance(module: nn.Module, *, skips: bool = True) -> None:
             continue
         if isinstance(part, _DropoutNd | StochasticDepth):
             part.p = 0.0
-        # the rates that a module gives to functions: drop_rate, attn_drop, dropout, drop_prob
+        # rates that modules pass to functions: drop_rate, attn_drop, dropout, drop_prob
         for name in [name for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]:
             setattr(part, name, 0.0)

@@ -1,4 +1,4 @@
-"""Functions compiled for a CPU by Numba, kept in files so that later processes need not compile them again."""
+"""Functions compiled by Numba for the CPU, with a cache on disk for later processes."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,24 +9,24 @@ from numba.core.caching import NullCache
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
-    # sums may be reordered; what is not finite stays so
+    # allows reordering sums, keeps NaN and infinity
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
 }
 _KERNELS: list[Any] = []
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compiled at the first call of all, which takes seconds; later processes read the code from a file."""
+    """A kernel that is compiled in its first call, which takes seconds; later processes load it from the cache."""
     try:
         kernel = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # there is no place that could be written to
+    except RuntimeError:  # no writable cache folder
         kernel = numba.njit(**_OPTIONS)(function)
     _KERNELS.append(kernel)
     return cast(Any, kernel)
 
 
 def kept_in() -> str | None:
-    """The folder where compiled code of this module is kept; None where no place can be written to."""
+    """The folder of this module's compiled code; None if no cache folder is writable."""
     try:
         kernel: Any = numba.njit(cache=True)(_nothing)
     except RuntimeError:
@@ -35,14 +35,14 @@ def kept_in() -> str | None:
 
 
 def _nothing() -> None:
-    """What the folder is asked for."""
+    """An empty function, for its cache folder."""
 
 
 def first_call(kernel: Any, *arguments: Any) -> Any:
-    """Calls a kernel that may have to be compiled yet."""
+    """Calls a kernel that may still need compiling."""
     try:
         return kernel(*arguments)
-    except OSError:  # where the code was to be kept there is no room
+    except OSError:  # the disk of the cache is full
         for function in _KERNELS:
             function._cache = NullCache()
         return kernel(*arguments)

@@ -1,4 +1,4 @@
-"""The settings of optimizers: learning rates and their scaling, decay, clipping. `optimizers` builds by them."""
+"""Settings of optimizers: learning rates and their scaling, weight decay, clipping. `optimizers` builds from them."""
 
 import importlib
 import math
@@ -19,45 +19,45 @@ class Optim:
     """adamw, adam or sgd (torch's); lars (Barlow Twins, VICReg, MoCo v3), lars_simclr (Google's), larc (SwAV);
     or any name in `timm.optim.list_optimizers()`."""
     lr: float
-    """Learning rate after the warm-up, for a global batch of `base_batch` images."""
+    """Peak learning rate, after the warm-up, for a global batch of `base_batch` images."""
     lr_bias: float | None = None
-    """The same for one-axis parameters (biases, norm scales); without it they have `lr`."""
+    """Peak learning rate of one-axis parameters (biases, norm scales); without it `lr`."""
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     """How learning rates grow with batch size / `base_batch`."""
     base_batch: int = 256
-    """The batch size that learning rates are given for."""
+    """Batch size that the learning rates are stated for."""
     weight_decay: Schedule = Schedule(0.0)
-    """Weight decay; "constant" shape for a fixed one."""
+    """Weight decay; shape "constant" for a fixed value."""
     momentum: float = 0.9
-    """Momentum of sgd, the three LARS, and those of timm's that have one."""
+    """Momentum of sgd, the three LARS, and timm's optimizers that have one."""
     nesterov: bool = False
-    """Nesterov's momentum, in sgd and the three LARS."""
+    """Nesterov momentum, in sgd and the three LARS."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Moment decays of adam, adamw, and those of timm's that have two."""
+    """Decay rates of the moments, in adam, adamw, and timm's optimizers that have two."""
     shape: Shape = "cosine"
-    """How the learning rate goes from its peak to its end."""
+    """How the learning rate decays from its peak to its final value."""
     every: Every = "step"
-    """Whether the learning rate moves with each step or once per epoch."""
+    """Update the learning rate in each step or once per epoch."""
     grid: Grid = "closed"
     """Which ends of warm-up and decay are reached; see `Schedule.grid`."""
     warmup_epochs: float = 0
-    """Epochs in which the learning rate rises linearly from `warmup_lr`."""
+    """Epochs in which the learning rate rises linearly from `warmup_lr` to its peak."""
     warmup_lr: float = 0
-    """Learning rate that the warm-up leaves from, as it is: not scaled."""
+    """Learning rate at the start of the warm-up; not scaled by the batch size."""
     final_lr: float = 0
-    """Learning rate at the end, as it is: not scaled; `final_factor`'s share is added."""
+    """Final learning rate; not scaled by the batch size. `final_factor` times the peak is added."""
     final_factor: float = 0
-    """Learning rate at the end as a share of the scaled peak."""
+    """Final learning rate as a fraction of the scaled peak."""
     layer_decay: float = 1.0
-    """Factor on the learning rate for each layer of the backbone away from the heads, in (0, 1]."""
+    """Factor on the learning rate per layer of the backbone, counted from the heads, in (0, 1]; 1 switches it off."""
     clip: float | None = None
-    """Largest norm of the gradient; without it nothing is clipped."""
+    """Maximum norm of the gradient; without it there is no clipping."""
     clip_mode: Literal["global", "parameter", "module"] = "global"
-    """Whose norm is clipped: all gradients together, each parameter's (DINO), or each part's of the method (DINOv2)."""
+    """Norm that is clipped: of all gradients, of each parameter (DINO), or of each part of the method (DINOv2)."""
     trust: float = 0.001
     """Trust coefficient of the three LARS."""
     exclude: bool = True
-    """Whether one-axis parameters are left out of weight decay and of LARS's adaptation."""
+    """Exclude one-axis parameters from weight decay and from LARS's adaptation."""
 
     def __post_init__(self) -> None:
         if self.lr < 0 or self.base_batch < 1:
@@ -70,29 +70,29 @@ class Optim:
             raise ValueError("A constant learning rate has no final_lr or final_factor. Set shape to linear or cosine.")
 
     def factor(self, batch_size: int) -> float:
-        """What learning rates are multiplied by for a global batch of `batch_size` images."""
+        """Factor on learning rates for a global batch of `batch_size` images."""
         ratio = batch_size / self.base_batch
         return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.scaling]
 
     def schedule(self, lr: float) -> Schedule:
-        """The schedule whose peak is `lr`, already scaled."""
+        """The schedule with the peak `lr`, which is already scaled."""
         end = None if self.shape == "constant" else self.final_lr + self.final_factor * lr
         return Schedule(lr, end, self.shape, self.warmup_epochs, self.warmup_lr, every=self.every, grid=self.grid)
 
 
 @dataclass
 class Group:
-    """Parameters of a method with a learning rate or decay of their own; see `Method.groups`."""
+    """Parameters of a method with their own learning rate or weight decay; see `Method.groups`."""
 
     params: Iterable[nn.Parameter]
     lr: Schedule | None = None
-    """Takes the place of the configured schedule. All its values are multiplied by `Optim.factor`."""
+    """Replaces the configured schedule. All its values are multiplied by `Optim.factor`."""
     lr_scale: float = 1
     weight_decay_scale: float = 1
 
 
 _MOVED = {"LARS": "lars", "Rates": "build", "Rule": "lars", "build": "build", "clip": "build"}
-"""What 0.1 had here, and the module of `optimizers` that has it now."""
+"""Names that were here in 0.1, with their modules in `optimizers`."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
-"""Where images, encoders and networks are looked for, and what is said where nothing is: before torch is imported.
+"""Checks of paths and names of images, encoders and networks, before torch is imported.
 
-The commands ask here first, so that a typo is answered at once; what reads them later raises the same errors.
+Commands check here first, so that a typo fails at once; the code that reads them later raises the same errors.
 """
 
 import os
@@ -16,7 +16,7 @@ from .names import nearest, nearest_names
 from .printing import LONGEST_PATH, brief, shown
 
 LIBRARIES = ("timm/", "torchvision/", "torchhub/")
-"""How names of published encoders begin."""
+"""Prefixes of the names of published encoders."""
 HUB = {
     **{
         f"dinov2_vit{s}14{r}": (
@@ -32,12 +32,12 @@ HUB = {
     "dino_vitb8": ("vit_base_patch8_224.dino", "dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"),
     "dino_resnet50": ("resnet50", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"),
 }
-"""Names of torch hub: timm's name of the architecture, and the file at `HUB_URL`. No code is fetched."""
+"""Names of torch hub: timm's name of the architecture, and the file at `HUB_URL`. No code is downloaded."""
 HUB_URL = "https://dl.fbaipublicfiles.com/"
 
 
 def no_images(data: str | os.PathLike[str]) -> FileNotFoundError | ValueError:
-    """What is raised where neither a folder nor a list of images is."""
+    """The error for a path that is neither a folder nor a list of images."""
     if not os.fspath(data):
         return ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
     return FileNotFoundError(
@@ -47,10 +47,10 @@ def no_images(data: str | os.PathLike[str]) -> FileNotFoundError | ValueError:
 
 
 def check_images(*data: str) -> None:
-    """Refuses images that are not there.
+    """Refuses images that do not exist.
 
     Raises:
-        FileNotFoundError, ValueError: the first of them.
+        FileNotFoundError, ValueError: for the first of them.
     """
     for each in data:
         if not (each and os.path.exists(each)):
@@ -58,7 +58,7 @@ def check_images(*data: str) -> None:
 
 
 def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
-    """What is raised where no encoder has this name, and no file or folder either."""
+    """The error for a name of no encoder, file or folder."""
     return FileNotFoundError(
         f"No {what} at {brief(name, LONGEST_PATH) or 'an empty name'}. Give a run's folder, an encoder.safetensors, an "
         "official weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
@@ -69,86 +69,86 @@ def hub_entry(name: str) -> tuple[str, str]:
     """The architecture and the file of a name of torch hub.
 
     Raises:
-        ValueError: nothing of `HUB` is called so.
+        ValueError: the name is not in `HUB`.
     """
     if name not in HUB:
-        raise ValueError(f"Nothing of torch hub is known as {shown(name)}. {nearest(name, list(HUB))}")
+        raise ValueError(f"Unknown name of torch hub: {shown(name)}. {nearest(name, list(HUB))}")
     return HUB[name]
 
 
 def is_published(encoder: object) -> bool:
-    """Whether an encoder is a name whose weights are fetched, of a network for 3 channels; a path that exists wins."""
+    """Whether an encoder is the name of published weights, for 3 channels; an existing path takes precedence."""
     return isinstance(encoder, str) and encoder.startswith(LIBRARIES) and not os.path.exists(encoder)
 
 
 def no_list(path: object) -> FileNotFoundError:
-    """What is raised where no list of labelled images is."""
-    return FileNotFoundError(f"{path} is not there. Give a text file with the name of a labelled image per line.")
+    """The error for a missing list of labelled images."""
+    return FileNotFoundError(f"{path} does not exist. Give a text file with the name of a labelled image per line.")
 
 
 def no_features(path: object) -> FileNotFoundError:
-    """What is raised where no file of features is."""
-    return FileNotFoundError(f"{path} is not there. Give a file that `lookalike embed` wrote.")
+    """The error for a missing file of features."""
+    return FileNotFoundError(f"{path} does not exist. Give a file that `lookalike embed` wrote.")
 
 
 def refuse_folder(path: Path, name: str) -> None:
-    """Refuses a folder where a file is to be written, such as one called `name` in it.
+    """Refuses a folder as the path of an output file; `name` is an example of a file in it.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is a folder.
     """
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder. Give a file, such as {path / name}.")
 
 
 def check_logger(logger: str) -> None:
-    """Raises ModuleNotFoundError where a logger is not installed."""
+    """Raises ModuleNotFoundError if a logger is not installed."""
     if logger != "none" and find_spec(logger) is None:
         raise ModuleNotFoundError(f"--logger {logger} needs the extra: pip install 'lookalike[{logger}]'")
 
 
 def no_backbone(name: str, known: Collection[str]) -> ValueError:
-    """What is raised where no network has this name: the nearest ones."""
-    of_library = name.startswith("torchvision/")  # whoever names it means its networks
+    """The error for an unknown network, with the most similar names."""
+    of_library = name.startswith("torchvision/")
     known = [each for each in known if each.startswith("torchvision/")] if of_library else known
     by_end = {each.rpartition("/")[2]: each for each in reversed(list(known))}
     near = [by_end[end] for end in nearest_names(name.rpartition("/")[2], by_end)]
-    found = f"The nearest names: {', '.join(near)}. " if near else ""
-    return ValueError(f"There is no backbone {shown(name)}. {found}`lookalike list backbones` shows all.")
+    nearest_ones = f"The nearest names: {', '.join(near)}. " if near else ""
+    return ValueError(f"There is no backbone {shown(name)}. {nearest_ones}`lookalike list backbones` shows all.")
 
 
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)", re.MULTILINE)
-"""How timm and torchvision name a network in their source."""
+"""The definition of a network in the source of timm and torchvision."""
 
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "lars", "lars_simclr", "larc")
 """Names of optimizers that are not timm's."""
 _NAMED = re.compile(r"\bname='(\w+)'")
-"""How timm names an optimizer in its source."""
+"""The name of an optimizer in timm's source."""
 
 
 def no_optimizer(name: str, known: Collection[str]) -> ValueError:
-    """What is raised where no optimizer has this name: the nearest ones."""
+    """The error for an unknown optimizer, with the most similar names."""
     near = nearest_names(name, {*OPTIMIZERS, *known}, cutoff=0.4)
-    return ValueError(f"There is no optimizer {name!r}. Near names: {', '.join(near) or 'adamw, sgd, lars'}.")
+    return ValueError(f"There is no optimizer {name!r}. The nearest names: {', '.join(near) or 'adamw, sgd, lars'}.")
 
 
 def check_optimizer(name: str) -> None:
-    """Refuses a name that stands nowhere in the source of timm's optimizers; nothing of them is imported.
+    """Refuses a name that does not occur in the source of timm's optimizers, without importing them.
 
     Raises:
-        ValueError: as a training does.
+        ValueError: as in a training.
     """
-    text = "" if "timm" in sys.modules else _source("timm", "optim")  # it may know others' then
+    text = "" if "timm" in sys.modules else _source("timm", "optim")  # once imported, others may be registered
     if text and name not in OPTIMIZERS and not re.search(rf"\b{re.escape(name)}\b", text):
         raise no_optimizer(name, _NAMED.findall(text))
 
 
 def check_backbone(name: str) -> None:
-    """Refuses a name that stands nowhere in the source of timm and torchvision; nothing of them is imported.
+    """Refuses a name that does not occur in the source of timm and torchvision, without importing them.
 
     Raises:
-        ValueError: as `backbones.create` does.
+        ValueError: as in `backbones.create`.
     """
     library, _, short = name.rpartition("/")
     text = _source("torchvision" if library == "torchvision" else "timm")
@@ -160,10 +160,10 @@ def check_backbone(name: str) -> None:
 
 
 def check_backbones(*names: str | None) -> None:
-    """Refuses unknown networks, unless timm is imported: then it may know networks of others, and says so itself.
+    """Refuses unknown networks, unless timm is imported: then others may be registered, and timm checks the name.
 
     Raises:
-        ValueError: the first of them, see `check_backbone`.
+        ValueError: for the first of them, see `check_backbone`.
     """
     for name in filter(None, names):
         if "timm" not in sys.modules and not is_tag(name):
@@ -172,7 +172,7 @@ def check_backbones(*names: str | None) -> None:
 
 @cache
 def _source(package: str, part: str = "models") -> str:
-    """All that a package's models, or another part of it, are written in; empty where that is not to be seen."""
+    """The source of a package's models, or of another part of it; empty if it is not available."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
         return ""
@@ -181,22 +181,20 @@ def _source(package: str, part: str = "models") -> str:
 
 
 PREDICTED = (".csv", ".parquet")
-"""Suffixes of files that predictions are written to."""
+"""Suffixes of files of predictions."""
 PLOTTED = (".png", ".pdf", ".svg")
-"""Of those that curves are drawn to."""
+"""Suffixes of files of plots."""
 
 
 def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", ".parquet", ".csv")) -> None:
-    """Refuses a file that could not be written, before there is work to be lost.
+    """Refuses an output file of an unsupported type, before there is work to lose.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: an unknown suffix.
         ModuleNotFoundError: `.parquet` without pyarrow.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in known:
-        raise ValueError(
-            f"{path} ends in {suffix!r}; it is written as {', '.join(known[:-1])} or {known[-1]}. Choose one."
-        )
+        raise ValueError(f"{path} ends in {suffix!r}; expected {', '.join(known[:-1])} or {known[-1]}. Choose one.")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")

@@ -1,4 +1,4 @@
-"""Names and values that came from elsewhere, made fit for a terminal, a log, a message, a page or a table."""
+"""Formatting of names and values, also untrusted ones, for terminals, logs, messages, pages and tables."""
 
 import os
 import re
@@ -10,31 +10,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TextIO
 
 LONGEST_VALUE = 200
-"""Characters of a value in a message."""
+"""Maximum characters of a value in a message."""
 LONGEST_PATH = 1000
-"""Characters of a path in one."""
+"""Maximum characters of a path in a message."""
 LONGEST_LINE = 20_000
-"""Characters of a printed line."""
+"""Maximum characters of a printed line."""
 LONGEST_MESSAGE = 20_000
-"""Characters of an error's message."""
+"""Maximum characters of an error message."""
 
 TOP5_FROM = 10
-"""Classes from which top-5 is shown: of fewer, five are more than half of all, and nearly every answer counts."""
+"""Minimum number of classes for top-5: with fewer, 5 are more than half of all classes."""
 
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
+"""Unicode categories of control and format characters, lone surrogates, and separators of lines and paragraphs."""
 _JOINERS = "\u200c\u200d"
-"""Format characters that Persian, Indic scripts and emoji are written with; they move and hide nothing."""
+"""Format characters used by Persian, Indic scripts and emoji, which neither move nor hide text."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""How cells begin that spreadsheets compute (OWASP, "CSV Injection"), guarded or not."""
+"""Start of a cell that a spreadsheet would evaluate (OWASP, "CSV Injection"), escaped or not."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with its control characters written out (`\x1b`, `\u202e`): one line that shows what is in it.
+    r"""The text with its control characters escaped (`\x1b`, `\u202e`), on one line.
 
     Args:
-        keep: control characters that stay, such as the ends of lines of our own text.
+        keep: control characters that are not escaped, such as line ends of our own text.
     """
     if text.isprintable():
         return text
@@ -46,9 +46,9 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
-def cut(text: str, most: int = LONGEST_VALUE) -> str:
-    """At most so many characters of a text, and how many there were."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+def cut(text: str, maximum: int = LONGEST_VALUE) -> str:
+    """The text, or its first `maximum` characters and its length."""
+    return text if len(text) <= maximum else f"{text[:maximum]}... ({len(text)} characters)"
 
 
 class _Short(reprlib.Repr):
@@ -59,50 +59,50 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: object) -> str:
-    """A value that somebody else wrote, for a message: as Python writes it, on one line and not long."""
+    """An untrusted value for a message: its repr, on one line, shortened."""
     try:
         text = _Short().repr(value)
-    except ValueError:  # Python writes out no integer of more than 4,300 digits
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
         text = f"<{type(value).__name__}>"
     return cut(printable(text))
 
 
-def brief(value: object, most: int = LONGEST_VALUE) -> str:
-    """The same, but without quotes around a text."""
-    return cut(printable(value), most) if isinstance(value, str) else shown(value)
+def brief(value: object, maximum: int = LONGEST_VALUE) -> str:
+    """Like `shown`, but a string has no quotes."""
+    return cut(printable(value), maximum) if isinstance(value, str) else shown(value)
 
 
 _typed: dict[str, str] = {}
-"""Arguments of the command line that hold ends of lines, and how they are printed."""
+"""Command-line arguments with line ends, and their escaped form."""
 
 
 def typed(arguments: Iterable[str]) -> None:
-    """Lets paths on the command line, which a shell may have found, be printed as one line in all that is said."""
+    """Registers command-line arguments, so that paths with line ends, from a shell's pattern, print on one line."""
     _typed.clear()
     _typed.update({each: printable(each) for each in arguments if "\n" in each})
 
 
 def lines_of(text: str) -> str:
-    """Our own text, which may have several lines, with all that came into it from elsewhere made harmless."""
+    """Our own text, of one or more lines, with control characters from untrusted parts escaped."""
     for argument, written in _typed.items():
         text = text.replace(argument, written)
     return "\n".join(cut(line, LONGEST_LINE) for line in printable(text, keep="\n").split("\n"))
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints text, which may hold names that came from elsewhere; letters that the terminal lacks are written out."""
+    """Prints text, which may include untrusted names; characters that the terminal cannot encode are escaped."""
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(lines_of(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
 
 
 def message(error: Exception) -> str:
-    """What the user reads: our own messages as they are, anything unexpected with its kind."""
+    """The message for the user: our own errors unchanged, unexpected ones with their type."""
     expected = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError, PermissionError, RuntimeError)
     if isinstance(error, MemoryError):
         return "There is not enough memory. Take fewer --workers, smaller images, or a smaller --batch-size."
     if isinstance(error, OSError):
-        if not error.errno and str(error):  # our own words
+        if not error.errno and str(error):  # our own message
             return str(error)
         if error.filename is not None and error.strerror:
             denied = isinstance(error, PermissionError)
@@ -121,12 +121,12 @@ def warn(text: str) -> None:
 
 
 def composed(name: str) -> str:
-    """A name in the form in which names are compared: Unicode writes some letters in two ways (NFC, NFD)."""
+    """A name in Unicode's NFC, for comparisons: some characters have two encodings (NFC, NFD)."""
     return unicodedata.normalize("NFC", name)
 
 
 def pasteable(*words: object) -> str:
-    """A command as it is typed in a shell: everything that is printed to be pasted goes through here."""
+    """A command quoted for the shell; use it for every command that is printed for the user."""
     return shlex.join(map(str, words))
 
 
@@ -134,7 +134,7 @@ _IRREGULAR = {"epoch": "epochs", "index": "indices"}
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun, of its last word: "test image" -> "test images"."""
+    """The plural of an English noun, by its last word: "test image" -> "test images"."""
     before, space, last = noun.rpartition(" ")
     if last in _IRREGULAR:
         last = _IRREGULAR[last]
@@ -151,7 +151,7 @@ def counted(count: float, noun: str, grouped: bool = False) -> str:
     """A number with its noun: "1 epoch", "20 epochs", "0 images", "1.5 epochs".
 
     Args:
-        grouped: whether thousands are set apart, 12,000.
+        grouped: separate thousands: 12,000.
     """
     whole = isinstance(count, int) or float(count).is_integer()
     number = f"{int(count):,}" if grouped and whole else str(int(count)) if whole else f"{count:g}"
@@ -159,7 +159,7 @@ def counted(count: float, noun: str, grouped: bool = False) -> str:
 
 
 def with_article(noun: str) -> str:
-    """A noun with its article, by its first letter: "a tuple", "an int"."""
+    """A noun with its article, chosen by the first letter: "a tuple", "an int"."""
     return f"{'an' if noun[:1] in 'AEIOUaeiou' else 'a'} {noun}"
 
 
@@ -172,42 +172,44 @@ def size_of(count: float) -> str:
 
 
 def are(count: float) -> str:
-    """The verb of a count: "is" of one, else "are"."""
+    """The verb for a count: "is" for 1, else "are"."""
     return "is" if count == 1 else "are"
 
 
 def spanned(low: int, high: int, noun: str = "") -> str:
-    """A range of whole numbers, or the number where both are one: "5 to 20 images", "20 images", "1 image"."""
+    """A range of integers, or a single one if both are equal: "5 to 20 images", "20 images", "1 image"."""
     ends = str(low) if low == high else f"{low} to {high}"
     return f"{ends} {noun if high == 1 else plural(noun)}" if noun else ends
 
 
-def first_of(parts: Sequence[str], most: int, rest: Callable[[int], str] = lambda left: counted(left, "other")) -> str:
-    """The first parts of a list and, where some are left out, how many: "a, b and 3 others". It is never one alone.
+def first_of(
+    parts: Sequence[str], maximum: int, rest: Callable[[int], str] = lambda left: counted(left, "other")
+) -> str:
+    """The first parts of a list, and the number of those left out, which is never 1: "a, b and 3 others".
 
     Args:
-        rest: what is said of those that are left out, by their number.
+        rest: formats the number of those left out.
     """
-    if len(parts) <= most + 1:
+    if len(parts) <= maximum + 1:
         return ", ".join(parts)
-    return f"{', '.join(parts[:most])} and {rest(len(parts) - most)}"
+    return f"{', '.join(parts[:maximum])} and {rest(len(parts) - maximum)}"
 
 
 def protocol_name(protocol: str, settings: Mapping[str, object]) -> str:
-    """What an evaluation is called, everywhere: its protocol and, with few labels, their part: knn, semi 1%.
+    """The name of an evaluation: its protocol and, with few labels, their fraction: knn, semi 1%.
 
     Args:
-        settings: those of its entry in `evaluation.json`.
+        settings: of its entry in `evaluation.json`.
     """
     if protocol != "semi":
         return protocol
-    share = settings.get("share")
+    fraction = settings.get("share")
     own = "semi-finetune" if settings.get("how") == "finetune" else "semi"
-    return f"{own} {f'{100 * share:.3g}%' if isinstance(share, float | int) else 'list'}"
+    return f"{own} {f'{100 * fraction:.3g}%' if isinstance(fraction, float | int) else 'list'}"
 
 
 def cell(text: str) -> str:
-    """A text as a cell of a CSV file: an apostrophe goes before what a spreadsheet would compute, as OWASP advises."""
+    """A text as a CSV cell: an apostrophe precedes anything a spreadsheet would evaluate, as OWASP recommends."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 

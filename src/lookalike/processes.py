@@ -1,6 +1,6 @@
-"""The processes of one training end together, whichever ends first, however it ends, and whatever the others wait for.
+"""The processes of one training exit together, whichever exits first, for any reason, even while others block.
 
-Nothing here imports torch: a process that another one started follows it from its first line on.
+Nothing here imports torch: a started process follows its parent from its first line on.
 """
 
 import multiprocessing
@@ -19,33 +19,33 @@ from types import FrameType
 from typing import NoReturn
 
 POLL_SECONDS = 0.2
-"""Time between two looks at other processes."""
+"""Interval between checks of other processes."""
 GRACE_SECONDS = 5.0
-"""What the main thread has to end by itself once another process is gone."""
+"""Time for the main thread to exit on its own after another process has exited."""
 _PARENT = "LOOKALIKE_PARENT"
-"""Names, in the environment of a process that a training started, the process that started it."""
+"""Environment variable with the id of the process that started this one for a training."""
 
 launched: list[subprocess.Popen[bytes]] = []
-"""The other processes that a training of this one started: ranks after its own."""
+"""The processes that this one started for its training, with the ranks after its own."""
 _followed: set[int] = set()
 _started_by_another = False
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process from any thread, whatever its main thread does."""
+    """Exits this process from any thread, whatever its main thread does."""
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h")  # a live line hides the cursor
     os._exit(code)
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
-    """Answers a signal. (The default answer to SIGTERM would not give the exit code 143.)"""
+    """A signal handler that exits. (The default one for SIGTERM would not give the exit code 143.)"""
     end(128 + number)
 
 
 @contextmanager
 def followed() -> Iterator[None]:
-    """What is started meanwhile ends with this process."""
+    """Processes started within the context exit with this one."""
     os.environ[_PARENT] = str(os.getpid())
     try:
         yield
@@ -59,30 +59,30 @@ def started_by_another() -> bool:
 
 
 def follow_starter() -> None:
-    """Lets this process end with the one of its training that started it, if one did."""
+    """Makes this process exit with the process of its training that started it, if one did."""
     global _started_by_another
-    starter = int(os.environ.pop(_PARENT, "0"))  # out of the environment: what this process starts is not meant
+    starter = int(os.environ.pop(_PARENT, "0"))  # removed: processes that this one starts must not inherit it
     if starter and sys.platform != "win32" and (os.getppid() == starter or not _is_alive(starter)):
         _started_by_another = True
         follow(starter)
 
 
 def follow(parent: int) -> None:
-    """Ends this process, from a thread, when its parent is not that process (any more)."""
+    """Exits this process, from a thread, when `parent` is no longer its parent."""
 
     def look() -> None:
-        # not Linux's PR_SET_PDEATHSIG: it acts when the thread ends that started this process, and there alone
+        # not PR_SET_PDEATHSIG: it is Linux only, and acts when the thread that started this process ends
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
         end(1)
 
-    if sys.platform != "win32" and parent not in _followed:  # where a parent's number stays when it is gone
+    if sys.platform != "win32" and parent not in _followed:  # on Windows the parent's id never changes
         _followed.add(parent)
         threading.Thread(target=look, daemon=True, name="follows its parent").start()
 
 
 def follow_main_process() -> None:
-    """In a process of multiprocessing: ends it with the process that asked for it, whatever it waits for."""
+    """In a process of multiprocessing: exits it with its main process, whatever it waits for."""
     main = multiprocessing.parent_process()
     assert main is not None
 
@@ -94,7 +94,7 @@ def follow_main_process() -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process runs. One that ended and whose parent has not asked for its exit code (a zombie) does not."""
+    """Whether a process runs; False for a zombie, which has exited, but whose parent has not read its exit code."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -104,13 +104,13 @@ def _is_alive(process: int) -> bool:
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):  # no Linux, or it is gone by now
+    except (OSError, IndexError):  # not Linux, or it has exited by now
         return True
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Another process of the training, which ended before it should."""
+    """Another process of the training that exited early."""
 
     rank: int
     world: int
@@ -119,7 +119,7 @@ class Ended:
 
     @property
     def stopped(self) -> int | None:
-        """130 or 143 where Ctrl-C or SIGTERM stopped it."""
+        """130 or 143 if Ctrl-C or SIGTERM stopped it."""
         return {-signal.SIGINT: 130, -signal.SIGTERM: 143, 130: 130, 143: 143}.get(self.code)
 
     def __str__(self) -> str:
@@ -127,19 +127,19 @@ class Ended:
         if self.stopped:
             return f"{which} was stopped by {'Ctrl-C' if self.stopped == 130 else 'SIGTERM'}."
         if self.code < 0:
-            name = "perhaps for want of memory" if self.code == -signal.SIGKILL else signal.strsignal(-self.code)
+            name = "perhaps out of memory" if self.code == -signal.SIGKILL else signal.strsignal(-self.code)
             return f"{which} was killed (signal {-self.code}, {name})."
         if self.code:
-            return f"{which} failed (exit code {self.code}); its own message tells why."
-        return f"{which} ended without having trained."
+            return f"{which} failed (exit code {self.code}); its own message has the reason."
+        return f"{which} exited before the training."
 
 
 class Watch:
-    """Looks, from a thread, after what the main thread cannot see while it waits for other processes.
+    """A thread that watches signals and processes while the main thread is blocked by communication.
 
-    Before the training has `begun` Ctrl-C and SIGTERM end this process at once; then a second Ctrl-C does. (Python
-    itself would answer them when the main thread comes back from waiting.) Once a launched process is gone, `lost` is
-    called, unless the main thread notices by itself and leaves the context, or the training is `over`.
+    Before the training has `begun`, Ctrl-C and SIGTERM exit this process at once; afterwards a second Ctrl-C does.
+    (Python handles signals only after the main thread unblocks.) Once a launched process has exited, `lost` is called,
+    unless the main thread notices itself and leaves the context, or the training is `over`.
     """
 
     def __init__(self, rank: int, world: int, lost: Callable[[Ended], None]) -> None:
@@ -172,7 +172,7 @@ class Watch:
             end_.close()
 
     def ended(self, seconds: float = 0) -> Ended | None:
-        """The first launched process that ended and should not have; waits so long for one."""
+        """The first launched process that exited early, or None; waits up to `seconds` for one."""
         deadline = time.monotonic() + seconds
         while True:
             for i, process in enumerate(launched, self.rank + 1):

@@ -1,29 +1,29 @@
-"""One counter for all work that takes long: how much is done, how fast it goes, and how long the rest takes."""
+"""A progress counter for long work: the number done, the speed, and the time left."""
 
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
 LINE_SECONDS = 10.0
-"""Between two lines about the same work."""
+"""Seconds between two lines about the same work."""
 _COUNTED = 120
-"""Seconds left up to which they are counted; more are written as hours, minutes and seconds."""
+"""Below this, the time left is in seconds; above, in hours, minutes and seconds."""
 
 
 def counting(
     say: Callable[[str], None], before: str, of: str, *, unit: str = "images", last: bool = False
 ) -> Callable[[int, int], None]:
-    """A function to call with the steps that are done, and all: it reports them when `LINE_SECONDS` have passed.
+    """A function to call with the number of steps done and the total; it reports them every `LINE_SECONDS`.
 
-    A line reads "cache: 640 of 5000 images, 61 images/s, 71 s left". The time left follows from the speed since the
-    first call: the first images wait until workers have started.
+    A line reads "cache: 640 of 5000 images, 61 images/s, 71 s left". The time left is computed from the speed since the
+    first call, because the first images wait for the start of workers.
 
     Args:
         say: called with a line.
-        before: what the line begins with, such as "cache: ".
-        of: what is counted, such as "images".
-        unit: what the speed is of, per second.
-        last: report the end of quick work, too; otherwise the end is reported where there was a line before.
+        before: start of the line, such as "cache: ".
+        of: the noun of the count, such as "images".
+        unit: the noun of the speed, per second.
+        last: also report the end of quick work; otherwise the end is reported only after an earlier line.
     """
     began = shown = time.perf_counter()
     first: tuple[float, int] | None = None

@@ -1,8 +1,8 @@
 """Counter-based random draws: each number is a pure function of integer keys.
 
-Nothing here holds a state, so a draw is the same on a CPU and a GPU, whatever the number of workers or
-processes and the order in which they ask. The mixing function is SplitMix64's finaliser (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", OOPSLA 2014), in int64 tensors that wrap around.
+There is no state, so draws are equal on CPU and GPU, for any number of workers or processes and any order of calls.
+The mixing function is SplitMix64's finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014), in int64 tensors that wrap around.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ _MASK = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
-    """Reads the low 64 bits as a two's complement number, as an int64 tensor holds them."""
+    """The low 64 bits as a two's complement number, like an element of an int64 tensor."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign."""
+    """Logical right shift; torch's is arithmetic."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -47,7 +47,7 @@ def _number(text: str) -> int:
 
 
 def key_of(*parts: int | str) -> int:
-    """Hashes numbers and texts, in order, to one int64 number."""
+    """Hashes numbers and strings, in order, to one int64 number."""
     h = 0
     for part in parts:
         number = _number(part) if isinstance(part, str) else part
@@ -56,7 +56,7 @@ def key_of(*parts: int | str) -> int:
 
 
 def keys_of(*parts: int | str | Tensor) -> Tensor:
-    """`key_of` for int64 tensors, element by element with broadcasting; equal to it number by number."""
+    """`key_of` for int64 tensors, elementwise with broadcasting; equal to it for each element."""
     h: Tensor = torch.zeros((), dtype=torch.int64)
     for part in parts:
         if isinstance(part, Tensor):
@@ -68,9 +68,9 @@ def keys_of(*parts: int | str | Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, draw: int | str | Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Draws float32 numbers in [low, high), one per key; `draw` names the draw, so that two draws do not agree.
+    """Draws float32 numbers in [low, high), one per key; `draw` names the draw, so that draws are independent.
 
-    A tensor of names (int64) is broadcast against the keys. Rounding may reach `high`, but never 1 from [0, 1).
+    A tensor of names (int64) is broadcast against the keys. Rounding may give `high` itself, but never 1 for [0, 1).
     """
     return low + (high - low) * (_shift(keys_of(keys, draw), 40).to(torch.float32) * 2.0**-24)
 
@@ -82,5 +82,5 @@ def normal(keys: Tensor) -> Tensor:
 
 
 def permutation(n: int, *parts: int | str) -> Tensor:
-    """A permutation of n that depends on `parts` alone: (n,) int64, on the CPU."""
+    """A permutation of n, a function of `parts` only: (n,) int64, on the CPU."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(key_of(*parts)))

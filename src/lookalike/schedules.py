@@ -1,4 +1,4 @@
-"""Where a training is, and values that change on its way: learning rates, weight decay, momentum, temperatures."""
+"""Progress of a training, and values that change with it: learning rates, weight decay, momentum, temperatures."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ Grid = Literal["closed", "open", "dino"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is. All that happens within one optimizer step sees the same `Progress`."""
+    """Progress of a training; the same throughout one optimizer step."""
 
     step: int
-    """The optimizer step being made, from 0 to `steps` - 1."""
+    """The current optimizer step, from 0 to `steps` - 1."""
     steps: int
     steps_per_epoch: int
     seed: int = 0
-    """Of the run: whatever a method draws itself is a function of it, so that other seeds are other trainings."""
+    """Seed of the run. All that a method draws at random is a function of it."""
 
     @property
     def share(self) -> float:
-        """Share of the training that is done, in [0, 1]."""
+        """Fraction of the training that is done, in [0, 1]."""
         return self.step / self.steps
 
     @property
@@ -33,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number as a function of the training's progress: zero while frozen, then a linear warm-up, then a decay.
+    """A value as a function of the training's progress: 0 while frozen, then a linear warm-up, then a decay.
 
     Sources of the grids: facebookresearch dino `utils.py` and dinov2 `utils/utils.py` ("dino"); moco-v3 `main_moco.py`,
     barlowtwins and simsiam ("open"); lightly `utils/scheduler.py` ("closed").
@@ -42,21 +42,21 @@ class Schedule:
     start: float
     """The value after the warm-up."""
     end: float | None = None
-    """The value that the decay leads to; needed by "linear" and "cosine", and only by them."""
+    """The value at the end of the decay; required by "linear" and "cosine", and only by them."""
     shape: Shape = "constant"
     """How the value goes from `start` to `end`."""
     warmup_epochs: float = 0
-    """Epochs in which the value rises linearly from `warmup_start` to `start`; capped at the end of the training."""
+    """Epochs in which the value rises linearly from `warmup_start` to `start`; at most the whole training."""
     warmup_start: float = 0
-    """The value that the warm-up leaves from."""
+    """The value at the start of the warm-up."""
     freeze_epochs: float = 0
-    """Epochs at the very start in which the value is 0; warm-up and decay share the rest."""
+    """Epochs at the start in which the value is 0; warm-up and decay follow."""
     every: Every = "step"
-    """Whether the value moves with each optimizer step or once per epoch."""
+    """Update the value in each optimizer step or once per epoch."""
     grid: Grid = "closed"
-    """Which ends are reached. "closed": the warm-up ends on `start` and the last step has `end`. "open": the warm-up
-    begins at `warmup_start` and the decay would reach `end` one step after the last. "dino": a warm-up that has both
-    its ends, then as "open"."""
+    """Which ends are reached. "closed": the warm-up ends at `start` and the last step has `end`. "open": the warm-up
+    begins at `warmup_start` and the decay would reach `end` one step after the last. "dino": the warm-up includes both
+    ends, the decay is as in "open"."""
 
     def __post_init__(self) -> None:
         if self.shape == "constant" and self.end is not None:
@@ -69,7 +69,7 @@ class Schedule:
             )
 
     def __call__(self, at: Progress) -> float:
-        """The value for the step `at`; from the end of the training on, the value that the schedule leads to."""
+        """The value for the step `at`; after the end of the training, the final value."""
         end = self.start if self.end is None else self.end
         if at.step >= at.steps:
             return end
@@ -90,13 +90,13 @@ class Schedule:
         return self.start + (end - self.start) * done
 
     def _warmed(self, i: int, n: int) -> float:
-        """Share of the warm-up that step i of n has made, in [0, 1]."""
+        """Fraction of the warm-up done in step i of n, in [0, 1]."""
         if self.grid == "closed":
             return (i + 1) / n
         return i / n if self.grid == "open" else i / max(n - 1, 1)
 
     def _decayed(self, i: int, n: int) -> float:
-        """Share of the decay that step i of n has made, in [0, 1]."""
+        """Fraction of the decay done in step i of n, in [0, 1]."""
         if self.grid == "closed":
             return i / (n - 1) if n > 1 else 1.0
         return i / n

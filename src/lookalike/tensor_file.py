@@ -1,4 +1,4 @@
-"""Safetensors files whose bytes are a function of what they hold: the library writes metadata in a random order."""
+"""Deterministic safetensors files: equal content gives equal bytes (the library writes metadata in random order)."""
 
 import hashlib
 import json
@@ -27,25 +27,27 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""How the format names the types of tensors."""
+"""The format's names of dtypes."""
 _ALIGNMENT = 8
-"""Bytes: tensors begin at a multiple of it in the file, so that it can be mapped."""
+"""Tensors start at a multiple of this many bytes in the file, for memory mapping."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes dense tensors with their names, and texts, as a safetensors file: the same content gives the same bytes.
+    """Writes dense tensors and metadata, each by name, as a safetensors file: equal content gives equal bytes.
 
     Raises:
-        ValueError: a tensor is of a type that the format has no name for.
+        ValueError: the format has no name for the dtype of a tensor.
         OSError: the file could not be written.
     """
     head: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each begins at a whole element
+    order = sorted(
+        tensors, key=lambda name: (-tensors[name].element_size(), name)
+    )  # largest elements first, for alignment
     end = 0
     for name in order:
         value = tensors[name]
         if value.dtype not in _TYPES:
-            raise ValueError(f"{name} is of type {value.dtype}, which a safetensors file cannot hold. Convert it.")
+            raise ValueError(f"{name} has dtype {value.dtype}, which safetensors does not support. Convert it.")
         begin, end = end, end + value.numel() * value.element_size()
         head[name] = {"dtype": _TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -59,13 +61,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 @contextmanager
 def tensor_file(path: Path) -> Iterator[Path]:
-    """A name of a file for libraries that map tensors: they open no name that is not UTF-8, and wait for pipes.
+    """A path of a file for libraries that map tensors: they accept only UTF-8 names, and would block on a pipe.
 
     Raises:
-        FileNotFoundError: it is no file.
+        FileNotFoundError: it is not a file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file.")
+        raise FileNotFoundError(f"{path} is not a file.")
     try:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -76,12 +78,12 @@ def tensor_file(path: Path) -> Iterator[Path]:
 
 
 def sha256(network: nn.Module) -> str:
-    """SHA-256 of a network's weights, as of its `state_dict`."""
+    """SHA-256 of a network's weights, those in its `state_dict`."""
     return state_sha256(network.state_dict())
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over tensors: names, shapes and bytes in the order of the names."""
+    """SHA-256 of tensors: names, dtypes, shapes and bytes, sorted by name."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

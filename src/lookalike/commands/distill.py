@@ -96,4 +96,4 @@ class FeaturesOf(nn.Module):
         self.who = who
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.method.teacher_says(x) if self.who == "teacher" else self.method.student_says(x)
+        return self.method.teacher_features(x) if self.who == "teacher" else self.method.student_features(x)

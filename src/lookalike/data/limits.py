@@ -11,7 +11,7 @@ MAX_BYTES: Final = 4 * MAX_PIXELS
 """Limit for the decoded pixels of one image, and for a file that is read into memory."""
 MAX_ASPECT: Final = 4
 """The longer side is cropped to at most 4 times the shorter one."""
-SMALLER: Final = "Cut it into tiles, or downscale it; docs/quickstart.md has a script for both"
+SMALLER: Final = "Cut it into tiles, or downscale it; docs/checking.md has a script for both"
 TOO_MUCH: Final = f"more than the limit of {MAX_BYTES // 2**20} MiB. {SMALLER}"
 
 

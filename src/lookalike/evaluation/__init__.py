@@ -1,7 +1,7 @@
-"""How good frozen features are: protocols as functions of features and labels, and their record `evaluation.json`.
+"""Evaluation of frozen features: protocols as functions of features and labels, and their record `evaluation.json`.
 
-The names below are imported when they are first used. `embed`, `evaluate`, `evaluate_features` and `label_free`, which
-begin with an encoder and images or files, are commands.
+The names below are imported on first use. `embed`, `evaluate`, `evaluate_features` and `label_free`, which start from
+an encoder and images or files, are commands.
 """
 
 import importlib
@@ -68,7 +68,7 @@ def __getattr__(name: str) -> object:
 
 
 class _Evaluation(ModuleType):
-    """This module, in which a function such as `knn` is not hidden by the module of its name once that is imported."""
+    """This module, in which importing the module `knn` does not replace the function `knn`."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

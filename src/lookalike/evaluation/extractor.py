@@ -1,4 +1,4 @@
-"""From an encoder and images to features: loading it, reading each set of images once, caching what was computed."""
+"""From an encoder and images to features: loads the encoder, reads each set of images once, caches the features."""
 
 import os
 from collections.abc import Callable
@@ -24,19 +24,19 @@ from .features import Features, device_of, features, with_statistics
 from .protocol_table import Pool
 
 Encoder = str | os.PathLike[str] | nn.Module
-"""What `lookalike.load` takes, a loaded encoder, or a module of the user's, images (B, C, H, W) to features (B, D)."""
+"""An argument of `lookalike.load`, a loaded encoder, or the user's own module, images (B, C, H, W) -> (B, D)."""
 MOST_NAMED = 10
-"""Broken images that are named, at most."""
+"""Maximum number of broken images that are listed by name."""
 
 
 def open_encoder(encoder: Encoder, image_size: int | None = None, backbone: str | None = None) -> Backbone:
-    """An encoder, loaded unless it is, on the GPU where there is one.
+    """Loads an encoder, unless it is loaded, and moves it to the GPU if there is one.
 
     Args:
-        backbone: the name of the architecture, of a file of weights that does not say it.
+        backbone: the name of the architecture, for a weights file that does not state it.
 
     Raises:
-        ValueError: a module of the user's, and no `image_size` that it is for.
+        ValueError: the user's own module without `image_size`.
     """
     if not isinstance(encoder, nn.Module):
         model = encoders.load(encoder, backbone)
@@ -44,8 +44,8 @@ def open_encoder(encoder: Encoder, image_size: int | None = None, backbone: str 
         model = encoder
     elif image_size is None:
         raise ValueError(
-            f"{type(encoder).__qualname__} is a module of your own and does not say which images it is for. Give "
-            "image_size; for other than 3 channels, lookalike.backbones.create(module, channels=..., image_size=...)."
+            f"{type(encoder).__qualname__} is a module of your own, and its input size is unknown. Give image_size; "
+            "for other than 3 channels, lookalike.backbones.create(module, channels=..., image_size=...)."
         )
     else:
         model = backbones.create(encoder, image_size=image_size)
@@ -53,16 +53,16 @@ def open_encoder(encoder: Encoder, image_size: int | None = None, backbone: str 
 
 
 def check_known(model: Backbone) -> None:
-    """Raises ValueError for a network that cannot be drawn anew: a module of the user's own."""
+    """Raises ValueError for a network that cannot be initialised again: the user's own module."""
     if is_tag(model.name):
         raise ValueError(
-            f"{model.name} is a module of your own: it is not known how to make it untrained. Leave the baseline out, "
-            "and evaluate an untrained one, too."
+            f"{model.name} is a module of your own, whose untrained weights are unknown. Leave the baseline out, and "
+            "evaluate an untrained one, too."
         )
 
 
 def untrained(model: Backbone, seed: int) -> Backbone:
-    """The same network with the random weights of a seed, for images that are normalised alike.
+    """The same network with random weights of a seed, and the same normalisation of images.
 
     Raises:
         ValueError: see `check_known`.
@@ -81,9 +81,9 @@ def untrained(model: Backbone, seed: int) -> Backbone:
 def open_encoder_and_digest(
     encoder: Encoder, image_size: int | None = None, backbone: str | None = None
 ) -> tuple[Backbone, str]:
-    """An encoder, and the sha256 of its weights: the file's, as `sha256sum` says; that of the tensors without a file.
+    """An encoder, and the SHA-256 of its weights: of the file, as printed by `sha256sum`, else of the tensors.
 
-    A training may write the file meanwhile: it is read until both are of one content.
+    A training may write the file in the meantime: it is read again until both agree.
     """
     if isinstance(encoder, nn.Module) or not os.path.exists(encoder):
         model = open_encoder(encoder, image_size, backbone)
@@ -91,13 +91,13 @@ def open_encoder_and_digest(
     file = Folder(encoder).weights if os.path.isdir(encoder) else Path(encoder)
     while True:
         before = file_sha256(file) if file.is_file() else ""
-        model = open_encoder(encoder, image_size, backbone)  # which says what is wrong where there is no file
+        model = open_encoder(encoder, image_size, backbone)  # reports a missing file
         if file_sha256(file) == before:
             return model, before
 
 
 def report_broken(found: Features, what: str, say: Callable[[str], None]) -> None:
-    """Names images that could not be read."""
+    """Lists images that could not be read."""
     if not found.broken:
         return
     total = len(found.broken) + len(found.names)
@@ -112,7 +112,7 @@ def report_broken(found: Features, what: str, say: Callable[[str], None]) -> Non
 
 
 class Extractor:
-    """Features of one encoder's, computed once per set of images and kept in its run's folder, where it has one."""
+    """Features of one encoder, computed once per set of images and cached in its run's folder, if it has one."""
 
     def __init__(
         self,
@@ -127,9 +127,9 @@ class Extractor:
         backbone: str | None = None,
     ) -> None:
         if batch_size < 1 or (image_size is not None and image_size < 1):
-            raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
+            raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both must be at least 1.")
         if pool not in get_args(Pool):
-            raise ValueError(f"Nothing pools as {pool!r}. Choose from {', '.join(get_args(Pool))}.")
+            raise ValueError(f"There is no pooling {pool!r}. Choose from {', '.join(get_args(Pool))}.")
         self.model, self.encoder_sha256 = open_encoder_and_digest(encoder, image_size, backbone)
         if self.model.remark:
             say(f"weights: {self.model.remark}")
@@ -144,7 +144,7 @@ class Extractor:
             self.cache = FeatureCache(Folder(encoder).features, self.encoder_sha256)
 
     def untrained(self, source: Source, seed: int) -> "Extractor":
-        """An extractor of the same network before any training, whose BatchNorm knows the statistics of a source."""
+        """An extractor of the same network, untrained, with BatchNorm statistics of a source."""
         model = untrained(self.model, seed).to(device_of(self.model))
         model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
         return Extractor(
@@ -153,11 +153,11 @@ class Extractor:
         )  # fmt: skip
 
     def features(self, source: Source, what: str) -> Features:
-        """The features of a source's images, which the lines call `what`."""
-        if self.cache is not None and (there := self.cache.find(source, self.made)) is not None:
-            self.say(f"{what}: features of {counted(len(there.features), 'image')}, computed before")
-            report_broken(there, what, self.say)
-            return there
+        """The features of a source's images; `what` names them in printed lines."""
+        if self.cache is not None and (cached := self.cache.find(source, self.made)) is not None:
+            self.say(f"{what}: features of {counted(len(cached.features), 'image')}, from the cache")
+            report_broken(cached, what, self.say)
+            return cached
         for line in remarks(source):
             self.say(f"{what}: {line}")
         found = features(
@@ -170,12 +170,12 @@ class Extractor:
             try:
                 self.cache.save(source, self.made, found)
             except OSError as error:
-                self.say(f"{what}: the features are not kept. {error}")
+                self.say(f"{what}: the features could not be cached. {error}")
         return found
 
 
 class _Part(nn.Module):
-    """An encoder whose feature is another part of what it computes."""
+    """An encoder with other pooling: of patch tokens or of class tokens of several blocks."""
 
     def __init__(self, model: Backbone, pool: Pool) -> None:
         super().__init__()
@@ -183,12 +183,12 @@ class _Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool == "last4":
-            return self.model.class_tokens(x, 4)
+            return self.model.class_tokens(x, 4)  # (B, 4D)
         tokens = self.model.tokens(x)
-        average = tokens.patches.mean(1)
+        average = tokens.patches.mean(1)  # (B, N, D) -> (B, D)
         return average if self.pool == "average" else torch.cat([tokens.cls, average], 1)
 
 
 def extraction_settings(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
-    """How `features` makes them at a size, as it stands in `Entry.settings`."""
+    """The settings of `features` at a size, as in `Entry.settings`."""
     return {"image_size": image_size, "crop": "256/224 centre", "features": pool}

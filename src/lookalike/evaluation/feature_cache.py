@@ -1,4 +1,4 @@
-"""Features that were computed once, kept in a run's folder until its encoder changes."""
+"""A cache of features in a run's folder, valid until its encoder changes."""
 
 import json
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from .features import Features
 
 
 class FeatureCache:
-    """A folder of features. A file is known again by what it was made with and the version of the images' files."""
+    """A folder of features. The key of a file is the encoder, the extraction settings and the version of the images."""
 
     def __init__(self, folder: Path, encoder_sha256: str) -> None:
         self.folder = folder
         self.encoder_sha256 = encoder_sha256
 
     def find(self, source: Source, made: Mapping[str, object]) -> Features | None:
-        """The saved features of a source; None where there are none, or the file is damaged.
+        """The cached features of a source; None if there are none, or the file is damaged.
 
-        `made` is how they are made, as in `Entry.settings`.
+        `made` holds the extraction settings, as in `Entry.settings`.
         """
         about = self._about(source, made)
         if about is None or self.folder.is_symlink():
@@ -45,16 +45,16 @@ class FeatureCache:
         return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
 
     def save(self, source: Source, made: Mapping[str, object], found: Features) -> Path | None:
-        """Writes features, and removes those of other encoders. None where the images are no files to be known by.
+        """Writes features, and removes those of other encoders. None if the images are not files, and have no version.
 
         Raises:
-            OSError: it could not be written; or the folder is a link, which may lead out of the run's.
+            OSError: it could not be written; or the folder is a link, which may lead out of the run's folder.
         """
         about = self._about(source, made)
         if about is None:
             return None
         if self.folder.is_symlink():
-            raise FileExistsError(f"{self.folder} is a link. Remove it, or put what it leads to in its place.")
+            raise FileExistsError(f"{self.folder} is a link. Remove it, or replace it by the folder that it leads to.")
         path = self.folder / features_name(about)
         head = {"about": about, "broken": json.dumps(found.broken), "encoder": self.encoder_sha256}
         with atomic(path) as temporary:

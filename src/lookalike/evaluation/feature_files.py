@@ -1,4 +1,4 @@
-"""Files of features: .npz, .parquet and .csv, for other programs and from them."""
+"""Files of features, .npz, .parquet and .csv, for exchange with other programs."""
 
 import csv
 import os
@@ -18,15 +18,15 @@ from .features import Features
 
 
 def save_features(path: str | os.PathLike[str], made: Features) -> None:
-    """Writes features for other programs, all or nothing.
+    """Writes features for other programs, atomically.
 
-    `.npz`: arrays `features` (N, D), `names` (N,) and, where there are labels, `labels` (N,) and the names `classes`
-    (C,) that they are places in; opens without pickle.
-    `.parquet`: columns `file`, `label`, `class` (where classes have names) and `features`, a list of D float32.
-    `.csv`: columns `file`, `label`, `class` (where classes have names), `f0` to `f<D-1>`.
+    `.npz`: arrays `features` (N, D), `names` (N,) and, with labels, `labels` (N,), which are indices into the names
+    `classes` (C,); opens without pickle.
+    `.parquet`: columns `file`, `label`, `class` (if classes have names) and `features`, a list of D float32.
+    `.csv`: columns `file`, `label`, `class` (if classes have names), `f0` to `f<D-1>`.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: an unknown suffix.
         ModuleNotFoundError: `.parquet` without pyarrow.
     """
     check_suffix(path)
@@ -44,7 +44,7 @@ def _write_npz(path: Path, made: Features) -> None:
         arrays["labels"] = made.labels.numpy()
         if made.classes is not None:
             arrays["classes"] = np.array([printable(name) for name in made.classes], dtype=np.str_)
-    with path.open("wb") as file:  # given a name, numpy would append its own suffix to .NPZ
+    with path.open("wb") as file:  # numpy would append .npz to a name that ends in .NPZ
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -71,38 +71,38 @@ def _write_csv(path: Path, made: Features) -> None:
         labels = [""] * len(made.names) if made.labels is None else made.labels.tolist()
         for i, (name, label, row) in enumerate(zip(made.names, labels, made.features)):
             own = [] if classes is None else [cell(printable(classes[i]))]
-            # 9 digits give float32 back exactly
+            # 9 digits restore float32 exactly
             writer.writerow([cell(name), label, *own, *(f"{x:.9g}" for x in row.tolist())])
 
 
 def _class_of_each(made: Features) -> list[str] | None:
-    """The class name of each image; None where there are none."""
+    """The class name of each image; None without names."""
     if made.labels is None or made.classes is None:
         return None
     return [made.classes[label] for label in made.labels.tolist()]
 
 
 def load_features(path: str | os.PathLike[str]) -> Features:
-    """Reads what `save_features` wrote, or another program in its place.
+    """Reads a file of features that `save_features` or another program wrote.
 
-    Needed are `features` (in a CSV file columns `f0` and on), and to evaluate `labels` (a column `label`, or `class`
-    alone). Names may be left out.
+    It needs `features` (in a CSV file columns `f0`, `f1`, ...) and, for an evaluation, `labels` (a column `label`, or
+    only `class`). Names are optional.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, is none of the three kinds, or lacks what is needed.
+        FileNotFoundError, ValueError: it does not exist, has another type, or lacks a required part.
         ModuleNotFoundError: `.parquet` without pyarrow.
     """
     path = Path(path)
     readers = {".npz": _read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path} is none of .npz, .parquet and .csv, as `lookalike embed` writes features.")
+        raise ValueError(f"{path} is not .npz, .parquet or .csv, the types that `lookalike embed` writes.")
     if not path.is_file():
         raise no_features(path)
     try:
         return readers[path.suffix.lower()](path)
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} holds no features as `lookalike embed` writes them ({type(error).__name__}: {brief(str(error))})."
+            f"{path} has no features in the format of `lookalike embed` ({type(error).__name__}: {brief(str(error))})."
         ) from error
 
 
@@ -153,7 +153,7 @@ def _read_csv(path: Path) -> Features:
 def _labels_of(
     labels: Sequence[int | None] | None, names: Sequence[str] | None
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Numbers of the classes and their names, from a number and a name per image, where there are such."""
+    """Labels and class names, from a label and a class name per image, as far as there are any."""
     numbers = [label for label in labels or () if label is not None]
     if labels is None or len(numbers) < len(labels):
         if names is None:
@@ -165,7 +165,7 @@ def _labels_of(
     known = dict(zip(numbers, names))
     if len(known) != len(set(zip(numbers, names))):
         raise ValueError("one label has several classes")
-    # a number that no image has still takes its place
+    # labels without images get a name, too
     return torch.tensor(numbers), tuple(known.get(i, f"class {i}") for i in range(max(known) + 1))
 
 
@@ -179,7 +179,7 @@ def _features_of(
         if found is not None and len(found) != count:
             raise ValueError(f"{counted(count, 'row')} of features and {len(found)} {what}")
     if labels is not None and (labels.is_floating_point() or int(labels.min()) < 0):
-        raise ValueError("labels are no integers from 0")
+        raise ValueError("labels are not integers from 0 on")
     if labels is not None and classes is not None and int(labels.max()) >= len(classes):
         raise ValueError(f"a label is {int(labels.max())}, and {counted(len(classes), 'class')} have names")
     return Features(

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, from the test transform of the reference protocols, and their files."""
+"""Features of a frozen encoder, with the test transform of the reference protocols."""
 
 import copy
 import hashlib
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
 MOST_CLASSES = 10_000
-"""So large a label, of few images, is no number of a class."""
+"""Maximum label, unless there are more than a tenth as many images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What an encoder makes of N images, in the source's order without the broken ones."""
+    """Features of N images, in the source's order, without broken images."""
 
     features: Tensor
     """(N, D) float32, on the CPU."""
     labels: Tensor | None
-    """(N,) int64, or None where the source has none."""
+    """(N,) int64, or None if the source has no labels."""
     names: list[str]
     index: Tensor
-    """(N,) int64, the images' places in the source."""
+    """(N,) int64, the images' indices in the source."""
     broken: list[tuple[str, str]]
     """(name, reason) of each image that could not be read."""
     classes: tuple[str, ...] | None = None
-    """What the labels are places in; None where classes have no names."""
+    """Names of the classes, which labels are indices into; None if classes have no names."""
 
 
 def features(
@@ -57,19 +57,20 @@ def features(
 ) -> Features:
     """Computes the encoder's features of every image that can be read.
 
-    Each image is decoded in full, its shorter side resized to 256/224 of `image_size` (bicubic, antialiased), its
-    centre cut out, scaled to [0, 1] and normalised. The encoder runs in eval mode; every module gets its own mode back.
+    Each image is decoded at full size, its shorter side resized to 256/224 of `image_size` (bicubic, antialiased),
+    centre-cropped, scaled to [0, 1] and normalised. The encoder runs in eval mode; afterwards each module has its
+    previous mode.
 
     Args:
         encoder: (B, C, image_size, image_size) float32, normalised -> (B, D).
         source: the images; broken ones are left out and listed, never replaced.
-        image_size: pixels of the square that the encoder sees.
+        image_size: side of the encoder's input, in pixels.
         mean: one number per channel, in units of [0, 1].
-        std: one number per channel.
-        batch_size: images that the encoder sees at once; it does not change the result beyond rounding.
-        workers: processes that decode and resize; 0 does it in this one.
-        device: where the encoder runs; it is moved there and stays. Without it where its first parameter is.
-        progress: called with the number of images seen and of all, after each batch.
+        std: one number per channel, in units of [0, 1].
+        batch_size: images per forward pass; changes the result only by rounding.
+        workers: processes that decode and resize; 0 for this process.
+        device: the encoder is moved there and stays there. Without it the device of its first parameter.
+        progress: called with the number of images done and the total, after each batch.
 
     Raises:
         ValueError: no image could be read, or the encoder's output is not (B, D).
@@ -89,10 +90,10 @@ def features(
         for good, images, bad in batches:
             if images is not None:
                 x = promote(images.to(device, non_blocking=True), torch.float32)
-                made = _embedded(encoder, x, shift, scale, exact)
-                if rows is None:  # all at once: joining batches at the end would need the memory twice
-                    rows = torch.empty(len(source), made.shape[1])
-                rows[len(index) : len(index) + len(good)] = made.float().cpu()
+                batch = _embedded(encoder, x, shift, scale, exact)  # (B, D)
+                if rows is None:  # allocated once: concatenating batches at the end would need twice the memory
+                    rows = torch.empty(len(source), batch.shape[1])
+                rows[len(index) : len(index) + len(good)] = batch.float().cpu()
                 index += good
             broken += bad
             if progress is not None:
@@ -100,33 +101,32 @@ def features(
     if rows is None:
         why = f"the first is {broken[0][0]}: {broken[0][1]}" if broken else "there are none"
         raise ValueError(f"None of the {counted(len(source), 'image')} could be read; {why}.")
-    places = torch.tensor(index)
-    labels = None if source.labels is None else source.labels[places]
-    return Features(rows[: len(index)], labels, [source.name(i) for i in index], places, broken, source.classes)
+    indices = torch.tensor(index)
+    labels = None if source.labels is None else source.labels[indices]
+    return Features(rows[: len(index)], labels, [source.name(i) for i in index], indices, broken, source.classes)
 
 
 def _embedded(encoder: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, exact: torch.dtype) -> Tensor:
-    """An encoder's features (B, D) of a batch of images (B, C, H, W) in [0, 1], normalised in the type `exact`."""
+    """Features (B, D) of images (B, C, H, W) in [0, 1], which are normalised here and cast to `exact`."""
     if not len(shift) == len(scale) == x.shape[1]:
         raise ValueError(
-            f"The images have {counted(x.shape[1], 'channel')}, but mean has "
-            f"{counted(len(shift), 'number')} and std has "
-            f"{len(scale)}. Give one number per channel."
+            f"The images have {counted(x.shape[1], 'channel')}, but mean has {counted(len(shift), 'number')} and std "
+            f"has {len(scale)}. Give one number per channel."
         )
     with torch.inference_mode():
-        made: Tensor = encoder(((x - shift) / scale).to(exact))
-    if made.ndim != 2:
-        raise ValueError(f"The encoder's output is {tuple(made.shape)}; expected (B, D), a vector per image.")
-    return made
+        output: Tensor = encoder(((x - shift) / scale).to(exact))
+    if output.ndim != 2:
+        raise ValueError(f"The encoder's output is {tuple(output.shape)}; expected (B, D), a vector per image.")
+    return output
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's first parameter is; the CPU for one that has none."""
+    """The device of a module's first parameter; the CPU if it has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
-    """A tensor on the device and in the type of a module's parameters; as it is for a module that has none."""
+    """A tensor on the device and in the dtype of a module's parameters; unchanged if it has none."""
     like = next((p for p in module.parameters() if p.is_floating_point()), x)
     return x.to(like.device, like.dtype)
 
@@ -141,18 +141,18 @@ def with_statistics(
     std: Sequence[float],
     images: int = 1024,
 ) -> Encoder:
-    """A copy of an untrained encoder, fit to be evaluated: its BatchNorm layers know the images' statistics.
+    """A copy of an untrained encoder for evaluation, with the BatchNorm statistics of the images.
 
-    Fresh ones take mean 0 and variance 1 for granted. An encoder that is evaluated so looks worse than it is, and what
-    training adds looks better. At most `images` of `source` are read; the other arguments are those of `features`.
+    Initially these are mean 0 and variance 1. With them an untrained encoder would be underestimated, and the gain from
+    training overestimated. At most `images` of `source` are read; the other arguments are those of `features`.
     """
-    places = permutation(len(source), "statistics")[:images]
+    chosen = permutation(len(source), "statistics")[:images]
     crops = _Cropped(source, image_size)
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (mean, std))
 
     def batches() -> Iterator[Tensor]:
-        for start in range(0, len(places), 256):
-            _, batch, _ = crops[places[start : start + 256].tolist()]
+        for start in range(0, len(chosen), 256):
+            _, batch, _ = crops[chosen[start : start + 256].tolist()]
             if batch is not None and len(batch) > 1:
                 yield (promote(batch, torch.float32) - shift) / scale
 
@@ -161,7 +161,7 @@ def with_statistics(
 
 @torch.no_grad()
 def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
-    """A copy of an encoder in eval mode whose BatchNorm layers have the mean statistics of batches (B, C, H, W)."""
+    """A copy of an encoder in eval mode, with BatchNorm statistics averaged over batches (B, C, H, W)."""
     encoder = copy.deepcopy(encoder).eval()
     _calibrate(encoder, batches)
     return encoder
@@ -169,14 +169,14 @@ def calibrated(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
 
 @contextmanager
 def calibrating(encoder: Encoder, batches: Iterable[Tensor]) -> Iterator[None]:
-    """In eval mode, with those statistics; afterwards the encoder is as it was, and nothing was copied but them."""
-    kept = [(b, b.clone()) for norm in _norms(encoder) for b in norm.buffers(recurse=False)]
+    """Eval mode with those statistics within the context; then the encoder is restored. Copies statistics only."""
+    previous = [(b, b.clone()) for norm in _norms(encoder) for b in norm.buffers(recurse=False)]
     try:
         with evaluating(encoder):
             _calibrate(encoder, batches)
             yield
     finally:
-        for buffer, value in kept:
+        for buffer, value in previous:
             buffer.copy_(value)
 
 
@@ -185,7 +185,7 @@ def _norms(encoder: nn.Module) -> list[_BatchNorm]:
 
 
 def _calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
-    """Puts the statistics in place of those that the encoder, which is in eval mode, has."""
+    """Replaces the BatchNorm statistics of the encoder, which is in eval mode."""
     norms = _norms(encoder)
     if not norms:
         return
@@ -197,11 +197,11 @@ def _calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
         x = inputs[0].float()
         axes = [axis for axis in range(x.ndim) if axis != 1]
         norm.num_batches_tracked += 1
-        share = 1 / int(norm.num_batches_tracked)  # the mean over all batches
-        norm.running_mean.lerp_(x.mean(axes).to(norm.running_mean), share)
-        norm.running_var.lerp_(x.var(axes).to(norm.running_var), share)
+        weight = 1 / int(norm.num_batches_tracked)  # gives the mean over all batches
+        norm.running_mean.lerp_(x.mean(axes).to(norm.running_mean), weight)
+        norm.running_var.lerp_(x.var(axes).to(norm.running_var), weight)
 
-    # in eval mode, for a synchronised norm would talk to other processes, which do something else now
+    # in eval mode: in train mode a synchronised norm would communicate, and other processes do not take part
     for norm in norms:
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
@@ -214,12 +214,12 @@ def _calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
 
 
 def crop(image: Tensor, size: int) -> Tensor:
-    """Cuts out what the reference protocols look at: (C, H, W) -> (C, size, size).
+    """The test transform of the reference protocols: resize and centre crop, (C, H, W) -> (C, size, size).
 
-    The shorter side becomes round(size * 256 / 224) pixels, bicubic and antialiased, then the centre is taken.
-    What is longer than 64 times its width is cut to that before: a thread of pixels resized as a whole takes gigabytes.
+    The shorter side becomes round(size * 256 / 224) pixels, bicubic and antialiased, then the centre is cropped.
+    Images longer than 64 times their width are cropped to that first: resizing them as a whole would take gigabytes.
     A uint8 image stays uint8, resized in fixed point as in torchvision, within one level of Pillow's result; other
-    images come back as float32 in [0, 1].
+    images become float32 in [0, 1].
     """
     if image.dtype != torch.uint8:
         image = promote(image, torch.float32)
@@ -244,7 +244,7 @@ Cropped = tuple[list[int], Tensor | None, list[tuple[str, str]]]
 
 
 class _Cropped(Dataset[Cropped]):
-    """Ranges of a source: places and test crops of the images that can be read, names and reasons of the others."""
+    """Ranges of a source: indices and test crops of the images that can be read, names and reasons of the others."""
 
     def __init__(self, source: "Source", size: int) -> None:
         self.source, self.size = source, size
@@ -252,24 +252,24 @@ class _Cropped(Dataset[Cropped]):
     def __getitem__(self, chunk: Iterable[int]) -> Cropped:
         from ..data import BrokenImage
 
-        places, images, broken = [], [], []
+        index, images, broken = [], [], []
         for i in chunk:
             try:
                 images.append(crop(self.source.read(i, None), self.size))
-                places.append(i)
+                index.append(i)
             except BrokenImage as e:
                 broken.append((e.name, e.reason))
         if len({image.dtype for image in images}) > 1:
             images = [promote(image, torch.float32) for image in images]
-        return places, torch.stack(images) if images else None, broken
+        return index, torch.stack(images) if images else None, broken
 
 
 def fingerprint(*sources: "Source") -> str:
-    """Identifies data: a sha256, in hex, of every image's key and class and of the pixels of 32 images per source.
+    """Identifies data: the SHA-256, in hex, of every image's key and class and of the pixels of 32 images per source.
 
-    A file's key is the hash of its relative path. The sample, spread evenly over the keys, notices files that kept
-    their names but not their content, and tells Datasets apart, whose keys are only numbers. File order and the
-    folder's place do not count.
+    A file's key is the hash of its relative path. The sample, spread evenly over the keys, detects files with the same
+    name but other content, and distinguishes Datasets, whose keys are only numbers. Independent of the order of files
+    and the path of the folder.
     """
     from ..data import BrokenImage
 
@@ -291,30 +291,29 @@ def fingerprint(*sources: "Source") -> str:
 
 
 def check_finite(*features: Tensor) -> None:
-    """Raises ValueError if a number of some features is not finite."""
+    """Raises ValueError if a value of the features is not finite."""
     if not all(bool(x.isfinite().all()) for x in features):
         raise ValueError(
-            "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+            "The features contain values that are not finite. Check the encoder: its training may have diverged."
         )
 
 
 def check_labels(largest: int, images: int) -> None:
-    """Refuses labels that are no numbers of classes, before as many classes are made."""
+    """Refuses labels that cannot be class indices, before memory for as many classes is allocated."""
     if largest >= max(MOST_CLASSES, 10 * images):
         raise ValueError(
-            f"The largest label is {largest}, of {counted(images, 'image')}: labels are places of classes, from "
-            "0 on. Number them "
-            "so, or save the names of the classes beside."
+            f"The largest label is {largest}, for {counted(images, 'image')}: labels must be class indices from 0 on. "
+            "Number them so, or also save the names of the classes."
         )
 
 
 def count_classes(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, num_classes: int | None
 ) -> int:
-    """Checks that two labelled sets of features fit together, and returns the number of classes.
+    """Checks that two labelled sets of features are compatible, and returns the number of classes.
 
     Raises:
-        ValueError: what does not fit.
+        ValueError: shapes, dtypes or labels do not match.
     """
     for name, x, y in (("training", train_features, train_labels), ("test", test_features, test_labels)):
         if x.ndim != 2 or len(x) == 0 or y.shape != x.shape[:1]:
@@ -326,9 +325,8 @@ def count_classes(
             raise ValueError(f"The {name} labels are {y.dtype}; expected integers 0 .. classes - 1.")
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
-            f"Training features have {counted(train_features.shape[1], 'number')} and test features "
-            f"{test_features.shape[1]}. "
-            "Compute both with the same encoder."
+            f"Training features have {counted(train_features.shape[1], 'dimension')} and test features "
+            f"{test_features.shape[1]}. Compute both with the same encoder."
         )
     low = min(int(train_labels.min()), int(test_labels.min()))
     high = max(int(train_labels.max()), int(test_labels.max()))

@@ -1,8 +1,8 @@
-"""Classification of frozen features from few labels, class-balanced draws of them, as in SimCLR's 1 % and 10 % tables.
+"""Classification of frozen features with few labels, drawn class-balanced, as in SimCLR's 1 % and 10 % tables.
 
-Chen et al., ICML 2020, section 6 and table 7, https://arxiv.org/abs/2002.05709, take 1 % of each class's labels and
-fine-tune; here a logistic regression is fitted to the frozen features, which needs no tuning. Penalties from 0.1 to
-1000 were tried on the demo's digits: the accuracy changes by half a point.
+Chen et al., ICML 2020, section 6 and table 7, https://arxiv.org/abs/2002.05709, fine-tune on 1 % of each class's
+labels. Here a logistic regression is fitted to the frozen features, which needs no tuning: on the demo's digits,
+penalties from 0.1 to 1000 change the accuracy by 0.5 points.
 """
 
 import math
@@ -26,7 +26,7 @@ from .metrics import Metrics, classification_metrics
 INVERSE_PENALTY = 10.0
 """scikit-learn's C, on features of unit length."""
 DRAWS = 10
-"""How often the labelled images are drawn."""
+"""Number of draws of the labelled images."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FewLabels:
     accuracies: tuple[float, ...]
     """Top-1 on all test images, one per draw, in [0, 1]."""
     measured: tuple[Metrics, ...] = field(default=(), compare=False, repr=False)
-    """All that was measured, one per draw."""
+    """All metrics, one per draw."""
 
     @property
     def mean(self) -> float:
@@ -63,26 +63,26 @@ def few_labels(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> FewLabels:
-    """Fits a logistic regression (L-BFGS) to a share of each class's images, several times, or to stated ones, once.
+    """Fits a logistic regression (L-BFGS) to a fraction of each class's images, several times, or to given rows, once.
 
     Args:
-        train_features: (N, D), raw: they are L2-normalised here.
+        train_features: (N, D), not normalised; L2-normalised here.
         train_labels: (N,) integers 0 .. classes - 1.
-        test_features: (M, D), raw.
+        test_features: (M, D), not normalised.
         test_labels: (M,) integers 0 .. classes - 1.
-        share: of the images of each class that keep their labels, in (0, 1]; at least one per class does.
-        rows: places (L,) of the images that keep their labels, in the place of a share.
-        num_classes: without it one more than the largest label.
-        draws: how often they are drawn; stated rows are used once.
-        seed: decides which ones.
-        progress: called with the number of regressions that are fitted, and of all.
+        share: fraction of each class's images that keep their labels, in (0, 1]; at least one image per class.
+        rows: indices (L,) of the images that keep their labels, instead of `share`.
+        num_classes: without it the largest label plus 1.
+        draws: number of draws; given rows are used once.
+        seed: of the draws.
+        progress: called with the number of fitted regressions and the total.
 
     Raises:
-        ValueError: shapes or labels do not fit together, the share is none, or both or none of share and rows is given.
+        ValueError: shapes or labels do not match, `share` is out of range, or not exactly one of share and rows given.
     """
     classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
     if (share is None) == (rows is None):
-        raise ValueError("Give either the share of the labels or the rows that keep theirs.")
+        raise ValueError("Give either share, the fraction of the labels, or rows, the images that keep theirs.")
     if share is not None and (not 0 < share <= 1 or draws < 1):
         raise ValueError(f"share is {share} and draws {draws}; give a share above 0, up to 1, and at least 1 draw.")
     check_finite(train_features, test_features)
@@ -91,42 +91,42 @@ def few_labels(
     for draw in range(1 if rows is not None else draws):
         few = rows if rows is not None else draw_rows(train_labels, share or 0, seed, draw)
         x = F.normalize(train_features[few].double(), dim=1).numpy()
-        shares = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)
-        found.append(classification_metrics(torch.from_numpy(shares), test_labels))
+        p = regress(x, train_labels[few].numpy(), test, classes, INVERSE_PENALTY)  # (M, classes)
+        found.append(classification_metrics(torch.from_numpy(p), test_labels))
         if progress is not None:
             progress(draw + 1, 1 if rows is not None else draws)
     return FewLabels(len(few), tuple(m.top1 for m in found), tuple(found))
 
 
 def draw_rows(labels: Tensor, share: float, seed: int, draw: int) -> Tensor:
-    """The places of a share of each class's images, one at least: labels (N,) -> (L,) int64, class after class."""
-    kept = []
+    """Indices of a random fraction of each class's images, at least one: labels (N,) -> (L,) int64, sorted by class."""
+    chosen = []
     for number, name in enumerate(sorted(set(labels.tolist()))):
         group = (labels == name).nonzero()[:, 0]
-        kept.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
-    return torch.cat(kept)
+        chosen.append(group[permutation(len(group), seed, "few", draw, number)[: max(1, round(share * len(group)))]])
+    return torch.cat(chosen)
 
 
 def listed_rows(path: str | os.PathLike[str], names: Sequence[str]) -> Tensor:
-    """The places of the images that a text file names, one per line, as the published lists of ImageNet do.
+    """Indices of the images that a text file lists, one per line, like the published lists of ImageNet.
 
     A line is a name as in `names`, its last part (`n01440764_10026.JPEG`), or a longer path that ends in it.
 
     Raises:
-        ValueError, FileNotFoundError: a line names no image, or more than one; the file is not there or empty.
+        ValueError, FileNotFoundError: a line names no image, or several; the file does not exist or is empty.
     """
     path = Path(path)
     if not path.is_file():
         raise no_list(path)
     names = [*map(composed, names)]
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name.rpartition("/")[2], []).append(place)
+    by_last_part: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        by_last_part.setdefault(name.rpartition("/")[2], []).append(i)
     lines = [composed(line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
     found = []
     for line in filter(None, lines):
-        alike = places.get(line.rpartition("/")[2], [])
-        # one of the two may leave out the folders before
+        alike = by_last_part.get(line.rpartition("/")[2], [])
+        # either of the two may leave out leading folders
         here = [i for i in alike if names[i] == line]
         here = here or [i for i in alike if f"/{names[i]}".endswith(f"/{line}") or f"/{line}".endswith(f"/{names[i]}")]
         if len(here) != 1:

@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbour classification of frozen features.
 
 Wu et al., CVPR 2018, https://arxiv.org/abs/1805.01978, with the constants of Caron et al. (DINO), ICCV 2021,
-https://arxiv.org/abs/2104.14294; the numbers are those of the official `eval_knn.py`.
+https://arxiv.org/abs/2104.14294; results equal those of the official `eval_knn.py`.
 """
 
 import math
@@ -17,20 +17,20 @@ from .neighbours import BLOCK, TIE, near, nearest, tied
 
 @dataclass(frozen=True)
 class KNN:
-    """What the neighbours say about each test image. All tensors lie on the CPU."""
+    """Votes and accuracies of the nearest neighbours. All tensors are on the CPU."""
 
     k: int
     temperature: float
     votes: Tensor
-    """(M, classes), each class's sum of exp(cosine / temperature) over the k nearest neighbours that are of it."""
+    """(M, classes): the sum of exp(cosine / temperature) over those of the k nearest neighbours that are of a class."""
     predictions: Tensor
-    """(M,) int64, the class with the most votes; of equal ones the lowest."""
+    """(M,) int64, the class with the most votes; the lowest of tied ones."""
     top1: float
-    """Share of the test images whose own class has the most votes, in [0, 1]."""
+    """Fraction of the test images whose own class has the most votes, in [0, 1]."""
     top5: float
     """The same for the min(5, k) classes with the most votes, as in the official code."""
     accuracies: dict[int, tuple[float, float]]
-    """(top1, top5) for `k` and for each other k that was asked for, in rising order."""
+    """(top1, top5) for `k` and for each k in `also`, in rising order."""
 
 
 @torch.no_grad()
@@ -48,32 +48,32 @@ def knn(
     also: tuple[int, ...] = (10, 100, 200),
     progress: Callable[[int, int], None] | None = None,
 ) -> KNN:
-    """Lets the k training images of highest cosine similarity vote for their class, with exp(cosine / temperature).
+    """The k training images of highest cosine similarity vote for their class, with weight exp(cosine / temperature).
 
-    One search serves `k` and every k in `also`. Training and test images are taken in blocks, so beside the features
-    and the votes it needs no memory that grows with them (see `nearest`). Where some of the training images that are
-    equally near (see `tied`) would count and others not, each has the same share of a vote: their order says nothing.
+    One search serves `k` and every k in `also`. It runs in blocks, so that besides features and votes its memory is
+    constant (see `nearest`). If only some of tied training images (see `tied`) are among the k nearest, all of them get
+    the same fraction of a vote, so that their order does not matter.
 
     Args:
-        train_features: (N, D), raw: they are L2-normalised here, in float32, or in float64 where either side is.
+        train_features: (N, D), not normalised; L2-normalised here, in float32, or in float64 if either side is.
         train_labels: (N,) integers 0 .. classes - 1.
-        test_features: (M, D), raw.
+        test_features: (M, D), not normalised.
         test_labels: (M,) integers 0 .. classes - 1.
-        k: neighbours that vote; all of them where there are fewer training images.
+        k: number of neighbours that vote; all training images if there are fewer.
         temperature: divides the similarities.
-        num_classes: without it one more than the largest label.
-        block: images of either side that are compared at once, at most.
-        device: where to compute; without it where the training features are.
-        also: other k whose accuracies are reported too.
-        progress: called with the number of test images that are done and of all, after each block.
+        num_classes: without it the largest label plus 1.
+        block: maximum number of images of either side that are compared at once.
+        device: to compute on; without it that of the training features.
+        also: other values of k whose accuracies are reported, too.
+        progress: called with the number of test images done and the total, after each block.
 
     Raises:
-        ValueError: shapes, labels or settings do not fit together, or a feature is not finite.
+        ValueError: shapes, labels or settings do not match, or a feature is not finite.
     """
     classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
     dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
-    if (least := min(k, block, *also)) < 1:
-        raise ValueError(f"k, also or block holds {least}; each must be at least 1.")
+    if (smallest := min(k, block, *also)) < 1:
+        raise ValueError(f"k, also or block holds {smallest}; each must be at least 1.")
     if not temperature > (lowest := 1 / math.log(torch.finfo(dtype).max)):
         raise ValueError(f"temperature is {temperature}; at {lowest:.4f} and below, exp(1 / temperature) overflows.")
     device = torch.device(device or train_features.device)
@@ -98,12 +98,12 @@ def knn(
 def _votes(
     queries: Tensor, features: Tensor, labels: Tensor, ks: Sequence[int], temperature: float, classes: int, block: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Each k of `ks`, which rise, and what the k nearest neighbours vote: (B, classes), to be used before the next."""
+    """Yields each k of the rising `ks` with the votes (B, classes) of the k nearest, valid until the next iteration."""
     similarity, neighbour = nearest(queries, features, ks[-1] + 1, block)  # (B, k + 1)
     weight = (similarity / temperature).exp()
     voted = labels.to(queries.device, torch.int64)[neighbour]
     begin, end = tied(similarity)
-    last = begin[:, -1:]  # (B, 1): the last tie may have more members than were asked for
+    last = begin[:, -1:]  # (B, 1): the last tie may have more members than the k + 1 nearest
     unseen = weight.new_zeros(len(queries), classes)
     torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
     if similarity.shape[1] < len(features) and len(torn):
@@ -114,17 +114,17 @@ def _votes(
         end = torch.where(begin == last, end + unseen.sum(1, keepdim=True).long(), end)
     tally, before = weight.new_zeros(len(queries), classes), torch.zeros_like(weight)
     for n in ks:
-        share = ((n - begin).to(weight.dtype) / (end - begin)).clamp(0, 1)  # of each neighbour's vote
-        tally.scatter_add_(1, voted, weight * (share - before))
-        tally += unseen * (weight.gather(1, last) * (share - before)[:, -1:])
+        fraction = ((n - begin).to(weight.dtype) / (end - begin)).clamp(0, 1)  # (B, k + 1), of each neighbour's vote
+        tally.scatter_add_(1, voted, weight * (fraction - before))
+        tally += unseen * (weight.gather(1, last) * (fraction - before)[:, -1:])
         yield n, tally
-        before = share
+        before = fraction
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand before each row's own: (M, classes) and (M,) -> (M,) int64, 0 where the label wins.
+    """The rank of each row's own class: scores (M, classes) and labels (M,) -> (M,) int64, 0 for the highest score.
 
-    Of equal scores the lower class stands first. A score that is not a number stands before every label.
+    Of equal scores the lower class ranks first. NaN ranks before every label.
     """
     own = scores.gather(1, labels[:, None])
     before = ~(scores <= own)
@@ -133,5 +133,5 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def share_below(ranks: Tensor, n: int) -> float:
-    """The share of ranks below n: the top-n accuracy, in [0, 1]."""
+    """The fraction of ranks below n: the top-n accuracy, in [0, 1]."""
     return (ranks < n).double().mean().item()

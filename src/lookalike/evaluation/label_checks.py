@@ -1,4 +1,4 @@
-"""Signs that labels are not those of the images: classes that are missing, names in another order, shuffled rows."""
+"""Checks for wrong labels: missing classes, class names in another order, shuffled rows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from .metrics import classification_metrics
 from .neighbours import others
 
 QUERIES, BANK = 2000, 50_000
-"""Images of a side whose labels are looked at, and those among which their neighbours are, at most."""
+"""Maximum number of images per side whose labels are checked, and of candidates for their neighbours."""
 CHECKED_NEIGHBOURS = 10
 LEAST = 10
-"""Images per class, on average, below which a side's own neighbours say nothing."""
+"""Minimum number of images per class, on average, for a check by neighbours within a side."""
 MOST_CLASSES = 2000
-"""More are not matched with each other, which takes a square of numbers."""
+"""Maximum number of classes that are matched with each other, which takes a matrix of all pairs."""
 
 
 def missing_classes(classes: Sequence[str], train_labels: Tensor, test_labels: Tensor) -> list[str]:
-    """A line for each side that lacks classes of the other: labels (N,) and (M,) are places in `classes`."""
+    """A line for each side that lacks classes of the other: labels (N,) and (M,) are indices into `classes`."""
     lines = []
     for labels, side in ((train_labels, "TRAIN"), (test_labels, "TEST")):
         counts = labels.bincount(minlength=len(classes))
@@ -34,13 +34,13 @@ def missing_classes(classes: Sequence[str], train_labels: Tensor, test_labels: T
 
 
 def label_warning(train: Features, test: Features) -> str:
-    """Says what seems to be wrong with the labels of one of the sides, by the neighbours of some images; "" if nothing.
+    """A warning if the labels of a side seem wrong, judging by the neighbours of a sample of images; otherwise "".
 
-    Accuracies are means over the classes, so that large ones count no more than small ones.
+    Accuracies are means over classes, so that large and small classes count equally.
     """
     if train.labels is None or test.labels is None:
         return ""
-    known = torch.isin(test.labels, train.labels).nonzero()[:, 0]  # what TRAIN does not have it cannot tell
+    known = torch.isin(test.labels, train.labels).nonzero()[:, 0]  # classes without training images are not checked
     if not len(known) or not all(bool(side.features.isfinite().all()) for side in (train, test)):
         return ""
     test = dataclasses.replace(test, features=test.features[known], labels=test.labels[known], index=test.index[known])
@@ -58,10 +58,10 @@ def label_warning(train: Features, test: Features) -> str:
 
 
 def swapped(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Says which classes are called by each other's names, by a classifier's [class, predicted, count]; "" if none.
+    """A warning with the classes whose names are exchanged, from a confusion matrix [class, predicted, count]; or "".
 
-    Names are exchanged for the best fit (Kuhn, 1955), in rings. A ring counts where most images of each of its classes
-    are predicted as the next one, three times as many as are predicted as their own, and 10 images at least.
+    The best matching of names (Kuhn, 1955) is a permutation, made up of cycles. A cycle counts if most images of each
+    of its classes are predicted as the next class, 3 times as many as are predicted correctly, and at least 10 images.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -76,28 +76,28 @@ def swapped(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     pairs: list[tuple[int, int]] = []
     left = set(following)
     while left:
-        ring = [left.pop()]
-        while (after := following[ring[-1]]) != ring[0]:
-            ring.append(after)
+        cycle = [left.pop()]
+        while (after := following[cycle[-1]]) != cycle[0]:
+            cycle.append(after)
             left.remove(after)
-        steps = [(a, following[a]) for a in ring]
+        steps = [(a, following[a]) for a in cycle]
         moved = all(counts[a, b] > max(0.5 * total[a], 3 * counts[a, a]) for a, b in steps)
-        if len(ring) > 1 and moved and sum(float(counts[a, b]) for a, b in steps) >= 10:
+        if len(cycle) > 1 and moved and sum(float(counts[a, b]) for a, b in steps) >= 10:
             pairs += steps
     if not pairs:
         return ""
-    said = ", ".join(f"{shown(names[a])} look like {shown(names[b])}" for a, b in sorted(pairs)[:5])
+    listed = ", ".join(f"{shown(names[a])} look like {shown(names[b])}" for a, b in sorted(pairs)[:5])
     more = ", ..." if len(pairs) > 5 else ""
     return (
-        f"The labels of TRAIN and TEST seem to be in different orders: most test images called {said}{more}. Check "
+        f"The labels of TRAIN and TEST seem to be in different orders: most test images labelled {listed}{more}. Check "
         "the order of the classes."
     )
 
 
 def _shuffled(train: Features, test: Features, across: float) -> str:
-    """Says which side's labels do not go with its images, where the other's do; "" if none.
+    """A warning if the labels of one side do not match its images, while the other side's do; otherwise "".
 
-    `across` is the accuracy of TRAIN's neighbours on TEST.
+    `across` is the accuracy on TEST by neighbours in TRAIN.
     """
     own = [_own_neighbours(side) for side in (train, test)]
     if None in own:
@@ -105,28 +105,28 @@ def _shuffled(train: Features, test: Features, across: float) -> str:
     of_train, of_test = (x or 0.0 for x in own)
     assert train.labels is not None
     chance = 1 / len(set(train.labels.tolist()))
-    best, least = max(of_train, of_test), min(of_train, of_test)
+    best, worst = max(of_train, of_test), min(of_train, of_test)
 
     def poor(accuracy: float) -> bool:
         return accuracy <= chance + 0.25 * (best - chance)
 
     if best - chance < 0.2 or not poor(across):
         return ""
-    if not poor(least):
+    if not poor(worst):
         return (
-            f"TRAIN and TEST do not fit together: neighbours within TRAIN tell {of_train:.0%} of its labels and within "
-            f"TEST {of_test:.0%}, but TRAIN's tell {across:.0%} of TEST's. Check that both are images of one kind, and "
-            "the order of their classes."
+            f"TRAIN and TEST do not match: neighbours within TRAIN predict {of_train:.0%} of its labels correctly, "
+            f"within TEST {of_test:.0%}, but neighbours in TRAIN only {across:.0%} of TEST's. Check that both have the "
+            "same kind of images, and the order of their classes."
         )
     good, bad = ("TRAIN", "TEST") if of_train >= of_test else ("TEST", "TRAIN")
     return (
-        f"The labels of {bad} do not go with its images: neighbours within {good} tell {best:.0%} of its labels, "
-        f"within {bad} {least:.0%}, where {chance:.0%} is chance. Check the order of labels and images."
+        f"The labels of {bad} do not match its images: neighbours within {good} predict {best:.0%} of its labels "
+        f"correctly, within {bad} {worst:.0%}; chance level is {chance:.0%}. Check the order of labels and images."
     )
 
 
 def _own_neighbours(side: Features) -> float | None:
-    """How often the nearest images of the same side, itself left out, name an image's class; None for few images."""
+    """Accuracy of predicting an image's class from its nearest neighbours on the same side; None for few images."""
     assert side.labels is not None
     bank = _some(side, BANK)
     assert bank.labels is not None
@@ -134,19 +134,19 @@ def _own_neighbours(side: Features) -> float | None:
     if len(present) < 2 or len(bank.labels) < LEAST * len(present):
         return None
     queries = torch.arange(min(QUERIES, len(bank.labels)))
-    cosines, places = others(bank.features, queries, CHECKED_NEIGHBOURS)
+    cosines, neighbours = others(bank.features, queries, CHECKED_NEIGHBOURS)
     votes = torch.zeros(len(queries), int(bank.labels.max()) + 1)
-    votes.scatter_add_(1, bank.labels[places], (cosines.float() / 0.07).exp())
+    votes.scatter_add_(1, bank.labels[neighbours], (cosines.float() / 0.07).exp())
     return _mean(classification_metrics(votes / votes.sum(1, keepdim=True), bank.labels[queries]).per_class)
 
 
-def _some(side: Features, most: int) -> Features:
-    """Some of the images, by chance, and always the same."""
+def _some(side: Features, maximum: int) -> Features:
+    """A random sample of the images, always the same."""
     assert side.labels is not None
-    rows = permutation(len(side.features), 0, "doubts")[:most]
+    rows = permutation(len(side.features), 0, "doubts")[:maximum]
     return Features(side.features[rows], side.labels[rows], [], side.index[rows], [], side.classes)
 
 
 def _mean(per_class: Sequence[float | None]) -> float:
-    there = [x for x in per_class if x is not None]
-    return sum(there) / len(there)
+    known = [x for x in per_class if x is not None]
+    return sum(known) / len(known)

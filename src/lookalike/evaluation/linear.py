@@ -1,11 +1,12 @@
 """Linear classification of frozen features, after Oquab et al. (DINOv2), TMLR 2024, https://arxiv.org/abs/2304.07193.
 
-The constants are those of the official `dinov2/eval/linear.py`. Five things differ. Features are computed once, from
-the test transform (the official code draws random crops in every epoch). They are one vector per image (the official
-grid also tries the last four blocks and averaged patches). The learning rate is chosen on a held-out part of the
-training images (officially on the validation images that are then reported). Small data sets are trained for more
-epochs, see `Settings.steps`. And the grid goes on above the official 0.1, which suits features of unit size: the
-pooled features of a CNN can be 50 times smaller, and no rate of the official grid converges on them.
+The constants are those of the official `dinov2/eval/linear.py`. Five things differ:
+- Features are computed once, with the test transform; the official code draws random crops in every epoch.
+- There is one vector per image; the official grid also tries the last four blocks and averaged patches.
+- The learning rate is chosen on a held-out part of the training images, officially on the reported validation images.
+- Small data sets are trained for more epochs, see `Settings.steps`.
+- The grid extends beyond the official 0.1, which suits features of unit size: the pooled features of a CNN can be 50
+  times smaller, and no rate of the official grid converges on them.
 """
 
 import math
@@ -29,26 +30,26 @@ class Settings:
     rates: tuple[float, ...] = (
         1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0
     )  # fmt: skip
-    """Learning rates to choose from, for 256 images per step: they are multiplied by batch_size / 256."""
+    """Learning rates to choose from, per 256 images: they are multiplied by batch_size / 256."""
     batch_size: int = 1024
     """Images per step. Officially 128 on each of 8 GPUs."""
     epochs: int = 10
     """Passes over the training images. For ImageNet's 1.28 M these are the official 10 x 1,250 steps."""
     least_steps: int = 2500
-    """Steps made at least: ten epochs of 10,000 images would be 98, too few for any of the rates to converge."""
+    """Minimum number of steps: 10 epochs of 10,000 images would be 98, too few for any of the rates to converge."""
     few_steps: int = 500
-    """Steps that suffice for few images."""
+    """Minimum number of steps for few images."""
     steps_per_image: float = 0.5
-    """Above them, until there are `least_steps`: fewer images take fewer steps to the same accuracy, as
-    benchmarks/probe_steps.py measures."""
+    """Steps per image between `few_steps` and `least_steps`: fewer images need fewer steps for the same accuracy, as
+    measured by benchmarks/probe_steps.py."""
     momentum: float = 0.9
     deviation: float = 0.01
-    """Standard deviation of the initial weights; biases start at zero."""
+    """Standard deviation of the initial weights; biases start at 0."""
     held_out: float = 0.1
-    """Share of each class's training images on which the learning rate is chosen."""
+    """Fraction of each class's training images on which the learning rate is chosen."""
 
     def steps(self, images: int) -> int:
-        """How many steps are made on so many images."""
+        """Number of steps for a number of images."""
         few = max(self.few_steps, math.ceil(images * self.steps_per_image))
         return max(min(self.least_steps, few), self.epochs * math.ceil(images / self.batch_size))
 
@@ -58,23 +59,23 @@ DINOV2 = Settings()
 
 @dataclass(frozen=True)
 class Linear:
-    """The classifier of the chosen learning rate, trained on all training images. All tensors lie on the CPU."""
+    """The classifier of the chosen learning rate, trained on all training images. All tensors are on the CPU."""
 
     top1: float
-    """Share of the test images that the last step's classifier gets right, in [0, 1]."""
+    """Fraction of the test images that the final classifier classifies correctly, in [0, 1]."""
     top5: float
     lr: float
     """The chosen member of `Settings.rates`."""
     held_out: dict[float, float]
     """Accuracy on the held-out training images, for each rate."""
     weight: Tensor
-    """(classes, D), acting on raw features."""
+    """(classes, D), for features that are not normalised."""
     bias: Tensor
     """(classes,)"""
     history: list[tuple[int, float]]
-    """(step, cross-entropy): about 50 points, each the mean over the steps since the point before."""
+    """(step, cross-entropy) at about 50 points, each the mean over the steps since the previous point."""
     curve: list[tuple[int, float, float]]
-    """(step, top1, top5) on the test images at these points, to look at: nothing is chosen by them."""
+    """(step, top1, top5) on the test images at these points, for plots only: nothing is chosen by them."""
 
 
 @torch.no_grad()
@@ -92,23 +93,22 @@ def linear(
 ) -> Linear:
     """Trains a linear classifier by SGD on frozen features, and evaluates it once on the test images, at the end.
 
-    All learning rates are trained side by side without a class-balanced, seeded tenth of the training images. The one
-    that does best on that tenth (of equal ones, that with the lowest cross-entropy there) is trained again on all.
+    All learning rates are trained in parallel, with a class-balanced, seeded tenth of the training images held out. The
+    one with the highest accuracy on that tenth (then the lowest cross-entropy) is trained again on all images.
 
     Args:
-        train_features: (N, D), used as they are, in float32, or in float64 where either side is.
+        train_features: (N, D), not normalised here, in float32, or in float64 if either side is.
         train_labels: (N,) integers 0 .. classes - 1; at least one class needs two images.
         test_features: (M, D).
         test_labels: (M,) integers 0 .. classes - 1.
-        num_classes: without it one more than the largest label.
-        seed: decides the held-out part, the initial weights and the order. The global generators are not touched.
+        num_classes: without it the largest label plus 1.
+        seed: of the held-out part, the initial weights and the order. Global generators are not used.
         settings: the protocol's constants.
-        device: where to compute, features included; without it where the training features are.
-        progress: called with the number of steps that are done, and of all: those of the choice and of the final
-            training.
+        device: to compute on, features included; without it that of the training features.
+        progress: called with the number of steps done and the total, over the choice and the final training.
 
     Raises:
-        ValueError: shapes or labels do not fit together, a feature is not finite, or no class has two images.
+        ValueError: shapes or labels do not match, a feature is not finite, or no class has two images.
     """
     classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
     dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
@@ -120,13 +120,13 @@ def linear(
     small = min(settings.batch_size, len(x)) * classes * len(settings.rates) * x.shape[1] < 10_000_000
     with torch.autocast(device.type, enabled=False), _threads(1 if small else torch.get_num_threads()):
         held = hold_out(train_labels.cpu().long(), settings.held_out, seed).to(device)
-        kept = (~held).nonzero()[:, 0]
-        steps = settings.steps(len(kept)), settings.steps(len(x))
+        rest = (~held).nonzero()[:, 0]
+        steps = settings.steps(len(rest)), settings.steps(len(x))
 
         def count(before: int) -> Callable[[int], None]:
             return lambda step: progress(before + step, sum(steps)) if progress is not None else None
 
-        weights, biases, _ = _train(x, y, kept, classes, settings.rates, seed, settings, done=count(0))
+        weights, biases, _ = _train(x, y, rest, classes, settings.rates, seed, settings, done=count(0))
         accuracies, best = _best(weights, biases, x[held], y[held])
         lr = settings.rates[best]
 
@@ -152,7 +152,7 @@ def linear(
 
 
 def _best(weights: Tensor, biases: Tensor, x: Tensor, y: Tensor) -> tuple[list[float], int]:
-    """The accuracies of G classifiers on held-out images, and the place of the best; of equal ones by cross-entropy."""
+    """The accuracies of G classifiers on held-out images, and the index of the best; of ties by cross-entropy."""
     accuracies, losses = [], []
     for weight, bias in zip(weights, biases):
         scores = torch.addmm(bias, x, weight.T)
@@ -163,7 +163,7 @@ def _best(weights: Tensor, biases: Tensor, x: Tensor, y: Tensor) -> tuple[list[f
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Computes with so many threads: over small products they wait for each other longer than they compute."""
+    """Limits torch to `count` threads: for small products, synchronising threads costs more than it gains."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -172,10 +172,10 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Picks a share of each class's images, at least one and never all: labels (N,) -> (N,) bool."""
+def hold_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Draws a fraction of each class's images, at least one and never all: labels (N,) -> (N,) bool."""
     counts = labels.bincount()
-    wanted = (counts * share).round().long().clamp(min=1)
+    wanted = (counts * fraction).round().long().clamp(min=1)
     wanted = torch.minimum(wanted, (counts - 1).clamp(min=0))
     if not wanted.any():
         raise ValueError(
@@ -191,7 +191,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _batches(images: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Cuts an endless row of permutations into batches."""
+    """Cuts an endless sequence of permutations into batches."""
     row, epoch = torch.empty(0, dtype=torch.int64), 0
     for _ in range(steps):
         while len(row) < size:
@@ -211,12 +211,14 @@ def _train(
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
     done: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor, list[tuple[int, float]]]:
-    """SGD with momentum and a cosine to zero, for G rates at once, which share the rows, first weights and batches.
+    """SGD with momentum and cosine decay to 0, for G rates at once, with the same rows, initial weights and batches.
 
-    Fewer rows than a batch has are taken whole in each step, once: more of the same would change next to nothing.
+    If there are fewer rows than a batch has, each step takes all of them once: repeating them would change almost
+    nothing.
 
-    `watch` is called with the step, the weights (G classes, D) and the biases at each point of the course, `done` with
-    every step. Returns weights (G, classes, D), biases (G, classes), and the course of the rates' mean cross-entropy.
+    `watch` is called with the step, the weights (G classes, D) and the biases at each point of the history, `done` with
+    every step. Returns weights (G, classes, D), biases (G, classes), and the history of the mean cross-entropy over
+    rates.
     """
     size, steps, groups = min(settings.batch_size, len(rows)), settings.steps(len(rows)), len(rates)
     generator = torch.Generator().manual_seed(key_of(seed, "linear"))
@@ -232,13 +234,13 @@ def _train(
     for step, batch in enumerate(_batches(len(rows), size, steps, seed)):
         batch = rows[batch.to(rows.device)]
         x, y = features[batch], labels[batch]
-        log_p = torch.addmm(bias, x, weight.T).view(size, groups, classes).log_softmax(-1)
+        log_p = torch.addmm(bias, x, weight.T).view(size, groups, classes).log_softmax(-1)  # (B, G, C)
         total -= log_p[each, :, y].mean()
-        slope = log_p.exp_()  # of the cross-entropy by the scores
-        slope[each, :, y] -= 1
-        slope = slope.view(size, groups * classes)
-        weight_velocity.addmm_(slope.T, x, beta=settings.momentum, alpha=1 / size)
-        bias_velocity.mul_(settings.momentum).add_(slope.mean(0))
+        gradient = log_p.exp_()  # of the cross-entropy with respect to the logits
+        gradient[each, :, y] -= 1
+        gradient = gradient.view(size, groups * classes)  # (B, G C)
+        weight_velocity.addmm_(gradient.T, x, beta=settings.momentum, alpha=1 / size)
+        bias_velocity.mul_(settings.momentum).add_(gradient.mean(0))
         now = lr * (0.5 * (1 + math.cos(math.pi * step / steps)))
         weight.addcmul_(now[:, None], weight_velocity, value=-1)
         bias.addcmul_(now, bias_velocity, value=-1)

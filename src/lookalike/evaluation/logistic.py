@@ -1,9 +1,9 @@
-"""Logistic regression on frozen features, fitted to the end by L-BFGS, as in DINOv2's `log_regression.py`.
+"""Logistic regression on frozen features, fitted by L-BFGS until convergence, as in DINOv2's `log_regression.py`.
 
-Oquab et al., TMLR 2024, https://arxiv.org/abs/2304.07193. As there the penalty is chosen on a held-out tenth of the
-training images and the regression fitted once more to all. Four things differ: features have unit length, so that one
-grid suits all encoders; the grid has steps of 10 in the place of the official 45 values from 1e-6 to 1e5; the tenth is
-class-balanced; and scikit-learn fits, on the CPU, which for millions of images takes days: `linear` is for those.
+Oquab et al., TMLR 2024, https://arxiv.org/abs/2304.07193. As there, the penalty is chosen on a held-out tenth of the
+training images, and the regression is then fitted to all. Four things differ: features have unit length, so that one
+grid suits all encoders; the grid has steps of 10 instead of the official 45 values from 1e-6 to 1e5; the tenth is
+class-balanced; and scikit-learn fits on the CPU, which takes days for millions of images: use `linear` for those.
 """
 
 import warnings
@@ -21,12 +21,12 @@ from .linear import hold_out
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 """scikit-learn's C, the inverse of the penalty on the weights, on features of unit length."""
 HELD_OUT = 0.1
-"""Share of each class's training images on which C is chosen."""
+"""Fraction of each class's training images on which C is chosen."""
 ITERATIONS = 1000
 SMALL = 50_000_000
-"""Multiplications of a step that one thread makes."""
+"""Multiplications per step below which one thread is used."""
 TOLERANCE = 1e-12
-"""Of the largest slope at the end, the official one: scikit-learn's own 1e-4 stops far from it at low penalties."""
+"""Largest gradient component at convergence, the official value; scikit-learn's 1e-4 is too high for low penalties."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Logistic:
     shares: Tensor
     """(M, classes) float64, the probability of each class for each test image."""
     inverse_penalty: float
-    """The chosen member of `PENALTIES`; of equally good ones the smallest, which is penalised most."""
+    """The chosen member of `PENALTIES`; the smallest of tied ones, which has the highest penalty."""
     held_out: dict[float, float]
-    """Accuracy on the held-out training images, for each."""
+    """Accuracy on the held-out training images, for each member of `PENALTIES`."""
 
 
 def logistic(
@@ -54,16 +54,16 @@ def logistic(
     """Fits multinomial logistic regressions to frozen features, on the CPU, in float64.
 
     Args:
-        train_features: (N, D), raw: they are L2-normalised here.
-        train_labels: (N,) integers 0 .. classes - 1; two classes or more, one of them with two images.
-        test_features: (M, D), raw.
-        test_labels: (M,) integers 0 .. classes - 1. They are checked, and not used.
-        num_classes: without it one more than the largest label.
-        seed: decides the held-out part.
-        progress: called with the number of regressions that are fitted, and of all.
+        train_features: (N, D), not normalised; L2-normalised here.
+        train_labels: (N,) integers 0 .. classes - 1; at least two classes, one of them with two images.
+        test_features: (M, D), not normalised.
+        test_labels: (M,) integers 0 .. classes - 1. They are checked, but not used.
+        num_classes: without it the largest label plus 1.
+        seed: of the held-out part.
+        progress: called with the number of fitted regressions and the total.
 
     Raises:
-        ValueError: shapes or labels do not fit together, or the training images are of one class.
+        ValueError: shapes or labels do not match, or all training images have the same class.
     """
     classes = count_classes(train_features, train_labels, test_features, test_labels, num_classes)
     check_finite(train_features, test_features)
@@ -80,22 +80,22 @@ def logistic(
 
 
 def regress(x: np.ndarray, y: np.ndarray, test: np.ndarray, classes: int, inverse_penalty: float) -> np.ndarray:
-    """Fits a regression to rows (N, D) and labels (N,): the shares (M, classes) of test rows (M, D).
+    """Fits a regression to rows (N, D) and labels (N,); returns probabilities (M, classes) of test rows (M, D).
 
     Raises:
-        ValueError: the labels are of one class.
+        ValueError: all labels are equal.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     if len(np.unique(y)) < 2:
-        raise ValueError("All labelled images are of one class; a regression needs two or more.")
-    # over small products BLAS's threads wait for each other longer than they compute
+        raise ValueError("All labelled images are of one class; a regression needs at least two.")
+    # for small products, synchronising BLAS's threads costs more than it gains
     few = 1 if x.size * classes < SMALL else None
     with warnings.catch_warnings(), threadpool_limits(few, "blas"):
-        # with next to no penalty there may be no end to reach; one image per class looks like a regression to it
+        # with almost no penalty it may not converge; one image per class looks like continuous targets to scikit-learn
         warnings.simplefilter("ignore", UserWarning)
         model = LogisticRegression(C=inverse_penalty, max_iter=ITERATIONS, tol=TOLERANCE).fit(x, y)
-    shares = np.zeros((len(test), classes))
-    shares[:, model.classes_] = model.predict_proba(test)
-    return shares
+    p = np.zeros((len(test), classes))
+    p[:, model.classes_] = model.predict_proba(test)
+    return p

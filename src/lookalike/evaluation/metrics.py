@@ -1,4 +1,4 @@
-"""What a classifier's shares say beside its accuracy: hits per class, confusions, calibration."""
+"""Metrics of a classifier's probabilities: accuracy, also per class, confusion matrix, calibration, intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,40 +11,42 @@ from ..random import key_of
 from .knn import rank, share_below
 
 BINS = 15
-"""Of confidence, equally wide; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
+"""Number of confidence bins, of equal width; Guo et al., ICML 2017, section 5, https://arxiv.org/abs/1706.04599"""
 RESAMPLES = 10_000
 FEW_HITS = 10
-"""Hits or mistakes, below which an interval is computed exactly."""
+"""Number of hits or mistakes below which intervals are exact."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """How well each image's own class is ranked. M images, C classes."""
+    """Classification metrics."""
 
     top1: float
-    """In [0, 1]."""
+    """Accuracy, in [0, 1]."""
     top5: float
     per_class: list[float | None]
-    """Top-1 of each class's images; None where there are none."""
+    """Top-1 accuracy of each class; None for a class without images."""
     confusion: list[list[int]]
-    """[class, predicted, count] where the count is above 0, sorted."""
+    """[class, predicted, count] for counts above 0, sorted."""
     ece: float
-    """Expected calibration error: the mean distance of confidence and accuracy over the bins, in [0, 1]."""
+    """Expected calibration error: the weighted mean of |confidence - accuracy| over the bins, in [0, 1]."""
     bins: list[list[float]]
-    """[mean confidence, accuracy, count] of each bin that has images, from low to high confidence."""
+    """[mean confidence, accuracy, count] of each bin with images, from low to high confidence."""
 
 
 def classification_metrics(shares: Tensor, labels: Tensor) -> Metrics:
-    """Measures a classifier by its shares per class (M, C), which sum to 1 per row, and labels (M,).
+    """Metrics of a classifier, from probabilities (M, C), rows sum to 1, and labels (M,).
 
-    Of equal shares the lower class counts as predicted. Rows that are not finite are wrong, of confidence 1, and stand
-    in no confusion.
+    Of equal probabilities the lower class is the prediction. Rows that are not finite count as wrong with confidence 1,
+    and are left out of the confusion matrix.
 
     Raises:
-        ValueError: shapes do not fit together, or a label is none of the classes.
+        ValueError: shapes do not match, or a label is not one of the classes.
     """
     if shares.ndim != 2 or labels.shape != shares.shape[:1] or not len(shares):
-        raise ValueError(f"Shares are {tuple(shares.shape)} and labels {tuple(labels.shape)}; expected (M, C), (M,).")
+        raise ValueError(
+            f"Probabilities are {tuple(shares.shape)} and labels {tuple(labels.shape)}; expected (M, C), (M,)."
+        )
     classes = shares.shape[1]
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(f"Labels go from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}.")
@@ -57,10 +59,10 @@ def classification_metrics(shares: Tensor, labels: Tensor) -> Metrics:
     hits = labels[right].bincount(minlength=classes).tolist()
     pairs, times = torch.unique((labels * classes + predicted)[finite], return_counts=True)
     confidence = torch.where(finite, best.values, 1.0).double().clamp(0, 1)
-    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # bins are open below, closed above
+    bin_of = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # bins are open below, closed above
     bins = []
-    for n in sorted(set(place.tolist())):
-        own = place == n
+    for n in sorted(set(bin_of.tolist())):
+        own = bin_of == n
         bins.append([float(confidence[own].mean()), float(right[own].double().mean()), float(own.sum())])
     return Metrics(
         top1=share_below(ranks, 1),
@@ -73,9 +75,9 @@ def classification_metrics(shares: Tensor, labels: Tensor) -> Metrics:
 
 
 def interval(correct: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy `correct` in [0, 1] over so many test images: (low, high).
+    """The 95 % confidence interval of an accuracy `correct`, in [0, 1], over a number of test images: (low, high).
 
-    Wilson's (1927). With fewer than 10 hits or mistakes that of Clopper and Pearson (1934), which is never too narrow.
+    Wilson's (1927); with fewer than 10 hits or mistakes that of Clopper and Pearson (1934), which is conservative.
     """
     from scipy.stats import binomtest
 
@@ -86,7 +88,7 @@ def interval(correct: float, images: int) -> tuple[float, float]:
 
 
 def _exact(hits: float, mistakes: float, error: float) -> tuple[float, float]:
-    """The interval of a share that misses it in `error` of cases at most (Clopper and Pearson): (low, high)."""
+    """The Clopper-Pearson interval of a proportion, with confidence at least 1 - `error`: (low, high)."""
     from scipy.stats import beta
 
     low = float(beta.ppf(error / 2, hits, mistakes + 1)) if hits > 0.5 else 0.0
@@ -95,27 +97,27 @@ def _exact(hits: float, mistakes: float, error: float) -> tuple[float, float]:
 
 
 def interval_of_change(before: Tensor, after: Tensor, error: float = 0.05) -> tuple[float, float]:
-    """The interval of the change of an accuracy on the same test images, in [-1, 1]: (low, high).
+    """The confidence interval of the change of an accuracy on the same test images, in [-1, 1]: (low, high).
 
-    Images that are classified as before say nothing of it. Of the others the share that became correct has an exact
-    interval, as in McNemar's test: it is narrower than that of two accuracies which differ in their images, too.
+    Only images whose correctness changed count. The fraction of them that became correct has an exact interval, as in
+    McNemar's test, which is narrower than the interval of a difference between accuracies on different images.
 
     Args:
         before, after: (M,) bool, whether each image is classified correctly.
-        error: in how many of cases the interval misses, at most.
+        error: 1 minus the confidence level.
     """
     won, lost = int((after & ~before).sum()), int((before & ~after).sum())
     if not won + lost:
         return 0.0, 0.0
-    low, high = ((won + lost) / len(before) * (2 * share - 1) for share in _exact(won, lost, error))
+    low, high = ((won + lost) / len(before) * (2 * fraction - 1) for fraction in _exact(won, lost, error))
     return low, high
 
 
 def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean accuracy, in [0, 1], of trainings that differ in their draws or seeds: (low, high).
+    """The 95 % confidence interval of the mean accuracy, in [0, 1], over draws or seeds: (low, high).
 
-    The mean of few trainings errs as Student's t says, and the test images are drawn again besides. A single training
-    has the interval of its test images alone, as trainings that all agree.
+    It combines the error of the mean over trainings, by Student's t, with the sampling error of the test images. For a
+    single training, or if all agree, it is that of the test images.
     """
     mean, n = float(np.mean(accuracies)), len(accuracies)
     if min(accuracies) == max(accuracies):
@@ -129,21 +131,21 @@ def interval_of_draws(accuracies: Sequence[float], images: int, seed: int) -> tu
 
 
 def pooled(found: Sequence[Metrics]) -> Metrics:
-    """Several trainings on the same test images as one: shares are their means, counts their sums."""
+    """Metrics pooled over several trainings on the same test images: means of rates, sums of counts."""
     if len(found) == 1:
         return found[0]
     per_class: list[float | None] = []
     for values in zip(*(m.per_class for m in found)):
-        there = [v for v in values if v is not None]
-        per_class.append(float(np.mean(there)) if there else None)
+        known = [v for v in values if v is not None]
+        per_class.append(float(np.mean(known)) if known else None)
     counts: dict[tuple[int, int], int] = {}
     for true, predicted, count in (row for m in found for row in m.confusion):
         counts[true, predicted] = counts.get((true, predicted), 0) + count
     rows = [row for m in found for row in m.bins]
-    places = [min(BINS, max(1, int(np.ceil(row[0] * BINS - 1e-9)))) for row in rows]
+    bin_of = [min(BINS, max(1, int(np.ceil(row[0] * BINS - 1e-9)))) for row in rows]
     bins = []
-    for place in sorted(set(places)):
-        own = np.array([row for row, p in zip(rows, places) if p == place])
+    for n in sorted(set(bin_of)):
+        own = np.array([row for row, its_bin in zip(rows, bin_of) if its_bin == n])
         confidence, accuracy = np.average(own[:, :2], axis=0, weights=own[:, 2]).tolist()
         bins.append([confidence, accuracy, float(own[:, 2].sum())])
     return Metrics(

@@ -1,8 +1,8 @@
-"""The nearest rows of a bank of features by cosine: exact, in blocks, on any device.
+"""Exact nearest neighbours in a bank of features by cosine similarity, in blocks, on any device.
 
-On a CPU each thread multiplies some queries with the bank, block by block, and keeps the k largest similarities of each
-(`topk`). NumPy multiplies, for its BLAS can be told to leave the threads to us, and there is no copy: lengths are
-divided by after the product. Elsewhere, and without Numba, torch does the same with `topk`.
+On a CPU each thread multiplies some queries with the bank, block by block, and collects the k largest similarities of
+each (`topk`). NumPy multiplies, because its BLAS can be limited to one thread, and the bank is not copied: products are
+divided by the lengths afterwards. On other devices, and without Numba, torch does the same with its `topk`.
 """
 
 import functools
@@ -21,38 +21,37 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 ENGINE: Literal["compiled", "torch"] = "compiled" if find_spec("numba") and find_spec("threadpoolctl") else "torch"
-"""How a CPU searches banks of several blocks in float32."""
+"""The search on a CPU, for banks of several blocks in float32."""
 QUERIES, ROWS = 1024, 4096
-"""Queries of one thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
+"""Queries per thread and rows of the bank that are compared at once on a CPU: 16 MiB of similarities."""
 BLOCK = 8192
-"""Queries that are in the search, and rows of the bank that torch compares with them, at once."""
+"""Queries per search, and rows of the bank that torch compares with them at once."""
 TIE = 8 * torch.finfo(torch.float32).eps
-"""Cosines that differ by no more are taken for equal: networks compute in float32, whatever their features are in."""
+"""Cosines that differ by at most this are tied: networks compute in float32, whatever the dtype of their features."""
 
 
 @torch.no_grad()
 def nearest(
     queries: Tensor, bank: Tensor, k: int, block: int = BLOCK, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The k rows of a bank that are nearest by cosine to each query, nearest first.
+    """The k nearest rows of a bank for each query, by cosine similarity, nearest first.
 
-    Beside the features and the result it takes, whatever N and M: `block` normalised queries with their k best; on a
-    CPU, for each thread, 1,024 x 4,096 similarities and a block of the bank where it is not float32 yet; by torch
-    block x block similarities and a block of the bank, normalised. Among rows that are exactly equally near, which ones
-    count is left open.
+    Memory, besides the features and the result, for any N and M: `block` normalised queries with their k best; on a
+    CPU, per thread, 1,024 x 4,096 similarities and a block of the bank if it is not float32; with torch block x block
+    similarities and a normalised block of the bank. Among rows of exactly equal similarity the choice is unspecified.
 
     Args:
-        queries: (M, D), raw; the search runs on their device, in float32, or in float64 where either side is.
-        bank: (N, D), raw, on any device. It is never copied as a whole.
-        k: how many are wanted; all of them where there are fewer.
-        block: queries and rows of the bank that are compared at once, at most.
-        progress: called with the number of queries that are done and of all, after each block.
+        queries: (M, D), not normalised; the search runs on their device, in float32, or in float64 if either side is.
+        bank: (N, D), not normalised, on any device. It is never copied as a whole.
+        k: number of neighbours; all rows if there are fewer.
+        block: maximum number of queries, and of rows of the bank, that are compared at once.
+        progress: called with the number of queries done and the total, after each block.
 
     Returns:
-        Cosines, and places in the bank (int64), both (M, min(k, N)), on the queries' device.
+        Cosines, and indices into the bank (int64), both (M, min(k, N)), on the queries' device.
 
     Raises:
-        ValueError: shapes or settings do not fit together, or a feature is not finite.
+        ValueError: shapes or settings do not match, or a feature is not finite.
     """
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise ValueError(
@@ -63,54 +62,54 @@ def nearest(
         raise ValueError(f"k is {k} and block {block}; each must be at least 1.")
     k, dtype = min(k, len(bank)), torch.promote_types(torch.promote_types(queries.dtype, bank.dtype), torch.float32)
     on_cpu = queries.device.type == bank.device.type == "cpu"
-    several = len(bank) > min(block, ROWS)  # of a single block topk takes the best at once
+    several = len(bank) > min(block, ROWS)  # for a single block torch's topk suffices
     search = _compiled if ENGINE == "compiled" and on_cpu and dtype == torch.float32 and several else _by_torch
     cosines = torch.empty(len(queries), k, dtype=dtype, device=queries.device)
-    places = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     for start in range(0, len(queries), block):
         rows = slice(start, start + block)
         part, finite = _unit(queries[rows].to(dtype))
         if not finite:
             raise _not_finite()
-        cosines[rows], places[rows] = search(part, bank.detach(), k, block)
+        cosines[rows], indices[rows] = search(part, bank.detach(), k, block)
         if progress is not None:
             progress(min(start + block, len(queries)), len(queries))
-    return cosines, places
+    return cosines, indices
 
 
 def others(features: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k rows of features (N, D) nearest to some of them, `rows` (Q,), which are left out themselves.
+    """The k nearest neighbours of some `rows` (Q,) of features (N, D), without the rows themselves.
 
-    Returns cosines and places, nearest first, both (Q, min(k, N - 1)).
+    Returns cosines and indices, nearest first, both (Q, min(k, N - 1)).
     """
     k = min(k, len(features) - 1)
-    cosines, places = nearest(features[rows], features, k + 1)
-    other = places != rows[:, None]
-    other &= other.cumsum(1) <= k  # beside k + 1 copies of it a row may not be among its own nearest
-    return cosines[other].view(len(rows), k), places[other].view(len(rows), k)
+    cosines, indices = nearest(features[rows], features, k + 1)
+    other = indices != rows[:, None]
+    other &= other.cumsum(1) <= k  # with k + 1 duplicates, a row may be missing from its own nearest
+    return cosines[other].view(len(rows), k), indices[other].view(len(rows), k)
 
 
 def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """The ties in rows of falling cosines (B, N): where that of each place begins and where it ends, (B, N) int64.
+    """Ties in rows of descending cosines (B, N): for each position the start and the end of its tie, (B, N) int64.
 
-    What differs by no more than rounding is tied, so that no order of the bank makes a rank: a tie begins behind a gap
-    of more than `TIE`, and a longer run of close cosines is cut into ties that are no wider.
+    Cosines that differ only by rounding are tied, so that the order of the bank does not affect ranks: a tie starts
+    after a gap above `TIE`, and a longer run of close cosines is split into ties at most that wide.
     """
-    place = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
+    position = torch.arange(cosines.shape[1], device=cosines.device).expand(cosines.shape)
     new = F.pad(cosines[:, :-1] - cosines[:, 1:] > TIE, (1, 0), value=True)
-    run = cosines.gather(1, torch.where(new, place, 0).cummax(1).values)
+    run = cosines.gather(1, torch.where(new, position, 0).cummax(1).values)
     below = run - cosines
     if bool((below >= TIE).any()):
         cut = (below / TIE).long()
         new[:, 1:] |= cut[:, 1:] != cut[:, :-1]
-    begin = torch.where(new, place, 0).cummax(1).values
+    begin = torch.where(new, position, 0).cummax(1).values
     last = F.pad(new[:, 1:], (0, 1), value=True)
-    end = torch.where(last, place + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
+    end = torch.where(last, position + 1, cosines.shape[1]).flip(1).cummin(1).values.flip(1)
     return begin, end
 
 
-def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
-    """How many rows of a bank, by their class, are at least as near to queries (B, D) as `least` (B,): (B, classes).
+def near(queries: Tensor, bank: Tensor, minimum: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
+    """Number of rows of a bank with a cosine of at least `minimum` (B,) to queries (B, D), per class: (B, classes).
 
     `bank` (N, D) and `labels` (N,) may be on another device.
     """
@@ -120,46 +119,46 @@ def near(queries: Tensor, bank: Tensor, least: Tensor, labels: Tensor, classes: 
         for start in range(0, len(bank), block):
             part, _ = _unit(bank[start : start + block].to(queries))
             own = F.one_hot(labels[start : start + block].to(queries.device, torch.int64), classes).to(queries)
-            counts += (unit @ part.T >= least[:, None]).to(queries) @ own
+            counts += (unit @ part.T >= minimum[:, None]).to(queries) @ own
     return counts
 
 
 def _unit(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of length 1, and whether all are finite (on the same device, so that nobody waits for it)."""
+    """Rows of unit length, and whether all are finite (a tensor on the same device, without synchronisation)."""
     length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / length.clamp_min(1e-12), length.isfinite().all()
 
 
 def _not_finite() -> ValueError:
     return ValueError(
-        "The features hold numbers that are not finite. Check the encoder: its training may have diverged."
+        "The features contain values that are not finite. Check the encoder: its training may have diverged."
     )
 
 
 def _by_torch(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Similarities and places, both (B, k), of the nearest to queries (B, D) of length 1."""
+    """Similarities and indices, both (B, k), of the nearest rows for queries (B, D) of unit length."""
     best = queries.new_empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     finite = torch.ones((), dtype=torch.bool, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         for start in range(0, len(bank), block):
             part = bank[start : start + block]
             if queries.is_cuda and not part.is_cuda:
-                part = part.pin_memory()  # the copy goes on while the block before is multiplied
+                part = part.pin_memory()  # copied while the previous block is multiplied
             part, good = _unit(part.to(queries, non_blocking=True))
             finite &= good
             near, at = (queries @ part.T).topk(min(k, len(part)))
-            best, places = torch.cat([best, near], 1), torch.cat([places, at + start], 1)
+            best, indices = torch.cat([best, near], 1), torch.cat([indices, at + start], 1)
             best, order = best.topk(min(k, best.shape[1]))
-            places = places.gather(1, order)
+            indices = indices.gather(1, order)
     if not finite:
         raise _not_finite()
-    return best, places
+    return best, indices
 
 
 @functools.cache
 def _blas() -> "ThreadpoolController":
-    """Looking for the libraries takes some milliseconds."""
+    """Cached: looking for the libraries takes some milliseconds."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
@@ -174,18 +173,18 @@ def _compiled(queries: Tensor, bank: Tensor, k: int, block: int) -> tuple[Tensor
         try:
             found = list(pool.map(lambda part: _search(part.numpy(), bank, k, min(block, ROWS), stop), parts))
         finally:
-            stop.set()  # after Ctrl-C or an error nobody goes on
-    cosines, places = (torch.from_numpy(np.concatenate(x)) for x in zip(*found))
-    return cosines, places
+            stop.set()  # stops all threads after Ctrl-C or an error
+    cosines, indices = (torch.from_numpy(np.concatenate(x)) for x in zip(*found))
+    return cosines, indices
 
 
 def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -> tuple[np.ndarray, np.ndarray]:
-    """What one thread does: similarities and places, both (Q, k)."""
+    """The work of one thread: similarities and indices, both (Q, k)."""
     from ..numba_cache import first_call
     from .topk import invert_lengths, keep_largest
 
     best = np.full((len(queries), k), -np.inf, np.float32)
-    places = np.zeros((len(queries), k), np.int64)
+    indices = np.zeros((len(queries), k), np.int64)
     products, inverse = np.empty(len(queries) * rows, np.float32), np.empty(rows, np.float32)
     for start in range(0, len(bank), rows):
         if stop.is_set():
@@ -195,6 +194,6 @@ def _search(queries: np.ndarray, bank: Tensor, k: int, rows: int, stop: Event) -
             raise _not_finite()
         product = products[: len(queries) * len(part)].reshape(len(queries), len(part))
         np.matmul(queries, part.T, out=product)
-        first_call(keep_largest, product, inverse, start, best, places)
+        first_call(keep_largest, product, inverse, start, best, indices)
     order = np.argsort(-best, 1)
-    return np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+    return np.take_along_axis(best, order, 1), np.take_along_axis(indices, order, 1)

@@ -22,15 +22,15 @@ from .retrieval import retrieve
 
 PROGRESS = {"knn": ("test images", "images"), "linear": ("steps", "steps"), "logistic": ("regressions", "fits"),
             "semi": ("regressions", "fits"), "retrieval": ("test images", "images")}  # fmt: skip
-"""What each protocol counts while it is at it, and its unit in a rate."""
+"""The noun of each protocol's progress, and its unit in a speed."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What is recorded beside an evaluation."""
+    """Metadata that is recorded with an evaluation."""
 
     made: Mapping[str, object] = field(default_factory=dict)
-    """How the features were made: it joins the protocol's constants in `Entry.settings`."""
+    """Settings of the feature extraction; joined with the protocol's constants in `Entry.settings`."""
     encoder_sha256: str = ""
     data_fingerprint: str = ""
     train: str = ""
@@ -39,15 +39,15 @@ class About:
 
 @dataclass(frozen=True)
 class Few:
-    """Which labels the protocol `semi` leaves."""
+    """Settings of the protocol `semi`: which labels are used."""
 
     shares: tuple[float, ...] = SHARES
-    """Of each class's labels."""
+    """Fractions of each class's labels, in (0, 1]."""
     draws: int = DRAWS
     rows: Tensor | None = None
-    """Places (L,) of the training images that keep their labels, as a list named them, in the place of shares."""
+    """Indices (L,) of the training images that keep their labels, from a list, instead of fractions."""
     sha256: str = ""
-    """Of that list."""
+    """SHA-256 of that list."""
 
 
 def run_protocol(
@@ -63,25 +63,25 @@ def run_protocol(
     few: Few | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Entry]:
-    """Evaluates features by one of `FROZEN`.
+    """Evaluates features with a protocol that needs nothing else.
 
     Args:
         protocol: one of `FROZEN`.
-        train: labelled.
-        test: labelled.
-        num_classes: without it one more than the largest label.
-        seed: decides all that is random.
-        device: where to compute; without it the CPU, where features lie.
-        about: for the record.
-        seeds: how often `linear` is trained, from `seed` on.
-        few: for `semi`.
-        progress: called with what is done, and how much there is in all: of `PROGRESS`.
+        train: labelled features.
+        test: labelled features.
+        num_classes: without it the largest label plus 1.
+        seed: of all random draws.
+        device: to compute on; without it that of the features, the CPU.
+        about: metadata for the record.
+        seeds: number of trainings of `linear`, with seeds from `seed` on.
+        few: settings of `semi`.
+        progress: called with the number of `PROGRESS` items done and the total.
 
     Returns:
-        One entry; of `semi` one for each share.
+        One entry; for `semi` one per fraction of the labels.
 
     Raises:
-        ValueError: an unknown protocol, or features that have no labels or do not fit together.
+        ValueError: an unknown protocol, or features without labels or that do not match.
     """
     if protocol not in FROZEN:
         raise ValueError(f"There is no protocol {protocol!r}. Choose from {', '.join(FROZEN)}.")
@@ -119,13 +119,13 @@ class _Task:
 
     @property
     def labels(self) -> Tensor:
-        """Of the test images."""
+        """Labels of the test images."""
         return self.data[3]
 
     def entry(
         self, protocol: str, found: Sequence[Metrics], constants: Mapping[str, object], history: list[dict[str, float]]
     ) -> list[Entry]:
-        """The entry of classifiers that were trained on all training images."""
+        """The entry for classifiers that were trained on all training images."""
         return [
             entry(
                 protocol, found, self.labels, train_images=len(self.train.features),
@@ -137,7 +137,7 @@ class _Task:
 
 def _knn(task: _Task) -> list[Entry]:
     near = knn(*task.data, num_classes=task.num_classes, device=task.device, progress=task.progress)
-    found = dataclasses.replace(classification_metrics(_shares(near.votes), task.labels), top5=near.top5)
+    found = dataclasses.replace(classification_metrics(_probabilities(near.votes), task.labels), top5=near.top5)
     constants = {"k": near.k, "temperature": near.temperature, "also": [k for k in near.accuracies if k != near.k]}
     history = [{"k": k, "top1": top1, "top5": top5} for k, (top1, top5) in near.accuracies.items()]
     return task.entry("knn", [found], constants, history)
@@ -151,9 +151,9 @@ def _linear(task: _Task) -> list[Entry]:
             *task.data, num_classes=task.num_classes, seed=task.seed + n, settings=DINOV2, device=task.device,
             progress=_part(task.progress, n, task.seeds),
         )  # fmt: skip
-        shares = torch.addmm(probe.bias, task.test.features.to(probe.weight), probe.weight.T).softmax(1)
-        metrics = classification_metrics(shares, task.labels)
-        # the probe's own figures: on a GPU they may differ from these by rounding
+        p = torch.addmm(probe.bias, task.test.features.to(probe.weight), probe.weight.T).softmax(1)
+        metrics = classification_metrics(p, task.labels)
+        # the probe's own accuracies, which may differ by rounding on a GPU
         found.append(dataclasses.replace(metrics, top1=probe.top1, top5=probe.top5))
         if n == 0:
             history = _history(probe)
@@ -178,25 +178,25 @@ def _logistic(task: _Task) -> list[Entry]:
 
 
 def _part(progress: Callable[[int, int], None] | None, n: int, parts: int) -> Callable[[int, int], None] | None:
-    """Counts what is done of the n-th of some equal parts as of all of them."""
+    """Progress over all parts, from the progress of the n-th of equal parts."""
     return None if progress is None else lambda done, total: progress(n * total + done, parts * total)
 
 
 def _semi(task: _Task) -> list[Entry]:
-    """An entry for each share of the labels."""
+    """One entry per fraction of the labels."""
     few, entries = task.few, []
     shares = few.shares if few.rows is None else (None,)
     for n, share in enumerate(shares):
         began = time.perf_counter()
-        made = few_labels(
+        result = few_labels(
             *task.data, share=share, rows=few.rows, num_classes=task.num_classes, draws=few.draws, seed=task.seed,
             progress=_part(task.progress, n, len(shares)),
         )  # fmt: skip
         chosen: dict[str, object] = {"share": share, "draws": few.draws} if share else {"list_sha256": few.sha256}
         entries.append(
             entry(
-                "semi", made.measured, task.labels, train_images=made.images,
-                classes=_classes(task.test, task.num_classes, made.measured),
+                "semi", result.measured, task.labels, train_images=result.images,
+                classes=_classes(task.test, task.num_classes, result.measured),
                 settings={"how": "logistic", **chosen, "inverse_penalty": INVERSE_PENALTY}, history=[], seed=task.seed,
                 seconds=time.perf_counter() - began, about=task.about,
             )
@@ -205,15 +205,15 @@ def _semi(task: _Task) -> list[Entry]:
 
 
 def _retrieval(task: _Task) -> list[Entry]:
-    made = retrieve(*task.data, num_classes=task.num_classes, device=task.device)
-    queries, names, about = len(task.test.features) - made.alone, task.test.classes or (), task.about
+    result = retrieve(*task.data, num_classes=task.num_classes, device=task.device)
+    queries, names, about = len(task.test.features) - result.alone, task.test.classes or (), task.about
     largest = max(int(labels.max()) for labels in (task.data[1], task.labels))
     return [
         Entry(
             protocol="retrieval",
-            top1=made.recall[1],
-            top5=made.recall[5],
-            interval=interval(made.recall[1], queries),
+            top1=result.recall[1],
+            top5=result.recall[5],
+            interval=interval(result.recall[1], queries),
             settings={**about.made, "of": "training images, by cosine"},
             train_images=len(task.train.features),
             test_images=queries,
@@ -223,11 +223,11 @@ def _retrieval(task: _Task) -> list[Entry]:
             seed=task.seed,
             seconds=round(time.perf_counter() - task.began, 3),
             date=now(),
-            history=[{"k": k, "recall": recall} for k, recall in made.recall.items()],
+            history=[{"k": k, "recall": recall} for k, recall in result.recall.items()],
             train=about.train,
             test=about.test,
             class_names=list(names),
-            measures={"map": made.mean_average_precision},
+            measures={"map": result.mean_average_precision},
         )
     ]
 
@@ -250,7 +250,7 @@ def entry(
     seconds: float,
     about: About,
 ) -> Entry:
-    """The entry of one or several classifiers that were measured on the same test images, with labels (M,)."""
+    """The entry for one or more classifiers that were evaluated on the same test images, with labels (M,)."""
     both, each = pooled(found), [m.top1 for m in found]
     several = len(each) > 1
     return Entry(
@@ -280,16 +280,16 @@ def entry(
 
 
 def now() -> str:
-    """The time, ISO 8601, UTC."""
+    """The current time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _classes(test: Features, num_classes: int | None, found: Sequence[Metrics]) -> list[str]:
-    """Names of the classes; their numbers where they have none."""
+    """Names of the classes; their indices if they have none."""
     count = num_classes or len(found[0].per_class)
     return list(test.classes or ()) or [str(number) for number in range(count)]
 
 
-def _shares(votes: Tensor) -> Tensor:
-    """Votes (M, C) as shares of each row's sum."""
+def _probabilities(votes: Tensor) -> Tensor:
+    """Votes (M, C) -> probabilities (M, C), rows sum to 1."""
     return votes / votes.sum(1, keepdim=True)

@@ -15,19 +15,19 @@ from ..printing import TOP5_FROM, brief, counted, protocol_name, warn
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One result, as it stands in `evaluation.json`."""
+    """One result, as written to `evaluation.json`."""
 
     format: int = 1
     protocol: str
     top1: float
-    """Share of the test images, in [0, 1]; with several draws or seeds the mean over them. Of `retrieval` recall@1, of
-    `label-free` the share of views whose nearest view is their own image's."""
+    """Top-1 accuracy on the test images, in [0, 1]; the mean over draws or seeds. For `retrieval` recall@1, for
+    `label-free` the fraction of views whose nearest view is of the same image."""
     top5: float
     interval: tuple[float, float]
-    """95 % interval of `top1` over the test images (Wilson's; exact for few hits or mistakes), and over draws or seeds
-    where there are several."""
+    """95 % confidence interval of `top1` over the test images (Wilson's; exact for few hits or mistakes), and over
+    draws or seeds if there are several."""
     settings: dict[str, object]
-    """How the features were made, and the protocol's constants."""
+    """Settings of the feature extraction, and the protocol's constants."""
     train_images: int
     test_images: int
     classes: int
@@ -35,52 +35,51 @@ class Entry:
     data_fingerprint: str
     seed: int
     seconds: float
-    """What the evaluation took, the computing of the features not included."""
+    """Duration of the evaluation, without the feature extraction."""
     date: str
-    """When it ended, ISO 8601, UTC."""
+    """Time of its end, ISO 8601, UTC."""
     history: list[dict[str, float]]
-    """How it came about. knn: `k`, `top1` and `top5`, for each k. linear: `lr`, its accuracy `held_out` and whether it
-    was `chosen`, for each learning rate, then `step`, `loss` and, on the test images, `top1` and `top5` of
-    the final training. logistic: `c`, `held_out` and
-    `chosen`. retrieval: `k` and `recall`."""
+    """Training history. knn: `k`, `top1` and `top5`, for each k. linear: `lr`, its accuracy `held_out` and whether it
+    was `chosen`, for each learning rate, then `step`, `loss` and, on the test images, `top1` and `top5` of the final
+    training. logistic: `c`, `held_out` and `chosen`. retrieval: `k` and `recall`."""
     train: str = ""
-    """Where the training images are from, in words."""
+    """Source of the training images: a path or a tag."""
     test: str = ""
     class_names: list[str] = field(default_factory=list)
     per_class: list[float | None] = field(default_factory=list)
-    """Top-1 of each class; None where it has no test image."""
+    """Top-1 accuracy of each class; None for a class without test images."""
     confusion: list[list[int]] = field(default_factory=list)
-    """[class, predicted, count] where the count is above 0; over all draws or seeds together."""
+    """[class, predicted, count] for counts above 0, summed over draws or seeds."""
     calibration: dict[str, Any] | None = None
     """`ece`, the expected calibration error, and `bins` of [mean confidence, accuracy, count]."""
     accuracies: list[float] = field(default_factory=list)
-    """`top1` of each draw or seed; empty where there is one."""
+    """`top1` of each draw or seed; empty if there is only one."""
     deviation: float | None = None
-    """Their standard deviation."""
+    """Standard deviation of `accuracies`."""
     measures: dict[str, float] = field(default_factory=dict)
-    """Further figures by name, such as `map` of retrieval."""
+    """Further metrics by name, such as `map` of retrieval."""
     baseline: float | None = None
-    """`top1` of the same network before any training, where that was asked for."""
+    """`top1` of the same network, untrained, if requested."""
 
     @property
     def name(self) -> str:
-        """The protocol as it is asked for and, with few labels, their part: knn, semi 1%, semi-finetune 10%."""
+        """The protocol's name and, with few labels, their fraction: knn, semi 1%, semi-finetune 10%."""
         return protocol_name(self.protocol, self.settings)
 
     def lowest(self, count: int) -> str:
-        """The classes with the lowest accuracy, with it: at most half of all."""
+        """The classes with the lowest accuracy, and these accuracies: at most half of all classes."""
         known = [(top1, name) for name, top1 in zip(self.class_names, self.per_class) if top1 is not None]
         worst = sorted(known)[: max(1, min(count, len(known) // 2))]
         classes = "class" if len(worst) == 1 else "classes"
         return f"lowest {classes} {', '.join(f'{brief(name)} {top1:.1%}' for top1, name in worst)}" if worst else ""
 
     def line(self, lowest: int = 1) -> str:
-        """What it came to, for the console, with so many of the classes that have the lowest accuracy."""
+        """The result as a line for the console, with `lowest` of the classes of lowest accuracy."""
         images = f"{self.train_images} train and {counted(self.test_images, 'test image')}"
         of = f"{counted(self.classes, 'class')}, {images}, {self.seconds:.1f} s"
         if self.protocol == "semi" and self.classes:
             labels = round(self.train_images / self.classes, 1)
-            about = "" if self.train_images == self.classes else "about "  # each class has one at least
+            about = "" if self.train_images == self.classes else "about "  # each class has at least one
             of = f"{about}{counted(labels, 'label')} per class, {of}"
         low, high = self.interval
         views = self.protocol in ("retrieval", "label-free")
@@ -112,29 +111,29 @@ class Entry:
 def record(path: Path, entries: Iterable[Entry], named_here: bool = True) -> None:
     """Adds entries to an `evaluation.json`; the same protocol, settings, encoder and data replace the old entry.
 
-    The contract of the file names protocol, settings and data alone. The encoder counts on purpose, too: a run that
-    was trained on, or a file that several runs share (`--out`), keeps the judgements of each of its encoders. Several
+    The specification of the file mentions protocol, settings and data only. The encoder counts as well, so that a run
+    that was trained further, or a file that several runs share (`--out`), has results of each of its encoders. Several
     processes may record at once.
 
     Args:
-        named_here: whether the user named the images in this command, so that a page may show them.
+        named_here: the user named the images in this command, so that a page may show them.
 
     Raises:
-        ValueError: the file that is there is no list of entries of format 1. It is left as it is.
+        ValueError: the existing file is not a list of entries of format 1. It is left unchanged.
     """
     # tuples become lists, as in the file
-    made = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
-    for new in made:
+    added = [json.loads(json.dumps(dataclasses.asdict(entry), allow_nan=False)) for entry in entries]
+    for new in added:
         if named_here and new["test"] and not is_tag(new["test"]):
             new["named_here"] = [marks.mark(new["test"])]
     with changing(path, warn):
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no file. Move it away, or give another --out.")
+            raise ValueError(f"{path} is not a file. Move it away, or give another --out.")
         rows = _read(path) if path.exists() else []
-        for new in made:
+        for new in added:
             same = [row for row in rows if _identity(row) == _identity(new)]
             if new["baseline"] is None and same and same[-1].get("seed") == new["seed"]:
-                new["baseline"] = same[-1].get("baseline")  # of the same question: it does not change
+                new["baseline"] = same[-1].get("baseline")  # independent of the encoder's weights
             rows = [row for row in rows if row not in same] + [new]
         write_json(path, rows)
 
@@ -143,18 +142,18 @@ def _read(path: Path) -> list[dict[str, object]]:
     try:
         rows = read_json(path, object)
     except ValueError as e:
-        raise ValueError(f"{e} It was left as it is; move it away to start a new one.") from None
+        raise ValueError(f"{e} It was left unchanged; move it away to start a new one.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("format") == 1 for row in rows):
         raise ValueError(
             f"{path} is not a list of entries with format 1; it may come from a newer lookalike. "
-            "It was left as it is; move it away to start a new one."
+            "It was left unchanged; move it away to start a new one."
         )
     try:
         json.dumps(rows, allow_nan=False)
     except ValueError:
         raise ValueError(
-            f"{path} holds a number that is infinite or none, as no evaluation writes it. It was left as it is; move "
-            "it away to start a new one."
+            f"{path} contains NaN or an infinite number, which no evaluation writes. It was left unchanged; move it "
+            "away to start a new one."
         ) from None
     return rows
 

@@ -1,8 +1,8 @@
-"""Retrieval: each test image looks for the training images of its class, by cosine.
+"""Retrieval: each test image is a query for training images of its class, by cosine similarity.
 
-Recall@k as in Jegou et al., TPAMI 2011 and the metric-learning tables: the share of queries with at least one image of
-their class among the k nearest. mAP is the mean over queries of the average precision over the whole ranking. Training
-images that are equally near have no order: both are means over all orders of theirs.
+Recall@k as in Jegou et al., TPAMI 2011 and the metric-learning tables: the fraction of queries with at least one image
+of their class among the k nearest. mAP is the mean over queries of the average precision over the whole ranking. Both
+are averaged over all orders of tied training images.
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from .features import check_finite, count_classes
 from .neighbours import tied
 
 RANKS = (1, 5, 10, 100)
-"""k of the recalls."""
+"""Values of k for recall@k."""
 NUMBERS = 2**25
-"""Cosines that are held at once."""
+"""Cosines in memory at once."""
 RANKED = 2**20
-"""Cosines that are ranked at once: a processor's cache holds what is computed of them."""
+"""Cosines that are ranked at once, which fit into a processor's cache."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What the queries find."""
+    """Retrieval metrics."""
 
     recall: dict[int, float]
-    """Share of the queries with an image of their class among the k nearest, in [0, 1], by k."""
+    """Recall@k by k: the fraction of queries with an image of their class among the k nearest, in [0, 1]."""
     mean_average_precision: float
-    """In [0, 1]; the share of the query's class in the training images by chance."""
+    """mAP, in [0, 1]; at chance level the fraction of training images that are of the query's class."""
     alone: int
-    """Queries whose class no training image has: they are left out of both."""
+    """Number of queries without a training image of their class; they are left out of both."""
 
 
 @torch.no_grad()
@@ -47,15 +47,15 @@ def retrieve(
     """Ranks all training images for each test image.
 
     Args:
-        train_features: (N, D), raw: they are L2-normalised here, in float32, or in float64 where either side is.
+        train_features: (N, D), not normalised; L2-normalised here, in float32, or in float64 if either side is.
         train_labels: (N,) integers 0 .. classes - 1.
-        test_features: (M, D), raw.
+        test_features: (M, D), not normalised.
         test_labels: (M,) integers 0 .. classes - 1.
-        num_classes: without it one more than the largest label.
-        device: where to compute; without it where the training features are.
+        num_classes: without it the largest label plus 1.
+        device: to compute on; without it that of the training features.
 
     Raises:
-        ValueError: shapes or labels do not fit together, a feature is not finite, or no query's class is there.
+        ValueError: shapes or labels do not match, a feature is not finite, or no query has a training image.
     """
     count_classes(train_features, train_labels, test_features, test_labels, num_classes)
     check_finite(train_features, test_features)
@@ -70,37 +70,37 @@ def retrieve(
             for cosines, own in zip(torch.split(some @ bank.T, few), torch.split(classes, few)):
                 near, order = cosines.sort(dim=1, descending=True, stable=True)
                 hit = bank_labels[order] == own[:, None]  # (B, N), nearest first
-                there = hit.any(1)
-                alone += int((~there).sum())
-                if bool(there.any()):
-                    found, precision = _expected(hit[there], *tied(near[there]))
+                found_any = hit.any(1)
+                alone += int((~found_any).sum())
+                if bool(found_any.any()):
+                    found, precision = _expected(hit[found_any], *tied(near[found_any]))
                     recalls.append(found.cpu())
                     precisions.append(precision.cpu())
     if not precisions:
-        raise ValueError("No test image has a class that a training image has: nothing can be found.")
+        raise ValueError("TRAIN and TEST have no class in common: nothing can be retrieved.")
     recall = dict(zip(RANKS, torch.cat(recalls).mean(0).tolist()))
     return Retrieval(recall, float(torch.cat(precisions).mean()), alone)
 
 
 def _expected(hit: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Recalls (B, ranks) and average precision (B,) in float64, on average over all orders of what is tied.
+    """Recalls (B, ranks) and average precision (B,) in float64, expected over all orders of tied images.
 
     Args:
-        hit: (B, N), whether the image at each place is of the query's class; one is at least.
-        begin, end: (B, N), of the tie that each place is in.
+        hit: (B, N), whether the image at each position is of the query's class; at least one is.
+        begin, end: (B, N), the start and end of each position's tie.
 
     McSherry and Najork, ECIR 2008, "Computing information retrieval performance measures efficiently in the presence
     of tied scores".
     """
-    upto = F.pad(hit.cumsum(1), (1, 0))  # (B, N + 1): hits before each place
-    row, place = hit.nonzero(as_tuple=True)
-    start, stop = begin[row, place], end[row, place]  # (hits,), of each hit's tie
+    upto = F.pad(hit.cumsum(1), (1, 0))  # (B, N + 1): hits before each position
+    row, position = hit.nonzero(as_tuple=True)
+    start, stop = begin[row, position], end[row, position]  # (hits,), of each hit's tie
     before, size = upto[row, start], stop - start
     right = upto[row, stop] - before
-    # over the places p of a tie: 1 / p adds up to h, and (p - first p) / p to what is left of the places
+    # summed over the positions p of a tie: 1 / p gives h, and (p - first p) / p gives size - (start + 1) h
     harmonic = F.pad((1 / torch.arange(1, hit.shape[1] + 1, dtype=torch.float64, device=hit.device)).cumsum(0), (1, 0))
     h = harmonic[stop] - harmonic[start]
-    # at each place the hit itself, those before the tie, and of the tie's others as many as come first on average
+    # hits up to each position: the hit itself, all before the tie, and the expected number of the tie's other hits
     precision = ((before + 1) * h + (right - 1) / (size - 1).clamp(min=1) * (size - (start + 1) * h)) / size
     average = torch.segment_reduce(precision, "mean", lengths=upto[:, -1], axis=0)
     first = upto[:, -1].cumsum(0) - upto[:, -1]  # each query's nearest hit, among all of them

@@ -1,4 +1,4 @@
-"""The methods: one file per paper. The table is lazy, so that names and help are shown without importing torch."""
+"""The methods: one file per paper. Imported lazily, so that names and help are shown without importing torch."""
 
 import importlib
 from typing import TYPE_CHECKING

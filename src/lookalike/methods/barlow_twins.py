@@ -17,7 +17,7 @@ from ._fitting import fitted, narrowed, width_for
 
 
 class BarlowTwins(Method):
-    """Make each number of an embedding agree between an image's two views, and no two numbers say the same."""
+    """Bring the cross-correlation matrix of two views' embeddings close to the identity: agreement, no redundancy."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -26,9 +26,9 @@ class BarlowTwins(Method):
         hidden_dim: int = 8192
         """Width of the projector's two hidden layers."""
         out_dim: int = 8192
-        """Width of the embedding, D."""
+        """Dimension of the embeddings, D."""
         lambd: float = 0.0051
-        """Weight of the correlations between different numbers; the paper says 0.005."""
+        """Weight of the redundancy reduction term, the off-diagonal correlations; 0.005 in the paper."""
         views: tuple[View, ...] = BYOL_VIEWS
         optim: Optim = Optim(
             "lars", lr=0.2, lr_bias=0.0048, weight_decay=Schedule(1e-6), warmup_epochs=10, final_factor=0.001,
@@ -41,9 +41,9 @@ class BarlowTwins(Method):
             check_not_negative(self, "lambd")
 
         def fit_to(self, data: DataFacts) -> Self:
-            """A narrower embedding for few images and small batches, a higher rate, no blur for small images.
+            """Fewer dimensions for few images or small batches, a higher rate, no blur for small images.
 
-            8,192 numbers for batches of 2,048 are 4 per image: so many has a short training at most.
+            The paper's 8,192 dimensions for batches of 2,048 are 4 per image: the limit in short trainings.
             """
             cfg = self
             hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
@@ -62,10 +62,10 @@ class BarlowTwins(Method):
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # view by view, as the official code: each is normalised by its own statistics
+        # as in the official code, one view at a time: BatchNorm statistics are per view
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
         z = z1
-        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
+        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B, D), B over all processes
         return {"loss": losses.barlow_twins(z1, z2, self.cfg.lambd, eps=1e-5), "embedding": z}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
@@ -74,4 +74,4 @@ class BarlowTwins(Method):
     def diagnose(self) -> str:
         if self.cfg.lambd:
             return ""
-        return "With lambd 0 nothing keeps the numbers of an embedding from saying the same. Give --lambd 0.0051."
+        return "With lambd 0 nothing decorrelates the dimensions of the embedding. Give --lambd 0.0051."

@@ -18,7 +18,7 @@ from ._fitting import IMAGES, fitted, momentum_for
 
 
 class BYOL(Method):
-    """Predict what a slowly moving copy of the network says of the image's other view. There are no negatives."""
+    """Predict the target network's projection of the image's other view; the target is an EMA. No negatives."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -27,11 +27,12 @@ class BYOL(Method):
         hidden_dim: int = 4096
         """Width of the hidden layers of projector and predictor."""
         out_dim: int = 256
-        """Width of projections and predictions."""
+        """Dimension of projections and predictions."""
         momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="open")
-        """Share of itself that the target network keeps in a step."""
+        """EMA coefficient of the target network (the paper's tau), per step, in [0, 1]. Closer to 1 it changes more
+        slowly."""
         predictor: bool = True
-        """Whether the online network predicts; without it all images get one answer (appendix F.4)."""
+        """Give the online network a predictor. Without it the representation collapses (appendix F.4)."""
         views: tuple[View, ...] = BYOL_VIEWS
         optim: Optim = Optim(
             "lars", lr=0.2, weight_decay=Schedule(1.5e-6), warmup_epochs=10, grid="open"
@@ -43,7 +44,7 @@ class BYOL(Method):
             check_views(self, 2)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """A faster target for few images, a higher rate in a short training, no blur for small images."""
+            """A lower EMA coefficient for few images, a higher rate in short trainings, no blur for small images."""
             cfg = self
             start = momentum_for(data.images, cfg.momentum.start, IMAGES)
             momentum = dataclasses.replace(cfg.momentum, start=start)
@@ -63,9 +64,9 @@ class BYOL(Method):
         self.target = layers.Teacher(self.backbone, self.projector)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # view by view, as the official code: each is normalised by its own statistics
+        # as in the official code, one view at a time: BatchNorm statistics are per view
         p1, p2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
-        t1, t2 = (self.target(view) for view in batch.views)
+        t1, t2 = (self.target(view) for view in batch.views)  # (B, D)
         return {"loss": (losses.byol(p1, t2) + losses.byol(p2, t1)).mean(), "prediction": p2}
 
     def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:

@@ -25,26 +25,26 @@ from ._fitting import fitted, groups_for
 
 
 class DeepClusterV2(Method):
-    """Group all images by their embeddings once per epoch, and tell an image's group from its views."""
+    """Cluster the embeddings of all images by k-means in each epoch, and predict an image's cluster from its views."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's ImageNet setting for a ResNet-50 (800 epochs, batches of 4,096 images)."""
 
         hidden_dim: int = 2048
-        """Width of the projector's hidden layer."""
+        """Width of the projection head's hidden layer."""
         out_dim: int = 128
-        """Width of the embedding."""
+        """Dimension of the embeddings."""
         prototypes: tuple[int, ...] = (3000, 3000, 3000)
-        """Groups of each head: each is a k-means of its own."""
+        """Number of clusters of each head; each head has its own k-means."""
         kmeans_iterations: int = 10
-        """Rounds of each k-means."""
+        """Iterations of each k-means."""
         bank: int = 1_281_167
-        """Rows of the memory bank: the images of the data set."""
+        """Rows of the memory bank, one per image; at least the number of images."""
         temperature: float = 0.1
-        """Divides cosines in the prediction of a group."""
+        """Divides the predictions' cosine similarities, above 0. Lower values give sharper predictions."""
         views: tuple[View, ...] = SWAV_VIEWS
-        """The first two views are the global ones, whose embeddings are kept and grouped."""
+        """The first two views are the global ones, whose embeddings are stored in the bank and clustered."""
         optim: Optim = Optim(
             "larc", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, warmup_lr=0.3, final_factor=0.001,
             grid="dino", exclude=False,
@@ -54,7 +54,7 @@ class DeepClusterV2(Method):
             check_positive(self, "hidden_dim", "out_dim", "bank", "temperature")
             check_crops(self)
             if not self.prototypes or min(self.prototypes) < 1:
-                raise ValueError(f"prototypes is {self.prototypes}; give each head's number of groups, at least one.")
+                raise ValueError(f"prototypes is {self.prototypes}; give each head's number of clusters, at least 1.")
             if self.kmeans_iterations < 1:
                 raise ValueError(f"kmeans_iterations is {self.kmeans_iterations}; it must be at least 1.")
 
@@ -63,14 +63,14 @@ class DeepClusterV2(Method):
             return Needs(memory_bank=2 * self.bank * self.out_dim, handed_over=("index", "z1", "z2"))
 
         def fit_to(self, data: DataFacts) -> Self:
-            """A bank for these images; fewer prototypes for few of them, a higher rate in a short training.
+            """A bank of the data's size; fewer prototypes for few images, a higher rate in short trainings.
 
             Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
             """
             cfg = self
             if data.image_size <= 64:
                 cfg = dataclasses.replace(cfg, views=half_colour(without_blur(two_global(cfg.views))))
-            # the official warm-up leaves from a sixteenth of the rate for 4,096 images: more than small batches get
+            # the official warm-up starts at 1/16 of the rate for 4,096 images, which exceeds the rate of small batches
             rise = min(cfg.optim.warmup_lr, cfg.optim.lr * cfg.optim.factor(data.batch_size))
             optim = dataclasses.replace(cfg.optim, warmup_lr=rise)
             prototypes = tuple(groups_for(data.images, k) for k in cfg.prototypes)
@@ -86,17 +86,17 @@ class DeepClusterV2(Method):
 
     cfg: Config
     bank: Tensor
-    """(2, N, D): each image's last embeddings of its two global views, of length 1; zeros where it was not seen."""
+    """(2, N, D): each image's last embeddings of its two global views, unit length; zeros for images not seen yet."""
     assignments: Tensor
-    """(H, N) int64: each image's group by each head, -100 where it was not seen."""
+    """(H, N) int64: each image's cluster by each of H heads; -100 for images not seen yet."""
     clustered: Tensor
-    """() int64: the epoch that the groups were made for."""
+    """() int64: the epoch that the clusters are for; -1 before the first clustering."""
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
         heads = torch.nn.ModuleList([layers.Prototypes(cfg.out_dim, k) for k in cfg.prototypes])
-        self.prototypes = cast("Sequence[layers.Prototypes]", heads.requires_grad_(False))  # they are centroids
+        self.prototypes = cast("Sequence[layers.Prototypes]", heads.requires_grad_(False))  # centroids, not trained
         self.register_buffer("bank", torch.zeros(2, cfg.bank, cfg.out_dim))
         self.register_buffer("assignments", torch.full((len(cfg.prototypes), cfg.bank), -100))
         self.register_buffer("clustered", torch.tensor(-1))
@@ -115,13 +115,13 @@ class DeepClusterV2(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.training and self.clustered < 0:
             raise RuntimeError(
-                "DeepClusterV2 has no groups yet. Call initialize_bank(batches) once before the first step."
+                "DeepClusterV2 has no clusters yet. Call initialize_bank(batches) once before the first step."
             )
         z = self._embed(batch.views)
         groups = self.assignments[:, batch.index]  # (H, B)
         t = self.cfg.temperature
         total = torch.stack([losses.deepcluster_v2(head(z), g, t) for head, g in zip(self.prototypes, groups)]).mean()
-        # of all processes, which may hold more or fewer images without a group
+        # the mean over processes, which may have different numbers of images without a cluster
         known = distributed.mean((groups[0] >= 0).sum().to(total.dtype))
         loss = total / (known * len(z)).clamp(min=1)
         return {"loss": loss, "index": batch.index, "z1": z[0].clone(), "z2": z[1].clone()}
@@ -129,30 +129,30 @@ class DeepClusterV2(Method):
     def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
         self._remember(outputs)
         epoch = (at.step + 1) // at.steps_per_epoch
-        # not only at an epoch's last step: it may have been dropped
+        # checked in each step: an epoch's last step may have been skipped
         if epoch > self.clustered and at.step + 1 < at.steps:
             self._cluster(epoch, at.seed)
 
     def _remember(self, outputs: Sequence[Outputs]) -> None:
-        """Puts a step's embeddings (B, D) of two views into the bank; of an image that is there twice the last ones."""
+        """Stores a step's embeddings (B, D) of two views in the bank; the last ones if an image occurs twice."""
         index, z1, z2 = (layers.joined(outputs, name) for name in ("index", "z1", "z2"))
         z = torch.stack([z1, z2])  # (2, B, D)
-        kept = z.isfinite().all(2).all(0).nonzero().squeeze(1)
-        rows = kept[index[kept].argsort(stable=True)]  # those of one image stand together, in their order
-        places = index[rows]
-        last = torch.ones_like(places, dtype=torch.bool)
-        last[:-1] = places[1:] != places[:-1]  # a GPU would let any of them win
-        self.bank[:, places[last]] = z[:, rows[last]].to(self.bank.dtype)
+        finite = z.isfinite().all(2).all(0).nonzero().squeeze(1)
+        rows = finite[index[finite].argsort(stable=True)]  # stable: rows of one image stay in their order
+        images = index[rows]
+        last = torch.ones_like(images, dtype=torch.bool)
+        last[:-1] = images[1:] != images[:-1]  # without this, a GPU would write any of an image's rows
+        self.bank[:, images[last]] = z[:, rows[last]].to(self.bank.dtype)
 
     def _cluster(self, epoch: int, seed: int = 0) -> None:
-        """Groups all images that were seen, for each head, and makes the centroids its prototypes."""
+        """Clusters all images seen so far, for each head, and sets its prototypes to the centroids."""
         seen = self.bank[0].any(1).nonzero().squeeze(1)
         for h, head in enumerate(self.prototypes):
             x = self.bank[h % 2, seen]
             k = len(head.weight)
-            if len(x) < k:  # of many broken images others are seen twice
+            if len(x) < k:  # broken images are replaced by others, which are then seen twice
                 raise ValueError(
-                    f"{counted(k, 'group')} cannot be made of {counted(len(x), 'image')}. Give fewer --prototypes."
+                    f"{counted(len(x), 'image')} cannot form {counted(k, 'cluster')}. Give fewer --prototypes."
                 )
             first = permutation(len(x), "k-means", seed, epoch, h)[:k].to(x.device)
             centroids, groups = spherical_kmeans(x, x[first], self.cfg.kmeans_iterations)

@@ -27,7 +27,7 @@ from ._fitting import IMAGES, paced, prototypes_for, teacher_for, teacher_temp_f
 
 
 class DINO(Method):
-    """Predict, from any view, how a slowly moving copy sorts the image's global views among prototypes."""
+    """Self-distillation without labels: predict, from each view, the EMA teacher's output for the global views."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -36,25 +36,25 @@ class DINO(Method):
         hidden_dim: int = 2048
         """Width of the head's two hidden layers."""
         bottleneck_dim: int = 256
-        """Width of the embedding that the prototypes are compared with."""
+        """Dimension of the head's bottleneck, whose output is compared with the prototypes."""
         prototypes: int = 65536
-        """Width of the head's output, K."""
+        """Dimension of the head's output, K: the number of prototypes."""
         norm: bool | None = None
-        """BatchNorm after each hidden layer of the head; None is for CNNs alone."""
+        """BatchNorm after each hidden layer of the head; None: for CNNs only."""
         student_temp: float = 0.1
-        """Divides the student's scores."""
+        """Divides the student's scores, above 0. Lower values give sharper predictions."""
         teacher_temp: Schedule = Schedule(0.04, every="epoch", grid="dino")
-        """Divides the teacher's scores: lower than the student's, so that targets are sharper."""
+        """Divides the teacher's scores, above 0. Below `student_temp`, so that targets are sharper than predictions."""
         centering: bool = True
-        """Whether the mean of earlier scores is taken from the teacher's; without it one prototype takes all."""
+        """Subtract the running mean of the teacher's scores, which prevents one prototype from dominating."""
         center_momentum: float = 0.9
-        """Share of itself that the centre keeps in a step."""
+        """EMA coefficient of the centre, per step, in [0, 1]. Closer to 1 it changes more slowly."""
         momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="dino")
-        """Share of itself that the teacher keeps in a step."""
+        """EMA coefficient of the teacher, per step, in [0, 1]. Closer to 1 it changes more slowly."""
         freeze_epochs: float = 1.0
-        """Epochs in which the head's last layer stays as it began."""
+        """Epochs at the start in which the head's last layer is frozen."""
         drop_path: float = 0.1
-        """Probability that the student's last block is skipped; less for the blocks before."""
+        """Stochastic depth: probability of skipping the student's last block, in [0, 1); falls to 0 at the first."""
         views: tuple[View, ...] = dino_views(0.4, local=8)
         """The first two views are the global ones."""
         optim: Optim = Optim(
@@ -72,15 +72,15 @@ class DINO(Method):
 
         @property
         def needs(self) -> Needs:
-            # scores have much in common, which the centre takes off
+            # raw scores of all images are similar until the centre is subtracted
             return Needs(drop_path=self.drop_path, handed_over=("mean",), watch_heads=False)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
+            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in short trainings.
 
-            CNNs get the LARS of the official ResNet-50 of 800 epochs.
-            BatchNorm in the head unless a ViT learns from images as many as ImageNet's. Small images get two views
-            without blur: local views of 14 pixels show nothing.
+            CNNs get the LARS setting of the official ResNet-50 (800 epochs). BatchNorm in the head unless a ViT trains
+            on about as many images as ImageNet's. Small images get two views without blur: local views of 14 pixels
+            show nothing.
             """
             cfg = self
             prototypes = prototypes_for(data.images, cfg.prototypes)
@@ -114,7 +114,7 @@ class DINO(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s = layers.embed(self.backbone, self.head, batch.views)  # (V, B, K)
         t = torch.stack(layers.by_size(self.teacher, batch.views[:2]))  # (2, B, K)
-        p = self.center(t, self.cfg.teacher_temp(batch.progress))
+        p = self.center(t, self.cfg.teacher_temp(batch.progress))  # (2, B, K), rows sum to 1
         loss = losses.cross_view(s, p, self.cfg.student_temp)
         mean = t.to(p.dtype).mean((0, 1))[None]  # (1, K)
         return {"loss": loss, "mean": mean, "targets": p[0].clone(), "scores": s[1].clone()}

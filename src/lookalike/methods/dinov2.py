@@ -29,52 +29,53 @@ from ._fitting import prototypes_for, teacher_for, teacher_temp_for
 
 
 class DINOv2(Method):
-    """DINO for whole images, iBOT for hidden patches, and a push that keeps the images of a batch apart (KoLeo)."""
+    """DINO's loss on images, iBOT's on masked patches, and KoLeo, which spreads the features of a batch."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's default setting: a ViT-L/16 on ImageNet, 125,000 steps of 2,048 images.
 
-        Blocks are skipped more the later they are, where the official code skips all alike; layer scale is the
-        backbone's (timm's names with `dinov2` have it).
+        Drop path rises with depth, where the official code has one probability for all blocks. Layer scale depends on
+        the backbone (timm's names with `dinov2` have it).
         """
 
         hidden_dim: int = 2048
         """Width of the heads' two hidden layers."""
         bottleneck_dim: int = 256
-        """Width of the embeddings that the prototypes are compared with."""
+        """Dimension of the heads' bottleneck, whose output is compared with the prototypes."""
         prototypes: int = 65536
-        """Width of a head's output, K."""
+        """Dimension of a head's output, K: the number of prototypes."""
         separate_heads: bool = False
-        """Whether patches have a head of their own (the large trainings of the paper) or share that of the images."""
+        """Give patches a head of their own, as in the paper's large trainings. Otherwise they share the image head."""
         student_temp: float = 0.1
-        """Divides the student's scores."""
+        """Divides the student's scores, above 0. Lower values give sharper predictions."""
         teacher_temp: Schedule = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, grid="dino")
-        """Divides the teacher's scores."""
+        """Divides the teacher's scores, above 0. Lower values give sharper targets."""
         centering: Literal["softmax", "sinkhorn"] = "softmax"
-        """How no prototype takes all: by taking off the mean of earlier scores, or by balancing a batch's."""
+        """How one prototype is prevented from dominating: softmax subtracts the running mean of the teacher's scores,
+        sinkhorn balances the scores of a batch."""
         center_momentum: float = 0.9
-        """Share of themselves that the two centres keep in a step."""
+        """EMA coefficient of the two centres, per step, in [0, 1]. Closer to 1 they change more slowly."""
         momentum: Schedule = Schedule(0.992, 1.0, "cosine", grid="dino")
-        """Share of itself that the teacher keeps in a step."""
+        """EMA coefficient of the teacher, per step, in [0, 1]. Closer to 1 it changes more slowly."""
         mask_probability: float = 0.5
-        """Share of a batch's global views in which patches are hidden."""
+        """Fraction of a batch's global views that have masked patches, in [0, 1]."""
         mask_ratios: tuple[float, float] = (0.1, 0.5)
-        """The smallest and the largest share of a view's patches that are hidden; evenly spread over a batch."""
+        """Smallest and largest fraction of masked patches in such a view, in [0, 1]; spread evenly over a batch."""
         patch_weight: float = 1.0
-        """Weight of the patches' loss beside the images'."""
+        """Weight of the patch loss; the image loss has weight 1."""
         koleo_weight: float = 0.1
-        """Weight of the push, for each global view."""
+        """Weight of the KoLeo regulariser, for each global view."""
         freeze_epochs: float = 1.0
-        """Epochs in which the heads' last layers stay as they began; their gradients count in the clipping."""
+        """Epochs at the start in which the heads' last layers are frozen; clipping still counts their gradients."""
         patch_lr: float = 0.2
         """Factor on the learning rate of the patch embedding."""
         drop_path: float = 0.3
-        """Probability that the student's last block is skipped; less for the blocks before."""
+        """Stochastic depth: probability of skipping the student's last block, in [0, 1); falls to 0 at the first."""
         large_epochs: float = 0.0
-        """Last epochs, in which global views are larger: the paper's short stage of high resolution."""
+        """Epochs at the end with larger global views: the paper's short high-resolution stage."""
         large_size: int = 518
-        """Pixels of the global views in those epochs; local views stay."""
+        """Side of the global views in those epochs, in pixels; local views keep their size."""
         views: tuple[View, ...] = dino_views(0.32, local=8)
         """The first two views are the global ones."""
         optim: Optim = Optim(
@@ -92,18 +93,18 @@ class DINOv2(Method):
             low, high = self.mask_ratios
             if not (0 <= low <= high <= 1 and 0 <= self.mask_probability <= 1):
                 raise ValueError(
-                    f"mask_ratios {self.mask_ratios} and mask_probability {self.mask_probability} are shares from 0 to "
-                    "1, the smaller ratio first."
+                    f"mask_ratios {self.mask_ratios} and mask_probability {self.mask_probability} must lie within 0 "
+                    "and 1, the smaller ratio first."
                 )
 
         @property
         def needs(self) -> Needs:
-            # scores have much in common, which the centre takes off
+            # raw scores of all images are similar until the centre is subtracted
             own = ("mean", "patch_sum", "patch_count")
             return Needs(mask_token=True, drop_path=self.drop_path, handed_over=own, watch_heads=False)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """Fewer prototypes for few images; a sharper, faster teacher in a short training.
+            """Fewer prototypes for few images; a sharper, faster teacher in short trainings.
 
             Small images get two views without blur.
             """
@@ -121,7 +122,7 @@ class DINOv2(Method):
             return cfg
 
         def check(self, data: DataFacts) -> None:
-            """The stage of high resolution has larger views than those before."""
+            """Refuses a high-resolution stage whose views are not larger than those before."""
             if self.large_epochs and self.large_size <= self.views[0].size:
                 raise ValueError(
                     f"--large-size {self.large_size} is no larger than the global views of {self.views[0].size} "
@@ -146,8 +147,8 @@ class DINOv2(Method):
         self.teacher = layers.Teacher(*self._student())
         self.center = layers.Center(cfg.prototypes, cfg.center_momentum)
         self.patch_center = layers.Center(cfg.prototypes, cfg.center_momentum)
-        self.still: list[tuple[Tensor, Tensor]] = []
-        """Parameters that a step is not to move, and as they were before it."""
+        self.frozen: list[tuple[Tensor, Tensor]] = []
+        """Parameters that are frozen in this step, with their values before it."""
 
     def _student(self) -> list[torch.nn.Module]:
         return [part for part in (self.backbone, self.head, self.patch_head) if part is not None]
@@ -163,66 +164,66 @@ class DINOv2(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, at, b = self.cfg, batch.progress, len(batch.index)
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
-        hidden = self._masks(batch)  # (2B, N)
-        student = self.backbone.tokens(whole, hidden)
+        masked = self._masks(batch)  # (2B, N)
+        student = self.backbone.tokens(whole, masked)
         local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
-        s_patch = (self.patch_head or self.head)(student.patches[hidden])  # (M, K): hidden patches alone
-        t, t_patch = self._teacher(whole, hidden)  # (2, B, K), (M, K)
+        s_patch = (self.patch_head or self.head)(student.patches[masked])  # (M, K): masked patches only
+        t, t_patch = self._teacher(whole, masked)  # (2, B, K), (M, K)
         tau = cfg.teacher_temp(at)
-        if cfg.centering == "sinkhorn":  # both views together
+        if cfg.centering == "sinkhorn":  # over both views jointly
             p, p_patch = sinkhorn(t.flatten(0, 1), tau, 3).view(t.shape), sinkhorn(t_patch, tau, 3)
         else:
             p, p_patch = self.center(t, tau), self.patch_center(t_patch, tau)
-        per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+        per_image = masked.sum(1, keepdim=True).expand_as(masked)[masked]  # (M,)
         koleo = torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum()
-        parts = {  # as officially, koleo with its weight and the patches' without
+        parts = {  # as the official code logs them: koleo weighted, the patch loss not
             "image_loss": losses.cross_view(s, p, cfg.student_temp),
             "patch_loss": losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp),
             "koleo": cfg.koleo_weight * koleo,
         }
         loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + parts["koleo"]
-        # of the hidden patches a sum and a number: processes hold more or fewer
-        sums = {"patch_sum": t_patch.sum(0, dtype=p.dtype)[None], "patch_count": hidden.sum()[None]}
+        # sum and count instead of the mean: processes have different numbers of masked patches
+        sums = {"patch_sum": t_patch.sum(0, dtype=p.dtype)[None], "patch_count": masked.sum()[None]}
         means = {"mean": t.to(p.dtype).mean((0, 1))[None], **sums}
         return {"loss": loss, **parts, **means, "targets": p[0].clone(), "scores": s[1].clone()}
 
     @torch.no_grad()
-    def _teacher(self, whole: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _teacher(self, whole: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         backbone, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[-1]
-        seen = backbone.tokens(whole)  # type: ignore[operator]
-        return torch.stack(head(seen.cls).chunk(2)), patch_head(seen.patches[hidden])
+        tokens = backbone.tokens(whole)  # type: ignore[operator]
+        return torch.stack(head(tokens.cls).chunk(2)), patch_head(tokens.patches[masked])
 
     def _masks(self, batch: Batch) -> Tensor:
-        """(2B, N) bool: the hidden patches of the two global views, those of all processes drawn together."""
+        """(2B, N) bool: the masked patches of the two global views, drawn jointly for all processes."""
         patch = self.backbone.patch_size
         assert patch is not None
         rows, columns = (side // patch for side in batch.views[0].shape[-2:])
         at, index = batch.progress, distributed.gather(batch.index)
         keys = torch.cat([keys_of("masks", at.seed, at.step, view, index) for view in range(2)])
-        most = int(len(keys) * self.cfg.mask_probability)  # so many views are masked: the first of a shuffled order
+        count = int(len(keys) * self.cfg.mask_probability)  # masked views: the first ones in a shuffled order
         low, high = self.cfg.mask_ratios
-        place = uniform(keys, "order").argsort(stable=True).argsort()
-        share = low + (high - low) * (place + uniform(keys, "ratio")) / max(most, 1)
-        counts = torch.where(place < most, (share * rows * columns).long(), 0)
-        made = masks.block_masks(keys, counts, rows, columns, 4, rows * columns // 2).flatten(1)
+        rank = uniform(keys, "order").argsort(stable=True).argsort()
+        ratio = low + (high - low) * (rank + uniform(keys, "ratio")) / max(count, 1)
+        counts = torch.where(rank < count, (ratio * rows * columns).long(), 0)
+        drawn = masks.block_masks(keys, counts, rows, columns, 4, rows * columns // 2).flatten(1)
         own = len(batch.index)
         first = distributed.rank() * own
-        return torch.cat([both[first : first + own] for both in made.chunk(2)])
+        return torch.cat([both[first : first + own] for both in drawn.chunk(2)])
 
     def before_step(self, at: Progress) -> None:
-        """At first the heads' last layers do not move, as with the official code's learning rate of 0 for them.
+        """Freezes the heads' last layers in the first epochs, like the official code's learning rate of 0 for them.
 
-        Their gradients count in the clipping and gather in the optimizer's moments: after the step they are put back.
+        Their gradients still count in the clipping and in the optimizer's moments, so `after_step` restores the values.
         """
-        self.still = []
+        self.frozen = []
         if at.epoch < self.cfg.freeze_epochs:
             own = [p for head in (self.head, self.patch_head) if head is not None for p in head.last_parameters()]
-            self.still = [(p, p.detach().clone()) for p in own]
+            self.frozen = [(p, p.detach().clone()) for p in own]
 
     @torch.no_grad()
     def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
-        for p, before in self.still:
+        for p, before in self.frozen:
             p.copy_(before)
         if self.cfg.centering == "softmax":
             self.center.move(layers.joined(outputs, "mean").mean(0))

@@ -30,7 +30,7 @@ _WARM = Schedule(0.07, warmup_epochs=30, warmup_start=0.04, every="epoch", grid=
 
 
 class IBOT(Method):
-    """DINO whose student also tells, for patches that are hidden from it, what the teacher sees there."""
+    """DINO plus masked image modelling: the student also predicts the teacher's output for its masked patches."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -39,36 +39,36 @@ class IBOT(Method):
         hidden_dim: int = 2048
         """Width of the head's two hidden layers."""
         bottleneck_dim: int = 256
-        """Width of the embedding that the prototypes are compared with."""
+        """Dimension of the head's bottleneck, whose output is compared with the prototypes."""
         prototypes: int = 8192
-        """Width of the head's output, K."""
+        """Dimension of the head's output, K: the number of prototypes."""
         shared_head: bool = True
-        """Whether patches are compared with the same prototypes as whole images, or, by student and teacher alike, with
-        as many of their own."""
+        """Compare patches with the prototypes of the class token. Otherwise patches have as many of their own, in
+        student and teacher."""
         norm: bool = False
-        """BatchNorm after each hidden layer of the head, as for CNNs."""
+        """BatchNorm after each hidden layer of the head."""
         student_temp: float = 0.1
-        """Divides the student's scores."""
+        """Divides the student's scores, above 0. Lower values give sharper predictions."""
         teacher_temp: Schedule = _WARM
-        """Divides the teacher's scores of whole images."""
+        """Divides the teacher's scores of class tokens, above 0. Lower values give sharper targets."""
         patch_temp: Schedule = _WARM
-        """Divides the teacher's scores of patches."""
+        """Divides the teacher's scores of patches, above 0. Lower values give sharper targets."""
         center_momentum: float = 0.9
-        """Share of themselves that the two centres keep in a step."""
+        """EMA coefficient of the two centres, per step, in [0, 1]. Closer to 1 they change more slowly."""
         momentum: Schedule = Schedule(0.996, 1.0, "cosine", grid="dino")
-        """Share of itself that the teacher keeps in a step."""
+        """EMA coefficient of the teacher, per step, in [0, 1]. Closer to 1 it changes more slowly."""
         mask_ratios: tuple[float, ...] = (0.0, 0.3)
-        """Shares of a global view's patches that are hidden; each view draws one of them."""
+        """Fractions of masked patches, each in [0, 1]; each global view draws one of them."""
         mask_spreads: tuple[float, ...] = (0.0, 0.2)
-        """How much each of these shares varies to both sides, evenly."""
+        """Half-width of the uniform distribution around each of these fractions."""
         blocks: bool = True
-        """Whether rectangles are hidden, or single patches."""
+        """Mask rectangular blocks of patches. Otherwise single patches."""
         patch_weight: float = 1.0
-        """Weight of the patches' loss beside the images'."""
+        """Weight of the patch loss; the class token's loss has weight 1."""
         freeze_epochs: float = 1.0
-        """Epochs in which the head's last layer stays as it began."""
+        """Epochs at the start in which the head's last layer is frozen."""
         drop_path: float = 0.1
-        """Probability that the student's last block is skipped; less for the blocks before."""
+        """Stochastic depth: probability of skipping the student's last block, in [0, 1); falls to 0 at the first."""
         views: tuple[View, ...] = dino_views(0.25, local=10)
         """The first two views are the global ones."""
         optim: Optim = Optim(
@@ -84,23 +84,23 @@ class IBOT(Method):
             check_not_negative(self, "freeze_epochs", "patch_weight")
             check_drop_path(self.drop_path)
             pairs = list(zip(self.mask_ratios, self.mask_spreads))
-            as_many = len(self.mask_ratios) == len(self.mask_spreads) > 0
-            if not as_many or not all(0 <= s <= r <= 1 - s for r, s in pairs):
+            same_length = len(self.mask_ratios) == len(self.mask_spreads) > 0
+            if not same_length or not all(0 <= s <= r <= 1 - s for r, s in pairs):
                 raise ValueError(
-                    f"mask_ratios {self.mask_ratios} and mask_spreads {self.mask_spreads} must be as many, one at "
-                    "least, and no share may leave 0 to 1."
+                    f"mask_ratios {self.mask_ratios} and mask_spreads {self.mask_spreads} must have the same length, "
+                    "at least 1, and each ratio plus or minus its spread must lie within 0 and 1."
                 )
 
         @property
         def needs(self) -> Needs:
-            # scores have much in common, which the centre takes off
+            # raw scores of all images are similar until the centre is subtracted
             own = ("mean", "patch_mean")
             return Needs(mask_token=True, drop_path=self.drop_path, handed_over=own, watch_heads=False)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in a short training.
+            """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in short trainings.
 
-            BatchNorm in the head unless images are as many as ImageNet's. Small images get two views without blur.
+            BatchNorm in the head below about as many images as ImageNet's. Small images get two views without blur.
             """
             cfg = self
             prototypes = prototypes_for(data.images, cfg.prototypes)
@@ -134,40 +134,40 @@ class IBOT(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cfg, at, b = self.cfg, batch.progress, len(batch.index)
         whole = torch.cat(batch.views[:2])  # (2B, C, H, W)
-        hidden = self._masks(batch)  # (2B, N)
-        student = self.backbone.tokens(whole, hidden)
+        masked = self._masks(batch)  # (2B, N)
+        student = self.backbone.tokens(whole, masked)
         local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
-        # hidden patches alone, unless BatchNorm is to see all, as in the teacher
+        # only masked patches, unless BatchNorm needs all of them, as in the teacher
         if cfg.norm:
-            s_patch = self.head(student.patches, patches=True)[hidden]  # (M, K)
+            s_patch = self.head(student.patches, patches=True)[masked]  # (M, K)
         else:
-            s_patch = self.head(student.patches[hidden], patches=True)
+            s_patch = self.head(student.patches[masked], patches=True)  # (M, K)
         t, t_patch = self._teacher(whole)  # (2, B, K), (2B, N, K)
-        p = self.center(t, cfg.teacher_temp(at))
-        p_patch = self.patch_center(t_patch[hidden], cfg.patch_temp(at))
-        per_image = hidden.sum(1, keepdim=True).expand_as(hidden)[hidden]
+        p = self.center(t, cfg.teacher_temp(at))  # (2, B, K)
+        p_patch = self.patch_center(t_patch[masked], cfg.patch_temp(at))  # (M, K)
+        per_image = masked.sum(1, keepdim=True).expand_as(masked)[masked]  # (M,)
         images = losses.cross_view(s, p, cfg.student_temp)
         patches = cfg.patch_weight * losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp)
-        parts = {"image_loss": images, "patch_loss": patches}  # with its weight, as officially
+        parts = {"image_loss": images, "patch_loss": patches}  # weighted, as the official code logs it
         means = {"mean": t.to(p.dtype).mean((0, 1))[None], "patch_mean": t_patch.mean((0, 1), dtype=p.dtype)[None]}
         return {"loss": images + patches, **parts, **means, "targets": p[0].clone(), "scores": s[1].clone()}
 
     @torch.no_grad()
     def _teacher(self, whole: Tensor) -> tuple[Tensor, Tensor]:
         backbone, head = self.teacher
-        seen = backbone.tokens(whole)  # type: ignore[operator]
-        return torch.stack(head(seen.cls).chunk(2)), head(seen.patches, patches=True)
+        tokens = backbone.tokens(whole)  # type: ignore[operator]
+        return torch.stack(head(tokens.cls).chunk(2)), head(tokens.patches, patches=True)
 
     def _masks(self, batch: Batch) -> Tensor:
-        """(2B, N) bool: the hidden patches of the two global views."""
+        """(2B, N) bool: the masked patches of the two global views."""
         patch = self.backbone.patch_size
         assert patch is not None
         rows, columns = (side // patch for side in batch.views[0].shape[-2:])
         ratios, spreads = torch.tensor([self.cfg.mask_ratios, self.cfg.mask_spreads], device=batch.index.device)
         at = batch.progress
         keys = torch.cat([keys_of("masks", at.seed, at.step, view, batch.index) for view in range(2)])
-        which = (uniform(keys, "which") * len(ratios)).long()
+        which = (uniform(keys, "which") * len(ratios)).long()  # (2B,)
         counts = (ratios[which] + spreads[which] * (2 * uniform(keys, "ratio") - 1)) * rows * columns
         if self.cfg.blocks:
             return masks.block_masks(keys, counts, rows, columns, (min(rows, columns) // 3) ** 2, None).flatten(1)

@@ -22,26 +22,26 @@ _GLOBAL = dataclasses.replace(BYOL_VIEWS[0], count=2, scale=(0.3, 1.0), blur=0.5
 
 
 class LeJEPA(Method):
-    """Bring an image's views together while all images together look like a round cloud: a normal distribution."""
+    """Bring an image's views together while the embeddings of all images follow an isotropic normal distribution."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
-        """The official code's advice for ImageNet and a ResNet."""
+        """The setting that the official code recommends for a ResNet on ImageNet."""
 
         hidden_dim: int = 2048
         """Width of the projector's two hidden layers."""
         out_dim: int = 128
-        """Width of the embedding."""
+        """Dimension of the embeddings."""
         lamb: float = 0.05
-        """Weight of the test of normality, in [0, 1]; the agreement of the views has the rest."""
+        """Weight of SIGReg, the test of normality, in [0, 1]; the prediction loss between views has 1 - lamb."""
         directions: int = 1024
-        """Lines, drawn anew in each step, along which normality is tested."""
+        """Number of random directions onto which embeddings are projected for the test; redrawn in each step."""
         points: int = 17
-        """Arguments at which the samples' characteristic function is compared with the normal one's."""
+        """Number of points at which the empirical characteristic function is compared with the normal one's."""
         t_max: float = 3.0
-        """The largest of them."""
+        """The largest of these points, above 0."""
         views: tuple[View, ...] = (_GLOBAL, dataclasses.replace(_GLOBAL, size=98, count=6, scale=(0.05, 0.3)))
-        """The first two views are the global ones, with whose mean all views are to agree."""
+        """The first two views are the global ones; all views are pulled to their mean."""
         optim: Optim = Optim(
             "adamw", lr=5e-4, scaling="none", weight_decay=Schedule(5e-4), warmup_epochs=1, warmup_lr=5e-6,
             final_factor=0.001, grid="open", exclude=False,
@@ -54,10 +54,10 @@ class LeJEPA(Method):
                 raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
 
         def fit_to(self, data: DataFacts) -> Self:
-            """More decay for a ViT, LARS for CNNs below 30,000 steps; two views without blur for small images.
+            """More weight decay for a ViT, LARS for CNNs below 30,000 steps; two views without blur for small images.
 
-            In 300 steps the paper's AdamW lies 10 points of k-NN behind LARS at the best of its rates
-            (`docs/fitting.md`). For long trainings nobody has said which rate of LARS is right, so they have the
+            After 300 steps the k-NN accuracy with the paper's AdamW, at its best learning rate, is 10 points below
+            LARS's (`docs/fitting.md`). No learning rate of LARS is published for long trainings, so these keep the
             paper's optimizer.
             """
             cfg = self
@@ -80,17 +80,17 @@ class LeJEPA(Method):
         cfg = self.cfg
         z = layers.embed(self.backbone, self.projector, batch.views)  # (V, B, D)
         first = z[0]
-        z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B over all processes, D)
+        z = distributed.gather(z.transpose(0, 1)).transpose(0, 1)  # (V, B, D), B over all processes
         directions = self._directions(batch.progress, z.device)
         world = distributed.world()
-        if cfg.directions % world == 0:  # each process tests its part; the mean over them is the whole
+        if cfg.directions % world == 0:  # each process tests its part; their mean is the whole test
             directions = directions[:, distributed.rank() :: world]
         return losses.lejepa(z, directions, 2, cfg.lamb, cfg.t_max, cfg.points) | {"embedding": first}
 
     def _directions(self, at: Progress, device: torch.device) -> Tensor:
-        """Columns of length 1 (D, S), the same on all processes."""
-        places = torch.arange(self.cfg.out_dim * self.cfg.directions, device=device)
-        drawn = normal(keys_of("directions", at.seed, at.step, places)).view(self.cfg.out_dim, -1)
+        """Unit columns (D, S), S directions, the same on all processes."""
+        index = torch.arange(self.cfg.out_dim * self.cfg.directions, device=device)
+        drawn = normal(keys_of("directions", at.seed, at.step, index)).view(self.cfg.out_dim, -1)  # (D, S)
         return F.normalize(drawn, dim=0)
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
@@ -100,4 +100,4 @@ class LeJEPA(Method):
         }
 
     def diagnose(self) -> str:
-        return "" if self.cfg.lamb else "With lamb 0 nothing keeps images apart. Give --lamb 0.05."
+        return "" if self.cfg.lamb else "With lamb 0 nothing prevents collapse. Give --lamb 0.05."

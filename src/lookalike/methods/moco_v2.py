@@ -23,22 +23,23 @@ from ._fitting import IMAGES, fitted, momentum_for
 
 
 class MoCoV2(Method):
-    """Find the other view of an image among the views of thousands of images before it, kept in a queue."""
+    """Match two views of an image against a queue of thousands of earlier images as negatives."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's ImageNet setting (`--mlp --moco-t 0.2 --aug-plus --cos`)."""
 
         hidden_dim: int = 2048
-        """Width of the projector's hidden layer; the official code takes that of a ResNet-50's features."""
+        """Width of the projection head's hidden layer; as wide as a ResNet-50's features in the official code."""
         out_dim: int = 128
-        """Width of queries and keys."""
+        """Dimension of queries and keys."""
         queue: int = 65536
-        """Keys of earlier images that a query is told apart from; a multiple of the batch size."""
+        """Number of keys in the queue, the negatives of each query; a multiple of the batch size."""
         momentum: float = 0.999
-        """Share of itself that the momentum encoder keeps in a step. Keys are only comparable if it moves slowly."""
+        """EMA coefficient of the momentum encoder, per step, in [0, 1]. Closer to 1 it changes more slowly, and the
+        keys in the queue stay comparable."""
         temperature: float = 0.2
-        """Divides cosine similarities."""
+        """Divides the cosine similarities, above 0. Lower values put more weight on hard negatives."""
         views: tuple[View, ...] = (dataclasses.replace(MOCO_VIEW, count=2),)
         optim: Optim = Optim(
             "sgd", lr=0.03, weight_decay=Schedule(1e-4), every="epoch", grid="open", exclude=False
@@ -51,15 +52,15 @@ class MoCoV2(Method):
 
         @property
         def needs(self) -> Needs:
-            # each process normalises by its own images: the keys are shuffled instead
+            # BatchNorm statistics are per process; keys are shuffled between processes instead
             return Needs(sync_batchnorm=False, handed_over=("keys",))
 
         def fit_to(self, data: DataFacts) -> Self:
-            """Queue and momentum for few images, a higher rate in short trainings, CIFAR-10's setting for small images.
+            """Queue and momentum for few images, CIFAR-10's setting for small images, a higher rate in short trainings.
 
-            The queue holds whole batches, one at least, and a twelfth of the images at most, as in the official
-            notebook for CIFAR-10: an image must not meet its own old keys as negatives. Momentum, temperature and decay
-            are that notebook's.
+            The queue holds whole batches, at least one, and at most a twelfth of the images, as in the official
+            CIFAR-10 notebook: otherwise an image's own old keys would be among its negatives. Momentum, temperature and
+            weight decay are that notebook's.
             """
             cfg = self
             batches = max(1, min(cfg.queue, data.images // 12) // data.batch_size)
@@ -89,14 +90,15 @@ class MoCoV2(Method):
 
     @torch.no_grad()
     def _keys_of(self, view: Tensor, at: Progress) -> Tensor:
-        """The momentum encoder's outputs, each computed among other images than its query's (shuffled BatchNorm).
+        """Shuffled BatchNorm (MoCo, section 3.3): (B, C, H, W) -> keys (B, D).
 
-        Else a query could know its key by the statistics that both were normalised with (MoCo, section 3.3).
+        The momentum encoder computes each key in another batch than its query's. If both shared BatchNorm statistics,
+        these would give the key away.
         """
         world, rank = distributed.world(), distributed.rank()
         if world == 1:
-            alone: Tensor = self.momentum_encoder(view)
-            return alone
+            keys: Tensor = self.momentum_encoder(view)
+            return keys
         joined = distributed.gather(view)
         order = permutation(len(joined), "shuffle", at.seed, at.step).to(view.device)  # the same on all processes
         shuffled = self.momentum_encoder(joined[order.chunk(world)[rank]])

@@ -19,22 +19,22 @@ from ._fitting import fitted
 
 
 class MoCoV3(Method):
-    """Find the other view of an image among those of the batch, as a slowly moving encoder sees them."""
+    """Match a view's prediction with the momentum encoder's key of the other view, among all keys of the batch."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's ImageNet setting for a ResNet-50 (300 epochs); `fit_to` has the one for ViTs."""
 
         hidden_dim: int = 4096
-        """Width of the hidden layers of projector and predictor."""
+        """Width of the hidden layers of projection and prediction head."""
         out_dim: int = 256
-        """Width of queries and keys."""
+        """Dimension of queries and keys."""
         momentum: Schedule = Schedule(0.99, 1.0, "cosine", grid="open")
-        """Share of itself that the momentum encoder keeps in a step."""
+        """EMA coefficient of the momentum encoder, per step, in [0, 1]. Closer to 1 it changes more slowly."""
         temperature: float = 1.0
-        """Divides cosine similarities."""
+        """Divides the cosine similarities, above 0. Lower values put more weight on hard negatives."""
         freeze_patches: bool = True
-        """Whether a ViT's patch embedding stays random: training is unstable otherwise (section 4.2)."""
+        """Freeze a ViT's patch embedding at its random initial weights, which stabilises the training (section 4.2)."""
         views: tuple[View, ...] = cropped_from(0.2, BYOL_VIEWS)
         optim: Optim = Optim(
             "lars", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open"
@@ -46,9 +46,9 @@ class MoCoV3(Method):
             check_views(self, 2)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """The paper's setting for a ViT where the backbone has patches; a higher rate in a short training.
+            """The paper's setting for ViTs if the backbone is one; a higher learning rate in short trainings.
 
-            Small images are not blurred, and get the temperature of solo-learn's setting for CIFAR-10.
+            Small images are not blurred, and get the temperature of solo-learn's CIFAR-10 setting.
             """
             cfg = self
             if data.patch_size is not None:
@@ -73,9 +73,9 @@ class MoCoV3(Method):
         self.momentum_encoder = layers.Teacher(self.backbone, self.projector)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # view by view, as the official code: each is normalised by its own statistics
+        # as in the official code, one view at a time: BatchNorm statistics are per view
         q1, q2 = (self.predictor(self.projector(self.backbone(view))) for view in batch.views)  # (B, D)
-        k1, k2 = (self.momentum_encoder(view) for view in batch.views)
+        k1, k2 = (self.momentum_encoder(view) for view in batch.views)  # (B, D)
         p2 = q2
         q1, q2, k1, k2 = (distributed.gather(x) for x in (q1, q2, k1, k2))  # (B over all processes, D)
         t = self.cfg.temperature

@@ -22,14 +22,14 @@ class SimCLR(Method):
 
     @dataclass(frozen=True)
     class Config(core.Config):
-        """The paper's ImageNet setting; the official code's LARS has the learning rate inside the momentum."""
+        """The paper's ImageNet setting. LARS as in the official code: momentum accumulates lr times the gradient."""
 
         hidden_dim: int = 2048
-        """Width of the projector's hidden layer."""
+        """Width of the projection head's hidden layer."""
         out_dim: int = 128
-        """Width of the projection that the loss compares."""
+        """Dimension of the projections z, which the loss compares."""
         temperature: float = 0.1
-        """Divides cosine similarities. Lower attends to harder negatives."""
+        """Divides the cosine similarities, above 0. Lower values put more weight on hard negatives."""
         views: tuple[View, ...] = (SIMCLR_VIEW,)
         optim: Optim = Optim(
             "lars_simclr", lr=0.3, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open"
@@ -42,7 +42,7 @@ class SimCLR(Method):
         def fit_to(self, data: DataFacts) -> Self:
             """CIFAR-10's setting for small images: half the colour strength, no blur, temperature 0.5, learning rate 1.
 
-            The paper's appendix B.9 and the official README have them. A short training has a higher rate.
+            They are from the paper's appendix B.9 and the official README. Short trainings get a higher learning rate.
             """
             cfg = self
             if data.image_size <= 64:
@@ -54,10 +54,10 @@ class SimCLR(Method):
 
     def __init__(self, cfg: Config, backbone: Backbone) -> None:
         super().__init__(cfg, backbone)
-        # the official code ends in BatchNorm without a shift; the paper's figure does not show it
+        # the last BatchNorm, without shift, is in the official code and not in the paper's figure
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim, bias=False, last_norm="scale")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
-        z1, z2 = (distributed.gather(v) for v in z.chunk(2))  # (B over all processes, D)
+        z1, z2 = (distributed.gather(v) for v in z.chunk(2))  # (B, D) each, B over all processes
         return {"loss": losses.nt_xent(z1, z2, self.cfg.temperature)}

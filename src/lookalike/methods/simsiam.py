@@ -17,18 +17,18 @@ from ._fitting import fitted
 
 
 class SimSiam(Method):
-    """Predict the projection of the image's other view, and send no gradient through what is predicted."""
+    """Predict the projection of the image's other view, with a stop-gradient on it. No negatives, no EMA."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The paper's ImageNet setting (100 epochs)."""
 
         out_dim: int = 2048
-        """Width of the projector, its hidden layers included, and of the predictions."""
+        """Width of the projector's layers and dimension of the predictions."""
         predictor_dim: int = 512
-        """Width of the predictor's hidden layer: a bottleneck."""
+        """Width of the predictor's hidden layer, a bottleneck."""
         stop_gradient: bool = True
-        """Whether what is predicted gets no gradient; with one all images get one answer (section 4.1)."""
+        """Stop the gradient at the predicted projection. Without it the representation collapses (section 4.1)."""
         views: tuple[View, ...] = (dataclasses.replace(MOCO_VIEW, count=2),)
         optim: Optim = Optim(
             "sgd", lr=0.05, weight_decay=Schedule(1e-4), every="epoch", grid="open", exclude=False
@@ -39,7 +39,7 @@ class SimSiam(Method):
             check_views(self, 2)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """No blur and more decay for small images (appendix D, CIFAR-10); a higher rate in a short training."""
+            """No blur, more weight decay for small images (appendix D, CIFAR-10); a higher rate in short trainings."""
             cfg = self
             if data.image_size <= 64:
                 optim = dataclasses.replace(cfg.optim, lr=0.03, weight_decay=Schedule(5e-4))
@@ -55,14 +55,14 @@ class SimSiam(Method):
         self.predictor = layers.mlp(d, cfg.predictor_dim, d)
 
     def groups(self) -> list[Group]:
-        return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # constant (section 4.2)
+        return [Group(self.predictor.parameters(), lr=Schedule(self.cfg.optim.lr))]  # no decay (section 4.2)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # view by view, as the official code: each is normalised by its own statistics
+        # as in the official code, one view at a time: BatchNorm statistics are per view
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
-        p1, p2 = self.predictor(z1), self.predictor(z2)
+        p1, p2 = self.predictor(z1), self.predictor(z2)  # (B, D)
         loss = (losses.simsiam(p1, z2) + losses.simsiam(p2, z1)) / 2
-        if not self.cfg.stop_gradient:  # the cosine is symmetric: the other half of its gradient
+        if not self.cfg.stop_gradient:  # swapping the arguments gives the gradient to z, which `losses.simsiam` stops
             loss = (loss + (losses.simsiam(z2, p1) + losses.simsiam(z1, p2)) / 2) / 2
         return {"loss": loss, "prediction": p2}
 
@@ -70,4 +70,4 @@ class SimSiam(Method):
         return {"predictor_rank": label_free.effective_rank(outputs["prediction"])}
 
     def diagnose(self) -> str:
-        return "" if self.cfg.stop_gradient else "No gradient is stopped. Leave --no-stop-gradient out."
+        return "" if self.cfg.stop_gradient else "The stop-gradient is off. Leave --no-stop-gradient out."

@@ -18,24 +18,24 @@ from ._fitting import fitted
 
 
 class SupCon(Method):
-    """Pull all images of a class together and push those of other classes away: SimCLR that knows the labels."""
+    """Pull all images of a class together and push those of other classes away: SimCLR with labels."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """Optimizer and temperature of Google's ImageNet script for a ResNet-50 (350 epochs).
 
-        The head is that of the official PyTorch code (two layers, features not normalised before it), views are
-        SimCLR's in the place of AutoAugment, the loss is the paper's, and biases are not decayed: the script differs.
+        Four things differ from that script: the head is the official PyTorch code's (two layers, no normalisation of
+        the features before it), SimCLR's views replace AutoAugment, the loss is the paper's, and biases have no decay.
         """
 
         hidden_dim: int = 2048
-        """Width of the projector's hidden layer."""
+        """Width of the projection head's hidden layer."""
         out_dim: int = 128
-        """Width of the projection that the loss compares."""
+        """Dimension of the projections z, which the loss compares."""
         temperature: float = 0.1
-        """Divides cosine similarities. Lower attends to harder images."""
+        """Divides the cosine similarities, above 0. Lower values put more weight on hard positives and negatives."""
         base_temperature: float | None = None
-        """The loss is multiplied by temperature / base_temperature (0.07 in the PyTorch code); without it by 1."""
+        """The loss is multiplied by temperature / base_temperature (0.07 in the official code). Without it by 1."""
         views: tuple[View, ...] = (SIMCLR_VIEW,)
         optim: Optim = Optim(
             "lars_simclr", lr=0.4, weight_decay=Schedule(1e-3), warmup_epochs=12, grid="open"
@@ -53,9 +53,9 @@ class SupCon(Method):
             return Needs(labels=True)
 
         def fit_to(self, data: DataFacts) -> Self:
-            """The official PyTorch code's views of CIFAR-10 for small images; a higher rate in a short training.
+            """The official PyTorch code's CIFAR-10 views for small images; a higher learning rate in short trainings.
 
-            That code's SGD is not taken over: in 300 steps SGD lies 14 points of k-NN behind LARS (`docs/fitting.md`).
+            That code's SGD is not used: its k-NN after 300 steps is 14 points below LARS's (`docs/fitting.md`).
             """
             views = self.views
             if data.image_size <= 64:
@@ -71,7 +71,7 @@ class SupCon(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = self.projector(self.backbone(torch.cat(batch.views)))  # (VB, D)
-        z = torch.stack(z.chunk(len(batch.views)), 1)  # (B, V, D)
+        z = torch.stack(z.chunk(len(batch.views)), 1)  # (VB, D) -> (B, V, D)
         labels = None if batch.labels is None else distributed.gather(batch.labels)
         t = self.cfg.temperature
         return {"loss": losses.supcon(distributed.gather(z), labels, t, self.cfg.base_temperature or t)}

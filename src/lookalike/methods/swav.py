@@ -20,30 +20,31 @@ from ._fitting import STEPS, between, fitted, groups_for
 
 
 class SwAV(Method):
-    """Sort a view of an image into one of many groups, evenly filled, and tell the group from its other views."""
+    """Assign each view to prototypes, all used equally often, and predict the assignment from the other views."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
         """The official code's ImageNet setting for a ResNet-50 and batches of 256 images (200 epochs)."""
 
         hidden_dim: int = 2048
-        """Width of the projector's hidden layer."""
+        """Width of the projection head's hidden layer."""
         out_dim: int = 128
-        """Width of the embedding."""
+        """Dimension of the embeddings."""
         prototypes: int = 3000
-        """Directions that embeddings are compared with: the groups."""
+        """Number of prototypes, K: the clusters that views are assigned to."""
         temperature: float = 0.1
-        """Divides cosines in the prediction of a group."""
+        """Divides the predictions' cosine similarities, above 0. Lower values give sharper predictions."""
         epsilon: float = 0.05
-        """Divides cosines where views are shared out among the groups. Lower makes each view's group clearer."""
+        """Divides the cosine similarities that codes are computed from, above 0. Lower values give sharper codes."""
         sinkhorn_iterations: int = 3
-        """How often the sharing is balanced, so that all groups get about as many views."""
+        """Iterations of Sinkhorn-Knopp. More make the codes use all prototypes more equally."""
         queue: int = 3840
-        """Earlier embeddings that are shared out together with a small batch; a multiple of the batch size, or 0."""
+        """Number of earlier embeddings that join a small batch when codes are computed; a multiple of the batch size,
+        or 0 for none."""
         queue_starts: float = 15
-        """The queue collects from this epoch on, and is used once it is full."""
+        """Epoch from which the queue is filled; it is used once it is full."""
         freeze_epochs: float = 1.0
-        """Epochs in which the prototypes stay as they began."""
+        """Epochs at the start in which the prototypes are frozen."""
         views: tuple[View, ...] = SWAV_VIEWS
         """The first two views are the global ones."""
         optim: Optim = Optim(
@@ -60,13 +61,13 @@ class SwAV(Method):
             return Needs(handed_over=("z1", "z2") if self.queue else ())
 
         def fit_to(self, data: DataFacts) -> Self:
-            """Fewer prototypes and a shorter queue for few images; a higher rate and temperature in a short training.
+            """Fewer prototypes and a shorter queue for few images; a higher rate and temperature in short trainings.
 
             Small images get two views with half the colour strength and no blur: local views of 14 pixels show nothing.
-            Large batches get the official setting for 4,096 images: no queue, half the learning rate and a warm-up.
+            Batches of 2,048 or more get the official setting for 4,096: no queue, half the learning rate, a warm-up.
             """
             cfg = self
-            queue = min(cfg.queue, data.images // 12)  # as in MoCo v2: an image should not meet its own old embedding
+            queue = min(cfg.queue, data.images // 12)  # as in MoCo v2: without an image's own old embeddings
             if data.batch_size >= 2048:
                 optim = dataclasses.replace(cfg.optim, lr=0.3, warmup_epochs=10, warmup_lr=0.3)
                 cfg, queue = dataclasses.replace(cfg, optim=optim), 0
@@ -90,24 +91,24 @@ class SwAV(Method):
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.out_dim)
         self.prototypes = layers.Prototypes(cfg.out_dim, cfg.prototypes)
         queues = [layers.Queue(cfg.out_dim, cfg.queue) for _ in range(2) if cfg.queue]
-        self.queues = cast("Sequence[layers.Queue]", torch.nn.ModuleList(queues))  # of each global view
+        self.queues = cast("Sequence[layers.Queue]", torch.nn.ModuleList(queues))  # one per global view
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         z = losses.unit(layers.embed(self.backbone, self.projector, batch.views))  # (V, B, D)
         scores = self.prototypes(z)  # (V, B, K)
         q = torch.stack([self._codes(s, i) for i, s in enumerate(scores[:2].detach())])  # (2, B, K)
         loss = losses.cross_view(scores, q, self.cfg.temperature)
-        # copies, since slices would keep all views
+        # clones: slices would keep the memory of all views
         return {"loss": loss, "scores": scores[0].clone(), "z1": z[0].clone(), "z2": z[1].clone()}
 
     @torch.no_grad()
     def _codes(self, scores: Tensor, view: int) -> Tensor:
-        """The paper's codes: each image's shares (B, K) of the prototypes, by the scores (B, K) of one global view."""
+        """The paper's codes q (B, K): soft assignments, rows sum to 1, of the scores (B, K) of one global view."""
         images = len(scores)
         if self.queues and self.queues[view].full():
-            own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L over the processes, D)
-            # not by calling the module, whose outputs are watched: these are earlier embeddings'
-            scores = torch.cat([self.prototypes.forward(own), scores])
+            own = self.queues[view].keys.T[distributed.rank() :: distributed.world()]  # (L / processes, D)
+            # `forward`, not a call: hooks on the module must not see scores of earlier embeddings
+            scores = torch.cat([self.prototypes.forward(own), scores])  # (L / processes + B, K)
         return sinkhorn(scores, self.cfg.epsilon, self.cfg.sinkhorn_iterations)[-images:]
 
     def before_step(self, at: Progress) -> None:
@@ -122,18 +123,18 @@ class SwAV(Method):
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         found = {"queue_filled": self.queues[0].filled()} if self.queues else {}
-        shares = (outputs["scores"] / self.cfg.temperature).softmax(1)
+        predictions = (outputs["scores"] / self.cfg.temperature).softmax(1)  # (B, K)
         return found | {
-            "prototype_usage": label_free.usage(shares), "assignment_entropy": label_free.entropy(shares),
+            "prototype_usage": label_free.usage(predictions), "assignment_entropy": label_free.entropy(predictions),
         }  # fmt: skip
 
     def diagnose(self) -> str:
         if not self.cfg.sinkhorn_iterations:
-            return "Nothing fills the groups evenly: all images fall into one prototype. Give --sinkhorn-iterations 3."
+            return "Codes are not balanced: all images get the same prototype. Give --sinkhorn-iterations 3."
         if self.cfg.epsilon >= self.cfg.temperature:
             return (
-                f"With --epsilon {self.cfg.epsilon:g} and --temperature {self.cfg.temperature:g} what is to be told is "
-                "vaguer than what tells it: one answer for all images will do. Give --epsilon "
+                f"With --epsilon {self.cfg.epsilon:g} and --temperature {self.cfg.temperature:g} the codes are softer "
+                "than the predictions, so a constant output minimises the loss. Give --epsilon "
                 f"{min(0.05, self.cfg.temperature / 2):.2g}."
             )
         return ""

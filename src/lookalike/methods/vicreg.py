@@ -17,7 +17,7 @@ from ._fitting import fitted, width_for
 
 
 class VICReg(Method):
-    """Bring two views of an image together while every number of an embedding varies, and no two vary together."""
+    """Bring two views of an image together; keep the variance of each dimension up and their covariances near 0."""
 
     @dataclass(frozen=True)
     class Config(core.Config):
@@ -26,13 +26,13 @@ class VICReg(Method):
         hidden_dim: int = 8192
         """Width of the projector's two hidden layers."""
         out_dim: int = 8192
-        """Width of the embedding, D."""
+        """Dimension of the embeddings, D."""
         sim_coeff: float = 25.0
-        """Weight of the invariance term."""
+        """Weight of the invariance term, the squared distance of the two views."""
         std_coeff: float = 25.0
-        """Weight of the variance term, which keeps images apart."""
+        """Weight of the variance term, which prevents collapse."""
         cov_coeff: float = 1.0
-        """Weight of the covariance term."""
+        """Weight of the covariance term, which decorrelates the dimensions."""
         views: tuple[View, ...] = BYOL_VIEWS
         optim: Optim = Optim(
             "lars", lr=0.2, weight_decay=Schedule(1e-6), warmup_epochs=10, final_factor=0.001, grid="open"
@@ -44,7 +44,7 @@ class VICReg(Method):
             check_not_negative(self, "sim_coeff", "std_coeff", "cov_coeff")
 
         def fit_to(self, data: DataFacts) -> Self:
-            """A narrower embedding for few images, a higher rate in a short training, no blur for small images."""
+            """Fewer dimensions for few images, a higher rate in short trainings, no blur for small images."""
             cfg = self
             hidden, out = (width_for(data.images, width) for width in (cfg.hidden_dim, cfg.out_dim))
             cfg = dataclasses.replace(cfg, hidden_dim=hidden, out_dim=out)
@@ -62,10 +62,10 @@ class VICReg(Method):
         self.projector = layers.mlp(backbone.dim, cfg.hidden_dim, cfg.hidden_dim, cfg.out_dim, bias=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # view by view, as the official code: each is normalised by its own statistics
+        # as in the official code, one view at a time: BatchNorm statistics are per view
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)  # (B, D)
         z = z1
-        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B over all processes, D)
+        z1, z2 = distributed.gather(z1), distributed.gather(z2)  # (B, D), B over all processes
         cfg = self.cfg
         return losses.vicreg(z1, z2, cfg.sim_coeff, cfg.std_coeff, cfg.cov_coeff, eps=1e-4) | {"embedding": z}
 
@@ -76,4 +76,4 @@ class VICReg(Method):
         }
 
     def diagnose(self) -> str:
-        return "" if self.cfg.std_coeff else "Without the variance term one answer will do. Give --std-coeff 25."
+        return "" if self.cfg.std_coeff else "Without the variance term embeddings collapse. Give --std-coeff 25."

@@ -1,4 +1,4 @@
-"""From settings (`optim.Optim`) to optimizers: `build` makes one, `Rates` drives it, `clip` clips gradients."""
+"""From settings (`optim.Optim`) to optimizers: `build` creates one, `Rates` sets its rates, `clip` clips gradients."""
 
 from .build import Rates, build, clip
 from .lars import LARS, Rule

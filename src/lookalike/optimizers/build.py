@@ -1,6 +1,6 @@
-"""Builds the optimizer of a method: who gets which learning rate and decay; and clips gradients.
+"""Builds the optimizer of a method, with learning rate and weight decay per parameter group, and clips gradients.
 
-This module alone applies schedules, scales by the batch size and leaves one-axis parameters out.
+Only this module applies schedules, scales by the batch size and excludes one-axis parameters.
 """
 
 import re
@@ -21,7 +21,7 @@ from .lars import LARS
 
 @dataclass(frozen=True)
 class _Rate:
-    """What the parameters of one torch group share."""
+    """Learning rate and weight decay of one parameter group."""
 
     lr: Schedule
     lr_scale: float
@@ -30,7 +30,7 @@ class _Rate:
 
 
 class Rates:
-    """A method's optimizer and the schedules that drive it.
+    """A method's optimizer and its schedules.
 
     The schedules are not in the optimizer's state dict: they follow from the configuration.
     """
@@ -42,13 +42,13 @@ class Rates:
         self.peak = lr.start
         """The learning rate after the warm-up, scaled by the batch size."""
         self.lr = lr.start
-        """The learning rate now, of parameters without one of their own; the peak until `apply` is called."""
+        """The current learning rate of parameters without their own one; the peak until `apply` is called."""
         self._rates = rates
         self._lr = lr
         self._weight_decay = weight_decay
 
     def apply(self, at: Progress) -> None:
-        """Sets the learning rates and weight decays for the step `at`; call it before each optimizer step."""
+        """Sets learning rates and weight decays for the step `at`; call it before each optimizer step."""
         self.lr, weight_decay = self._lr(at), self._weight_decay(at)
         for rate, group in zip(self._rates, self.optimizer.param_groups):
             group["lr"] = rate.lr(at) * rate.lr_scale
@@ -56,16 +56,16 @@ class Rates:
 
 
 def build(method: Method, cfg: Optim, batch_size: int, *, fused: bool) -> Rates:
-    """Makes one optimizer for every parameter of `method` that requires a gradient.
+    """Builds one optimizer for all trainable parameters of `method`.
 
     Args:
-        method: the method; its own `groups()` may set some parameters apart.
+        method: the method; its `groups()` may give some parameters their own settings.
         cfg: the optimizer's configuration.
-        batch_size: global batch size, over all processes and accumulation.
-        fused: whether torch's optimizers run as one kernel; their numbers then differ in the last digits.
+        batch_size: global batch size, over all processes and micro-batches.
+        fused: use torch's fused kernels; results differ by rounding.
 
     Raises:
-        ValueError: if the optimizer's name is unknown, or a parameter is in two groups or foreign to the method.
+        ValueError: the optimizer's name is unknown, or a parameter is in two groups or not the method's.
     """
     factor = cfg.factor(batch_size)
     lr = cfg.schedule(cfg.lr * factor)
@@ -92,7 +92,7 @@ def build(method: Method, cfg: Optim, batch_size: int, *, fused: bool) -> Rates:
 
 
 def clip(method: nn.Module, cfg: Optim) -> None:
-    """Clips the gradients of `method` in place, as `cfg.clip` and `cfg.clip_mode` say."""
+    """Clips the gradients of `method` in place, by `cfg.clip` and `cfg.clip_mode`."""
     if cfg.clip is None:
         return
     if cfg.clip_mode == "global":
@@ -109,34 +109,34 @@ def clip(method: nn.Module, cfg: Optim) -> None:
 
 
 def _apart(method: Method) -> dict[nn.Parameter, Group]:
-    """The parameters that `method.groups()` sets apart, each with its group."""
+    """The parameters in `method.groups()`, each with its group."""
     names = {p: name for name, p in method.named_parameters()}
     apart: dict[nn.Parameter, Group] = {}
     for group in method.groups():
         for p in group.params:
             if p not in names:
                 raise ValueError(
-                    f"{type(method).__name__}.groups() holds a parameter of shape {tuple(p.shape)} that is not among "
-                    "the method's own. Make its module an attribute of the method."
+                    f"{type(method).__name__}.groups() has a parameter of shape {tuple(p.shape)} that is not one of "
+                    "the method's. Make its module an attribute of the method."
                 )
             if p in apart:
-                raise ValueError(f"{names[p]} is twice in {type(method).__name__}.groups(). Leave it in one group.")
+                raise ValueError(f"{names[p]} is in {type(method).__name__}.groups() twice. Leave it in one group.")
             apart[p] = group
     return apart
 
 
 def _layer_scales(backbone: Backbone, decay: float) -> dict[nn.Parameter, float]:
-    """Learning-rate factors of the backbone's parameters: the method's heads stand one layer above its last block.
+    """Learning-rate factors of the backbone's parameters; the method's heads are one layer above its last block.
 
-    Layers are timm's own, or else the network's parts in order. What comes after timm's last block (norms, pooling)
-    stands with the heads, and so do register tokens; other parameters that no layer holds (tokens, positions) count as
-    the first, as in DINOv2's `param_groups.py`.
+    Layers are timm's, or else the network's parts in order. Parameters after timm's last block (norms, pooling) and
+    register tokens count as the heads' layer; other parameters outside of layers (tokens, position embeddings) count as
+    the first layer, as in DINOv2's `param_groups.py`.
     """
     net = backbone.net
     of_timm = getattr(net, "group_matcher", None)
     matcher = None if of_timm is None else of_timm(coarse=False)
     if matcher is None:
-        parts = _split(net, most=_size(net) // 2)
+        parts = _split(net, maximum=_size(net) // 2)
         layer = {p: i for i, part in enumerate(parts) for p in part.parameters()}
         heads = max(layer.values(), default=0) + 1
     else:
@@ -145,22 +145,22 @@ def _layer_scales(backbone: Backbone, decay: float) -> dict[nn.Parameter, float]
         ids: dict[str, int] = group_parameters(net, matcher, reverse=True)
         named = matcher.get("blocks", []) if isinstance(matcher, dict) else []
         rules = [named] if isinstance(named, str) else [rule for rule, _ in named]
-        numbered = [rule for rule in map(re.compile, rules) if rule.groups]  # the others are of single layers
+        numbered = [rule for rule in map(re.compile, rules) if rule.groups]  # rules without groups are single layers
         blocks = {name: i for name, i in ids.items() if any(rule.match(name) for rule in numbered)}
         heads = max((blocks or ids).values()) + 1
         after = {name for name, i in ids.items() if blocks and i >= heads - 1} - blocks.keys()
-        after.add("reg_token")  # DINOv2's rule does not know register tokens
+        after.add("reg_token")  # register tokens are not in DINOv2's rule
         held = {name: p for name, p in net.named_parameters() if "." in name or name in after}
         layer = {p: heads if name in after else ids[name] for name, p in held.items()}
     return {p: decay ** (heads - layer.get(p, 0)) for p in backbone.parameters()}
 
 
-def _split(module: nn.Module, most: int) -> list[nn.Module]:
-    """The parts of a network in order, each with at most `most` numbers unless it cannot be split."""
+def _split(module: nn.Module, maximum: int) -> list[nn.Module]:
+    """The parts of a network in order, each with at most `maximum` parameters unless it cannot be split."""
     children = [child for child in module.children() if _size(child)]
-    if _size(module) <= most or not children:
+    if _size(module) <= maximum or not children:
         return [module]
-    return [part for child in children for part in _split(child, most)]
+    return [part for child in children for part in _split(child, maximum)]
 
 
 def _size(module: nn.Module) -> int:
@@ -168,7 +168,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _optimizer(params: ParamsT, cfg: Optim, lr: float, fused: bool) -> torch.optim.Optimizer:
-    fused_or_default = fused or None  # False would switch the foreach version off, too
+    fused_or_default = fused or None  # False would also switch off the foreach implementation
     match cfg.name:
         case "lars" | "lars_simclr" | "larc":
             return LARS(params, cfg.name, lr, cfg.momentum, cfg.nesterov, cfg.trust)
@@ -176,7 +176,7 @@ def _optimizer(params: ParamsT, cfg: Optim, lr: float, fused: bool) -> torch.opt
             sgd = torch.optim.SGD(
                 params, lr, momentum=cfg.momentum, nesterov=cfg.nesterov, weight_decay=0, fused=fused_or_default
             )
-            if fused and cfg.momentum:  # the fused one fails on parameters whose first gradient comes late
+            if fused and cfg.momentum:  # the fused kernel fails on parameters that get their first gradient later
                 for p in (p for group in sgd.param_groups for p in group["params"]):
                     sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
             return sgd

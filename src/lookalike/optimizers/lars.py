@@ -1,4 +1,4 @@
-"""The three LARS of the papers."""
+"""The three variants of LARS in the papers' codes."""
 
 from collections.abc import Callable
 from typing import Literal, overload
@@ -11,21 +11,21 @@ Rule = Literal["lars", "lars_simclr", "larc"]
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step for each tensor is in proportion to the tensor's norm.
+    """SGD with momentum whose step for each tensor is proportional to the tensor's norm.
 
     With g the gradient, w the weights and d = g + weight_decay w, You et al., https://arxiv.org/abs/1708.03888, as in
     - "lars": facebookresearch barlowtwins, vicreg, moco-v3: d times trust |w| / |d|; the learning rate multiplies the
       momentum buffer.
-    - "lars_simclr": google-research/simclr `lars_optimizer.py`: the same, but the learning rate goes into the momentum
-      buffer, so that a change of it acts with delay.
-    - "larc": NVIDIA Apex without its clipping, as SwAV uses it: d times trust |w| / (|g| + weight_decay |w| + 1e-8);
-      no step, and no decay either, where the gradient is zero.
+    - "lars_simclr": google-research/simclr `lars_optimizer.py`: the same, but the momentum buffer accumulates steps
+      that include the learning rate, so that a change of it acts with delay.
+    - "larc": NVIDIA Apex without its clipping, as in SwAV: d times trust |w| / (|g| + weight_decay |w| + 1e-8); no step
+      and no weight decay if the gradient is 0.
 
-    Where a norm is zero the factor is 1. Groups with `adapt` false are not scaled at all.
+    If a norm is 0, the factor is 1. Groups with `adapt` false are not scaled.
     """
 
     def __init__(self, params: ParamsT, rule: Rule, lr: float, momentum: float, nesterov: bool, trust: float) -> None:
-        # all of it among the defaults: nothing else survives a copy of torch's optimizers
+        # all settings are defaults: only those survive when torch copies an optimizer
         defaults: dict[str, object] = {"lr": lr, "weight_decay": 0.0, "adapt": True}
         defaults |= {"rule": rule, "momentum": momentum, "nesterov": nesterov, "trust": trust}
         super().__init__(params, defaults)
@@ -38,7 +38,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Makes one step; `closure`, where given, computes the loss and the gradients first."""
+        """One optimizer step; an optional `closure` computes the loss and the gradients first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +74,7 @@ class LARS(torch.optim.Optimizer):
 def _ratios(
     params: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], weight_decay: float, rule: Rule, trust: float
 ) -> list[Tensor]:
-    """The factor of each tensor's step, as 0-d tensors: nothing waits for the device."""
+    """The factor on each tensor's step, as 0-d tensors, without synchronisation."""
     w = torch.stack(torch._foreach_norm(params))
     if rule == "larc":
         g = torch.stack(torch._foreach_norm(gradients))

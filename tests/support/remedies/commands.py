@@ -246,7 +246,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "a table of another kind": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0", "--out", str(p.out / "a.xlsx")],
-        r"it is written as (.+) or (\S+)\. Choose one",
+        r"; expected (.+) or (\S+)\. Choose one",
         lambda p, found, argv: [*argv[:-1], str(p.out / f"a{found[2]}")],
     ),
     "features that are there": Remedy(
@@ -282,12 +282,12 @@ REMEDIES: dict[str, Remedy] = {
         trains("moco_v2", "--queue", "20", "--hidden-dim", "8"), r"Give (--queue) (\S+)\.", instead("20", "{1}")
     ),
     "more prototypes than images": Remedy(
-        trains("swav", "--prototypes", "500", "--hidden-dim", "8"), r"Give (--prototypes) (\S+) or so",
+        trains("swav", "--prototypes", "500", "--hidden-dim", "8"), r"Give about (--prototypes) (\S+), or more",
         instead("500", "{1}"),
     ),
     "a teacher of other image sizes": Remedy(
         distills("--teacher", "{p.run}", "--teacher-size", "41"),
-        r"The teacher: .*?(?:sizes that work: (\S+),.*)?Give (--teacher-size)\.",
+        r"Teacher: .*?(?:sizes that work: (\S+),.*)?Give (--teacher-size)\.",
         instead("41", "{0}"),
     ),
     "a comparison without the teacher": Remedy(

@@ -168,16 +168,16 @@ CALLS = {
     ),
     "test images of another kind": call(
         lambda p: label_warning(blobs(400), moved_classes()),
-        r"Check that both are images of one kind, and the order of their classes",
+        r"Check that both have the same kind of images, and the order of their classes",
         lambda p, found: label_warning(blobs(400), blobs(400, seed=1)),
     ),
     "features under another suffix": call(
         lambda p: load_features(written(b"x", p.out / "a.txt")),
-        r"is none of (\.npz), \.parquet and (\.csv), as `lookalike embed`",
+        r"is not (\.npz), \.parquet or (\.csv), the types that `lookalike embed`",
         lambda p, found: load_features(embedded(p, found[1])), lambda p, found: load_features(embedded(p, found[2])),
     ),
     "a file without features": call(
-        lambda p: load_features(written(b"x", p.out / "a.npz")), r"holds no features as `lookalike embed` writes them",
+        lambda p: load_features(written(b"x", p.out / "a.npz")), r"has no features in the format of `lookalike embed`",
         lambda p, found: load_features(embedded(p, ".npz")),
     ),
     "features that are not there": call(
@@ -194,7 +194,7 @@ CALLS = {
     ),
     "labels that are no numbers of classes": call(
         lambda p: judged(train=blobs(labels=[10**9, 0])),
-        r"Number them so, or save the names of the classes beside", lambda p, found: judged(train=blobs(labels=[1, 0])),
+        r"Number them so, or also save the names of the classes", lambda p, found: judged(train=blobs(labels=[1, 0])),
         lambda p, found: load_features(named_labels(p)),
     ),
     "features of two encoders": call(
@@ -257,7 +257,7 @@ CALLS = {
     ),
     "features that cannot be kept": call(
         lambda p: "\n".join(evaluated(p, encoder=linked_features(p))),
-        r"(\S+) is a link\. Remove it, or put what it leads to in its place",
+        r"(\S+) is a link\. Remove it, or replace it by the folder that it leads to",
         lambda p, found: Path(found[1]).unlink() or "\n".join(evaluated(p)),
         lambda p, found: put_in_place(linked_features(p) / "features") or "\n".join(evaluated(p)),
     ),
@@ -275,7 +275,7 @@ CALLS = {
         lambda p, found: [evaluated(p, encoder=Net(), image_size=32) for _ in ("trained", "untrained")] and None,
     ),
     "a way to pool that there is not": call(
-        lambda p: evaluated(p, pool="mean"), r"Nothing pools as .+ Choose from (.+)\.$",
+        lambda p: evaluated(p, pool="mean"), r"There is no pooling .+ Choose from (.+)\.$",
         *(lambda p, found, i=i: evaluated(p, pool=found[1].split(", ")[i]) for i in (0, 1, 2)),
     ),
     "a module whose size is not known": call(
@@ -289,26 +289,26 @@ CALLS = {
     ),
     "a record of another format": call(
         lambda p: record(record_of(p, [{"format": 2}]), []),
-        r"may come from a newer lookalike\. It was left as it is; move it away to start a new one",
+        r"may come from a newer lookalike\. It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record that is damaged": call(
         lambda p: record(written(b"[", p.out / "evaluation.json"), []),
-        r"(?<!lookalike\.) It was left as it is; move it away to start a new one",
+        r"(?<!lookalike\.) It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record with numbers that are none": call(
         lambda p: record(record_of(p, [{"format": 1, "top1": float("nan")}]), []),
-        r"as no evaluation writes it\. It was left as it is; move it away to start a new one",
+        r"which no evaluation writes\. It was left unchanged; move it away to start a new one",
         lambda p, found: (p.out / "evaluation.json").unlink() or record(p.out / "evaluation.json", []),
     ),
     "a record that is a folder": call(
         lambda p: record((p.out / "evaluation.json").mkdir() or p.out / "evaluation.json", []),
-        r"is no file\. Move it away, or give another --out", lambda p, found: record(p.out / "other.json", []),
+        r"is not a file\. Move it away, or give another --out", lambda p, found: record(p.out / "other.json", []),
         lambda p, found: (p.out / "evaluation.json").rmdir() or record(p.out / "evaluation.json", []),
     ),
     "few labels in two ways": call(
-        lambda p: few(), r"Give either the share of the labels or the rows that keep theirs",
+        lambda p: few(), r"Give either share, the fraction of the labels, or rows, the images that keep theirs",
         lambda p, found: few(share=0.1),
         lambda p, found: few(rows=torch.arange(4)),
     ),

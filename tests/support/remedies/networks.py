@@ -265,7 +265,7 @@ NETWORKS = {
     ),
     "another teacher": call(
         lambda p: taught(p.trained).load_state_dict(taught(p.run).state_dict()),
-        r"Put the teacher back, or start a new run\.",
+        r"Give that teacher, or start a new run\.",
         lambda p, found: taught(p.run).load_state_dict(taught(p.run).state_dict()), lambda p, found: taught(p.trained),
     ),
 }  # fmt: skip
@@ -422,7 +422,7 @@ METHODS = {
     ),
     "a teacher that follows too fast, moco": call(
         lambda p: cause("moco_v2", "--momentum", "0.2"),
-        r"the teacher runs after the student\. Give (\S+) 0\.9 to 0\.999",
+        r"the teacher is nearly a copy of the student\. Give (\S+) 0\.9 to 0\.999",
         lambda p, found: cause("moco_v2", found[1], "0.9"), lambda p, found: cause("moco_v2", found[1], "0.999"),
     ),
     "no centring": call(
@@ -439,12 +439,12 @@ METHODS = {
     ),
     "a batch of fewer images than numbers": call(
         lambda p: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 8))),
-        r"A larger (--batch-size) or a smaller (--out-dim) estimates them better",
+        r"Raise (--batch-size) or lower (--out-dim)",
         lambda p, found: "".join(configured("vicreg", "--out-dim", "64").method.warnings(DataFacts(40, 32, 64))),
         lambda p, found: "".join(configured("vicreg", found[2], "8").method.warnings(DataFacts(40, 32, 8))),
     ),
     "global views of two sizes": call(
-        lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them one size",
+        lambda p: get_method("ibot").Config(views=views(32, 24)), r"Give them the same size",
         lambda p, found: get_method("ibot").Config(views=views(32, 32)),
     ),
     "local views that are large": call(
@@ -458,7 +458,7 @@ METHODS = {
     ),
     "more prototypes than images": call(
         lambda p: configured("swav", "--prototypes", "41").method.check(DataFacts(40, 32, 8)),
-        r"Give (--prototypes) (\S+) or so, or more images",
+        r"Give about (--prototypes) (\S+), or more images",
         lambda p, found: configured("swav", found[1], found[2]).method.check(DataFacts(40, 32, 8)),
         lambda p, found: configured("swav", "--prototypes", "41").method.check(DataFacts(41, 32, 8)),
     ),
@@ -485,7 +485,7 @@ METHODS = {
         lambda p, found: clustered(4),
     ),
     "no prototypes": call(
-        lambda p: clustered(), r"give each head's number of groups, at least one", lambda p, found: clustered(4, 2)
+        lambda p: clustered(), r"give each head's number of clusters, at least 1", lambda p, found: clustered(4, 2)
     ),
     "more groups than images": call(
         lambda p: clustered(8, images=4), r"Give fewer (--prototypes)\.", lambda p, found: clustered(4, images=4)
@@ -495,12 +495,13 @@ METHODS = {
         lambda p, found: large("--large-epochs", "1", "--large-size", "448"), lambda p, found: large(found[1], "0"),
     ),
     "a teacher of other channels": call(
-        lambda p: distilled(p, student=net(tiny.VIT, channels=5)), r"Give (--channels) (\S+), or a teacher of (\S+)\.$",
+        lambda p: distilled(p, student=net(tiny.VIT, channels=5)),
+        r"Give (--channels) (\S+), or a teacher with (\S+)\.$",
         lambda p, found: distilled(p, student=net(tiny.VIT, channels=int(found[2]))),
         lambda p, found: distilled(p, net(tiny.VIT, channels=int(found[3])), net(tiny.VIT, channels=5)),
     ),
     "patches that are no square": call(
-        lambda p: distilled(p, Oblong()), r"they are no squares\. Give (--patch-weight) (0)\.",
+        lambda p: distilled(p, Oblong()), r"both must form square grids\. Give (--patch-weight) (0)\.",
         lambda p, found: distilled(p, Oblong(), patch_weight=float(found[2])),
     ),
     "patches of a student that is a CNN": call(
@@ -508,7 +509,7 @@ METHODS = {
         lambda p, found: distilled(p, student=net(), student_feature=found[1]),
     ),
     "nothing to be learnt": call(
-        lambda p: distilled(p, mse=0.0), r"give one of (.+) a weight above 0",
+        lambda p: distilled(p, mse=0.0), r"Give one of (.+) a weight above 0",
         *(lambda p, found, i=i: learnt_by(p, found[1].split(", ")[i]) for i in range(4)),
     ),
     "a teacher that sees the small views": call(
@@ -517,7 +518,7 @@ METHODS = {
     ),
     "a teacher without patches": call(
         lambda p: distilled(p, pooled(), teacher_feature="patches"),
-        r"gives one feature per image and no patches\. Give --(patch-weight) (0) and --(\S+-feature) (class)\.",
+        r"has one feature per image and no patch features\. Give --(patch-weight) (0) and --(\S+-feature) (class)\.",
         lambda p, found: distilled(
             p, pooled(), **{found[1].replace("-", "_"): float(found[2]), found[3].replace("-", "_"): found[4]}
         ),
@@ -528,13 +529,13 @@ METHODS = {
     ),
     "classes that are not known": call(
         lambda p: get_method("finetune")(get_method("finetune").Config(), net()),
-        r"Use (lookalike\.finetune), which finds them in the training images, or give Config\((classes)=\.\.\.\) "
-        r"their names",
+        r"Use (lookalike\.finetune), which finds them in the training images, or give their names in "
+        r"Config\((classes)=\.\.\.\)",
         lambda p, found: lookalike.finetune(p.run, *p.pair, out=p.out / "tuned", epochs=1, batch_size=8, workers=0),
         lambda p, found: get_method("finetune")(get_method("finetune").Config(**{found[2]: ("a", "b")}), net()),
     ),
     "several views to be tuned on": call(
-        lambda p: get_method("finetune").Config(views=views(32, 32)), r"Give one, of count 1",
+        lambda p: get_method("finetune").Config(views=views(32, 32)), r"Give one of count 1",
         lambda p, found: get_method("finetune").Config(views=views(32)),
     ),
     "an encoder that is frozen, and then not": call(
@@ -560,7 +561,8 @@ METHODS = {
         lambda p, found: cause("swav", found[1], found[2]),
     ),
     "a target that is vague": call(
-        lambda p: cause("swav", "--epsilon", "0.5"), r"one answer for all images will do\. Give (--epsilon) (\S+)\.$",
+        lambda p: cause("swav", "--epsilon", "0.5"),
+        r"a constant output minimises the loss\. Give (--epsilon) (\S+)\.$",
         lambda p, found: cause("swav", found[1], found[2]),
     ),
     "a target that is vague beside sharp scores": call(
@@ -598,7 +600,7 @@ METHODS = {
         lambda p, found: grouped(own=True, twice=False),
     ),
     "an optimizer with a slip": call(
-        lambda p: grouped(own=True, twice=False, name="lambb"), r"Near names: ([^,.]+)",
+        lambda p: grouped(own=True, twice=False, name="lambb"), r"The nearest names: ([^,.]+)",
         lambda p, found: grouped(own=True, twice=False, name=found[1]),
     ),
     "parameters in two groups": call(

@@ -194,11 +194,11 @@ RUNS = {
         lambda p, found: (p.out / "folder/metrics.jsonl").unlink() or Folder(p.out / "folder").rows(),
     ),
     "a link that would be written through": call(
-        lambda p: through(link(p)), r"nothing is written through links: put the file itself in its place",
+        lambda p: through(link(p)), r"nothing is written through links: replace it by the file itself",
         lambda p, found: put_in_place(p.out / "link") and through(p.out / "link"),
     ),
     "a file that is none": call(
-        lambda p: read_json(p.run, dict), r"is no file\. Move it away, or put the file in its place",
+        lambda p: read_json(p.run, dict), r"is not a file\. Move it away, or replace it by the file",
         lambda p, found: read_json(written(b"{}", p.out / "a.json"), dict),
     ),
     "a text of another encoding": call(
