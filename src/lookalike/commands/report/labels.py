@@ -97,6 +97,7 @@ def recall_label(k: int) -> Curve:
     return Curve(f"Recall@{k}", "%", f"How often {nearest} has the same class.", "percent")
 
 
+_CLASSIFIER = {"logistic": "logistic regression", "finetune": "fine-tuning"}
 _SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
 
 
@@ -113,8 +114,10 @@ def settings_in_short(settings: Mapping[str, object]) -> str:
             parts.append(f"{value} px")
         elif name == "epochs":
             parts.append(counted(value, "epoch") if isinstance(value, int | float) else f"{value} epochs")
-        elif name in ("how", "features"):
-            parts.append(str(value))
+        elif name == "how":
+            parts.append(_CLASSIFIER.get(str(value), str(value)))
+        elif name == "features":
+            parts.append(f"{value} features")
         else:
-            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+            parts.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
     return ", ".join(parts)
