@@ -8,7 +8,9 @@ CORE := augment backbones cache decoding doctor encoders feature_files features 
 	neighbours official optim order random records reference runs schedules sources vit weights workers wrappers
 RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_resumes_with_workers
 
-.PHONY: demo test test-slow test-lowest lint format clean
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/records
+
+.PHONY: demo test test-slow test-lowest lint format docs clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -42,10 +44,17 @@ lint: $(VENV)/.ready
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(RUN) mdformat --check $(PAGES)
+	$(VENV)/bin/codespell src docs tests benchmarks examples $(PAGES)
 
 format: $(VENV)/.ready
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+	$(RUN) mdformat $(PAGES)
+
+docs: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --editable '.[docs]'
+	$(RUN) mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache

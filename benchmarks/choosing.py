@@ -38,8 +38,9 @@ from lookalike import backbones, encoders, training
 from lookalike.backbones import Backbone
 from lookalike.data import open_source
 from lookalike.evaluation import features, knn, with_statistics
-from lookalike.label_free import alignment, effective_rank, lidar, retrieval, spread, uniformity
+from lookalike.label_free import alignment, effective_rank, lidar, spread, uniformity, view_retrieval
 from lookalike.methods.simclr import SimCLR
+from lookalike.metric_names import RENAMED_SCORES
 from lookalike.optim import Optim
 from lookalike.random import permutation
 from lookalike.runs import Folder, Run, commit
@@ -153,7 +154,7 @@ class Judge:
                 "spread": spread(a),
                 "align + uniform": -alignment(a, b) - uniformity(a),
                 "separation": separation(a, b),
-                "retrieval": retrieval(a, b),
+                "view_retrieval": view_retrieval(a, b),
             }
             scores |= {name + suffix: value for name, value in own.items()}
         return {"knn": found.top1, "knn_halves": halves, "scores": {n: round(v, 5) for n, v in scores.items()}}
@@ -353,6 +354,16 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print(f"{score:26s} {chosen:40s} {among:10.1%} {100 * missed:.1f}")
 
 
+def with_current_scores(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the current names of its scores: "retrieval (gentle)" becomes "view_retrieval (gentle)"."""
+    named = {name: name.partition(" ") for name in row["scores"]}
+    scores = {
+        f"{RENAMED_SCORES.get(score, score)}{space}{views}": row["scores"][name]
+        for name, (score, space, views) in named.items()
+    }
+    return {**row, "scores": scores}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -370,7 +381,7 @@ def main() -> None:
 
     def rows() -> list[dict[str, Any]]:
         lines = args.record.read_text().splitlines() if args.record.exists() else []
-        return [row for row in map(json.loads, lines) if plan(args).items() <= row.items()]
+        return [with_current_scores(row) for row in map(json.loads, lines) if plan(args).items() <= row.items()]
 
     for seed in [] if args.report else args.seeds:
         judge = Judge(args.data, args.images, seed)

@@ -65,7 +65,7 @@ from lookalike.core import DataFacts
 from lookalike.data import Loader, Source, Subset
 from lookalike.evaluation import evaluate, with_statistics
 from lookalike.evaluation.features import calibrated
-from lookalike.label_free import retrieval
+from lookalike.label_free import view_retrieval
 from lookalike.methods.simclr import SimCLR
 from lookalike.modes import evaluating
 from lookalike.random import permutation
@@ -414,7 +414,7 @@ class Judge:
         (view,) = paper.fit_to(DataFacts(len(train), job.size)).views
         both = two_views(train, view, SCORED, job.seed, encoder)
         a, b = (torch.cat([encoder(x) for x in side.split(128)]) for side in both)
-        free = {**figures(a, b), "retrieval": retrieval(a, b)}
+        free = {**figures(a, b), "view_retrieval": view_retrieval(a, b)}
         return rounded({"knn": entry.top1, "interval": None, "label_free": free}) | {
             "interval": [round(x, 4) for x in entry.interval]
         }

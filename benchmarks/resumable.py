@@ -26,6 +26,8 @@ import torch
 import unlike_sets
 from rows import append
 
+from lookalike.metric_names import RENAMED_SCORES, with_current_names
+
 THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"
 PACKAGES = "torch", "lightning", "timm", "numpy", "scikit-learn", "numba", "pillow"
 ROOM = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -37,12 +39,16 @@ Row = Mapping[str, Any]
 J = TypeVar("J")
 
 
+def _with_current_names(row: dict[str, Any]) -> dict[str, Any]:
+    return with_current_names(row, RENAMED_SCORES)
+
+
 def read(record: Path) -> list[dict[str, Any]]:
-    """The rows of a file, without one that a kill cut short."""
+    """The rows of a file, without one that a kill cut short; metrics by their current names."""
     found = []
     for line in record.read_text().splitlines() if record.exists() else []:
         with suppress(ValueError):
-            found.append(json.loads(line))
+            found.append(json.loads(line, object_hook=_with_current_names))
     return found
 
 

@@ -8,7 +8,7 @@ the rules of `training.health`, so that a change of a rule is tried on all train
 training came to is told by its k-NN: healthy is above the untrained encoder's by more than the interval of their
 difference, worse is below it by as much; broken trainings go by how they were broken.
 
-Rows of before the looks had 256 images in pairs lack `recognition_change`. Of these the method's own figures and the
+Rows of before the looks had 256 images in pairs lack `pair_auc_change`. Of these the method's own figures and the
 loss are replayed at every look; features and heads at the last one alone, at 256 images, with the usual standard error:
 on the way BatchNorm's statistics lagged behind the weights. That images hold nothing is taken from the break's name.
 
@@ -34,7 +34,7 @@ from lookalike.training.health import CLEARLY, SETTLED, Course, Remedies, Seen, 
 from lookalike.training.looks import CHANGES, NAMES, Change
 
 ERROR = 0.02
-"""Standard error of a change of `recognition` of 256 images in pairs, for rows that lack it: 0.011 to 0.021 in those
+"""Standard error of a change of `pair_auc` of 256 images in pairs, for rows that lack it: 0.011 to 0.021 in those
 that have it, once the features moved."""
 SOON = 0.15
 """Share of the steps after which a broken training is to be named."""
@@ -78,14 +78,14 @@ def looks(row: Row) -> list[tuple[int, dict[str, float], Change | None]]:
     for given in row.get("looks", []):
         figures = {n: math.nan if v is None else v for n, v in given.items() if n not in ("step", "verdict")}
         change = None
-        if "loss" not in figures or "recognition" not in figures:
+        if "loss" not in figures or "pair_auc" not in figures:
             continue
         if CHANGES[0] in figures:
             change = Change(*(figures[name] for name in CHANGES))
         elif given["step"] >= steps and row.get("wide_looks"):
             wide = row["wide_looks"][-1]
             figures |= nan | {n: wide[n] for n in NAMES if wide[n] is not None}
-            change = Change(wide["recognition"] - row["wide_first"]["recognition"], ERROR, math.inf) if all(
+            change = Change(wide["pair_auc"] - row["wide_first"]["pair_auc"], ERROR, math.inf) if all(
                 wide[n] is not None for n in NAMES
             ) else None  # fmt: skip
         else:  # the lag of BatchNorm's statistics says nothing of the encoder
@@ -187,7 +187,7 @@ def summary(all_judged: Sequence[Judged]) -> list[str]:
 RATIOS = "spread", "effective_rank", "head_spread", "head_size", "embedding_deviation", "target_information"
 """Figures of a look that the verdict takes as shares of the first."""
 FALLEN = {"head_spread": 1.0, "head_size": 1.0, "target_information": 1.0, "effective_rank": CLEARLY}
-"""Of these, the ones that count where recognition is so many standard errors below its first value; in the end, any."""
+"""Of these, the ones that count where the pair AUC is that many standard errors below its first; at the end, any."""
 
 
 def figures_of(row: Row) -> dict[str, list[float]]:
@@ -205,7 +205,7 @@ def figures_of(row: Row) -> dict[str, list[float]]:
                 least = CLEARLY if each == "effective_rank" else 0.0 if step >= row["steps"] else FALLEN.get(each, 0.0)
                 labelled = row["method"] == "supcon"  # of which it is not asked
                 if each in FALLEN and not labelled and moved is not None and moved.away < -least:
-                    found.setdefault(f"{each}, share of the first, where recognition fell", []).append(share)
+                    found.setdefault(f"{each}, share of the first, where the pair AUC fell", []).append(share)
         if "update_ratio" in now and step <= math.ceil(SOON * row["steps"]):  # the rate decays later
             found.setdefault("update_ratio, early", []).append(now["update_ratio"])
         if math.isfinite(now.get("embedding_correlation", math.nan)):
@@ -213,7 +213,7 @@ def figures_of(row: Row) -> dict[str, list[float]]:
         if moved is not None and math.isfinite(moved.moved):
             found.setdefault("moved", []).append(moved.moved)
             if step >= row["steps"]:
-                share = moved.moved / max(1 - first["recognition"], 1e-9)
+                share = moved.moved / max(1 - first["pair_auc"], 1e-9)
                 found.setdefault("moved in the end, share of the first mistakes", []).append(share)
     return found
 

@@ -129,8 +129,8 @@ def looks(out: Path) -> list[dict[str, Any]]:
         for name in ("embedding_correlation", "target_information"):
             if name in row:
                 shares[name] = round(row[name], 4)
-        figures = {name: round(row[name], 4) for name in ("recognition", "effective_rank", "loss")}
-        result.append({"step": row["step"], **shares, **figures, "untrained": round(first["recognition"], 4),
+        figures = {name: round(row[name], 4) for name in ("pair_auc", "effective_rank", "loss")}
+        result.append({"step": row["step"], **shares, **figures, "untrained": round(first["pair_auc"], 4),
                        "verdict": row["verdict"], "why": row["why"]})  # fmt: skip
     return result
 

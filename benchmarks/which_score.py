@@ -6,7 +6,7 @@ ROWS are files of `defaults.py`. Trainings are compared that differ in one thing
 their setting, or their method. Per score it prints Spearman's correlation with k-NN within groups of three and more (95
 % bootstrap interval over the groups), how many pairs it orders as k-NN does, how many of those whose k-NN differ by
 more than their interval, and how many points of k-NN are lost by taking the best by the score. Below each table stands
-how far `recognition` and `retrieval` differ in Spearman's correlation, group by group.
+how far `pair_auc` and `view_retrieval` differ in Spearman's correlation, group by group.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def scored(row: Row) -> dict[str, float] | None:
     if any(value is None for value in free.values()) or row["losses"][-1][1] is None:
         return None
     found = {
-        "recognition": free["recognition"],
-        "retrieval": free["retrieval"],
+        "pair_auc": free["pair_auc"],
+        "view_retrieval": free["view_retrieval"],
         "effective rank": free["effective_rank"],
         "spread": free["spread"],
         "alignment": -free["alignment"],
@@ -40,9 +40,9 @@ def scored(row: Row) -> dict[str, float] | None:
         "align + uniform": -free["alignment"] - free["uniformity"],
         "loss (one method)": -row["losses"][-1][1],
     }
-    found["recognition, own views"] = row["wide_looks"][-1]["recognition"] if row.get("wide_looks") else math.nan
-    found["recognition x rank"] = (free["recognition"] - 0.5) * math.log(free["effective_rank"])
-    found["change of recognition"] = free["recognition"] - first["recognition"]
+    found["pair_auc, own views"] = row["wide_looks"][-1]["pair_auc"] if row.get("wide_looks") else math.nan
+    found["pair_auc x rank"] = (free["pair_auc"] - 0.5) * math.log(free["effective_rank"])
+    found["change of pair_auc"] = free["pair_auc"] - first["pair_auc"]
     return found
 
 
@@ -92,19 +92,19 @@ def scores(rows: Sequence[Row]) -> list[str]:
             if what == "methods" and score.startswith("loss"):
                 continue
             lines.append(f"| {score} | {' | '.join(_cells(found, score))} |")
-        lines += ["", f"recognition less retrieval, Spearman: {_with_interval(_ahead(found))}"]
+        lines += ["", f"pair_auc less view_retrieval, Spearman: {_with_interval(_ahead(found))}"]
     return lines
 
 
 def _ahead(found: Sequence[Sequence[Row]]) -> list[float]:
-    """Spearman of `recognition` less that of `retrieval`, of each group of three and more."""
+    """Spearman of `pair_auc` less that of `view_retrieval`, of each group of three and more."""
     differences = []
     for own in found:
         if len(own) > 2:
             y = [top1(row) or 0.0 for row in own]
             first, second = (
                 spearman([row["after"]["label_free"][score] for row in own], y)
-                for score in ("recognition", "retrieval")
+                for score in ("pair_auc", "view_retrieval")
             )
             differences.append(first - second)
     return [d for d in differences if math.isfinite(d)]

@@ -51,7 +51,7 @@ def test_names_that_the_table_does_not_know_have_no_numbers(
     assert cli.main(["list", "backbones", "resnet34"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert ["resnet34"] in [line.split() for line in said]
-    assert said[-1].startswith("The numbers are those of timm 0.1, torchvision 0.1, and here is timm ")
+    assert said[-1].startswith("The costs are those of timm 0.1, torchvision 0.1; with timm ")
 
 
 A, B, C, D = Cost("a", 10_000_000, 5.0, 512), Cost("b", 2_000_000, 0.5, 192), Cost("c"), Cost("d", 90_000_000, None, 64)
@@ -96,17 +96,17 @@ def test_a_training_step_is_timed_here(capsys: pytest.CaptureFixture[str], monke
     assert head.endswith("images/s here")
     speeds = {row.split()[0]: row.split()[-1] for row in rows}
     assert float(speeds["test_resnet"].replace(",", "")) > 1
-    assert "which is a forward and a backward pass of one view and SGD, in batches of 16 at 32 px" in note
+    assert "a forward and a backward pass of one view, batch size 16, 32 px" in note
     assert cli.main(["list", "backbones", "resnet", "--measure"]) == 1
-    assert "backbones would take long to measure; at most 20 are. Narrow the PATTERN" in capsys.readouterr().err
+    assert "backbones would take long to measure; at most 20 are allowed. Narrow the PATTERN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["list", "methods", "--small"], 2, "--small is of backbones. Leave it out."),
-        (["list", "methods", "--sort", "dim"], 2, "--sort is of backbones"),
-        (["list", "backbones", "resnet152", "--small"], 1, "No backbone whose name contains 'resnet152' is small."),
+        (["list", "methods", "--small"], 2, "--small applies to backbones only. Leave it out."),
+        (["list", "methods", "--sort", "dim"], 2, "--sort applies to backbones only"),
+        (["list", "backbones", "resnet152", "--small"], 1, "No small backbone's name contains 'resnet152'."),
         (
             ["list", "backbones", "test_vit", "--measure", "--image-size", "0"],
             1,

@@ -73,7 +73,7 @@ def test_groups(splits: Path) -> None:
     found = groups(open_source(splits / "train"), r"(patient\d+)_")
     assert found.images == {"patient0": 4, "patient1": 4, "patient2": 4}
     assert sorted(found.without) == ["a/broken.png", "a/encoded.jpg", "a/larger.png", "b/copy.png"]
-    for wrong, message in (("(", "no regular expression"), ("scan", "matches none of 16 names")):
+    for wrong, message in (("(", "not a valid regular expression"), ("scan", "matches none of 16 names")):
         with pytest.raises(ValueError, match=message):
             groups(open_source(splits / "train"), wrong)
 

@@ -16,6 +16,7 @@ import torch
 
 import lookalike
 from lookalike import cli, places
+from lookalike.cli.dispatch import VERBS
 from lookalike.cli.run_parsing import parse_run
 from lookalike.evaluation import protocols
 from lookalike.methods import SELF_SUPERVISED
@@ -43,10 +44,32 @@ def printed(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> s
     return captured.out + captured.err
 
 
-def test_overview_and_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in ([], ["--help"], ["help"]):
-        text = printed(capsys, argv, 0)
-        assert all(f"lookalike {verb}" in text for verb in ("pretrain", "evaluate", "embed", "views", "list"))
+FIRST = ("demo", "check", "pretrain", "evaluate", "report", "help")
+"""The commands that the overview lists first, for a newcomer."""
+GROUPS = {
+    "Train": ("demo", "pretrain", "distill", "finetune", "compare"),
+    "Evaluate": ("evaluate", "predict", "embed"),
+    "Look at data and results": ("check", "views", "show", "report", "plot"),
+    "Housekeeping": ("list", "thin", "doctor"),
+}
+
+
+def test_the_overview_lists_first_commands_then_all_by_group(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, [], 0)
+    assert printed(capsys, ["--help"], 0) == printed(capsys, ["-h"], 0) == printed(capsys, ["help"], 0) == text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    first, *groups = [block.splitlines() for block in text.split("\n\n")[1:-1]]
+    for line, verb in zip(first, FIRST, strict=True):
+        command, description = re.split(" {2,}", line.strip(), maxsplit=1)
+        assert command.split()[:2] == ["lookalike", verb]
+        assert len(description) > 10
+    listed = {head: tuple(line.split()[0] for line in lines) for head, *lines in groups}
+    assert listed == GROUPS
+    assert {verb for verbs in listed.values() for verb in verbs} == set(VERBS)
+    assert all(len(re.split(" {2,}", line.strip())) == 2 for _, *lines in groups for line in lines)
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in printed(capsys, ["list", "methods"], 0).splitlines()] == list(SELF_SUPERVISED)
     rows = [line.split() for line in printed(capsys, ["list", "backbones", "resnet18"], 0).splitlines()]
     assert ["resnet18", "11.18", "M", "3.63", "512"] in rows  # parameters, GFLOP at 224 pixels, features
@@ -137,8 +160,8 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
     ("argv", "code", "message"),
     [
         (["pretran"], 2, "Did you mean pretrain"),
-        (["pretrain", "simcrl", "PHOTOS"], 2, "No method is called 'simcrl'. Did you mean simclr"),
-        (["pretrain", "PHOTOS", "--epochs", "3"], 2, "The method comes before the data"),
+        (["pretrain", "simcrl", "PHOTOS"], 2, "Unknown method 'simcrl'. Did you mean simclr"),
+        (["pretrain", "PHOTOS", "--epochs", "3"], 2, "METHOD comes before DATA"),
         (["pretrain", "simclr", "PHOTOS", "--probe", "LABELLED"], 2, "--probe TRAIN TEST"),
         (
             ["pretrain", "simclr", "PHOTOS", "--init", "DAMAGED", *SMALL],
@@ -154,15 +177,15 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         ),
         (["views", "simclr", "PHOTOS", "--out", "RUN/views.png"], 1, "or --overwrite"),
         (["list", "backbones", "resnet19"], 1, "Did you mean resnet"),
-        (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method comes first"),
+        (["pretrain", "--epochs", "3", "simclr", "PHOTOS"], 2, "The method is missing"),
         (["pretrain", "simclr"], 2, "DATA"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "three"], 2, "three"),
         (["pretrain", "simclr", "PHOTOS", "--temperatur", "1"], 2, "temperatur"),
         (["pretrain", "simclr", "PHOTOS", "--epochs", "0"], 2, "epochs is 0"),
         (["pretrain", "simclr", "PHOTOS", "--temperature", "-1"], 2, "temperature is -1.0; it must be above 0"),
         (["pretrain", "simclr", "PHOTOS", "--views.0.count", "1"], 2, "compares 2 views"),
-        (["pretrain", "bylo", "PHOTOS", "--from", "RUN/run.yaml"], 2, "No method is called 'bylo'"),
-        (["pretrain", "byol", "PHOTOS", "--from", "RUN/run.yaml"], 2, "is a run of simclr, and byol was asked for"),
+        (["pretrain", "bylo", "PHOTOS", "--from", "RUN/run.yaml"], 2, "Unknown method 'bylo'"),
+        (["pretrain", "byol", "PHOTOS", "--from", "RUN/run.yaml"], 2, "is a run of simclr, but the command names byol"),
         (["pretrain", "simclr", "PHOTOS", "--out", "RUN/log.txt/x"], 1, "log.txt is a file"),
         (["embed", "RUN", "PHOTOS", "--batch-size", "0"], 1, "at least 1"),
         (["evaluate", "RUN", "LABELLED", "LABELLED", "--out", "PHOTOS"], 1, "is a folder"),
@@ -179,8 +202,8 @@ def test_a_stated_field_is_not_fitted(photos: Path, tmp_path: Path, capsys: pyte
         (["pretrain", "simclr", "PHOTOS", "--out", "RUN"], 1, "--resume to go on with it"),
         (["pretrain", "--resume", "--out", "RUN", "--temperature", "0.9"], 1, "temperature: 0.5 in the run, 0.9 now"),
         (["pretrain", "--resume", "--out", "NOWHERE"], 1, "holds no run to resume"),
-        (["pretrain", "simclr", "--from", "OTHER"], 2, "is a run of my.module:Mine, and simclr was asked for"),
-        (["pretrain", "--from", "OTHER"], 1, "run it from Python"),
+        (["pretrain", "simclr", "--from", "OTHER"], 2, "is a run of my.module:Mine, but the command names simclr"),
+        (["pretrain", "--from", "OTHER"], 1, "Run it from Python"),
         (["evaluate", "NOWHERE", "A", "B"], 1, "No encoder at"),
         (["evaluate", "RUN", "NOWHERE", "B"], 1, "NOWHERE"),
         (["evaluate", "RUN", "PHOTOS", "PHOTOS"], 1, "class folder"),
@@ -298,7 +321,7 @@ def test_embed_writes_names_and_numbers(
 ) -> None:
     out = tmp_path / f"e{suffix}"
     argv = ["embed", str(run), str(photos), "--out", str(out), "--workers", "0"]
-    assert "40 images x 96 numbers" in printed(capsys, argv, 0)
+    assert "40 images x 96 dimensions" in printed(capsys, argv, 0)
     assert "exists" in printed(capsys, argv, 1)
     printed(capsys, [*argv, "--overwrite"], 0)
     if suffix == ".npz":

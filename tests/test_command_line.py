@@ -72,7 +72,7 @@ def test_options_are_the_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_places_are_what_python_takes_by_position(name: str) -> None:
     known = inspect.signature(COMMANDS[name].function).parameters.values()
-    assert COMMANDS[name].places() == [p.name for p in known if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert COMMANDS[name].positionals() == [p.name for p in known if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -111,7 +111,7 @@ def made(a: "Data", *, b: "tuple[Data, Data] | None" = None, say: Callable[[str]
 
 
 def test_a_function_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    command = Command(function=made, metavars={"a": "IMAGES"}, more={"c": Option(int, 3, "A number.")})
+    command = Command(function=made, metavars={"a": "IMAGES"}, extra={"c": Option(int, 3, "A number.")})
     assert {name: stated.help for name, stated in command.options().items()} == {
         "a": "What it takes.", "b": "Two of it: both.", "c": "A number.",
     }  # fmt: skip

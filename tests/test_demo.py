@@ -56,7 +56,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert cli.main(["demo", "--out", str(out), "--epochs", "1"]) == 0
     printed = capsys.readouterr().out
     for words in (
-        "real, from scikit-learn", "placed by this demo", "raw pixels", "untrained encoder", "trained encoder",
+        "real, from scikit-learn", "drawn by this demo", "raw pixels", "untrained encoder", "trained encoder",
         "1 % of the labels: 10 of 1297 images", f"Next: lookalike evaluate {out} {out}-digits/train",
     ):  # fmt: skip
         assert words in printed
@@ -82,7 +82,7 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.Ca
     own.write_bytes(b"mine")
     for more in ([], ["--overwrite"]):
         assert cli.main(["demo", "--out", str(tmp_path / "demo"), *more]) == 1
-        assert "not of this demo. Give another --out" in capsys.readouterr().err
+        assert "not written by this demo. Give another --out" in capsys.readouterr().err
         assert own.read_bytes() == b"mine"
     own.unlink()
     (own.parent / "README.txt").write_text("Written by `lookalike demo` (seed 0)")
@@ -105,7 +105,7 @@ def test_images_of_an_earlier_demo_are_replaced_where_nothing_else_lies_among_th
         foreign.touch()
     else:
         foreign.mkdir()
-    with pytest.raises(FileExistsError, match="is not of this demo"):
+    with pytest.raises(FileExistsError, match="not written by this demo"):
         digits._check_replaceable(images, overwrite=True)
     assert foreign.exists()
     shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()

@@ -120,7 +120,7 @@ def test_a_torch_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
     done = command(PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert "cannot be imported: ImportError: libcudnn.so.9: cannot open shared object file" in done.stdout
-    assert "Install it anew: pip install --force-reinstall torch torchvision" in done.stdout
+    assert "Reinstall it: pip install --force-reinstall torch torchvision" in done.stdout
     assert done.stdout.count("cannot be imported: ") == 1  # what needs torch is not blamed
     assert "Traceback" not in done.stdout + done.stderr
     shutil.rmtree(tmp_path / "torch")  # as another installation takes its place
@@ -132,7 +132,7 @@ def test_a_library_that_ends_the_process_is_named(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     facts = json.loads(command("--json", PYTHONPATH=path).stdout)["facts"]
     errors = {each["name"]: each["error"] for each in facts["libraries"] if each["error"]}
-    assert errors == {"timm": "it ended the process with SIGILL"}
+    assert errors == {"timm": "the process was killed by SIGILL"}
     assert not facts["tried"]
 
 
@@ -173,7 +173,7 @@ def test_a_missing_library_and_one_that_is_too_old(sound: Facts) -> None:
     text = problems(replace(sound, libraries=(Library("timm", ">=1.0.21", None), lightning)))
     assert "timm is not installed. Install it: pip install 'timm>=1.0.21'" in text
     assert (
-        "lightning is 2.6.1, and lookalike needs >=2.6.4. Install another version: pip install 'lightning>=2.6.4'"
+        "lightning is 2.6.1, but lookalike needs >=2.6.4. Install a supported version: pip install 'lightning>=2.6.4'"
         in text
     )
     assert not problems(replace(sound, libraries=(replace(lightning, version="2.6.4"),)))
@@ -206,20 +206,20 @@ def test_a_small_shared_memory_is_a_problem(
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert f"shared memory  {tmp_path}: 64 MiB of 64 MiB free" in text
-    assert f"{tmp_path} has 64 MiB free, of 64 MiB" in text
+    assert f"{tmp_path} has 64 MiB free of 64 MiB" in text
     assert "docker run --shm-size 8g" in text
     assert not problems(replace(sound, shared_memory=Place("/dev/shm", 8 * GIB, 8 * GIB, True)))  # as advised
     assert not problems(replace(sound, shared_memory=None))  # macOS has none
 
 
 def test_little_memory_and_disk_are_problems(sound: Facts) -> None:
-    assert "Of the memory 1 GiB is free. Stop other programs" in problems(replace(sound, free_memory=GIB))
+    assert "Only 1 GiB of memory is free. Stop other programs" in problems(replace(sound, free_memory=GIB))
     full, closed = (replace(sound.current_folder, free=GIB), replace(sound.current_folder, writable=False))
-    assert "has 1 GiB free. Free some of it, or name a folder on another disk with --out." in problems(
+    assert "has only 1 GiB free. Free some space, or choose a folder on another disk with --out." in problems(
         replace(sound, current_folder=full)
     )
     text = problems(replace(sound, cache_folder=closed))
-    assert "The cache folder, /somewhere, cannot be written to. Name another folder with --cache-dir." in text
+    assert "The cache folder, /somewhere, is not writable. Choose another folder with --cache-dir." in text
     assert not problems(sound)
 
 
@@ -230,10 +230,10 @@ def test_a_gpu_that_torch_does_not_see_is_explained(sound: Facts) -> None:
     seen = replace(sound, driver_gpus=(DRIVER,), cuda="13.0")
     old = replace(seen, warnings=("The NVIDIA driver on your system is too old.",))
     text = problems(old)
-    assert "nvidia-smi shows 1 GPU (NVIDIA H200), and torch sees none. It was built for CUDA 13.0" in text
-    assert "torch says: The NVIDIA driver on your system is too old. Update NVIDIA's driver" in text
+    assert "nvidia-smi lists 1 GPU (NVIDIA H200), but torch detects none. It was built for CUDA 13.0" in text
+    assert "torch reports: The NVIDIA driver on your system is too old. Update NVIDIA's driver" in text
     assert "was built without CUDA" in problems(replace(seen, cuda=None))
-    assert "CUDA_VISIBLE_DEVICES is ''. Take it away" in problems(replace(seen, visible_gpus=""))
+    assert "CUDA_VISIBLE_DEVICES is ''. Unset it" in problems(replace(seen, visible_gpus=""))
     assert not problems(replace(seen, gpus=(replace(DRIVER, capability="9.0"),)))
     assert "cannot be used: no kernel image" in problems(
         replace(seen, gpus=(replace(DRIVER, error="no kernel image"),))
@@ -251,7 +251,9 @@ def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sou
     program.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n")
     gpus, error = module._driver_gpus()
     assert gpus == ()
-    assert "nvidia-smi is there and fails: Failed to initialize NVML" in problems(replace(sound, driver_error=error))
+    assert "nvidia-smi is installed but fails: Failed to initialize NVML" in problems(
+        replace(sound, driver_error=error)
+    )
 
 
 def test_compiled_code_that_cannot_be_kept_is_a_problem(sound: Facts, monkeypatch: pytest.MonkeyPatch) -> None:

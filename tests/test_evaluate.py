@@ -97,11 +97,11 @@ def test_several_labelled_sets_and_all_protocols_in_one_call(
     free = rows[6]["measures"]
     assert free == label_free(run, test)
     assert [*free] == [
-        "recognition", "retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
+        "pair_auc", "view_retrieval", "view_retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
     ]  # fmt: skip
-    assert rows[6]["top1"] == free["retrieval"] <= free["retrieval_of_5"] == rows[6]["top5"]
+    assert rows[6]["top1"] == free["view_retrieval"] <= free["view_retrieval_of_5"] == rows[6]["top5"]
     said = capsys.readouterr().out
-    assert f"label-free recognition {free['recognition']:.2%}  recall@1 {free['retrieval']:.2%} (95 % interval" in said
+    assert f"label-free pair AUC {free['pair_auc']:.2%}  recall@1 {free['view_retrieval']:.2%} (95 % interval" in said
     assert f"{others[1]}:" in said
     assert "map 0." in said
 
@@ -223,11 +223,11 @@ def test_images_that_cannot_be_read_are_counted(run: Path, labelled: Path, tmp_p
     ("options", "message"),
     [
         ({"seeds": 0}, "at least 1"),
-        ({"shares": ()}, "give one or more above 0"),
-        ({"shares": (2,)}, "give one or more above 0"),
+        ({"shares": ()}, "give one or more fractions above 0"),
+        ({"shares": (2,)}, "give one or more fractions above 0"),
         ({"protocols": ["finetune"], "pool": "average"}, "Leave one of them out"),
         ({"protocols": ["label-free"], "pool": "average"}, "Leave one of them out"),
-        ({"protocols": []}, "No protocol was asked for"),
+        ({"protocols": []}, "No protocol was given"),
     ],
 )
 def test_questions_that_cannot_be(run: Path, labelled: Path, options: dict, message: str) -> None:
@@ -324,4 +324,4 @@ def test_no_baseline_where_it_is_not_known_how_to_make_one(labelled: Path, capsy
     with pytest.raises(ValueError, match="is a module of your own: it is not known how to make it untrained"):
         evaluate(own, labelled / "train", labelled / "test", image_size=24, baseline=True)
     assert cli.main(["evaluate", "--features", "x.npz", "--baseline"]) == 2
-    assert "--baseline is of encoders" in capsys.readouterr().err
+    assert "--baseline applies to encoders" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_classes_of_two_files_are_matched_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["runs/a"], "Give an encoder and two labelled folders"),
+        (["runs/a"], "Expected an encoder and two labelled folders"),
         (["runs/a", "t", "s", "--features", "f.npz"], "takes the place of"),
         (["--features", "a.npz", "b.npz", "c.npz"], "one or two files"),
     ],
@@ -104,7 +104,7 @@ def test_files_that_cannot_be_judged(tmp_path: Path, capsys: pytest.CaptureFixtu
         with pytest.raises(ValueError, match="not finite"):
             run_protocol(protocol, broken, test, 4, 0, None)
     assert cli.main(["evaluate", "--features", str(names[0]), "--protocols", "knn"]) == 0
-    assert "Nothing was written" in capsys.readouterr().out
+    assert "Results were not saved" in capsys.readouterr().out
     assert cli.main(["evaluate", "--features", str(names[0]), "--image-size", "64"]) == 2
 
 

@@ -577,7 +577,7 @@ def test_folders_that_do_not_fit(
     flat = refused(lambda data: shutil.copy(data / "train/class0/0.jpg", data / "train/0.jpg"))
     assert "lies in no class folder" in flat
     late = refused(lambda data: None, "--unfreeze-after", "3", "--epochs", "3")
-    assert "--unfreeze-after 3 of 3 epochs: the encoder would never learn" in late
+    assert "--unfreeze-after 3 of 3 epochs: the encoder would never be trained" in late
 
 
 def test_commands_that_are_refused_with_one_message(
@@ -594,9 +594,7 @@ def test_commands_that_are_refused_with_one_message(
     assert "No encoder at" in failing(
         capsys, ["finetune", str(tmp_path / "no"), *data, "--out", str(tmp_path / "r")], 1
     )
-    assert "learns classes from labels: lookalike finetune ENCODER" in failing(
-        capsys, ["pretrain", "finetune", data[0]], 2
-    )
+    assert "trains with labels: lookalike finetune ENCODER" in failing(capsys, ["pretrain", "finetune", data[0]], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--classes", "a"], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--backbone", "resnet18"], 2)
     failing(capsys, ["finetune", str(encoder), data[0]], 2)
@@ -658,7 +656,7 @@ def test_help_shows_what_applies(argv: list[str], capsys: pytest.CaptureFixture[
     if argv[0] == "finetune":
         assert all(option in said for option in ("--unfreeze-after", "--frozen", "--optim.layer-decay", "--accumulate"))
         assert not any(
-            f"{option} " in said for option in ("--classes", "--init", "--backbone", "--normalise", "--test")
+            f"{option} " in said for option in ("--classes", "--init", "--backbone", "--normalize", "--test")
         )
 
 

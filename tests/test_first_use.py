@@ -96,15 +96,15 @@ MISTAKES = [
     (["check", "nowhere"], 1, "nowhere does not exist"),
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "nowhere"], 1, "nowhere does not exist"),
     (["pretrain", "--from", "OPTIM"], 1, "There is no optimizer 'lambb'. Near names: lamb"),
-    (["pretrain", "--from", "OWN"], 1, "names somebody's own backbone, <mine.Net>, which no command can make"),
-    (["pretrain", "--from", "ITEMS"], 1, "names somebody's own data, <mine.Items>, which no command can make"),
+    (["pretrain", "--from", "OWN"], 1, "is a Python object, <mine.Net>, which the command line cannot create"),
+    (["pretrain", "--from", "ITEMS"], 1, "is a Python object, <mine.Items>, which the command line cannot create"),
     (["pretrain", "DATA", "--from", "ITEMS"], 1, IMPORTED),
     (["distill", "DATA", "--teacher", "FILE", "--teacher-backbone", "resnet19"], 1, "resnet18"),
     (["evaluate", "FILE", "DATA", "DATA", "--encoder-backbone", "torchvision/resnet19"], 1, "torchvision/resnet18"),
     (["embed", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
     (["show", "FILE", "DATA", "--encoder-backbone", "resnet19"], 1, "resnet18"),
     (["evaluate", "timm/resnet18", "DATA", "DATA", "--labels", "nowhere"], 1, "nowhere is not there. Give a text file"),
-    (["evaluate", "timm/resnet18", "DATA", "DATA", "--shares", "10"], 1, "shares are [10.0]"),
+    (["evaluate", "timm/resnet18", "DATA", "DATA", "--shares", "10"], 1, "shares is [10.0]"),
     (["evaluate", "timm/resnet18", "DATA", "DATA", "--seeds", "0"], 1, "seeds is 0; it must be at least 1"),
     (["evaluate", "timm/resnet18", "DATA", "DATA", "--out", "DATA"], 1, "is a folder. Give a file, such as"),
     (["embed", "timm/resnet18", "DATA", "--image-size", "0"], 1, "image_size is 0; it must be at least 1"),
@@ -112,7 +112,7 @@ MISTAKES = [
     (["compare", "DATA", "simclr", "--train", "DATA", "--test", "DATA", "--out", "FILE"], 1, "is a file"),
     (["predict", "DATA", "DATA"], 1, "holds no classifier.safetensors. Train one: lookalike finetune"),
     (["report", "DATA"], 1, "holds no run (no run.yaml)"),
-    (["report", "DATA", "--points", "0"], 1, "points is 0; it is a number of images, 1 or more"),
+    (["report", "DATA", "--points", "0"], 1, "points is 0; it must be at least 1 image"),
     (["pretrain", "simclr", "DATA", "--views.0.blur", "0.1", "--backbone", "timm/resnet50.a1_in1k"], 1, IMPORTED),
     (["pretrain", "dino", "DATA", "--init", "timm/resnet18", "--optim.name", "adopt"], 1, IMPORTED),
     (["distill", "DATA"], 1, IMPORTED),
@@ -279,7 +279,7 @@ def test_of_a_comparison_only_its_own_trainings_are_thinned(tmp_path: Path, caps
     assert (here / "mine/checkpoints/epoch=2.ckpt").is_file()
     for run in here.glob("*/run.yaml"):
         run.unlink()
-    assert "c: none of its trainings has begun." in done(capsys, "thin", here)
+    assert "c: none of its trainings has started." in done(capsys, "thin", here)
 
 
 def test_compilation_is_announced_and_timed(

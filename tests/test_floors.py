@@ -54,7 +54,8 @@ def test_imports_of_all_kinds_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cores", "files", "foreign", "names", "devices", "progress", "printing", "random", "processes"]
+    "module",
+    ["cores", "files", "foreign", "metric_names", "names", "devices", "progress", "printing", "random", "processes"],
 )
 def test_the_ground_floor_imports_nothing_of_the_package(module: str) -> None:
     assert needed(f"lookalike.{module}") == {module}
@@ -79,7 +80,7 @@ def test_a_face_knows_none_of_its_kinds() -> None:
 
 def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:
     found = {name for name in needed("lookalike.encoders") if name.startswith("runs")}
-    assert found == {"runs.environment", "runs.folder", "runs.lookup", "runs.yaml"}
+    assert found == {"runs.environment", "runs.folder", "runs.lookup", "runs.old_names", "runs.yaml"}
 
 
 def test_the_folder_of_a_run_knows_no_method_but_by_name() -> None:

@@ -96,7 +96,7 @@ def test_a_fall_on_the_way_is_reported_once_and_in_the_end() -> None:
     assert watch.see(12, hits(100, 250)) == ""  # it was said
     assert watch.see(16, hits(155, 250)) == ""
     assert watch.at_end().startswith(
-        "WARNING: the k-NN was 63.2% before training, 40.0% at step 12 and is 62.0% now: the encoder forgot a part"
+        "WARNING: the k-NN was 63.2% before training, 40.0% at step 12 and is 62.0% now: the encoder forgot part"
     )
     watch.see(20, hits(140, 250))
     assert watch.at_end().startswith("WARNING: the k-NN fell from 63.2% before training to 56.0% (by ")
@@ -193,7 +193,7 @@ def test_a_resumed_training_remembers_what_was_known(
 
 
 def test_without_a_probe_the_end_says_that_nothing_shows_it(labelled: Path, first: str, tmp_path: Path) -> None:
-    line = "Whether the encoder forgot what --init knew is not measured: --probe TRAIN TEST"
+    line = "Whether the encoder forgot what --init knew is not measured. To measure it: --probe TRAIN TEST"
     assert line not in Folder(Path(first)).log.read_text()
     training.pretrain(run_of(labelled / "train", tmp_path / "next", 1, init=first))
     assert line in Folder(tmp_path / "next").log.read_text()

@@ -389,7 +389,7 @@ def test_what_misled_0_1_goes_through_check_and_a_training(tmp_path: Path, capsy
     table = tmp_path / "check.json"
     assert cli.main(["check", str(root), "--workers", "0", "--no-timing", "--out", str(table)]) == 0
     shown = capsys.readouterr()
-    assert "23, of which 2 cannot be read, and 3 are whole but cannot be used as they are" in shown.out
+    assert "23, of which 2 cannot be read, and 3 are valid but not supported" in shown.out
     assert "2 linked folders lead to folders that are read already" in shown.out
     assert "1 PNG RGB of 16 bits" in shown.out
     assert shown.err == ""

@@ -86,6 +86,12 @@ def test_a_training_of_0_1_goes_on_where_it_stopped(name: str, golden: Path, mon
     assert lookalike.load(name).dim == 16
 
 
+def test_rows_of_0_1_have_the_current_names_of_metrics(golden: Path) -> None:
+    row = Folder("simclr").rows()[0]
+    assert row["pair_auc"] == pytest.approx(0.5516, abs=1e-4)
+    assert "recognition" not in row
+
+
 def test_a_comparison_of_0_1_goes_on_where_it_stopped(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = json.loads((golden / "compare.command.json").read_text())
     assert cli.main(command) == 0, capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_forgetting_is_said(labelled: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    training.pretrain(tiny_run(photos, first, epochs=1, normalise="data"))
+    training.pretrain(tiny_run(photos, first, epochs=1, normalize="data"))
     training.pretrain(tiny_run(photos, second, epochs=1, init=str(Folder(first).last)))
     a, b = (json.loads((out / "encoder.json").read_text()) for out in (first, second))
     assert a["mean"] == b["mean"] != [0.485, 0.456, 0.406]

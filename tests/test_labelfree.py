@@ -17,11 +17,11 @@ from lookalike.label_free import (
     effective_rank,
     lidar,
     of_targets,
-    recognised,
-    recognition,
-    retrieval,
+    pair_auc,
+    pair_auc_per_image,
     spread,
     uniformity,
+    view_retrieval,
 )
 
 
@@ -57,7 +57,7 @@ def test_they_are_what_the_papers_say(images: int, dim: int, seed: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(images=st.integers(2, 9), dim=st.integers(1, 7), seed=st.integers(0, 99))
-def test_recognition_and_retrieval_are_what_they_say(images: int, dim: int, seed: int) -> None:
+def test_pair_auc_and_view_retrieval_are_what_they_say(images: int, dim: int, seed: int) -> None:
     x, y = features(images, dim, seed), features(images, dim, seed + 1000)
     z, w = [unit(row) for row in x], [unit(row) for row in y]
     points, comparisons, hits = 0.0, 0, 0
@@ -69,34 +69,34 @@ def test_recognition_and_retrieval_are_what_they_say(images: int, dim: int, seed
             comparisons += len(rest)
             hits += own > max(rest) + 1e-12
     if dim > 1:  # in one dimension all is a tie, of which rounding decides
-        assert recognition(x, y) == pytest.approx(points / comparisons, abs=1e-6)
-        assert retrieval(x, y) == pytest.approx(hits / (2 * images), abs=1e-6)
+        assert pair_auc(x, y) == pytest.approx(points / comparisons, abs=1e-6)
+        assert view_retrieval(x, y) == pytest.approx(hits / (2 * images), abs=1e-6)
 
 
-def test_recognition_at_its_ends() -> None:
+def test_pair_auc_at_its_ends() -> None:
     x = features(12, 6, 0)
-    assert recognition(x, 3 * x) == retrieval(x, 3 * x) == 1
-    assert recognition(torch.ones(12, 6), torch.ones(12, 6)) == 0.5
+    assert pair_auc(x, 3 * x) == view_retrieval(x, 3 * x) == 1
+    assert pair_auc(torch.ones(12, 6), torch.ones(12, 6)) == 0.5
 
 
 @pytest.mark.parametrize("images", [3, 4, 30])
-def test_what_images_add_to_recognition_is_leaving_each_out(images: int) -> None:
+def test_the_pair_auc_per_image_is_its_jackknife(images: int) -> None:
     a, b = features(images, 5, 0), features(images, 5, 1)
-    shares, whole = recognised(a, b), recognition(a, b)
+    shares, whole = pair_auc_per_image(a, b), pair_auc(a, b)
     assert float(shares.mean()) == pytest.approx(whole)
     for k in range(images):
         rest = [i for i in range(images) if i != k]
-        assert float(shares[k]) == pytest.approx(images * whole - (images - 1) * recognition(a[rest], b[rest]))
+        assert float(shares[k]) == pytest.approx(images * whole - (images - 1) * pair_auc(a[rest], b[rest]))
 
 
-def test_the_standard_errors_of_recognition_and_its_change_are_right() -> None:
+def test_the_standard_errors_of_the_pair_auc_and_its_change_are_right() -> None:
     """Over 300 draws of 40 images, the same before and after a change of the encoder."""
     values, errors, changes, of_changes = [], [], [], []
     for seed in range(300):
         generator = torch.Generator().manual_seed(seed)
         image, own, other, more = (torch.randn(40, 8, generator=generator) for _ in range(4))
-        before = recognised(image + own, image + other)
-        after = recognised(image + own + 0.5 * more, image + other + 0.5 * more)
+        before = pair_auc_per_image(image + own, image + other)
+        after = pair_auc_per_image(image + own + 0.5 * more, image + other + 0.5 * more)
         values.append(float(before.mean()))
         errors.append(float(before.std()) / 40**0.5)
         changes.append(float((after - before).mean()))
@@ -111,17 +111,17 @@ def test_an_encoder_is_scored_without_labels(photos: Path) -> None:
     encoder = backbones.create("test_resnet", image_size=32)
     found = label_free(encoder, photos)
     assert [*found] == [
-        "recognition", "retrieval", "retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
+        "pair_auc", "view_retrieval", "view_retrieval_of_5", "alignment", "uniformity", "spread", "effective_rank",
     ]  # fmt: skip
-    assert 0 <= found["retrieval"] <= 1
+    assert 0 <= found["view_retrieval"] <= 1
     assert found == label_free(encoder, photos)
     assert found != label_free(encoder, photos, seed=1)
-    with pytest.raises(ValueError, match="1 image cannot be told apart"):
+    with pytest.raises(ValueError, match="scores of 1 image are undefined"):
         label_free(encoder, photos, images=1)
 
 
 @pytest.mark.parametrize("images", [2, 3, 12])
-def test_recognition_of_an_encoder_meets_slow_loops_over_its_features(photos: Path, images: int) -> None:
+def test_pair_auc_of_an_encoder_meets_slow_loops_over_its_features(photos: Path, images: int) -> None:
     torch.manual_seed(0)
     pixels = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 16))
     encoder = backbones.create(pixels, image_size=32)
@@ -137,8 +137,8 @@ def test_recognition_of_an_encoder_meets_slow_loops_over_its_features(photos: Pa
         for j in range(images)
         if i != j
     ]
-    assert found["recognition"] == pytest.approx(mean(nearer))
-    assert images < 12 or 0.5 < found["recognition"] < 1  # neither chance nor all: a wrong pairing shows
+    assert found["pair_auc"] == pytest.approx(mean(nearer))
+    assert images < 12 or 0.5 < found["pair_auc"] < 1  # neither chance nor all: a wrong pairing shows
 
 
 @settings(deadline=None, max_examples=25)

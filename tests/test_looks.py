@@ -60,7 +60,7 @@ def test_a_change_is_that_of_the_same_images() -> None:
     first, now = look(image + 2 * own, image + 2 * other), look(image + own, image + other)
     found = change(first, now)
     assert found is not None
-    assert found.mean == pytest.approx(now.figures["recognition"] - first.figures["recognition"])
+    assert found.mean == pytest.approx(now.figures["pair_auc"] - first.figures["pair_auc"])
     assert found.away > 3
     assert change(first, first) == Change(0.0, 0.0, 0.0)
     few = look(image[:7], image[:7])
@@ -93,10 +93,12 @@ def test_images_that_hold_nothing_are_known_at_once() -> None:
     assert "the images look like noise" in lacking(batch(shuffled))
     assert "the images look like noise" in lacking(batch([p.to(torch.int32).to(torch.uint16) for p in shuffled]))
     assert lacking(batch([torch.full_like(p, i) for i, p in enumerate(photos)])) == (
-        "16 of 16 images that were looked at are blank, of one colour all over"
+        "16 of 16 images in a random sample are blank, of a single colour"
     )
     coloured = [torch.tensor([i, 7, 200], dtype=torch.uint8)[:, None, None].expand_as(p) for i, p in enumerate(photos)]
     assert "are blank" in lacking(batch(coloured))
-    assert lacking(batch([photos[0]] * 16)) == "of 16 images that were looked at 1 is distinct, all others copies"
+    assert (
+        lacking(batch([photos[0]] * 16)) == "only 1 of 16 images in a random sample is distinct, the others are copies"
+    )
     assert lacking(batch([photos[0]] * 8 + photos[:8])) == ""
     assert lacking(batch([torch.zeros_like(photos[0])] * 7)) == ""  # so few may be anything

@@ -97,9 +97,9 @@ def test_images_that_are_nowhere_are_named_with_the_command_that_names_another_p
     run = str(place / "a run")
     resume = ["pretrain", "--resume", "--out", run, "--epochs", "2"]
     said = refused(capsys, *resume)
-    where = f"relative to {place}, where the run began" if notes else "in which the run began, which lookalike 0.1 did"
+    where = f"relative to {place}, where the run was started" if notes else "was started, which lookalike 0.1 did not"
     assert where in said
-    assert f"To name another place: lookalike pretrain DATA --resume --out '{run}'" in said
+    assert f"To use another path: lookalike pretrain DATA --resume --out '{run}'" in said
     done(capsys, "pretrain", "moved", *resume[1:], "--no-report")
     assert sorted(losses(run)) == [5, 10]
 

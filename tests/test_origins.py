@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support.runs import TinyNet, tiny_config, tiny_run
 
 from lookalike import cli, training
+from lookalike.cli.parsing import with_new_names
 from lookalike.cli.run_parsing import parse_run
 from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.methods.ibot import IBOT
@@ -80,7 +82,7 @@ def test_origins_that_nobody_wrote_are_refused(content: object) -> None:
 def test_a_run_goes_on_from_python_with_what_was_said_at_first(photos: Path, tmp_path: Path) -> None:
     """Nothing but the method, its data and the folder is said again; `run.yaml` knows the rest."""
     out = tmp_path / "run"
-    stated: dict[str, Any] = {"seed": 5, "save_every": 2, "accumulate": 2, "normalise": "data", "decode_size": 40}
+    stated: dict[str, Any] = {"seed": 5, "save_every": 2, "accumulate": 2, "normalize": "data", "decode_size": 40}
     training.pretrain(tiny_run(photos, out, epochs=2, method=tiny_config(temperature=0.3), **stated))
     run = Run(data=photos, method=SimCLR.Config(), backbone=TinyNet(), out=str(out), resume=True, epochs=3)
     training.pretrain(run)
@@ -88,6 +90,79 @@ def test_a_run_goes_on_from_python_with_what_was_said_at_first(photos: Path, tmp
     assert {name: vars(settled)[name] for name in stated} == stated
     assert settled.method == dataclasses.replace(tiny_config(temperature=0.3), optim=settled.method.optim)
     assert Folder(out).rows()[-1]["step"] == 15
+
+
+@pytest.mark.parametrize("option", [["--normalise", "data"], ["--normalise=data"]])
+def test_the_old_name_of_an_option_is_accepted_with_a_notice(
+    option: list[str], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    argv = [
+        "pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1",
+        "--workers", "0", "--no-report", "--out", str(out), *option,
+    ]  # fmt: skip
+    assert cli.main(argv) == 0
+    notice = "--normalise is now --normalize; the old spelling is accepted until 0.3."
+    assert capsys.readouterr().err.count(notice) == 1
+    content = yaml.safe_load((out / "run.yaml").read_text())
+    assert content["normalize"] == "data"
+    assert "normalize" in content["origins"]["user"]
+
+
+def test_other_commands_of_trainings_accept_the_old_name(
+    photos: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["views", "simclr", str(photos), "--out", str(tmp_path / "v.png"), "--normalise", "data"]) == 0
+    assert "--normalise is now --normalize" in capsys.readouterr().err
+    train, test = str(labelled / "train"), str(labelled / "test")
+    argv = ["compare", str(photos), "simclr", "--train", train, "--test", test, "--normalise", "data", "--seeds", "0"]
+    assert cli.main(argv) != 0
+    err = capsys.readouterr().err
+    assert "--normalise is now --normalize" in err
+    assert "seeds is 0; it must be at least 1" in err
+
+
+def test_what_stands_behind_two_dashes_is_no_old_name(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--out", "normalise", "--", "--normalise"]
+    assert with_new_names(argv) == argv
+    assert not capsys.readouterr().err
+
+
+def test_a_run_with_the_old_name_of_an_option_goes_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As 0.2.dev wrote it: in the options, in the origins and in the checkpoint."""
+    out = tmp_path / "run"
+    argv = [
+        "pretrain", "simclr", str(photos), "--backbone", "test_byobnet", "--image-size", "32", "--epochs", "1",
+        "--workers", "0", "--no-report", "--out", str(out), "--normalize", "data",
+    ]  # fmt: skip
+    assert cli.main(argv) == 0
+    text = (out / "run.yaml").read_text()
+    assert text.count("normalize") == 2
+    (out / "run.yaml").write_text(text.replace("normalize", "normalise"))
+    last = Folder(out).last
+    checkpoint = torch.load(last, weights_only=True)
+    run = checkpoint["lookalike"]["run"]
+    checkpoint["lookalike"]["run"] = {("normalise" if k == "normalize" else k): v for k, v in run.items()}
+    torch.save(checkpoint, last)
+    settled = read_run(out / "run.yaml")
+    assert (settled.normalize, settled.origins["normalize"]) == ("data", "user")
+    assert (
+        parse_run("pretrain", ["--from", str(out / "run.yaml"), "--out", str(tmp_path / "other")]).normalize == "data"
+    )
+    capsys.readouterr()
+    assert cli.main(["pretrain", "--resume", "--out", str(out), "--epochs", "2", "--no-report"]) == 0
+    assert "normali" not in capsys.readouterr().err
+    assert (out / "run.yaml").read_text().count("normalize") == 2
+    assert "normalise" not in (out / "run.yaml").read_text()
+
+
+def test_a_file_with_both_names_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("method: simclr\ndata: photos\nnormalise: data\nnormalize: imagenet\n")
+    with pytest.raises(ValueError, match=r"nothing is called 'normalise'\. Did you mean normalize"):
+        read_run(file)
 
 
 def test_another_machine_or_a_later_default_refuses_no_resume(photos: Path, tmp_path: Path) -> None:

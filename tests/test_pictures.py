@@ -68,7 +68,7 @@ def test_a_cnn_has_no_attention_to_show(photos: Path, tmp_path: Path, capsys: py
     cnn = saved(tmp_path / "cnn", "test_resnet")
     command = ["show", str(cnn), str(photos), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert cli.main(command) == 0
-    assert "attention: left out. test_resnet has no class token" in capsys.readouterr().out
+    assert "attention: skipped. test_resnet has no class token" in capsys.readouterr().out
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["neighbours.csv", "neighbours.png", "pca.png"]
     assert cli.main([*command, "--what", "attention", "--overwrite"]) == 1
     assert "Choose a plain ViT" in capsys.readouterr().err
@@ -163,8 +163,8 @@ def test_heat_rises_from_black_to_pale() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"count": 0}, "count is 0; it is a number of images, 1 or more"),
-        ({"what": ["gradients"]}, "Nothing is shown as 'gradients'. There are: attention, pca, neighbours"),
+        ({"count": 0}, "count is 0; it must be at least 1 image"),
+        ({"what": ["gradients"]}, "Unknown picture 'gradients'. Choose from attention, pca, neighbours"),
         ({"image_size": 33}, "cannot take 33 x 33 pixels"),
     ],
 )
@@ -190,12 +190,12 @@ def test_broken_images_are_passed_over(vit: Path, photos: Path, tmp_path: Path) 
 def test_one_image_has_no_neighbours(vit: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(next(photos.rglob("*.jpg")).read_bytes())
-    with pytest.raises(ValueError, match="One image alone has no neighbours"):
+    with pytest.raises(ValueError, match="A single image has no neighbours"):
         show.show(vit, tmp_path / "images", out=tmp_path / "out", what=["neighbours"])
     said: list[str] = []
     files = show.show(vit, tmp_path / "images", out=tmp_path / "out", say=said.append)
     assert [f.name for f in files] == ["attention.png", "pca.png"]
-    assert any("neighbours: left out. One image alone has no neighbours" in line for line in said)
+    assert any("neighbours: skipped. A single image has no neighbours" in line for line in said)
 
 
 def test_a_table_that_is_there_is_not_replaced(vit: Path, photos: Path, tmp_path: Path) -> None:
@@ -238,12 +238,12 @@ def test_maps_of_few_patches_are_called_coarse_with_a_size_that_makes_finer_ones
     said: list[str] = []
     show.show(made, photos, out=tmp_path / "few", what=["pca"], count=2, say=said.append)
     (line,) = [each for each in said if "coarse" in each]
-    found = re.fullmatch(r"3 x 3 patches of an image make coarse maps: --image-size (\d+) makes finer ones\.", line)
+    found = re.fullmatch(r"3 x 3 patches per image give coarse maps: --image-size (\d+) gives finer ones\.", line)
     assert found
     said.clear()
     show.show(made, photos, out=tmp_path / "many", what=["pca"], count=2, image_size=int(found[1]), say=said.append)
     assert not [each for each in said if "coarse" in each]
     fixed = create("swin_tiny_patch4_window7_224", image_size=224).eval()
     assert _coarse(fixed, 7, 7, 224).endswith(
-        "takes no larger images. A network with smaller patches makes finer ones."
+        "does not accept larger images. A network with smaller patches gives finer maps."
     )

@@ -38,7 +38,7 @@ Say = pytest.CaptureFixture[str]
 
 def facts(images: int = 1500, pixels: int = 128, gpu: str = "", cores: int = 2, gib: float = 16, **more: Any) -> Facts:
     return Facts(images, pixels, gpu=gpu, cores=cores, memory=int(gib * 2**30),
-                 **({"channels": 3, "normalise": "imagenet"} | more))  # fmt: skip
+                 **({"channels": 3, "normalize": "imagenet"} | more))  # fmt: skip
 
 
 def speed(plan: Recommendation, step: float, start: float = 0.0) -> Speed:
@@ -136,9 +136,9 @@ def test_the_documentation_has_the_rules() -> None:
 def test_readme_and_quick_start_show_the_command_of_the_rules() -> None:
     """That of 1,500 photographs of 128 pixels or more on two cores."""
     root = Path(__file__).parents[1]
-    for file, data, more in (("README.md", "photos/", ""), ("docs/quickstart.md", "kept.txt", " --probe T1 T2")):
+    for file, data, more in (("README.md", "photos/", ""), ("docs/quickstart.md", "photos", " --probe T1 T2")):
         command = recommended(facts(), Given(data)).command.replace(" --out", f"{more} --out")
-        text = (root / file).read_text().replace("--probe judged/train judged/test", "--probe T1 T2")
+        text = (root / file).read_text().replace("--probe labelled/train labelled/test", "--probe T1 T2")
         assert f"\n{command}\n" in text
 
 
@@ -167,16 +167,16 @@ def test_a_slow_training_is_given_a_time_and_a_very_slow_one_an_epoch() -> None:
     command = "lookalike pretrain lejepa photos --backbone mobilenetv3_small_050 --image-size 96 --batch-size 64"
     fast, slow, slower = (at_speed(plan, speed(plan, step)) for step in (0.5, 6.0, 90.0))
     assert fast.lines() == [
-        "1,500 images at 96 pixels, 2 cores: about 4.2 min for 22 epochs, by a measured 0.5 s for each of 506 steps",
-        "Its views: lookalike views lejepa photos --image-size 96",
+        "1,500 images at 96 pixels, 2 cores: about 4.2 min for 22 epochs, from a measured 0.5 s per step and 506 steps",
+        "To draw its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --epochs 22 --out runs/first   # about 4.2 min",
     ]
     assert slow.lines() == [
-        "1,500 images at 96 pixels, 2 cores: about 30 min for 13 epochs, by a measured 6 s for each of 299 steps",
-        "Its views: lookalike views lejepa photos --image-size 96",
+        "1,500 images at 96 pixels, 2 cores: about 30 min for 13 epochs, from a measured 6 s per step and 299 steps",
+        "To draw its views: lookalike views lejepa photos --image-size 96",
         f"Next: {command} --time 30min --out runs/first   # about 30 min",
     ]
-    assert slower.lines()[1].strip().startswith("All images once take longer than 30min.")
+    assert slower.lines()[1].strip().startswith("One epoch takes longer than 30min.")
     assert slower.lines()[3] == f"Next: {command} --epochs 1 --out runs/first   # about {spoken(90 * 23)}"
     assert plan.lines()[-1] == f"Next: {command} --epochs 22 --out runs/first"
     assert "not measured" in plan.lines()[0]
@@ -184,7 +184,7 @@ def test_a_slow_training_is_given_a_time_and_a_very_slow_one_an_epoch() -> None:
 
 def test_few_images_are_told_of_published_weights() -> None:
     (_, remark, *_) = recommended(facts(10), GIVEN).lines()
-    assert "10 images are few to learn from" in remark
+    assert "10 images are few for a training" in remark
     assert "--init timm/mobilenetv3_small_050" in remark
     assert len(recommended(facts(recommendation.FEW_IMAGES), GIVEN).lines()) == 3
 
@@ -246,7 +246,7 @@ def test_facts_are_those_of_the_images(tmp_path: Path) -> None:
     for i in range(9):
         draw(tmp_path / "photos" / f"{i}.png", i % 4, i, (40 + i, 100))
     found = seen(tmp_path / "photos")
-    assert (found.images, found.pixels, found.channels, found.normalise) == (9, 44, 3, "imagenet")
+    assert (found.images, found.pixels, found.channels, found.normalize) == (9, 44, 3, "imagenet")
     assert found.cores >= 1
     assert found.memory > 2**20
     grey = tmp_path / "grey"
@@ -254,12 +254,12 @@ def test_facts_are_those_of_the_images(tmp_path: Path) -> None:
     for i in range(9):
         noise = np.random.default_rng(i).integers(0, 4096, (20, 30)).astype(np.uint16)
         Image.fromarray(noise).save(grey / f"{i}.png")  # 12 bits in a file of 16
-    assert (seen(grey).channels, seen(grey).normalise) == (1, "data")
+    assert (seen(grey).channels, seen(grey).normalize) == (1, "data")
     assert seen(grey, 1).channels == 1
 
 
-@pytest.mark.parametrize(("good", "bad", "words"), [(1, 3, "1 image can be read: at least 2"),
-                                                    (0, 3, "0 images can be read: at least 2"),
+@pytest.mark.parametrize(("good", "bad", "words"), [(1, 3, "Only 1 image can be read; a training needs at least 2"),
+                                                    (0, 3, "Only 0 images can be read; a training needs at least 2"),
                                                     (8, 2, "2 of 10 images cannot be read or used")])  # fmt: skip
 def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     good: int, bad: int, words: str, tmp_path: Path, capsys: Say
@@ -273,7 +273,7 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert f"No command to begin with yet: {words}" in said
+    assert f"No first command can be recommended: {words}" in said
     assert "Next:" not in said
     assert json.loads(out.read_text())["first_command"] is None
     if remedy := re.search(r"--max-broken (\d)\.\n", said):
@@ -290,7 +290,7 @@ def test_data_that_cannot_be_trained_on_get_a_reason_and_no_command(
     [
         recommended(facts(), GIVEN),
         recommended(facts(10**6, 300, "H200"), GIVEN),
-        recommended(facts(channels=1, normalise="data"), Given("my photos; $HOME", "drop", 0)),
+        recommended(facts(channels=1, normalize="data"), Given("my photos; $HOME", "drop", 0)),
         dataclasses.replace(recommended(facts(), GIVEN), time="30min", epochs=7, out="runs/first.2"),
     ],
 )
@@ -320,11 +320,12 @@ def test_the_last_line_of_check_is_a_command_that_runs(
     lines = said.out.splitlines()
     assert lines[-5] == "Timing a step of lejepa with mobilenetv3_small_050 at 32 pixels ..."
     assert re.match(
-        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, by a measured .* of 2 steps$", lines[-4]
+        r"24 images at 32 pixels, \d+ cores?: about .* for 2 epochs, from a measured .* per step and 2 steps$",
+        lines[-4],
     )
     command, _, about = lines[-1].removeprefix("Next: ").partition("   # about ")
     content = json.loads(Path("check.json").read_text())["first_command"]
-    assert cli.main([*shlex.split(lines[-2].removeprefix("Its views: "))[1:], "--out", "views.png"]) == 0
+    assert cli.main([*shlex.split(lines[-2].removeprefix("To draw its views: "))[1:], "--out", "views.png"]) == 0
     assert content["command"] == command
     assert content["channels"] == 1
     assert about == spoken(content["seconds"])
@@ -342,7 +343,7 @@ def test_check_without_timing_names_the_same_command(
     argv = ["check", str(photos), "--workers", "0", "--no-timing", "--image-size", "64", "--alpha", "drop"]
     assert cli.main(argv) == 0
     said = capsys.readouterr().out
-    assert "have a side below 64 pixels" in said
+    assert "with a side below 64 pixels would be enlarged" in said
     words = shlex.split(said.splitlines()[-1].removeprefix("Next: "))
     assert words[:4] == ["lookalike", "pretrain", "lejepa", str(photos)]
     assert words[words.index("--image-size") + 1] == "64"
@@ -362,7 +363,7 @@ def test_a_step_that_fails_fails_no_check(
     out = tmp_path / "check.json"
     assert cli.main(["check", str(photos), "--workers", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "It could not be timed: the machine is too small\n40 images at 32 pixels" in said
+    assert "Timing failed: the machine is too small\n40 images at 32 pixels" in said
     assert said.splitlines()[-1].startswith("Next: lookalike pretrain lejepa")
     assert json.loads(out.read_text())["first_command"]["seconds"] is None
 

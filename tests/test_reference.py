@@ -178,7 +178,7 @@ def swav(case: Case) -> Arrays:
     for key, z in both_precisions(torch.from_numpy(case["in/z"])):
         prototypes = Prototypes(z.shape[1], len(case["in/prototypes_raw"])).to(z.dtype)
         prototypes.weight.data = torch.from_numpy(case["in/prototypes_raw"]).to(z.dtype, copy=True)
-        prototypes.normalise()
+        prototypes.normalize()
         z.requires_grad_()
         unit = losses.unit(z)
         scores = prototypes(unit)

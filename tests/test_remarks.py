@@ -102,7 +102,7 @@ def test_whole_images_of_another_form_are_not_called_broken(tmp_path: Path, capf
     for i in range(3):
         (tmp_path / f"bands{i}.tif").write_bytes(BANDS["8 x 16 bits"])
     text = checked(tmp_path, capfd)
-    assert "3, of which 0 cannot be read, and 3 are whole but cannot be used as they are" in text
+    assert "3, of which 0 cannot be read, and 3 are valid but not supported" in text
     with pytest.raises(ValueError, match=r"None of 3 images tried in turn (?s:.*)Convert them") as caught:
         next(iter(Loader(open_source(tmp_path), 2, 0)))
     assert "epair" not in str(caught.value)
@@ -110,7 +110,7 @@ def test_whole_images_of_another_form_are_not_called_broken(tmp_path: Path, capf
         photo(tmp_path / f"good{i}.png")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     text = checked(tmp_path, capfd)
-    assert "7, of which 1 cannot be read, and 3 are whole but cannot be used as they are" in text
+    assert "7, of which 1 cannot be read, and 3 are valid but not supported" in text
     line = "3 of 6 images looked at are whole, but cannot be used as they are. The first is bands"
     assert line in started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.9", "--batch-size", "2")
     with pytest.raises(ValueError, match=r"could not be read, more than the share(?s:.*)Repair or convert them"):
@@ -169,7 +169,7 @@ def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixtu
         "1 of 4 images looked at (TIFF RGB of 5 bands) has further bands behind the colours",
         "1 image of uint16 uses little of the range of values",
         "1 of 4 images is constant, or nearly so: dark.png. ",
-        "same names  1 name with several suffixes, such as dark.npy, dark.png. Of 1 they do not",
+        "same names  1 name with several suffixes, such as dark.npy, dark.png. For 1, they differ",
     ):
         assert words in text, words
     assert "of uint8 use" not in text  # what is blank has no range
@@ -400,7 +400,7 @@ def test_images_that_use_little_of_their_range_are_named(
         (tmp_path / f"{i}.{'tif' if kind == 'float32' else 'png'}").write_bytes(DIM[kind]())
     values = f"the largest value seen is {WORDS[kind]}, the smallest 0."
     line = f"16 images of {kind} use little of the range of values: {values}"
-    advice = "Train with --normalise data, or scale all files alike"
+    advice = "Train with --normalize data, or scale all files alike"
     assert f"{line} {advice}" in checked(tmp_path, capfd, "--channels", "1")
     source = open_source(tmp_path, channels=1)
     assert warnings_about(source, ALL)[0].startswith(f"{line} {advice}")
@@ -415,7 +415,7 @@ def test_a_training_advises_what_it_does_not_do_yet(tmp_path: Path, capfd: pytes
         (tmp_path / f"{i}.png").write_bytes(DIM["uint16"]())
     out = tmp_path / "run"
     assert "WARNING     16 images of uint16 use little" in started(tmp_path, out, capfd, "--channels", "1")
-    text = started(tmp_path, out, capfd, "--channels", "1", "--normalise", "data")
+    text = started(tmp_path, out, capfd, "--channels", "1", "--normalize", "data")
     assert "use little" not in text
     mean = json.loads((out / "encoder.json").read_text())["mean"]
     assert mean[0] == pytest.approx(2048 / 65535, abs=0.002)
@@ -464,10 +464,10 @@ def test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.fromarray(noise(60, 50, 3)).save("large.tif")
-    words = r"not supported: 50 x 60 pixels are above the limit of 2000. Cut it into tiles, .*; docs/quickstart.md"
+    words = r"not supported: 50 x 60 pixels are above the limit of 2000. Cut it into tiles, .*; docs/checking.md"
     with pytest.raises(BrokenImage, match=words):
         decode("large.tif", 3)
-    guide = (Path(__file__).parents[1] / "docs/quickstart.md").read_text()
+    guide = (Path(__file__).parents[1] / "docs/checking.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "large.tif" in block)
     exec(code.replace("1024", "32"), {})
     tiles = open_source("tiles")

@@ -23,7 +23,7 @@ TABLES = (REMEDIES, OF_NETWORKS, OF_DATA, OF_EVALUATION, OF_RUNS)
 
 TRIED_ELSEWHERE = {
     "give lists of names under user and fitted.": "test_origins.py::test_origins_that_nobody_wrote_are_refused",
-    "Cut it into tiles, or shrink it; docs/quickstart.md":
+    "Cut it into tiles, or shrink it; docs/checking.md":
         "test_remarks.py::test_an_image_that_is_too_large_can_be_cut_as_the_documentation_says",
     "put the call under if __name__ == '__main__', or use workers=0":
         "test_workers.py::test_a_script_without_a_main_guard_is_told_what_to_do",
@@ -32,7 +32,7 @@ TRIED_ELSEWHERE = {
     "batches go through a pipe instead, which is slower. Use fewer --workers":
         "test_reliability.py::test_little_shared_memory",
     "The loading processes cannot be started: ": "test_reliability.py::test_little_shared_memory",
-    "# the same figures once more": "test_demo.py::test_the_command",
+    "# the same accuracies again": "test_demo.py::test_the_command",
     "Save the one that is meant alone, with `":
         "test_encoders.py::test_two_networks_that_fit_alike_are_refused_with_a_command_that_parts_them",
     "Where it was made, save the tensors alone: ":
@@ -61,18 +61,19 @@ TRIED_ELSEWHERE = {
     "Whether the encoder forgot what --init knew is not measured":
         "test_forgetting.py::test_a_training_warns_at_the_step_and_in_the_end",
     "Next: \0\0": "test_recommendation.py::test_the_last_line_of_check_is_a_command_that_runs",
-    "of them. Give a list of the others as DATA, or train with --max-broken 1.":
+    "To draw its views: ": "test_recommendation.py::test_the_last_line_of_check_is_a_command_that_runs",
+    "Give a list of the others as DATA, or train with --max-broken 1.":
         "test_recommendation.py::test_data_that_cannot_be_trained_on_get_a_reason_and_no_command",
     "pip install 'lookalike[\0]'": "test_doctor.py::test_a_missing_extra_is_named_with_its_command",
     "Install it: pip install \0": "test_doctor.py::test_a_missing_library_and_one_that_is_too_old",
-    "Install another version: pip install \0": "test_doctor.py::test_a_missing_library_and_one_that_is_too_old",
-    "Install it anew: pip install --force-reinstall \0":
+    "Install a supported version: pip install \0": "test_doctor.py::test_a_missing_library_and_one_that_is_too_old",
+    "Reinstall it: pip install --force-reinstall \0":
         "test_doctor.py::test_a_torch_that_cannot_be_imported_is_reported",
-    "Give a container more shared memory: docker run --shm-size 8g. Or use fewer --workers.":
+    "Give the container more shared memory: docker run --shm-size 8g. Or use fewer --workers.":
         "test_doctor.py::test_a_small_shared_memory_is_a_problem",
     "Stop other programs, give the container more": "test_doctor.py::test_little_memory_and_disk_are_problems",
-    "Name another folder with \0.": "test_doctor.py::test_little_memory_and_disk_are_problems",
-    "Free some of it, or name a folder on another disk with \0.":
+    "Choose another folder with \0.": "test_doctor.py::test_little_memory_and_disk_are_problems",
+    "Free some space, or choose a folder on another disk with \0.":
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
@@ -84,11 +85,12 @@ UNTRIED = {
     "Update lookalike.": "it takes a later version, which there is not yet",
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Look at the disk.": "it takes a disk that fails",
-    "Look in nvidia-smi at what runs on it": "it takes a GPU that fails",
+    "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
-    "Install torch and torchvision for CUDA": "it takes a GPU",
-    "Start the machine anew": "it takes a machine that can be started anew",
-    "begin from published weights, which are downloaded": "it takes a connection",
+    "Install torch and torchvision with CUDA": "it takes a GPU",
+    "install torch and torchvision for the CUDA version": "it takes a GPU",
+    "Reboot the machine": "it takes a machine that can be rebooted",
+    "start from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
     "Choose by the protocol that is closest to your use of the features.": "whoever reads the table chooses",
 }
@@ -101,7 +103,7 @@ FACTS = (
     ", but this machine has ",
     "the fewest operations of `list backbones --small`",
     "the encoder forgets what --init knew",
-    "the encoder forgot a part of what --init knew",
+    "the encoder forgot part of what --init knew",
 )
 """Texts that name an option and advise nothing."""
 

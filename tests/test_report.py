@@ -142,10 +142,10 @@ def test_the_page_of_a_run_is_replaced_and_other_files_are_not(
         (["report"], 2, "runs"),
         (["report", "nowhere"], 1, "nowhere is not a folder. Give the folder of a run or of a comparison."),
         (["report", "."], 1, "holds no run (no run.yaml)"),
-        (["report", "RUN", "--points", "0"], 1, "points is 0; it is a number of images, 1 or more."),
+        (["report", "RUN", "--points", "0"], 1, "points is 0; it must be at least 1 image."),
         (["report", "RUN", "--out", "."], 1, "is a folder. Give a file, such as"),
         (["plot", "RUN", "--out", "a.gif"], 1, "written as .png, .pdf or .svg"),
-        (["plot", ".", "--out", "a.png"], 1, "holds no metrics.jsonl and no linear probe"),
+        (["plot", ".", "--out", "a.png"], 1, "has no metrics.jsonl and no linear probe"),
     ],
 )
 def test_what_cannot_be_reported(

@@ -423,7 +423,7 @@ def test_entries_of_before_and_other_figures_are_shown(run: Path, tmp_path: Path
         own = text(browser, "metrics-label-free")
         assert "View recall@1" in own
         assert "Squared distance between two views" in own
-        assert own.index("Recognition") < own.index("View recall@1") < own.index("Alignment")  # the older lacks one
+        assert own.index("Pair AUC") < own.index("View recall@1") < own.index("Alignment")  # the older lacks one
         assert "Without labels" not in browser.find_element(By.CSS_SELECTOR, ".tiles").text
         assert seen(browser) == []
     finally:

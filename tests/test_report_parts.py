@@ -84,14 +84,20 @@ def test_metrics_other_than_accuracy_have_their_own_titles() -> None:
     retrieval = {"protocol": "retrieval", "top1": 0.6, "history": [{"k": 1, "recall": 0.6}, {"k": 5, "recall": 0.8}]}
     old = {"retrieval": 0.95, "alignment": 0.4, "effective_rank": 40.0, "new": 1.5}  # as version 0.1 wrote them
     free = {"protocol": "label-free", "top1": 0.95}
-    measures = old | {"recognition": 0.98}
+    measures = old | {"recognition": 0.98}  # as before they were renamed
+    now = {"view_retrieval": 0.95, "pair_auc": 0.98, "alignment": 0.4, "effective_rank": 40.0, "new": 1.5}
     found = evaluation_data.evaluations(
-        [retrieval | {"measures": {"map": 0.41}}, free | {"measures": old}, free | {"measures": measures}]
+        [
+            retrieval | {"measures": {"map": 0.41}},
+            free | {"measures": old},
+            free | {"measures": measures},
+            free | {"measures": now},
+        ]
     )
-    first, second, third = ([(f["title"], f["value"]) for f in entry["metrics"]] for entry in found)
+    first, second, third, fourth = ([(f["title"], f["value"]) for f in entry["metrics"]] for entry in found)
     assert first == [("Recall@1", 0.6), ("Recall@5", 0.8), ("Mean average precision", 0.41)]
     assert second == [("View recall@1", 0.95), ("Alignment", 0.4), ("Effective rank", 40.0), ("new", 1.5)]
-    assert third == [("Recognition", 0.98), *second]
+    assert third == fourth == [("Pair AUC", 0.98), *second]
     assert all(f["note"] for f in found[0]["metrics"])
 
 

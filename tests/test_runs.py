@@ -430,6 +430,17 @@ def test_a_damaged_row_costs_none_of_those_behind_it(tmp_path: Path, capfd: pyte
     assert not (tmp_path / "metrics.jsonl.corrupt.3").exists(), "a whole file is cut, and not put aside"
 
 
+def test_rows_of_earlier_versions_have_the_current_names(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    old = {"step": 1, "recognition": 0.8, "recognition_change": 0.1, "recognition_error": 0.02, "retrieval": 0.5}
+    new = {"step": 2, "pair_auc": 0.9, "pair_auc_change": 0.2, "pair_auc_error": 0.03, "recognition": 7.0}
+    folder.metrics.write_text(f"{json.dumps(old)}\n{json.dumps(new)}\n")
+    first, second = folder.rows()
+    # a method of one's own may log a metric `retrieval`, and one that is called as ours was
+    assert first == {"step": 1, "pair_auc": 0.8, "pair_auc_change": 0.1, "pair_auc_error": 0.02, "retrieval": 0.5}
+    assert second == new
+
+
 # ---------------------------------------------------------------- files from elsewhere
 
 

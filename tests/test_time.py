@@ -147,7 +147,7 @@ def test_frozen_epochs_are_compared_with_what_the_time_comes_to(
 
 def test_an_encoder_that_rests_at_first_cannot_be_timed(tmp_path: Path) -> None:
     run = Run(data="x", method=FineTune.Config(unfreeze_after=1), init="x", time="1h", out=str(tmp_path / "run"))
-    with pytest.raises(ValueError, match="Give --epochs in the place of --time"):
+    with pytest.raises(ValueError, match="Give --epochs instead of --time"):
         finetune.prepared(run, "x")
 
 

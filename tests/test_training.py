@@ -120,7 +120,7 @@ def test_the_looks_do_not_depend_on_where_a_run_was_resumed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Early, at the first row in every so many steps, and after the last one: 13 epochs of 8 steps."""
-    monkeypatch.setattr("lookalike.training.looks.SHARE", 0.2)
+    monkeypatch.setattr("lookalike.training.looks.FRACTION", 0.2)
     options = {"epochs": 13, "batch_size": 5, "save_every": 13}
     whole, stopped = tiny_run(photos, tmp_path / "whole", **options), tmp_path / "stopped"
     training.pretrain(whole)
@@ -202,15 +202,15 @@ def test_activations_are_computed_again_in_the_student_alone(photos: Path, tmp_p
 
 def test_the_datas_own_mean_and_deviation(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    training.pretrain(tiny_run(photos, out, epochs=1, normalise="data"))
+    training.pretrain(tiny_run(photos, out, epochs=1, normalize="data"))
     pixels = [np.asarray(Image.open(p), np.float64).reshape(-1, 3) / 255 for p in photos.rglob("*.jpg")]
     card = json.loads((out / "encoder.json").read_text())
     assert card["mean"] == pytest.approx(np.concatenate(pixels).mean(0).tolist(), abs=1e-4)
     assert card["std"] == pytest.approx(np.concatenate(pixels).std(0).tolist(), abs=1e-4)
-    training.pretrain(tiny_run(photos, out, epochs=2, normalise="data", resume=True))
+    training.pretrain(tiny_run(photos, out, epochs=2, normalize="data", resume=True))
     assert json.loads((out / "encoder.json").read_text())["mean"] == card["mean"]
-    with pytest.raises(ValueError, match="normalise: data in the run, imagenet now"):
-        training.pretrain(tiny_run(photos, out, epochs=3, resume=True, origins=by_user(["normalise"])))
+    with pytest.raises(ValueError, match="normalize: data in the run, imagenet now"):
+        training.pretrain(tiny_run(photos, out, epochs=3, resume=True, origins=by_user(["normalize"])))
     training.pretrain(tiny_run(photos, out, epochs=3, resume=True))  # what was not stated is as it was
     assert json.loads((out / "encoder.json").read_text())["mean"] == card["mean"]
 

@@ -18,7 +18,7 @@ from lookalike.training.looks import Change, Look, Neighbours, change, look
 
 
 FIRST = {
-    "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "recognition": 0.6, "loss": 4.6,
+    "spread": 0.6, "effective_rank": 30.0, "alignment": 0.6, "uniformity": -1.4, "pair_auc": 0.6, "loss": 4.6,
     "head_spread": 1.0, "head_size": 1.0, "embedding_correlation": 0.5, "embedding_deviation": 0.3,
     "target_information": 0.3,
 }  # fmt: skip
@@ -38,7 +38,7 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
     """A look in the middle of a training of 1,000 steps."""
     now = {name: options.pop(name) for name in (*FIRST, "update_ratio") if name in options}
     if change is not None:
-        now.setdefault("recognition", FIRST["recognition"] + change.mean)
+        now.setdefault("pair_auc", FIRST["pair_auc"] + change.mean)
     first = FIRST | options.pop("first", {})
     return Seen(first=first, now=FIRST | now, change=change, step=step, steps=1000, **options)
 
@@ -46,55 +46,55 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
 @pytest.mark.parametrize(
     ("look", "word", "sure", "words"),
     [
-        (seen(UP), "learning", True, "70.0% of cases (60.0% untrained; +6.1 to +13.9 points, 95 % interval)"),
+        (seen(UP), "learning", True, "70.0% of pairs (60.0% untrained; +6.1 to +13.9 points, 95 % interval)"),
         (seen(BARELY_UP), "learning", False, "+1.1 to +8.9 points"),
         (seen(UP, spread=0.2), "learning", True, "70.0%"),
         (seen(UP, head_spread=0.01), "learning", True, "70.0%"),  # as in healthy trainings with a momentum teacher
         (seen(SAME_AS_BEFORE), "", False, ""),
         (seen(Change(0.015, 0.001, 0.02)), "", False, ""),  # surely more, and of no account
         (seen(DOWN), "", False, ""),  # as of many healthy trainings at first
-        (seen(DOWN, 1000), "not learning", False, "worse than at first"),
+        (seen(DOWN, 1000), "not learning", False, "worse than before training"),
         (seen(DOWN, 1000, labelled=True), "", False, ""),
         (seen(DOWN, 1000, neighbours=AS_EVER), "", False, ""),
-        (seen(STANDING), "not learning", False, "the features did not move in 100 steps"),
+        (seen(STANDING), "not learning", False, "the features did not change in 100 steps"),
         (seen(STANDING, still=100), "", False, ""),  # the encoder is frozen yet
         (seen(Change(0.001, 0.001, 0.01)), "", False, ""),
-        (seen(Change(0.001, 0.001, 0.01), 1000), "not learning", False, "the features hardly moved in 1000 steps"),
-        (seen(DOWN, spread=0.01, loss=4.7), "collapsed", False, "the loss did not fall with it"),
-        (seen(DOWN, spread=0.01, loss=0.1), "collapsed", False, "one answer for all images is enough"),
+        (seen(Change(0.001, 0.001, 0.01), 1000), "not learning", False, "the features hardly changed in 1000 steps"),
+        (seen(DOWN, spread=0.01, loss=4.7), "collapsed", False, "the loss did not fall"),
+        (seen(DOWN, spread=0.01, loss=0.1), "collapsed", False, "a constant output minimises the loss"),
         (seen(UP, spread=0.01, loss=0.1), "learning", True, "70.0%"),  # as of ViTs under LARS, whose k-NN rose
         (seen(spread=0.01, loss=0.1), "", False, ""),
         (seen(Change(-0.01, 0.02, 0.2), 1000, spread=0.01), "collapsed", False, "spread of the features"),
         (seen(UP, spread=0.01, remedies=LACKS), "collapsed", True, "spread of the features"),
         (seen(None, spread=0.01), "collapsed", False, "spread of the features"),
-        (seen(update_ratio=0.03), "not learning", False, "changes the weights by 3.0% of their length"),
+        (seen(update_ratio=0.03), "not learning", False, "an optimizer step is 3.0% of the weights' norm"),
         (seen(UP, update_ratio=0.03), "learning", True, "70.0%"),
         (seen(update_ratio=0.03, labelled=True), "", False, ""),
         (seen(update_ratio=0.014), "", False, ""),
         (seen(DOWN, head_spread=0.02, loss=0.1), "collapsed", False, "head's outputs"),
         (seen(DOWN, head_spread=0.02, loss=0.1, labelled=True), "", False, ""),
         (seen(head_spread=0.1, loss=0.1, remedies=OWN_METHOD), "collapsed", False, "head's outputs"),
-        (seen(DOWN, head_size=201.0), "not learning", False, "the head's outputs are 201 times as long as at first"),
+        (seen(DOWN, head_size=201.0), "not learning", False, "the norm of the head's outputs grew 201-fold"),
         (seen(UP, head_size=201.0), "learning", True, "70.0%"),
         (seen(DOWN, head_size=201.0, labelled=True), "", False, ""),
         (seen(DOWN, effective_rank=6.0, labelled=True), "", False, ""),
         (seen(DOWN, spread=0.01, labelled=True), "collapsed", False, "spread of the features"),
-        (seen(DOWN, effective_rank=6.0), "collapsed", False, "the features keep to 6 directions, at first 30"),
+        (seen(DOWN, effective_rank=6.0), "collapsed", False, "the effective rank of the features fell from 30 to 6"),
         (seen(effective_rank=2.0), "", False, ""),
-        (seen(DOWN, target_information=0.02), "collapsed", False, "tell of an image went from 0.3 to 0.02"),
+        (seen(DOWN, target_information=0.02), "collapsed", False, "information in the targets fell from 0.3 to 0.02"),
         (seen(target_information=0.02), "", False, ""),
-        (seen(UP, embedding_correlation=0.7, remedies=LACKS), "collapsed", True, "come to say the same"),
+        (seen(UP, embedding_correlation=0.7, remedies=LACKS), "collapsed", True, "become redundant"),
         (seen(head_spread=0.02, loss=0.1), "", False, ""),
-        (seen(DOWN, embedding_correlation=0.96), "collapsed", False, "they correlate by 0.960"),
+        (seen(DOWN, embedding_correlation=0.96), "collapsed", False, "their correlation is 0.960"),
         (seen(embedding_correlation=0.99), "", False, ""),  # as of Barlow Twins on its way
-        (seen(embedding_correlation=0.96, remedies=LACKS), "collapsed", True, "they correlate by 0.960"),
+        (seen(embedding_correlation=0.96, remedies=LACKS), "collapsed", True, "their correlation is 0.960"),
         (seen(UP, embedding_correlation=0.94), "learning", True, "70.0%"),
         (seen(UP, embedding_deviation=0.04, loss=0.1), "collapsed", False, "spread of the embeddings"),
         (seen(UP, target_information=0.008), "collapsed", False, "targets are the same for all images"),
         (seen(UP, target_information=0.05), "learning", True, "70.0%"),
-        (seen(UP, target_information=0.2, remedies=LACKS), "collapsed", True, "on the way to one answer for all"),
+        (seen(UP, target_information=0.2, remedies=LACKS), "collapsed", True, "a collapse has begun"),
         (seen(UP, target_information=0.25, remedies=LACKS), "learning", True, "70.0%"),
-        (seen(head_spread=0.7, remedies=LACKS), "collapsed", True, "head's outputs over the images went from 1 to 0.7"),
+        (seen(head_spread=0.7, remedies=LACKS), "collapsed", True, "head's outputs over the images fell from 1 to 0.7"),
         (seen(None, spread=float("nan")), "diverged", True, "not finite"),
         (seen(UP, head_spread=float("nan")), "learning", True, "70.0%"),
         (seen(loss=1e5), "diverged", True, "1e+05"),
@@ -108,7 +108,7 @@ def seen(change: Change | None = SAME_AS_BEFORE, step: int = 100, **options: Any
         (seen(UP, neighbours=FELL, probed_now=False), "getting worse", True, "84.0%"),
         (seen(UP, neighbours=AS_EVER), "learning", True, "; the k-NN went from 50.0% untrained to 50.0% (-4.0 to"),
         (seen(UP, neighbours=Neighbours(0.287, 0.237, -0.1, 0.005)), "", False, ""),
-        (seen(spread=0.01, neighbours=FELL), "collapsed", True, "did not fall with it; the k-NN went from 90.0%"),
+        (seen(spread=0.01, neighbours=FELL), "collapsed", True, "did not fall; the k-NN went from 90.0%"),
         (seen(UP, neighbours=FELL, lacking="all are blank"), "not learning", True, "all are blank"),
         (seen(UP, neighbours=ROSE, lacking="all are blank"), "learning", True, "57.0%"),
         (seen(UP, 19), "", False, ""),
@@ -139,17 +139,23 @@ def test_what_a_look_suggests(look: Seen, word: str, sure: bool, words: str) -> 
         (seen(DOWN, spread=0.01, remedies=RATE), "Leave --optim.lr out"),
         (seen(update_ratio=0.03, remedies=RATE), "Leave --optim.lr out"),
         (seen(update_ratio=0.03), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
-        (seen(DOWN, spread=0.01), "`lejepa` learns soonest"),
+        (seen(DOWN, spread=0.01), "`lejepa` learns fastest"),
         (seen(loss=1e5), "Give a longer --optim.warmup-epochs, or --optim.clip 1"),
         (seen(loss=1e5, remedies=RATE), "Leave --optim.lr out"),
         (
             seen(lacking="all are blank", remedies=Remedies(check="lookalike check a")),
-            "Look at them: lookalike check a",
+            "Check the images: lookalike check a",
         ),
-        (seen(neighbours=FELL), "See that the views keep what the classes differ in: lookalike views METHOD DATA"),
+        (
+            seen(neighbours=FELL),
+            "Check that the views preserve what the classes differ in: lookalike views METHOD DATA",
+        ),
         (seen(neighbours=FELL, remedies=RATE), "Leave --optim.lr out"),
         (seen(neighbours=FELL, remedies=Remedies(forgetting="Try more --frozen-epochs.")), "Try more --frozen-epochs."),
-        (seen(DOWN, 1000), "See that both views show what tells an image from others: lookalike views METHOD DATA"),
+        (
+            seen(DOWN, 1000),
+            "Check that both views show what distinguishes an image from others: lookalike views METHOD DATA",
+        ),
     ],
 )
 def test_what_is_advised(look: Seen, remedy: str) -> None:
@@ -181,12 +187,12 @@ def test_options_that_differ_from_the_methods_own_settings_are_named(
 
 
 def test_views_that_are_all_alike_leave_nothing_to_learn() -> None:
-    easy, change = {"recognition": 1.0}, Change(0.0, 0.0, 0.001)
-    assert finding(seen(change, first=easy, recognition=1.0)) is None
-    found = finding(seen(change, 1000, first=easy, recognition=1.0))
+    easy, change = {"pair_auc": 1.0}, Change(0.0, 0.0, 0.001)
+    assert finding(seen(change, first=easy, pair_auc=1.0)) is None
+    found = finding(seen(change, 1000, first=easy, pair_auc=1.0))
     assert found is not None
-    assert (found.verdict.word, "next to nothing to learn" in found.verdict.why) == ("not learning", True)
-    fell = finding(seen(change, 1000, first=easy, recognition=1.0, loss=4.0))
+    assert (found.verdict.word, "little to learn" in found.verdict.why) == ("not learning", True)
+    fell = finding(seen(change, 1000, first=easy, pair_auc=1.0, loss=4.0))
     assert fell is not None
     assert fell.verdict.word == "learning"
 
@@ -248,7 +254,7 @@ def test_a_run_of_few_steps_is_too_short_to_tell() -> None:
         assert verdict is not None
         assert verdict.word == "too short to tell"
         assert not verdict.is_alarm
-        assert verdict.why == f"{steps} step{'s' if steps > 1 else ''}; fewer than 20 change too little to be seen."
+        assert verdict.why == f"{steps} step{'s' if steps > 1 else ''}; a measurable change takes at least 20."
         assert "lr" not in verdict.remedy
     assert words(dataclasses.replace(seen(STANDING, 20), steps=20)) == ["not learning"]
 
@@ -256,7 +262,7 @@ def test_a_run_of_few_steps_is_too_short_to_tell() -> None:
 def test_what_stays_unknown_is_called_so_and_names_the_probe() -> None:
     verdict = Course().see(seen(step=1000))
     assert verdict is not None
-    assert verdict.why.startswith("no clear gain: a view is nearer")
+    assert verdict.why.startswith("no clear gain: a view is closer")
     assert "--probe TRAIN TEST" in verdict.remedy
     probed = Course().see(seen(step=1000, neighbours=AS_EVER))
     assert probed is not None
@@ -265,7 +271,7 @@ def test_what_stays_unknown_is_called_so_and_names_the_probe() -> None:
     lower = Course().see(seen(UP, step=1000, neighbours=Neighbours(0.287, 0.237, -0.1, 0.005)))
     assert lower is not None
     assert lower.word == "unclear"
-    assert "in 70.0% of cases" in lower.why
+    assert "in 70.0% of pairs" in lower.why
     assert ", and the k-NN went from 28.7% untrained to 23.7% (-10.0 to +0.5 points, 95 % interval)" in lower.why
 
 

@@ -67,7 +67,7 @@ def uniformity(x: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
-def recognition(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
+def pair_auc(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
     """How often a view is nearer (by cosine) to its image's other view than to another image's view.
 
     0.5 by chance, 1 where every view is nearest to its own; of equal distances half count. It is the area under the ROC
@@ -81,11 +81,11 @@ def recognition(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> float:
 
 
 @torch.no_grad()
-def recognised(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
-    """What each image adds to `recognition`: jackknife pseudo-values, float64, whose mean it is. B is at least 3.
+def pair_auc_per_image(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+    """What each image adds to `pair_auc`: jackknife pseudo-values, float64, whose mean it is. B is at least 3.
 
     An image counts as the one that is looked for and as one of the others, so the standard deviation of the values
-    divided by sqrt(B) is the standard error of `recognition`. That of a change between two encoders, on the same images
+    divided by sqrt(B) is the standard error of `pair_auc`. That of a change between two encoders, on the same images
     and views, is the same of the differences.
     """
     nearer, images = _nearer(a, b), len(a)
@@ -104,10 +104,10 @@ def _nearer(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> float:
+def view_retrieval(a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], k: int = 1) -> float:
     """Share of views that have their own image's other view among the k nearest (by cosine) of all images'; 0 to 1.
 
-    Of 16 scores, `recognition` not among them, it ranked SimCLR's settings most as k-NN does (`benchmarks/choosing.py`,
+    Of 16 scores, `pair_auc` not among them, it ranked SimCLR's settings most as k-NN does (`benchmarks/choosing.py`,
     docs/results.md). More images make it lower: compare it at equal numbers only.
     """
     similarity = F.normalize(_exact(a), dim=-1) @ F.normalize(_exact(b), dim=-1).T

@@ -187,11 +187,11 @@ def _parameters(*parts: nn.Module) -> list[Tensor]:
 
 
 class Prototypes(nn.Linear):
-    """K directions that embeddings are scored against (SwAV): rows of length 1, if `normalise` follows each step."""
+    """K directions that embeddings are scored against (SwAV): rows of length 1, if `normalize` follows each step."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__(dim, count, bias=False)
-        self.normalise()
+        self.normalize()
 
     def forward(self, z: Tensor) -> Tensor:
         """Cosines (..., K) of embeddings (..., D) of length 1, in their own precision whatever the autocast."""
@@ -199,7 +199,7 @@ class Prototypes(nn.Linear):
             return F.linear(z, self.weight.to(z.dtype))
 
     @torch.no_grad()
-    def normalise(self) -> None:
+    def normalize(self) -> None:
         """Brings each prototype to length 1."""
         self.weight.copy_(F.normalize(self.weight))
 

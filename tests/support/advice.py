@@ -38,11 +38,12 @@ def literals() -> list[Text]:
 
 
 IMPERATIVES = (
-    "Add", "Ask", "Call", "Change", "Check", "Choose", "Compute", "Convert", "Copy", "Correct", "Create", "Crop", "Cut",
-    "Delete", "Drop", "Embed", "Fetch", "Free", "Give", "Go", "Install", "Keep", "Leave", "Let", "Look", "Lower",
-    "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open", "Pass", "Pick", "Point", "Put", "Raise",
-    "Read", "Remove", "Rename", "Repair", "Replace", "Return", "Run", "Save", "Scale", "See", "Set", "Split", "Start",
-    "Stop", "Store", "Take", "Train", "Try", "Turn", "Update", "Use", "Wait", "Wrap", "Write",
+    "Add", "Ask", "Call", "Change", "Check", "Choose", "Compute", "Continue", "Convert", "Copy", "Correct", "Create",
+    "Crop", "Cut", "Delete", "Drop", "Embed", "Exclude", "Fetch", "Free", "Give", "Go", "Inspect", "Install", "Keep",
+    "Leave", "Let", "Look", "Lower", "Make", "Mend", "Mount", "Move", "Name", "Narrow", "Number", "Open", "Pass",
+    "Pick", "Point", "Put", "Raise", "Read", "Reboot", "Reinstall", "Remove", "Rename", "Repair", "Replace", "Return",
+    "Run", "Save", "Scale", "See", "Set", "Split", "Start", "Stop", "Store", "Take", "Train", "Try", "Turn", "Unset",
+    "Update", "Use", "Wait", "Wrap", "Write",
 )  # fmt: skip
 """What a sentence of advice begins with."""
 

@@ -1,6 +1,6 @@
-"""The command line: one sub-command per verb, one per method under `pretrain`. Nothing else imports tyro.
+"""The command line: one sub-command per verb, one per method under `pretrain`. Only this package imports tyro.
 
-Heavy libraries are imported by the verb that needs them: help and lists answer within half a second.
+Each verb imports the heavy libraries it needs, so that help and lists appear within half a second.
 """
 
 from .dispatch import entry as entry

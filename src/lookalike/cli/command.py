@@ -1,4 +1,4 @@
-"""A function as a command: its signature gives the places, options and defaults, its docstring the help."""
+"""A function as a command: its signature gives the arguments and defaults, its docstring the help."""
 
 import collections.abc
 import functools
@@ -23,13 +23,13 @@ from .interrupts import imported
 from .parsing import parse
 
 TYPED = {"Classifier": str, "Data": str, "Encoder": str}
-"""What stands on a command line for what Python takes as an object, too: a path or a name."""
-WORKERS = "Processes that decode images. Without it one per free core, 8 at most."
+"""Types on the command line of arguments that may also be objects in Python: a path or a name."""
+WORKERS = "Number of processes that decode images; by default one per free core, at most 8."
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the command line, and what it is and says."""
+    """Type, default and help of a command-line option."""
 
     kind: Any
     default: object
@@ -40,26 +40,26 @@ class Option:
 class Command:
     """A function as a command.
 
-    What Python takes by position stands in front, what it takes by keyword is an option. What is a function (`say`)
-    has no place on a command line.
+    Positional parameters become positional arguments, keyword-only parameters become options. Parameters that are
+    functions (`say`) are left out.
     """
 
     function: Callable[..., Any]
     name: str = ""
-    """Of the command, where the function has another."""
+    """Name of the command, if the function's differs."""
     metavars: Mapping[str, str] = field(default_factory=dict)
-    """What help calls the places that are not called as their parameters."""
+    """Names of positional arguments in help, where they differ from the parameters'."""
     kinds: Mapping[str, Any] = field(default_factory=dict)
-    """Types of values, where the command line knows which there are."""
+    """Types that are narrower on the command line, such as a choice of names."""
     defaults: Mapping[str, object] = field(default_factory=dict)
-    """Where those of the command line are not those of the function."""
-    more: Mapping[str, Option] = field(default_factory=dict)
-    """Options that the function does not have."""
+    """Defaults that differ from the function's."""
+    extra: Mapping[str, Option] = field(default_factory=dict)
+    """Options that are not parameters of the function."""
     needs: str = ""
-    """The module that brings along all that is heavy."""
+    """The module that imports the heavy libraries."""
 
     def options(self) -> dict[str, Option]:
-        """All places and options, by name."""
+        """All positional arguments and options, by name."""
         hints = _hints(self.function)
         texts = _texts(inspect.getdoc(self.function) or "")
         found = {}
@@ -71,16 +71,18 @@ class Command:
             if self.defaults.get(name) is not None:
                 kind, default = _without_none(kind), self.defaults[name]
             found[name] = Option(kind, default, text)
-        return {**found, **self.more}
+        return {**found, **self.extra}
 
-    def places(self) -> list[str]:
-        """The names of what stands in front."""
+    def positionals(self) -> list[str]:
+        """The names of the positional arguments."""
         return [name for name, p in self._parameters().items() if p.kind is not p.KEYWORD_ONLY]
 
     def read(self, argv: list[str]) -> SimpleNamespace:
-        """The values of a command line."""
-        known, places = self.options(), self.places()
-        kinds = {name: self._in_front(name, each.kind) if name in places else each.kind for name, each in known.items()}
+        """Parses a command line."""
+        known, front = self.options(), self.positionals()
+        kinds = {
+            name: self._positional(name, each.kind) if name in front else each.kind for name, each in known.items()
+        }
         fields = [StructFieldSpec(name, kinds[name], each.default, each.help) for name, each in known.items()]
         first = (inspect.getdoc(self.function) or "").split("\n\n")[0]
         rules = registry(fields_are(self.function, SimpleNamespace, fields))
@@ -88,30 +90,30 @@ class Command:
         found: SimpleNamespace = parse(self.function, argv, name, " ".join(first.split()), rules)
         return found
 
-    def call(self, asked: SimpleNamespace, **others: object) -> Any:
-        """Calls the function with the values of a command line, and others that it takes."""
+    def call(self, options: SimpleNamespace, **others: object) -> Any:
+        """Calls the function with the parsed options and other arguments."""
         if self.needs:
             importlib.import_module(f"lookalike.{self.needs}")
             imported()
         known = inspect.signature(self.function).parameters
-        given = {name: value for name, value in vars(asked).items() if name in known} | others
-        if "workers" in given and known["workers"].default is not None:
-            given["workers"] = worker_count(asked.workers)
-        return self.function(**given)
+        arguments = {name: value for name, value in vars(options).items() if name in known} | others
+        if "workers" in arguments and known["workers"].default is not None:
+            arguments["workers"] = worker_count(options.workers)
+        return self.function(**arguments)
 
     def _parameters(self) -> dict[str, inspect.Parameter]:
-        """Those that have a place on a command line."""
+        """The parameters that a command line can set."""
         hints = _hints(self.function)
         known = inspect.signature(self.function).parameters
         return {name: p for name, p in known.items() if not _is_function(hints[name])}
 
-    def _in_front(self, name: str, kind: Any) -> Any:
+    def _positional(self, name: str, kind: Any) -> Any:
         metavar = tyro.conf.arg(metavar=self.metavars.get(name, name.upper()))
         return Annotated[kind, tyro.conf.Positional, metavar]
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of the parameters; what a function returns may have a type that only checkers import."""
+    """The types of the parameters, without the return type, which may be imported for type checkers only."""
     written = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
     return typing.get_type_hints(SimpleNamespace(__annotations__=written), function.__globals__, TYPED)
 
@@ -122,7 +124,7 @@ def _is_function(hint: Any) -> bool:
 
 
 def _kind(hint: Any) -> Any:
-    """What a command line can say of a type: paths are text, a sequence is several values."""
+    """The type that the command line parses: paths are text, a sequence is several values."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     several: Any = tuple
     if origin is collections.abc.Sequence:
@@ -133,13 +135,13 @@ def _kind(hint: Any) -> Any:
         return str
     if origin in (Union, types.UnionType):
         kinds = list(dict.fromkeys(map(_kind, parts)))
-        several_texts = any(typing.get_origin(kind) is tuple for kind in kinds)  # one is several of length 1
+        several_texts = any(typing.get_origin(kind) is tuple for kind in kinds)  # one value is a tuple of length 1
         return _either([kind for kind in kinds if not (several_texts and kind is str)])
     return hint
 
 
 def _without_none(kind: Any) -> Any:
-    """A type without None: what has a default of its own is not left open."""
+    """A type without None, for options that have a default."""
     if typing.get_origin(kind) not in (Union, types.UnionType):
         return kind
     return _either([part for part in typing.get_args(kind) if part is not type(None)])
@@ -150,10 +152,10 @@ def _either(kinds: Sequence[Any]) -> Any:
 
 
 def _texts(docstring: str) -> dict[str, str]:
-    """What a docstring says about each argument, with a capital letter."""
+    """The description of each argument in a docstring, capitalised."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", docstring + "\n", re.MULTILINE)
     found: dict[str, str] = {}
     for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE):
-        words = " ".join(text.split())
-        found[name] = words[:1].upper() + words[1:]
+        line = " ".join(text.split())
+        found[name] = line[:1].upper() + line[1:]
     return found

@@ -1,4 +1,4 @@
-"""`compare`."""
+"""The command `compare`."""
 
 import dataclasses
 from pathlib import Path
@@ -22,27 +22,27 @@ from .errors import UsageError
 from .fields import fields_are, registry, some_fields
 from .interrupts import imported
 from .overview import COMPARE
-from .parsing import flat, options_in, parse
+from .parsing import flat, options_in, parse, with_new_names
 
 HIDDEN = ("probe", "time", "nodes", "strategy", "origins")
-"""Options of a training that a comparison has no use for."""
+"""Options of a training that do not apply to a comparison."""
 MARKS = {
     "data": (Positional, tyro.conf.arg(metavar="DATA")),
     "methods": (Positional, tyro.conf.arg(metavar="METHOD...")),
     "train": (UseAppendAction,),
     "test": (UseAppendAction,),
 }
-"""What stands in front, and what may be given several times."""
+"""Positional arguments, and options that may be repeated."""
 
 
 def read(argv: list[str]) -> tuple[Comparison, bool]:
-    """The comparison that a command line asks for, and whether it asks for a report."""
+    """Parses a command line: the comparison, and whether to write a report."""
     fields = [
         StructFieldSpec("comparison", flat(Comparison), tyro.MISSING_NONPROP),
-        StructFieldSpec("report", bool, True, "Whether report.html is written at the end."),
+        StructFieldSpec("report", bool, True, "Whether to write report.html at the end."),
     ]
     rules = registry(fields_are(compare, SimpleNamespace, fields), some_fields(Comparison, HIDDEN, MARKS))
-    line = "Trains methods at equal cost, judges all, and ranks them."
+    line = "Trains methods at equal cost, evaluates them, and ranks them."
     found: Any = parse(compare, argv, "compare", line, rules)
     return found.comparison, found.report
 
@@ -51,21 +51,24 @@ def compare(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(COMPARE)
         argv = ["--help"]
-    asked, with_report = read(argv)
-    given = options_in(argv)
-    if "batch_size" in given:
-        asked = dataclasses.replace(asked, origins={"batch_size": "user"})
-    if {"budget", "epochs"} <= given:
-        raise UsageError("--budget and --epochs exclude each other: give the time of a training, or its epochs.")
-    if unknown := [p for p in asked.protocols if p not in PROTOCOLS]:
+    argv = with_new_names(argv)
+    comparison, with_report = read(argv)
+    typed = options_in(argv)
+    if "batch_size" in typed:
+        comparison = dataclasses.replace(comparison, origins={"batch_size": "user"})
+    if {"budget", "epochs"} <= typed:
+        raise UsageError(
+            "--budget and --epochs exclude each other: set either the time per training or the number of epochs."
+        )
+    if unknown := [p for p in comparison.protocols if p not in PROTOCOLS]:
         raise ValueError(f"There is no protocol {shown(unknown[0])}. {nearest(unknown[0], [*PROTOCOLS])}")
-    check_logger(asked.logger)
-    check_writable(Path(asked.out) / "compare.json")
-    if asked.cache_dir is not None:
-        nearest_folder(Path(asked.cache_dir), "--cache-dir")
-    check_images(asked.data, *asked.train, *asked.test)
-    check_backbones(asked.backbone, asked.teacher_backbone)
-    for weights in (asked.init, asked.teacher):
+    check_logger(comparison.logger)
+    check_writable(Path(comparison.out) / "compare.json")
+    if comparison.cache_dir is not None:
+        nearest_folder(Path(comparison.cache_dir), "--cache-dir")
+    check_images(comparison.data, *comparison.train, *comparison.test)
+    check_backbones(comparison.backbone, comparison.teacher_backbone)
+    for weights in (comparison.init, comparison.teacher):
         if weights is not None:
             check_encoder(weights)
     from ..commands.compare.record import FILE
@@ -73,10 +76,10 @@ def compare(argv: list[str]) -> None:
 
     imported()
 
-    found = rank(asked)
-    folder, best = found.folder, found.ranking[0].method
-    first = next(t.folder for t in found.trainings if t.method == best and t.status == "done")
+    result = rank(comparison)
+    folder, best = result.folder, result.ranking[0].method
+    first = next(t.folder for t in result.trainings if t.method == best and t.status == "done")
     if with_report:
-        pages.write_report(str(folder), worker_count(asked.workers))
-    say(f"Wrote {folder / FILE}, and in {folder} a run's folder for each training.")
+        pages.write_report(str(folder), worker_count(comparison.workers))
+    say(f"Wrote {folder / FILE}, and a run folder for each training in {folder}.")
     say(f"Next: {pasteable('lookalike', 'embed', folder / first, 'DATA', '--out', 'embeddings.npz')}")

@@ -1,4 +1,4 @@
-"""From the arguments to a command, and from its end to an exit code."""
+"""Dispatches the arguments to a command and turns its result into an exit code."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 def entry() -> None:
     """The console script."""
     processes.follow_starter()
-    # an interrupted import of torch ends in a crash or a traceback; each verb hands Ctrl-C back once it has imported
+    # an interrupted import of torch crashes or prints a traceback; each verb restores Ctrl-C after its imports
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, processes.end_at_once)
     sys.exit(main())
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             print(version())
             return 0
         if argv[0] not in VERBS:
-            raise UsageError(f"No command is called {shown(argv[0])}. {nearest(argv[0], list(VERBS))}")
+            raise UsageError(f"Unknown command {shown(argv[0])}. {nearest(argv[0], list(VERBS))}")
         VERBS[argv[0]](argv[1:])
         return 0
     except SystemExit as stop:  # tyro's help (0) and usage errors (2); SIGTERM (143)

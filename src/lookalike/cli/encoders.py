@@ -1,4 +1,4 @@
-"""What is done with a trained encoder or classifier: `evaluate`, `predict`, `embed`, `show`."""
+"""Commands that use a trained encoder or classifier: `evaluate`, `predict`, `embed`, `show`."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from ..commands.embed import embed as write_features
-from ..commands.evaluate import evaluate as judge
-from ..commands.predict import predict as tell_classes
+from ..commands.evaluate import evaluate as run_protocols
+from ..commands.predict import predict as classify
 from ..commands.show import show as draw
 from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_output, check_writable
@@ -19,17 +19,17 @@ from .command import Command, Option
 from .errors import UsageError
 from .interrupts import imported
 
-OVERWRITE = Option(bool, False, "Whether a file that exists is replaced.")
+OVERWRITE = Option(bool, False, "Whether to replace an existing file.")
 PROTOCOL: Any = Literal[tuple(PROTOCOLS)]
 EVALUATE = Command(
-    function=judge,
+    function=run_protocols,
     defaults={"encoder": "", "train": "", "test": ""},
     kinds={"protocols": tuple[PROTOCOL, ...]},
-    more={
+    extra={
         "features": Option(
             tuple[str, ...], (),
-            "Files that `embed` wrote, in the place of ENCODER TRAIN TEST: those to train on and to test on, or one, "
-            "of which a fifth is the test.",
+            "Files written by `embed`, instead of ENCODER TRAIN TEST: a training and a test file, or one file, of "
+            "which a fifth is held out for testing.",
         )
     },
     needs="commands.evaluate_pairs",
@@ -37,16 +37,16 @@ EVALUATE = Command(
 
 
 PREDICT = Command(
-    function=tell_classes,
+    function=classify,
     metavars={"classifier": "RUN"},
     defaults={"out": "predictions.csv"},
-    more={"overwrite": OVERWRITE},
+    extra={"overwrite": OVERWRITE},
     needs="classifiers",
 )
 EMBED = Command(
     function=write_features,
     defaults={"out": "embeddings.npz"},
-    more={"overwrite": OVERWRITE},
+    extra={"overwrite": OVERWRITE},
     needs="evaluation.extractor",
 )
 
@@ -56,13 +56,13 @@ SHOW = Command(function=draw, metavars={"images": "DATA"}, defaults={"out": "sho
 
 def evaluate(argv: list[str]) -> None:
     options = EVALUATE.read(argv)
-    _check_question(options)
+    _check_evaluation(options)
     is_run = bool(options.encoder) and Path(options.encoder).is_dir()
     target = options.out or (Folder(options.encoder).evaluation if is_run else None)
     if target is not None:
         refuse_folder(Path(target), "evaluation.json")
         check_writable(Path(target))
-        if Path(target).is_file():  # it is added to
+        if Path(target).is_file():  # results are appended
             open(target, "rb").close()
     if options.features:
         from ..commands.evaluate_features import evaluate_features
@@ -74,36 +74,37 @@ def evaluate(argv: list[str]) -> None:
         )  # fmt: skip
     else:
         EVALUATE.call(options, say=say)
-    say(f"Wrote {target}" if target else "Nothing was written; --out FILE keeps the results.")
-    more = [*_of_encoder(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
+    say(f"Wrote {target}" if target else "Results were not saved; --out FILE saves them.")
+    more = [*_encoder_options(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
     command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
     say(f"Next: {command}")
 
 
-def _of_encoder(options: SimpleNamespace) -> list[object]:
-    """The options that the next command on the same encoder must have, too."""
-    chosen = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
-    return [word for option, value in chosen if value is not None for word in (option, value)]
+def _encoder_options(options: SimpleNamespace) -> list[object]:
+    """The options that the next command needs for the same encoder."""
+    values = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
+    return [word for option, value in values if value is not None for word in (option, value)]
 
 
-def _check_question(options: SimpleNamespace) -> None:
-    given = [part for part in (options.encoder, options.train, options.test) if part]
+def _check_evaluation(options: SimpleNamespace) -> None:
+    positionals = [value for value in (options.encoder, options.train, options.test) if value]
     if options.features:
-        if given or options.also:
-            raise UsageError("--features takes the place of ENCODER TRAIN TEST and --also. Leave them out.")
+        if positionals or options.also:
+            raise UsageError("--features replaces ENCODER TRAIN TEST and --also. Leave them out.")
         for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline"):
             if vars(options)[name] != EVALUATE.options()[name].default:
-                raise UsageError(f"--{name.replace('_', '-')} is of encoders, and --features gives none. Leave it out.")
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} applies to encoders, but --features reads saved features. Leave it out.")
         if len(options.features) > 2:
-            raise UsageError(f"--features takes one or two files, and {len(options.features)} were given.")
-    elif len(given) < 3:
-        raise UsageError("Give an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+            raise UsageError(f"--features expects one or two files, but got {len(options.features)}.")
+    elif len(positionals) < 3:
+        raise UsageError("Expected an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
     else:
         check_encoder(options.encoder)
         check_backbones(options.encoder_backbone)
-        check_images(options.train, options.test, *(place for pair in options.also for place in pair))
+        check_images(options.train, options.test, *(folder for pair in options.also for folder in pair))
     if not options.shares or not all(0 < share <= 1 for share in options.shares):
-        raise ValueError(f"shares are {list(options.shares)}; give one or more above 0, up to 1.")
+        raise ValueError(f"shares is {list(options.shares)}; give one or more fractions above 0 and at most 1.")
     for file in options.features:
         if not os.path.isfile(file):
             raise no_features(file)
@@ -126,9 +127,9 @@ def predict(argv: list[str]) -> None:
             f"{counted(len(found.broken), 'image')} could not be read and {are(len(found.broken))} left out; "
             f"the first is {name}: {reason}"
         )
-    more = [] if options.image_size is None else ["--image-size", options.image_size]
-    command = pasteable("lookalike", "show", options.classifier, options.data, *more, "--out", "show")
-    say(f"Next: {command}   # where the encoder looks")
+    size = [] if options.image_size is None else ["--image-size", options.image_size]
+    command = pasteable("lookalike", "show", options.classifier, options.data, *size, "--out", "show")
+    say(f"Next: {command}   # attention maps of the encoder")
 
 
 def embed(argv: list[str]) -> None:
@@ -140,8 +141,8 @@ def embed(argv: list[str]) -> None:
     check_backbones(options.encoder_backbone)
     check_images(options.data)
     found = EMBED.call(options, out=path, say=say)
-    count, width = found.features.shape
-    say(f"Wrote {path}: {counted(count, 'image')} x {counted(width, 'number')}, with file names.")
+    count, dim = found.features.shape
+    say(f"Wrote {path}: {counted(count, 'image')} x {counted(dim, 'dimension')}, with file names.")
     if found.broken:
         name, reason = found.broken[0]
         say(
@@ -149,7 +150,7 @@ def embed(argv: list[str]) -> None:
             f"the first is {name}: {reason}"
         )
     if path.suffix == ".npz":
-        say(f"Next: numpy.load({str(path)!r}) gives the arrays features and names")
+        say(f"Next: numpy.load({str(path)!r}) returns the arrays features and names")
 
 
 def show(argv: list[str]) -> None:
@@ -160,5 +161,5 @@ def show(argv: list[str]) -> None:
     check_writable(Path(options.out) / "neighbours.csv")
     files = SHOW.call(options, say=say)
     say(f"Wrote {', '.join(map(str, files))}")
-    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *_of_encoder(options))
+    command = pasteable("lookalike", "evaluate", options.encoder, "TRAIN", "TEST", *_encoder_options(options))
     say(f"Next: {command}   # folders with one sub-folder per class")

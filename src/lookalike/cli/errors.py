@@ -2,4 +2,4 @@
 
 
 class UsageError(Exception):
-    """The command line cannot be understood: exit code 2."""
+    """The command line is invalid: exit code 2."""

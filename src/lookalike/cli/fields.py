@@ -1,4 +1,4 @@
-"""What tyro shows of a type, and what it makes of the values: rules in the place of classes made for it."""
+"""Rules for tyro: which fields of a type are options, and how their values build an object."""
 
 import dataclasses
 import functools
@@ -11,31 +11,31 @@ Rule = Callable[[StructTypeInfo], StructConstructorSpec | None]
 
 
 def registry(*rules: Rule) -> ConstructorRegistry:
-    """The rules, which go before tyro's own."""
-    made = ConstructorRegistry()
+    """A registry whose rules take precedence over tyro's own."""
+    result = ConstructorRegistry()
     for rule in rules:
-        made.struct_rule(rule)
-    return made
+        result.struct_rule(rule)
+    return result
 
 
 def fields_are(kind: object, make: Callable[..., Any], fields: Sequence[StructFieldSpec]) -> Rule:
-    """A rule: these are the fields of a type, and what makes something of their values."""
+    """A rule: `fields` are the options of the type `kind`, and `make` builds an object from their values."""
     return lambda info: StructConstructorSpec(make, tuple(fields)) if info.type is kind else None
 
 
 def some_fields(kind: type, hidden: Collection[str], marks: Mapping[str, tuple[object, ...]] | None = None) -> Rule:
-    """A rule: fields of a dataclass that are not shown keep their values, and others have marks of tyro's."""
-    asking = False
+    """A rule: hidden fields of a dataclass keep their defaults; `marks` are tyro's annotations of others."""
+    nested = False
 
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        nonlocal asking
-        if info.type is not kind or asking:
+        nonlocal nested
+        if info.type is not kind or nested:
             return None
-        asking = True
+        nested = True
         try:
             whole = ConstructorRegistry.get_struct_spec(info)  # tyro's own
         finally:
-            asking = False
+            nested = False
         assert isinstance(whole, StructConstructorSpec)
         shown = [_marked(f, (marks or {}).get(f.name, ())) for f in whole.fields if f.name not in hidden]
         make = functools.partial(dataclasses.replace, info.default) if isinstance(info.default, kind) else kind
@@ -45,5 +45,5 @@ def some_fields(kind: type, hidden: Collection[str], marks: Mapping[str, tuple[o
 
 
 def _marked(field: StructFieldSpec, marks: tuple[object, ...]) -> StructFieldSpec:
-    made: Any = Annotated
-    return dataclasses.replace(field, type=made[(field.type, *marks)]) if marks else field
+    annotated: Any = Annotated
+    return dataclasses.replace(field, type=annotated[(field.type, *marks)]) if marks else field

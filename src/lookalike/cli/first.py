@@ -1,9 +1,9 @@
-"""Without images of one's own: `demo`, `list` and `doctor`."""
+"""Commands that need no images: `demo`, `list` and `doctor`."""
 
 import json
 
-from ..commands.demo import demo as train_and_judge
-from ..commands.doctor import doctor as examine
+from ..commands.demo import demo as train_and_evaluate
+from ..commands.doctor import doctor as diagnose
 from ..commands.names import list_names
 from ..printing import say
 from . import pages
@@ -11,11 +11,11 @@ from .command import Command, Option
 from .errors import UsageError
 
 DEMO = Command(
-    function=train_and_judge,
-    more={"report": Option(bool, True, "Whether report.html is written at the end.")},
+    function=train_and_evaluate,
+    extra={"report": Option(bool, True, "Whether to write report.html at the end.")},
     needs="commands.digits",
 )
-DOCTOR = Command(function=examine, more={"json": Option(bool, False, "Print all of it as JSON.")})
+DOCTOR = Command(function=diagnose, extra={"json": Option(bool, False, "Print everything as JSON.")})
 LIST = Command(function=list_names, name="list", metavars={"what": "{methods,backbones}", "pattern": "[PATTERN]"})
 
 
@@ -37,5 +37,5 @@ def show_list(argv: list[str]) -> None:
     if options.what == "methods":
         for option in ("small", "sort", "measure", "image_size"):
             if vars(options)[option] != LIST.options()[option].default:
-                raise UsageError(f"--{option.replace('_', '-')} is of backbones. Leave it out.")
+                raise UsageError(f"--{option.replace('_', '-')} applies to backbones only. Leave it out.")
     LIST.call(options, say=say)

@@ -1,4 +1,4 @@
-"""What is done with images before a training: `check`."""
+"""The command `check`, which inspects images before a training."""
 
 from pathlib import Path
 

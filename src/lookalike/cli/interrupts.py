@@ -1,10 +1,10 @@
-"""Ctrl-C while a command imports what it needs."""
+"""Ctrl-C during the imports of a command."""
 
 import signal
 import threading
 
 
 def imported() -> None:
-    """Hands Ctrl-C back to Python: from here on a command ends as it will, and no import is cut off."""
+    """Restores Python's handling of Ctrl-C, once all imports are complete."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)

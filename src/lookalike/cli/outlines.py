@@ -1,7 +1,7 @@
-"""The options of methods, read from their source: a typo is answered before torch, which methods need, is imported.
+"""Options of methods, parsed from their source, so that a typo is reported before torch is imported.
 
-An outline has the names, types and descriptions of a `Config`, and no more: its values are stand-ins, and what a method
-makes of them is left to the method.
+An outline holds only names, types and descriptions of a `Config`: its values are stand-ins, and the method itself
+validates the real ones.
 """
 
 import ast
@@ -29,25 +29,25 @@ class Outlined:
     kind: Any
     help: str | None
     hint: str
-    """What help says of its default, where that is the method's own."""
+    """The default as help shows it, if the method defines one."""
 
     def shown(self) -> Any:
-        """The type with what tyro says of it."""
+        """The type, annotated with help for tyro."""
         return Annotated[self.kind, tyro.conf.arg(help=self.help, help_behavior_hint=self.hint)]
 
 
 Outline = Mapping[str, Outlined]
-"""The options of a method by their dotted names; `views.*.blur` is one of each recipe of views."""
+"""The options of a method by dotted name; `*` in `views.*.blur` stands for the index of a view recipe."""
 
 
 @cache
 def outline(method: str) -> Outline | None:
-    """The options of a method of ours.
+    """The options of a built-in method.
 
-    None where its source is not at hand, or has a type that an outline does not know: the method itself will say it.
+    None if its source is missing or has an unsupported type: the options are then read from the imported method.
     """
     try:
-        return _options(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
+        return of_class(METHODS[method].module.removeprefix("lookalike."), f"{METHODS[method].cls}.Config")
     except (OSError, TypeError, LookupError, StopIteration):
         return None
 
@@ -72,16 +72,16 @@ def _source(module: str) -> ast.Module:
 
 
 def _imported(module: str, other: str, level: int) -> str:
-    """The module of this package that `from ..other import` in another one names, with `level` dots."""
+    """The module of this package that a relative import of `other` in `module` refers to, with `level` dots."""
     parts = module.split(".")
     if not _HERE.joinpath(*parts).is_dir():
-        parts.pop()  # a package itself is where its relative imports begin
+        parts.pop()  # relative imports in a package start at the package itself
     return ".".join([*parts[: len(parts) - level + 1], other])
 
 
 @cache
-def _options(module: str, name: str) -> Outline:
-    """The fields of a dataclass in a module of this package; `name` may be that of a class within a class."""
+def of_class(module: str, name: str) -> Outline:
+    """The fields of a dataclass in a module of this package; `name` may be a nested class."""
     body = _source(module).body
     for part in name.split("."):
         found = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == part)
@@ -89,22 +89,22 @@ def _options(module: str, name: str) -> Outline:
     options: dict[str, Outlined] = {}
     for base in found.bases:
         if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name):  # core.Config
-            options |= _options(base.value.id, base.attr)
+            options |= of_class(base.value.id, base.attr)
     for node, after in zip(body, [*body[1:], None]):
         if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar"):
-            words = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            # what views and optimizers have by default is not what a method gives them
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            # methods override the defaults of views and optimizers
             hint = f"(default: {ast.unparse(node.value)})" if node.value is not None and "." in name else ""
             field, kind = ast.unparse(node.target), _type(node.annotation, module)
             for path, inner in _nested(kind).items():
                 options[f"{field}.{path}"] = inner
             if not _nested(kind):
-                options[field] = Outlined(kind, words if isinstance(words, str) else None, hint)
+                options[field] = Outlined(kind, text if isinstance(text, str) else None, hint)
     return options
 
 
 def _nested(kind: Any) -> Outline:
-    """The options of a dataclass, or with `*.` in front those of each in a tuple of them."""
+    """The options of a dataclass, or those of a tuple of dataclasses, prefixed with `*.`."""
     if isinstance(kind, dict):
         return kind
     first, *_ = typing.get_args(kind) or [None]
@@ -112,7 +112,7 @@ def _nested(kind: Any) -> Outline:
 
 
 def _type(node: ast.expr, module: str) -> Any:
-    """The type that an annotation in a module stands for; of a dataclass its options."""
+    """The type of an annotation in a module; for a dataclass, its options."""
     match node:
         case ast.Constant(value=None):
             return None
@@ -127,19 +127,19 @@ def _type(node: ast.expr, module: str) -> Any:
             return tuple[tuple(_type(part, module) for part in parts)]  # type: ignore[misc]
         case ast.Name(id=name):
             return _PLAIN[name] if name in _PLAIN else _named(name, module)
-    raise TypeError(f"{ast.unparse(node)} in {module} is a type that an outline does not know.")
+    raise TypeError(f"{ast.unparse(node)} in {module} is a type that outlines do not support.")
 
 
 def _named(name: str, module: str) -> Any:
-    """What a name in a module stands for: a dataclass, or the name of a type, there or where it is imported from."""
+    """Resolves a name in a module, or where it is imported from, to a dataclass or a type alias."""
     for node in _source(module).body:
         match node:
             case ast.ClassDef(name=found) if found == name:
-                return _options(module, name)
+                return of_class(module, name)
             case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
                 return _type(node.value, module)
             case ast.ImportFrom(module=str(other), names=names, level=level) if level and any(
                 each.name == name for each in names
             ):
                 return _named(name, _imported(module, other, level))
-    raise TypeError(f"{module} does not say what {name} is.")
+    raise TypeError(f"{name} is not defined in {module}.")

@@ -1,4 +1,4 @@
-"""The page that a training ends with."""
+"""The report that a training writes at the end."""
 
 from ..runs import Folder
 

@@ -1,4 +1,4 @@
-"""What a command line of a training says first: METHOD, and the file that --from or --resume reads."""
+"""The first stage of parsing a training's command line: METHOD, and the file that --from or --resume reads."""
 
 import dataclasses
 import os
@@ -16,49 +16,49 @@ from .errors import UsageError
 from .fields import registry, some_fields
 from .parsing import options_in, parse_first
 
-NOT_OF_PRETRAIN = {
-    "distill": "learns from a teacher: lookalike distill DATA --teacher TEACHER",
-    "finetune": "learns classes from labels: lookalike finetune ENCODER TRAIN TEST",
+OTHER_VERBS = {
+    "distill": "trains with a teacher: lookalike distill DATA --teacher TEACHER",
+    "finetune": "trains with labels: lookalike finetune ENCODER TRAIN TEST",
 }
 
 
 @dataclass(frozen=True)
 class First:
-    """Options that are read before all others: they are none of the run."""
+    """Options that are parsed before all others and are not stored in the run."""
 
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="FILE")] = None
-    """A run's file, run.yaml: it gives the method, the places and every default."""
+    """A run.yaml file: the method, the positional arguments and all defaults are read from it."""
 
 
 @dataclass(frozen=True)
 class Training(First):
-    """Those of a training."""
+    """First options of a training."""
 
     report: bool = True
-    """Whether report.html is written into the run's folder at the end."""
+    """Whether to write report.html to the run folder at the end."""
 
 
 @dataclass(frozen=True)
 class Drawing(First):
-    """Those of `views`."""
+    """First options of `views`."""
 
     out: str = "views.png"
-    """The picture, .png or .jpg."""
+    """Output image, .png or .jpg."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a command line of a training says before the options of the run are looked at."""
+class Arguments:
+    """A training's command line before the options of the run are parsed."""
 
     verb: str
     method: str
     first: First
     file: str | None
-    """What --from or --resume reads."""
+    """The file that --from or --resume reads."""
     content: dict[str, object]
-    """The options in it."""
+    """The options in that file."""
     whole: dict[str, object]
-    """All that stands in it, as it stands there."""
+    """The whole content of that file."""
     options: list[str]
 
     @property
@@ -67,12 +67,12 @@ class Asked:
 
     @property
     def typed(self) -> set[str]:
-        """Options that stand on the command line, as names of fields."""
+        """The options on the command line, as field names."""
         return options_in(self.options)
 
 
 def _resumed(verb: str, argv: list[str]) -> str | None:
-    """The file of the run that `--resume` goes on with."""
+    """The run.yaml of the run that `--resume` continues."""
     others = {f.name for f in dataclasses.fields(Options)} - {"resume", "out"}
     options, _ = parse_first(Options, argv, verb, registry(some_fields(Options, others)))
     if not options.resume:
@@ -82,8 +82,8 @@ def _resumed(verb: str, argv: list[str]) -> str | None:
     return str(folder.run)
 
 
-def read_arguments(verb: str, argv: list[str]) -> Asked:
-    """Finds METHOD: the first argument, or in the file that --from or --resume reads."""
+def read_arguments(verb: str, argv: list[str]) -> Arguments:
+    """Finds METHOD, in the first argument or in the file that --from or --resume reads."""
     kind: type[First] = Drawing if verb == "views" else Training
     first, argv = parse_first(kind, argv, verb)
     file = first.from_
@@ -93,30 +93,32 @@ def read_arguments(verb: str, argv: list[str]) -> Asked:
     whole = read_whole_yaml(Path(file)) if file is not None else {}
     name, argv = _method(verb, argv, file, content.pop("method", None))
     if file is not None and not isinstance(content.setdefault("data", ""), str):
-        raise ValueError(f"{file}: data is {shown(content['data'])}; give a path, in quotes where it is a number.")
-    return Asked(verb, name, first, file, content, whole, argv)
+        raise ValueError(f"{file}: data is {shown(content['data'])}; give a path, in quotes if it is a number.")
+    return Arguments(verb, name, first, file, content, whole, argv)
 
 
 def _method(verb: str, argv: list[str], file: str | None, named: object) -> tuple[str, list[str]]:
-    """The method that stands first or is `named` in the file, and the arguments without it."""
+    """The method, from the first argument or `named` in the file, and the remaining arguments."""
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
-        raise UsageError(f"{first} {NOT_OF_PRETRAIN[METHODS[first].verb]}.")
+        raise UsageError(f"{first} {OTHER_VERBS[METHODS[first].verb]}.")
     known = METHODS if verb == "views" else SELF_SUPERVISED
     if first in METHODS:
         if named is not None and first != named:
-            raise UsageError(f"{file} is a run of {brief(named)}, and {first} was asked for. Leave one of them out.")
+            raise UsageError(
+                f"{file} is a run of {brief(named)}, but the command names {first}. Leave one of them out."
+            )
         return first, argv[1:]
     if named is None or (first is not None and len(argv) > 1 and not argv[1].startswith("-")):
         if first is None:
             raise UsageError(
-                f"The method comes first: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(known)}."
+                f"The method is missing: lookalike {verb} METHOD DATA [options]. Methods: {', '.join(known)}."
             )
-        first_words = f"No method is called {shown(first)}. {nearest(first, list(known))}"
-        is_data = " The method comes before the data." if os.path.exists(first) else ""
-        raise UsageError(first_words + is_data)
+        order = " METHOD comes before DATA." if os.path.exists(first) else ""
+        raise UsageError(f"Unknown method {shown(first)}. {nearest(first, list(known))}{order}")
     if not isinstance(named, str) or named not in METHODS:
         raise ValueError(
-            f"{file} asks for {brief(named)}, which is not one of ours: run it from Python, lookalike.pretrain(...)."
+            f"{file} names the method {brief(named)}, which is not built in. Run it from Python: "
+            "lookalike.pretrain(...)."
         )
     return named, argv

@@ -1,4 +1,4 @@
-"""All options of a training, read by tyro: those of its method from the class, or from an outline of it."""
+"""Parses all options of a training; those of its method come from the class or from its outline."""
 
 import dataclasses
 import re
@@ -15,27 +15,27 @@ from ..runs import Options, Run, check_keys, dotted, from_mapping, structured
 from .fields import Rule, fields_are, registry, some_fields
 from .outlines import Outline, Outlined, stand_in
 from .parsing import flat, parse
-from .run_arguments import Asked, First, Training
+from .run_arguments import Arguments, First, Training
 
-NOT_OF_FINETUNE = {
-    "options": ("backbone", "channels", "normalise", "init", "frozen_epochs", "on_collapse"),
+FIXED_IN_FINETUNE = {
+    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse"),
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
-"""What the encoder, TRAIN and TEST say."""
+"""Fields that ENCODER, TRAIN and TEST determine."""
 
-PLACES = {
+POSITIONALS = {
     "data": "A folder (scanned recursively) or a text file of paths.",
-    "encoder": "A run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
+    "encoder": "A run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
     "train": "Folder with one sub-folder of images per class.",
-    "test": "Folder with the same classes and other images: judged once, at the end.",
+    "test": "Folder with the same classes and other images; evaluated once, at the end.",
 }
-"""What the commands of trainings take in their first places."""
+"""Help of the positional arguments of training commands."""
 
 
-def _pair(words: list[str]) -> tuple[str, ...] | None:
-    if len(words) != 2 and words != ["None"]:
+def _pair(folders: list[str]) -> tuple[str, ...] | None:
+    if len(folders) != 2 and folders != ["None"]:
         raise ValueError("needs two labelled folders: --probe TRAIN TEST.")
-    return None if words == ["None"] else tuple(words)
+    return None if folders == ["None"] else tuple(folders)
 
 
 MARKS = {
@@ -49,84 +49,87 @@ MARKS = {
         ),
     )
 }
-"""Options that tyro would read otherwise."""
+"""Options that tyro would parse differently."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """The values of a command line of a training, defaults from a file included."""
+    """The parsed command line of a training, including defaults from a file."""
 
     options: Options
     method: Any
-    """The method's configuration; of an outline its fields by dotted names."""
+    """The method's configuration; from an outline, its fields by dotted name."""
     data: str
     encoder: str = ""
     test: str = ""
 
 
-def parse_options(asked: Asked, method: Any) -> tuple[Run, Parsed]:
-    """Reads all options. `method` is the class of a method. Gives also the run that holds the defaults."""
-    if asked.file is None:
+def parse_options(arguments: Arguments, method: Any) -> tuple[Run, Parsed]:
+    """Parses all options of a method's class. Returns the run with the defaults, and the parsed values."""
+    if arguments.file is None:
         base = Run(data="", method=method.Config())
     else:
-        base = from_mapping(asked.content, method, asked.file)
+        base = from_mapping(arguments.content, method, arguments.file)
     options = Options(**{f.name: vars(base)[f.name] for f in dataclasses.fields(Options)})
     cfg = base.method
-    rule = some_fields(type(cfg), NOT_OF_FINETUNE["method"] if asked.classifies else ())
+    rule = some_fields(type(cfg), FIXED_IN_FINETUNE["method"] if arguments.classifies else ())
     own = StructFieldSpec("method", flat(type(cfg)), cfg)
-    return base, _parsed(asked, options, own, rule, str(method.__doc__), vars(cfg).get("test", ""))
+    return base, _parsed(arguments, options, own, rule, str(method.__doc__), vars(cfg).get("test", ""))
 
 
-def parse_outlined(asked: Asked, outline: Outline) -> Parsed:
-    """Reads all options as far as they can be read without the method."""
-    file, shared = asked.file or "", [f.name for f in dataclasses.fields(Options)]
-    rest = {name: value for name, value in asked.content.items() if name not in ("data", "origins")}
+def parse_outlined(arguments: Arguments, outline: Outline) -> Parsed:
+    """Parses all options as far as possible without importing the method."""
+    file, shared = arguments.file or "", [f.name for f in dataclasses.fields(Options)]
+    rest = {name: value for name, value in arguments.content.items() if name not in ("data", "origins")}
     check_keys(rest, [*shared, *outline, "data"], file)
     options = structured({name: value for name, value in rest.items() if name in shared}, Options, file)
     given = dotted({name: value for name, value in rest.items() if name not in shared})
-    numbers = {int(found[1]) for name in (*asked.typed, *given) if (found := re.match(r"views\.(\d{1,2})\.", name))}
+    numbers = {int(found[1]) for name in (*arguments.typed, *given) if (found := re.match(r"views\.(\d{1,2})\.", name))}
     fields = []
     for name, each in outline.items():
         for i in range(max(numbers, default=0) + 1 if "*" in name else 1):
             path = name.replace("*", str(i))
             value = structured(given[path], each.kind, file, f".{path}") if path in given else stand_in(each.kind)
             fields.append(StructFieldSpec(path, each.shown(), value))
-    hidden = NOT_OF_FINETUNE["method"] if asked.classifies else ()
+    hidden = FIXED_IN_FINETUNE["method"] if arguments.classifies else ()
     rule = fields_are(Outlined, dict, [field for field in fields if field.name not in hidden])
     own = StructFieldSpec("method", flat(Outlined), tyro.MISSING)
-    return _parsed(asked, options, own, rule, "", given.get("test", ""))
+    return _parsed(arguments, options, own, rule, "", given.get("test", ""))
 
 
-def _parsed(asked: Asked, options: Options, own: StructFieldSpec, rule: Rule, line: str, test: object) -> Parsed:
-    """Reads all options, of which `own` are the method's. `test` is the default of TEST."""
-    places = {"data": asked.content.get("data")}
-    if asked.classifies:
-        places = {"encoder": options.init, "train": places["data"], "test": test}
-    hidden = NOT_OF_FINETUNE["options"] if asked.classifies else ("out",) if asked.verb == "views" else ()
+def _parsed(
+    arguments: Arguments, options: Options, own: StructFieldSpec, rule: Rule, line: str, test: object
+) -> Parsed:
+    """Parses all options; `own` are the method's. `test` is the default of TEST."""
+    defaults = {"data": arguments.content.get("data")}
+    if arguments.classifies:
+        defaults = {"encoder": options.init, "train": defaults["data"], "test": test}
+    hidden = FIXED_IN_FINETUNE["options"] if arguments.classifies else ("out",) if arguments.verb == "views" else ()
     front = [
-        StructFieldSpec(name, _in_front(name), value or tyro.MISSING, PLACES[name]) for name, value in places.items()
+        StructFieldSpec(name, _positional(name), value or tyro.MISSING, POSITIONALS[name])
+        for name, value in defaults.items()
     ]
-    fields = [*front, *_shared(asked.first, options), own]
+    fields = [*front, *_shared(arguments.first, options), own]
     rules = registry(fields_are(Parsed, SimpleNamespace, fields), some_fields(Options, hidden, MARKS), rule)
-    prog = asked.verb if asked.verb == asked.method else f"{asked.verb} {asked.method}"
-    found: Any = parse(Parsed, asked.options, prog, f"{line} ({METHODS[asked.method].line})", rules)
-    if asked.classifies:
+    prog = arguments.verb if arguments.verb == arguments.method else f"{arguments.verb} {arguments.method}"
+    found: Any = parse(Parsed, arguments.options, prog, f"{line} ({METHODS[arguments.method].line})", rules)
+    if arguments.classifies:
         return Parsed(found.options, found.method, found.train, found.encoder, found.test)
     return Parsed(found.options, found.method, found.data)
 
 
 def show_options(prog: str) -> None:
-    """Prints the options that all methods share, and ends."""
+    """Prints the options that all methods share, and exits."""
     fields = fields_are(Parsed, SimpleNamespace, _shared(Training(), Options()))
     parse(Parsed, ["--help"], prog, "", registry(fields, some_fields(Options, (), MARKS)))
 
 
 def _shared(first: First, options: Options) -> list[StructFieldSpec]:
-    """What all methods share."""
+    """The fields that all methods share."""
     parts = {"first": first, "options": options}
-    return [StructFieldSpec(name, flat(type(made)), made) for name, made in parts.items()]
+    return [StructFieldSpec(name, flat(type(part)), part) for name, part in parts.items()]
 
 
-def _in_front(name: str) -> Any:
-    """A text that is given by its place."""
+def _positional(name: str) -> Any:
+    """The type of a positional text argument."""
     return Annotated[Positional[str], tyro.conf.arg(metavar=name.upper())]

@@ -1,4 +1,4 @@
-"""What is done with the folders of runs: `report`, `plot`, `thin`."""
+"""Commands on run folders: `report`, `plot`, `thin`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ THIN = Command(function=remove, metavars={"runs": "RUN..."})
 def report(argv: list[str]) -> None:
     options = REPORT.read(argv)
     if not options.runs:
-        raise UsageError("The runs come first: lookalike report RUN... [options].")
+        raise UsageError("No run was given: lookalike report RUN... [options].")
     for folder in map(Path, options.runs):
         if not holds_run(folder) and not (folder / "compare.json").is_file():
             raise no_run(folder)
     check_images(*([] if options.images is None else [options.images]))
     path = REPORT.call(options, say=say)
     say(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    say("Next: open it in a browser; it holds all that it shows, and can be sent as it is")
+    say("Next: open it in a browser; the file is self-contained and can be shared")
 
 
 def _check_runs(folders: Sequence[str]) -> None:
-    """Refuses the first that is no folder; what is in it is looked at later."""
+    """Raises for the first path that is not a folder; its content is checked later."""
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise no_run(folder)
@@ -40,13 +40,13 @@ def _check_runs(folders: Sequence[str]) -> None:
 def plot(argv: list[str]) -> None:
     options = PLOT.read(argv)
     if not options.runs:
-        raise UsageError("The runs come first: lookalike plot RUN... --out FILE.png.")
+        raise UsageError("No run was given: lookalike plot RUN... --out FILE.png.")
     _check_runs(options.runs)
     check_suffix(options.out, PLOTTED)
     path = PLOT.call(options)
-    say(f"Wrote {path}: loss and learning rate, and the linear probe where evaluation.json has one")
+    say(f"Wrote {path}: loss, learning rate, and the linear probe if evaluation.json has one")
     command = pasteable("lookalike", "report", *options.runs)
-    say(f"Next: {command}   # all curves, and a map of the embedding")
+    say(f"Next: {command}   # all curves and a map of the embedding")
 
 
 def thin(argv: list[str]) -> None:
@@ -54,6 +54,6 @@ def thin(argv: list[str]) -> None:
     if options.keep_checkpoints < 0:
         raise UsageError(f"keep_checkpoints is {options.keep_checkpoints}; it must be at least 0.")
     if not options.runs:
-        raise UsageError("The runs come first: lookalike thin RUN...")
+        raise UsageError("No run was given: lookalike thin RUN...")
     _check_runs(options.runs)
     THIN.call(options, say=say)

@@ -1,4 +1,4 @@
-"""`pretrain`, `distill` and `finetune`, and `views`, which draws what they would see."""
+"""The training commands `pretrain`, `distill` and `finetune`, and `views`, which draws their augmented views."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from . import pages
 from .errors import UsageError
 from .interrupts import imported
 from .overview import DISTILL, FINETUNE, PRETRAIN, VIEWS
-from .parsing import parse_first
+from .parsing import parse_first, with_new_names
 from .run_arguments import Drawing, First, Training
 from .run_options import show_options
 from .run_parsing import parse_run
@@ -43,6 +43,7 @@ def finetune(argv: list[str]) -> None:
 
 
 def _train(verb: str, argv: list[str]) -> None:
+    argv = with_new_names(argv)
     run = parse_run(verb, argv)
     first, _ = parse_first(Training, argv, verb)
     verb = METHODS[method_name(run.method)].verb
@@ -67,6 +68,7 @@ def views(argv: list[str]) -> None:
     if not argv or argv[0] in ("--help", "-h"):
         print(VIEWS)
         return
+    argv = with_new_names(argv)
     first, rest = parse_first(Drawing, argv, "views")
     path = Path(first.out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -80,20 +82,20 @@ def views(argv: list[str]) -> None:
 
     draw_views(run, path)
     verb = METHODS[method_name(run.method)].verb
-    command = pasteable("lookalike", verb, *_words(run, verb, first, rest))
-    say(f"Wrote {path}: one row per image, the whole image first.\nNext: {command}")
+    command = pasteable("lookalike", verb, *_training_arguments(run, verb, first, rest))
+    say(f"Wrote {path}: one row per image, the original first.\nNext: {command}")
 
 
-def _words(run: Run, verb: str, first: First, words: list[str]) -> list[str]:
-    """The arguments of a training that sees what was drawn."""
-    words = [word for word in words if word != "--overwrite"]
-    if words[:1] == [verb]:
-        words = words[1:]
+def _training_arguments(run: Run, verb: str, first: First, arguments: list[str]) -> list[str]:
+    """The arguments of the training that uses the drawn views."""
+    arguments = [argument for argument in arguments if argument != "--overwrite"]
+    if arguments[:1] == [verb]:
+        arguments = arguments[1:]
     if verb == "finetune":
-        words = ["ENCODER", str(run.data), "TEST", *(word for word in words if word != run.data)]
+        arguments = ["ENCODER", str(run.data), "TEST", *(argument for argument in arguments if argument != run.data)]
     if first.from_ is not None:
-        words += ["--from", first.from_]
-    if Folder(run.out).run.is_file():  # the run that the options are of, or whose folder nobody named
+        arguments += ["--from", first.from_]
+    if Folder(run.out).run.is_file():  # the run of --from, or one at the default --out
         free = next(f"{run.out}-{i}" for i in range(2, sys.maxsize) if not os.path.exists(f"{run.out}-{i}"))
-        words += ["--out", free]
-    return words
+        arguments += ["--out", free]
+    return arguments

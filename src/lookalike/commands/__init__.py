@@ -1,1 +1,1 @@
-"""The commands, a module or folder for each. Nothing below imports them; the command line does."""
+"""The commands, one module or folder each. Only the command line imports them; lower layers do not."""

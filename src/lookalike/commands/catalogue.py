@@ -1,6 +1,6 @@
-"""What backbones cost: parameters, operations and feature dimension, from a table that ships with the package.
+"""Cost of backbones: parameters, operations and feature dimension, from a table shipped with the package.
 
-benchmarks/backbone_table.py makes the table. Reading it imports nothing heavy; `training_speed` does.
+benchmarks/backbone_table.py writes the table. Reading it imports nothing heavy; `training_speed` does.
 """
 
 import csv
@@ -15,28 +15,28 @@ from ..printing import counted, first_of
 
 TABLE = Path(__file__).with_name("backbones.csv")
 PIXELS = 224
-"""A side of the images whose operations the table counts."""
+"""Side of the images for which the table counts operations."""
 SMALL_PARAMETERS, SMALL_GFLOP = 12e6, 4.0
-"""What a small backbone has at most: a ResNet-18 is small (11.2 million, 3.6), a ResNet-34 and a ViT-S are not."""
+"""Upper limits of a small backbone: a ResNet-18 is small (11.2 million, 3.6), a ResNet-34 and a ViT-S are not."""
 MEASURED = 20
-"""Backbones that are timed at once, at most."""
+"""Maximum number of backbones that one command times."""
 MEASURED_SECONDS = 2.0
-"""That each is timed for, or one step."""
+"""Timing duration per backbone; at least one step."""
 
 Order = Literal["name", "parameters", "gflop", "dim"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One backbone without its classifier; None where the table does not have it."""
+    """One backbone without its classifier; None if the table lacks the value."""
 
     name: str
     parameters: int | None = None
-    """At `PIXELS`: those of positions depend on the image size."""
+    """At `PIXELS`: the number of position embeddings depends on the image size."""
     gflop: float | None = None
-    """10^9 operations of a forward pass of one image of `PIXELS`; a multiplication and an addition are two."""
+    """10^9 operations of a forward pass of one image of `PIXELS`; a multiply-add counts as two."""
     dim: int | None = None
-    """Of its features."""
+    """Dimension of its features."""
 
     @property
     def small(self) -> bool:
@@ -46,12 +46,12 @@ class Cost:
 
 
 def installed() -> str:
-    """The versions that decide which backbones there are, as they stand in the table's first line."""
+    """The versions that determine the available backbones, in the format of the table's first line."""
     return ", ".join(f"{name} {version(name).partition('+')[0]}" for name in ("timm", "torchvision"))
 
 
 def table(path: Path = TABLE) -> tuple[str, dict[str, Cost]]:
-    """The versions that a table was made with, and its rows by name."""
+    """The versions that a table was created with, and its rows by name."""
     with open(path, newline="", encoding="utf-8") as file:
         versions = file.readline().lstrip("# ").strip()
         rows = {
@@ -67,30 +67,30 @@ def table(path: Path = TABLE) -> tuple[str, dict[str, Cost]]:
 
 
 def catalogue(path: Path = TABLE) -> list[Cost]:
-    """All backbones that `lookalike.backbones.create` takes by name; those that the table lacks have no numbers."""
+    """All backbones that `lookalike.backbones.create` accepts by name; those missing in the table have no cost."""
     versions, rows = table(path)
     if versions == installed():
         return list(rows.values())
-    from ..backbones import names  # another timm has other names
+    from ..backbones import names  # other versions of timm have other names
 
     return [rows.get(name, Cost(name)) for name in names()]
 
 
 def chosen(found: Sequence[Cost], *, pattern: str = "", small: bool = False, order: Order = "name") -> list[Cost]:
-    """Those whose name contains a text, in small letters or large, in order; what has no number comes last.
+    """The backbones whose name contains `pattern`, ignoring case, sorted; missing values come last.
 
     Args:
-        small: only those that a CPU can train.
+        small: only backbones that a CPU can train.
     """
     text = pattern.lower().removeprefix("timm/")
-    some = [cost for cost in found if text in cost.name.lower() and (cost.small or not small)]
+    matches = [cost for cost in found if text in cost.name.lower() and (cost.small or not small)]
     if order == "name":
-        return some
-    return sorted(some, key=lambda cost: (vars(cost)[order] is None, vars(cost)[order] or 0))
+        return matches
+    return sorted(matches, key=lambda cost: (vars(cost)[order] is None, vars(cost)[order] or 0))
 
 
 def lines(found: Sequence[Cost]) -> list[str]:
-    """A head, and a line for each."""
+    """A header, and a line per backbone."""
     width = max(len("backbone"), *(len(cost.name) for cost in found))
     head = f"{'backbone':<{width}}  {'parameters':>12}  {f'GFLOP at {PIXELS} px':>15}  {'features':>8}"
     return [head, *(f"{cost.name:<{width}}  {_numbers(cost)}".rstrip() for cost in found)]
@@ -103,15 +103,15 @@ def _numbers(cost: Cost) -> str:
 
 
 def measure(found: Sequence[Cost], image_size: int, say: Callable[[str], None]) -> None:
-    """Times a training step of each backbone on this machine, and says a line of each when it is known.
+    """Times a training step of each backbone on this machine, and reports a line as soon as one is timed.
 
     Raises:
-        ValueError: there are too many.
+        ValueError: there are more than `MEASURED` backbones.
     """
     if len(found) > MEASURED:
         raise ValueError(
-            f"{counted(len(found), 'backbone')} would take long to measure; at most {MEASURED} are. Narrow the PATTERN"
-            f": it finds {first_of([cost.name for cost in found], 3)}."
+            f"{counted(len(found), 'backbone')} would take long to measure; at most {MEASURED} are allowed. Narrow the "
+            f"PATTERN: it matches {first_of([cost.name for cost in found], 3)}."
         )
     import torch
 
@@ -128,20 +128,20 @@ def measure(found: Sequence[Cost], image_size: int, say: Callable[[str], None]) 
             speed = f"  {error}"
         say(f"{row:<{len(head)}}  {speed:>13}")
     say(
-        f"images/s: a training step, which is a forward and a backward pass of one view and SGD, in batches of {BATCH} "
-        f"at {image_size} px, in float32 ({where}). A method with two views takes twice the time."
+        f"images/s: training steps of SGD with a forward and a backward pass of one view, batch size {BATCH}, "
+        f"{image_size} px, float32 ({where}). A method with two views takes twice as long."
     )
 
 
 BATCH = 16
-"""Images of a step that is timed."""
+"""Images per timed step."""
 
 
 def training_speed(name: str, image_size: int, device: str = "cpu") -> float:
-    """Images per second of training steps of one view each.
+    """Training speed in images per second, with one view per image.
 
     Raises:
-        ValueError: an unknown name, or a backbone that does not take images of this size.
+        ValueError: the name is unknown, or the backbone does not accept this image size.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a set of images holds: sizes, kinds, colours, classes, duplicates, broken files: the command `check`."""
+"""The command `check`: sizes, formats, pixel values, classes, duplicates and broken files of a set of images."""
 
 import hashlib
 import re
@@ -29,33 +29,33 @@ from ..progress import counting
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20
-"""Pixels that are widened at once."""
+"""Pixels that are converted to float32 at once."""
 _CROWD: Final = 512
-"""Equal images are paired each with each up to this many; of more, neighbours only."""
+"""Largest group of equal images whose pairs are all listed; of larger groups only successive images are paired."""
 
 Pair = tuple[int, int]
 
 
 class Looks(NamedTuple):
-    """One chunk of images as a worker saw them; arrays have a row per image that could be read."""
+    """What a worker measured on one chunk of images; arrays have a row per readable image."""
 
-    places: np.ndarray
+    indices: np.ndarray
     sizes: np.ndarray
     """(B, 2) heights and widths."""
     types: list[str]
     moments: np.ndarray
-    """(B, 2, C): mean and mean square of each channel, of values in [0, 1]."""
+    """(B, 2, C): mean and mean square of each channel, for values in [0, 1]."""
     digests: np.ndarray
     """(B,) uint64: hash of the decoded pixels."""
     thumbnails: np.ndarray
-    """(B, SIDE, SIDE) uint8, grey, stretched."""
+    """(B, SIDE, SIDE) uint8, grey, contrast-stretched."""
     ranges: np.ndarray
-    """(B,) of the thumbnails, before they were stretched."""
+    """(B,): value range of each thumbnail before stretching."""
     kinds: list[str]
     levels: list[Levels]
     broken: list[tuple[str, str]]
     seconds: float
-    """What decoding took."""
+    """Decoding time of the chunk."""
 
 
 class _Looking(Dataset[Looks]):
@@ -64,26 +64,26 @@ class _Looking(Dataset[Looks]):
 
     def __getitem__(self, chunk: range) -> Looks:
         images, broken, seconds = [], [], 0.0
-        places = []
+        indices = []
         for i in chunk:
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 images.append(self.source.read(i, None))
-                places.append(i)
+                indices.append(i)
             except BrokenImage as error:
                 broken.append((error.name, error.reason))
-            seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - start
         marks = [_look(image) for image in images]
         count, channels = len(images), self.source.channels
         return Looks(
-            places=np.array(places, np.int64),
+            indices=np.array(indices, np.int64),
             sizes=np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2),
             types=[str(image.dtype).removeprefix("torch.") for image in images],
             moments=np.array([moments(image).numpy() for image in images]).reshape(count, 2, channels),
             digests=np.array([digest for digest, _, _ in marks], np.uint64),
             thumbnails=np.array([small for _, small, _ in marks], np.uint8).reshape(count, SIDE, SIDE),
             ranges=np.array([range for _, _, range in marks]),
-            kinds=[self.source.kind(i) for i in places],
+            kinds=[self.source.kind(i) for i in indices],
             levels=[levels(image) for image in images],
             broken=broken,
             seconds=seconds,
@@ -91,7 +91,7 @@ class _Looking(Dataset[Looks]):
 
 
 def _look(image: Tensor) -> tuple[int, np.ndarray, float]:
-    """Pixel digest, grey thumbnail and the range that it had, of an image (C, H, W)."""
+    """Pixel digest, grey thumbnail and its original value range, for an image (C, H, W)."""
     digest = hashlib.blake2b(f"{image.dtype} {tuple(image.shape)}".encode(), digest_size=8)
     digest.update(image.numpy().data)
     rows = max(1, _PIECE // image.shape[2])
@@ -103,92 +103,92 @@ def _look(image: Tensor) -> tuple[int, np.ndarray, float]:
 
 @dataclass(frozen=True)
 class Split:
-    """What one set of images holds."""
+    """Measurements of one set of images."""
 
     source: Source
-    places: np.ndarray
-    """Of the images that could be read, in the source."""
+    indices: np.ndarray
+    """Indices of the readable images in the source."""
     sizes: np.ndarray
     kinds: Counter[str]
     """File format and mode, such as "JPEG RGB"."""
     types: Counter[str]
     levels: list[tuple[str, Levels]]
-    """Of each image that could be read, with its type."""
+    """Type and levels of each readable image."""
     mean: list[float]
-    """Per channel, of values in [0, 1], over all pixels; each image counts once."""
+    """Per channel, for values in [0, 1]; all images have the same weight."""
     std: list[float]
     classes: dict[str, int] | None
     broken: list[tuple[str, str]]
     decode_seconds: float
-    """Per image, in one process."""
+    """Seconds per image, in one process."""
     digests: np.ndarray
     thumbnails: np.ndarray
     blank: np.ndarray
-    """(N,) bool: constant, or nearly so."""
+    """(N,) bool: whether the image is constant, or nearly so."""
     same_stems: list[tuple[int, ...]]
-    """Places of images whose names differ in the suffix alone."""
+    """Indices of images whose names differ only in the suffix."""
 
     def name(self, row: int) -> str:
-        return self.source.name(int(self.places[row]))
+        return self.source.name(int(self.indices[row]))
 
     def label(self, row: int) -> str | None:
-        """The image's class, if there are classes."""
+        """The image's class, if the source has classes."""
         if self.source.labels is None or self.source.classes is None:
             return None
-        return self.source.classes[int(self.source.labels[int(self.places[row])])]
+        return self.source.classes[int(self.source.labels[int(self.indices[row])])]
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pairs of rows, the first of one split and the second of the same or another; no blank images."""
+    """Pairs of rows, within a split or between two splits, without blank images."""
 
     exact: list[Pair]
-    """Equal in every decoded pixel."""
+    """Identical in every decoded pixel."""
     near: list[Pair]
-    """Resized, re-encoded, cropped or slightly changed copies; without the exact ones."""
+    """Resized, re-encoded, cropped or slightly changed copies, without exact ones."""
     detail: list[float]
-    """Of each near pair: how much the two correlate in detail, up to 1."""
+    """Correlation of fine detail of each near pair, at most 1."""
 
 
 def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Split:
-    """Decodes every image of a source once and says what is there."""
+    """Decodes every image of a source once and measures it."""
     total = len(source)
     chunks = [range(i, min(i + _CHUNK, total)) for i in range(0, total, _CHUNK)]
-    _ = source.keys  # hashed here, the workers inherit them
-    seen: list[Looks] = []
+    _ = source.keys  # computed here so that workers inherit them
+    results: list[Looks] = []
     for chunk, looks in zip(chunks, stream(_Looking(source), chunks, workers), strict=True):
-        seen.append(looks)
+        results.append(looks)
         if progress:
             progress(chunk.stop, total)
-    values = np.concatenate([s.moments for s in seen])
+    values = np.concatenate([s.moments for s in results])
     count = len(values)
     mean, square = values.mean(0) if count else np.full((2, source.channels), np.nan)
-    places = np.concatenate([s.places for s in seen])
+    indices = np.concatenate([s.indices for s in results])
     classes = None
     if source.labels is not None and source.classes is not None:
         numbers = source.labels.bincount(minlength=len(source.classes)).tolist()
         classes = dict(zip(source.classes, numbers))
     return Split(
         source=source,
-        places=places,
-        sizes=np.concatenate([s.sizes for s in seen]),
-        kinds=Counter(kind for s in seen for kind in s.kinds),
-        types=Counter(kind for s in seen for kind in s.types),
-        levels=[pair for s in seen for pair in zip(s.types, s.levels, strict=True)],
+        indices=indices,
+        sizes=np.concatenate([s.sizes for s in results]),
+        kinds=Counter(kind for s in results for kind in s.kinds),
+        types=Counter(kind for s in results for kind in s.types),
+        levels=[pair for s in results for pair in zip(s.types, s.levels, strict=True)],
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
         classes=classes,
-        broken=[b for s in seen for b in s.broken],
-        decode_seconds=sum(s.seconds for s in seen) / max(1, count),
-        digests=np.concatenate([s.digests for s in seen]),
-        thumbnails=np.concatenate([s.thumbnails for s in seen]),
-        blank=blank(values, np.concatenate([s.ranges for s in seen]), [kind for s in seen for kind in s.types]),
+        broken=[b for s in results for b in s.broken],
+        decode_seconds=sum(s.seconds for s in results) / max(1, count),
+        digests=np.concatenate([s.digests for s in results]),
+        thumbnails=np.concatenate([s.thumbnails for s in results]),
+        blank=blank(values, np.concatenate([s.ranges for s in results]), [kind for s in results for kind in s.types]),
         same_stems=same_stems(source),
     )
 
 
 def duplicates(a: Split, b: Split | None = None) -> Duplicates:
-    """Copies within a split, or between two. Blank images are all alike and copies of nothing: they are left out."""
+    """Copies within a split, or between two. Blank images are left out: they all look alike but are not copies."""
     parts = [a] if b is None else [a, b]
     shift = 0 if b is None else len(a.digests)
     digests = np.concatenate([part.digests for part in parts])
@@ -198,7 +198,7 @@ def duplicates(a: Split, b: Split | None = None) -> Duplicates:
         i, j = shown[i], shown[j]
         keep = np.ones(len(i), bool) if b is None else (i < shift) != (j < shift)
         exact.update(zip(i[keep].tolist(), (j[keep] - shift).tolist()))
-    sides = [shown[shown < shift], shown[shown >= shift]]  # of exact copies the first stands for all
+    sides = [shown[shown < shift], shown[shown >= shift]]  # one of each set of exact copies
     firsts = [side[np.sort(np.unique(digests[side], return_index=True)[1])] for side in sides]
     rows = np.concatenate(firsts)
     thumbnails = np.concatenate([part.thumbnails for part in parts])[rows]
@@ -210,7 +210,7 @@ def duplicates(a: Split, b: Split | None = None) -> Duplicates:
 
 
 def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of places with equal keys, in pieces; in a crowd only neighbours in the order of the places."""
+    """Pairs of indices with equal keys, one group at a time; in a large group only successive indices."""
     order = np.argsort(keys, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
         if len(group) <= _CROWD:
@@ -225,21 +225,21 @@ class Groups:
     """Images by patient, scene or video."""
 
     images: dict[str, int]
-    """Group -> number of its images."""
+    """Number of images by group."""
     without: list[str]
     """Names that the pattern does not match."""
 
 
 def groups(source: Source, pattern: str) -> Groups:
-    """Sorts images by what the regular expression `pattern` finds in their names: its first group, or all of it.
+    """Groups images by the match of the regular expression `pattern` in their names: its first group, or all of it.
 
     Raises:
-        ValueError: `pattern` is no regular expression, or matches no name.
+        ValueError: `pattern` is not a regular expression, or matches no name.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"--groups {pattern!r} is no regular expression: {error}.") from None
+        raise ValueError(f"--groups {pattern!r} is not a valid regular expression: {error}.") from None
     found: Counter[str] = Counter()
     without = []
     for i in range(len(source)):
@@ -250,13 +250,13 @@ def groups(source: Source, pattern: str) -> Groups:
         else:
             found[match.group(min(1, expression.groups)) or ""] += 1
     if not found:
-        raise ValueError(f"--groups {pattern!r} matches none of {len(source)} names, such as {source.name(0)}.")
+        raise ValueError(f"--groups {pattern!r} matches none of {len(source)} file names, such as {source.name(0)}.")
     return Groups(dict(found), without)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found; `lines` says it."""
+    """The result of `check`; `lines` is the report."""
 
     train: Split
     test: Split | None
@@ -264,12 +264,12 @@ class Checked:
     across: Duplicates | None
     groups: Groups | None
     shared: list[str]
-    """Groups that are in both splits."""
+    """Groups that occur in both splits."""
     image_size: int
     workers: int
 
     def lines(self) -> list[str]:
-        """The report for people, a line each."""
+        """The report as lines of text."""
         lines = _split_lines("images", self.train, self.image_size, self.workers)
         if self.test is not None:
             lines += _split_lines("test", self.test, self.image_size, self.workers)
@@ -289,20 +289,19 @@ class Checked:
             if self.shared:
                 lines.append(
                     f"            {len(self.shared)} {'GROUP IS' if len(self.shared) == 1 else 'GROUPS ARE'} IN BOTH "
-                    f"SPLITS: {_some(self.shared)}. "
-                    "Accuracy on the test images will look too good."
+                    f"SPLITS: {_some(self.shared)}. Accuracy on the test images will be overestimated."
                 )
         return lines
 
     def sheet(self) -> Image:
-        """The near pairs side by side, and the exact ones of different classes; see `pair_sheet`."""
+        """Near pairs, and exact pairs of different classes, side by side; see `pair_sheet`."""
         twins = _twins(self.within, self.train, self.train)
         if self.across is not None and self.test is not None:
             twins += _twins(self.across, self.train, self.test)
         return pair_sheet(twins)
 
     def content(self) -> dict[str, object]:
-        """All of it, every pair and broken file by name, for JSON."""
+        """The full result for JSON, with the names of all pairs and broken files."""
         return {
             "images": _split_content(self.train),
             "test": None if self.test is None else _split_content(self.test),
@@ -324,37 +323,37 @@ def check(
     workers: int = 0,
     say: Callable[[str], None] = print,
 ) -> Checked:
-    """Reads every image once and says what is there, what is broken, and what is there twice.
+    """Reads every image once and finds broken files, duplicates and other problems.
 
     Args:
         data: the images.
-        test: images to judge with, which should hold none of `data`.
-        pattern: regular expression that finds an image's group (a patient, a scene) in its name.
-        image_size: pixels that a training would see, for the estimates of time and memory.
-        workers: processes that decode.
-        say: called with a line of progress now and then.
+        test: test images, which should contain no images of `data`.
+        pattern: regular expression that matches an image's group (a patient, a scene) in its name.
+        image_size: image size of a training, in pixels, for the estimates of time and memory.
+        workers: number of processes that decode.
+        say: called with progress lines.
     """
-    found = None if pattern is None else groups(data, pattern)  # first: it may be wrong, and looking takes long
+    found = None if pattern is None else groups(data, pattern)  # first, since reading takes long and it may be invalid
     shared: list[str] = []
     if found is not None and test is not None and pattern is not None:
         shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
-    looked = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
-    train, other = looked[0], looked[1] if len(looked) > 1 else None
-    if (count := sum(len(split.places) for split in looked)) > 20_000:
-        say(f"looking for copies among {counted(count, 'image')}")
+    splits = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
+    train, other = splits[0], splits[1] if len(splits) > 1 else None
+    if (count := sum(len(split.indices) for split in splits)) > 20_000:
+        say(f"searching {counted(count, 'image')} for duplicates")
     across = None if other is None else duplicates(train, other)
     return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _some(names: list[str], max_names: int = 5) -> str:
+    return ", ".join(names[:max_names]) + (", ..." if len(names) > max_names else "")
 
 
 def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list[str]:
-    total, read = len(split.source), len(split.places)
+    total, read = len(split.source), len(split.indices)
     other = sum(reason.startswith(UNSUPPORTED) for _, reason in split.broken)
     lines = [f"{what:<11} {total}, of which {len(split.broken) - other} cannot be read"]
-    lines[0] += f", and {other} are whole but cannot be used as they are" if other else ""
+    lines[0] += f", and {other} are valid but not supported" if other else ""
     lines += [f"            {line}" for line in split.source.notes()]
     lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
     if len(split.broken) > 10:
@@ -371,37 +370,34 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
 
 
 def _pixel_lines(split: Split, image_size: int) -> list[str]:
-    """Sizes, kinds of files and values of the images that could be read."""
+    """Sizes, file formats and pixel values of the readable images."""
     low, middle, high = np.quantile(split.sizes, [0, 0.5, 1], axis=0).astype(int)
     spread = f"{low[1]} x {low[0]} to {high[1]} x {high[0]} pixels, median {middle[1]} x {middle[0]}"
     lines = [f"sizes       {f'all {low[1]} x {low[0]} pixels' if (low == high).all() else spread}"]
     small = int((split.sizes.min(1) < image_size).sum())
     if small:
-        lines.append(
-            f"            {small} {'has' if small == 1 else 'have'} a side below {image_size} pixels and would be "
-            "enlarged"
-        )
+        lines.append(f"            {counted(small, 'image')} with a side below {image_size} pixels would be enlarged")
     lines.append(
-        "kinds       " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
+        "formats     " + ", ".join(f"{n} {kind}" for kind, n in split.kinds.most_common(8))
         + "; read as " + ", ".join(f"{n} {kind}" for kind, n in split.types.most_common())
     )  # fmt: skip
     mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (split.mean, split.std))
-    return [*lines, f"values      mean {mean}, standard deviation {std} (of 0 to 1)"]
+    return [*lines, f"values      mean {mean}, standard deviation {std} (range 0 to 1)"]
 
 
 def _class_line(classes: Mapping[str, int]) -> str:
-    """How many images the classes have."""
+    """Number of classes, and of images per class."""
     smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
     fewest, most = classes[smallest], classes[largest]
     return (
-        f"classes     {len(classes)}, if the first folders' names are labels, "
+        f"classes     {len(classes)}, if the names of the top-level folders are labels, "
         + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
            f"{counted(most, 'image')} ({largest})")
     )  # fmt: skip
 
 
 def _estimate(split: Split, image_size: int, workers: int) -> str:
-    """How long reading takes, and the memory of all images where they are kept there."""
+    """Time to read all images, and memory to cache them."""
     total = len(split.source)
     seconds = total * split.decode_seconds / max(1, workers)
     halvings = np.floor(np.log2(np.maximum(1, split.sizes.min(1) // (2 * image_size))))
@@ -409,15 +405,15 @@ def _estimate(split: Split, image_size: int, workers: int) -> str:
     width = {"uint8": 1, "uint16": 2, "float32": 4}[max(split.types, key=["uint8", "uint16", "float32"].index)]
     held = shrunk.prod(1).mean() * total * split.source.channels * width
     return (
-        f"estimates   reading all takes {seconds:.0f} s with {counted(max(1, workers), 'process')}, in each epoch; "
-        "JPEG files that are shrunk read faster. "
-        f"--cache ram reads once and holds {size_of(held)} at {image_size} pixels"
+        f"estimates   reading all images takes {seconds:.0f} s per epoch with {counted(max(1, workers), 'process')}; "
+        "JPEG files that are decoded at reduced size read faster. "
+        f"--cache ram reads them once and needs {size_of(held)} at {image_size} pixels"
     )
 
 
 BY_EYE: Final = (
-    "Drop exact copies alone. Of a near pair look at both: a defect, a finding or a label may be all that differs "
-    "(--sheet FILE.png draws the pairs, the doubtful ones first)"
+    "Remove only exact copies. Inspect near pairs first: they may differ in a defect, a finding or a label "
+    "(--sheet FILE.png draws the pairs, doubtful ones first)"
 )
 
 
@@ -432,8 +428,8 @@ def _duplicate_lines(what: str, found: Duplicates, a: Split, b: Split) -> list[s
     if doubtful:
         first = doubtful[0]
         lines.append(
-            f"            OF DIFFERENT CLASSES: {len(doubtful)}, such as {first.names[0]} = {first.names[1]}. If the "
-            "folders are labels, either the labels or this search are wrong there: look at these first"
+            f"            OF DIFFERENT CLASSES: {len(doubtful)}, such as {first.names[0]} = {first.names[1]}. If "
+            "folders are labels, either a label or the match is wrong: inspect these first"
         )
     return lines
 
@@ -448,7 +444,7 @@ def _duplicate_content(found: Duplicates, a: Split, b: Split) -> dict[str, objec
 
 
 def _twins(found: Duplicates, a: Split, b: Split) -> list[Twins]:
-    """Near pairs, and exact ones of different classes."""
+    """Near pairs, and exact pairs of different classes."""
     twins = []
     known = set(a.source.classes or ()) & set(b.source.classes or ())
     pairs = [*found.exact, *found.near]
@@ -456,7 +452,7 @@ def _twins(found: Duplicates, a: Split, b: Split) -> list[Twins]:
         one, two = a.label(i), b.label(j)
         other = (one, two) if one and two and one != two and {one, two} <= known else None
         if other is not None or n >= len(found.exact):
-            twins.append(Twins((a.source, int(a.places[i])), (b.source, int(b.places[j])), detail, other))
+            twins.append(Twins((a.source, int(a.indices[i])), (b.source, int(b.indices[j])), detail, other))
     return twins
 
 
@@ -466,26 +462,28 @@ def _suspect_lines(split: Split, within: Duplicates | None = None) -> list[str]:
     if rows:
         lines.append(
             f"blank       {len(rows)} of {counted(len(split.blank), 'image')} {are(len(rows))} constant, or nearly so: "
-            f"{_some([split.name(row) for row in rows[:6]])}. They teach nothing, and are left out of the pairs below. "
-            "Masks? Then give a list of the photographs as DATA; --out FILE.json names all"
+            f"{_some([split.name(row) for row in rows[:6]])}. They carry no information and are excluded from the "
+            "pairs below. If they are masks, give a list of the photographs as DATA; --out FILE.json lists all"
         )
     if split.same_stems and within is not None:
-        place = {int(p): row for row, p in enumerate(split.places)}
-        group = _groups_of(within, len(split.places))
-        same = sum(len({group[place[p]] if p in place else -1 - p for p in stems}) == 1 for stems in split.same_stems)
+        row_of = {int(p): row for row, p in enumerate(split.indices)}
+        group = _groups_of(within, len(split.indices))
+        same = sum(len({group[row_of[p]] if p in row_of else -1 - p for p in stems}) == 1 for stems in split.same_stems)
         other = len(split.same_stems) - same
         names = _some([split.source.name(p) for p in split.same_stems[0]])
         line = f"same names  {counted(len(split.same_stems), 'name')} with several suffixes, such as {names}."
-        line += f" Of {same} all files show the same: keep one of each." if same else ""
+        line += f" For {same}, all files show the same image: keep one of each." if same else ""
         line += (
-            f" Of {other} they do not (masks, previews?): give a list of those to learn from as DATA." if other else ""
+            f" For {other}, they differ (masks, previews?): give a list of the images to train on as DATA."
+            if other
+            else ""
         )
-        lines.append(f"{line} --out FILE.json names all")
+        lines.append(f"{line} --out FILE.json lists all")
     return lines
 
 
 def _groups_of(found: Duplicates, count: int) -> np.ndarray:
-    """(count,): one number for all rows that pairs join."""
+    """(count,): connected component of each row, joined by pairs."""
     pairs = np.array([*found.exact, *found.near], np.int64).reshape(-1, 2)
     joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (count, count))
     numbers: np.ndarray = connected_components(joined, directed=False)[1]
@@ -501,10 +499,10 @@ def _split_content(split: Split) -> dict[str, object]:
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,
         "types": split.types,
-        "mean": split.mean if len(split.places) else None,
-        "std": split.std if len(split.places) else None,
+        "mean": split.mean if len(split.indices) else None,
+        "std": split.std if len(split.indices) else None,
         "classes": split.classes,
         "blank": [split.name(row) for row in np.flatnonzero(split.blank).tolist()],
-        "same_names": [[split.source.name(place) for place in stems] for stems in split.same_stems],
+        "same_names": [[split.source.name(index) for index in stems] for stems in split.same_stems],
         "decode_seconds": split.decode_seconds,
     }

@@ -1,4 +1,4 @@
-"""`demo`: a training and its evaluation without any images of one's own. Importing it brings along nothing heavy."""
+"""The command `demo`: training and evaluation on built-in data. It imports nothing heavy."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 def demo(
     *, out: str | os.PathLike[str] = "runs/demo", epochs: int = 20, seed: int = 0, overwrite: bool = False
 ) -> "tuple[Result, list[Score]]":
-    """Trains SimCLR on scikit-learn's handwritten digits and judges it: no data needed, a minute or two on two cores.
+    """Trains SimCLR on scikit-learn's handwritten digits and evaluates it: no data needed, 1-2 minutes on two cores.
 
     Args:
-        out: folder of the run; the images go beside it, to OUT-digits.
-        epochs: passes over the unlabelled images.
-        seed: of placing, weights, views and draws.
+        out: run folder; the images are written next to it, to OUT-digits.
+        epochs: number of passes over the unlabelled images.
+        seed: random seed of digit positions, weights, views and label draws.
         overwrite: replace an earlier demo in these folders.
 
     Returns:
-        The training's result, and what the test says of raw pixels, the untrained and the trained encoder.
+        The training's result, and the scores of raw pixels, the untrained and the trained encoder.
 
     Raises:
-        FileExistsError: `out` or OUT-digits is taken.
+        FileExistsError: `out` or OUT-digits exists.
     """
     from .digits import train_on_digits
 

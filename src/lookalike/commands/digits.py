@@ -1,9 +1,9 @@
-"""The work of `demo`: from no data at all to an encoder that has been evaluated, in a minute or two on two CPU cores.
+"""The implementation of `demo`: builds images, trains and evaluates in one or two minutes on two CPU cores.
 
-Real: scikit-learn's 1,797 handwritten digits, 8x8 pixels (Alpaydin & Kaynak, UCI, 1998). The last 500 are for testing;
-none of them is seen in training. Placed by this file: each digit stands on a black canvas of 32 pixels, at a random
-position, size and rotation, so that two images of one digit share few pixels. The canvas is black everywhere: a
-background that differed between images would be what the method learns to tell them apart by.
+Real data: scikit-learn's 1,797 handwritten digits, 8x8 pixels (Alpaydin & Kaynak, UCI, 1998). The last 500 are test
+digits and are never used in training. Synthetic part: each digit is drawn on a black canvas of 32 pixels, at a random
+position, size and rotation, so that two images of one digit share few pixels. The canvas is black everywhere: the
+method could otherwise distinguish images by their background instead of their digit.
 """
 
 import math
@@ -42,41 +42,41 @@ CANVAS = 32
 SIDES = 10.0, 22.0
 """Range of a digit's side, in pixels."""
 TURN = 45.0
-"""A digit is turned by up to so many degrees, either way."""
+"""Maximum rotation of a digit in either direction, in degrees."""
 IMAGES = "-digits"
-"""Ends the name of the images' folder, which begins as the run's."""
+"""Suffix of the images' folder, appended to the run folder's name."""
 TEST_DIGITS = 500
 PLACINGS = 8
-"""Unlabelled images of each training digit, each placed anew."""
+"""Number of unlabelled images per training digit, each with a random placement."""
 TRAINED = "trained encoder"
 
 _ABOUT = """\
-Written by `lookalike demo` (seed {seed}); made again by it at any time.
+Written by `lookalike demo` (seed {seed}), which can recreate it at any time.
 
 Real: the handwritten digits of scikit-learn (UCI, Alpaydin & Kaynak 1998), 8x8 pixels.
-Placed by the demo: each at a random position, size and rotation on a black canvas of 32 pixels.
+Synthetic: each digit has a random position, size and rotation on a black canvas of 32 pixels.
 
-unlabelled/    {unlabelled} images of {train} digits, without labels: what the encoder is trained on
-train/DIGIT/   {train} images, one of each of those digits, placed anew: what the judges know
-test/DIGIT/    {test} images of {test} other digits: what is judged
+unlabelled/    {unlabelled} images of {train} digits, without labels, for pretraining
+train/DIGIT/   {train} labelled images, one of each of those digits with another placement, for k-NN and linear probe
+test/DIGIT/    {test} labelled images of {test} other digits, for testing
 """
 
 
 def recipe() -> SimCLR.Config:
-    """SimCLR for small grey images: digits must not be mirrored, and have no colour to distort."""
+    """SimCLR for small grey images: without flips, which change digits, and without colour distortion."""
     view = View(size=CANVAS, count=2, scale=(0.25, 1.0), ratio=(3 / 4, 4 / 3), jitter=0.8, brightness=0.4, contrast=0.4)
     optim = Optim("adamw", lr=5e-3, scaling="none", weight_decay=Schedule(1e-4), warmup_epochs=2)
     return SimCLR.Config(hidden_dim=512, temperature=0.1, views=(view,), optim=optim)
 
 
 def place(digit: np.ndarray, key: int) -> Image.Image:
-    """Puts a digit (8, 8), values 0 to 16, on a black canvas; `key` decides where, how large and how turned."""
+    """Draws a digit (8, 8), values 0 to 16, on a black canvas; `key` determines position, size and rotation."""
     draw = np.random.default_rng(key % 2**64)
     side, turn = draw.uniform(*SIDES), math.radians(draw.uniform(-TURN, TURN))
-    reach = side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))  # half of the turned square's width
+    reach = side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))  # half the width of the rotated square
     x, y = draw.uniform(reach, CANVAS - reach, 2)
     cos, sin = math.cos(turn) * 8 / side, math.sin(turn) * 8 / side
-    border = 4  # pixels of black around the digit, which the interpolation reads
+    border = 4  # black pixels around the digit, for the interpolation
     centre = 4 + border
     back = (cos, sin, centre - cos * x - sin * y, -sin, cos, centre + sin * x - cos * y)  # canvas -> digit
     padded = Image.fromarray(np.pad(np.round(digit * (255 / 16)).astype(np.uint8), border))
@@ -84,13 +84,13 @@ def place(digit: np.ndarray, key: int) -> Image.Image:
 
 
 def write_images(folder: Path, seed: int) -> None:
-    """Writes the demo's images to a folder that must not exist; it appears once all are written."""
+    """Writes the demo's images to a new folder, which appears once all are written."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     train = len(digits.target) - TEST_DIGITS
     temporary = temporary_beside(folder)
-    temporary.mkdir(parents=True)  # fails where something is there
+    temporary.mkdir(parents=True)  # fails if it exists
     try:
         for i, (digit, label) in enumerate(zip(digits.images, digits.target)):
             own = temporary / ("train" if i < train else "test") / str(label)
@@ -109,15 +109,15 @@ def write_images(folder: Path, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Score:
-    """What the test says about one representation of the images."""
+    """Test accuracies of one representation of the images."""
 
     name: str
     knn: float
-    """Top-1 accuracy of 20 nearest neighbours, in [0, 1]."""
+    """Top-1 accuracy of 20-nearest-neighbour classification, in [0, 1]."""
     linear: float
     """Top-1 accuracy of the linear probe with all labels."""
     few: float
-    """Mean top-1 accuracy with 1 % of the labels, one per class, over ten draws."""
+    """Mean top-1 accuracy over ten draws of 1 % of the labels, one per class."""
     deviation: float
     """Standard deviation over those draws."""
 
@@ -125,64 +125,66 @@ class Score:
 def train_on_digits(
     out: str | os.PathLike[str], *, epochs: int, seed: int, overwrite: bool
 ) -> tuple[Result, list[Score]]:
-    """Trains SimCLR on placed digits and evaluates raw pixels, the untrained and the trained encoder.
+    """Trains SimCLR on digits and evaluates raw pixels, the untrained and the trained encoder.
 
     Args:
-        out: the run's folder. The images go beside it, to `<out>-digits`.
-        epochs: passes over the unlabelled images.
-        seed: of placing, weights, views and draws.
-        overwrite: replace a run and images of the demo that are there.
+        out: run folder. The images are written next to it, to `<out>-digits`.
+        epochs: number of passes over the unlabelled images.
+        seed: random seed of digit positions, weights, views and label draws.
+        overwrite: replace an existing run and images of the demo.
 
     Raises:
-        FileExistsError: `out` or `<out>-digits` is taken.
+        FileExistsError: `out` or `<out>-digits` exists.
     """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; it must be at least 1.")
     folder = Folder(out)
     folder.check(resume=False, overwrite=overwrite)
     if folder.path.name in ("", ".."):
-        raise ValueError(f"--out {out} has no name of its own. Give one such as runs/demo; the images go beside it.")
+        raise ValueError(
+            f"--out {out} does not name a folder. Give one such as runs/demo; the images are written next to it."
+        )
     images = folder.path.with_name(f"{folder.path.name}{IMAGES}")
     if folder.run.is_file() and read_yaml(folder.run).get("data") != str(images / "unlabelled"):
-        raise FileExistsError(f"{folder.path} holds a run that is no demo. Give another --out.")
+        raise FileExistsError(f"{folder.path} holds a run that is not a demo. Give another --out.")
     aside = images.with_name(f".{images.name}.before")
-    if _are_ours(aside):  # a demo was killed before its training began
+    if _are_ours(aside):  # a demo was killed before its training started
         if _are_ours(images):
             shutil.rmtree(images)
         aside.rename(images)
-    there, begun = images.exists(), False
-    if there:
+    existing, begun = images.exists(), False
+    if existing:
         _check_replaceable(images, overwrite)
         images.rename(aside)
 
     def begin() -> None:
         nonlocal begun
         begun = True
-        if there:  # under a name of its own: a kill in the middle leaves nothing that is taken for whole
+        if existing:  # renamed first: a kill during removal must not leave a folder that looks complete
             gone = temporary_beside(aside)
             aside.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
     try:
-        return _shown(folder, images, epochs, seed, overwrite, begin)
+        return _train_and_evaluate(folder, images, epochs, seed, overwrite, begin)
     except BaseException:
         if not begun:
             shutil.rmtree(images, ignore_errors=True)
-            if there:
+            if existing:
                 aside.rename(images)
         raise
 
 
-def _shown(
+def _train_and_evaluate(
     folder: Folder, images: Path, epochs: int, seed: int, overwrite: bool, begin: Callable[[], None]
 ) -> tuple[Result, list[Score]]:
-    """`demo`, once there is room for its images; `begin` is called when the training has made a step."""
+    """Runs the demo once `images` is free; `begin` is called after the first training step."""
     write_images(images, seed)
     parts = {name: len(list((images / name).rglob("*.png"))) for name in ("unlabelled", "train", "test")}
     say(
         f"Wrote {images}: {parts['unlabelled']} unlabelled images of {parts['train']} handwritten digits (real, from "
-        f"scikit-learn),\neach at a random position, size and rotation on a black canvas (placed by this demo); "
-        f"{parts['test']} other digits to test with.\n"
+        f"scikit-learn),\neach at a random position, size and rotation on a black canvas (drawn by this demo); "
+        f"{parts['test']} other digits for testing.\n"
     )
     train, test = str(images / "train"), str(images / "test")
     run = Run(
@@ -193,7 +195,7 @@ def _shown(
     result = training.pretrain(run, [callbacks.FirstStep(begin)])
     bank, other = open_pair(train, test, channels=1)
     encoders_by_name = {"raw pixels": nn.Flatten(), **_encoders(run, folder, bank, parts["unlabelled"])}
-    say("\nJudging raw pixels, the untrained and the trained encoder ...")
+    say("\nEvaluating raw pixels, the untrained and the trained encoder ...")
     scores, near = [], []
     for name, model in encoders_by_name.items():
         a, b = (_features(model, source) for source in (bank, other))
@@ -214,7 +216,7 @@ def _shown(
 
 
 def _encoders(run: Run, folder: Folder, bank: Source, images: int) -> dict[str, Backbone]:
-    """The encoder before and after the training."""
+    """The encoder before and after training."""
     untrained = training.build(training.resolve(run, images)[0]).encoder
     mean, std = untrained.mean, untrained.std
     untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
@@ -222,12 +224,12 @@ def _encoders(run: Run, folder: Folder, bank: Source, images: int) -> dict[str, 
 
 
 def _report(folder: Folder, train: str, test: str) -> None:
-    """Names the files that were written, and what to do next."""
+    """Reports the written files and the next commands."""
     folder.say(
         f"Wrote {folder.path}/result.png: test digits and their nearest neighbours, by pixels and by the trained "
-        f"encoder; {folder.views}: what it was trained on; {folder.evaluation}\n"
-        f"Next: {pasteable('lookalike', 'evaluate', folder.path, train, test)}   # the same figures once more\n"
-        "      lookalike check DATA   # your own images: what is in them, and the command to begin with"
+        f"encoder; {folder.views}: augmented training views; {folder.evaluation}\n"
+        f"Next: {pasteable('lookalike', 'evaluate', folder.path, train, test)}   # the same accuracies again\n"
+        "      lookalike check DATA   # inspect your own images, and get a first command"
     )
 
 
@@ -238,7 +240,7 @@ def table(scores: list[Score]) -> list[str]:
 
 
 def _are_ours(images: Path) -> bool:
-    """Whether a folder holds images of the demo, and nothing else."""
+    """Whether a folder contains only images of the demo."""
     readme = images / "README.txt"
     if images.is_symlink() or not readme.is_file():
         return False
@@ -252,7 +254,7 @@ def _are_ours(images: Path) -> bool:
 def _check_replaceable(images: Path, overwrite: bool) -> None:
     ours = _are_ours(images)
     if not (ours and overwrite):
-        what = "holds the images of an earlier demo" if ours else "is there, and is not of this demo"
+        what = "holds the images of an earlier demo" if ours else "exists and was not written by this demo"
         advice = "Use --overwrite to replace them, or another --out." if ours else "Give another --out."
         raise FileExistsError(f"{images} {what}. {advice}")
 
@@ -265,7 +267,7 @@ def _features(model: nn.Module, source: Source) -> Features:
 def _score(
     name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source, images: Path
 ) -> Score:
-    """Evaluates one representation of what lies in `images`; a run's own results go to its `evaluation.json`, too."""
+    """Evaluates one representation; results of a run are also recorded in its `evaluation.json`."""
     sha256, data = ("", "") if folder is None else (file_sha256(folder.weights), fingerprint(bank, test))
     about = About(extraction_settings(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
     (knn,), (linear,), (few,) = (
@@ -279,7 +281,7 @@ def _score(
 
 
 def picture(bank: Source, test: Source, by_pixels: Tensor, by_encoder: Tensor, lines: list[str]) -> Image.Image:
-    """One test image per class with its nearest images of the bank, framed green where the class agrees, else red."""
+    """One test image per class with its nearest bank images, framed green for the same class, otherwise red."""
     assert bank.labels is not None
     assert test.labels is not None
     side, gap, head = 2 * CANVAS, 6, 26
@@ -299,7 +301,7 @@ def picture(bank: Source, test: Source, by_pixels: Tensor, by_encoder: Tensor, l
         sheet.paste(tile, (x, y))
 
     for row, label in enumerate(rows):
-        query = int((test.labels == label).nonzero()[0, 0])  # the first of its class: not chosen
+        query = int((test.labels == label).nonzero()[0, 0])  # the first of its class, not hand-picked
         y = head + row * step
         paste(test, query, gap, y, "white")
         for start, near in ((left, by_pixels), (second, by_encoder)):

@@ -1,4 +1,4 @@
-"""Distillation: `distill(run)` trains a student and puts it beside its teacher."""
+"""Distillation: `distill(run)` trains a student and compares it with its teacher."""
 
 import os
 from collections.abc import Sequence
@@ -19,23 +19,23 @@ from ..training import checkpoints, launch
 from .teacher_student import TeacherStudent, mean_cosine, profile_encoders, shared_neighbours
 
 IMAGES = 1000
-"""That the agreement is measured on, at most."""
+"""Maximum number of images on which agreement is measured."""
 
 
 def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
-    """Trains a student on what a frozen teacher says, writes the run's folder, and compares the two.
+    """Trains a student on a frozen teacher's features, writes the run folder, and compares the two.
 
     Args:
-        run: as for `lookalike.pretrain`; its method is a `Distill.Config`, `backbone` is the student's. Where `probe`
-            names labelled folders, both are judged on them.
+        run: as for `lookalike.pretrain`; its method is a `Distill.Config`, `backbone` is the student's. If `probe`
+            names labelled folders, both are evaluated on them.
         callbacks: as for `lookalike.pretrain`.
 
     Raises:
-        ValueError: the method is another; everything that `lookalike.pretrain` raises.
+        ValueError: the method is not `Distill.Config`; everything that `lookalike.pretrain` raises.
     """
     if not isinstance(run.method, Distill.Config):
         raise ValueError(
-            f"lookalike.distill trains with a Distill.Config, and the run has {type(run.method).__qualname__}. Use "
+            f"lookalike.distill expects a Distill.Config, but the run has {type(run.method).__qualname__}. Use "
             "lookalike.pretrain."
         )
     result = training.pretrain(run, callbacks)
@@ -45,17 +45,17 @@ def distill(run: Run, callbacks: Sequence[Callback] = ()) -> Result:
 
 
 def compare_with_teacher(run: Run) -> TeacherStudent:
-    """Puts the student of a finished run beside its teacher, and writes `distillation.json`."""
+    """Compares the student of a finished run with its teacher, and writes `distillation.json`."""
     folder = Folder(run.out)
-    folder.say("Teacher and student side by side ...")
+    folder.say("Comparing teacher and student ...")
     method, settled = checkpoints.restored(run)
     assert isinstance(method, Distill)
     device = default_device()
     method.to(device).eval()
     size, teacher = method.cfg.views[0].size, method.teacher_net
     teacher_size = method.cfg.teacher_pixels
-    there = settled.probe is not None and all(map(os.path.exists, settled.probe))  # else the training has said it
-    train, test = settled.probe if settled.probe and there else (None, None)
+    exists = settled.probe is not None and all(map(os.path.exists, settled.probe))  # the training warns if not
+    train, test = settled.probe if settled.probe and exists else (None, None)
     measured = profile_encoders(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
         batch_size=64, workers=settled.workers, seed=settled.seed,
@@ -70,7 +70,7 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
         ).features
         for each, pixels in ((FeaturesOf(method, "teacher"), teacher_size), (FeaturesOf(method, "student"), size))
     )  # fmt: skip
-    found = TeacherStudent(
+    result = TeacherStudent(
         teacher=measured[0],
         student=measured[1],
         kept={p: measured[1].accuracy[p] / max(top1, 1e-9) for p, top1 in measured[0].accuracy.items()},
@@ -80,15 +80,15 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
         of=str(data) if isinstance(data, str) else type(data).__name__,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     )
-    write_json(folder.distillation, found.content())
-    for line in found.lines():
+    write_json(folder.distillation, result.content())
+    for line in result.lines():
         folder.say(line)
     folder.say(f"Wrote {folder.distillation}")
-    return found
+    return result
 
 
 class FeaturesOf(nn.Module):
-    """What the teacher, or the student behind its head, says of images that are normalised as the student's."""
+    """Features of the teacher, or of the student after its head, for images normalised as for the student."""
 
     def __init__(self, method: Distill, who: str) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""`lookalike doctor`: what a bug report needs of a machine and an installation, and known problems of both.
+"""The command `doctor`: facts about the machine and installation for a bug report, and known problems.
 
-Libraries are imported and GPUs tried in another process: what is broken may end that one, and is reported all the same.
+Imports and GPUs are tested in a child process: if a broken library kills it, the problem is still reported.
 """
 
 import csv
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 FORMAT = 1
 SHARED = Path("/dev/shm")
 LEAST_SHARED = 2**30
-"""Bytes of shared memory: a batch of 256 images of 256 pixels has 48 MiB, and each of 8 workers is two ahead."""
+"""Bytes of shared memory: a batch of 256 images of 256 pixels has 48 MiB, and each of 8 workers prefetches two."""
 LEAST_DISK = 2 * 2**30
-"""Bytes of disk: the checkpoints of a ResNet-50 and the next one, which is written before they go."""
+"""Bytes of disk: the checkpoints of a ResNet-50, and the next one, which is written before they are removed."""
 LEAST_MEMORY = 2 * 2**30
-"""Bytes of memory: torch and a loading process have half of it."""
+"""Bytes of memory: torch and a loading process need half of it."""
 LONGEST_TRY = 300
 """Seconds for all imports; a slow network file system takes a minute."""
 LONGEST_ERROR = 500
-"""Characters of another package's error."""
+"""Maximum length of another package's error, in characters."""
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "lightning": "lightning.pytorch"}
-"""What a package is imported as, where that is not its name."""
+"""Module names of packages, where they differ from the package name."""
 ON_TORCH = ("torchvision", "timm", "lightning")
-"""What cannot be imported without torch."""
+"""Packages that cannot be imported without torch."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Library:
 
     name: str
     needed: str
-    """The versions that work, as `>=2.11`."""
+    """Supported versions, such as `>=2.11`."""
     version: str | None
-    """None where it is not installed."""
+    """None if it is not installed."""
     error: str | None = None
-    """Why it cannot be imported."""
+    """The error of its import."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Extra:
 
     name: str
     missing: tuple[str, ...]
-    """The packages of it that are not installed, or too old."""
+    """Its packages that are not installed or too old."""
 
     @property
     def command(self) -> str:
@@ -74,7 +74,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, as torch or NVIDIA's driver sees it."""
+    """A GPU, as torch or NVIDIA's driver reports it."""
 
     name: str
     memory: int | None
@@ -82,14 +82,14 @@ class Gpu:
     free: int | None
     driver: str | None = None
     capability: str | None = None
-    """NVIDIA's number of its generation."""
+    """CUDA compute capability."""
     error: str | None = None
-    """Why torch cannot compute on it."""
+    """The error of a computation on it."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, and what room there is."""
+    """A folder, with the total and free bytes of its disk."""
 
     path: str
     total: int
@@ -99,7 +99,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is so on this machine."""
+    """Facts about this machine and installation."""
 
     lookalike: str
     commit: str | None
@@ -109,38 +109,38 @@ class Facts:
     processor: str
     cores: int
     usable_cores: int
-    """Those that this process may run on."""
+    """Cores that this process may run on."""
     memory: int
-    """Bytes of the machine."""
+    """Total bytes of the machine."""
     free_memory: int
-    """Bytes for new data: within a container at most what is left of its limit."""
+    """Available bytes; in a container at most what is left of its limit."""
     shared_memory: Place | None
-    """None where the system has none to look at."""
+    """None if the system has no /dev/shm."""
     current_folder: Place
     cache_folder: Place
     libraries: tuple[Library, ...]
     extras: tuple[Extra, ...]
     cuda: str | None
-    """The version that torch was built for."""
+    """The CUDA version that torch was built for."""
     gpus: tuple[Gpu, ...]
-    """Those that torch sees."""
+    """GPUs that torch detects."""
     warnings: tuple[str, ...]
-    """What torch says about them."""
+    """Warnings of torch about them."""
     driver_gpus: tuple[Gpu, ...]
-    """Those that nvidia-smi sees."""
+    """GPUs that nvidia-smi lists."""
     driver_error: str | None
-    """What nvidia-smi says where it fails."""
+    """Error message of nvidia-smi, if it fails."""
     visible_gpus: str | None
     """CUDA_VISIBLE_DEVICES."""
     numba_cache: str | None
-    """Where compiled code is kept; None where no place can be written to."""
+    """Folder in which compiled code is cached; None if no folder is writable."""
     tried: bool
-    """Whether the process that tries the libraries came to its end."""
+    """Whether the child process completed all tests."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A known problem, and what to do."""
+    """A known problem and its remedy."""
 
     found: str
     advice: str
@@ -148,27 +148,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `lookalike doctor` found."""
+    """The result of `lookalike doctor`."""
 
     facts: Facts
     problems: tuple[Problem, ...]
 
     def content(self) -> dict[str, object]:
-        """The same as data."""
+        """The result for JSON."""
         content: dict[str, Any] = {"format": FORMAT} | asdict(self)
         for extra, named in zip(self.facts.extras, content["facts"]["extras"], strict=True):
             named["command"] = extra.command
         return content
 
     def lines(self) -> list[str]:
-        """The same for a person to read."""
+        """The report as lines of text."""
         return [*_machine_lines(self.facts), "", *_package_lines(self.facts), "", *_problem_lines(self.problems)]
 
 
 def doctor() -> Diagnosis:
-    """Reports versions, devices, memory, disks, extras and known problems, for a bug report. It sends nothing.
+    """Reports versions, devices, memory, disks, extras and known problems, for a bug report. Nothing is sent.
 
-    It takes some seconds, for it imports all libraries.
+    It takes several seconds because it imports all libraries.
     """
     facts = _tried(_facts())
     return Diagnosis(facts, tuple(problem for rule in RULES for problem in rule(facts)))
@@ -178,8 +178,8 @@ def doctor() -> Diagnosis:
 
 
 def _facts() -> Facts:
-    """All that can be said without importing a library."""
-    from ..devices import free_memory  # with torch, which help must not import
+    """Facts that need no import of a library."""
+    from ..devices import free_memory  # imports torch, which help must not
 
     libraries, extras = _packages()
     driver_gpus, driver_error = _driver_gpus()
@@ -200,21 +200,21 @@ def _usable_cores() -> int:
 
 
 def _homely(path: Path | str) -> str:
-    """A path as it may be shown to others: without the name of the user."""
+    """A path that can be shared: the user's home folder is replaced by ~."""
     home = os.path.expanduser("~")
     text = os.path.abspath(path)
     return f"~{text[len(home) :]}" if text.startswith(f"{home}/") and home != "/" else text
 
 
 def _place(path: Path) -> Place:
-    """A folder, and the room of the nearest one above it where it is not there yet."""
-    there = next(each for each in (path, *path.parents) if each.is_dir())
-    usage = shutil.disk_usage(there)
-    return Place(_homely(path), usage.total, usage.free, os.access(there, os.W_OK))
+    """A folder and its disk space; if it does not exist, that of its nearest existing parent."""
+    existing = next(each for each in (path, *path.parents) if each.is_dir())
+    usage = shutil.disk_usage(existing)
+    return Place(_homely(path), usage.total, usage.free, os.access(existing, os.W_OK))
 
 
 def _packages() -> tuple[tuple[Library, ...], tuple[Extra, ...]]:
-    """What lookalike needs, and its extras, by the metadata of the installed package; nothing where it has none."""
+    """Required libraries and extras, from the installed package's metadata; empty if it has none."""
     from packaging.requirements import Requirement
 
     try:
@@ -237,7 +237,7 @@ def _asked_by(requirement: "Requirement", extra: str) -> bool:
 
 
 def _of_extra(needed: "list[Requirement]", name: str) -> "Iterator[Requirement]":
-    """What an extra adds, with what the extras that it names add."""
+    """The requirements that an extra adds, including those of extras that it names."""
     from packaging.requirements import Requirement
 
     for each in needed:
@@ -262,7 +262,7 @@ def _is_met(requirement: "Requirement") -> bool:
 
 
 def _suits(found: str, needed: str) -> bool:
-    """Whether a version is one of those needed; a vendor's build of a version before its release counts as that one."""
+    """Whether a version meets the specifier; a vendor's pre-release build counts as the release."""
     from packaging.requirements import Requirement
     from packaging.version import InvalidVersion, Version
 
@@ -273,47 +273,47 @@ def _suits(found: str, needed: str) -> bool:
 
 
 def _driver_gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs that NVIDIA's driver knows; where it is broken, what it says."""
+    """The GPUs that NVIDIA's driver lists, or its error message."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return (), None
-    asked = "--query-gpu=name,memory.total,memory.free,driver_version"
+    query = "--query-gpu=name,memory.total,memory.free,driver_version"
     try:
         done = subprocess.run(
-            [program, asked, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30,
+            [program, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30,
             errors="replace",
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return (), brief(str(error), LONGEST_ERROR)
     if done.returncode:
-        return (), brief((done.stdout + done.stderr).strip(), LONGEST_ERROR) or f"it ended with {done.returncode}"
+        return (), brief((done.stdout + done.stderr).strip(), LONGEST_ERROR) or f"exit code {done.returncode}"
     rows = [row for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True) if len(row) == 4]
     return tuple(Gpu(name, _mebibytes(total), _mebibytes(free), driver) for name, total, free, driver in rows), None
 
 
 def _mebibytes(text: str) -> int | None:
-    """Bytes of a number of MiB; None where the driver does not know, as of parts of a GPU."""
+    """Bytes of a number of MiB; None if the driver reports none, as for parts of a GPU."""
     return int(text) * 2**20 if text.strip().isdigit() else None
 
 
-# ---------------------------------------------------------------- what is tried in another process
+# ---------------------------------------------------------------- tests in a child process
 
 
 def _tried(facts: Facts) -> Facts:
-    """The facts, with what comes of importing the libraries and of computing on the GPUs."""
+    """The facts, with the results of importing the libraries and computing on the GPUs."""
     modules = {module_of(each.name): each.name for each in facts.libraries if each.version is not None}
     code = "import sys; sys.path[:] = sys.argv[2:]; from lookalike.commands.doctor import answer; answer(sys.argv[1])"
     command = [sys.executable, "-c", code, ",".join(modules), *sys.path]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_TRY, errors="replace")
-        output, words, end = done.stdout, done.stderr, done.returncode
+        output, stderr, returncode = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
-        output, words, end = _text(error.stdout), "", None
+        output, stderr, returncode = _text(error.stdout), "", None
     answers = dict(json.loads(line) for line in output.splitlines())
     steps = [*modules, "cuda", "numba_cache"]
     for step in steps:
-        if step not in answers:  # it ended the process
-            answers[step] = {"error": _ending(end, words)}
+        if step not in answers:  # it killed the process
+            answers[step] = {"error": _exit_reason(returncode, stderr)}
             break
     errors = {modules[step]: answers[step].get("error") for step in modules if step in answers}
     cuda = answers.get("cuda", {})
@@ -325,7 +325,7 @@ def _tried(facts: Facts) -> Facts:
         libraries=tuple(replace(each, error=errors.get(each.name)) for each in facts.libraries),
         cuda=cuda.get("version"), gpus=tuple(Gpu(**{"driver": driver} | gpu) for gpu in cuda.get("gpus", ())),
         warnings=(*cuda.get("warnings", ()), *broken),
-        numba_cache=_homely(kept) if (kept := answers.get("numba_cache", {}).get("folder")) else None,
+        numba_cache=_homely(cache) if (cache := answers.get("numba_cache", {}).get("folder")) else None,
         tried="numba_cache" in answers,
     )  # fmt: skip
 
@@ -334,24 +334,26 @@ def _text(output: object) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else str(output or "")
 
 
-def _ending(end: int | None, words: str) -> str:
-    """How the process ended, which had no time to say so."""
-    if end is None:
+def _exit_reason(code: int | None, stderr: str) -> str:
+    """Why the child process did not report a result."""
+    if code is None:
         return f"it took more than {LONGEST_TRY} seconds"
-    how = f"it ended the process with {signal.Signals(-end).name if end < 0 else end}"
-    last = words.strip().splitlines()[-1:]
-    return brief(": ".join([how, *last]), LONGEST_ERROR)
+    reason = (
+        f"the process was killed by {signal.Signals(-code).name}" if code < 0 else f"the process exited with {code}"
+    )
+    last = stderr.strip().splitlines()[-1:]
+    return brief(": ".join([reason, *last]), LONGEST_ERROR)
 
 
 def module_of(package: str) -> str:
-    """What a package is imported as."""
+    """The module name of a package."""
     return MODULES.get(package.lower(), package.replace("-", "_"))
 
 
 def answer(modules: str) -> None:
-    """The other process: imports modules and tries GPUs, and writes a line of JSON on what comes of each."""
+    """Runs in the child process: imports modules, tests GPUs, and writes a line of JSON per result."""
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the output of libraries out of the results
     steps: dict[str, Callable[[], object]] = {name: partial(_imported, name) for name in modules.split(",") if name}
     without_torch = False
     for name, step in (steps | {"cuda": _cuda, "numba_cache": _numba_cache}).items():
@@ -417,7 +419,7 @@ def _numba_cache() -> dict[str, object]:
 def _of_packages(facts: Facts) -> Iterator[Problem]:
     if not facts.libraries:
         yield Problem(
-            "lookalike is not installed, but used from its source as it lies there: what it needs is not known.",
+            "lookalike is not installed but imported from its source folder, so its requirements are unknown.",
             "Install it: pip install -e . in the folder of its pyproject.toml.",
         )
     for each in facts.libraries:
@@ -426,14 +428,14 @@ def _of_packages(facts: Facts) -> Iterator[Problem]:
             yield Problem(f"{each.name} is not installed.", f"Install it: pip install {wanted}")
         elif not _suits(each.version, each.needed):
             yield Problem(
-                f"{each.name} is {each.version}, and lookalike needs {each.needed}.",
-                f"Install another version: pip install {wanted}",
+                f"{each.name} is {each.version}, but lookalike needs {each.needed}.",
+                f"Install a supported version: pip install {wanted}",
             )
         if each.error is not None:
             both = "torch torchvision" if each.name in ("torch", "torchvision") else each.name
             yield Problem(
-                f"{each.name} {each.version} is installed and cannot be imported: {each.error}",
-                f"Install it anew: pip install --force-reinstall {both}. If that changes nothing, make a new "
+                f"{each.name} {each.version} is installed but cannot be imported: {each.error}",
+                f"Reinstall it: pip install --force-reinstall {both}. If that does not help, create a new "
                 "environment: python -m venv NEW.",
             )
 
@@ -441,40 +443,40 @@ def _of_packages(facts: Facts) -> Iterator[Problem]:
 def _of_gpus(facts: Facts) -> Iterator[Problem]:
     if facts.driver_error is not None:
         yield Problem(
-            f"nvidia-smi is there and fails: {facts.driver_error}",
-            "Start the machine anew, which loads a driver that was updated; else install NVIDIA's driver anew.",
+            f"nvidia-smi is installed but fails: {facts.driver_error}",
+            "Reboot the machine, which loads an updated driver; if that does not help, reinstall NVIDIA's driver.",
         )
     for index, gpu in enumerate(facts.gpus):
         if gpu.error is not None:
             others = ",".join(str(other) for other in range(len(facts.gpus)) if other != index)
             yield Problem(
                 f"GPU {index} ({gpu.name}) cannot be used: {gpu.error}",
-                "Look in nvidia-smi at what runs on it, or leave it out before a command: "
+                "Check in nvidia-smi which processes use it, or exclude it before running a command: "
                 f"export CUDA_VISIBLE_DEVICES={others}",
             )
-    seen = any(each.name == "torch" and each.version and each.error is None for each in facts.libraries)
-    if facts.driver_gpus and not facts.gpus and seen:
+    imported = any(each.name == "torch" and each.version and each.error is None for each in facts.libraries)
+    if facts.driver_gpus and not facts.gpus and imported:
         yield _no_gpu(facts)
 
 
 def _no_gpu(facts: Facts) -> Problem:
-    """Why torch sees no GPU where nvidia-smi does."""
+    """Why torch detects no GPU although nvidia-smi lists one."""
     first = facts.driver_gpus[0]
-    found = f"nvidia-smi shows {counted(len(facts.driver_gpus), 'GPU')} ({first.name}), and torch sees none"
+    found = f"nvidia-smi lists {counted(len(facts.driver_gpus), 'GPU')} ({first.name}), but torch detects none"
     if facts.visible_gpus is not None:
         return Problem(
             f"{found}: CUDA_VISIBLE_DEVICES is {facts.visible_gpus!r}.",
-            "Take it away before a command: unset CUDA_VISIBLE_DEVICES",
+            "Unset it before running a command: unset CUDA_VISIBLE_DEVICES",
         )
     if facts.cuda is None:
         return Problem(
             f"{found}: it was built without CUDA, so everything runs on the CPU.",
-            "Install torch and torchvision for CUDA, as https://pytorch.org/get-started/locally/ says.",
+            "Install torch and torchvision with CUDA, as described at https://pytorch.org/get-started/locally/.",
         )
-    said = f" torch says: {' '.join(facts.warnings)}" if facts.warnings else ""
+    reported = f" torch reports: {' '.join(facts.warnings)}" if facts.warnings else ""
     return Problem(
-        f"{found}. It was built for CUDA {facts.cuda}, and the driver is {first.driver}.{said}",
-        "Update NVIDIA's driver, or install torch and torchvision for the CUDA that nvidia-smi names.",
+        f"{found}. It was built for CUDA {facts.cuda}, and the driver is {first.driver}.{reported}",
+        "Update NVIDIA's driver, or install torch and torchvision for the CUDA version that nvidia-smi shows.",
     )
 
 
@@ -482,38 +484,38 @@ def _of_room(facts: Facts) -> Iterator[Problem]:
     shared = facts.shared_memory
     if shared is not None and shared.free < LEAST_SHARED:
         yield Problem(
-            f"{shared.path} has {size_of(shared.free)} free, of {size_of(shared.total)}: loading processes send large "
+            f"{shared.path} has {size_of(shared.free)} free of {size_of(shared.total)}: loading processes send large "
             "batches through a pipe, which is slower.",
-            "Give a container more shared memory: docker run --shm-size 8g. Or use fewer --workers.",
+            "Give the container more shared memory: docker run --shm-size 8g. Or use fewer --workers.",
         )
     if facts.free_memory < LEAST_MEMORY:
         yield Problem(
-            f"Of the memory {size_of(facts.free_memory)} is free.",
-            "Stop other programs, give the container more, or use fewer --workers and a smaller --batch-size.",
+            f"Only {size_of(facts.free_memory)} of memory is free.",
+            "Stop other programs, give the container more memory, or use fewer --workers and a smaller --batch-size.",
         )
     for place, what, option in (
         (facts.current_folder, "current folder", "--out"), (facts.cache_folder, "cache folder", "--cache-dir"),
     ):  # fmt: skip
         if not place.writable:
-            yield Problem(f"The {what}, {place.path}, cannot be written to.", f"Name another folder with {option}.")
+            yield Problem(f"The {what}, {place.path}, is not writable.", f"Choose another folder with {option}.")
         elif place.free < LEAST_DISK:
             yield Problem(
-                f"The disk of the {what}, {place.path}, has {size_of(place.free)} free.",
-                f"Free some of it, or name a folder on another disk with {option}.",
+                f"The disk of the {what}, {place.path}, has only {size_of(place.free)} free.",
+                f"Free some space, or choose a folder on another disk with {option}.",
             )
     numba = next((each for each in facts.libraries if each.name == "numba"), None)
     if facts.tried and facts.numba_cache is None and numba is not None and numba.error is None:
         yield Problem(
-            "No folder can be written to where Numba would keep compiled code: each process compiles it anew, which "
-            "takes some ten seconds.",
-            "Name one before a command: export NUMBA_CACHE_DIR=/tmp/numba",
+            "No folder in which Numba could cache compiled code is writable: each process compiles it again, which "
+            "takes about ten seconds.",
+            "Set a folder before running a command: export NUMBA_CACHE_DIR=/tmp/numba",
         )
 
 
 RULES: tuple[Callable[[Facts], Iterator[Problem]], ...] = (_of_packages, _of_gpus, _of_room)
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- report
 
 
 def _machine_lines(facts: Facts) -> Iterator[str]:
@@ -521,23 +523,23 @@ def _machine_lines(facts: Facts) -> Iterator[str]:
     yield f"               in {facts.installed_in}"
     yield f"Python         {facts.python}"
     yield f"system         {facts.system}"
-    usable = "" if facts.usable_cores == facts.cores else f", of which {facts.usable_cores} may be used"
+    usable = "" if facts.usable_cores == facts.cores else f", {facts.usable_cores} usable"
     yield f"CPU            {facts.processor}, {counted(facts.cores, 'core')}{usable}"
-    yield f"memory         {size_of(facts.free_memory)} free, the machine has {size_of(facts.memory)}"
+    yield f"memory         {size_of(facts.free_memory)} free, {size_of(facts.memory)} in the machine"
     if facts.shared_memory is not None:
         yield f"shared memory  {_room(facts.shared_memory)}"
     for index, gpu in enumerate(facts.gpus or facts.driver_gpus):
-        yield f"GPU {index:<10} {_gpu_line(gpu)}" + ("" if facts.gpus else ", which torch does not see")
+        yield f"GPU {index:<10} {_gpu_line(gpu)}" + ("" if facts.gpus else ", not detected by torch")
     if not facts.gpus and not facts.driver_gpus:
         yield "GPU            none"
-    yield f"CUDA           {facts.cuda or 'none'} of torch"
+    yield f"CUDA           {facts.cuda or 'none'} (torch build)"
     yield f"current folder {_room(facts.current_folder)}"
     yield f"cache folder   {_room(facts.cache_folder)}"
-    yield f"compiled code  {facts.numba_cache or 'not kept'}"
+    yield f"compiled code  {facts.numba_cache or 'not cached'}"
 
 
 def _room(place: Place) -> str:
-    closed = "" if place.writable else ", cannot be written to"
+    closed = "" if place.writable else ", not writable"
     return f"{place.path}: {size_of(place.free)} of {size_of(place.total)} free{closed}"
 
 

@@ -1,4 +1,4 @@
-"""Embeddings: one feature vector per image, and their file. Importing it brings along nothing heavy."""
+"""The command `embed`: one feature vector per image, saved to a file. It imports nothing heavy."""
 
 import os
 from collections.abc import Callable
@@ -27,31 +27,31 @@ def embed(
     encoder_backbone: str | None = None,
     say: Callable[[str], None] = silent,
 ) -> "Features":
-    """Computes one feature vector per image, and writes them with the images' names.
+    """Computes one feature vector per image, and saves them with file names.
 
-    Images that cannot be read are left out, and listed in the result.
+    Images that cannot be read are skipped and listed in the result.
 
     Args:
-        encoder: a run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a
-            loaded encoder or a module, as for `evaluate`.
+        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
+            encoder or a module, as for `evaluate`.
         data: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
-            written where all images lie in class folders, or a Dataset has `targets`.
-        out: the file: .npz, .parquet (needs the extra 'tables') or .csv.
-        image_size: pixels of the test crop. Without it the size that the encoder was trained or published at.
-        pool: what stands for an image, as for `evaluate`.
+            saved if all images are in class folders, or if a Dataset has `targets`.
+        out: output file: .npz, .parquet (needs the extra 'tables') or .csv.
+        image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
+        pool: pooling of the features, as for `evaluate`.
         batch_size: images per forward pass.
-        workers: processes that decode.
-        keep: keep the features in the run's folder, where `encoder` is one, and use them again.
-        encoder_backbone: name of the architecture, where `encoder` is a file of weights that does not say it.
+        workers: number of processes that decode images.
+        keep: cache the features in the run folder, if `encoder` is one, and reuse them.
+        encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
         say: called with lines for the user.
     """
     if out is not None:
-        check_suffix(out)  # before the work, not after it
+        check_suffix(out)  # before the work starts
     from ..data import open_maybe_labelled
     from ..evaluation.extractor import Extractor
     from ..evaluation.feature_files import save_features
 
-    source = open_maybe_labelled(data) if is_published(encoder) else None  # before it is fetched
+    source = open_maybe_labelled(data) if is_published(encoder) else None  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,

@@ -1,4 +1,4 @@
-"""`evaluate`: an encoder on labelled images, by the protocols that are asked for. Importing it brings nothing heavy."""
+"""The command `evaluate`: evaluates an encoder on labelled images by standard protocols. It imports nothing heavy."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -35,43 +35,44 @@ def evaluate(
     baseline: bool = False,
     say: Callable[[str], None] = silent,
 ) -> "list[Entry]":
-    """Evaluates an encoder on labelled images by the field's reference protocols; a run's folder keeps evaluation.json.
+    """Evaluates an encoder on labelled images by standard protocols; results go to evaluation.json in a run folder.
 
     Args:
-        encoder: a run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a
-            loaded encoder, or a module of your own (with `image_size`), which gets images normalised by ImageNet's mean
-            and standard deviation.
+        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
+            encoder, or a module of your own (with `image_size`), whose input is normalised by ImageNet's mean and
+            standard deviation.
         train: folder with one sub-folder of images per class; in Python also a labelled Dataset.
         test: folder with the same classes and other images.
-        also: further pairs TRAIN TEST, with classes of their own.
-        protocols: of these: knn: weighted votes of the 20 nearest training images. linear: a classifier by SGD, its
-            learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi: the same with few
-            of the labels, drawn ten times. retrieval: recall and mAP of test images that look for training images of
-            their class. label-free: scores that need no labels; of them recognition, how often a view is nearer to its
-            image's other view than to another image's, orders short trainings most as k-NN does. These train on the
-            images, for hours where there are many: linear-augmented: a classifier of the frozen encoder, on crops and
-            flips. semi-finetune, finetune: all of the network, with few and with all labels.
-        image_size: pixels of the test crop. Without it the size that the encoder was trained or published at.
-        pool: what stands for an image: what the encoder gives (a ViT's class token, a CNN's pooled map), the average of
-            the patches, both, or the class tokens of a ViT's last four blocks. For the protocols that take features.
-        batch_size: images per forward pass, and per step of the protocols that train on the images.
-        workers: processes that decode.
-        seed: of all that is drawn: initial weights, order and held-out part, few labels, and the intervals.
-        seeds: how often what is trained is trained, from `seed` on; with several the interval covers them.
-        shares: of each class's labels, for the protocols semi and semi-finetune.
-        labels: text file of the images of `train` that keep their labels for these, in the place of shares: a name per
+        also: further pairs TRAIN TEST, which may have other classes.
+        protocols: one or more of: knn: weighted vote of the 20 nearest training images. linear: linear classifier
+            trained by SGD, its learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi:
+            logistic regression on few labels, drawn ten times. retrieval: recall and mAP of retrieving training images
+            of the test image's class. label-free: scores without labels; among them pair_auc, the probability that
+            a view is nearer to its image's other view than to a view of another image, ranks short trainings most
+            similarly to k-NN. The following train on images, which takes hours on large sets: linear-augmented: linear
+            classifier on the frozen encoder, with crops and flips. semi-finetune, finetune: the whole network, with few
+            or all labels.
+        image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
+        pool: pooling of the features: the encoder's output (a ViT's class token, a CNN's pooled map), the mean of the
+            patches, both, or the class tokens of a ViT's last four blocks. For protocols that use features.
+        batch_size: images per forward pass, and per step of protocols that train on images.
+        workers: number of processes that decode images.
+        seed: random seed of initial weights, order, held-out part, label draws and intervals.
+        seeds: number of repetitions of protocols that train, with seeds from `seed` on; the interval covers them all.
+        shares: fractions of each class's labels, for the protocols semi and semi-finetune.
+        labels: text file with the images of `train` whose labels these protocols use, instead of shares: a name per
             line, such as the published lists of ImageNet.
-        epochs: of the protocols that train on the images.
-        keep: keep the features in the run's folder, where `encoder` is one, and use them again.
-        out: file for the results. Without it evaluation.json in the run's folder, where `encoder` is one.
-        encoder_backbone: name of the architecture, where `encoder` is a file of weights that does not say it.
-        baseline: judge the same network untrained as well, and show both, as 43.0 -> 78.0 %: drawn by the seed, its
-            BatchNorm with the statistics of the training images. It takes as long again.
-        say: called with lines for the user, each result among them.
+        epochs: number of epochs of protocols that train on images.
+        keep: cache the features in the run folder, if `encoder` is one, and reuse them.
+        out: file for the results; by default evaluation.json in the run folder, if `encoder` is one.
+        encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        baseline: also evaluate the same network untrained, and show both, such as 43.0 -> 78.0 %. Its weights are
+            initialised with the seed, its BatchNorm statistics come from the training images. Doubles the time.
+        say: called with lines for the user, including each result.
 
     Raises:
-        ValueError, FileNotFoundError: encoder, folders, classes or protocols that cannot be used. A protocol that
-            these images do not allow is the last to be raised: what the others found is said and recorded.
+        ValueError, FileNotFoundError: encoder, folders, classes or protocols that cannot be used. If these images do
+            not allow a protocol, its error is raised last: results of the others are reported and recorded.
     """
     from .evaluate_pairs import evaluate_pairs
     from .evaluation_request import Request

@@ -1,4 +1,4 @@
-"""Evaluation of saved embeddings, files of any encoder's."""
+"""Evaluation of saved embeddings, which may come from any encoder."""
 
 import dataclasses
 import hashlib
@@ -33,9 +33,10 @@ def evaluate_features(
     out: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[Entry]:
-    """Evaluates saved embeddings with labels: files as `save_features` writes them, of any encoder.
+    """Evaluates saved embeddings with labels, from files in the format of `save_features`.
 
-    Without `test` a class-balanced, seeded fifth of `train` is the test. The other arguments are those of `evaluate`.
+    Without `test`, a class-balanced, seeded fifth of `train` is held out for testing. The other arguments are those of
+    `evaluate`.
     """
     request = Request(protocols, seed, seeds, tuple(map(float, shares)), labels)
     request.check(FROZEN)
@@ -52,19 +53,16 @@ def evaluate_features(
 def _pair(
     train: str | os.PathLike[str], test: str | os.PathLike[str] | None, seed: int, say: Callable[[str], None]
 ) -> tuple[Features, Features]:
-    """The features of both sides, with labels that are indices into one list of classes; reports what looks wrong."""
+    """Training and test features, with labels that index one list of classes; reports suspicious labels."""
     first, second = _labelled(train), None if test is None else _labelled(test)
     if second is None:
         first, second = _split(first, seed)
-        say(
-            f"{train}: a fifth of each class, {counted(len(second.features), 'image')}, is the test; it is not "
-            "trained on"
-        )
+        say(f"{train}: a fifth of each class, {counted(len(second.features), 'image')}, is held out for testing")
     first, second = _with_one_class_list(first, second, test or train)
     assert first.labels is not None
     assert second.labels is not None
     if int(first.labels.min()) == int(first.labels.max()):
-        raise ValueError(f"The images of {train} are of one class; there is nothing to tell apart.")
+        raise ValueError(f"All images of {train} are of one class; at least 2 classes are needed.")
     for line in missing_classes(first.classes or (), first.labels, second.labels) if first.classes else ():
         say(f"WARNING: {line}")
     if line := label_warning(first, second):
@@ -75,37 +73,37 @@ def _pair(
 def _labelled(file: str | os.PathLike[str]) -> Features:
     found = load_features(file)
     if found.labels is None:
-        raise ValueError(f"{file} holds no labels. Embed a folder with one sub-folder per class.")
+        raise ValueError(f"{file} has no labels. Embed a folder with one sub-folder per class.")
     if found.classes is None:
         check_labels(int(found.labels.max()), len(found.labels))
     return found
 
 
 def _split(found: Features, seed: int) -> tuple[Features, Features]:
-    """Four fifths and a fifth of each class's images."""
+    """Splits the images of each class into four fifths and one fifth."""
     assert found.labels is not None
     test = hold_out(found.labels, 0.2, seed)
 
     def part(rows: Tensor) -> Features:
         assert found.labels is not None
-        places = rows.nonzero()[:, 0]
-        names = [found.names[i] for i in places.tolist()]
+        indices = rows.nonzero()[:, 0]
         return dataclasses.replace(
-            found, features=found.features[places], labels=found.labels[places], names=names, index=found.index[places]
-        )
+            found, features=found.features[indices], labels=found.labels[indices],
+            names=[found.names[i] for i in indices.tolist()], index=found.index[indices],
+        )  # fmt: skip
 
     return part(~test), part(test)
 
 
 def _with_one_class_list(train: Features, test: Features, file: str | os.PathLike[str]) -> tuple[Features, Features]:
-    """Labels of two files as places in one list of class names; without names where one file has none."""
+    """Features whose labels index one list of class names; without names if one of the files has none."""
     if train.classes is None or test.classes is None:
         return dataclasses.replace(train, classes=None), dataclasses.replace(test, classes=None)
     if train.classes == test.classes:
         return train, test
     assert test.labels is not None
     known, own = ([*map(composed, names)] for names in (train.classes, test.classes))
-    if strange := sorted({own[i] for i in test.labels.tolist()} - set(known)):
-        raise ValueError(f"{file} has the class {shown(strange[0])}, which the training features do not have.")
-    place = torch.tensor([known.index(name) if name in known else -1 for name in own])
-    return train, dataclasses.replace(test, labels=place[test.labels], classes=train.classes)
+    if unknown := sorted({own[i] for i in test.labels.tolist()} - set(known)):
+        raise ValueError(f"{file} has the class {shown(unknown[0])}, which the training features do not have.")
+    index = torch.tensor([known.index(name) if name in known else -1 for name in own])
+    return train, dataclasses.replace(test, labels=index[test.labels], classes=train.classes)

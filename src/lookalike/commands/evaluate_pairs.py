@@ -1,4 +1,4 @@
-"""Evaluation of an encoder on pairs of labelled sets of images, protocol by protocol."""
+"""Evaluation of an encoder on pairs of labelled training and test images, protocol by protocol."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from .evaluation_request import Request, Results
 
 
 def evaluate_pairs(
-    asked: Sequence[tuple[Data, Data]],
+    data: Sequence[tuple[Data, Data]],
     request: Request,
     *,
     encoder: Encoder,
@@ -46,16 +46,16 @@ def evaluate_pairs(
     request.check(PROTOCOLS)
     results = Results(_record_of(encoder, out), say)
     if pool != "pooled" and (others := [p for p in request.protocols if p not in FROZEN]):
-        raise ValueError(f"{others[0]} takes what the encoder gives, and pool is {pool!r}. Leave one of them out.")
-    found = [_open_pair(*each, 3, "auto") for each in asked] if is_published(encoder) else []  # before it is fetched
+        raise ValueError(f"{others[0]} uses the encoder's output, but pool is {pool!r}. Leave one of them out.")
+    opened = [_open_pair(*each, 3, "auto") for each in data] if is_published(encoder) else []  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
     if baseline:
         check_known(extractor.model)
-    found = found or [_open_pair(*each, extractor.model.channels, extractor.model.alpha) for each in asked]
-    pairs = [_pair(*each, *sources, extractor) for each, sources in zip(asked, found, strict=True)]
+    opened = opened or [_open_pair(*each, extractor.model.channels, extractor.model.alpha) for each in data]
+    pairs = [_pair(*each, *sources, extractor) for each, sources in zip(data, opened, strict=True)]
     for pair in pairs:
         if len(pairs) > 1:
             say(f"{pair.about.train}, {pair.about.test}:")
@@ -64,7 +64,7 @@ def evaluate_pairs(
 
 
 def _record_of(encoder: Encoder, out: str | os.PathLike[str] | None) -> Path | None:
-    """Where the results are recorded: the stated file, or that of a run."""
+    """The file for the results: `out`, or that of the run folder."""
     path = None if out is None else Path(out)
     if path is None and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
         path = Folder(encoder).evaluation
@@ -75,7 +75,7 @@ def _record_of(encoder: Encoder, out: str | os.PathLike[str] | None) -> Path | N
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two sets of labelled images, as they were opened, and what is recorded of them."""
+    """Training and test images, and the facts that are recorded about them."""
 
     train: Source
     test: Source
@@ -84,21 +84,20 @@ class _Pair:
 
 
 def _open_pair(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
-    """The labelled images of a pair, with the classes of the first."""
+    """Opens the labelled images of a pair, with the classes of the first."""
     first, second = open_pair(train, test, channels=channels, alpha=alpha)
     assert first.classes is not None
     if len(first.classes) < 2:
-        raise ValueError(
-            f"{name_of(train)} has one class, {first.classes[0]!r}; there is nothing to tell apart. Give two or more."
-        )
+        raise ValueError(f"{name_of(train)} has only one class, {first.classes[0]!r}. Give at least two.")
     return first, second
 
 
 def _pair(train: Data, test: Data, first: Source, second: Source, extractor: Extractor) -> _Pair:
-    """A pair, and what is recorded of it."""
+    """A pair with the facts that are recorded about it; warns if both are the same."""
     if same_folder(train, test):
         extractor.say(
-            "WARNING: TRAIN and TEST are the same folder; each image finds itself, and the figures say nothing."
+            "WARNING: TRAIN and TEST are the same folder: each image is its own neighbour, and accuracies are "
+            "meaningless."
         )
     about = About(extractor.made, extractor.encoder_sha256, fingerprint(first, second), name_of(train), name_of(test))
     return _Pair(first, second, test, about)
@@ -107,7 +106,7 @@ def _pair(train: Data, test: Data, first: Source, second: Source, extractor: Ext
 def _evaluate_pair(
     pair: _Pair, extractor: Extractor, request: Request, results: Results, baseline: bool = False
 ) -> None:
-    """Evaluates on one pair; with `baseline` the untrained network, too."""
+    """Evaluates on one pair; with `baseline` also the untrained network."""
     if pair.train.labels is not None and pair.test.labels is not None:
         for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
             extractor.say(f"WARNING: {line}")
@@ -122,7 +121,7 @@ def _evaluate_pair(
 def _protocol_runner(
     pair: _Pair, extractor: Extractor, request: Request, before: str = ""
 ) -> Callable[[str], list[Entry]]:
-    """Runs a protocol on a pair; features are computed when they are first asked for."""
+    """A function that runs a protocol on a pair; features are computed when first needed."""
     found: list[tuple[Features, Features]] = []
 
     def run(protocol: str) -> list[Entry]:
@@ -143,7 +142,7 @@ def _protocol_runner(
 
 
 def _with_baselines(found: list[Entry], before: list[Entry]) -> list[Entry]:
-    """Results with those of the untrained network beside them."""
+    """Entries with the accuracy of the untrained network added."""
     return [dataclasses.replace(entry, baseline=old.top1) for entry, old in zip(found, before, strict=True)]
 
 
@@ -153,9 +152,9 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
     used = images_viewed(min(VIEWED, len(pair.test)))
     return Entry(
         protocol="label-free",
-        top1=found["retrieval"],  # and not recognition, so that files of older versions compare
-        top5=found["retrieval_of_5"],
-        interval=interval(found["retrieval"], used),
+        top1=found["view_retrieval"],  # not pair_auc, for comparison with files of older versions
+        top5=found["view_retrieval_of_5"],
+        interval=interval(found["view_retrieval"], used),
         settings={"image_size": extractor.size, "views": "SimCLR's, two of each image"},
         train_images=0,
         test_images=used,
@@ -173,7 +172,7 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
 
 
 def _trained_entries(protocol: str, pair: _Pair, extractor: Extractor, request: Request) -> list[Entry]:
-    """Trains classifiers on images, each from the same encoder, and evaluates them; an entry for each set of labels."""
+    """Trains classifiers on images, all from the same encoder, and evaluates them; one entry per set of labels."""
     if protocol != "semi-finetune":
         return [_trained_entry(protocol, [None] * request.seeds, {}, pair, extractor, request)]
     assert pair.train.labels is not None
@@ -183,7 +182,7 @@ def _trained_entries(protocol: str, pair: _Pair, extractor: Extractor, request: 
         return [_trained_entry(protocol, [rows] * request.seeds, about, pair, extractor, request)]
     entries = []
     for share in request.shares:
-        draws = [draw_rows(pair.train.labels, share, request.seed, n) for n in range(request.seeds)]  # those of `semi`
+        draws = [draw_rows(pair.train.labels, share, request.seed, n) for n in range(request.seeds)]  # as in `semi`
         about = {"how": "finetune", "share": share}
         entries.append(_trained_entry(protocol, draws, about, pair, extractor, request))
     return entries
@@ -193,11 +192,11 @@ def _trained_entry(
     protocol: str, rows: Sequence[Tensor | None], more: Mapping[str, object], pair: _Pair, extractor: Extractor,
     request: Request,
 ) -> Entry:  # fmt: skip
-    """Trains on each of some sets of rows (all where None), with a seed of its own."""
-    from .evaluate_trained import trained_scores  # with Lightning, which the other protocols do not need
+    """Trains once per set of rows (None: all rows), each with its own seed."""
+    from .evaluate_trained import trained_scores  # imports Lightning, which the other protocols do not need
 
     began = time.perf_counter()
-    made = [
+    trained = [
         trained_scores(
             extractor.model, pair.train, pair.test, frozen=protocol == "linear-augmented", epochs=request.epochs,
             rows=each, seed=request.seed + n, batch_size=extractor.batch_size, workers=extractor.workers,
@@ -205,10 +204,10 @@ def _trained_entry(
         )
         for n, each in enumerate(rows)
     ]  # fmt: skip
-    first, several = made[0], {"seeds": request.seeds} if request.seeds > 1 else {}
+    first, several = trained[0], {"seeds": request.seeds} if request.seeds > 1 else {}
     return entry(
         "semi" if protocol == "semi-finetune" else protocol,
-        [classification_metrics(each.scores.double().softmax(1), each.labels) for each in made], first.labels,
+        [classification_metrics(each.scores.double().softmax(1), each.labels) for each in trained], first.labels,
         train_images=first.train_images, classes=pair.train.classes or (),
         settings={**first.settings, **more, **several}, history=first.history, seed=request.seed,
         seconds=time.perf_counter() - began, about=dataclasses.replace(pair.about, made={}),

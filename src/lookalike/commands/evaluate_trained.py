@@ -1,7 +1,7 @@
-"""Protocols that train on augmented images: a linear probe of a frozen encoder, and fine-tuning, on all labels or few.
+"""Protocols that train on augmented images: a linear probe of a frozen encoder, and fine-tuning, on all or few labels.
 
-Recipes and their sources are in `lookalike.methods.finetune`; training is that of the command `finetune`, in a folder
-that is removed afterwards.
+Recipes and their sources are in `lookalike.methods.finetune`; training is that of the command `finetune`, in a
+temporary folder.
 """
 
 import tempfile
@@ -19,25 +19,25 @@ from ..runs import Folder, Options, Run, by_user
 from . import finetune
 
 IN_MEMORY = 2**30
-"""Bytes of images up to which they are decoded once for all epochs."""
+"""Bytes of images up to which they are decoded once and cached in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a trained classifier says of the M test images that can be read. C classes."""
+    """Scores of a trained classifier on M readable test images. C classes."""
 
     scores: Tensor
-    """(M, C) float32, whose softmax are probabilities; of the last epoch's classifier."""
+    """(M, C) float32 logits of the last epoch's classifier."""
     labels: Tensor
     """(M,) int64."""
     broken: list[tuple[str, str]]
     """(name, reason) of each test image that could not be read."""
     train_images: int
-    """Labelled images that it was trained on."""
+    """Number of labelled training images."""
     settings: dict[str, object]
-    """The recipe, as it was fitted to the images."""
+    """The recipe, fitted to the images."""
     history: list[dict[str, float]]
-    """`step`, `loss` and `train_top1`, now and then."""
+    """`step`, `loss` and `train_top1`, at regular intervals."""
 
 
 def trained_scores(
@@ -57,23 +57,25 @@ def trained_scores(
     """Trains a classifier on a copy of an encoder, and scores the test images once, after the last epoch.
 
     Args:
-        encoder: stays as it is.
-        train: labelled, with names of classes.
-        test: labelled, with the same classes.
-        frozen: whether the head alone is trained, as `linear-augmented` is; else all is, as `finetune`.
-        epochs: over the labelled images.
-        rows: places (L,) of the training images that keep their labels; without it all do.
-        seed: decides all that is random.
-        batch_size: images per step; all, where they are fewer.
-        workers: processes that decode.
-        image_size: pixels of the images; without it those that the encoder was made for.
-        say: called with a line per epoch, with warnings, and while the test images are looked at.
+        encoder: left unchanged.
+        train: labelled images with class names.
+        test: labelled images with the same classes.
+        frozen: whether only the head is trained, as for `linear-augmented`, or the whole network, as for `finetune`.
+        epochs: number of passes over the labelled images.
+        rows: indices (L,) of the training images whose labels are used; by default all.
+        seed: random seed of the training.
+        batch_size: images per step, at most the number of labelled images.
+        workers: number of processes that decode images.
+        image_size: size of the images in pixels; by default the size that the encoder was trained or published at.
+        say: called with a line per epoch, warnings, and the progress on test images.
 
     Raises:
         ValueError: images without labels, or an encoder, classes or sizes that cannot be used.
     """
     if train.labels is None or train.classes is None or test.classes != train.classes:
-        raise ValueError(f"TRAIN has the classes {train.classes} and TEST {test.classes}. Open both with one list.")
+        raise ValueError(
+            f"TRAIN has the classes {train.classes} and TEST has {test.classes}. Open both with one list of classes."
+        )
     labelled = train if rows is None else Subset(train, rows.tolist())
     size = image_size or encoder.image_size
     decoded = len(labelled) * encoder.channels * (2 * size) ** 2
@@ -98,4 +100,4 @@ def trained_scores(
 
 
 GIVEN = ("frozen", "classes")
-"""What is stated here; the rest of the recipe is fitted to the images."""
+"""Fields that are set here; the rest of the recipe is fitted to the images."""

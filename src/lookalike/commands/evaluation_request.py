@@ -1,4 +1,4 @@
-"""What `evaluate` and `evaluate_features` share: the protocols, what is asked of each, and the results as they come."""
+"""Shared by `evaluate` and `evaluate_features`: the requested protocols, and the collected results."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from ..progress import counting
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of each pair of data sets; the fields are arguments of `evaluate`."""
+    """What to evaluate on each pair of data sets; the fields are arguments of `evaluate`."""
 
     protocols: Sequence[str]
     seed: int
@@ -30,14 +30,14 @@ class Request:
 
     def check(self, known: dict[str, str]) -> None:
         if not self.protocols:
-            raise ValueError(f"No protocol was asked for. Choose from {', '.join(known)}.")
+            raise ValueError(f"No protocol was given. Choose from {', '.join(known)}.")
         for name in self.protocols:
             if name not in known:
                 raise ValueError(f"There is no protocol {name!r} here. Choose from {', '.join(known)}.")
         if min(self.seeds, self.epochs) < 1:
-            raise ValueError(f"seeds is {self.seeds} and epochs {self.epochs}; both are at least 1.")
+            raise ValueError(f"seeds is {self.seeds} and epochs is {self.epochs}; both must be at least 1.")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"shares are {list(self.shares)}; give one or more above 0, up to 1.")
+            raise ValueError(f"shares is {list(self.shares)}; give one or more fractions above 0 and at most 1.")
         if self.labels is not None and not Path(self.labels).is_file():
             raise no_list(self.labels)
 
@@ -45,7 +45,7 @@ class Request:
         self, protocol: str, train: Features, test: Features, classes: int | None, device: torch.device | None,
         about: About, say: Callable[[str], None],
     ) -> list[Entry]:  # fmt: skip
-        """Evaluates features by one of `FROZEN`."""
+        """Evaluates features by one of the protocols in `FROZEN`."""
         return run_protocol(
             protocol, train, test, classes, self.seed, device, about=about, seeds=self.seeds,
             few=self.few(train) if protocol == "semi" else None,
@@ -53,37 +53,37 @@ class Request:
         )  # fmt: skip
 
     def few(self, train: Features) -> Few:
-        """Which of some images keep their labels for `semi`."""
+        """The labels that `semi` uses."""
         if self.labels is None:
             return Few(self.shares)
-        # broken images may be listed, too
+        # the list may also name broken images
         rows = listed_rows(self.labels, [*train.names, *(name for name, _ in train.broken)])
         return Few(rows=rows[rows < len(train.names)], sha256=file_sha256(Path(self.labels)))
 
 
 @dataclass
 class Results:
-    """The entries that were found so far, each reported and recorded at once, and why a protocol was not possible."""
+    """The entries so far, each reported and recorded at once, and errors of protocols that failed."""
 
     path: Path | None
-    """The record, `evaluation.json`, where there is one."""
+    """The record, `evaluation.json`; None to record nothing."""
     say: Callable[[str], None]
     entries: list[Entry] = field(default_factory=list)
     errors: list[ValueError] = field(default_factory=list)
 
     def collect(self, protocols: Sequence[str], run: Callable[[str], list[Entry]]) -> None:
-        """Runs one protocol after the other."""
+        """Runs the protocols in order; a failed one does not stop the others."""
         for protocol in protocols:
             try:
-                made = run(protocol)
+                entries = run(protocol)
             except ValueError as error:
                 self.say(f"{protocol}: not possible. {error}")
                 self.errors.append(error)
                 continue
-            self.entries += made
+            self.entries += entries
             if self.path is not None:
-                record(self.path, made)
-            for each in made:
+                record(self.path, entries)
+            for each in entries:
                 self.say(each.line())
 
     def checked(self) -> list[Entry]:

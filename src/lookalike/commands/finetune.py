@@ -1,4 +1,4 @@
-"""Fine-tuning: `finetune` turns an encoder into a classifier and evaluates it. It is a training like any other."""
+"""Fine-tuning: `finetune` trains a classifier from an encoder and evaluates it, using the common training loop."""
 
 import dataclasses
 import os
@@ -23,15 +23,15 @@ from ..evaluation.records import Entry, record
 from ..files import file_sha256
 from ..methods.finetune import FineTune
 from ..places import is_published
-from ..printing import composed, counted, pasteable
+from ..printing import are, composed, counted, pasteable
 from ..progress import counting
 from ..runs import Folder, Options, Resolved, Result, Run, plain
 from ..training import checkpoints, launch
 
 SHOWN = 3
-"""Classes that are named as the worst."""
+"""Number of classes with the lowest accuracy that are reported."""
 TEST_BATCH = 256
-"""Images per forward pass of the test."""
+"""Images per forward pass in testing."""
 
 
 def finetune(
@@ -50,24 +50,24 @@ def finetune(
     method: FineTune.Config = FineTune.Config(),  # noqa: B008 (frozen)
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Trains a classifier from an encoder, writes the run's folder, and evaluates it on the test images, once.
+    """Trains a classifier from an encoder, writes the run folder, and evaluates it once on the test images.
 
-    For devices, precision and all other options of a training see `train_and_evaluate`.
+    For devices, precision and all other training options see `train_and_evaluate`.
 
     Args:
-        encoder: what `lookalike.load` takes, a loaded encoder, or a pretrained module of your own, (B, C, H, W) to
+        encoder: what `lookalike.load` accepts, a loaded encoder, or a pretrained module of your own, (B, C, H, W) to
             (B, D); a copy of it is trained.
         train: folder with one sub-folder per class, or a labelled Dataset.
-        test: the same classes, other images. They are looked at after the last epoch only.
-        out: folder of the run.
-        epochs: of training.
+        test: the same classes with other images, which are used only after the last epoch.
+        out: run folder.
+        epochs: number of passes over the training images.
         batch_size: images per optimizer step.
-        image_size: pixels of the images; without it those that the encoder was made for.
-        workers: processes that decode; None for one per free core, 8 at most.
-        seed: decides all that is random.
-        resume: go on with the run in `out`.
+        image_size: size of the images in pixels; by default the size that the encoder was trained or published at.
+        workers: number of processes that decode images; None for one per free core, at most 8.
+        seed: random seed of the training.
+        resume: resume the run in `out`.
         overwrite: replace the run in `out`.
-        method: mixing, freezing, views and optimizer. What is not stated is fitted to the data.
+        method: mixing, freezing, views and optimizer. Fields that are not set are fitted to the data.
         callbacks: as for `lookalike.pretrain`.
 
     Raises:
@@ -84,11 +84,11 @@ def finetune(
 
 
 def train_and_evaluate(run: Run, test: Data | None = None, callbacks: Sequence[Callback] = ()) -> Result:
-    """`finetune` with all options of a training.
+    """`finetune` with all training options.
 
     Args:
         run: its method is a `FineTune.Config`. The encoder is `init`, a name or path, or `backbone`, a module.
-        test: labelled images; without it those that `run.method.test` names.
+        test: labelled images; by default those that `run.method.test` names.
         callbacks: as for `lookalike.pretrain`.
     """
     begun = time.perf_counter()
@@ -100,10 +100,10 @@ def train_and_evaluate(run: Run, test: Data | None = None, callbacks: Sequence[C
 
 
 def prepared(run: Run, test: Data | None = None) -> Run:
-    """The same run with its encoder loaded, and all that follows from the encoder and the classes filled in.
+    """The run with its encoder loaded, and all fields set that depend on the encoder and the classes.
 
     Raises:
-        ValueError: another method, an encoder or classes that cannot be used.
+        ValueError: the method is not `FineTune.Config`, or the encoder or classes cannot be used.
     """
     cfg = run.method
     _check(run)
@@ -112,23 +112,25 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     if launch.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     published = not run.resume and is_published(run.init)
-    source = _open_train(run, cfg) if published else None  # before it is fetched
+    source = _open_train(run, cfg) if published else None  # before a download
     if source is not None:
         _open_test(test if test is not None else cfg.test, run, source.classes or ())
-    going_on = run.resume and bool(cfg.classes) and (folder.last.is_file() or folder.before.is_file())
-    if not (going_on and isinstance(run.backbone, str)):
+    resumes = run.resume and bool(cfg.classes) and (folder.last.is_file() or folder.before.is_file())
+    if not (resumes and isinstance(run.backbone, str)):
         model = _encoder(run, cfg)
         cfg = dataclasses.replace(cfg, encoder_stem=model.stem, encoder_interpolation=model.interpolation)
         run = dataclasses.replace(
             run,
             backbone=model,
             channels=model.channels,
-            image_size=run.image_size or (None if run.resume else model.image_size),  # run.yaml has it by then
+            image_size=run.image_size or (None if run.resume else model.image_size),  # a resumed run has it in run.yaml
             alpha=model.alpha if run.alpha == "auto" else run.alpha,
         )
     source = source or _open_train(run, cfg)
     assert source.classes is not None
-    if sorted(map(composed, source.classes)) != sorted(map(composed, cfg.classes)):  # else their order was chosen
+    if sorted(map(composed, source.classes)) != sorted(
+        map(composed, cfg.classes)
+    ):  # the same classes keep the chosen order
         cfg = dataclasses.replace(cfg, classes=source.classes)
     given = test if test is not None else cfg.test
     if isinstance(given, str | os.PathLike):
@@ -138,23 +140,22 @@ def prepared(run: Run, test: Data | None = None) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Refuses a run that is no fine-tuning, or whose settings contradict each other."""
+    """Raises if the run is not a fine-tuning, or if its settings contradict each other."""
     cfg = run.method
     if not isinstance(cfg, FineTune.Config):
         raise ValueError(
-            f"lookalike.finetune trains with a FineTune.Config, and the run has {type(cfg).__qualname__}. Use "
+            f"lookalike.finetune expects a FineTune.Config, but the run has {type(cfg).__qualname__}. Use "
             "lookalike.pretrain."
         )
     if run.to_be_timed and cfg.unfreeze_after:
         raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps, of the head alone, take less time "
-            "than the later ones, and do not tell how many fit. Give --epochs in the place of --time."
+            f"--unfreeze-after {cfg.unfreeze_after:g} with --time: the first steps train only the head and are faster "
+            "than later ones, so the number of steps cannot be estimated. Give --epochs instead of --time."
         )
     if 0 < run.epochs <= cfg.unfreeze_after:
         raise ValueError(
-            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would "
-            "never learn. Give "
-            "fewer, or --frozen for a linear probe."
+            f"--unfreeze-after {cfg.unfreeze_after:g} of {counted(run.epochs, 'epoch')}: the encoder would never be "
+            "trained. Give fewer, or --frozen for a linear probe."
         )
     if run.init is not None and not run.resume and os.path.realpath(run.out) in encoders.places(run.init):
         raise ValueError(f"--out {run.out} is the encoder's own folder. Give another one.")
@@ -166,35 +167,35 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
         return run.backbone
     if isinstance(run.backbone, nn.Module):
         if run.image_size is None:
-            raise ValueError("A module of your own does not say which images it is for. Give image_size.")
+            raise ValueError("The image size of a module of your own is unknown. Give image_size.")
         return backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
     if not run.init:
         raise ValueError(
-            "There is no encoder to start from. Give ENCODER: a run's folder, a weights file, timm/NAME, "
-            "torchvision/NAME or torchhub/NAME."
+            "No encoder was given. Give ENCODER: a run folder, a weights file, timm/NAME, torchvision/NAME or "
+            "torchhub/NAME."
         )
     return encoders.load(run.init, cfg.encoder_backbone or None)
 
 
 def _open_train(run: Run, cfg: FineTune.Config) -> Source:
-    """The training images, with the classes that a resumed run began with."""
+    """Opens the training images, for a resumed run with its original classes."""
     classes = cfg.classes if run.resume and cfg.classes else None
     return open_source(run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
 def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
-    """The test images, with labels that are places in `classes`.
+    """Opens the test images, with labels that index `classes`.
 
     Raises:
-        ValueError: a class that is not among them.
+        ValueError: a class is not in `classes`.
     """
     if isinstance(test, str) and not test:
-        raise ValueError("There are no images to judge on. Give TEST, a folder with the classes of TRAIN.")
+        raise ValueError("No test images were given. Give TEST, a folder with the classes of TRAIN.")
     return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
 
 
 def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
-    """The classifier of a run's last checkpoint, in eval mode on the GPU where there is one, and the settled run."""
+    """The classifier of a run's last checkpoint, in eval mode on the default device, and the resolved run."""
     method, settled = checkpoints.restored(run)
     assert isinstance(method, FineTune)
     classifier = Classifier(method.backbone, method.linear(), method.cfg.classes)
@@ -202,7 +203,7 @@ def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
 
 
 def scores_of(classifier: Classifier, source: Source, workers: int, say: Callable[[str], None]) -> Features:
-    """Scores (M, K), whose softmax are probabilities, of the centre crops of all images that can be read."""
+    """Logits (M, K) of the centre crops of all readable images."""
     net = classifier.encoder
     return features(
         classifier, source, image_size=net.image_size, mean=net.mean, std=net.std, batch_size=TEST_BATCH,
@@ -211,9 +212,9 @@ def scores_of(classifier: Classifier, source: Source, workers: int, say: Callabl
 
 
 def _evaluate(run: Run, test: Data | None, begun: float) -> None:
-    """Evaluates a finished run, and writes its classifier, the classes and the entry in `evaluation.json`."""
+    """Evaluates a finished run, and writes its classifier, its classes and an entry in `evaluation.json`."""
     folder = Folder(run.out)
-    folder.say("Judging the last epoch's classifier on the test images ...")
+    folder.say("Evaluating the last epoch's classifier on the test images ...")
     classifier, settled = trained_classifier(run)
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
@@ -224,15 +225,15 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     classifiers.save(folder, classifier, encoders.read_card(folder))
     about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(given))
     metrics = classification_metrics(found.features.double().softmax(1), found.labels)
-    made = entry(
+    result = entry(
         "linear-augmented" if cfg.frozen else "finetune", [metrics], found.labels, train_images=len(first),
         classes=cfg.classes, settings=settings_of(settled), history=history_of(folder), seed=settled.seed,
         seconds=time.perf_counter() - begun, about=about,
     )  # fmt: skip
-    record(folder.evaluation, [made], named_here=not run.resume)
+    record(folder.evaluation, [result], named_here=not run.resume)
     for name, reason in found.broken:
         folder.note(f"broken test image {name}: {reason}")
-    for line in _lines(made, found, settled, given):
+    for line in _lines(result, found, settled, given):
         folder.say(line)
     folder.say(
         f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
@@ -240,39 +241,39 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     )
 
 
-def _lines(made: Entry, found: Features, run: Run, test: Data) -> list[str]:
-    """The lines about an evaluation."""
+def _lines(result: Entry, found: Features, run: Run, test: Data) -> list[str]:
+    """The report of an evaluation."""
     assert found.labels is not None
-    most = int(found.labels.bincount().max()) / len(found.labels)
-    lines = [made.line(SHOWN)]
-    if run_classes := made.class_names:
+    majority = int(found.labels.bincount().max()) / len(found.labels)
+    lines = [result.line(SHOWN)]
+    if run_classes := result.class_names:
         absent = missing_classes(run_classes, torch.arange(len(run_classes)), found.labels)
         lines += [f"WARNING     {line}" for line in absent]
-    if made.interval[0] <= most:
+    if result.interval[0] <= majority:
         lines.append(
-            f"WARNING     this is not surely above {most:.2%}, which the most frequent class alone gives. Train for "
+            f"WARNING     accuracy is not significantly above the majority-class baseline ({majority:.2%}). Train for "
             "longer, on more images, or from another encoder."
         )
     if same_folder(run.data, test):
-        lines.append("WARNING     TRAIN and TEST are the same: the figures say nothing of other images.")
+        lines.append("WARNING     TRAIN and TEST are the same: accuracies do not apply to other images.")
     if found.broken:
         name, reason = found.broken[0]
         lines.append(
-            f"{counted(len(found.broken), 'test image')} could not be read, and "
-            f"{'does' if len(found.broken) == 1 else 'do'} not count; the first is {name}: {reason}"
+            f"{counted(len(found.broken), 'test image')} could not be read and {are(len(found.broken))} excluded; the "
+            f"first is {name}: {reason}"
         )
     return lines
 
 
 def history_of(folder: Folder) -> list[dict[str, float]]:
-    """How a training went: `step`, `loss` and `train_top1`, of views that are mixed where they are."""
+    """Training history: `step`, `loss` and `train_top1`, the latter on mixed views if mixing is on."""
     names = ("step", "loss", "train_top1")
     rows = [{name: row.get(name) for name in names} for row in folder.rows()]
     return [{k: float(v) for k, v in row.items() if v is not None} for row in rows if None not in row.values()]
 
 
 def settings_of(run: Run) -> dict[str, object]:
-    """What a settled run states for the record: the recipe, without names of files and classes."""
+    """The settings of a resolved run for the record: the recipe, without names of files and classes."""
     recipe = plain(run.method)
     assert isinstance(recipe, dict)
     left_out = {"classes", "test", "encoder_backbone", "encoder_stem", "encoder_interpolation"}

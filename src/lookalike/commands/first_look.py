@@ -1,4 +1,4 @@
-"""`check`: what images are like, and how to begin. Importing it brings along nothing heavy."""
+"""The command `check`: inspects images and recommends a first command. It imports nothing heavy."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,28 +27,28 @@ def first_look(
     overwrite: bool = False,
     say: Callable[[str], None] = silent,
 ) -> None:
-    """Says what a set of images holds: sizes, kinds, values, classes, duplicates, broken files; and how to begin.
+    """Reports sizes, formats, values, classes, duplicates and broken files of a set of images, and a first command.
 
     Args:
         data: a folder (scanned recursively) or a text file of paths.
-        test: images to judge with: duplicates and groups that are in both are reported.
-        groups: regular expression that finds an image's group (a patient, a scene, a video) in its name, such as
+        test: test images: duplicates and groups that occur in both sets are reported.
+        groups: regular expression that matches an image's group (a patient, a scene, a video) in its name, such as
             '^([^/]+)/'.
-        channels: of the images.
-        alpha: lay images with an alpha channel on white, or drop the channel; auto decides by each image, as in
+        channels: number of channels of the images.
+        alpha: composite images with an alpha channel on white, or drop the channel; auto decides per image, as in
             training.
-        image_size: pixels that a training would see. Without it those that suit the images and this machine.
-        workers: processes that decode. Without it one per free core, 8 at most.
-        timing: train for some ten seconds in the end, in a folder that is removed, to say how long the command to begin
-            with takes.
-        out: JSON file for all of it, every broken file and pair of duplicates by name.
-        sheet: picture (.png, .jpg) of the near duplicates side by side, the doubtful ones first: different classes,
-            then the least alike.
-        overwrite: replace the files if they exist.
-        say: called with all that is found.
+        image_size: image size of a training in pixels; by default one that suits the images and this machine.
+        workers: number of processes that decode images; by default one per free core, at most 8.
+        timing: train for about ten seconds at the end, in a temporary folder, to estimate the duration of the
+            recommended command.
+        out: JSON file for the full report, with the names of all broken files and duplicates.
+        sheet: picture (.png, .jpg) of near duplicates side by side, doubtful ones first: different classes, then the
+            least similar.
+        overwrite: replace existing files.
+        say: called with the lines of the report.
 
     Raises:
-        FileExistsError: a file is there.
+        FileExistsError: an output file exists.
     """
     check_places(data, test, out, sheet, overwrite)
     from ..data import open_maybe_labelled
@@ -69,26 +69,26 @@ def first_look(
     if sheet is not None:
         with atomic(sheet) as temporary:
             found.sheet().save(temporary)
-        say(f"Wrote {sheet}: near duplicates side by side, the doubtful ones first")
+        say(f"Wrote {sheet}: near duplicates side by side, doubtful ones first")
     if out is not None:
         write_json(Path(out), found.content() | {"first_command": first and first.content()})
-    say(f"Wrote {out}" if out else "No list was written; --out FILE.json keeps all of it.")
+    say(f"Wrote {out}" if out else "The full report was not saved; --out FILE.json saves it.")
     if first is None:
-        say(f"No command to begin with yet: {why}")
+        say(f"No first command can be recommended: {why}")
         return
     if timing:
         say(f"Timing a step of {first.method} with {first.backbone} at {counted(first.image_size, 'pixel')} ...")
         try:
             first = recommendation.timed(first, sources[0])
-        except Exception as error:  # what was found holds all the same
-            say(f"It could not be timed: {cut(message(error), LONGEST_MESSAGE)}")
+        except Exception as error:  # the report is valid without a timing
+            say(f"Timing failed: {cut(message(error), LONGEST_MESSAGE)}")
         if out is not None:
             write_json(Path(out), found.content() | {"first_command": first.content()})
     say("\n".join(first.lines()))
 
 
 def check_places(data: str, test: str | None, out: str | None, sheet: str | None, overwrite: bool) -> None:
-    """Refuses images that are not there and files that cannot be written, before anything heavy is imported."""
+    """Checks that the images exist and that files can be written, before heavy imports."""
     for name, file in (("--out", out), ("--sheet", sheet)):
         if file is not None:
             check_output(Path(file), overwrite, name)

@@ -1,4 +1,4 @@
-"""`list`: the names that other commands take. Importing it brings along nothing heavy."""
+"""The command `list`: names that other commands accept. It imports nothing heavy."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,17 +19,17 @@ def list_names(
     image_size: int = 224,
     say: Callable[[str], None] = silent,
 ) -> None:
-    """Names that the other commands take.
+    """Lists names that other commands accept.
 
     Args:
-        what: methods, or backbones, with what they cost.
+        what: methods, or backbones with their cost.
         pattern: only names that contain this text.
         small: only backbones that a CPU can train: at most 12 million parameters and 4 GFLOP at 224 pixels.
-        sort: order of the backbones; dim is the dimension of their features.
-        measure: time a training step of each backbone here: a forward and a backward pass of one view. At most 20 of
-            them.
-        image_size: pixels of the images for `measure`.
-        say: called with the lines.
+        sort: sort key of the backbones; dim is the feature dimension.
+        measure: time a training step of each backbone on this machine, with a forward and a backward pass of one view;
+            at most 20 backbones.
+        image_size: size of the images for `measure`, in pixels.
+        say: called with each line.
 
     Raises:
         ValueError: no name contains the text.
@@ -46,11 +46,11 @@ def list_names(
     if not found:
         names = [cost.name for cost in known]
         if catalogue.chosen(known, pattern=pattern):
-            raise ValueError(f"No backbone whose name contains {shown(pattern)} is small. Leave --small out.")
+            raise ValueError(f"No small backbone's name contains {shown(pattern)}. Leave --small out.")
         raise ValueError(f"No backbone's name contains {shown(pattern)}. {nearest(pattern, names)}")
     if measure:
         catalogue.measure(found, image_size, say)
     else:
         say("\n".join(catalogue.lines(found)))
     if (versions := catalogue.table()[0]) != catalogue.installed():
-        say(f"The numbers are those of {versions}, and here is {catalogue.installed()}: some may be missing or differ.")
+        say(f"The costs are those of {versions}; with {catalogue.installed()}, some may differ or be missing.")

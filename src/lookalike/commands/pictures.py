@@ -1,4 +1,4 @@
-"""str an encoder sees: where it looks, how its patches group, which images are alike to it. For eyes, no measure."""
+"""Pictures of an encoder's attention, patch features and nearest neighbours, for visual inspection."""
 
 import csv
 import math
@@ -26,11 +26,11 @@ from ..random import permutation
 from ..views import black_and_white, sheet
 
 CELL = 128
-"""Pixels that an image of a sheet has at least: smaller ones are enlarged by a whole number."""
+"""Approximate size of an image on a sheet, in pixels: smaller images are enlarged by an integer factor."""
 SHOWN_NEIGHBOURS = 8
-"""Nearest images beside each one of the sheet."""
+"""Number of nearest neighbours next to each image."""
 AT_ONCE = 32
-"""Images that the encoder sees together."""
+"""Images per forward pass."""
 
 
 def draw_pictures(
@@ -47,8 +47,8 @@ def draw_pictures(
     encoder_backbone: str | None,
     say: Callable[[str], None],
 ) -> list[Path]:
-    """Computes and draws the pictures of `show`, whose arguments these are; returns their files."""
-    source = open_source(images) if is_published(encoder) else None  # before it is fetched
+    """Computes and draws the pictures of `show`, with its arguments; returns the files."""
+    source = open_source(images) if is_published(encoder) else None  # before a download
     model = open_encoder(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
@@ -64,14 +64,14 @@ def draw_pictures(
     found = _found_neighbours(model, source, names, size, workers, what, say) if "neighbours" in files else None
     if found is None:
         files = {name: file for name, file in files.items() if not name.startswith("neighbours")}
-    Path(out).mkdir(parents=True, exist_ok=True)  # all is computed: pictures that are there are replaced together
+    Path(out).mkdir(parents=True, exist_ok=True)  # after all computations: existing pictures are replaced together
     _draw(_Shown(model, x, size, maps, found), files, say)
     return [*files.values()]
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """str was computed of the images, and is drawn."""
+    """The results that are drawn."""
 
     model: Backbone
     x: Tensor
@@ -83,10 +83,10 @@ class _Shown:
 
 
 def _maps(model: Backbone, x: Tensor, what: Sequence[str], say: Callable[[str], None]) -> dict[str, Tensor]:
-    """Attention maps and patch tokens, those that are wanted and that the encoder has."""
+    """The requested attention maps and patch tokens, if the encoder has them."""
     drawn: dict[str, Tensor] = {}
     with evaluating(model), torch.inference_mode():
-        batches = [_normalised(part, model) for part in torch.split(x, AT_ONCE)]
+        batches = [_normalized(part, model) for part in torch.split(x, AT_ONCE)]
         if _wanted("attention", what, model.attention, batches[0][:1], say):
             drawn["attention"] = torch.cat([attention_maps(model, batch).cpu() for batch in batches])
         if _wanted("pca", what, model.tokens, batches[0][:1], say):
@@ -95,10 +95,10 @@ def _maps(model: Backbone, x: Tensor, what: Sequence[str], say: Callable[[str], 
 
 
 def _files(folder: Path, wanted: Sequence[str], overwrite: bool) -> dict[str, Path]:
-    """Where the pictures go, and last the table of neighbours.
+    """The files of the pictures, and of the table of neighbours.
 
     Raises:
-        FileExistsError: one is there, and is not to be replaced.
+        FileExistsError: a file exists and `overwrite` is not set.
     """
     files = {name: folder / f"{name}.png" for name in wanted}
     if "neighbours" in files:
@@ -112,21 +112,21 @@ def _found_neighbours(
     model: Backbone, source: Source, names: list[str], size: int, workers: int, what: Sequence[str],
     say: Callable[[str], None],
 ) -> "Neighbours | None":  # fmt: skip
-    """The nearest images; None where there are none and nobody asked for them by name."""
+    """The nearest neighbours; None if they cannot be computed and were not requested explicitly."""
     try:
         return _neighbours(model, source, names, size, workers, say)
     except ValueError as error:
         if "neighbours" in what:
             raise
-        say(f"neighbours: left out. {error}")
+        say(f"neighbours: skipped. {error}")
         return None
 
 
 def _draw(shown: _Shown, files: dict[str, Path], say: Callable[[str], None]) -> None:
-    """Writes the pictures, and says what each of them shows."""
+    """Writes the pictures, and reports what each of them shows."""
     model, x, size, maps, found = shown.model, shown.x, shown.size, shown.maps, shown.neighbours
     limits = black_and_white([*x])
-    seen, images = _rgb(x, limits), counted(len(x), "image")
+    inputs, images = _rgb(x, limits), counted(len(x), "image")
     grid = _grid(maps["pca"], size, model) if "pca" in maps else None
     if maps:
         rows, columns = maps["attention"].shape[-2:] if grid is None else grid.shape[1:3]
@@ -134,23 +134,26 @@ def _draw(shown: _Shown, files: dict[str, Path], say: Callable[[str], None]) -> 
             say(line)
     if "attention" in maps:
         heads = maps["attention"]
-        _write(files["attention"], [seen, *(heat(_scaled(m)) for m in (heads.mean(1), *heads.unbind(1)))], size)
-        each = counted(heads.shape[1], "head")
-        say(f"attention: {images}; in each row the image, the mean of {each}, then each head")
+        _write(files["attention"], [inputs, *(heat(_scaled(m)) for m in (heads.mean(1), *heads.unbind(1)))], size)
+        count = counted(heads.shape[1], "head")
+        say(f"attention: {images}; each row shows the image, the mean of {count}, then each head")
     if grid is not None:
         first, colours = patch_colours(grid)
-        _write(files["pca"], [seen, heat(first), colours], size)
-        say(f"pca: {images}; in each row the image, the first component, and the three next of the foreground")
+        _write(files["pca"], [inputs, heat(first), colours], size)
+        say(
+            f"pca: {images}; each row shows the image, the first component, and three components of the foreground "
+            "as colours"
+        )
     if found is not None:
         _write(files["neighbours"], [_rgb(column, limits) for column in found.columns], size)
         _write_table(files["neighbours of each"], found)
-        say(f"neighbours: {images}, each followed by the {len(found.columns) - 1} nearest of {found.images}")
+        say(f"neighbours: {images}, each followed by its {len(found.columns) - 1} nearest of {found.images}")
 
 
 def attention_maps(model: Backbone, x: Tensor) -> Tensor:
-    """Shares of the class token's attention that each patch gets in the last block.
+    """Attention of the class token to each patch in the last block.
 
-    (B, C, H, W), normalised -> (B, heads, rows, columns); what goes to the class token and registers is left out.
+    (B, C, H, W), normalised -> (B, heads, rows, columns); attention to the class token and registers is left out.
     """
     patch = model.patch_size
     assert patch is not None
@@ -160,20 +163,20 @@ def attention_maps(model: Backbone, x: Tensor) -> Tensor:
 
 
 def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Patch tokens of several images as colours that mean the same in all of them (after Oquab et al., DINOv2, fig. 1).
+    """Patch tokens of several images as colours with one meaning in all of them (after Oquab et al., DINOv2, fig. 1).
 
-    The first principal component of all patches parts foreground from background, at Otsu's threshold; the side that is
-    rarer along the borders of images is the foreground. Other than in the paper each image's mean is taken off before
-    it: in small networks images differ by what they show more than things differ from what is around them. The three
-    components of the foreground's patches, means included, are red, green and blue. Of images that are one patch each
-    nothing is left to part.
+    The first principal component of all patches separates foreground from background, at Otsu's threshold; the side
+    that is rarer along image borders is the foreground. Unlike in the paper, each image's mean is subtracted first: in
+    small networks, patches differ more between images than between foreground and background. The first three
+    components of the foreground patches, without this subtraction, are red, green and blue. Images of a single patch
+    have no foreground.
 
     Args:
         tokens: (M, rows, columns, P), of M images.
 
     Returns:
-        The first component, from 0 to 1, larger in the foreground (M, rows, columns), and the colours, black in the
-        background (M, 3, rows, columns).
+        The first component (M, rows, columns), from 0 to 1 and larger in the foreground, and the colours
+        (M, 3, rows, columns), black in the background.
     """
     x = tokens.double()
     first = _components((x - x.mean((1, 2), keepdim=True)).flatten(0, 2), 1).view(x.shape[:3])
@@ -190,18 +193,18 @@ def patch_colours(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def otsu(values: Tensor, bins: int = 256) -> float:
-    """The threshold that leaves values (N,) in [0, 1] with the least variance on its two sides (Otsu, 1979)."""
+    """The threshold of values (N,) in [0, 1] that minimises the variance within its two sides (Otsu, 1979)."""
     counts = torch.histc(values.double(), bins, 0, 1)
     centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins
     below, total = counts.cumsum(0), counts.sum()
     mass = (counts * centres).cumsum(0)
     between = (mass[-1] * below - mass * total) ** 2 / (below * (total - below)).clamp(min=1e-12)
-    best = (between >= between.max() * (1 - 1e-9)).nonzero()  # an empty stretch between two groups: take its middle
+    best = (between >= between.max() * (1 - 1e-9)).nonzero()  # the middle of an empty interval between two groups
     return float((best[0] + best[-1] + 2) / 2 / bins)
 
 
 def heat(values: Tensor) -> Tensor:
-    """Values (..., H, W) in [0, 1] as colours from black over violet and orange to pale yellow: (..., 3, H, W)."""
+    """Colours (..., 3, H, W) of values (..., H, W) in [0, 1], from black via violet and orange to pale yellow."""
     ramp = torch.tensor(
         [[0.0, 0.0, 0.02], [0.34, 0.06, 0.43], [0.73, 0.21, 0.33], [0.98, 0.55, 0.04], [0.99, 1.0, 0.64]]
     )
@@ -213,7 +216,7 @@ def heat(values: Tensor) -> Tensor:
 def _wanted(
     name: str, what: Sequence[str], method: Callable[[Tensor], object], x: Tensor, say: Callable[[str], None]
 ) -> bool:
-    """Whether a picture is to be drawn: one that was not asked for by name is left out where the encoder lacks it."""
+    """Whether to draw a picture; one that the encoder does not support is skipped unless requested explicitly."""
     if what and name not in what:
         return False
     try:
@@ -221,30 +224,30 @@ def _wanted(
     except ValueError as error:
         if name in what:
             raise
-        say(f"{name}: left out. {error}")
+        say(f"{name}: skipped. {error}")
         return False
     return True
 
 
-def _some(source: Source, places: Iterable[int], count: int, size: int) -> tuple[list[str], Tensor]:
-    """Names and test crops (M, C, size, size), in [0, 1], of the first images that can be read."""
+def _some(source: Source, indices: Iterable[int], count: int, size: int) -> tuple[list[str], Tensor]:
+    """Names and test crops (M, C, size, size), in [0, 1], of the first `count` readable images."""
     names: list[str] = []
     crops: list[Tensor] = []
-    for place in places:
+    for index in indices:
         if len(crops) == count:
             break
         try:
-            image = crop(source.read(place, None), size)
+            image = crop(source.read(index, None), size)
         except BrokenImage:
             continue
-        names.append(source.name(place))
+        names.append(source.name(index))
         crops.append(promote(image, torch.float32))
     if not crops:
-        raise ValueError(f"None of the {counted(len(source), 'image')} could be read; `lookalike check` says why.")
+        raise ValueError(f"None of the {counted(len(source), 'image')} could be read; `lookalike check` reports why.")
     return names, torch.stack(crops)
 
 
-def _normalised(x: Tensor, model: Backbone) -> Tensor:
+def _normalized(x: Tensor, model: Backbone) -> Tensor:
     mean, std = (torch.tensor(n).view(-1, 1, 1) for n in (model.mean, model.std))
     return as_parameters(model, (x - mean) / std)
 
@@ -266,42 +269,42 @@ def _components(x: Tensor, count: int) -> Tensor:
 
 
 def _stretched(x: Tensor) -> Tensor:
-    """Each column from its 1st to its 99th percentile brought to [0, 1]."""
+    """Scales each column's 1st to 99th percentile to [0, 1]."""
     low, high = torch.quantile(x, torch.tensor([0.01, 0.99], dtype=x.dtype), 0)
     stretched: Tensor = (x - low) / (high - low).clamp(min=1e-12)
     return stretched.clamp(0, 1)
 
 
 COARSE, FINE = 7, 14
-"""Patches a side up to which a map shows next to nothing, and of one that shows things."""
+"""Patches per side: a map of at most `COARSE` shows hardly any detail, one of `FINE` shows objects."""
 
 
 def _coarse(model: Backbone, rows: int, columns: int, size: int) -> str:
-    """str is to be known of maps of few patches, and the image size that makes finer ones; empty of others."""
+    """A remark on maps of few patches, with the image size for finer ones; empty if they are fine enough."""
     if min(rows, columns) > COARSE:
         return ""
-    line = f"{rows} x {columns} patches of an image make coarse maps"
+    line = f"{rows} x {columns} patches per image give coarse maps"
     wanted = size * math.ceil(FINE / min(rows, columns))
     try:
         model.patches_at(wanted)
-    except Exception:  # whatever its library raises
-        return f"{line}: {model.name} takes no larger images. A network with smaller patches makes finer ones."
-    return f"{line}: --image-size {wanted} makes finer ones."
+    except Exception:  # the error depends on the network's library
+        return f"{line}: {model.name} does not accept larger images. A network with smaller patches gives finer maps."
+    return f"{line}: --image-size {wanted} gives finer ones."
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """Each map (M, H, W) as a share of its largest value."""
+    """Each map (M, H, W) divided by its maximum."""
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
 def _rgb(x: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Images (M, C, H, W) with 3 channels, the first 3 or the first as grey, and these values as black and white."""
+    """Images (M, C, H, W) as RGB: the first 3 channels, or the first as grey, with `limits` as black and white."""
     rgb = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
     return (rgb - limits[0]) / (limits[1] - limits[0])
 
 
 def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:
-    """A sheet with a row per image; all columns (M, 3, h, w) are enlarged to the same cell."""
+    """Writes a sheet with a row per image; all columns (M, 3, h, w) are enlarged to the same size."""
     cell = size * max(1, round(CELL / size))
     with atomic(path) as temporary:
         sheet([F.interpolate(c, (cell, cell)) for c in columns], None, None, len(columns[0])).save(temporary)
@@ -309,36 +312,36 @@ def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest images of some images."""
+    """Nearest neighbours of some images."""
 
     columns: list[Tensor]
-    """(M, C, size, size): the images, then the nearest of each, then the next."""
+    """(M, C, size, size) each: the images, their nearest neighbours, their second nearest, and so on."""
     rows: list[tuple[str, int, str, float]]
-    """An image's name, a rank from 1, the neighbour's name and the cosine."""
+    """An image's name, the neighbour's rank from 1, its name and cosine similarity."""
     images: int
-    """That they were looked for among."""
+    """Number of images that were searched."""
 
 
 def _neighbours(
     model: Backbone, source: Source, names: list[str], size: int, workers: int, say: Callable[[str], None]
 ) -> Neighbours:
-    made = features(
+    computed = features(
         model, source, image_size=size, mean=model.mean, std=model.std, workers=workers,
         progress=counting(say, "neighbours: ", "images"),
     )  # fmt: skip
-    if len(made.names) < 2:
-        raise ValueError("One image alone has no neighbours. Give a folder of more.")
-    places_of = {name: row for row, name in enumerate(made.names)}
-    queries = torch.tensor([places_of[name] for name in names])
-    cosines, places = others(made.features, queries, SHOWN_NEIGHBOURS)
-    shown = [queries[:, None], places]
-    columns = [_some(source, made.index[c].tolist(), len(c), size)[1] for c in torch.cat(shown, 1).unbind(1)]
+    if len(computed.names) < 2:
+        raise ValueError("A single image has no neighbours. Give a folder with more images.")
+    row_of = {name: row for row, name in enumerate(computed.names)}
+    queries = torch.tensor([row_of[name] for name in names])
+    cosines, indices = others(computed.features, queries, SHOWN_NEIGHBOURS)
+    shown = [queries[:, None], indices]
+    columns = [_some(source, computed.index[c].tolist(), len(c), size)[1] for c in torch.cat(shown, 1).unbind(1)]
     rows = [
-        (name, n, made.names[place], cosine)
-        for name, values, found in zip(names, cosines.tolist(), places.tolist())
-        for n, (cosine, place) in enumerate(zip(values, found), 1)
+        (name, n, computed.names[index], cosine)
+        for name, values, found in zip(names, cosines.tolist(), indices.tolist())
+        for n, (cosine, index) in enumerate(zip(values, found), 1)
     ]
-    return Neighbours(columns, rows, len(made.names))
+    return Neighbours(columns, rows, len(computed.names))
 
 
 def _write_table(path: Path, found: Neighbours) -> None:

@@ -1,4 +1,4 @@
-"""Curves of runs as one picture: pretraining, and the linear probe where there was one. It imports nothing heavy."""
+"""The command `plot`: training curves of runs, and of the linear probe if there is one. It imports nothing heavy."""
 
 import math
 import os
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8568f", "#c08a00", "#3ba3d8", "#5b4a9e", "#6b6f73")
-"""Told apart by colour-blind readers, too (after Okabe and Ito)."""
+"""A palette for colour-blind readers (after Okabe and Ito)."""
 
 
 def plot(
@@ -26,28 +26,28 @@ def plot(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> Path:
-    """Draws the curves of runs as one picture: pretraining, and the linear probe where there was one.
+    """Draws training curves of runs in one picture, with the linear probe if there is one.
 
-    These are loss and learning rate over steps, and the linear probe's loss, top-1 and top-5.
+    The curves are loss and learning rate over steps, and the linear probe's loss, top-1 and top-5 accuracy.
 
     Args:
-        runs: folders of runs; each is one series.
-        out: the file: .png, .pdf or .svg.
-        overwrite: replace the file if it exists.
+        runs: run folders; each is one series.
+        out: output file: .png, .pdf or .svg.
+        overwrite: replace an existing file.
 
     Returns:
         The file that was written.
 
     Raises:
-        ValueError: no runs, or another suffix.
-        FileNotFoundError: a folder without `metrics.jsonl` and without a linear probe.
+        ValueError: no runs, or an unsupported suffix.
+        FileNotFoundError: a folder with neither `metrics.jsonl` nor a linear probe.
         FileExistsError: `out` exists.
         ModuleNotFoundError: matplotlib is not installed.
     """
     folders = [Path(r) for r in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
     path = Path(out)
     if not folders:
-        raise ValueError("There is no run to draw. Give one folder or more.")
+        raise ValueError("No run was given. Give at least one run folder.")
     check_suffix(path, PLOTTED)
     check_output(path, overwrite)
     rows = [Folder(folder).rows() for folder in folders]
@@ -55,7 +55,7 @@ def plot(
     for folder, found, probe in zip(folders, rows, probes):
         if not found and probe is None:
             raise FileNotFoundError(
-                f"{folder} holds no metrics.jsonl and no linear probe. Give the folder of a run that made a step."
+                f"{folder} has no metrics.jsonl and no linear probe. Give the folder of a run with at least one step."
             )
     try:
         import matplotlib
@@ -76,26 +76,26 @@ def plot(
         _curve(right, names, rows, "lr", "Pretraining: learning rate", "learning rate")
     if probed:
         histories = [dictionaries(probe.get("history")) if probe else [] for probe in probes]
-        watched = any("step" in row and "top1" in row for rows in histories for row in rows)
-        left, *middle, right = parts[-1].subplots(1, 3 if watched else 2)
+        tested = any("step" in row and "top1" in row for rows in histories for row in rows)
+        left, *middle, right = parts[-1].subplots(1, 3 if tested else 2)
         _curve(left, names, histories, "loss", "Linear probe: loss", "cross-entropy in nats")
         for axes in middle:
-            _courses(axes, names, histories)
+            _test_curves(axes, names, histories)
         _accuracies(right, names, probes)
     with atomic(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what its font lacks
+        warnings.filterwarnings("ignore", message="Glyph")  # characters that the font lacks are drawn as boxes
         figure.savefig(temporary, dpi=150)
     return path
 
 
 def _label(name: str) -> str:
-    """A name that matplotlib shows as it is: to it $ begins a formula, and what begins with _ belongs in no legend."""
+    """A name escaped for matplotlib, where $ starts a formula and labels that start with _ are hidden."""
     name = printable(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 
 def _probe(folder: Path) -> dict[str, Any] | None:
-    """The last entry of a linear probe, without top-5 where there are few classes."""
+    """The last entry of a linear probe, without top-5 if there are too few classes."""
     from .report.run_data import read_entries
 
     found = [e for e in read_entries(folder) if e.get("protocol") == "linear" and is_finite(e.get("top1"))]
@@ -122,8 +122,8 @@ def _curve(
         axes.legend(frameon=False, fontsize="small")
 
 
-def _courses(axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]]) -> None:
-    """Top-1 and, dotted, top-5 of the probe on the test images while it is trained."""
+def _test_curves(axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]]) -> None:
+    """Top-1 and, dotted, top-5 accuracy of the probe on the test images during its training."""
     for i, (name, rows) in enumerate(zip(names, series)):
         for key, style in (("top1", "-"), ("top5", ":")):
             points = [(row["step"], 100 * row[key]) for row in rows if is_finite(row.get(key)) and "step" in row]
@@ -138,7 +138,7 @@ def _courses(axes: "Axes", names: Sequence[str], series: Sequence[Sequence[Row]]
 
 
 def _accuracies(axes: "Axes", names: Sequence[str], probes: Sequence[Mapping[str, Any] | None]) -> None:
-    """Bars: top-1 with its interval, and top-5 beside it, of each run."""
+    """Bars of each run's top-1 accuracy with its interval, and top-5 next to it."""
     for i, probe in enumerate(probes):
         if probe is None:
             continue

@@ -1,4 +1,4 @@
-"""Predictions: the classes of images that nobody has labelled, and their file. Importing it brings nothing heavy."""
+"""The command `predict`: classes of unlabelled images, saved to a file. It imports nothing heavy."""
 
 import csv
 import os
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ..data import Data
 
 SHOWN = 5
-"""Classes of an image that are written, the likeliest first."""
+"""Number of classes per image that are written, most likely first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier makes of N images, in the data's order without the broken ones. K classes."""
+    """Predictions of a classifier on N images, in the order of the data without broken images. K classes."""
 
     names: list[str]
     probabilities: "Tensor"
@@ -36,41 +36,41 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The likeliest class of each image; of equal ones the first."""
+        """The most likely class of each image; the first one in case of a tie."""
         return [self.classes[k] for k in self.probabilities.argmax(1).tolist()]
 
     def likeliest(self, count: int) -> tuple[list[list[str]], list[list[float]]]:
-        """Classes and probabilities of each image, the likeliest first, `count` at most."""
+        """Classes and probabilities of each image, most likely first, at most `count`."""
         top = self.probabilities.topk(min(count, len(self.classes)), 1)
         return [[self.classes[k] for k in row] for row in top.indices.tolist()], top.values.tolist()
 
-    def counts(self, most: int = SHOWN) -> str:
-        """How many images are of each class, most frequent first: "12 cat, 3 dog and 2 other classes (4 images)"."""
+    def counts(self, max_classes: int = SHOWN) -> str:
+        """Number of images per class, most frequent first: "12 cat, 3 dog and 2 other classes (4 images)"."""
         found = Counter(self.labels).most_common()
-        left = sum(count for _, count in found[most:])
+        left = sum(count for _, count in found[max_classes:])
         return first_of(
-            [f"{count} {label}" for label, count in found], most,
+            [f"{count} {label}" for label, count in found], max_classes,
             lambda others: f"{counted(others, 'other class')} ({counted(left, 'image')})",
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes .csv or .parquet, all or nothing.
+        """Writes a .csv or .parquet file atomically.
 
         Columns: `file`, `label` and `probability`, then `label_2` and `probability_2` to `label_5` and
-        `probability_5`, or less where there are fewer classes.
+        `probability_5`, or fewer if there are fewer classes.
 
         Raises:
-            ValueError: another suffix.
+            ValueError: an unsupported suffix.
             ModuleNotFoundError: `.parquet` without pyarrow.
         """
         check_suffix(path, PREDICTED)
         labels, probabilities = self.likeliest(SHOWN)
-        ends = ["", *(f"_{place}" for place in range(2, len(labels[0]) + 1))]
-        # a name may hold bytes that are no text; Parquet's strings may not
+        suffixes = ["", *(f"_{rank}" for rank in range(2, len(labels[0]) + 1))]
+        # file names may contain bytes that are not UTF-8, which Parquet does not allow
         columns: dict[str, list[str] | list[float]] = {"file": [printable(name) for name in self.names]}
-        for place, end in enumerate(ends):
-            columns[f"label{end}"] = [printable(row[place]) for row in labels]
-            columns[f"probability{end}"] = [row[place] for row in probabilities]
+        for rank, suffix in enumerate(suffixes):
+            columns[f"label{suffix}"] = [printable(row[rank]) for row in labels]
+            columns[f"probability{suffix}"] = [row[rank] for row in probabilities]
         with atomic(path) as temporary:
             (_write_csv if Path(path).suffix.lower() == ".csv" else _write_parquet)(temporary, columns)
 
@@ -85,25 +85,25 @@ def predict(
     workers: int = 0,
     say: Callable[[str], None] | None = None,
 ) -> Predictions:
-    """Tells the classes of images by a classifier that `finetune` trained, and writes them down.
+    """Predicts the classes of images by a classifier that `finetune` trained, and saves them.
 
     Args:
-        classifier: the folder of a finetune run, or its classifier.safetensors; in Python also a loaded one.
-        data: a folder (scanned recursively, labels are not looked at) or a text file of paths; in Python also a list or
-            a Dataset. Images that cannot be read are left out and listed in the result.
-        out: .csv or .parquet (needs the extra 'tables'): file, label, probability, and the next four.
-        image_size: pixels of the centre crop. Without it the size that the classifier was trained at.
-        batch_size: images per forward pass; it does not change the result beyond rounding.
-        workers: processes that decode.
+        classifier: a finetune run folder, or its classifier.safetensors; in Python also a loaded classifier.
+        data: a folder (scanned recursively, labels are ignored) or a text file of paths; in Python also a list or a
+            Dataset. Images that cannot be read are skipped and listed in the result.
+        out: .csv or .parquet file (needs the extra 'tables'): file, label, probability, and the next four classes.
+        image_size: size of the centre crop in pixels; by default the size that the classifier was trained at.
+        batch_size: images per forward pass; it affects results only by rounding.
+        workers: number of processes that decode images.
         say: called with lines for the user.
 
     Raises:
         ValueError, FileNotFoundError: a classifier, images or a file that cannot be used.
     """
     if out is not None:
-        check_suffix(out, PREDICTED)  # before the work, not after it
+        check_suffix(out, PREDICTED)  # before the work starts
     if batch_size < 1 or (image_size is not None and image_size < 1):
-        raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both are at least 1.")
+        raise ValueError(f"batch_size is {batch_size} and image_size is {image_size}; both must be at least 1.")
     from .. import classifiers
     from ..classifiers import Classifier
     from ..data import open_source, remarks
@@ -123,10 +123,10 @@ def predict(
         model, source, image_size=size, mean=net.mean, std=net.std, batch_size=batch_size, workers=workers,
         progress=counting(say, "", "images", last=True) if say is not None else None,
     )  # fmt: skip
-    made = Predictions(found.names, found.features.softmax(1), model.classes, found.broken)
+    predictions = Predictions(found.names, found.features.softmax(1), model.classes, found.broken)
     if out is not None:
-        made.save(out)
-    return made
+        predictions.save(out)
+    return predictions
 
 
 def _write_csv(path: Path, columns: dict[str, list[str] | list[float]]) -> None:

@@ -1,6 +1,6 @@
-"""The first command for some images on this machine: method, network, sizes, and how long it takes, by a measured step.
+"""The first command for a set of images on this machine: method, network, sizes, and the expected duration.
 
-`recommended` is a pure function of facts, by the rules of `RULES` and `SIZES`; `timed` measures what it gives.
+`recommended` is a pure function of facts, using `RULES` and `SIZES`; `timed` measures the step time of its result.
 """
 
 import dataclasses
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from ..training.timing import Speed
 
 METHOD: Final = "lejepa"
-"""The method of a first training: with VICReg the best start of all in few steps, and with one weight to choose."""
+"""The method of a first training: with VICReg the best of all after few steps, and it has a single weight to choose."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a kind of machine trains first."""
+    """The first training for a type of machine."""
 
     gpu: bool
     cores: int
-    """At least."""
+    """Minimum."""
     gib: float
-    """Of free memory, the GPU's where there is one: at least."""
+    """Minimum free memory in GiB, of the GPU if there is one."""
     images: int
-    """At least."""
+    """Minimum."""
     backbone: str
     pixels: int
-    """Of the largest view, at most."""
+    """Maximum size of the largest view."""
     batch_size: int
-    """Images of a step, at most."""
+    """Maximum."""
     steps: int
-    """Optimizer steps, at least."""
+    """Minimum number of optimizer steps."""
     reason: str
 
 
@@ -61,43 +61,43 @@ RULES: Final = (
     Rule(False, 0, 4, 0, "mobilenetv3_small_050", 96, 64, 500, "the fewest operations of `list backbones --small`"),
     Rule(False, 0, 0, 0, "mobilenetv3_small_050", 64, 32, 500, "little memory, so two views of each image, not eight"),
 )
-"""The first one that a machine and its images reach is taken."""
+"""The first rule that the machine and the images meet applies."""
 SIZES: Final = 32, 64, 96, 128, 224
-"""Image sizes to choose from: the largest that most images have, for enlarging them adds nothing and takes time."""
+"""Candidate image sizes. The largest that most images have is chosen: enlarging them costs time and adds nothing."""
 PART_OF_IMAGES: Final = 8
-"""A batch is at most one part in so many of the images: an epoch of fewer steps hardly shuffles them."""
+"""Minimum number of batches per epoch: with fewer, shuffling has little effect."""
 LEAST_BATCH: Final = 16
-"""Of a smaller batch the loss of `METHOD` knows too little of how all images lie."""
+"""Minimum batch size: the loss of `METHOD` estimates the feature distribution from a batch."""
 LEAST_EPOCHS: Final = 10
-"""An image should be seen so often, however many there are."""
+"""Minimum number of epochs, regardless of the number of images."""
 MOST_EPOCHS: Final = Options.epochs
-"""Few images are not repeated more often than in a training without --epochs."""
+"""Maximum number of epochs, which is the default of --epochs."""
 LONGEST: Final = "30min"
-"""A first training takes no longer where an epoch fits into it."""
+"""Maximum duration of a first training, if at least one epoch fits into it."""
 FEW_IMAGES: Final = 200
-"""Fewer images teach little without published weights to begin from."""
+"""Below this number of images, starting from published weights is recommended."""
 MEASURED_SECONDS: Final = 6.0
-"""That steps are timed for at most, if two steps take no longer."""
+"""Maximum duration of timing, unless two steps take longer."""
 OUT: Final = "runs/first"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choice depends on."""
+    """Facts that determine the recommendation."""
 
     images: int
     pixels: int
-    """The median of the images' shorter sides."""
+    """Median of the images' shorter sides."""
     channels: int
-    """Those to train with: 1 where all images are grey."""
-    normalise: Literal["imagenet", "data"]
+    """Number of channels to train with: 1 if all images are grey."""
+    normalize: Literal["imagenet", "data"]
     gpu: str
-    """Its name; empty without one."""
+    """Name of the GPU; empty without one."""
     cores: int
     memory: int
-    """Bytes that are free, the GPU's where there is one."""
+    """Free bytes, of the GPU if there is one."""
     image_size: int | None = None
-    """Pixels of the largest view that the user wants."""
+    """Size of the largest view in pixels, if the user chose it."""
 
     @property
     def machine(self) -> str:
@@ -107,7 +107,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of the images, which the command repeats."""
+    """The user's options about the images, which the command repeats."""
 
     data: str
     alpha: Alpha = Options.alpha
@@ -116,7 +116,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The training to begin with."""
+    """A first training."""
 
     facts: Facts
     given: Given
@@ -125,16 +125,16 @@ class Recommendation:
     image_size: int
     batch_size: int
     epochs: int
-    """Of a training with a `time`: those that fit into it."""
+    """With `time`, the number of epochs that fit into it."""
     reason: str
-    """Of the network."""
+    """Reason for the backbone."""
     out: str = OUT
     time: str | None = None
-    """What the training is given in the place of epochs, as --time takes it."""
+    """Training time instead of epochs, in the format of --time."""
     step: float | None = None
-    """Seconds of an optimizer step, measured; None before."""
+    """Measured seconds per optimizer step; None before the measurement."""
     start: float = 0.0
-    """Seconds before the first step, and what the first steps took longer than later ones."""
+    """Seconds before the first step, plus the additional time of the first steps."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,74 +147,74 @@ class Recommendation:
 
     @property
     def seconds(self) -> float | None:
-        """What the training takes; None where no step was timed."""
+        """Expected duration; None if no step was timed."""
         return None if self.step is None else self.start + self.steps * self.step
 
     @property
     def command(self) -> str:
-        """The command for a shell, in the directory in which DATA was named."""
+        """The shell command, for the current directory."""
         return pasteable("lookalike", "pretrain", self.method, self.given.data, *_typed(self._options()))
 
     def _options(self) -> dict[str, object]:
         sizes = {"backbone": self.backbone, "image_size": self.image_size, "batch_size": self.batch_size}
         length = {"epochs": self.epochs} if self.time is None else {"time": self.time}
         workers = {} if self.given.workers is None else {"workers": self.given.workers}
-        return {**sizes, **length, **self._of_images(), **workers, "out": self.out}
+        return {**sizes, **length, **self._image_options(), **workers, "out": self.out}
 
     @property
     def views(self) -> str:
-        """The command that draws what the training sees."""
-        options = {"image_size": self.image_size, **self._of_images()}
+        """The command that draws the views of the training."""
+        options = {"image_size": self.image_size, **self._image_options()}
         return pasteable("lookalike", "views", self.method, self.given.data, *_typed(options))
 
-    def _of_images(self) -> dict[str, object]:
-        """Options that say how images are read, where they are not the default."""
-        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalise": self.facts.normalise}
+    def _image_options(self) -> dict[str, object]:
+        """Options for reading images that differ from the defaults."""
+        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalize": self.facts.normalize}
         return {name: value for name, value in own.items() if value != vars(Options)[name]}
 
     def run(self, data: str | Source, out: str) -> Run:
-        """The training of the command.
+        """The training that the command runs.
 
         Args:
-            data: the images that `Given.data` names.
-            out: its folder.
+            data: the images of `Given.data`.
+            out: run folder.
         """
         method = get_method(self.method).Config()  # type: ignore[call-arg]
         return Run(
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
-            normalise=self.facts.normalise, workers=self.given.workers, origins=by_user(self._options()),
+            normalize=self.facts.normalize, workers=self.given.workers, origins=by_user(self._options()),
         )  # fmt: skip
 
     def lines(self) -> list[str]:
-        """Facts and expected time, what else is to be known, and in the end the command."""
+        """Facts, expected duration, advice, and the command as the last line."""
         size, images = counted(self.image_size, "pixel"), counted(self.facts.images, "image", grouped=True)
         lines = [f"{images} at {size}, {self.facts.machine}: {self._duration()}"]
         if self.facts.images < FEW_IMAGES:
             lines.append(
-                f"            {images} {are(self.facts.images)} few to learn from. Find more that are alike, or begin "
-                f"from published weights, which are downloaded: --init timm/{self.backbone}"
+                f"            {images} {are(self.facts.images)} few for a training. Add similar images, or start from "
+                f"published weights, which are downloaded: --init timm/{self.backbone}"
             )
         if self.seconds is not None and self.seconds > seconds_of(LONGEST):
             lines.append(
-                f"            All images once take longer than {LONGEST}. For a first look give a text file of fewer "
+                f"            One epoch takes longer than {LONGEST}. For a first training give a text file of fewer "
                 "paths as DATA"
             )
         about = "" if self.seconds is None else f"   # about {spoken(self.seconds)}"
-        return [*lines, f"Its views: {self.views}", f"Next: {self.command}{about}"]
+        return [*lines, f"To draw its views: {self.views}", f"Next: {self.command}{about}"]
 
     def _duration(self) -> str:
         epochs = counted(self.epochs, "epoch")
         if self.seconds is None or self.step is None:
-            return f"{epochs}, {counted(self.steps, 'step')}; how long they take was not measured"
+            return f"{epochs}, {counted(self.steps, 'step')}; duration not measured"
         return (
-            f"about {spoken(self.seconds)} for {epochs}, by a measured {spoken(self.step)} for each of "
+            f"about {spoken(self.seconds)} for {epochs}, from a measured {spoken(self.step)} per step and "
             f"{counted(self.steps, 'step')}"
         )
 
     def content(self) -> dict[str, object]:
-        """All of it, for JSON."""
+        """The recommendation for JSON."""
         return {
             "command": self.command,
             "method": self.method,
@@ -233,36 +233,36 @@ class Recommendation:
 
 
 def _typed(options: Mapping[str, object]) -> list[object]:
-    """Options as they are typed."""
+    """Options as command-line arguments."""
     return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def facts_of(split: Split, image_size: int | None = None) -> Facts:
-    """What can be known of images, and of this machine.
+    """Facts about the images and this machine.
 
     Args:
-        split: the images, as `check` saw them.
-        image_size: pixels of the largest view, where the user wants so many.
+        split: the measurements of `check`.
+        image_size: size of the largest view in pixels, if the user chose it.
 
     Raises:
-        ValueError: no training of them can begin; the message says why, and what to do.
+        ValueError: the images cannot be trained on; the message states the reason and the remedy.
     """
     images, unread = len(split.source), len(split.broken)
     if images - unread < 2:
-        raise ValueError(f"{counted(images - unread, 'image')} can be read: at least 2 are needed to learn from.")
+        raise ValueError(f"Only {counted(images - unread, 'image')} can be read; a training needs at least 2.")
     if unread > Options.max_broken * images:
         raise ValueError(
-            f"{unread} of {counted(images, 'image')} cannot be read or used, and a training stops above "
-            f"{Options.max_broken:.0%} of them. Give a list of the others as DATA, or train with --max-broken 1."
+            f"{unread} of {counted(images, 'image')} cannot be read or used, but a training allows at most "
+            f"{Options.max_broken:.0%}. Give a list of the others as DATA, or train with --max-broken 1."
         )
     channels = split.source.channels
     grey = bool(remarks_about(split.kinds, split.levels, channels, {"channels"}))
-    dark = bool(remarks_about(split.kinds, split.levels, channels, {"normalise"}))
+    dark = bool(remarks_about(split.kinds, split.levels, channels, {"normalize"}))
     return Facts(
         images=images,
         pixels=int(np.median(split.sizes.min(1))),
         channels=1 if grey else channels,
-        normalise="data" if dark else "imagenet",
+        normalize="data" if dark else "imagenet",
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         cores=_cores(),
         memory=free_for_state(0, 1),
@@ -271,15 +271,15 @@ def facts_of(split: Split, image_size: int | None = None) -> Facts:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def recommended(facts: Facts, given: Given, most: int | None = None) -> Recommendation:
-    """The first training for some images and a machine, by the rules above. Pure.
+def recommended(facts: Facts, given: Given, max_batch: int | None = None) -> Recommendation:
+    """The first training for the images and the machine, by the rules above. Pure.
 
     Args:
-        most: images of a step at most, where a larger batch did not fit into memory.
+        max_batch: maximum batch size, if a larger one did not fit into memory.
     """
     rule = next(
         row for row in RULES
@@ -287,8 +287,8 @@ def recommended(facts: Facts, given: Given, most: int | None = None) -> Recommen
         and facts.images >= row.images
     )  # fmt: skip
     size = max((each for each in SIZES if each <= min(facts.pixels, rule.pixels)), default=SIZES[0])
-    few = max(LEAST_BATCH, 2 ** int(math.log2(max(1, facts.images // PART_OF_IMAGES))))
-    batch = min(rule.batch_size, few, facts.images, *(() if most is None else (most,)))
+    suited = max(LEAST_BATCH, 2 ** int(math.log2(max(1, facts.images // PART_OF_IMAGES))))
+    batch = min(rule.batch_size, suited, facts.images, *(() if max_batch is None else (max_batch,)))
     epochs = max(LEAST_EPOCHS, math.ceil(rule.steps / (facts.images // batch)))
     return Recommendation(
         facts=facts, given=given, method=METHOD, backbone=rule.backbone, image_size=facts.image_size or size,
@@ -297,29 +297,29 @@ def recommended(facts: Facts, given: Given, most: int | None = None) -> Recommen
 
 
 def at_speed(plan: Recommendation, speed: "Speed") -> Recommendation:
-    """A recommendation with its measured time; of a longer training than `LONGEST` what fits into that. Pure."""
+    """The recommendation with its measured time, shortened to `LONGEST` if it takes longer. Pure."""
     plan = dataclasses.replace(plan, step=speed.step, start=speed.start)
-    most = seconds_of(LONGEST)
-    if speed.seconds(plan.epochs) <= most:
+    limit = seconds_of(LONGEST)
+    if speed.seconds(plan.epochs) <= limit:
         return plan
-    if speed.seconds(1) > most:  # one that is whole all the same, and no time is promised
+    if speed.seconds(1) > limit:  # one full epoch, without a time limit
         return dataclasses.replace(plan, epochs=1)
-    return dataclasses.replace(plan, epochs=speed.epochs_in(most), time=LONGEST)
+    return dataclasses.replace(plan, epochs=speed.epochs_in(limit), time=LONGEST)
 
 
 def timed(plan: Recommendation, source: Source) -> Recommendation:
-    """Times some steps of a recommended training, real ones on the images, and says how long all of it takes.
+    """Times some steps of a recommended training on the images, and adds its expected duration.
 
-    A batch that does not fit into the GPU's memory is halved until it does.
+    The batch size is halved until a batch fits into GPU memory.
 
     Args:
-        source: the images, open.
+        source: the opened images.
 
     Raises:
-        Exception: what the training would raise.
+        Exception: any error that the training would raise.
     """
     from ..training.stages import measure
-    from ..training.timing import Speed  # with Lightning, seconds of importing that the rules alone do not need
+    from ..training.timing import Speed  # imports Lightning, which takes seconds and which the rules do not need
 
     speed = Speed(None, plan.epochs, within=MEASURED_SECONDS)
     data = source if source.channels == plan.facts.channels else plan.given.data
@@ -336,5 +336,5 @@ def timed(plan: Recommendation, source: Source) -> Recommendation:
 
 
 def free_place(out: str = OUT) -> str:
-    """A folder for a run that is not there yet: `out`, or the first of `out.2`, `out.3`, ... that is free."""
+    """A run folder that does not exist: `out`, or the first free one of `out.2`, `out.3`, ..."""
     return str(unused(Path(out)))

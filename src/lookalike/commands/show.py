@@ -1,4 +1,4 @@
-"""What an encoder sees, as pictures for eyes: no measure. Importing it brings along nothing heavy."""
+"""The command `show`: pictures of an encoder's features for visual inspection. It imports nothing heavy."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -28,38 +28,38 @@ def show(
     encoder_backbone: str | None = None,
     say: Callable[[str], None] = silent,
 ) -> list[Path]:
-    """Draws what an encoder sees: its attention, its patches as colours, the nearest neighbours of some images.
+    """Draws an encoder's attention maps, a PCA of its patch features, and nearest neighbours of some images.
 
-    The pictures are `attention.png`, `pca.png` and `neighbours.png`; beside the last lies `neighbours.csv`, which has
-    the names and cosines. Images are cut as the evaluation protocols cut them.
+    The pictures are `attention.png`, `pca.png` and `neighbours.png`; `neighbours.csv` has the names and cosines of the
+    last. Images are cropped as in evaluation.
 
     Args:
-        encoder: a run's folder, a file of weights, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a
-            loaded encoder.
+        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
+            encoder.
         images: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
-            not looked at. Neighbours are looked for in all.
-        out: folder of the pictures; made if needed.
-        what: the pictures. Without it all that the encoder has: attention takes a plain ViT with a class token, PCA
-            patch tokens.
-        count: images per picture, drawn by the seed.
-        image_size: pixels that the encoder sees: larger ones make finer maps. Without it those it was trained or
-            published at.
-        workers: processes that decode, for the neighbours.
-        seed: of the images that are drawn.
-        overwrite: replace pictures that are there.
-        encoder_backbone: name of the architecture, where `encoder` is a file of weights that does not say it.
-        say: called with lines about the progress.
+            ignored. Neighbours are searched among all images.
+        out: folder of the pictures, created if needed.
+        what: the pictures; by default all that the encoder supports: attention needs a plain ViT with a class token,
+            PCA needs patch tokens.
+        count: number of images per picture, drawn with the seed.
+        image_size: input size in pixels: larger images give finer maps; by default the size that the encoder was
+            trained or published at.
+        workers: number of processes that decode images for the neighbours.
+        seed: random seed of the choice of images.
+        overwrite: replace existing pictures.
+        encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        say: called with progress lines.
 
     Returns:
-        The files that were written.
+        The written files.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: what cannot be shown, read or written, and what to do.
+        ValueError, FileNotFoundError, FileExistsError: something cannot be shown, read or written.
     """
     if count < 1:
-        raise ValueError(f"count is {count}; it is a number of images, 1 or more.")
+        raise ValueError(f"count is {count}; it must be at least 1 image.")
     if unknown := set(what) - set(get_args(What)):
-        raise ValueError(f"Nothing is shown as {min(unknown)!r}. There are: {', '.join(get_args(What))}.")
+        raise ValueError(f"Unknown picture {min(unknown)!r}. Choose from {', '.join(get_args(What))}.")
     from .pictures import draw_pictures
 
     return draw_pictures(

@@ -1,4 +1,4 @@
-"""A teacher and its student beside each other: how good, how large, how fast, and how much they agree."""
+"""Comparison of a teacher and its student: accuracy, size, speed, and agreement of their features."""
 
 import time
 from collections.abc import Sequence
@@ -18,58 +18,58 @@ from ..printing import counted
 from .evaluate import evaluate
 
 COMPARED_NEIGHBOURS = 10
-"""Nearest neighbours of an image that two encoders are compared by."""
+"""Number of nearest neighbours per image in the comparison of two encoders."""
 TRIALS = 5
-"""Times that each is run for its speed, in turns; the median counts."""
+"""Number of timing runs per encoder, alternating between encoders; the median is reported."""
 TIMING_SECONDS = 0.2
-"""That a run for the speed takes, or more."""
+"""Minimum duration of a timing run."""
 
 
 @dataclass(frozen=True)
 class EncoderProfile:
-    """One of the two."""
+    """Size, speed and accuracy of an encoder."""
 
     name: str
     image_size: int
     dim: int
     parameters: int
     gflops: float
-    """Of a forward pass of one image, in 10^9 operations: a multiplication and an addition are two."""
+    """10^9 operations of a forward pass of one image; a multiply-add counts as two."""
     images_per_s: float
-    """Of inference, in float32, in batches, on the device that they are on."""
+    """Inference speed in float32, in batches, on the encoder's device."""
     accuracy: dict[str, float]
     """Top-1 by protocol, in [0, 1]; empty without labelled images."""
 
 
 @dataclass(frozen=True)
 class TeacherStudent:
-    """What a distillation came to."""
+    """Result of a distillation."""
 
     teacher: EncoderProfile
     student: EncoderProfile
     kept: dict[str, float]
-    """Share of the teacher's accuracy that the student has, by protocol."""
+    """Student's accuracy as a fraction of the teacher's, by protocol."""
     cosine: float
-    """Of the student's features, behind its head, with the teacher's; the mean over the images."""
+    """Mean cosine similarity over the images between the student's features, after its head, and the teacher's."""
     overlap: float
-    """Share of an image's 10 nearest neighbours that are the same for both; by chance 10 in all images."""
+    """Fraction of an image's 10 nearest neighbours that both share; the chance level is 10 / (images - 1)."""
     images: int
-    """That cosine and overlap were measured on."""
+    """Number of images on which cosine and overlap were measured."""
     of: str
-    """Where these are from."""
+    """Name of their data set."""
     device: str
 
     def content(self) -> dict[str, object]:
-        """As it stands in `distillation.json`."""
+        """The content of `distillation.json`."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The table, for the console."""
+        """The report as lines of text."""
         sides = self.teacher, self.student
         rows: list[tuple[str, ...]] = [("", "teacher", "student", "student / teacher")]
         rows.append(("encoder", *(s.name for s in sides), ""))
         rows.append(("pixels", *(str(s.image_size) for s in sides), ""))
-        rows.append(("numbers per image", *(str(s.dim) for s in sides), ""))
+        rows.append(("feature dimension", *(str(s.dim) for s in sides), ""))
         for name, values, digits in (
             ("parameters, million", [s.parameters / 1e6 for s in sides], 2),
             ("GFLOP per image", [s.gflops for s in sides], 3),
@@ -77,9 +77,9 @@ class TeacherStudent:
         ):
             t, s = values
             rows.append((name, f"{t:,.{digits}f}", f"{s:,.{digits}f}", f"{s / t:.3g}"))
-        for protocol, share in self.kept.items():
+        for protocol, fraction in self.kept.items():
             values = [s.accuracy[protocol] for s in sides]
-            rows.append((f"{protocol} top-1", *(f"{value:.2%}" for value in values), f"{share:.1%} kept"))
+            rows.append((f"{protocol} top-1", *(f"{value:.2%}" for value in values), f"{fraction:.1%} retained"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         table = [
             "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))]) for row in rows
@@ -87,9 +87,9 @@ class TeacherStudent:
         chance = min(1.0, COMPARED_NEIGHBOURS / max(1, self.images - 1))
         return [
             *(line.rstrip() for line in table),
-            f"agreement on {counted(self.images, 'image')} of {self.of}: mean cosine {self.cosine:.3f}; of the "
-            f"{COMPARED_NEIGHBOURS} "
-            f"nearest neighbours {self.overlap:.1%} are the same (by chance {chance:.1%})",
+            f"agreement on {counted(self.images, 'image')} of {self.of}: mean cosine {self.cosine:.3f}; "
+            f"{self.overlap:.1%} of the {COMPARED_NEIGHBOURS} nearest neighbours are shared "
+            f"(chance level {chance:.1%})",
         ]
 
 
@@ -105,7 +105,7 @@ def profile_encoders(
     workers: int = 0,
     seed: int = 0,
 ) -> list[EncoderProfile]:
-    """Measures encoders at their image sizes; their accuracies where there are labelled images."""
+    """Profiles encoders at their image sizes, with accuracies if labelled images are given."""
     speeds = throughput(encoders, sizes)
     found = []
     for encoder, name, size, speed in zip(encoders, names, sizes, speeds):
@@ -122,23 +122,23 @@ def profile_encoders(
 
 
 def gflops(encoder: Backbone, size: int) -> float:
-    """10^9 operations of a forward pass of one image of `size` pixels, as torch's counter sees them."""
+    """10^9 operations of a forward pass of one image of `size` pixels, by torch's FLOP counter."""
     x = _image(encoder, 1, size)
-    learnt = [p for p in encoder.parameters() if p.requires_grad]
-    for p in learnt:  # the counter's hooks fail on a parameter that is handed to a module, as class tokens are
+    trainable = [p for p in encoder.parameters() if p.requires_grad]
+    for p in trainable:  # the counter's hooks fail on a parameter that is passed to a module, such as a class token
         p.requires_grad_(False)
     try:
-        # attention as plain products, which the counter knows on every device
+        # attention as plain matrix products, which the counter supports on every device
         with evaluating(encoder), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             encoder.forward(x)
     finally:
-        for p in learnt:
+        for p in trainable:
             p.requires_grad_(True)
     return int(counter.get_total_flops()) / 1e9
 
 
 def throughput(encoders: Sequence[Backbone], sizes: Sequence[int], batch_size: int = 64) -> list[float]:
-    """Images per second of inference of each encoder, run in turns so that a busy machine is busy for all."""
+    """Images per second of inference of each encoder, in alternating runs so that other load affects all equally."""
     seconds: list[list[float]] = [[] for _ in encoders]
     images = [_image(encoder, batch_size, size) for encoder, size in zip(encoders, sizes)]
     with torch.inference_mode():
@@ -151,29 +151,29 @@ def throughput(encoders: Sequence[Backbone], sizes: Sequence[int], batch_size: i
                         if x.is_cuda:
                             torch.cuda.synchronize(x.device)
                         passes += 1
-                    if trial:  # the first warms up
+                    if trial:  # the first is a warm-up
                         times.append((time.perf_counter() - begun) / passes)
     return [batch_size / median(times) for times in seconds]
 
 
 def _image(encoder: Backbone, count: int, size: int) -> Tensor:
-    """Images of noise, where the encoder is and as it takes them."""
+    """Noise images with the encoder's device, type and number of channels."""
     like = next(encoder.parameters(), torch.zeros(()))
     return torch.randn(count, encoder.channels, size, size, device=like.device, dtype=like.dtype)
 
 
 @torch.no_grad()
 def mean_cosine(a: Tensor, b: Tensor) -> float:
-    """Of the rows of two matrices (N, D)."""
+    """Mean cosine similarity between corresponding rows of two matrices (N, D)."""
     return float(torch.nn.functional.cosine_similarity(a.double(), b.double()).mean())
 
 
 @torch.no_grad()
 def shared_neighbours(a: Tensor, b: Tensor, k: int = COMPARED_NEIGHBOURS) -> float:
-    """Share of the k nearest rows, by cosine, that rows have in common in two matrices (N, D) and (N, E); 0 to 1.
+    """Mean fraction of a row's k nearest neighbours, by cosine, shared between matrices (N, D) and (N, E); 0 to 1.
 
-    Huh et al., ICML 2024, https://arxiv.org/abs/2405.07987 (mutual nearest neighbours). With fewer than k + 1 rows all
-    others are neighbours; one row alone has none, and 1 is returned.
+    Huh et al., ICML 2024, https://arxiv.org/abs/2405.07987 (mutual nearest neighbours). With fewer than k + 1 rows, all
+    other rows are neighbours; for a single row, which has none, the result is 1.
     """
     if len(a) < 2:
         return 1.0

@@ -1,4 +1,4 @@
-"""From files to batches of decoded images: sources, decoding, order, loading, and what stands in for a broken image."""
+"""From files to batches of decoded images: sources, decoding, sampling order, loading, replacement of broken images."""
 
 from ..files import cache_folder
 from ..images import Images

@@ -1,4 +1,4 @@
-"""All images decoded once and kept: in memory, on the device, or in a file that later runs find again."""
+"""Cache of decoded images: in memory, on the device, or in a file that later runs reuse."""
 
 import dataclasses
 import os
@@ -25,38 +25,38 @@ from .sources import Source
 from .workers import Chunks, Read, read_request, stream
 
 _CHUNK: Final = 64  # images that a worker sends at once
-_SAMPLE: Final = 64  # images from which the size of all is estimated
-_SHARE: Final = {"cpu": 0.8, "cuda": 0.5, "disk": 0.9}  # of the free room; a GPU needs the rest to train
-_FORMAT: Final = 1  # of the files; another one makes them anew
+_SAMPLE: Final = 64  # images from which the total size is estimated
+_FRACTION: Final = {"cpu": 0.8, "cuda": 0.5, "disk": 0.9}  # of the free space; training needs the rest of a GPU
+_FORMAT: Final = 1  # version of the file format; files of another version are rebuilt
 _DTYPES: Final = {str(dtype): dtype for dtype in (torch.uint8, torch.uint16, torch.float32)}
 
 Progress = Callable[[int, int], None]
 
 
 class Resident:
-    """Decodes a source into one flat buffer on `device`, or into a `kept` file; batches are picked from it.
+    """Decodes a source into one flat buffer on `device`, or into a file, and takes batches from it.
 
-    `check_room` tells before whether they fit.
+    Call `check_room` first to find out whether the images fit.
     """
 
     def __init__(
         self, source: Source, order: Order, decode_size: int | None, device: torch.device, workers: int,
-        progress: Progress | None, kept: "Kept | None" = None,
+        progress: Progress | None, disk_cache: "DiskCache | None" = None,
     ) -> None:  # fmt: skip
         self.order = order
         self.channels = source.channels
-        if kept is None:
-            found = _decode_all(source, decode_size, workers, progress, _InMemory())
+        if disk_cache is None:
+            decoded = _decode_all(source, decode_size, workers, progress, _InMemory())
         else:
-            found = kept.images(workers, progress)
-        self.broken = found.broken
-        """The unreadable images' places, with their names and reasons."""
-        self._slots = found.slots
-        self._dtype = found.dtype
-        self._sizes = torch.from_numpy(found.sizes)
+            decoded = disk_cache.load(workers, progress)
+        self.broken = decoded.broken
+        """Index of each unreadable image -> its name and the reason."""
+        self._slots = decoded.slots
+        self._dtype = decoded.dtype
+        self._sizes = torch.from_numpy(decoded.sizes)
         self._starts = starts(self.channels, self._sizes)
-        self._buffer = movable(torch.from_numpy(found.pixels).view(found.dtype)).to(device)
-        self._even = len(found.sizes) > 0 and bool((self._sizes == self._sizes[0]).all())
+        self._buffer = movable(torch.from_numpy(decoded.pixels).view(decoded.dtype)).to(device)
+        self._same_size = len(decoded.sizes) > 0 and bool((self._sizes == self._sizes[0]).all())
 
     def __getitem__(self, request: Request) -> Read:
         index, _, broken = read_request(self.order, request, self._take)
@@ -64,7 +64,7 @@ class Resident:
         sizes = self._sizes[slots]
         if not index:
             buffer = self._buffer[:0]
-        elif self._even:
+        elif self._same_size:
             buffer = self._buffer.view(len(self._sizes), -1).index_select(0, moved(slots, self._buffer.device)).view(-1)
         else:
             lengths = self.channels * sizes.prod(1)
@@ -79,20 +79,21 @@ class Resident:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """All readable images of a source, one after the other."""
+    """All readable images of a source, concatenated."""
 
     pixels: np.ndarray
-    """Flat uint8: their bytes."""
+    """Flat uint8: the bytes of all readable images."""
     dtype: torch.dtype
     sizes: np.ndarray
-    """(N, 2) int64, heights and widths of the readable ones."""
+    """(N, 2) int64, heights and widths of the readable images."""
     slots: np.ndarray
-    """(images,) int64: the place of each among the readable ones, or -1."""
+    """(images,) int64: index of each image among the readable ones, or -1."""
     broken: dict[int, tuple[str, str]]
+    """Index of each unreadable image -> its name and the reason."""
 
 
 class _Store(Protocol):
-    """Where bytes are appended."""
+    """A growing buffer of bytes."""
 
     def add(self, piece: np.ndarray) -> None: ...
 
@@ -107,7 +108,7 @@ class _InMemory:
 
     def add(self, piece: np.ndarray) -> None:
         end = self.held.size
-        self.held.resize(end + piece.size, refcheck=False)  # moves pages, not bytes: the data never lie there twice
+        self.held.resize(end + piece.size, refcheck=False)  # remaps pages without a second copy of the data
         self.held[end:] = piece
 
     def widen(self, old: torch.dtype, new: torch.dtype) -> None:
@@ -159,26 +160,26 @@ def _decode_all(
     chunks = [range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK)]
     dtype, sizes, count = torch.uint8, [np.empty((0, 2), np.int64)], 0
     for chunk, read in zip(chunks, stream(Chunks(source, decode_size), chunks, workers), strict=True):
-        broken.update(zip(sorted({*chunk}.difference(read.places.tolist())), read.broken, strict=True))
-        if len(read.places):
+        broken.update(zip(sorted({*chunk}.difference(read.indices.tolist())), read.broken, strict=True))
+        if len(read.indices):
             if (wide := widest((dtype, read.buffer.dtype))) != dtype:
                 store.widen(dtype, wide)
                 dtype = wide
             store.add(_bytes(promote(read.buffer, dtype)))
-            slots[read.places] = np.arange(count, count + len(read.places))
+            slots[read.indices] = np.arange(count, count + len(read.indices))
             sizes.append(read.sizes)
-            count += len(read.places)
+            count += len(read.indices)
         if progress:
             progress(chunk.stop, len(source))
     return _Decoded(store.whole(), dtype, np.concatenate(sizes), slots, broken)
 
 
-class Kept:
-    """The file that holds a source's decoded images, where a run made it before; it is made where it is missing.
+class DiskCache:
+    """The cache file of a source's decoded images: reused from an earlier run, otherwise written on first use.
 
     Raises:
-        ValueError: the images are no files.
-        OSError: the folder cannot be written to.
+        ValueError: the images are not files.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, source: Source, decode_size: int | None, folder: Path | None) -> None:
@@ -187,67 +188,69 @@ class Kept:
         self.folder = folder or cache_folder()
         name = key_of(source.version(), source.channels, decode_size or 0, _FORMAT) & (2**64 - 1)
         self.pixels, self.index, self.lock = (self.folder / f"{name:016x}.{kind}" for kind in ("pixels", "npz", "lock"))
-        if not self.there():
+        if not self.exists():
             check_writable(self.pixels, "--cache-dir")
 
-    def there(self) -> bool:
+    def exists(self) -> bool:
         return self.index.is_file() and self.pixels.is_file()
 
-    def images(self, workers: int, progress: Progress | None) -> _Decoded:
-        """Reads the file; where it is missing, damaged, or lacks an image that can be read now, makes it first.
+    def load(self, workers: int, progress: Progress | None) -> _Decoded:
+        """Reads the file. Rebuilds it first if it is missing, damaged, or lacks an image that is readable now.
 
-        Processes that want the same file wait for the one that makes it.
+        Processes that need the same file wait for the one that builds it.
         """
-        if (found := self._read()) is not None:  # without the lock: the folder may be readable only
-            return found
+        if (decoded := self._read()) is not None:  # without the lock: the folder may be read-only
+            return decoded
         with locked(self.lock, wait=warn) as held:
-            if (found := self._read()) is not None:
-                return found
-            if held:  # nobody is at work on them
+            if (decoded := self._read()) is not None:
+                return decoded
+            if held:  # no other process is writing, so temporary files are leftovers
                 for path in self.folder.iterdir():
                     if (becomes(path) or "").startswith(f"{self.pixels.stem}."):
                         path.unlink()
-            return self._make(workers, progress)
+            return self._build(workers, progress)
 
-    def _make(self, workers: int, progress: Progress | None) -> _Decoded:
+    def _build(self, workers: int, progress: Progress | None) -> _Decoded:
         file = _InFile(temporary_beside(self.pixels))
         try:
-            found = _decode_all(self.source, self.decode_size, workers, progress, file)
-            self.index.unlink(missing_ok=True)  # an old one must not meet new pixels
+            decoded = _decode_all(self.source, self.decode_size, workers, progress, file)
+            self.index.unlink(missing_ok=True)  # an old index must not be paired with new pixels
             with named(self.pixels):
                 sync(file.path)
                 file.path.replace(self.pixels)
         finally:
             file.remove()
-        places = np.array(list(found.broken), np.int64)
-        words = np.array(list(found.broken.values()), np.str_).reshape(-1, 2)
+        indices = np.array(list(decoded.broken), np.int64)
+        reasons = np.array(list(decoded.broken.values()), np.str_).reshape(-1, 2)
         with atomic(self.index) as temporary, open(temporary, "wb") as index:
-            np.savez(index, dtype=str(found.dtype), sizes=found.sizes, slots=found.slots, places=places, words=words)
-        return dataclasses.replace(found, pixels=_mapped(self.pixels))
+            np.savez(
+                index, dtype=str(decoded.dtype), sizes=decoded.sizes, slots=decoded.slots, places=indices, words=reasons
+            )
+        return dataclasses.replace(decoded, pixels=_mapped(self.pixels))
 
     def _read(self) -> _Decoded | None:
-        if not self.there():
+        if not self.exists():
             return None
         try:
             with np.load(self.index, allow_pickle=False) as held:
                 broken = {int(i): (str(a), str(b)) for i, (a, b) in zip(held["places"], held["words"], strict=True)}
-                found = _Decoded(
+                decoded = _Decoded(
                     _mapped(self.pixels), _DTYPES[str(held["dtype"])], held["sizes"], held["slots"], broken
                 )
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        count = int(self.source.channels * found.sizes.prod(1).sum())
-        if found.pixels.size != count * found.dtype.itemsize or len(found.slots) != len(self.source):
+        count = int(self.source.channels * decoded.sizes.prod(1).sum())
+        if decoded.pixels.size != count * decoded.dtype.itemsize or len(decoded.slots) != len(self.source):
             return None
         for i in list(broken)[:_SAMPLE]:  # the disk may have failed, not the image
             with suppress(BrokenImage):
                 self.source.read(i, self.decode_size)
                 return None
-        return found
+        return decoded
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """A file's bytes, read as they are used. (Copy on write: torch wants memory that could be written to.)"""
+    """A file's bytes, mapped lazily. (Copy on write: torch requires writable memory.)"""
     return np.memmap(path, np.uint8, "c") if path.stat().st_size else np.empty(0, np.uint8)
 
 
@@ -256,30 +259,30 @@ def _bytes(x: Tensor) -> np.ndarray:
 
 
 def check_room(
-    source: Source, decode_size: int | None, device: torch.device, world: int, kept: Kept | None = None
+    source: Source, decode_size: int | None, device: torch.device, world: int, disk_cache: DiskCache | None = None
 ) -> None:
-    """Raises ValueError if the images would not fit on `device`, or on the disk of a `kept` file that is not there."""
-    if kept is not None and kept.there():
+    """Raises ValueError if the images would not fit on `device`, or on the disk of a cache file not yet written."""
+    if disk_cache is not None and disk_cache.exists():
         return
     total = len(source)
     sizes = []
     for i in range(0, total, -(-total // _SAMPLE)):
         with suppress(BrokenImage):
             sizes.append(source.read(i, decode_size).nbytes)
-    need = total * sum(sizes) // max(1, len(sizes))
+    total_bytes = total * sum(sizes) // max(1, len(sizes))
     name, remedy = "this machine", "Leave them on disk with --cache none or disk, or use"
-    if kept is not None:
-        there = next(p for p in kept.folder.absolute().parents if p.exists())
-        places = [("disk", shutil.disk_usage(there).free, need)]
-        name, remedy = f"the disk of {kept.folder}", "Give another --cache-dir, use --cache none, or"
+    if disk_cache is not None:
+        existing = next(p for p in disk_cache.folder.absolute().parents if p.exists())
+        demands = [("disk", shutil.disk_usage(existing).free, total_bytes)]
+        name, remedy = f"the disk of {disk_cache.folder}", "Give another --cache-dir, use --cache none, or"
     elif device.type == "cuda":
-        places = [(device.type, torch.cuda.mem_get_info(device)[0], need), ("cpu", free_memory(), need)]
-    else:  # each process of a machine keeps its own copy
-        places = [("cpu", free_memory(), need * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
-    for kind, free, wanted in places:
-        if wanted > _SHARE[kind] * free:
+        demands = [(device.type, torch.cuda.mem_get_info(device)[0], total_bytes), ("cpu", free_memory(), total_bytes)]
+    else:  # each process of a machine holds its own copy
+        demands = [("cpu", free_memory(), total_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", world)))]
+    for kind, free, wanted in demands:
+        if wanted > _FRACTION[kind] * free:
             raise ValueError(
-                f"{total} decoded images take about {size_of(wanted)}, more than {_SHARE[kind]:.0%} of the "
+                f"{total} decoded images take about {size_of(wanted)}, more than {_FRACTION[kind]:.0%} of the "
                 f"{size_of(free)} free on {'the GPU' if kind == 'cuda' else name}. "
                 f"{remedy} a smaller --image-size."
             )

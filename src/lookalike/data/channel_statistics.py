@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the channels of images."""
+"""Mean and standard deviation of each image channel."""
 
 from contextlib import suppress
 
@@ -12,19 +12,21 @@ from .sources.source import Source
 
 
 def statistics(source: Source, decode_size: int | None, images: int = 1000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, of values in [0, 1], from at most `images` drawn images.
+    """Mean and standard deviation of each channel, of values in [0, 1], from a random sample of at most `images`.
 
     Raises:
-        ValueError: none of them can be read, or a channel has one value in all of them.
+        ValueError: no sampled image is readable, or a channel has the same value in all of them.
     """
-    seen = []
+    sampled = []
     for i in permutation(len(source), "statistics")[:images].tolist():
         with suppress(BrokenImage):
-            seen.append(moments(source.read(i, decode_size)))
-    if not seen:
-        raise ValueError(f"None of {counted(min(images, len(source)), 'image')} could be read, so they have no mean.")
-    mean, square = torch.stack(seen).mean(0)
+            sampled.append(moments(source.read(i, decode_size)))
+    if not sampled:
+        raise ValueError(
+            f"None of {counted(min(images, len(source)), 'image')} could be read, so the channel means are unknown."
+        )
+    mean, square = torch.stack(sampled).mean(0)
     std = (square - mean**2).clamp(min=0).sqrt()
     if not bool((std > 0).all()):
-        raise ValueError(f"Channel {int(std.argmin())} has the same value in all images. Leave it out of them.")
+        raise ValueError(f"Channel {int(std.argmin())} has the same value in all images. Remove this channel.")
     return mean.tolist(), std.tolist()

@@ -1,15 +1,15 @@
-"""What is wrong with an image that cannot be used."""
+"""Errors about images that cannot be used."""
 
 from typing import Final
 
 from ..printing import brief, printable
 
 UNSUPPORTED: Final = "not supported: "
-"""How the reason of a `BrokenImage` begins where the image is whole, and has to be converted and not repaired."""
+"""Prefix of a `BrokenImage`'s reason if the file is intact and has to be converted instead of repaired."""
 
 
 class BrokenImage(Exception):
-    """An image that cannot be used, with its name and the reason. A Dataset may raise it for an item to be replaced."""
+    """An image that cannot be used, with its name and the reason. Raise it in your own Dataset to skip an item."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -21,9 +21,9 @@ class BrokenImage(Exception):
 
 
 class Unsupported(ValueError):
-    """A whole image of a form that is not read; the message says what it is and how to store it."""
+    """An intact image in an unsupported form; the message names the form and how to store the image instead."""
 
 
 def remedy(reasons: list[str]) -> str:
-    """What is to be done about images that could not be read, by their reasons: a verb and its object."""
+    """The remedy for unreadable images, given their reasons: a verb and its object."""
     return "Convert them" if all(reason.startswith(UNSUPPORTED) for reason in reasons) else "Repair or convert them"

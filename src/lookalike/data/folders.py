@@ -1,4 +1,4 @@
-"""What lies in a folder: images, and what is passed over."""
+"""Scans a folder for images and records what is skipped."""
 
 import heapq
 import os
@@ -15,41 +15,42 @@ _SYSTEMS: Final = frozenset(
      "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "found.000", "_gsdata_",
      "system volume information", "__macosx", "lost+found", "network trash folder", "temporary items")
 )  # fmt: skip
-"""Names, in small letters, of folders in which NAS and systems keep thumbnails, old versions and what was deleted."""
+"""Lower-case names of folders in which NAS and operating systems store thumbnails, old versions and deleted files."""
 _SYSTEM_FILES: Final = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SUFFIX: Final = re.compile(r"\.(?=\w*[a-z])\w{1,12}", re.ASCII)
-"""What ends a name as a suffix: numbers (scan.0001, the identifiers of DICOM files) and other words do not."""
+"""A file suffix: it contains a letter, unlike scan.0001 and the identifiers of DICOM files."""
 _NO_IMAGES: Final = frozenset(
     (".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf", ".log", ".ini",
      ".toml", ".cfg", ".py", ".ipynb", ".sh", ".zip", ".gz", ".tar.gz", ".tar", ".parquet", ".xlsx", ".docx", ".pt",
      ".pth", ".ckpt", ".safetensors", ".db")
 )  # fmt: skip
-"""Suffixes of files beside images, about which nothing is to be done."""
+"""Suffixes of files that often accompany images and need no conversion."""
 
 _CONVERT: Final = (
-    "Convert images among them to PNG or TIFF; those with other names are read where DATA is a text file of their paths"
+    "Convert images among them to PNG or TIFF. To read images with other suffixes, list their paths in a text file and "
+    "give it as DATA"
 )
 
 
 @dataclass
 class Scanned:
-    """What lies below a folder."""
+    """Contents of a folder and its subfolders."""
 
     images: list[str] = field(default_factory=list)
     linked: dict[str, str] = field(default_factory=dict)
-    """Linked folders that are passed over, with the one that was read."""
+    """Symbolic links to folders that were skipped -> the path under which the same folder was read."""
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are no images by their names, by suffix."""
+    """Files without an image suffix, by suffix."""
     hidden: Counter[str] = field(default_factory=Counter)
-    """Hidden files and folders, and files of systems, by name."""
+    """Hidden files and folders, and system files, by name."""
     systems: Counter[str] = field(default_factory=Counter)
-    """Folders of systems, by name."""
+    """System folders, by name."""
     runs: int = 0
-    """Folders of runs, whose pictures are none of the data."""
+    """Run folders, whose pictures are not data."""
 
     def notes(self) -> list[str]:
-        """What was passed over, a line each."""
-        lines = [f"passed over: {passed}"] if (passed := self.passed()) else []
+        """What was skipped, one line each."""
+        lines = [f"skipped: {skipped}"] if (skipped := self.skipped()) else []
         if self.to_convert():
             lines[0] += f". {_CONVERT}"
         if self.linked:
@@ -57,9 +58,9 @@ class Scanned:
             one = len(self.linked) == 1
             lines.append(
                 (
-                    "1 linked folder leads to a folder that is read already, and is passed over"
+                    "1 linked folder was skipped because its target is read already"
                     if one
-                    else f"{len(self.linked)} linked folders lead to folders that are read already, and are passed over"
+                    else f"{len(self.linked)} linked folders were skipped because their targets are read already"
                 )
                 + f": {link} is {there or '.'}"
                 + ("" if one else ", ...")
@@ -67,23 +68,23 @@ class Scanned:
         return lines
 
     def to_convert(self) -> bool:
-        """Whether some of the files that are no images by their names may be images."""
+        """Whether some of the files without an image suffix may be images."""
         return bool(self.others.keys() - _NO_IMAGES)
 
-    def passed(self) -> str:
-        """All that was passed over, in words; empty for nothing."""
+    def skipped(self) -> str:
+        """Everything that was skipped, as a comma-separated text; empty if nothing was."""
         parts = [_counted(self.others, 8)] if self.others else []
-        parts += [f"{self.hidden.total()} hidden or of a system ({_named(self.hidden)})"] if self.hidden else []
-        parts += [f"folders of systems ({_counted(self.systems, 5)})"] if self.systems else []
-        parts += [f"{counted(self.runs, 'folder')} of runs"] if self.runs else []
+        parts += [f"{self.hidden.total()} hidden or system files ({_named(self.hidden)})"] if self.hidden else []
+        parts += [f"system folders ({_counted(self.systems, 5)})"] if self.systems else []
+        parts += [counted(self.runs, "run folder")] if self.runs else []
         return ", ".join(parts)
 
 
-def _counted(names: Counter[str], most: int) -> str:
-    """The most frequent names with their counts."""
+def _counted(names: Counter[str], limit: int) -> str:
+    """The `limit` most frequent names with their counts."""
     ordered = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
-    rest = sum(count for _, count in ordered[most:])
-    return ", ".join(f"{count} {printable(name)}" for name, count in ordered[:most]) + (
+    rest = sum(count for _, count in ordered[limit:])
+    return ", ".join(f"{count} {printable(name)}" for name, count in ordered[:limit]) + (
         f", {counted(rest, 'other')}" * bool(rest)
     )
 
@@ -93,16 +94,16 @@ def _named(names: Counter[str]) -> str:
 
 
 def scan(root: str, system_folders: bool) -> Scanned:
-    """All images below `root`, sorted, and what is passed over.
+    """All images below `root`, sorted, and what was skipped.
 
-    Each folder is entered once, whatever links lead to it: by the way with the fewest links, then the shortest, then
-    the first in the order of names. So links neither multiply images nor lead in circles.
+    Each folder is visited once, even if several symbolic links point to it: by the path with the fewest links, then
+    the shortest, then the first by name. So links neither duplicate images nor cause infinite loops.
     """
     found = Scanned()
     entered: dict[tuple[int, int] | str, str] = {}
-    ways = [(0, 0, "")]  # links, folders, path
-    while ways:
-        links, depth, prefix = heapq.heappop(ways)
+    queue = [(0, 0, "")]  # links, folders, path
+    while queue:
+        links, depth, prefix = heapq.heappop(queue)
         folder = os.path.join(root, prefix)
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
@@ -117,25 +118,25 @@ def scan(root: str, system_folders: bool) -> Scanned:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
                     found.hidden[entry.name] += 1
-                # a link that leads nowhere or to itself is a file that cannot be read
+                # a dangling or circular link counts as an unreadable file
                 elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     if entry.name.lower() in _SYSTEMS and not system_folders:
                         found.systems[entry.name] += 1
                     else:
-                        heapq.heappush(ways, (links + entry.is_symlink(), depth + 1, f"{prefix}{entry.name}/"))
+                        heapq.heappush(queue, (links + entry.is_symlink(), depth + 1, f"{prefix}{entry.name}/"))
                 elif (suffix := os.path.splitext(entry.name)[1].lower())[1:] in SUFFIXES:
                     found.images.append(prefix + entry.name)
                 else:
-                    if suffix == ".gz":  # of .nii.gz and .tar.gz the first part tells more
+                    if suffix == ".gz":  # the inner suffix of .nii.gz and .tar.gz is more informative
                         before = os.path.splitext(entry.name[:-3])[1].lower()
                         suffix = before * bool(_SUFFIX.fullmatch(before)) + suffix
                         found.others[suffix] += 1
                     else:
                         found.others[suffix if _SUFFIX.fullmatch(suffix) else "without suffix"] += 1
     if not found.images:
-        passed = found.passed()
+        skipped = found.skipped()
         raise ValueError(
-            f"{root} holds no image, {f'but {passed}' if passed else 'and no files at all'}. "
+            f"{root} contains no images, {f'but {skipped}' if skipped else 'and no files at all'}. "
             f"{f'{_CONVERT}. Or give' if found.to_convert() else 'Give'} a folder with images "
             "(.jpg, .png, .tif, .webp, .npy ...)."
         )

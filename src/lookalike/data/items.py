@@ -1,4 +1,4 @@
-"""What an item of a Dataset holds: an image, a tuple of an image and a label, or a row of named columns."""
+"""Items of a Dataset: an image, a tuple (image, label), or a row of named columns."""
 
 import os
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from .errors import Unsupported
 
 _IMAGES: Final = ("image", "img", "images", "picture", "photo", "pixel_values", "jpg", "png")
 _LABELS: Final = ("label", "labels", "target", "targets", "class", "cls")
-"""Names of columns that are taken where several would do."""
+"""Names of columns that are preferred if several columns qualify."""
 _CHANNEL_COUNTS: Final = (1, 3, 4)
-"""Channels of an array that its shape is known by."""
+"""Channel counts by which the channel axis of an array is recognised."""
 
 
 def image_of(item: object) -> object:
     """The image in an item: the item itself, the first part of a tuple, or a column that holds one.
 
     Raises:
-        TypeError: a row with several images, or with none.
+        TypeError: a row with several images, or without one.
     """
     if isinstance(item, tuple | list) and item:
         return item[0]
@@ -36,7 +36,7 @@ def image_of(item: object) -> object:
     if not chosen:
         columns = ", ".join(map(str, item))
         if found:
-            raise TypeError(f"several images ({', '.join(map(str, found))}). Call the one to use image")
+            raise TypeError(f"several images ({', '.join(map(str, found))}). Rename the column to use to image")
         raise TypeError(f"{with_article(type(item).__name__)} without an image (columns: {columns})")
     return item[chosen[0]]
 
@@ -48,12 +48,12 @@ def _is_image(value: object) -> bool:
 
 
 def is_encoded(value: object) -> bool:
-    """Whether a value is an image that a Hugging Face Dataset has not decoded: its bytes, or its path."""
+    """Whether a value is an undecoded image of a Hugging Face Dataset: its bytes, or its path."""
     return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
 
 
 def is_path(value: object) -> bool:
-    """Whether a value names an image file."""
+    """Whether a value is the path of an image file."""
     if isinstance(value, os.PathLike):
         return True
     return isinstance(value, str) and os.path.splitext(value)[1].lower()[1:] in SUFFIXES
@@ -62,10 +62,10 @@ def is_path(value: object) -> bool:
 def planes(array: np.ndarray, channels: int) -> np.ndarray:
     """An array (H, W), (H, W, C) or (C, H, W) as (C, H, W).
 
-    The channels are last, unless their number, `channels`, 1, 3 or 4, stands first and not last.
+    The channel axis is last, unless only the first axis has a length of `channels`, 1, 3 or 4.
 
     Raises:
-        Unsupported: it has other dimensions.
+        Unsupported: the array has another shape.
     """
     if array.ndim == 2:
         return array[None]
@@ -78,7 +78,7 @@ def planes(array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def tensor_planes(image: Tensor, channels: int) -> Tensor:
-    """`planes` of a tensor, whose channels are first, unless their number stands last behind two large ones."""
+    """`planes` for a tensor: the channel axis is first, unless only the last has a channel count and H, W exceed 4."""
     if image.ndim == 2:
         return image[None]
     if image.ndim == 3:
@@ -88,7 +88,7 @@ def tensor_planes(image: Tensor, channels: int) -> Tensor:
 
 
 def check_arrays(data: np.ndarray | Tensor) -> None:
-    """Refuses an array that is not clearly one of images.
+    """Rejects an array that is not clearly a batch of images.
 
     Raises:
         ValueError: fewer or more dimensions than (N, H, W), (N, H, W, C) or (N, C, H, W), or a single image.
@@ -96,11 +96,11 @@ def check_arrays(data: np.ndarray | Tensor) -> None:
     shape = tuple(data.shape)
     expected = "expected (N, H, W), (N, H, W, C) or (N, C, H, W)"
     if data.ndim not in (3, 4):
-        raise ValueError(f"The data are of shape {shape}; {expected}.")
+        raise ValueError(f"The data have shape {shape}; {expected}.")
     if data.ndim == 3 and (shape[0] in _CHANNEL_COUNTS or shape[2] in _CHANNEL_COUNTS):
         raise ValueError(
-            f"The data are of shape {shape}, as a single image is; {expected}. Where they are x, x[None] holds one "
-            "image, and x[:, None] as many grey ones as x is long."
+            f"The data have shape {shape}, which looks like a single image; {expected}. For an array x, pass x[None] "
+            "for one image, or x[:, None] for len(x) greyscale images."
         )
 
 
@@ -112,10 +112,10 @@ def label_of(item: object, column: object | None) -> object:
 
 
 def label_column(row: object, dataset: object) -> object | None:
-    """The column of rows that holds their class: that of class names, of a usual name, or the only whole number.
+    """The label column of a row: the one with class names, else one with a usual name, else the only integer column.
 
     Raises:
-        ValueError: several would do.
+        ValueError: several columns qualify.
     """
     if not isinstance(row, Mapping):
         return None
@@ -127,8 +127,8 @@ def label_column(row: object, dataset: object) -> object | None:
         chosen = found if len(found) < 2 else [name for name in _LABELS if name in found][:1]
         if found and not chosen:
             raise ValueError(
-                f"{type(dataset).__name__} has several columns that may be labels: {', '.join(map(str, found))}. Call "
-                "the one to use label."
+                f"{type(dataset).__name__} has several columns that may be labels: {', '.join(map(str, found))}. "
+                "Rename the column to use to label."
             )
         if chosen:
             return chosen[0]
@@ -136,8 +136,8 @@ def label_column(row: object, dataset: object) -> object | None:
 
 
 def features_of(dataset: object) -> Mapping[str, object]:
-    """A Hugging Face Dataset's description of its columns; empty for others."""
-    with suppress(Exception):  # a property may do anything
+    """A Hugging Face Dataset's description of its columns; empty for other data sets."""
+    with suppress(Exception):  # a property may raise anything
         found = dataset.features  # type: ignore[attr-defined]
         if isinstance(found, Mapping):
             return found
@@ -145,14 +145,14 @@ def features_of(dataset: object) -> Mapping[str, object]:
 
 
 def column_classes(dataset: object, column: object) -> tuple[str, ...]:
-    """The class names of a column; empty where it has none."""
+    """The class names of a column; empty without any."""
     with suppress(Exception):
         return tuple(str(name) for name in features_of(dataset)[str(column)].names)  # type: ignore[attr-defined]
     return ()
 
 
 def whole_column(dataset: object, column: object) -> list[object] | None:
-    """A column of a Hugging Face Dataset, without its images; None where it cannot be had so."""
+    """A column of a Hugging Face Dataset, read without decoding images; None if that is not possible."""
     with suppress(Exception):
         if column in features_of(dataset):
             return list(dataset[column])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""JPEG files: most are decoded by simplejpeg, where it is installed, with Pillow's pixels."""
+"""JPEG files: decoded by simplejpeg where it is installed and gives the same pixels as Pillow."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from .limits import shrink_factor
 
 try:
     import simplejpeg
-except ImportError:  # Pillow reads all that it reads
+except ImportError:  # optional: Pillow reads the same files
     simplejpeg = None
 
 
@@ -18,7 +18,7 @@ def is_fast() -> bool:
 
 
 def bare(content: bytes, oriented: bool) -> bytes:
-    """A JPEG file without comments and without the segments of applications, but for JFIF, Adobe and perhaps Exif."""
+    """A JPEG file without comments and application segments, except JFIF, Adobe and, with `oriented`, Exif."""
     kept, at = [content[:2]], 2
     while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0xDA:
         marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
@@ -30,7 +30,7 @@ def bare(content: bytes, oriented: bool) -> bytes:
 
 
 def is_plain(head: bytes) -> bool:
-    """Whether a JPEG file's pixels begin within `head`, and no Exif or XMP segment lies before them."""
+    """Whether a JPEG file's pixels begin within `head`, without an Exif or XMP segment before them."""
     if not head.startswith(b"\xff\xd8\xff"):
         return False
     at = 2
@@ -45,7 +45,10 @@ def is_plain(head: bytes) -> bool:
 
 
 def read(content: bytes, decode_size: int | None) -> Tensor | None:
-    """Several times as fast as Pillow for small files, with the same pixels; None where Pillow has to decide."""
+    """Decodes a JPEG; for small files several times as fast as Pillow, with the same pixels.
+
+    Returns None for files that Pillow has to handle.
+    """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(content)
         if space not in ("YCbCr", "Gray") or height * width > limits.MAX_PIXELS:
@@ -53,10 +56,10 @@ def read(content: bytes, decode_size: int | None) -> Tensor | None:
         factor = shrink_factor(min(height, width), decode_size)
         if factor > 8 or (decode_size and max(height, width) > limits.MAX_ASPECT * min(height, width)):
             return None
-        if factor > 1 and min(height, width) < 8:  # 3/8 of 3 pixels are as many as 1/2, and it would take those
+        if factor > 1 and min(height, width) < 8:  # it may choose another scale: 3/8 and 1/2 of 3 pixels round equally
             return None
-        least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
-        pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1], min_factor=1)
-    except ValueError:  # damaged, or only odd
+        smallest = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
+        pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=smallest[0], min_width=smallest[1], min_factor=1)
+    except ValueError:  # damaged or unusual
         return None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

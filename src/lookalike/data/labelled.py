@@ -1,4 +1,4 @@
-"""Pairs of labelled data sets, TRAIN and TEST with the same classes, and what stands in records for a data set."""
+"""Pairs of labelled data sets, TRAIN and TEST with the same classes, and the name of a data set in records."""
 
 import os
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from .sources import Data, Source, open_source
 def open_pair(
     train: Data, test: Data, *, channels: int = 3, alpha: Alpha = "auto", classes: Sequence[str] | None = None
 ) -> tuple[Source, Source]:
-    """The labelled images of TRAIN and of TEST, whose labels are indices into `classes`, without it those of TRAIN.
+    """The labelled images of TRAIN and TEST. Labels are indices into `classes`, by default the classes of TRAIN.
 
     Raises:
-        ValueError, FileNotFoundError: images or labels that cannot be used, or a class of TEST that is not among them.
+        ValueError, FileNotFoundError: unusable images or labels, or a class of TEST that is missing from the classes.
     """
     first = open_source(train, channels=channels, alpha=alpha, labelled=True, classes=classes)
     return first, open_source(
@@ -23,11 +23,11 @@ def open_pair(
 
 
 def name_of(data: object) -> str:
-    """What stands in records for a data set: the path, or the type of an object in angle brackets."""
+    """The name of a data set in records: its path, or the type of an object in angle brackets."""
     return os.fspath(data) if isinstance(data, str | os.PathLike) else tag(type(data).__name__)
 
 
 def same_folder(train: object, test: object) -> bool:
-    """Whether two data sets are one folder or list."""
+    """Whether two data sets are the same folder or list."""
     both = [os.path.realpath(data) for data in (train, test) if isinstance(data, str | os.PathLike)]
     return len(both) == 2 and both[0] == both[1]

@@ -1,8 +1,8 @@
-"""Near duplicates: images whose rough structure agrees, confirmed on their detail.
+"""Near duplicates: images with the same coarse structure, confirmed by their details.
 
-A perceptual hash of numbers finds candidates: the lowest frequencies of a thumbnail without the light that falls on it
-evenly or from one side, weighted so that what all images of a set share counts least. Each pair of candidates is then
-laid over each other, for a copy may be cropped, and compared in what is left once all low frequencies are taken off.
+A real-valued perceptual hash finds candidates: the lowest DCT frequencies of a thumbnail, without uniform or one-sided
+illumination, whitened so that structure common to the whole set has little weight. The two images of a candidate pair
+are then registered (a copy may be cropped) and compared after high-pass filtering.
 """
 
 import math
@@ -16,73 +16,73 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE: Final = 48
-"""Pixels a side of a thumbnail: a byte each is all that is kept of an image."""
+"""Side of a thumbnail in pixels; its 48 x 48 bytes are all that is stored of an image."""
 NEAR_HASH: Final = 0.65
-"""Near duplicates have perceptual hashes that correlate at least so much, ..."""
+"""Minimum correlation of the perceptual hashes of near duplicates."""
 NEAR_DETAIL: Final = 0.9
-"""... and details that correlate at least so much once one image is laid over the other, ..."""
+"""Minimum correlation of their details after registration."""
 NEAR_SHARE: Final = 0.88
-"""... and do so in that share of the squares that have details. Measured: `benchmarks/near_duplicates.py`."""
+"""Minimum fraction of the squares with details in which these agree. Measured: `benchmarks/near_duplicates.py`."""
 PARTNERS: Final = 8
-"""Images before it, the most alike, that an image is compared with at most, ..."""
+"""Maximum number of preceding images, most similar first, with which an image is compared."""
 ENOUGH: Final = 2
-"""... but no more than these once so many of them are near duplicates: the rest of a crowd is joined by them."""
+"""An image with this many near duplicates is not compared further: they connect it to the rest of a large group."""
 
 _TERMS: Final = 7
-"""Half waves per side in the hash, less one."""
+"""DCT frequencies per side in the hash, 0 included."""
 _PRIOR: Final = 200
-"""Images that equal weights of all frequencies count for, beside those of the set."""
-_MOST: Final = 0.9
-"""Share of what all images have in common that is taken off at most: images of one scene stay alike."""
+"""Weight, in images, of the prior of the whitening: equal variance of all frequencies."""
+_MAX_WHITENING: Final = 0.9
+"""Maximum weight of the set's mean and covariance, so that images of one scene stay similar."""
 _COARSE: Final = 12
-"""Waves whose details lay one image over the other: of 2 and more per side."""
+"""High-pass cutoff of the registration: keeps 2 and more cycles per side."""
 _FINE: Final = 24
-"""Waves whose details decide: of 4 and more per side."""
+"""High-pass cutoff of the confirmation: keeps 4 and more cycles per side."""
 _SQUARES: Final = 6
-"""Squares per side in which details are compared by themselves."""
+"""Squares per side whose details are compared separately."""
 _DETAIL: Final = 2 / 255
-"""Standard deviation of what counts as details there: JPEG's errors are smaller."""
+"""Minimum standard deviation of a square with details; JPEG artefacts are smaller."""
 _LIKELY: Final = 0.7
-"""Agreement at half the size below which a pair is none."""
-_EDGE: Final = 0.14
-"""How far a side of the image may move, and its size change, in half sides: crops of 5 % need 0.1."""
+"""Minimum correlation at half resolution; pairs below it are rejected."""
+_MAX_MOVE: Final = 0.14
+"""Maximum shift and relative scale change of the registration, in half sides: crops of 5 % need 0.1."""
 _TABLE: Final = 2**22
-"""Numbers of a block of the table of all pairs."""
-_AT_ONCE: Final = 128
-"""Pairs that are laid over each other at once."""
+"""Entries in a block of the similarity matrix."""
+_PAIRS_AT_ONCE: Final = 128
+"""Pairs registered in one batch."""
 
 
-def thumbnail(grey: Tensor) -> tuple[np.ndarray, float]:
-    """The (SIDE, SIDE) thumbnail of a grey image (1, 1, H, W), stretched to all 256 values, and the range it had."""
-    small = F.interpolate(grey, (SIDE, SIDE), mode="bilinear", antialias=True)[0, 0]
+def thumbnail(gray: Tensor) -> tuple[np.ndarray, float]:
+    """A (SIDE, SIDE) thumbnail of a greyscale image (1, 1, H, W), stretched to 0 to 255, and its original range."""
+    small = F.interpolate(gray, (SIDE, SIDE), mode="bilinear", antialias=True)[0, 0]
     low, high = float(small.min()), float(small.max())
     stretched = (small - low) * (255 / max(high - low, 1e-12))
     return stretched.round().to(torch.uint8).numpy(), high - low
 
 
 def near_pairs(thumbnails: np.ndarray, first: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of images that show the same, resized, compressed, cropped by a few per cent or slightly changed.
+    """Pairs of images with the same content: resized, compressed, cropped by a few per cent or slightly edited.
 
     Args:
         thumbnails: (N, SIDE, SIDE) uint8.
-        first: with it only pairs of one of so many first images and one of the others.
+        first: if given, only pairs of one of the first `first` images with one of the others.
 
     Returns:
-        (P, 2) places i < j, in order, and (P,) the correlations of their details.
+        (P, 2) indices i < j, sorted, and (P,) the correlations of their details.
     """
     pairs, rank = _candidates(_hashes(thumbnails), first)
     detail = np.zeros(len(pairs), np.float32)
     partners = np.zeros(len(thumbnails), np.int64)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # over small matrices they would wait for each other: each takes parts of its own
+    torch.set_num_threads(1)  # matrices are too small to share among threads: each thread takes its own pairs
     try:
         with ThreadPoolExecutor(threads, "lookalike-near") as pool:
             for low, high in ((0, ENOUGH), (ENOUGH, PARTNERS)):
-                turn = np.flatnonzero((low <= rank) & (rank < high) & (partners[pairs[:, 1]] < ENOUGH))
-                parts = [turn[start : start + _AT_ONCE] for start in range(0, len(turn), _AT_ONCE)]
-                looked = pool.map(lambda part: _detail(*thumbnails[pairs[part].T]), parts)
-                detail[turn] = np.concatenate([np.zeros(0, np.float32), *looked])
-                np.add.at(partners, pairs[turn, 1], detail[turn] > 0)
+                chosen = np.flatnonzero((low <= rank) & (rank < high) & (partners[pairs[:, 1]] < ENOUGH))
+                batches = [chosen[i : i + _PAIRS_AT_ONCE] for i in range(0, len(chosen), _PAIRS_AT_ONCE)]
+                details = pool.map(lambda batch: _detail(*thumbnails[pairs[batch].T]), batches)
+                detail[chosen] = np.concatenate([np.zeros(0, np.float32), *details])
+                np.add.at(partners, pairs[chosen, 1], detail[chosen] > 0)
     finally:
         torch.set_num_threads(threads)
     return pairs[detail > 0], detail[detail > 0]
@@ -92,11 +92,11 @@ def near_pairs(thumbnails: np.ndarray, first: int | None = None) -> tuple[np.nda
 
 
 def _hashes(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, D) float32 of length 1."""
-    # waves of the discrete cosine transform, and a slope: light that falls from one side
-    places = np.pi * (np.arange(SIDE) + 0.5) / SIDE
+    """(N, D) float32 unit vectors."""
+    # the basis of the discrete cosine transform, and a linear slope: illumination from one side
+    angles = np.pi * (np.arange(SIDE) + 0.5) / SIDE
     slope = np.linspace(-1, 1, SIDE)
-    waves = np.vstack([np.cos(places * np.arange(_TERMS)[:, None]), slope]).astype(np.float32)
+    waves = np.vstack([np.cos(angles * np.arange(_TERMS)[:, None]), slope]).astype(np.float32)
     leaning = waves[:-1] @ waves[-1] / np.float32(slope @ slope)
     number = np.hypot(*np.mgrid[:_TERMS, :_TERMS]).astype(np.float32)
     keep = (number > 0) & (number < _TERMS - 0.5)
@@ -108,11 +108,11 @@ def _hashes(thumbnails: np.ndarray) -> np.ndarray:
         spectrum[:, :-1, 0] -= spectrum[:, -1:, 0] * leaning
         parts.append(_unit(spectrum[:, :-1, :-1][:, keep] * number[keep]))  # amplitudes of photographs fall as 1 / f
     x = np.concatenate(parts)
-    share = min(_MOST, len(x) / (len(x) + _PRIOR))
+    weight = min(_MAX_WHITENING, len(x) / (len(x) + _PRIOR))
     if len(x) > 1:
-        x -= share * x.mean(0)
-        spread = share * np.cov(x.T) + (1 - share) * np.eye(x.shape[1]) / x.shape[1]
-        values, vectors = np.linalg.eigh(spread)
+        x -= weight * x.mean(0)
+        covariance = weight * np.cov(x.T) + (1 - weight) * np.eye(x.shape[1]) / x.shape[1]
+        values, vectors = np.linalg.eigh(covariance)
         x = _unit(x @ ((vectors * values**-0.5) @ vectors.T).astype(np.float32))
     return x
 
@@ -123,18 +123,20 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _candidates(hashes: np.ndarray, first: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Each image with those before it (or among the `first`) that are alike enough, the PARTNERS most alike of them:
-    (P, 2), in order, and (P,) their ranks."""
+    """Pairs of an image with at most PARTNERS similar images before it (or among the `first`), most similar first.
+
+    Returns (P, 2) indices, sorted, and (P,) the ranks among an image's partners.
+    """
     found = [np.zeros((0, 3), np.int64)]
     rows = max(1, _TABLE // max(1, len(hashes) if first is None else first))
     for start in range(first or 0, len(hashes), rows):
         block = hashes[start : start + rows]
-        alike = block @ hashes[: start + len(block) if first is None else first].T
+        similarity = block @ hashes[: start + len(block) if first is None else first].T
         if first is None:
-            alike[:, start:][np.triu_indices(len(block))] = -1
-        flat = np.flatnonzero(alike >= NEAR_HASH)
-        row, column = np.divmod(flat, alike.shape[1] or 1)
-        order = np.lexsort((-alike.ravel()[flat], row))  # by rows, the most alike first
+            similarity[:, start:][np.triu_indices(len(block))] = -1
+        flat = np.flatnonzero(similarity >= NEAR_HASH)
+        row, column = np.divmod(flat, similarity.shape[1] or 1)
+        order = np.lexsort((-similarity.ravel()[flat], row))  # by row, most similar first
         row, column = row[order], column[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row)
         found.append(np.column_stack([column, row + start, rank])[rank < PARTNERS])
@@ -147,36 +149,35 @@ def _candidates(hashes: np.ndarray, first: int | None) -> tuple[np.ndarray, np.n
 
 
 def _detail(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) float32: how much the details of thumbnails (P, SIDE, SIDE) correlate where one lies over the other; 0 for
-    pairs that are none."""
-    soft = _smoothing(SIDE, 0.6)  # what is finer than that suffers when it is laid between pixels
+    """(P,) float32: correlation of the details of registered thumbnails (P, SIDE, SIDE); 0 for no near duplicates."""
+    soft = _smoothing(SIDE, 0.6)  # finer details do not survive interpolation between pixels
     a, b = (soft @ torch.from_numpy(x).float().div_(255) @ soft.T for x in (first, second))
-    move, agree = _found(a, b)
-    found = torch.zeros(len(a))
+    move, agree = _coarse_registration(a, b)
+    detail = torch.zeros(len(a))
     likely = (agree >= _LIKELY).nonzero()[:, 0]
     a, b, move = a[likely], b[likely], move[likely]
-    there = _laid_over(_details(a, _COARSE), _details(b, _COARSE), move, 3)
-    one = _confirmed(a, b, there)
-    again = (one == 0).nonzero()[:, 0]  # the crop was laid over the whole; now the whole over the crop
-    back = -there / (1 + there[:, [0, 0, 2, 2]])
-    one[again] = _confirmed(b[again], a[again], back[again])
-    found[likely] = one
-    return found.numpy()
+    forward = _registered(_details(a, _COARSE), _details(b, _COARSE), move, 3)
+    confirmed = _confirmed(a, b, forward)
+    rejected = (confirmed == 0).nonzero()[:, 0]  # tried again in the other direction: either image may be the crop
+    back = -forward / (1 + forward[:, [0, 0, 2, 2]])
+    confirmed[rejected] = _confirmed(b[rejected], a[rejected], back[rejected])
+    detail[likely] = confirmed
+    return detail.numpy()
 
 
-def _found(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Lays `a` over `b` at half their size: the move, and how much they agree then."""
+def _coarse_registration(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Registers `a` to `b` at half resolution: the move (P, 4), and the correlation (P,) after it."""
     soft, softer = (_smoothing(SIDE // 2, blur) for blur in (0.7, 1.1))
     a, b = (soft @ F.avg_pool2d(x[:, None], 2)[:, 0] @ soft.T for x in (a, b))
     fine_a, fine_b = (_details(x, _COARSE) for x in (a, b))
-    move = _laid_over(softer @ fine_a @ softer.T, softer @ fine_b @ softer.T, torch.zeros(len(a), 4), 5)
-    move = _laid_over(fine_a, fine_b, move, 3)
+    move = _registered(softer @ fine_a @ softer.T, softer @ fine_b @ softer.T, torch.zeros(len(a), 4), 5)
+    move = _registered(fine_a, fine_b, move, 3)
     return move, _agreement(a, b, move, _COARSE)
 
 
 @cache
 def _smoothing(side: int, sigma: float) -> Tensor:
-    """(side, side): blurs a row; mirrored at its ends by point, which leaves slopes as they are."""
+    """(side, side): Gaussian blur of a row, extended point-symmetrically at its ends, which preserves slopes."""
     reach = min(side - 1, math.ceil(3.5 * sigma))
     longer = torch.zeros(side + 2 * reach, side)
     longer[reach : reach + side] = torch.eye(side)
@@ -189,71 +190,74 @@ def _smoothing(side: int, sigma: float) -> Tensor:
 
 
 def _details(x: Tensor, waves: float) -> Tensor:
-    """What is left of images (P, S, S) without frequencies below some `waves` / 6 per side, over its size around: then
-    neither light nor one strong edge decides."""
+    """High-pass images (P, S, S), without frequencies below about `waves` / 6 cycles per side, locally normalised.
+
+    So neither illumination nor a single strong edge dominates a correlation.
+    """
     side = x.shape[-1]
-    low, around = _smoothing(side, side / waves), _smoothing(side, side / 8).abs()
+    low, local = _smoothing(side, side / waves), _smoothing(side, side / 8).abs()
     high = x - low @ x @ low.T
     power = high.square()
-    return high / (around @ power @ around.T + 0.3 * power.mean((1, 2), keepdim=True) + 1e-6).sqrt()
+    return high / (local @ power @ local.T + 0.3 * power.mean((1, 2), keepdim=True) + 1e-6).sqrt()
 
 
 def _lines(move: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Matrices (P, S, S) that take rows and columns from moved places; 0 where there is none.
+    """Matrices (P, S, S) that interpolate rows and columns at moved positions; 0 outside the image.
 
-    move: (P, 4): scale less 1 and shift, across and down, where the half side is 1.
+    Args:
+        move: (P, 4): scale - 1 and shift, horizontal then vertical, in half sides.
     """
     u, half = torch.linspace(-1, 1, side), (side - 1) / 2
-    places = ((1 + move[:, ::2, None]) * u + move[:, 1::2, None]) * half + half
-    lines = (1 - (places[..., None] - torch.arange(side)).abs()).clamp(min=0)
+    positions = ((1 + move[:, ::2, None]) * u + move[:, 1::2, None]) * half + half
+    lines = (1 - (positions[..., None] - torch.arange(side)).abs()).clamp(min=0)
     return lines[:, 1], lines[:, 0]
 
 
-def _laid_over(a: Tensor, b: Tensor, move: Tensor, steps: int) -> Tensor:
-    """Moves `a` closer to `b` (P, S, S), by steps of Gauss and Newton with the slopes of `b`."""
+def _registered(a: Tensor, b: Tensor, move: Tensor, steps: int) -> Tensor:
+    """Refines the `move` of `a` onto `b` (P, S, S) by Gauss-Newton steps with the gradients of `b`."""
     side = b.shape[-1]
     u, half = torch.linspace(-1, 1, side), (side - 1) / 2
     across, down = torch.gradient(b, dim=2)[0] * half, torch.gradient(b, dim=1)[0] * half
     slopes = torch.stack([across * u, across, down * u[:, None], down], 1).flatten(2)
     products = slopes @ slopes.mT
     trace = products.diagonal(dim1=1, dim2=2).sum(1)
-    stay = (0.005 * trace + 1e-6)[:, None]  # no move along an edge, where nothing says how far
-    inverse = torch.linalg.inv(products + torch.eye(4) * stay[..., None])
+    damping = (0.005 * trace + 1e-6)[:, None]  # no move along an edge, where the shift is undetermined
+    inverse = torch.linalg.inv(products + torch.eye(4) * damping[..., None])
     for _ in range(steps):
         rows, columns = _lines(move, side)
-        there = rows.sum(2)[:, :, None] * columns.sum(2)[:, None]
-        off = rows @ a @ columns.mT - b * there
-        pull = (slopes @ off.flatten(1)[..., None])[..., 0] + stay * move
-        move = (move - (inverse @ pull[..., None])[..., 0]).clamp(-_EDGE, _EDGE)
+        inside = rows.sum(2)[:, :, None] * columns.sum(2)[:, None]
+        residual = rows @ a @ columns.mT - b * inside
+        gradient = (slopes @ residual.flatten(1)[..., None])[..., 0] + damping * move
+        move = (move - (inverse @ gradient[..., None])[..., 0]).clamp(-_MAX_MOVE, _MAX_MOVE)
     return move
 
 
 def _confirmed(a: Tensor, b: Tensor, move: Tensor) -> Tensor:
-    """(P,): how much the details of `b` and of the moved `a` correlate; 0 where that is too little, here or there."""
+    """(P,): correlation of the details of `b` and of the moved `a`; 0 if too low overall or in too many squares."""
     agree = _agreement(a, b, move, _FINE)
     likely = (agree >= NEAR_DETAIL).nonzero()[:, 0]
-    found = torch.zeros(len(a))
-    everywhere = _share(a[likely], b[likely], move[likely]) >= NEAR_SHARE
-    found[likely[everywhere]] = agree[likely[everywhere]]
-    return found
+    confirmed = torch.zeros(len(a))
+    everywhere = _agreeing_fraction(a[likely], b[likely], move[likely]) >= NEAR_SHARE
+    confirmed[likely[everywhere]] = agree[likely[everywhere]]
+    return confirmed
 
 
 def _agreement(a: Tensor, b: Tensor, move: Tensor, waves: float) -> Tensor:
-    """(P,): correlation of the details of `b` and of the moved `a`, where both are."""
+    """(P,): correlation of the details of `b` and of the moved `a`, where they overlap."""
     moved, b, both = _overlaid(a, b, move)
     return _correlation(_details(moved, waves).flatten(1), _details(b, waves).flatten(1), both.flatten(1))
 
 
-def _share(a: Tensor, b: Tensor, move: Tensor) -> Tensor:
-    """(P,): of the squares in which either image has details, the share in which the two have them alike."""
+def _agreeing_fraction(a: Tensor, b: Tensor, move: Tensor) -> Tensor:
+    """(P,): of the squares in which either image has details, the fraction in which the details correlate."""
     moved, b, both = _overlaid(a, b, move)
     low = _smoothing(SIDE, SIDE / _FINE)
     x, y, where = (_squares(z) for z in (moved - low @ moved @ low.T, b - low @ b @ low.T, both))
     count = where.sum(2).clamp(min=1)
     size = torch.maximum(*((z * where).square().sum(2) / count for z in (x, y))).sqrt()
     detailed = (size > _DETAIL) & (count > where.shape[2] / 2)
-    alike = detailed & (_correlation(x, y, where) > 0.5)
-    return torch.where(detailed.any(1), alike.sum(1) / detailed.sum(1).clamp(min=1), 1.0)
+    agree = detailed & (_correlation(x, y, where) > 0.5)
+    return torch.where(detailed.any(1), agree.sum(1) / detailed.sum(1).clamp(min=1), 1.0)
 
 
 def _squares(x: Tensor) -> Tensor:
@@ -263,9 +267,9 @@ def _squares(x: Tensor) -> Tensor:
 
 
 def _overlaid(a: Tensor, b: Tensor, move: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The moved `a`, `b` with its brightness and contrast, and 1 where both are, (P, S, S) each.
+    """The moved `a`, `b` with the brightness and contrast of `a`, and 1 where they overlap; (P, S, S) each.
 
-    Where `a` has nothing it is continued by `b`, so that there is no edge.
+    Outside the moved `a`, it is filled with `b`, which avoids an artificial edge.
     """
     rows, columns = _lines(move, b.shape[-1])
     both = ((rows.sum(2)[:, :, None] * columns.sum(2)[:, None]) > 0.999).float()
@@ -278,7 +282,7 @@ def _overlaid(a: Tensor, b: Tensor, move: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _correlation(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    """Of the last dimension, where `where` is 1."""
+    """Correlation over the last dimension, where `where` is 1."""
     count = where.sum(-1, keepdim=True).clamp(min=1)
     x, y = ((z - (z * where).sum(-1, keepdim=True) / count) * where for z in (x, y))
     return (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt().clamp(min=1e-9)

@@ -13,7 +13,7 @@ from .limits import TOO_MUCH
 
 
 def _channels_first(array: np.ndarray, channels: int) -> Tensor:
-    """(H, W), (C, H, W) or (H, W, C) to (C, H, W); the channel axis has `channels` entries, else 1 or 3."""
+    """(H, W), (C, H, W) or (H, W, C) to (C, H, W); the channel axis has length `channels`, else 1 or 3."""
     array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     if array.ndim == 2:
         return torch.from_numpy(array)[None]
@@ -27,10 +27,10 @@ def _channels_first(array: np.ndarray, channels: int) -> Tensor:
 
 
 def read_head(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of a `.npy` file of `size` bytes, read up to its values.
+    """Shape, memory order and dtype of a `.npy` file of `size` bytes; leaves the file at its first value.
 
     Raises:
-        ValueError: no array of numbers, more of them than the file holds, or too many.
+        ValueError: not a numeric array, fewer values in the file than the shape requires, or too many values.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
@@ -43,11 +43,11 @@ def read_head(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dty
         raise Unsupported(f"values of type {dtype.name}; expected uint8, uint16 or float32")
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of shape {shape}; expected (H, W), (C, H, W) or (H, W, C)")
-    taken = math.prod(shape) * dtype.itemsize
-    if taken > limits.MAX_BYTES:
-        raise Unsupported(f"an array of shape {shape} takes {taken / 2**20:.0f} MiB, {TOO_MUCH}")
-    if file.tell() + taken > size:
-        raise ValueError(f"the file is truncated: {size - file.tell()} of {taken} bytes of its values are there")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes > limits.MAX_BYTES:
+        raise Unsupported(f"an array of shape {shape} takes {nbytes / 2**20:.0f} MiB, {TOO_MUCH}")
+    if file.tell() + nbytes > size:
+        raise ValueError(f"the file is truncated: it contains {size - file.tell()} of {nbytes} bytes of its values")
     return shape, fortran, dtype
 
 

@@ -1,7 +1,7 @@
-"""Which image stands where: the order of an epoch, its cut into batches, and who stands in for a broken image.
+"""Sampling order: the permutation of an epoch, its division into batches, and replacements of broken images.
 
-Everything is a function of the seed, the epoch and the place, so it is the same for any number of processes, workers
-and micro-batches, and after any resume.
+Everything is a function of the seed, the epoch and the position, so it is the same for any number of processes,
+workers and micro-batches, and after any resume.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from .. import random
 from ..printing import counted
 
 MAX_STAND_INS: Final = 1000
-"""So many broken images one after the other mean that the data set cannot be read."""
+"""Replacements to try for a broken image; if all of them are broken, the data set is unreadable."""
 
 
 class Request(NamedTuple):
-    """A micro-batch to be made by one process."""
+    """The images of one process's micro-batch."""
 
     epoch: int
     micro: int
@@ -28,14 +28,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Order:
-    """Epochs of `images // batch_size` optimizer steps over a fresh permutation each; the rest is left out.
+    """Epochs of `images // batch_size` optimizer steps, each over a new permutation; the remainder is dropped.
 
-    Step s takes `permutation[s * batch_size : (s + 1) * batch_size]`, cut in equal parts into `accumulate`
-    micro-batches and each of these into `world` ranks, so the joined batch of a step depends on neither.
+    Step s takes `permutation[s * batch_size : (s + 1) * batch_size]`, split evenly into `accumulate` micro-batches and
+    each of these into `world` ranks, so the global batch of a step depends on neither.
 
-    The stand-ins of a broken image in row p of step s are row p of step s + 1, s + 2, ... around the epoch. So two
-    rows of a batch never get the same image. Only once these are used up (in an epoch of one step at once) come
-    the other images, in the order of the permutation after the broken one, and then one may be twice in a batch.
+    A broken image in row p of step s is replaced by row p of step s + 1, s + 2, ..., wrapping around the epoch. So two
+    rows of a batch never get the same image. When these are exhausted (at once in an epoch of one step), the images
+    after the broken one in the permutation follow, and an image may occur twice in a batch.
     """
 
     images: int
@@ -48,23 +48,23 @@ class Order:
     def __post_init__(self) -> None:
         parts = self.world * self.accumulate
         if self.batch_size < 1 or self.batch_size > self.images:
-            most = self.images // parts * parts
-            few = max(2 * parts, self.images // 4 // parts * parts)
+            largest = self.images // parts * parts
+            small = max(2 * parts, self.images // 4 // parts * parts)
             advice = (
-                f"Give a --batch-size of {most} or less, such as {few}, or leave it out: then it is fitted."
-                if few <= most
+                f"Give a --batch-size of at most {largest}, such as {small}, or omit it to choose it automatically."
+                if small <= largest
                 else "Give a smaller --accumulate, fewer --devices, or more images."
             )
             raise ValueError(
-                f"A batch of {self.batch_size} cannot be taken from {counted(self.images, 'image')}. {advice}"
+                f"A batch of {self.batch_size} cannot be drawn from {counted(self.images, 'image')}. {advice}"
             )
         if self.batch_size % parts:
             raise ValueError(
-                f"A batch of {self.batch_size} does not divide into {self.accumulate} micro-batches for each of "
+                f"A batch of {self.batch_size} is not divisible into {self.accumulate} micro-batches for each of "
                 f"{self.world} processes. Give a multiple of {parts}."
             )
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"Rank {self.rank} is none of 0 to {self.world - 1}.")
+            raise ValueError(f"Rank is {self.rank}; expected 0 to {self.world - 1}.")
 
     @property
     def steps(self) -> int:
@@ -90,21 +90,21 @@ class Order:
         return Request(epoch, micro, self.permutation(epoch)[start : start + self.rows].tolist())
 
     def requests(self, epoch: int, micro: int) -> Iterator[Request]:
-        """All requests from here on, epoch after epoch without end, so that workers never wait at an epoch's end."""
+        """All requests from this position on, over endless epochs, so that workers do not wait at an epoch's end."""
         while True:
             for m in range(micro, len(self)):
                 yield self.request(epoch, m)
             epoch, micro = epoch + 1, 0
 
     def stand_ins(self, request: Request, row: int) -> Iterator[int]:
-        """The images to try, in turn, in place of a broken one."""
+        """The replacements to try, in order, for a broken image."""
         order = self.permutation(request.epoch)
-        place = self._start(request.micro) + row
+        position = self._start(request.micro) + row
         ahead = min(self.steps - 1, MAX_STAND_INS)
         for k in range(1, ahead + 1):
-            yield int(order[(place + k * self.batch_size) % (self.steps * self.batch_size)])
+            yield int(order[(position + k * self.batch_size) % (self.steps * self.batch_size)])
         for k in range(1, min(self.images, MAX_STAND_INS - ahead)):
-            yield int(order[(place + k) % self.images])
+            yield int(order[(position + k) % self.images])
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Pairs of images side by side, for eyes to judge: a sheet of duplicates."""
+"""A contact sheet of duplicate pairs, side by side, for visual inspection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .errors import BrokenImage
 from .sources import Source
 
 MOST: Final = 60
-"""Pairs on a sheet."""
+"""Maximum number of pairs on a sheet."""
 _SIDE: Final = 160
 _COLUMNS: Final = 3
 _GAP: Final = 12
@@ -22,14 +22,14 @@ _LINE: Final = 16
 
 @dataclass(frozen=True)
 class Twins:
-    """Two images that are said to show the same."""
+    """Two images reported as duplicates."""
 
     first: tuple[Source, int]
     second: tuple[Source, int]
     detail: float
-    """How much they correlate; 1 for exact copies."""
+    """Correlation of their details; 1 for exact copies."""
     classes: tuple[str, str] | None = None
-    """Where they differ."""
+    """Their classes, if these differ."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -38,8 +38,8 @@ class Twins:
 
 
 def pair_sheet(pairs: Sequence[Twins]) -> Image.Image:
-    """A picture of MOST pairs, the most doubtful: of different classes, then those that correlate least."""
-    title = f"{min(len(pairs), MOST)} of {len(pairs)} pairs: those of different classes, then the least alike"
+    """A picture of the MOST least certain pairs: those of different classes, then those with the lowest correlation."""
+    title = f"{min(len(pairs), MOST)} of {len(pairs)} pairs: different classes first, then lowest correlation"
     shown = sorted(pairs, key=lambda pair: (pair.classes is None, pair.detail))[:MOST]
     columns, wide = min(_COLUMNS, max(1, len(shown))), 2 * _SIDE + 2 * _GAP
     high = _SIDE + 3 * _LINE + 2 * _GAP
@@ -52,30 +52,29 @@ def pair_sheet(pairs: Sequence[Twins]) -> Image.Image:
         x, y = _GAP + n % columns * wide, 3 * _LINE + n // columns * high
         sheet.paste(_tile(*pair.first), (x, y))
         sheet.paste(_tile(*pair.second), (x + _SIDE + 1, y))
-        verdict = f"correlation {pair.detail:.3f}"
-        colour = "black"
+        caption, color = f"correlation {pair.detail:.3f}", "black"
         if pair.classes is not None:
-            verdict, colour = f"{verdict}, {pair.classes[0]} and {pair.classes[1]}", "#b00020"
-        for k, (line, fill) in enumerate([(pair.names[0], "black"), (pair.names[1], "black"), (verdict, colour)]):
+            caption, color = f"{caption}, {pair.classes[0]} and {pair.classes[1]}", "#b00020"
+        for k, (line, fill) in enumerate([(pair.names[0], "black"), (pair.names[1], "black"), (caption, color)]):
             draw.text((x, y + _SIDE + 2 + k * _LINE), _fitting(line, font, wide - _GAP), fill, font)
     return sheet
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text without its middle, if it is too long: names differ at their ends."""
-    left = text
-    while len(left) > 8 and font.getlength(left) > width:
-        half = (len(left) - 4) // 2
-        left = f"{left[:half]}...{left[-half:]}"
-    return left
+    """The text, with its middle replaced by "..." if it is too long: names differ at their ends."""
+    short = text
+    while len(short) > 8 and font.getlength(short) > width:
+        half = (len(short) - 4) // 2
+        short = f"{short[:half]}...{short[-half:]}"
+    return short
 
 
-def _tile(source: Source, place: int) -> Image.Image:
+def _tile(source: Source, index: int) -> Image.Image:
     """The whole image in a grey square."""
     tile = Image.new("RGB", (_SIDE, _SIDE), "#888888")
     try:
-        image = source.read(place, _SIDE)
-    except BrokenImage:  # it went away since it was looked at
+        image = source.read(index, _SIDE)
+    except BrokenImage:  # it has become unreadable since the comparison
         return tile
     shown = _visible(image)
     scale = _SIDE / max(shown.size)
@@ -86,7 +85,7 @@ def _tile(source: Source, place: int) -> Image.Image:
 
 
 def _visible(image: Tensor) -> Image.Image:
-    """An image (C, H, W) in its first three channels, or the first of fewer; more than 8 bits are stretched."""
+    """The first three channels of an image (C, H, W), or the first of fewer; more than 8 bits are stretched."""
     planes = promote(image[: 3 if len(image) >= 3 else 1], torch.float32)
     if image.dtype != torch.uint8:
         planes = (planes - planes.min()) / (planes.max() - planes.min()).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""Images that Pillow has opened, to tensors; what it would change without a word is refused."""
+"""Converts images opened by Pillow to tensors; rejects those that Pillow would alter silently."""
 
 import ctypes
 import logging
@@ -20,23 +20,23 @@ from .limits import aspect_window, check_size, shrink_factor
 from .tensors import ALIKE, from_tensor
 from .transparency import deep_in_mode, ground_of, in_mode, is_deep_transparency, is_opaque, scale_key, unnamed_bands
 
-# what a file lacks is no news: an image that cannot be read is named, with the reason
+# Pillow's warnings are redundant: an unreadable image is reported with its reason
 warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors are printed where nobody set up logging
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise unconfigured logging prints its errors
 if (_core := find_spec("PIL._imaging")) is not None:
-    with suppress(OSError, AttributeError):  # where Pillow's libtiff cannot be reached, it prints what it finds wrong
+    with suppress(OSError, AttributeError):  # if Pillow's libtiff is out of reach, libtiff prints its errors
         ctypes.CDLL(_core.origin).TIFFSetErrorHandler(None)
 
 
 LEFT_OUT: Final = "last channel left out"
-"""How `kind_of` ends where a file has more channels than its colours, and the last is not certainly transparency."""
+"""Suffix of `kind_of` for a file with an extra channel that is not certainly transparency."""
 PAGES: Final = "several pages"
-"""Stands in `kind_of` of a TIFF file with more than one picture."""
+"""Part of `kind_of` for a TIFF file with several pictures."""
 ANIMATED: Final = "animated"
-"""Stands in `kind_of` of other files with more than one picture."""
-_PIECE: Final = 2**21  # pixels that are converted at once: an image and all of its conversions would take too much
-_SAVE: Final = "Save it as RGB of 8 bits, or as .npy of shape (C, H, W)"
-_TURNS: Final = {  # EXIF orientation -> what undoes it: whether to swap the axes, and which of (H, W) to flip then
+"""Part of `kind_of` for other files with several pictures."""
+_PIECE: Final = 2**21  # pixels converted at once: converting a whole image would take too much memory
+_SAVE: Final = "Save it as 8-bit RGB, or as .npy of shape (C, H, W)"
+_TURNS: Final = {  # EXIF orientation -> its inverse: whether to swap the axes, and which of (H, W) to flip afterwards
     2: (False, (2,)),
     3: (False, (1, 2)),
     4: (False, (1,)),
@@ -48,10 +48,10 @@ _TURNS: Final = {  # EXIF orientation -> what undoes it: whether to swap the axe
 
 
 def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
-    """`kind_of` for an image that Pillow has opened."""
+    """`kind_of` for an image opened by Pillow."""
     kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_colour(image) else "")
     bands = unnamed_bands(image)
-    if bands and (image.mode, bands) != ("RGB", 1):  # which 4 channels hold
+    if bands and (image.mode, bands) != ("RGB", 1):  # RGB and one band are read with channels=4
         kind += f" of {counted(bands + len(image.getbands()), 'band')}"
     with suppress(Exception):  # a later frame may be damaged
         kind += _several(image)
@@ -59,14 +59,14 @@ def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
 
 
 def _several(image: Image.Image) -> str:
-    """The part of a kind that says that a file holds more than its first picture. (A camera's MPO has a preview.)"""
+    """The part of a kind for a file with several pictures. (A camera's MPO has a preview, which does not count.)"""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return f", {PAGES}" if image.fp is not None and tiff.has_pages(image.fp) else ""
     return f", {ANIMATED}" if image.format != "MPO" and getattr(image, "is_animated", False) else ""
 
 
 def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
-    """`decode` for an image that Pillow has opened. Raises ValueError where `channels` cannot be made."""
+    """`decode` for an image opened by Pillow. Raises ValueError if it cannot be converted to `channels`."""
     _check_faithful(image)
     _check_channels(image, channels)
     deep_colour = _is_deep_colour(image)
@@ -78,11 +78,11 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
         return _upright(from_tensor(torch.from_numpy(pixels).permute(2, 0, 1), channels, decode_size, key), turn)
     scale_key(image, _raw_mode(image))
     factor = shrink_factor(min(image.size), decode_size)
-    # only JPEG's decoder can, and shrinks by 8 at most
+    # only the JPEG decoder downscales, by 8 at most
     if decode_size and image.draft(None, (decode_size, decode_size)) is not None:
         factor = max(1, factor // 8)
     image.load()
-    _check_room(image, channels, deep_colour)  # the size of an icon is known only now
+    _check_room(image, channels, deep_colour)  # again: the size of an icon is known only after loading
     turn, bands, size = _orientation(image), unnamed_bands(image), image.size
     top, left, height, width = aspect_window(*size[::-1], key) if decode_size else (0, 0, *size[::-1])
     box = (left, top, left + width, top + height)
@@ -91,7 +91,7 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
         image = image if box == (0, 0, *size) else image.crop(box)
         deep = _deep_pixels(image.reduce(factor) if factor > 1 else image)
         return _upright(from_tensor(deep, channels, None, key), turn)
-    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow holds the fourth where others have alpha
+    if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band in the place of alpha
         image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
     ground = ground_of(image, channels, alpha)
     rows = max(1, _PIECE // width // factor) * factor
@@ -105,17 +105,17 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 where there is none. (Pillow itself turns TIFFs upright.)"""
+    """The EXIF orientation, 1 by default. (Pillow itself rotates TIFFs upright.)"""
     if image.info.keys().isdisjoint(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")):
         return 1
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # corrupt metadata do not make a good image bad
+    except Exception:  # corrupt metadata do not make the image unusable
         return 1
 
 
 def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    """Undoes an EXIF orientation of pixels (C, H, W)."""
+    """Pixels (C, H, W) rotated and flipped according to an EXIF orientation."""
     if orientation not in _TURNS:
         return pixels
     swapped, flipped = _TURNS[orientation]
@@ -123,13 +123,13 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
 
 
 def _check_room(image: Image.Image, channels: int, deep_colour: bool) -> None:
-    """Raises ValueError where the pixels would take too much memory."""
+    """Raises ValueError if the pixels would take too much memory."""
     deep = 4 if image.mode in ("I", "F") else 2 if deep_colour or image.mode.startswith("I;") else 1
     check_size(*image.size, max(channels, len(image.getbands())) * deep)
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How samples lie in a file that Pillow has opened and not yet read; else empty."""
+    """The sample layout of a file opened but not yet read by Pillow; otherwise empty."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
     args = image.tile[0].args
@@ -137,12 +137,12 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow would drop the low byte of a file's samples."""
+    """Whether Pillow would discard the low byte of a file's samples."""
     return ";16" in _raw_mode(image) and image.mode in ("LA", "RGB", "RGBA", "CMYK")
 
 
 def _check_faithful(image: Image.Image) -> None:
-    """Raises ValueError where Pillow would read an opened file's pixels as others."""
+    """Raises ValueError if Pillow would alter an opened file's pixels."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None:
         return
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -152,20 +152,21 @@ def _check_faithful(image: Image.Image) -> None:
     elif image.format == "JPEG2000":
         bits = _jpeg2000_bits(image.fp)
         if bits != [16] and max(bits) > 8:
-            raise Unsupported(f"JPEG 2000 of {len(bits)} x {max(bits)} bits; read are 8 bits, and grey of 16. {_SAVE}")
+            raise Unsupported(
+                f"JPEG 2000 of {len(bits)} x {max(bits)} bits; supported are 8 bits, and 16-bit greyscale. {_SAVE}"
+            )
 
 
 def _check_channels(image: Image.Image, channels: int) -> None:
-    """Raises Unsupported where the channels that are asked for lie in bands or pages of a TIFF that stay unread."""
+    """Raises Unsupported if the requested channels are in bands or pages of a TIFF that are not read."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.fp is None or channels in (1, 3):
         return
     if (bands := unnamed_bands(image)) and (channels, image.mode, bands) != (4, "RGB", 1):
         raise tiff.unread(tiff.read_tags(image.fp, limits.MAX_BYTES))
     if tiff.samples(tiff.read_tags(image.fp, limits.MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
         raise Unsupported(
-            "a TIFF with several pages, of which the first alone is read, and "
-            f"{counted(channels, 'channel')} cannot be made of it. Save pages that are channels as .npy of shape "
-            f"({channels}, H, W)"
+            "a TIFF with several pages, of which only the first is read, and it cannot be converted to "
+            f"{counted(channels, 'channel')}. Save pages that are channels as .npy of shape ({channels}, H, W)"
         )
 
 
@@ -174,12 +175,12 @@ def _numbers(args: object) -> list[int]:
 
 
 def _jpeg2000_bits(file: IO[bytes]) -> list[int]:
-    """Bits of each channel; 99 where they are signed."""
+    """Bits of each channel; 99 for signed ones."""
     before = file.tell()
     file.seek(0)
     content = file.read(limits.MAX_BYTES)
     file.seek(before)
-    at = content.find(b"\xff\x4f\xff\x51") + 42  # where the channels are described
+    at = content.find(b"\xff\x4f\xff\x51") + 42  # component descriptions in the SIZ segment
     if at < 42 or at > len(content) or not (count := int.from_bytes(content[at - 2 : at], "big")):
         raise ValueError("JPEG 2000 file is truncated or damaged")
     sizes = content[at : at + 3 * count : 3]
@@ -193,13 +194,13 @@ def _deep_colour(image: Image.Image) -> tuple[np.ndarray, bool]:
         raise Unsupported(f"{image.format} of 16-bit colour, which would be cut to 8 bits. {_SAVE}, or as 16-bit PNG")
     image.fp.seek(0)
     content = image.fp.read(limits.MAX_BYTES)
-    if png.turns(content):  # perhaps behind the pixels
+    if png.turns(content):  # the orientation may follow the pixels
         image.load()
     return png.read_deep(content)
 
 
 def _leaves_out(image: Image.Image, channels: int) -> bool:
-    """Whether a channel that may be no transparency is left out by `alpha="auto"`; reads the pixels to tell."""
+    """Whether `alpha="auto"` discards a channel that may not be transparency; reads the pixels if necessary."""
     if channels == 4:
         return False
     if _is_deep_colour(image):
@@ -207,14 +208,14 @@ def _leaves_out(image: Image.Image, channels: int) -> bool:
         return pixels.shape[2] in (2, 4) and not keyed and not is_deep_transparency(pixels)
     if unnamed_bands(image):
         return True
-    if not image.has_transparency_data and image.format != "ICO":  # whose mode is known only once it is read
+    if not image.has_transparency_data and image.format != "ICO":  # the mode of an icon is known only after loading
         return False
     image.load()
     return image.has_transparency_data and ground_of(image, channels, "auto") == "drop" and not is_opaque(image)
 
 
 def _deep_grey(image: Image.Image, alpha: Alpha) -> Image.Image:
-    """An image of more than 8 bits in mode I or F, with black at 0 and a transparent grey laid on white."""
+    """An image of more than 8 bits in mode I or F, with black at 0 and a transparent grey replaced by white."""
     if image.mode == "F":
         return image
     begins_white = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0
@@ -229,7 +230,7 @@ def _deep_grey(image: Image.Image, alpha: Alpha) -> Image.Image:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     """(C, H, W) uint8 of an image in mode L, RGB or RGBA."""
-    if image.mode == "RGB":  # Pillow writes row by row and channel by channel, so that whole rows are copied after it
+    if image.mode == "RGB":  # planar within each row, so that the final copy moves whole rows
         rows = np.frombuffer(image.tobytes("raw", "RGB;L"), np.uint8).reshape(image.height, 3, image.width)
         return rows.transpose(1, 0, 2)
     return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""PNG where Pillow is not enough: colour of 16 bits, of which it keeps 8, and metadata that it does not survive."""
+"""PNG files that Pillow does not handle: 16-bit colour, which it cuts to 8 bits, and metadata that it fails on."""
 
 import struct
 import zlib
@@ -11,14 +11,14 @@ from ..numba_cache import compiled, first_call
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_TURNS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts that may hold an orientation
+_TURNS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts that may contain an orientation
 _BANDS = {2: 3, 4: 2, 6: 4}  # colour type -> samples per pixel
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Adam7's: first column and row, and their steps."""
+"""The passes of Adam7: first column and row, and the steps between columns and rows."""
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of each chunk, length and checksum included."""
+    """Type, start and end of each chunk, including its length and checksum."""
     at = len(SIGNATURE)
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
@@ -27,7 +27,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def turns(content: bytes) -> bool:
-    """Whether the metadata may hold an orientation."""
+    """Whether the metadata may contain an orientation."""
     return any(_may_turn(content, kind, at) for kind, at, _ in _chunks(content))
 
 
@@ -36,7 +36,7 @@ def _may_turn(content: bytes, kind: bytes, at: int) -> bool:
 
 
 def bare(content: bytes, oriented: bool) -> bytes:
-    """The same file with its pixels alone, or with what may turn them. (Of an animation the still image.)"""
+    """The file with its pixels only and, with `oriented`, its orientation. (For an animation the still image.)"""
     kept = [
         content[at:end]
         for kind, at, end in _chunks(content)
@@ -46,15 +46,15 @@ def bare(content: bytes, oriented: bool) -> bytes:
 
 
 def read_deep(content: bytes) -> tuple[np.ndarray, bool]:
-    """Pixels (H, W, bands) uint16 of a file of 16-bit colour, and whether its last band is made of a colour key.
+    """Pixels (H, W, bands) uint16 of a 16-bit colour file, and whether the last band was computed from a colour key.
 
     Raises:
-        ValueError: cut short or damaged.
+        ValueError: truncated or damaged.
     """
-    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
-    bands = _BANDS[colour]
-    places = _PASSES if interlaced else ((0, 0, 1, 1),)
-    shapes = [(len(range(top, height, down)), len(range(left, width, right))) for left, top, right, down in places]
+    width, height, _, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    bands = _BANDS[color_type]
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    shapes = [(len(range(top, height, down)), len(range(left, width, right))) for left, top, right, down in passes]
     lengths = [rows * (1 + 2 * bands * columns) if columns else 0 for rows, columns in shapes]
     parts, key = [], b""
     for kind, at, end in _chunks(content):
@@ -70,23 +70,23 @@ def read_deep(content: bytes) -> tuple[np.ndarray, bool]:
         raise ValueError("PNG file is truncated")
     flat, begin = np.frombuffer(packed, np.uint8).copy(), 0
     pixels = np.empty((height, width, bands), np.uint16)
-    for (left, top, right, down), (rows, columns), length in zip(places, shapes, lengths, strict=True):
+    for (left, top, right, down), (rows, columns), length in zip(passes, shapes, lengths, strict=True):
         if length:
             lines = flat[begin : begin + length].reshape(rows, -1)
             if not first_call(_unfilter, lines, 2 * bands):
-                raise ValueError("PNG file is damaged: a filter that does not exist")
+                raise ValueError("PNG file is damaged: unknown filter type")
             samples = np.ascontiguousarray(lines[:, 1:]).view(">u2").reshape(rows, columns, bands)
             pixels[top::down, left::right] = samples
             begin += length
-    if colour != 2 or len(key) != 6:
+    if color_type != 2 or len(key) != 6:
         return pixels, False
-    seen = (pixels != np.frombuffer(key, ">u2")).any(2)
-    return np.dstack([pixels, np.where(seen, 65535, 0).astype(np.uint16)]), True
+    opaque = (pixels != np.frombuffer(key, ">u2")).any(2)
+    return np.dstack([pixels, np.where(opaque, 65535, 0).astype(np.uint16)]), True
 
 
 @compiled
 def _unfilter(lines, step):  # type: ignore[no-untyped-def]
-    """Undoes PNG's filters in `lines` (H, 1 + bytes), whose first column names them; `step` is a pixel's bytes."""
+    """Reverses the filters of `lines` (H, 1 + bytes), whose first column is the type; `step`: bytes per pixel."""
     for y in range(len(lines)):
         kind = lines[y, 0]
         if kind > 4:

@@ -1,4 +1,4 @@
-"""What is said of images before they are used: what is left out of them, and which options would suit them better."""
+"""Remarks on a set of images before it is used: discarded channels and pages, and more suitable options."""
 
 import re
 import time
@@ -16,138 +16,138 @@ from .errors import UNSUPPORTED, BrokenImage
 from .pillow import ANIMATED, LEFT_OUT, PAGES
 from .sources import Source
 
-ALL: Final = frozenset({"alpha", "channels", "normalise"})
-"""The options that a remark may name. "scale" stands for files that can be scaled, and is none."""
+ALL: Final = frozenset({"alpha", "channels", "normalize"})
+"""The options that a remark may name. "scale" is accepted too: not an option, but files that can be rescaled."""
 _SAMPLE: Final = 64
-"""Images that are looked at before they are used, ..."""
+"""Maximum number of images to inspect."""
 _SECONDS: Final = 2.0
-"""... and the time for it."""
-_LITTLE: Final = 0.25
-"""The part of the range of values that images use at least, or little."""
+"""Maximum time for the inspection."""
+_MIN_RANGE: Final = 0.25
+"""Fraction of the value range below which a remark is printed."""
 _TOPS: Final = {"uint8": 255, "uint16": 65535, "float32": 1}
 
 
 def remarks(source: Source, options: Set[str] = frozenset()) -> list[str]:
-    """What was passed over, and the `warnings_about` the images, a line each."""
+    """What was skipped, and the `warnings_about` the images, one line each."""
     return [*source.notes(), *warnings_about(source, options)]
 
 
 def warnings_about(source: Source, options: Set[str] = frozenset()) -> list[str]:
-    """Lines about what is left out of some images, spread over all of the source, and what would suit them better.
+    """Lines about discarded channels and pages, and about better options, from a random sample of the images.
 
     Args:
-        source: of which few images are looked at, for 2 seconds at most.
-        options: those of `ALL` that whoever reads the lines can choose. Without any, images are not decoded.
+        source: at most 64 of its images are inspected, for at most 2 seconds.
+        options: those of `ALL` that the reader of the lines can choose. If empty, images are not decoded.
     """
     kinds: Counter[str] = Counter()
     found: list[tuple[str, Levels]] = []
-    refused: list[str] = []
-    began = time.monotonic()
+    unsupported: list[str] = []
+    started = time.monotonic()
     for i in permutation(len(source), "remarks")[:_SAMPLE].tolist():
         kind = ""
-        with suppress(Exception):  # who reads the image says why it cannot be read
+        with suppress(Exception):  # reading the image reports the reason
             kind = source.kind(i)
             kinds[kind] += 1
         if options:
-            try:  # a JPEG file is shrunk while it is decoded
+            try:  # JPEG files are downscaled while decoding, which is faster
                 image = source.read(i, 64 if kind.startswith(("JPEG ", "MPO ")) else None)
                 found.append((str(image.dtype).removeprefix("torch."), levels(image)))
             except BrokenImage as error:
-                refused += [str(error)] if error.reason.startswith(UNSUPPORTED) else []
+                unsupported += [str(error)] if error.reason.startswith(UNSUPPORTED) else []
             except Exception:  # the loader will raise it
                 break
-        if time.monotonic() - began > _SECONDS:
+        if time.monotonic() - started > _SECONDS:
             break
     lines = [*left_out(kinds, options), *unused(kinds, found, source.channels, options)]
-    if refused:
+    if unsupported:
         lines.append(
-            f"{len(refused)} of {counted(len(found) + len(refused), 'image')} looked at {are(len(refused))} whole, but "
-            f"cannot be used as {'it is' if len(refused) == 1 else 'they are'}. The first is {refused[0]}"
+            f"{len(unsupported)} of {counted(len(found) + len(unsupported), 'inspected image')} "
+            f"{are(len(unsupported))} intact but in an unsupported form. The first is {unsupported[0]}"
         )
     return lines
 
 
 def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
-    """Lines about channels and pages that are left out, from what `Source.kind` said of images and how often."""
+    """Lines about discarded channels and pages, from the counts of `Source.kind`."""
     total, lines = sum(kinds.values()), []
     last = {kind.removesuffix(f", {LEFT_OUT}"): n for kind, n in kinds.items() if kind.endswith(LEFT_OUT)}
     bands = {kind: n for kind, n in last.items() if " bands" in kind}
     alpha = {kind: n for kind, n in last.items() if kind not in bands}
     if alpha:
         lines.append(
-            f"{sum(alpha.values())} of {counted(total, 'image')} looked at ({', '.join(alpha)}) "
-            f"{'has' if sum(alpha.values()) == 1 else 'have'} a last channel that may be no transparency "
-            "(near infrared, a height, a mask): it is left out, and colours stay as they are."
+            f"{sum(alpha.values())} of {counted(total, 'inspected image')} ({', '.join(alpha)}) "
+            f"{'has' if sum(alpha.values()) == 1 else 'have'} a last channel that may not be transparency "
+            "(near infrared, a height, a mask): it is discarded, and colours are unchanged."
         )
         if "alpha" in options:
             lines[-1] += (
-                " --alpha white lays such images on white, --alpha drop leaves the channel out of all; pretraining "
-                "with --channels 4 keeps it."
+                " --alpha white composites such images on white, --alpha drop discards the channel of all images; "
+                "pretraining with --channels 4 keeps it."
             )
     if bands:
         counts = sorted({int(n) for kind in bands for n in re.findall(r" of (\d+) bands", kind)})
         lines.append(
-            f"{sum(bands.values())} of {counted(total, 'image')} looked at ({', '.join(bands)}) "
-            f"{'has' if sum(bands.values()) == 1 else 'have'} further bands behind the colours, which are left out. "
+            f"{sum(bands.values())} of {counted(total, 'inspected image')} ({', '.join(bands)}) "
+            f"{'has' if sum(bands.values()) == 1 else 'have'} extra bands after the colours, which are discarded. "
             f"Pretraining with --channels {counts[0]} reads them from .npy files of shape ({counts[0]}, H, W)."
         )
-    for part, words in (
-        (PAGES, ("has several pages; the first", "have several pages; the first")),
-        (ANIMATED, ("is animated; the first frame", "are animated; the first frame")),
+    for part, forms in (
+        (PAGES, ("has several pages; only the first", "have several pages; only the first")),
+        (ANIMATED, ("is animated; only the first frame", "are animated; only the first frame")),
     ):
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
-            lines.append(f"{several} of {counted(total, 'file')} looked at {words[several > 1]} is used.")
+            lines.append(f"{several} of {counted(total, 'inspected file')} {forms[several > 1]} is used.")
             if part == PAGES and "channels" in options:
                 lines[-1] += " Pages that are channels are read from .npy files of shape (C, H, W), with --channels C."
     return lines
 
 
-def _is_grey(kind: str) -> bool:
-    """Whether `Source.kind` says that an image has one channel, or one and transparency."""
+def _is_gray(kind: str) -> bool:
+    """Whether a `Source.kind` has a single channel, with or without transparency."""
     if kind.startswith("npy "):
         return kind.count(",") == 1 or "(1, " in kind or ", 1)" in kind
-    words = kind.split(",")[0].split(" ")
-    return len(words) > 1 and words[1] in {"L", "I", "I;16", "I;16B", "F", "1", "LA"}
+    parts = kind.split(",")[0].split(" ")
+    return len(parts) > 1 and parts[1] in {"L", "I", "I;16", "I;16B", "F", "1", "LA"}
 
 
 def unused(
     kinds: Mapping[str, int], found: Sequence[tuple[str, Levels]], channels: int, options: Set[str]
 ) -> list[str]:
-    """Lines about images that are grey in three channels, and about those that use little of the range of values.
+    """Lines about greyscale images read as three channels, and about images that use a small part of the value range.
 
     Args:
-        kinds: what `Source.kind` said of images, and how often.
-        found: their types and levels.
-        channels: that they were brought to.
+        kinds: counts of `Source.kind`.
+        found: dtype and levels of each decoded image.
+        channels: number of channels to which images were converted.
         options: those that can be chosen.
     """
     lines = []
     if "channels" in options and channels == 3 and len(found) > 1 and all(own.grey for _, own in found):
-        stored = "grey" if kinds and all(map(_is_grey, kinds)) else "grey stored as RGB"
-        lines.append(f"All channels are equal in {counted(len(found), 'image')} looked at: {stored}; use --channels 1.")
+        stored = "greyscale" if kinds and all(map(_is_gray, kinds)) else "greyscale stored as RGB"
+        lines.append(f"All channels are equal in {counted(len(found), 'inspected image')}: {stored}; use --channels 1.")
     for kind, top in _TOPS.items():
-        own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # blank ones have none
-        if not own or options.isdisjoint({"normalise", "scale"}):
+        own = [levels for name, levels in found if name == kind and levels.high > levels.low]  # without blank images
+        if not own or options.isdisjoint({"normalize", "scale"}):
             continue
         lows, highs = [each.low for each in own], [each.high for each in own]
-        # a few images with dead pixels or a bright spot change nothing
+        # quantiles, so that a few images with dead pixels or a bright spot do not matter
         low, high = np.quantile(lows, 0.1, method="lower"), np.quantile(highs, 0.9, method="higher")
-        if high - low >= _LITTLE:
+        if high - low >= _MIN_RANGE:
             continue
-        all_of_it = max(highs) - min(lows) < _LITTLE
+        is_all = max(highs) - min(lows) < _MIN_RANGE
         smallest, largest = (
             f"{value:.3g}" if top == 1 else f"{round(value * top):,}"
-            for value in ((min(lows), max(highs)) if all_of_it else (float(low), float(high)))
+            for value in ((min(lows), max(highs)) if is_all else (float(low), float(high)))
         )
         lines.append(
-            f"{counted(len(own), 'image')} of {kind} {'uses' if len(own) == 1 else 'use'} little of the range of "
-            "values: the largest "
+            f"{counted(len(own), f'{kind} image')} {'uses' if len(own) == 1 else 'use'} a small part of the value "
+            "range: "
             + (
-                f"value seen is {largest} of {top:,}, the smallest {smallest}. "
-                if all_of_it
-                else f"value of nine in ten is at most {largest} of {top:,}, the smallest at least {smallest}. "
+                f"the largest value is {largest} of {top:,}, the smallest {smallest}. "
+                if is_all
+                else f"in 90% the largest value is at most {largest} of {top:,}, the smallest at least {smallest}. "
             )
-            + ("Train with --normalise data, or scale" if "normalise" in options else "Scale")
-            + " all files alike to the whole range."
+            + ("Train with --normalize data, or scale" if "normalize" in options else "Scale")
+            + " all files by the same factor to the full range."
         )
     return lines

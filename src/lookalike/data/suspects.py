@@ -1,4 +1,4 @@
-"""Images that show nothing, and files that bear one name: often masks that lie beside the photographs."""
+"""Finds blank images, and files with the same stem: often masks stored next to the photographs."""
 
 import os
 from collections import Counter, defaultdict
@@ -11,20 +11,20 @@ from ..random import key_of
 from .sources import Source
 
 BLANK: Final = 2 / 255
-"""Standard deviation of a blank image's values, at most, ..."""
+"""Maximum standard deviation of a blank image's values."""
 BLANK_RANGE: Final = 4 / 255
-"""... and what its thumbnail's brightest pixel has above its darkest: a small spot on even ground is no blank image."""
-_FEW_PAIRS: Final = 5
-"""Names that two folders have in common before they belong together."""
+"""Maximum value range of a blank image's thumbnail: an image with a small spot on a uniform background is not blank."""
+_MIN_PAIRS: Final = 5
+"""Minimum number of common names of two related folders."""
 
 
 def blank(moments: np.ndarray, ranges: np.ndarray, types: Sequence[str]) -> np.ndarray:
-    """(N,) bool: images that are constant or nearly so, as a share of what the brightest image of their type has.
+    """(N,) bool: constant or nearly constant images, relative to the brightest image of the same dtype.
 
     Args:
         moments: (N, 2, C) mean and mean square of each channel, of values in [0, 1].
-        ranges: (N,) of their grey thumbnails.
-        types: N names of dtypes. 12 bits stored as 16 are no blank images, though all are dark.
+        ranges: (N,) value ranges of their greyscale thumbnails.
+        types: N names of dtypes. Relative limits, because 12-bit images stored as 16 bits are dark but not blank.
     """
     found = np.zeros(len(types), bool)
     spread = np.sqrt(np.maximum(moments[:, 1] - moments[:, 0] ** 2, 0)).max(1, initial=0)
@@ -38,9 +38,9 @@ def blank(moments: np.ndarray, ranges: np.ndarray, types: Sequence[str]) -> np.n
 
 
 def same_stems(source: Source) -> list[tuple[int, ...]]:
-    """Images whose files have one name and several suffixes, in the order of the first ones.
+    """Groups of images whose files have the same stem and different suffixes, in the order of their first members.
 
-    They lie in one folder, or in two that have most of their names in common (photographs and masks).
+    They are in one folder, or in two that have most names in common (photographs and masks).
     """
     if not len(source) or source.file(0) is None:
         return []
@@ -58,12 +58,12 @@ def same_stems(source: Source) -> list[tuple[int, ...]]:
             folder, _, suffix = _parts(source, i)
             here[folder].append((i, suffix))
         found += [tuple(i for i, _ in files) for files in here.values() if len(files) > 1]
-        if len(here) == 2:  # a name in many folders is a mere number
+        if len(here) == 2:  # a stem in more folders is probably a serial number
             (a, ((i, of_a), *_)), (b, ((j, of_b), *_)) = here.items()
             if of_a != of_b:
                 across[a, b].append((i, j))
     for (a, b), pairs in across.items():
-        if len(pairs) >= max(_FEW_PAIRS, min(folders[a], folders[b]) / 2):
+        if len(pairs) >= max(_MIN_PAIRS, min(folders[a], folders[b]) / 2):
             found += pairs
     return sorted(found)
 

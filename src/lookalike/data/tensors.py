@@ -1,4 +1,4 @@
-"""Arrays (C, H, W) to tensors with the channels and at the size that are asked for."""
+"""Converts arrays (C, H, W) to tensors with the requested channels and size."""
 
 import math
 from typing import Final
@@ -11,13 +11,13 @@ from ..printing import counted
 from .errors import Unsupported
 from .limits import aspect_window, check_size, shrink_factor
 
-ALIKE: Final = "Scale all images alike"  # image by image would change what they show
+ALIKE: Final = "Scale all images by the same factor"  # scaling each image separately would change the content
 
 
 def from_tensor(image: Tensor, channels: int, decode_size: int | None, key: int) -> Tensor:
-    """`decode` for an array (C, H, W). Raises ValueError for other dtypes or ranges, or without a way to `channels`."""
+    """`decode` for an array (C, H, W). Raises ValueError for unsupported dtypes, ranges or channel counts."""
     if image.ndim != 3 or not image.numel():
-        raise ValueError(f"an array of shape {tuple(image.shape)}; expected (C, H, W) with pixels in it")
+        raise ValueError(f"an array of shape {tuple(image.shape)}; expected a non-empty (C, H, W)")
     image = image.detach()
     width = {torch.bool: 1, torch.uint8: 1, torch.uint16: 2}.get(image.dtype, 4)
     check_size(image.shape[2], image.shape[1], max(channels, image.shape[0]) * width)
@@ -51,4 +51,4 @@ def _with_channels(image: Tensor, channels: int) -> Tensor:
     if image.shape[0] == 3 and channels == 1:  # ITU-R 601-2, as Pillow does
         luma = torch.einsum("chw,c->hw", image.to(torch.float32), torch.tensor((0.299, 0.587, 0.114)))[None]
         return luma if image.dtype == torch.float32 else luma.round().to(image.dtype)
-    raise Unsupported(f"has {counted(image.shape[0], 'channel')}, and {channels} cannot be made of them")
+    raise Unsupported(f"has {counted(image.shape[0], 'channel')}, which cannot be converted to {channels}")

@@ -1,4 +1,4 @@
-"""What a TIFF file holds, from its first directory, and whether Pillow reads that as it is."""
+"""The pixel format of a TIFF file, from its first directory, and whether Pillow reads it unchanged."""
 
 import struct
 from typing import IO, Final
@@ -9,14 +9,14 @@ from .limits import TOO_MUCH
 
 MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value, by the number of its type."""
+"""Bytes of a value, by field type."""
 _CODES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_OFFSETS: Final = (273, 279, 324, 325)  # of strips and tiles: as many as the pixels need
+_OFFSETS: Final = (273, 279, 324, 325)  # of strips and tiles; their number grows with the image
 _WANTED: Final = (256, 257, 258, 259, 262, 266, 277, 284, 322, 323, 332, 338, 339)
-_MOST_VALUES: Final = 4096
+_MAX_VALUES: Final = 4096
 _PHOTOMETRIC: Final = {
-    0: "grey that begins with white",
-    1: "grey",
+    0: "inverted greyscale",
+    1: "greyscale",
     2: "RGB",
     3: "palette",
     5: "CMYK",
@@ -33,18 +33,18 @@ _FORMATS: Final = {
 
 _PIXELS: Final = frozenset(
     (*_WANTED, *_OFFSETS, 274, 278, 317, 320, 347, *range(512, 522), 529, 530, 531)
-)  # what decoding needs, of which 274 is the orientation
+)  # tags required for decoding; 274 is the orientation
 
 Tags = dict[int, tuple[int, ...]]
 _BIG_ENDIAN: Final = 0
-"""Stands among the tags, which have no such number."""
+"""Key for the byte order; not a TIFF tag."""
 
 
 def read_tags(file: IO[bytes], limit: int) -> Tags:
-    """The tags of the first directory that say how its pixels are stored.
+    """The tags of the first directory that describe how its pixels are stored.
 
     Raises:
-        ValueError: no directory, or metadata of more than `limit` bytes.
+        ValueError: no directory, or more than `limit` bytes of metadata.
     """
     file.seek(0)
     head = file.read(16)
@@ -63,12 +63,12 @@ def read_tags(file: IO[bytes], limit: int) -> Tags:
             tag, kind, values = struct.unpack_from(order + entry, entries, at)
             size = values * _WIDTHS.get(kind, 1)
             total += size if size > inline and tag not in _OFFSETS else 0
-            if tag not in _WANTED or kind not in _CODES or not 0 < values <= _MOST_VALUES:
+            if tag not in _WANTED or kind not in _CODES or not 0 < values <= _MAX_VALUES:
                 continue
-            place = at + width - inline
-            data = entries[place : place + size]
+            start = at + width - inline
+            data = entries[start : start + size]
             if size > inline:
-                file.seek(*struct.unpack_from(order + number, entries, place))
+                file.seek(*struct.unpack_from(order + number, entries, start))
                 data = file.read(size)
             found[tag] = struct.unpack(f"{order}{values}{_CODES[kind]}", data)
     except (struct.error, OverflowError, OSError) as error:
@@ -76,14 +76,14 @@ def read_tags(file: IO[bytes], limit: int) -> Tags:
     finally:
         file.seek(0)
     if total > limit:
-        raise ValueError(f"{total} bytes of metadata are more than the limit of {limit}. Save the image without them")
+        raise ValueError(f"{total} bytes of metadata exceed the limit of {limit}. Save the image without metadata")
     if 256 not in found or 257 not in found:
         raise ValueError("a TIFF file without width and height")
     return found
 
 
 def bare(content: bytes, oriented: bool) -> bytes:
-    """The same file with those tags of the first directory alone that decoding needs, perhaps without orientation."""
+    """The file with only the tags of its first directory that decoding requires; with `oriented`, also orientation."""
     order, big = ("<" if content[:1] == b"I" else ">"), 43 in content[2:4]
     width, number = (20, "Q") if big else (12, "H")
     try:
@@ -95,14 +95,14 @@ def bare(content: bytes, oriented: bool) -> bytes:
     entries = [content[i : i + width] for i in range(first, min(first + count * width, len(content)), width)]
     kept = [e for e in entries if (tag := int.from_bytes(e[:2], "little" if order == "<" else "big")) in _PIXELS
             and (oriented or tag != 274)]  # fmt: skip
-    directory = struct.pack(order + number, len(kept)) + b"".join(kept) + bytes(8)  # and no further one
+    directory = struct.pack(order + number, len(kept)) + b"".join(kept) + bytes(8)  # 0: no further directory
     return content[:at] + directory + content[at + len(directory) :] if len(kept) < len(entries) else content
 
 
 def has_pages(file: IO[bytes]) -> bool:
-    """Whether a file holds several pictures of their own: smaller versions and masks of the first do not count.
+    """Whether a file has several independent pictures: thumbnails and masks of the first do not count.
 
-    The file is left at the place where it was.
+    The file position is restored.
     """
     before = file.tell()
     file.seek(0)
@@ -112,22 +112,22 @@ def has_pages(file: IO[bytes]) -> bool:
     found, seen = 0, set[int]()
     try:
         (at,) = struct.unpack(order + number, head[8:16] if big else head[4:8])
-        while at and at not in seen and len(seen) < _MOST_VALUES and found < 2:
+        while at and at not in seen and len(seen) < _MAX_VALUES and found < 2:
             seen.add(at)
             file.seek(at)
             (count,) = struct.unpack(order + count_of, file.read(struct.calcsize(order + count_of)))
             entries = file.read(count * width)
-            found += len(seen) == 1 or not _is_of_another(entries, order, width)
+            found += len(seen) == 1 or not _is_dependent(entries, order, width)
             (at,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
     except (struct.error, OverflowError, OSError):
-        pass  # the file ends here: what follows is no page
+        pass  # truncated: no further page
     finally:
         file.seek(before)
     return found > 1
 
 
-def _is_of_another(entries: bytes, order: str, width: int) -> bool:
-    """Whether a directory holds a smaller version or a mask of another page."""
+def _is_dependent(entries: bytes, order: str, width: int) -> bool:
+    """Whether a directory is a reduced version or a mask of another page."""
     for at in range(0, len(entries) - width + 1, width):
         tag, kind = struct.unpack_from(order + "HH", entries, at)
         if tag in (254, 255) and kind in (3, 4):
@@ -137,33 +137,33 @@ def _is_of_another(entries: bytes, order: str, width: int) -> bool:
 
 
 def samples(tags: Tags) -> int:
-    """How many numbers a pixel has."""
+    """Number of samples per pixel."""
     return tags.get(277, (1,))[0]
 
 
 def described(tags: Tags) -> str:
-    """Bands, bits and colour, in words."""
+    """Bands, bits and colour space, as text."""
     bits, kind, photometric = tags.get(258, (1,)), tags.get(339, (1,))[0], tags.get(262, (-1,))[0]
     depth = f"{bits[0]} bits" if len(set(bits)) == 1 else "unequal bits"
-    colour = _PHOTOMETRIC.get(photometric, "colours that it does not name")
-    planes = ", a plane each" if tags.get(284) == (2,) and samples(tags) > 1 else ""
+    color = _PHOTOMETRIC.get(photometric, "unknown colour space")
+    planes = ", planar" if tags.get(284) == (2,) and samples(tags) > 1 else ""
     ends = ", big endian" if tags[_BIG_ENDIAN] == (1,) else ""
-    return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {colour}{planes}{ends})"
+    return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {color}{planes}{ends})"
 
 
 def remedy(tags: Tags) -> str:
-    """How an image that is not plain can be stored so that it is read."""
+    """How to store an unsupported image instead."""
     bands, photometric = samples(tags), tags.get(262, (-1,))[0]
     if bands == 1:
-        return "Save it with 8 or 16 bits, or as floats of 0 to 1"
+        return "Save it with 8 or 16 bits, or as floats from 0 to 1"
     if bands == 3 or photometric in (5, 6, 8):
         deep = photometric == 2 and tags.get(258) == (16, 16, 16)
-        return f"Save it as {'PNG of 16 bits' if deep else 'RGB of 8 bits'}, or as .npy of shape (3, H, W)"
-    return f"Save it as .npy of shape ({bands}, H, W), which training with --channels {bands} reads"
+        return f"Save it as {'16-bit PNG' if deep else '8-bit RGB'}, or as .npy of shape (3, H, W)"
+    return f"Save it as .npy of shape ({bands}, H, W) and train with --channels {bands}"
 
 
 def is_plain(tags: Tags) -> bool:
-    """Whether Pillow reads the pixels as they are; of others it drops bits, bands or signs, or mixes bytes."""
+    """Whether Pillow reads the pixels unchanged; in other files it drops bits, bands or signs, or swaps bytes."""
     bands, photometric, extra = samples(tags), tags.get(262, (-1,))[0], len(tags.get(338, ()))
     bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
     planes, packed, in_order = tags.get(284) == (2,), tags.get(259, (1,)) != (1,), tags.get(266, (1,)) == (1,)
@@ -175,36 +175,36 @@ def is_plain(tags: Tags) -> bool:
             return photometric in (0, 1, 3)
         if number == ("u", 16):
             return in_order and photometric in (0, 1)
-        wide = number in (("s", 16), ("u", 32), ("s", 32), ("f", 32))  # unpacked, their bytes lie as the machine's do
+        wide = number in (("s", 16), ("u", 32), ("s", 32), ("f", 32))  # decompressed ones must be in native byte order
         return wide and in_order and photometric == 1 and not (packed and tags[_BIG_ENDIAN] == (1,))
     if number != ("u", 8):
         return False
     match photometric:
-        case 1:  # with alpha, or another band
+        case 1:  # with alpha or another extra band
             return bands == 2 and extra == 1 and not planes
         case 2:
             return bands == 3 + extra <= 6 or (bands == 4 and extra == 0)
         case 5:
             return bands == 4 and extra == 0 and tags.get(332, (1,)) == (1,)
-        case 6:  # uncompressed ones are subsampled in a way that Pillow does not know
+        case 6:  # Pillow does not support the subsampling of uncompressed ones
             return bands == 3 and packed and not planes
     return False
 
 
 def tile_bytes(tags: Tags) -> int:
-    """What one tile takes once it is unpacked; 0 in a file of strips."""
+    """Bytes of one decompressed tile; 0 in a file of strips."""
     return tags.get(322, (0,))[0] * tags.get(323, (0,))[0] * samples(tags) * tags.get(258, (1,))[0] // 8
 
 
 def check(file: IO[bytes]) -> None:
-    """Raises Unsupported where Pillow would not read the pixels as they are, or they would take too much memory."""
+    """Raises Unsupported if Pillow would alter the pixels, or a tile would take too much memory."""
     tags = read_tags(file, limits.MAX_BYTES)
     if tile_bytes(tags) > limits.MAX_BYTES:
-        raise Unsupported(f"a TIFF of tiles that take {tile_bytes(tags) / 2**20:.0f} MiB, {TOO_MUCH}")
+        raise Unsupported(f"a TIFF with tiles of {tile_bytes(tags) / 2**20:.0f} MiB, {TOO_MUCH}")
     if not is_plain(tags):
         raise unread(tags)
 
 
 def unread(tags: Tags) -> Unsupported:
-    """What is raised for a file that is not read."""
+    """The error for an unsupported file."""
     return Unsupported(f"a TIFF of {described(tags)}. {remedy(tags)}")

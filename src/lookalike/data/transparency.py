@@ -1,4 +1,4 @@
-"""What becomes of an alpha channel: laid on white where it is certainly transparency, else left out; see `decode`."""
+"""Handles alpha channels: composited on white if certainly transparency, otherwise discarded; see `decode`."""
 
 from typing import Final, Literal
 
@@ -10,37 +10,37 @@ from ..printing import counted
 from .errors import Unsupported
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Pillow's of 8 bits, by channels."""
+"""Pillow's 8-bit modes, by number of channels."""
 Ground = Literal["white", "drop", ""]
 
 
 def unnamed_bands(image: Image.Image) -> int:
-    """Channels of a TIFF file behind its colours, which it does not call alpha and Pillow passes over."""
+    """Number of extra channels of a TIFF file that are not marked as alpha and that Pillow ignores."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 0
     return max(0, int(image.tag_v2.get(277, 1)) - len(image.getbands()))
 
 
 def scale_key(image: Image.Image, raw_mode: str) -> None:
-    """Brings the transparent grey of a PNG file of 2 or 4 bits to the 8 bits that Pillow makes of them."""
+    """Scales the transparent grey value of a 2-bit or 4-bit PNG file to 8 bits, as Pillow scales the pixels."""
     scale = {"L;2": 85, "L;4": 17}.get(raw_mode)
     if scale and image.format == "PNG" and isinstance(key := image.info.get("transparency"), int):
         image.info["transparency"] = key * scale
 
 
 def ground_of(image: Image.Image, channels: int, alpha: Alpha) -> Ground:
-    """What becomes of an image's transparency; empty where it has none or keeps it."""
+    """How to remove an image's transparency; empty if it has none or keeps it."""
     if channels == 4 or not image.has_transparency_data:
         return ""
     if alpha == "auto" and image.mode not in ("RGBA", "RGBa", "LA", "La"):
-        return "white"  # a colour or palette entries that were marked
+        return "white"  # a colour or palette entries marked as transparent
     if is_opaque(image):
         return "drop"
     if alpha != "white" and not (alpha == "auto" and _is_transparency(image)):
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(338, (0,))[0] == 1:
             raise Unsupported(
-                "its colours are said to be multiplied with a last channel that may be no transparency. Save it with "
-                "plain colours, or give --alpha white"
+                "its colours are marked as premultiplied by a last channel that may not be transparency. Save it with "
+                "colours that are not premultiplied, or give --alpha white"
             )
         return "drop"
     return "white"
@@ -51,14 +51,14 @@ def is_opaque(image: Image.Image) -> bool:
 
 
 def _is_transparency(image: Image.Image) -> bool:
-    """Whether an alpha channel is certainly one: mostly opaque where anything is seen, hiding nothing where it is 0."""
+    """Whether an alpha channel is certainly transparency: visible pixels mostly opaque, no content where alpha is 0."""
     image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
     alpha = image.getchannel("A")
     counts = alpha.histogram()
     clear, opaque, between = counts[0], counts[255], sum(counts[1:255])
     if not opaque or between > opaque:
         return False
-    if not clear or image.format in ("WEBP", "AVIF"):  # which do not keep what is not seen
+    if not clear or image.format in ("WEBP", "AVIF"):  # these formats do not store invisible colours
         return True
     hidden = image.histogram(alpha.point([255] + [0] * 255))
     bands = [np.flatnonzero(hidden[at : at + 256]) for at in range(0, len(hidden) - 256, 256)]
@@ -68,10 +68,10 @@ def _is_transparency(image: Image.Image) -> bool:
 def in_mode(image: Image.Image, channels: int, ground: Ground) -> Image.Image:
     """Converts to L, RGB or RGBA."""
     if channels not in MODES:
-        raise Unsupported(f"has {counted(len(image.getbands()), 'channel')}, and {channels} cannot be made of them")
+        raise Unsupported(f"has {counted(len(image.getbands()), 'channel')}, which cannot be converted to {channels}")
     if channels == 4:
         if not image.has_transparency_data:
-            raise Unsupported(f"has no transparency (mode {image.mode}), so 4 channels cannot be made of it")
+            raise Unsupported(f"has no transparency (mode {image.mode}), so it cannot be converted to 4 channels")
         return image.convert("RGBA")
     if ground == "white":
         white = Image.new("RGBA", image.size, "white")
@@ -83,19 +83,19 @@ def in_mode(image: Image.Image, channels: int, ground: Ground) -> Image.Image:
 
 
 def deep_in_mode(pixels: np.ndarray, keyed: bool, channels: int, alpha: Alpha) -> np.ndarray:
-    """Pixels (H, W, bands) uint16 without transparency, or with it where 4 channels are asked for."""
+    """Pixels (H, W, bands) uint16 without transparency, or with it if 4 channels are requested."""
     bands = pixels.shape[2]
     if bands == 3 or channels == 4:
         return pixels if bands != 2 else pixels[..., [0, 0, 0, 1]]
     if alpha == "white" or (alpha == "auto" and (keyed or is_deep_transparency(pixels))):
         part = pixels[..., -1] < 65535
-        share = pixels[part][:, -1:] / 65535
-        pixels[part, :-1] = np.round(pixels[part][:, :-1] * share + 65535 * (1 - share)).astype(np.uint16)
+        opacity = pixels[part][:, -1:] / 65535
+        pixels[part, :-1] = np.round(pixels[part][:, :-1] * opacity + 65535 * (1 - opacity)).astype(np.uint16)
     return pixels[..., :-1]
 
 
 def is_deep_transparency(pixels: np.ndarray) -> bool:
-    """`_is_transparency` of pixels (H, W, bands) uint16; also true of an image that is opaque."""
+    """`_is_transparency` for pixels (H, W, bands) uint16; also true for an opaque image."""
     clear, opaque = pixels[..., -1] == 0, pixels[..., -1] == 65535
-    seen, whole = int((~clear).sum()), int(opaque.sum())
-    return whole > 0 and seen <= 2 * whole and (not clear.any() or not np.ptp(pixels[clear][:, :-1], axis=0).any())
+    visible, solid = int((~clear).sum()), int(opaque.sum())
+    return solid > 0 and visible <= 2 * solid and (not clear.any() or not np.ptp(pixels[clear][:, :-1], axis=0).any())

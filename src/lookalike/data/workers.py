@@ -1,4 +1,4 @@
-"""Decoding whole batches, in this process or in workers."""
+"""Decodes whole batches, in this process or in worker processes."""
 
 import atexit
 import multiprocessing
@@ -32,24 +32,26 @@ from .sources import Source
 
 T = TypeVar("T")
 
-_SHARED: Final = Path("/dev/shm")  # where Linux keeps shared memory; a container often has little
+_SHARED: Final = Path("/dev/shm")  # shared memory on Linux; often small in a container
 
 
 class Read(NamedTuple):
-    """What a worker sends: one tensor only, because each takes a file descriptor and a round trip of its own."""
+    """A batch as sent by a worker: a single tensor, because each one costs a file descriptor and a round trip."""
 
-    places: np.ndarray
-    """(B,) int64; empty if so many images in a row were broken that the batch was given up."""
+    indices: np.ndarray
+    """(B,) int64, in the source; empty if the batch was abandoned because too many images in a row were broken."""
     sizes: np.ndarray
-    """(B, 2) int64"""
+    """(B, 2) int64, heights and widths."""
     buffer: Tensor
+    """Flat: the pixels of all images, concatenated."""
     broken: list[tuple[str, str]]
+    """Names and reasons of unreadable images."""
 
 
 def read_request(
     order: Order, request: Request, take: Callable[[int], T]
 ) -> tuple[list[int], list[T], list[tuple[str, str]]]:
-    """Takes a request's images, or a stand-in where `take` raises BrokenImage. Empty if no stand-in was good."""
+    """Reads a request's images with `take`, and replacements for broken ones. Empty if all replacements are broken."""
     index: list[int] = []
     taken: list[T] = []
     broken: list[tuple[str, str]] = []
@@ -68,7 +70,7 @@ def read_request(
 
 
 class Batches(Dataset[Read]):
-    """The micro-batches of an order."""
+    """The micro-batches of an `Order`."""
 
     def __init__(self, source: Source, order: Order, decode_size: int | None) -> None:
         self.source = source
@@ -80,7 +82,7 @@ class Batches(Dataset[Read]):
 
 
 class Chunks(Dataset[Read]):
-    """Ranges of the source, without the broken images in them."""
+    """Ranges of the source, without broken images."""
 
     def __init__(self, source: Source, decode_size: int | None) -> None:
         self.source = source
@@ -104,140 +106,141 @@ def _read(index: list[int], images: list[Tensor], broken: list[tuple[str, str]])
 
 
 def stream(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool = False) -> Iterator[T]:
-    """Answers requests in turn, `workers` processes ahead.
+    """Yields the items for `requests`, in order, prefetched by `workers` processes.
 
     Raises:
-        RuntimeError: the workers cannot be started, or one died or failed; its own message is kept.
+        RuntimeError: the workers cannot be started, or one died or failed; its own message is included.
     """
     if workers == 0:
         for request in requests:
             yield dataset[request]
         return
     try:
-        yield from _answers(dataset, requests, workers, pin)
+        yield from _prefetched(dataset, requests, workers, pin)
     except Exception as error:
         text = str(error)
-        traceback.clear_frames(error.__traceback__)  # they hold the loader, which ends its processes when it goes
+        traceback.clear_frames(error.__traceback__)  # they reference the loader, which ends its workers when deleted
         if _is_unsendable(error):
             raise RuntimeError(
-                f"The images cannot be sent to loading processes: {printable(text.splitlines()[0])}. Under the start "
-                f"method {multiprocessing.get_start_method()} the class of a Dataset must stand at the top of a file. "
-                "Move it there, or use workers=0."
+                f"The images cannot be sent to loading processes: {printable(text.splitlines()[0])}. With the start "
+                f"method {multiprocessing.get_start_method()} the class of a Dataset must be defined at the top level "
+                "of a module. Move it there, or use workers=0."
             ) from error
         if "Original Traceback" in text:
             raise RuntimeError(f"A loading process failed: {printable(text.strip().splitlines()[-1])}") from error
-        # the last three: it died while it sent a batch
+        # the last three: a worker died while sending a batch
         if text.startswith("DataLoader worker") or isinstance(error, EOFError | ConnectionError | FileNotFoundError):
             raise lost(error, workers) from error
         raise
 
 
 def lost(error: Exception, workers: int) -> RuntimeError:
-    """Explains that a loading process is gone."""
-    if _ended_at_once():
+    """The error for a loading process that died."""
+    if _exited_at_start():
         return _not_started()
     text = (str(error) or type(error).__name__).splitlines()[0]
     return RuntimeError(
-        f"A loading process died: {text} It was killed, perhaps for want of memory or of shared memory (/dev/shm). "
-        f"Use fewer --workers (now {workers}) or smaller batches, or give a container more: docker run --shm-size 8g."
+        f"A loading process died: {text} It was killed, possibly because memory or shared memory (/dev/shm) ran out. "
+        f"Use fewer --workers (now {workers}) or smaller batches, or give a container more shared memory: "
+        "docker run --shm-size 8g."
     )
 
 
-def _ended_at_once() -> bool:
-    """Whether a loading process ended by itself before the first batch, where each one imports the script anew."""
-    if _answered or multiprocessing.get_start_method() not in IMPORTING:
+def _exited_at_start() -> bool:
+    """Whether a loading process exited before the first batch under a start method that imports the script again."""
+    if _has_answered or multiprocessing.get_start_method() not in IMPORTING:
         return False
-    deadline = time.monotonic() + _ENDING_SECONDS  # its end of a pipe may be closed before it is gone
+    deadline = time.monotonic() + _EXIT_SECONDS  # its end of a pipe may close before the process has exited
     while all(process.exitcode is None for process in _started) and time.monotonic() < deadline:
-        time.sleep(_ENDING_SECONDS / 100)
-    return any((process.exitcode or 0) > 0 for process in _started)  # below 0 it was killed
+        time.sleep(_EXIT_SECONDS / 100)
+    return any((process.exitcode or 0) > 0 for process in _started)  # negative: killed by a signal
 
 
 def _not_started() -> RuntimeError:
     return RuntimeError(
-        f"A loading process ended before its first batch. Under the start method {multiprocessing.get_start_method()} "
-        "each one imports your script anew, which must not start the work once more: put the call under "
-        "if __name__ == '__main__', or use workers=0. What it ended with stands above."
+        f"A loading process exited before its first batch. With the start method {multiprocessing.get_start_method()} "
+        "each process imports your script again, which must not start the work a second time: put the call under "
+        "if __name__ == '__main__', or use workers=0. The error of the process is printed above."
     )
 
 
 def _is_unsendable(error: Exception) -> bool:
-    """Whether pickle could not write something, such as a class within a function."""
+    """Whether pickling failed, such as for a class defined in a function."""
     return isinstance(error, pickle.PicklingError) or (
         isinstance(error, AttributeError | TypeError) and "pickle" in str(error)
     )
 
 
-def _answers(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Iterator[T]:
-    """Ends its processes when it is closed."""
+def _prefetched(dataset: Dataset[T], requests: Iterable[object], workers: int, pin: bool) -> Iterator[T]:
+    """The items for `requests`, from worker processes that end when the iterator is closed."""
     loader: DataLoader[T] = DataLoader(
         dataset, batch_size=None, sampler=requests, num_workers=workers, collate_fn=_to_send, pin_memory=pin,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else it draws from the global one, and training with workers is another training
+        generator=torch.Generator(),  # drawing from the global generator would make results depend on `workers`
     )  # fmt: skip
-    global _answered, _started
+    global _has_answered, _started
     before = multiprocessing.active_children()
-    _answered, _started = False, []
+    _has_answered, _started = False, []
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Got pickle error")  # the error itself says it
+            warnings.filterwarnings("ignore", message="Got pickle error")  # the error itself states it
             answers = iter(loader)
     except OSError as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
             if isinstance(half := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
-                half._shutdown = True  # or it would fail, with a traceback, to end what it never began
+                half._shutdown = True  # otherwise its shutdown of workers never started prints a traceback
         for process in set(multiprocessing.active_children()).difference(before):
             process.kill()
         if isinstance(error, BrokenPipeError) and multiprocessing.get_start_method() in IMPORTING:
-            raise _not_started() from error  # it did not wait for what it is to do
+            raise _not_started() from error  # the process exited before it received its task
         raise RuntimeError(
-            f"The loading processes cannot be started: {error.strerror or error} ({_room()}). "
+            f"The loading processes cannot be started: {error.strerror or error} ({_shared_memory()}). "
             f"Use --workers 0 (now {workers}), or give a container more shared memory: docker run --shm-size 8g."
         ) from error
     _processes.update(set(multiprocessing.active_children()).difference(before))
     _started = list(answers._workers) if isinstance(answers, _MultiProcessingDataLoaderIter) else []
     for answer in answers:
-        _answered = True
+        _has_answered = True
         yield _received(answer)
 
 
 IMPORTING: Final = ("spawn", "forkserver")
 """Start methods whose processes import the script that started them."""
-_ENDING_SECONDS: Final = 2.0
-"""Time that a process has to be gone once it has closed its pipe."""
+_EXIT_SECONDS: Final = 2.0
+"""Seconds to wait for a process to exit after it has closed its pipe."""
 _processes: WeakSet[BaseProcess] = WeakSet()
-"""All workers that were ever started."""
+"""All workers started by this process."""
 _started: list[BaseProcess] = []
-"""The workers that were started last."""
-_answered = False
-"""Whether they have sent a batch."""
+"""The workers started most recently."""
+_has_answered = False
+"""Whether the workers in `_started` have sent a batch."""
 
 
 @atexit.register
 def _end_processes() -> None:
-    """Ends what still runs before multiprocessing's own exit, which sends SIGTERM and waits for ever: see below."""
+    """Kills running workers before multiprocessing's exit handler, which would wait for ever: they ignore SIGTERM."""
     running = [process for process in _processes if process.is_alive()]
     if running:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes a worker's end for a failure
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler treats the exit of a worker as a failure
     for process in running:
         process.kill()
 
 
 class _Piped(NamedTuple):
-    """A tensor on its way through a pipe."""
+    """A tensor sent through a pipe."""
 
     array: np.ndarray
 
 
-_no_sharing = _told = False
-"""Whether this worker failed to share a tensor, and whether this main process said what that means."""
+_no_sharing = _has_warned = False
+"""Whether this worker failed to share a tensor, and whether this main process has warned about it."""
 
 
 class _Sent:
-    """A tensor of a batch that leaves a worker: to shared memory, or through a pipe where that has no room.
+    """A tensor of a batch that a worker sends: via shared memory, or through a pipe if shared memory is full.
 
-    This happens in the thread that sends. Errors there are lost, so that with torch alone the main process would wait
-    for ever; and in the thread that decodes it would cost a fifth of the speed.
+    Pickling runs in the sending thread: in the decoding thread it would cost a fifth of the throughput. Errors in the
+    sending thread are lost, and with torch's own pickling the main process would wait for ever.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -252,7 +255,7 @@ def _arrived(x: Tensor | _Piped) -> Tensor | _Piped:
 
 
 def _to_send(read: object) -> object:
-    """A batch on its way out of a worker."""
+    """Wraps the tensors of a batch that leaves a worker."""
     if not isinstance(read, tuple):
         return read
     return _with_parts(read, [_Sent(x) if isinstance(x, Tensor) else x for x in read])
@@ -265,49 +268,50 @@ def _shared(x: Tensor) -> Tensor | _Piped:
         try:
             shared: Tensor = x.share_memory_()  # type: ignore[no-untyped-call]
             return shared
-        except (OSError, RuntimeError):  # other processes were quicker, or no more files may be open
-            _no_sharing = True  # each failure keeps a file open
+        except (OSError, RuntimeError):  # other processes took the memory, or the limit of open files is reached
+            _no_sharing = True  # each failure leaks an open file
             opened = {os.path.realpath(handle) for handle in Path("/proc/self/fd").glob("*")}
             for left in _SHARED.glob(f"torch_{os.getpid()}_*"):
-                if str(left) in opened:  # another container's process may have this one's number
+                if str(left) in opened:  # a process of another container may have the same process id
                     left.unlink()
     return _Piped(x.numpy())
 
 
 def _received(read: T) -> T:
-    """Undoes `_to_send`, and says once where a batch came through a pipe."""
-    global _told
+    """Undoes `_to_send`; warns once if a batch came through a pipe."""
+    global _has_warned
     if not isinstance(read, tuple) or not (piped := [x for x in read if isinstance(x, _Piped)]):
         return read
-    if not _told:
-        _told = True
+    if not _has_warned:
+        _has_warned = True
         size = sum(x.array.nbytes for x in piped) / 2**20
         say(
-            f"WARNING: shared memory has no room for another batch of {size:.3g} MiB ({_room()}); batches go through a "
-            "pipe instead, which is slower. Use fewer --workers or smaller batches, or give a container more: "
-            "docker run --shm-size 8g.",
+            f"WARNING: a batch of {size:.3g} MiB does not fit in shared memory ({_shared_memory()}); batches are sent "
+            "through a pipe instead, which is slower. Use fewer --workers or smaller batches, or give a container more "
+            "shared memory: docker run --shm-size 8g.",
             sys.stderr,
         )
     return cast(T, _with_parts(read, [torch.from_numpy(x.array) if isinstance(x, _Piped) else x for x in read]))
 
 
 def _with_parts(whole: tuple[object, ...], parts: list[object]) -> tuple[object, ...]:
-    make = getattr(type(whole), "_make", tuple)  # of a NamedTuple
-    made: tuple[object, ...] = make(parts)
-    return made
+    build = getattr(type(whole), "_make", tuple)  # of a NamedTuple
+    rebuilt: tuple[object, ...] = build(parts)
+    return rebuilt
 
 
-def _room() -> str:
+def _shared_memory() -> str:
+    """Free and total shared memory."""
     with suppress(OSError):
         room = os.statvfs(_SHARED)
         free, total = (blocks * room.f_frsize / 2**20 for blocks in (room.f_bavail, room.f_blocks))
         return f"{_SHARED} has {free:.3g} of {total:.3g} MiB free"
-    return f"there is no {_SHARED}"
+    return f"{_SHARED} does not exist"
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C and a batch system's SIGTERM are the main process's to answer: it finishes a step and saves first
+    # the main process handles Ctrl-C and a batch system's SIGTERM: it finishes a step and saves first
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # torch's workers look for it only between two batches: one that sends through a full pipe would stay for ever
+    # torch's workers check for the main process only between batches: one blocked on a full pipe would never exit
     follow_main_process()

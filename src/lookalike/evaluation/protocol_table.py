@@ -10,7 +10,7 @@ FROZEN = {
     "retrieval": "recall@k and mAP of test images that look for training images of their class",
 }
 """What `run_protocol` knows: protocols that need nothing but features."""
-LABEL_FREE = {"label-free": "scores that need no labels; `recognition` orders short trainings most as k-NN does"}
+LABEL_FREE = {"label-free": "scores that need no labels; `pair_auc` orders short trainings most as k-NN does"}
 TRAINED = {
     "linear-augmented": "a linear classifier on the frozen encoder, by SGD on crops and flips",
     "semi-finetune": "the whole network, fine-tuned on 1 % and 10 % of the labels",

@@ -97,10 +97,10 @@ class Entry:
             figures.append(worst)
         if self.protocol == "label-free":
             of = f"{counted(self.test_images, 'image')}, each in two views, {self.seconds:.1f} s"
-            shown = ("recognition", "retrieval", "retrieval_of_5")
+            shown = ("pair_auc", "view_retrieval", "view_retrieval_of_5")
             more = {k: v for k, v in self.measures.items() if k not in shown}
-            if "recognition" in self.measures:  # not in files of 0.1
-                figures.insert(0, f"recognition {self.measures['recognition']:.2%}")
+            if "pair_auc" in self.measures:
+                figures.insert(0, f"pair AUC {self.measures['pair_auc']:.2%}")
         else:
             more = self.measures
         figures += [f"{key.replace('_', ' ')} {value:.3f}" for key, value in more.items()]

@@ -31,7 +31,7 @@ Feature = Literal["class", "patches"]
 OBJECTIVES = ("mse", "cosine", "vicreg", "relational")
 """The fields that weigh them."""
 VIT_LR, CNN_LR = 4e-3, 1.6e-2
-"""AdamW's learning rate per 256 images in a short training: `docs/results.md`."""
+"""AdamW's learning rate per 256 images in a short training."""
 
 
 class Memory(Protocol):

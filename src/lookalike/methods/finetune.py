@@ -36,7 +36,7 @@ CNN_LAYER_DECAY = 0.9
 VIT_LR = 2e-3
 """AdamW's rate per 256 images for ViTs in a short training: that of MAE's own batches of 1,024."""
 CNN_LR = 4e-3
-"""The same for CNNs; `docs/finetuning.md` has what was measured."""
+"""The same for CNNs."""
 
 
 class FineTune(Method):

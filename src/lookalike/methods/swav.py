@@ -115,7 +115,7 @@ class SwAV(Method):
             self.prototypes.weight.grad = None
 
     def after_step(self, at: Progress, outputs: Sequence[Outputs]) -> None:
-        self.prototypes.normalise()
+        self.prototypes.normalize()
         if at.epoch >= self.cfg.queue_starts:
             for queue, name in zip(self.queues, ("z1", "z2")):
                 queue.add(layers.joined(outputs, name))

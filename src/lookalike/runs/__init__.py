@@ -21,6 +21,7 @@ from .mapping import (
     structured,
     write_run,
 )
+from .old_names import renamed
 from .options import Options, Precision, Resolved, Run
 from .origins import Origin, by_user, is_stated, stated_of_method
 from .result import Collapsed, Diverged, Result
@@ -61,6 +62,7 @@ __all__ = [
     "read_run",
     "read_whole_yaml",
     "read_yaml",
+    "renamed",
     "run_text",
     "stated_of_method",
     "structured",

@@ -28,6 +28,7 @@ from ..files import (
 )
 from ..foreign import is_tag
 from ..methods.table import METHODS
+from ..metric_names import with_current_names
 from ..printing import lines_of, pasteable, warn
 from .yaml import read_yaml
 
@@ -367,6 +368,7 @@ def _row(line: str) -> Row | None:
     step = row.get("step")
     if isinstance(step, bool) or not isinstance(step, int | float) or not 0 <= step < 2**63 or step != int(step):
         return None
+    row = with_current_names(row)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 

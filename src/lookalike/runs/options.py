@@ -43,7 +43,7 @@ class Options:
     alpha: Alpha = "auto"
     """Lay images with an alpha channel on white, or drop the channel. auto lays them on white where it is certainly
     transparency, and drops what may be near infrared, a height or a mask. With `--channels 4` it is kept."""
-    normalise: Literal["imagenet", "data"] = "imagenet"
+    normalize: Literal["imagenet", "data"] = "imagenet"
     """Whose mean and standard deviation images are normalised with: ImageNet's, or those of 1,000 of the images. With
     `--init` it is the weights' own."""
     devices: int = 1

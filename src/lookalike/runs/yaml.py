@@ -12,6 +12,7 @@ from ..files import FORMAT, read_text
 from ..foreign import is_tag
 from ..printing import cut, shown
 from .environment import here
+from .old_names import renamed
 
 MOST_YAML = 2**21
 """Bytes of a run's file: twenty thousand names of classes take a quarter of a megabyte."""
@@ -49,7 +50,7 @@ LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir")
 
 
 def parse_yaml(path: Path) -> dict[str, object]:
-    """All that a YAML file holds.
+    """All that a YAML file of a run holds, with the new names of options.
 
     Raises:
         ValueError: it is no YAML, holds no mapping of names, or more than a run's file ever does.
@@ -68,7 +69,7 @@ def parse_yaml(path: Path) -> dict[str, object]:
     for name in content:
         if not isinstance(name, str):
             raise ValueError(f"{path}: {shown(name)} is no name of an option; put it in quotes.")
-    return content
+    return renamed(content)
 
 
 def read_whole_yaml(path: Path) -> dict[str, object]:

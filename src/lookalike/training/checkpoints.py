@@ -20,7 +20,19 @@ from .. import distributed, encoders
 from ..core import Method
 from ..data import Source, image_set
 from ..files import FORMAT, atomic, file_sha256, second_name, sync
-from ..runs import Collapsed, Folder, Resolved, Run, differences, flat, from_mapping, inputs, method_name, read_run
+from ..runs import (
+    Collapsed,
+    Folder,
+    Resolved,
+    Run,
+    differences,
+    flat,
+    from_mapping,
+    inputs,
+    method_name,
+    read_run,
+    renamed,
+)
 from .health import RUINED
 from .model import build
 from .module import Pretraining
@@ -225,7 +237,7 @@ def find_checkpoint(
                 f"{path} has format {own['format']}, this version reads format {FORMAT}. Update lookalike."
             )
         if "run" in own:  # what was trained, even where run.yaml was edited since
-            _refuse_changes(folder, own["run"], run, begun)
+            _refuse_changes(folder, renamed(own["run"]), run, begun)
         if images != image_set(source):
             now, then = source.listing(), begun.get("data")
             said = inputs.difference(now, then) if now is not None and then is not None else f"{len(source)} now"

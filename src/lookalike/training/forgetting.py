@@ -1,4 +1,4 @@
-"""Whether an encoder forgets what its first weights knew: its k-NN on the same labelled images, before and now."""
+"""Whether an encoder forgets what its first weights knew: its k-NN accuracy on the same images, before and now."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from ..runs import Resolved
 from .health import Verdict
 
 ERROR = 0.05
-"""Of trainings that forget nothing, in how many a fall is reported by chance, at most, however often one looks."""
+"""Probability of a false warning in a training that forgets nothing, over all its evaluations."""
 
 
 class Forgetting:
-    """Compares each look of the probe with the one before training, image by image."""
+    """Compares each evaluation of the probe with the one before training, image by image."""
 
     def __init__(self, before: Tensor, looks: int, run: Resolved) -> None:
         """Args:
         before: (M,) bool, which of the test images the first weights classify correctly.
-        looks: in the whole training, at most.
-        run: the settled one, for the advice; `docs/results.md` has what it rests on.
+        looks: evaluations in the whole training, at most.
+        run: the resolved run, for the advice; `docs/results.md` has its evidence.
         """
         self.before = self.now = before
         self.looks = looks
@@ -27,11 +27,11 @@ class Forgetting:
         frozen = f", or --frozen-epochs {half:g} (half of them)" if run.frozen_epochs < half else ""
         self.remedy = f"Try --optim.lr {run.method.optim.lr / 10:.2g} (a tenth){frozen}."
         self.looked = False
-        """Whether there was a look since the encoder learns."""
+        """Whether there was an evaluation since the encoder is trainable."""
         self.fallen = False
-        """Whether the last look was below the one before training."""
+        """Whether the last evaluation was below the one before training."""
         self.lowest: tuple[int, float] | None = None
-        """Optimizer step and accuracy of the lowest look below it."""
+        """Optimizer step and accuracy of the lowest evaluation below it."""
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -43,9 +43,9 @@ class Forgetting:
         self.looked, self.fallen = state["looked"], state["fallen"]
 
     def see(self, step: int, hits: Tensor) -> str:
-        """Takes in a look (M,); returns a warning where it is below the one before training and the last one was not.
+        """Adds an evaluation (M,); returns a warning if it is the first of several below the one before training.
 
-        A look at other images, of which one could not be read this time, is passed over.
+        An evaluation without all images, because one could not be read this time, is ignored.
         """
         if len(hits) != len(self.before):
             return ""
@@ -65,7 +65,7 @@ class Forgetting:
         )
 
     def verdict(self, found: Verdict) -> Verdict:
-        """The verdict on the features; where the probe fell, one that does not advise what makes it fall further."""
+        """The verdict; if the probe got worse, one without advice that would make it worse still."""
         if self.lowest is None or found.word != "not learning":
             return found
         step, knn = self.lowest
@@ -73,7 +73,7 @@ class Forgetting:
         return Verdict(found.word, f"{why}{knn:.1%} at step {step}.", self.remedy)
 
     def at_end(self) -> str:
-        """A warning for the end of the training, empty where nothing is known to be forgotten."""
+        """A warning for the end of the training; empty if nothing is known to be forgotten."""
         if interval_of_change(self.before, self.now)[1] < 0:
             return f"WARNING: {self._fall()}. {self.remedy}"
         if self.lowest is None:
@@ -81,10 +81,10 @@ class Forgetting:
         step, knn = self.lowest
         return (
             f"WARNING: the k-NN was {accuracy(self.before):.1%} before training, {knn:.1%} at step {step} and is "
-            f"{accuracy(self.now):.1%} now: the encoder forgot a part of what --init knew. {self.remedy}"
+            f"{accuracy(self.now):.1%} now: the encoder forgot part of what --init knew. {self.remedy}"
         )
 
 
 def accuracy(hits: Tensor) -> float:
-    """The fraction of the test images that are classified correctly, in [0, 1]."""
+    """The fraction of correctly classified test images, in [0, 1]."""
     return float(hits.double().mean())

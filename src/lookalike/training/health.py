@@ -1,4 +1,4 @@
-"""The verdict: whether a training learns, in words, from what is seen of it."""
+"""The verdict: whether a training learns, with the cause and a remedy, from its evaluations."""
 
 import dataclasses
 import math
@@ -15,62 +15,63 @@ from ..runs import Resolved, Run, dotted, method_name, plain
 from .looks import LIKELY, NAMES, Change, Neighbours
 
 SETTLED = 20
-"""Optimizer steps before which nothing can be told: in the slowest healthy trainings of the study the features had
-changed by less than chance makes of them in fewer steps (`docs/health.md`)."""
+"""No verdict before this many optimizer steps: in fewer, the features of the slowest healthy trainings of the study had
+not changed significantly (`docs/health.md`)."""
 EARLY = (0.05, 0), (0.1, 10), (0.15, 10)
-"""Looks that there are in any case: after a share of the steps, and so many steps after `SETTLED` at the soonest. The
+"""Early evaluations of every training: after a fraction of the steps, and at least this many steps after `SETTLED`. The
 second may confirm what the first suggests."""
 EXPLODED = 1000.0
-"""A loss so many times its first size is on its way to infinity."""
+"""A loss that is this many times its first value has diverged."""
 RUINED = 3
-"""After so many steps without finite gradients in a row, the weights may be ruined already."""
+"""After this many steps in a row without finite gradients the weights may already be ruined."""
 
 COLLAPSED = 0.15
-"""Features, or embeddings that a loss keeps apart, have collapsed where their spread is below this share of the first.
+"""Features, or embeddings that a loss keeps apart, have collapsed if their spread is below this fraction of the first.
 In healthy trainings the lowest was 0.34, in collapsed ones the highest 0.11 (`docs/health.md`)."""
 HEADS = 0.05
-"""The same of the heads' outputs, where images are recognised worse than at first, too. Either alone is seen in healthy
-trainings, whose heads had down to 0.001 of their first spread; both were not."""
+"""The same for the heads' outputs, if the pair AUC is below its first value, too. Either alone occurs in healthy
+trainings, whose heads had down to 0.001 of their first spread; both together do not."""
 SAME = 0.95
-"""Numbers of an embedding that correlate so much say all the same, where images are clearly recognised worse or the
-cause is known. Barlow Twins that learns had 0.99 on its way, without its second term it had 1 (`docs/health.md`)."""
-TOLD = 0.01
-"""A teacher's targets that say less about their image, as a share of the most there is, are the same for all images. In
+"""Above this correlation all dimensions of an embedding are redundant, if the pair AUC clearly fell or the cause is
+known. A healthy Barlow Twins reached 0.99 on its way, without its second term it had 1 (`docs/health.md`)."""
+SAME_TARGETS = 0.01
+"""Below this `target_information` (a fraction of its maximum) a teacher's targets are the same for all images. In
 healthy trainings the lowest was 0.16 (`docs/health.md`), in vague ones that still learnt by KoLeo 0.03."""
 VAGUE = 0.1
-"""Targets of less than this share of their first information are on the way there, where images are recognised worse
-than at first. In healthy trainings the lowest share was 0.13."""
+"""Below this fraction of their first information the targets are collapsing, if the pair AUC is below its first value.
+In healthy trainings the lowest fraction was 0.13."""
 FAINT = 1e-3
-"""Targets that said less at first are not judged by it: networks whose blocks begin near zero (DINOv2's layer scale of
-1e-5) make nearly the same of all images."""
+"""Targets with less information at first are not checked: networks whose blocks start near zero (DINOv2's layer scale
+of 1e-5) give nearly the same features for all images."""
 NARROWED = 0.75
-"""Below this share of its first size, a figure that falls in a collapse is a sign of it where the configuration lacks
-what prevents one."""
+"""Below this fraction of its first value, a metric that falls in a collapse indicates one if the configuration lacks
+what prevents it."""
 
 LEARNT = 0.05
-"""An encoder learns once it has shed this share of the first one's mistakes in recognising images, surely."""
+"""An encoder learns once 1 - `pair_auc` fell by this fraction, significantly."""
 SURE, CLEARLY = 3.29, 2.58
-"""Standard errors that a change is away from none: 99.9 and 99 % intervals. `LIKELY` is that of 95 %."""
+"""Standard errors between a change and zero: 99.9 and 99 % intervals. `LIKELY` is the 95 % interval."""
 GROWN = 100.0
-"""Heads' outputs so many times as long as at first come from steps that are far too long, where images are recognised
-worse than at first, too. In healthy trainings without labels they grew 91 times at most, with 100 times the rate 200
-times or more; SupCon's grew 310 times and learnt."""
+"""If the norm of the heads' outputs grew this many times and the pair AUC is below its first value, the step size is
+far too large. In healthy trainings without labels the norm grew at most 91 times, with 100 times the learning rate at
+least 200 times; SupCon's grew 310 times and learnt."""
 OVERLONG = 0.015
-"""Optimizer steps longer than this fraction of the weights (`looks.UpdateRatio`) are far too long where recognition has
-not risen. In healthy trainings the highest was 0.010, with 100 times the rate the lowest 0.025 (`docs/health.md`)."""
+"""Above this ratio of an optimizer step to the weights (`looks.UpdateRatio`) the step size is far too large, unless the
+pair AUC rose. In healthy trainings the highest was 0.010, with 100 times the learning rate the lowest 0.025
+(`docs/health.md`)."""
 NARROW = 0.25
-"""Features whose effective rank is below this share of the first have collapsed if images are clearly recognised worse
-than at first, too. Either alone is seen in healthy trainings, which had down to 0.02 of the first rank."""
+"""Features with an effective rank below this fraction of the first have collapsed if the pair AUC clearly fell, too.
+Either alone occurs in healthy trainings, which had down to 0.02 of the first rank."""
 STILL = 1e-4
-"""Features have not moved at all where images' shares in `recognition` differ by less from the first, on average."""
+"""The features have not changed at all if the mean absolute change of the pair AUC per image is below this."""
 HARDLY = 0.05
-"""The same for a whole training, as a share of the first mistakes in `recognition`: they hardly moved. In healthy ones
-it was 0.25 or more."""
+"""The same for a whole training, as a fraction of 1 - the first `pair_auc`: the features hardly changed. In healthy
+trainings it was at least 0.25."""
 
 SPREADS = {"spread": "features", "head_spread": "head's outputs", "embedding_deviation": "embeddings"}
-"""Figures that all but vanish in a collapse, where there are such, and whose spread over the images they are."""
+"""Metrics that nearly vanish in a collapse, and what each is the spread of."""
 OWN = ("embedding_correlation", "embedding_deviation", "target_information")
-"""Figures of methods' own that are judged by their first ones, too."""
+"""Metrics of methods that are compared with their first values, too."""
 
 Word = Literal[
     "learning", "not learning", "getting worse", "collapsed", "diverged", "unclear", "too short to tell"
@@ -82,13 +83,13 @@ ALARMS: tuple[Word, ...] = ("not learning", "getting worse", "collapsed", "diver
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a training's figures amount to."""
+    """The verdict on a training."""
 
     word: Word
     why: str
-    """What was seen, in figures, and its likely cause."""
+    """The metrics that it rests on, and the likely cause."""
     remedy: str = ""
-    """What to try; empty where nothing is wrong."""
+    """What to try; empty if nothing is wrong."""
 
     def __str__(self) -> str:
         return f"{self.word}: {self.why}{' ' + self.remedy if self.remedy else ''}"
@@ -100,40 +101,40 @@ class Verdict:
 
 
 def early_looks(steps: int) -> frozenset[int]:
-    """The steps of a training of so many after which it is looked at early; none of a very short one."""
-    marks = (max(SETTLED + later, math.floor(share * steps)) for share, later in EARLY)
+    """The steps of the early evaluations in a training of `steps` steps; none if it is very short."""
+    marks = (max(SETTLED + later, math.floor(fraction * steps)) for fraction, later in EARLY)
     return frozenset(mark for mark in marks if 2 * mark <= steps)
 
 
-# ---------------------------------------------------------------- what helps
+# ---------------------------------------------------------------- remedies
 
 
 @dataclass(frozen=True)
 class Remedies:
-    """What to try, for a training that goes wrong."""
+    """What to try if a training goes wrong."""
 
     stated: str = ""
-    """The options that differ from the method's own settings for these images, in words; empty where none does."""
+    """A list of the options that differ from the method's own settings for these images; empty if none does."""
     cause: str = ""
-    """What the configuration lacks, and what to give; see `Method.diagnose`."""
+    """What the configuration lacks, and the option that adds it; see `Method.diagnose`."""
     method: str = ""
-    """Its name in the library's table, or the class of one's own."""
+    """Its name in the library's table, or the user's own class."""
     known: bool = True
-    """Whether the method is one of the library's."""
+    """Whether it is one of the library's methods."""
     check: str = "lookalike check DATA"
     views: str = "lookalike views METHOD DATA"
     epochs: int = 1
     forgetting: str = ""
-    """Against forgetting what `--init` knew; empty where that is not looked for."""
+    """Against forgetting what `--init` knew; empty if that is not measured."""
 
     @staticmethod
     def of(run: Resolved, own: Config | None, cause: str, fits: bool = True) -> "Remedies":
-        """What helps a settled run.
+        """The remedies for a resolved run.
 
         Args:
-            own: what the configuration were, had the user stated nothing; None where there is none to compare with.
+            own: the configuration without any option of the user; None if there is none to compare with.
             cause: see `Method.diagnose`.
-            fits: whether the run was fitted to its images before it was settled; `--no-fit` leaves it as it was stated.
+            fits: whether the run was fitted to its images before it was resolved; `--no-fit` leaves it unchanged.
         """
         from ..methods import METHODS
 
@@ -152,47 +153,47 @@ class Remedies:
         )
 
     def settings(self) -> str:
-        """What is wrong with the settings, or another method where they are the method's own."""
+        """What to change in the settings, or other methods if the settings are the method's own."""
         if self.cause:
             return self.cause
         if self.stated:
             return f"Leave {self.stated} out: the method's own settings are fitted to these images."
         if self.method == "lejepa":  # of all without labels it gained most in 300 steps: docs/fitting.md
             return "Another method may suit these images better: `lookalike compare` ranks several."
-        return "`lejepa` learns soonest in short trainings, and `lookalike compare` ranks several methods."
+        return "In short trainings `lejepa` learns fastest; `lookalike compare` ranks several methods."
 
     def apart(self) -> str:
-        """Against one answer for all images."""
+        """Against a collapse."""
         if self.cause or self.stated or self.known:
             return self.settings()
         return (
-            "See that the loss keeps images apart: negatives, a variance term, or a stopped gradient and a predictor."
+            "Check that the loss keeps images apart: negatives, a variance term, or a stopped gradient and a predictor."
         )
 
     def longer(self) -> str:
         return f"Train for longer, such as with --epochs {2 * self.epochs} or a --time."
 
     def steadier(self) -> str:
-        """For steps that are too long."""
+        """Against a step size that is too large."""
         if self.cause or self.stated:
             return self.settings()
-        return "Give a longer --optim.warmup-epochs, or --optim.clip 1: they make the steps shorter."
+        return "Give a longer --optim.warmup-epochs, or --optim.clip 1: they reduce the step size."
 
 
 MOST_OPTIONS = 7
-"""Options that are named; of more there are so many that the rest is counted."""
+"""At most this many options are named; the rest is counted."""
 
 
 def _stated(cfg: Config, own: Config, fits: bool) -> str:
-    """The options that keep a training from the method's own settings, in words, but for those of views."""
-    there, here = dotted(plain(own)), dotted(plain(cfg))
+    """A list of the options that differ from the method's own settings, except those of views."""
+    defaults, values = dotted(plain(own)), dotted(plain(cfg))
     options = [] if fits else ["--no-fit"]
-    for name, value in here.items():
-        if name.startswith("views") or there.get(name) == value:
+    for name, value in values.items():
+        if name.startswith("views") or defaults.get(name) == value:
             continue
         *path, last = name.replace("_", "-").split(".")
         options.append(f"--{'.'.join([*path, f'no-{last}' if value is False else last])}")
-    options.sort(key=lambda option: option not in ("--optim.name", "--optim.lr"))  # first what matters most
+    options.sort(key=lambda option: option not in ("--optim.name", "--optim.lr"))  # the most important first
     if 1 < len(options) <= MOST_OPTIONS:
         return f"{', '.join(options[:-1])} and {options[-1]}"
     return first_of(options, MOST_OPTIONS - 1, lambda left: counted(left, "more option"))
@@ -203,27 +204,27 @@ def _stated(cfg: Config, own: Config, fits: bool) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that is known when a verdict is asked for."""
+    """All that is known at an evaluation."""
 
     first: Mapping[str, float]
-    """Figures of the first encoder, `loss` of the first steps, and, of the first step, `head_spread` and `head_size`
-    if there is a head, and those of `OWN` that the method has."""
+    """Metrics of the first encoder, `loss` of the first steps and, of the first step, `head_spread` and `head_size` if
+    there is a head, and those of `OWN` that the method has."""
     now: Mapping[str, float]
-    """The same now."""
+    """The current values."""
     change: Change | None
     step: int
     steps: int
     still: int = 0
-    """Steps at the beginning in which the encoder is frozen."""
+    """Steps at the start with a frozen encoder."""
     lacking: str = ""
     labelled: bool = False
-    """Whether images of a class are to become alike: then they need not be recognised, nor heads part them."""
+    """Whether images of a class shall get similar features: then a lower pair AUC or head spread is no evidence."""
     neighbours: Neighbours | None = None
-    """Of a probe, where there is one that has looked."""
+    """Results of the probe; None before its first evaluation, or without a probe."""
     probed_now: bool = True
-    """Whether the probe looked at this step, and not some steps ago."""
+    """Whether the probe was evaluated at this step, not some steps earlier."""
     start: str = "untrained"
-    """What to call the first encoder."""
+    """How messages call the first encoder."""
     remedies: Remedies = field(default_factory=Remedies)
 
     @property
@@ -233,24 +234,25 @@ class Seen:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict that a look suggests, and whether it needs no second look."""
+    """A verdict that an evaluation suggests, and whether it needs no confirmation by a second one."""
 
     verdict: Verdict
     sure: bool = False
 
 
 def finding(seen: Seen) -> Finding | None:
-    """What a look suggests; None where it tells nothing.
+    """What an evaluation suggests; None if it is not conclusive.
 
-    In this order: what is not finite; a probe that rose; images that hold nothing; collapses; a probe that fell;
-    steps that are too long; features that do not move; recognition that rose, or fell by the end.
+    Checks, in this order: values that are not finite; a probe that improved; images without content; collapses; a probe
+    that got worse; a step size that is too large; features that do not change; a pair AUC that rose, or fell by the
+    end.
     """
     if (found := _diverged(seen)) is not None:
         return found
     probed, settled = _probed(seen), seen.step >= SETTLED
     collapsed = _collapsed(seen) if settled else None
     if probed is not None and not probed.verdict.is_alarm:
-        return probed if seen.probed_now or collapsed is None else collapsed  # it rose some steps ago
+        return probed if seen.probed_now or collapsed is None else collapsed  # it improved some steps ago
     if seen.lacking:
         return Finding(empty(seen.lacking, seen.remedies), sure=True)
     if probed is not None and collapsed is not None and seen.neighbours is not None:
@@ -258,12 +260,14 @@ def finding(seen: Seen) -> Finding | None:
         return Finding(dataclasses.replace(collapsed.verdict, why=why), sure=True)
     if probed is not None or not settled:
         return probed
-    return collapsed or _overlong(seen) or _unmoved(seen) or _recognising(seen)
+    return collapsed or _overlong(seen) or _unmoved(seen) or _by_pair_auc(seen)
 
 
 def empty(lacking: str, remedies: Remedies) -> Verdict:
-    """The verdict where the images hold nothing."""
-    return Verdict("not learning", f"{lacking}. Nothing can be learnt from them.", f"Look at them: {remedies.check}")
+    """The verdict for images without content."""
+    return Verdict(
+        "not learning", f"{lacking}. Nothing can be learnt from them.", f"Check the images: {remedies.check}"
+    )
 
 
 def _diverged(seen: Seen) -> Finding | None:
@@ -277,7 +281,7 @@ def _diverged(seen: Seen) -> Finding | None:
 
 
 def _probed(seen: Seen) -> Finding | None:
-    """What labels say counts more than what views say."""
+    """The verdict by a probe: labels count more than views."""
     probe = seen.neighbours
     if probe is None or probe.low <= 0 <= probe.high:
         return None
@@ -290,88 +294,88 @@ def _probed(seen: Seen) -> Finding | None:
         found = Verdict("getting worse", f"{why}.", helps.settings())
     else:
         found = Verdict(
-            "getting worse", f"{why}.", f"See that the views keep what the classes differ in: {helps.views}"
+            "getting worse", f"{why}.", f"Check that the views preserve what the classes differ in: {helps.views}"
         )
     return Finding(found, sure=True)
 
 
 def _collapsed(seen: Seen) -> Finding | None:
     first, now, helps = seen.first, seen.now, seen.remedies
-    sure = bool(helps.cause)  # what is seen was to be expected
+    sure = bool(helps.cause)  # the metrics confirm what was to be expected
 
     def found(why: str) -> Finding:
         return Finding(Verdict("collapsed", why, helps.apart()), sure)
 
     same = now.get("embedding_correlation", 0.0)
     if same > max(SAME, first.get("embedding_correlation", 0.0)) and (sure or _may_be_worse(seen)):
-        return found(f"the numbers of an embedding say the same: they correlate by {same:.3f}.")
-    told, was_told = now.get("target_information", 1.0), first.get("target_information", 0.0)
-    if was_told >= FAINT and told < min(TOLD, COLLAPSED * was_told):
+        return found(f"the dimensions of the embedding are redundant: their correlation is {same:.3f}.")
+    targets, first_targets = now.get("target_information", 1.0), first.get("target_information", 0.0)
+    if first_targets >= FAINT and targets < min(SAME_TARGETS, COLLAPSED * first_targets):
         return found(
-            f"the teacher's targets are the same for all images: they tell {told:.2g} of 1, at first {was_told:.2g}."
+            f"the teacher's targets are the same for all images: their information went from {first_targets:.2g} to "
+            f"{targets:.2g} of 1."
         )
     limits = {"embedding_deviation": COLLAPSED}
-    if sure or _may_be_worse(seen):  # features that shrank, and recognise images as well as before, are no collapse
+    if sure or _may_be_worse(seen):  # features that shrank at an unchanged pair AUC are no collapse
         limits["spread"] = COLLAPSED
-    # features may get better while a head makes nearly one answer of them, in methods that are known to work
-    # where images of a class are to become alike, that they are recognised worse says nothing
+    # in methods that are known to work, features may improve while the head's outputs are nearly constant
+    # with labels a lower pair AUC is no evidence: images of a class shall get the same features
     away = math.inf if seen.change is None or seen.labelled else seen.change.away
-    most = 0 if seen.is_last else -1
-    if away < (most if helps.known else LIKELY):
+    limit_away = 0 if seen.is_last else -1
+    if away < (limit_away if helps.known else LIKELY):
         limits["head_spread"] = HEADS if helps.known else COLLAPSED
-    if away < most:
+    if away < limit_away:
         limits["target_information"] = VAGUE
     for name, limit in limits.items():
-        if _share(seen, name) < limit and (name != "target_information" or was_told >= FAINT):
+        if _ratio(seen, name) < limit and (name != "target_information" or first_targets >= FAINT):
             return found(f"{_fell(seen, name)}: {_how(seen)}.")
-    if away < most and GROWN < (size := _share(seen, "head_size")) < math.inf:
-        why = (
-            f"the head's outputs are {size:.3g} times as long as at first, and {_known(seen)}: the steps are too long."
-        )
+    if away < limit_away and GROWN < (size := _ratio(seen, "head_size")) < math.inf:
+        why = f"the norm of the head's outputs grew {size:.3g}-fold, and {_known(seen)}: the step size is too large."
         return Finding(Verdict("not learning", why, helps.steadier()), sure)
-    if away < -CLEARLY and _share(seen, "effective_rank") < NARROW:
+    if away < -CLEARLY and _ratio(seen, "effective_rank") < NARROW:
         rank, was = now["effective_rank"], first["effective_rank"]
-        return found(f"the features keep to {rank:.2g} directions, at first {was:.2g}, and {_known(seen)}.")
+        return found(f"the effective rank of the features fell from {was:.2g} to {rank:.2g}, and {_known(seen)}.")
     if helps.cause:
         if 1 - same < NARROWED * (1 - first.get("embedding_correlation", 0.0)):
-            return found(f"the numbers of an embedding come to say the same: they correlate by {same:.2f}.")
+            return found(f"the dimensions of the embedding become redundant: their correlation is {same:.2f}.")
         for name in (*SPREADS, "target_information"):
-            if _share(seen, name) < NARROWED:
-                return found(f"{_fell(seen, name)}, on the way to one answer for all images.")
+            if _ratio(seen, name) < NARROWED:
+                return found(f"{_fell(seen, name)}: a collapse has begun.")
     return None
 
 
 def _may_be_worse(seen: Seen) -> bool:
-    """Whether images are clearly recognised worse than at first, or classified worse, or neither can be said."""
+    """Whether the pair AUC clearly fell, or the probe got worse, or neither is known."""
     if seen.change is None or seen.labelled or (seen.neighbours is not None and seen.neighbours.high < 0):
         return True
     return seen.change.away < (0 if seen.is_last else -LIKELY)
 
 
-def _share(seen: Seen, name: str) -> float:
-    """A figure as a share of its first; infinite where there is none."""
+def _ratio(seen: Seen, name: str) -> float:
+    """A metric as a fraction of its first value; infinite if there is none."""
     if name not in seen.first or name not in seen.now or not math.isfinite(seen.now[name]):
         return math.inf
     return seen.now[name] / seen.first[name] if seen.first[name] else math.inf
 
 
 def _fell(seen: Seen, name: str) -> str:
-    what = f"the spread of the {SPREADS[name]} over the images" if name in SPREADS else "what targets tell of an image"
-    return f"{what} went from {seen.first[name]:.2g} to {seen.now[name]:.2g}"
+    spread_of = SPREADS.get(name)
+    metric = f"the spread of the {spread_of} over the images" if spread_of else "the information in the targets"
+    return f"{metric} fell from {seen.first[name]:.2g} to {seen.now[name]:.2g}"
 
 
 def _how(seen: Seen) -> str:
     loss, before = seen.now["loss"], seen.first["loss"]
     if before - loss > 0.5 * max(abs(loss), abs(before)):
-        return "one answer for all images is enough for the loss"
-    return "images get nearly one answer, and the loss did not fall with it"
+        return "a constant output minimises the loss"
+    return "all images get nearly the same output, and the loss did not fall"
 
 
 def _overlong(seen: Seen) -> Finding | None:
     ratio = seen.now.get("update_ratio", 0.0)
     if seen.change is None or seen.labelled or ratio < OVERLONG or _rose(seen, LIKELY):
         return None
-    why = f"an optimizer step changes the weights by {ratio:.1%} of their length, and {_known(seen)}: it is too long."
+    why = f"an optimizer step is {ratio:.1%} of the weights' norm, and {_known(seen)}: the step size is too large."
     return Finding(Verdict("not learning", why, seen.remedies.steadier()))
 
 
@@ -379,29 +383,28 @@ def _unmoved(seen: Seen) -> Finding | None:
     change, helps = seen.change, seen.remedies
     if change is None or seen.step <= seen.still or _rose(seen, LIKELY):
         return None
-    if change.moved > (HARDLY * (1 - seen.first["recognition"]) if seen.is_last else STILL):
+    if change.moved > (HARDLY * (1 - seen.first["pair_auc"]) if seen.is_last else STILL):
         return None
-    taken = counted(seen.step, "step")
+    steps = counted(seen.step, "step")
     if change.moved <= STILL:
-        why = f"the features did not move in {taken}."
+        why = f"the features did not change in {steps}."
     else:
-        why = f"the features hardly moved in {taken}: {_known(seen)}."
+        why = f"the features hardly changed in {steps}: {_known(seen)}."
     remedy = helps.settings() if helps.cause or helps.stated else helps.longer()
     return Finding(Verdict("not learning", why, remedy))
 
 
-def _rose(seen: Seen, least: float) -> bool:
-    """Whether recognition rose by more than so many standard errors, and by enough to count."""
+def _rose(seen: Seen, errors: float) -> bool:
+    """Whether the pair AUC rose by at least this many standard errors, and by enough to count."""
     change = seen.change
-    mistakes = 1 - seen.first["recognition"]
-    return change is not None and change.away >= least and change.mean >= LEARNT * mistakes
+    return change is not None and change.away >= errors and change.mean >= LEARNT * (1 - seen.first["pair_auc"])
 
 
-def _recognising(seen: Seen) -> Finding | None:
+def _by_pair_auc(seen: Seen) -> Finding | None:
     first, now, helps, probe = seen.first, seen.now, seen.remedies, seen.neighbours
-    # a fall within the probe's interval is no alarm, and with it views alone do not show that the encoder learns
+    # a fall within the probe's interval is no alarm, but then the views alone are no evidence of learning
     lower = probe is not None and probe.now < probe.before
-    if 1 - first["recognition"] < 0.01:  # so easy that mistakes do not tell; the loss may
+    if 1 - first["pair_auc"] < 0.01:  # nearly perfect from the start: only the loss can show progress
         if not seen.is_last or lower:
             return None
         if now["loss"] < first["loss"] - 0.05 * abs(first["loss"]):
@@ -409,65 +412,65 @@ def _recognising(seen: Seen) -> Finding | None:
             return Finding(Verdict("learning", why))
         return Finding(
             Verdict(
-                "not learning", f"{_known(seen)}: there is next to nothing to learn.",
-                "Make the views differ more, by a lower --views.0.scale or more --views.0.jitter, and look at them: "
+                "not learning", f"{_known(seen)}: nearly perfect from the start, so there is little to learn.",
+                "Use stronger augmentation, by a lower --views.0.scale or more --views.0.jitter, and check the views: "
                 f"{helps.views}",
             )
         )  # fmt: skip
     if _rose(seen, LIKELY):
-        as_probed = "" if probe is None else f"; {probe.words(seen.start)}"
-        verdict = Verdict("learning", f"{_known(seen)}{as_probed}.")
+        by_probe = "" if probe is None else f"; {probe.words(seen.start)}"
+        verdict = Verdict("learning", f"{_known(seen)}{by_probe}.")
         return None if lower else Finding(verdict, sure=_rose(seen, SURE))
-    asked = seen.is_last and not seen.labelled and (probe is None or lower)
-    if asked and seen.change is not None and seen.change.away < -SURE:
+    may_be_worse = seen.is_last and not seen.labelled and (probe is None or lower)
+    if may_be_worse and seen.change is not None and seen.change.away < -SURE:
         remedy = (
             helps.settings()
             if helps.cause or helps.stated
-            else f"See that both views show what tells an image from others: {helps.views}"
+            else f"Check that both views show what distinguishes an image from others: {helps.views}"
         )
-        return Finding(Verdict("not learning", f"{_known(seen)}: worse than at first.", remedy))
+        return Finding(Verdict("not learning", f"{_known(seen)}: worse than before training.", remedy))
     return None
 
 
 def _known(seen: Seen) -> str:
-    """How well an image is recognised, then and now."""
+    """The pair AUC in words, before and now."""
     known = (
-        f"a view is nearer to its image's other view than to another image's in {seen.now['recognition']:.1%} of cases "
-        f"({seen.first['recognition']:.1%} {seen.start}"
+        f"a view is closer to its image's other view than to another image's in {seen.now['pair_auc']:.1%} of pairs "
+        f"({seen.first['pair_auc']:.1%} {seen.start}"
     )
     return f"{known}; {seen.change.points()}, 95 % interval)" if seen.change is not None else f"{known})"
 
 
 def unknown(seen: Seen) -> Verdict:
-    """What is said of a whole training whose last look tells nothing."""
+    """The verdict on a training whose last evaluation is not conclusive."""
     if seen.step < SETTLED:
         return Verdict(
-            "too short to tell", f"{counted(seen.step, 'step')}; fewer than {SETTLED} change too little to be seen.",
+            "too short to tell", f"{counted(seen.step, 'step')}; a measurable change takes at least {SETTLED}.",
             "Give more --epochs, or a --time.",
         )  # fmt: skip
     probe = "" if seen.neighbours is None else f", and {seen.neighbours.words(seen.start)}"
     remedy = seen.remedies.longer()
     if seen.neighbours is None:
-        remedy += " With labelled images --probe TRAIN TEST tells more."
+        remedy += " With labelled images, --probe TRAIN TEST measures the accuracy."
     return Verdict("unclear", f"no clear gain: {_known(seen)}{probe}.", remedy)
 
 
-# ---------------------------------------------------------------- look after look
+# ---------------------------------------------------------------- over the training
 
 
 class Course:
-    """The verdict on a training, look after look. It changes only on evidence, and says nothing before there is some.
+    """The verdict over a training, updated at each evaluation. It changes only on evidence, and is None before.
 
-    A word needs two looks in a row that suggest it, or one that is sure; that something is wrong needs two that suggest
-    some fault. The last look counts by itself: it is of the encoder that is left, and what it does not bear out is
-    withdrawn.
+    A verdict needs two evaluations in a row that suggest it, or one that is sure; an alarm needs two that suggest any
+    alarm. The last evaluation counts alone: it is of the final encoder, and earlier verdicts that it does not confirm
+    are withdrawn.
     """
 
     def __init__(self) -> None:
         self.verdict: Verdict | None = None
-        """None until something is known."""
+        """None before the first evidence."""
         self.suspected: str = ""
-        """The word that the last look suggested and that is not the verdict's."""
+        """What the last evaluation suggested, if it is not the verdict."""
 
     def state_dict(self) -> dict[str, Any]:
         verdict = None if self.verdict is None else dataclasses.asdict(self.verdict)
@@ -478,7 +481,7 @@ class Course:
         self.suspected = state["suspected"]
 
     def see(self, seen: Seen) -> Verdict | None:
-        """Takes in a look, and returns the verdict."""
+        """Adds an evaluation, and returns the verdict."""
         found = finding(seen)
         if seen.is_last:
             self.verdict, self.suspected = found.verdict if found is not None else unknown(seen), ""
@@ -490,27 +493,27 @@ class Course:
         return self.verdict
 
     def _expects(self, verdict: Verdict) -> bool:
-        """Whether a verdict was given or suspected before: of those that say that something is wrong any."""
-        said = {self.suspected, "" if self.verdict is None else self.verdict.word}
-        return verdict.word in said or (verdict.is_alarm and self.suspected in ALARMS)
+        """Whether a verdict was given or suggested before; of alarms any one."""
+        earlier = {self.suspected, "" if self.verdict is None else self.verdict.word}
+        return verdict.word in earlier or (verdict.is_alarm and self.suspected in ALARMS)
 
     def set(self, verdict: Verdict) -> None:
-        """A verdict that needs no look."""
+        """Sets a verdict that needs no evaluation."""
         self.verdict, self.suspected = verdict, ""
 
 
 def ruined(skipped_in_a_row: int, loss: float, views: list[Tensor]) -> Verdict:
-    """The verdict on a training whose last steps had no finite gradients."""
+    """The verdict on a training without finite gradients in its last steps."""
     if any(not bool(view.isfinite().all()) for view in views):
-        cause, remedy = "the images of the last batch are not finite", "Look for such images with `lookalike check`."
+        cause, remedy = "the images of the last batch are not finite", "Find such images with `lookalike check`."
     elif not math.isfinite(loss):
         cause = f"the loss is {loss} on finite images: the weights grew too far, or the loss divides by zero"
         remedy = "Try a lower --optim.lr, a longer --optim.warmup-epochs, or --optim.clip 1."
     else:
-        cause = f"the loss is {loss:.3g}, so it is the backward pass that overflows"
-        remedy = "Try --precision bf16 in place of fp16, a lower --optim.lr, or --optim.clip 1."
+        cause = f"the loss is {loss:.3g}, so the backward pass overflows"
+        remedy = "Try --precision bf16 instead of fp16, a lower --optim.lr, or --optim.clip 1."
     return Verdict(
         "diverged",
-        f"{counted(skipped_in_a_row, 'step')} at the end had no finite gradients and had no effect; {cause}.",
+        f"the last {counted(skipped_in_a_row, 'step')} had non-finite gradients and were skipped; {cause}.",
         remedy,
     )

@@ -1,4 +1,4 @@
-"""What is seen of a training: figures of the encoder's features on a few fixed images, and how they changed."""
+"""Label-free metrics of the encoder's features on a few fixed images, and their change during training."""
 
 import dataclasses
 import hashlib
@@ -13,50 +13,50 @@ from ..backbones import Backbone
 from ..data import Loader, Source, Subset
 from ..evaluation.features import as_parameters, calibrating
 from ..images import Images, movable, promote
-from ..label_free import LEAST, alignment, effective_rank, recognised, spread, uniformity
+from ..label_free import LEAST, alignment, effective_rank, pair_auc_per_image, spread, uniformity
 from ..printing import are, counted
 from ..random import permutation
 from ..runs import Resolved
 from ..views import make_views
 
 IMAGES = 256
-"""Images whose features are looked at."""
+"""Number of images whose features are evaluated."""
 CALIBRATING = 64
-"""Of these, whose views give BatchNorm its statistics for a look."""
-SHARE = 0.01
-"""Share of the time that looks take at most, beside the early ones and the last."""
-NAMES = ("spread", "effective_rank", "alignment", "uniformity", "recognition")
-"""The figures of a look, as `metrics.jsonl` calls them."""
-CHANGES = ("recognition_change", "recognition_error", "moved")
-"""How a look differs from the first; see `Change`."""
+"""Number of these images whose views give BatchNorm its statistics for an evaluation."""
+FRACTION = 0.01
+"""Evaluations take at most this fraction of the time, not counting the early ones and the last."""
+NAMES = ("spread", "effective_rank", "alignment", "uniformity", "pair_auc")
+"""The metrics of an evaluation: columns of `metrics.jsonl`."""
+CHANGES = ("pair_auc_change", "pair_auc_error", "moved")
+"""The change since the first evaluation: columns of `metrics.jsonl`; see `Change`."""
 LIKELY = 1.96
-"""Standard errors to either side of a 95 % interval."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """An encoder's features at a moment."""
+    """The metrics of an encoder at one moment of the training."""
 
     figures: dict[str, float]
-    """By `NAMES`; NaN where a feature is not finite."""
-    recognised: Tensor
-    """(B,) float64, what each image adds to `recognition`; empty where that is not known."""
+    """By `NAMES`; NaN if a feature is not finite."""
+    pair_auc_per_image: Tensor
+    """(B,) float64, each image's contribution to `pair_auc`; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """How an encoder differs from the first one on the same images and views."""
+    """The change since the first encoder, on the same images and views."""
 
     mean: float
-    """Change of `recognition`, in [-1, 1]."""
+    """Change of `pair_auc`, in [-1, 1]."""
     error: float
     """Its standard error over the images."""
     moved: float
-    """How much the images' shares in `recognition` changed, on average, whichever way; 0 for the same encoder."""
+    """Mean absolute change of the images' contributions to `pair_auc`; 0 for the same encoder."""
 
     @property
     def away(self) -> float:
-        """Standard errors from no change."""
+        """The change in standard errors."""
         return self.mean / max(self.error, 1e-9)
 
     def points(self) -> str:
@@ -66,29 +66,29 @@ class Change:
 
 
 def change(first: Look, now: Look) -> Change | None:
-    """The change between two looks; None where it cannot be known, of too few images or features that are not finite.
+    """The change between two evaluations; None if there are too few images or features that are not finite.
 
-    A training that version 0.1 began has no first shares of 64 images: the first figure errs on its own then.
+    Checkpoints of version 0.1 have no contributions of their 64 images: then the two evaluations count as independent.
     """
-    if len(now.recognised) < LEAST:
+    if len(now.pair_auc_per_image) < LEAST:
         return None
-    own = float(now.recognised.std()) / len(now.recognised) ** 0.5
-    if len(first.recognised) == len(now.recognised):
-        moves = now.recognised - first.recognised
+    own = float(now.pair_auc_per_image.std()) / len(now.pair_auc_per_image) ** 0.5
+    if len(first.pair_auc_per_image) == len(now.pair_auc_per_image):
+        moves = now.pair_auc_per_image - first.pair_auc_per_image
         return Change(float(moves.mean()), float(moves.std()) / len(moves) ** 0.5, float(moves.abs().mean()))
-    mean = now.figures["recognition"] - first.figures["recognition"]
-    return Change(mean, own * (1 + len(now.recognised) / 64) ** 0.5, math.inf)
+    mean = now.figures["pair_auc"] - first.figures["pair_auc"]
+    return Change(mean, own * (1 + len(now.pair_auc_per_image) / 64) ** 0.5, math.inf)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k-NN of a probe, before training and now."""
+    """The k-NN accuracy of a probe, before training and now."""
 
     before: float
     now: float
     low: float
     high: float
-    """Ends of the interval of the change: 95 % of trainings that change nothing have 0 within it at all looks."""
+    """Bounds of the interval of the change: in 95 % of trainings without an effect it holds 0 at all evaluations."""
 
     def words(self, start: str) -> str:
         return (
@@ -98,55 +98,55 @@ class Neighbours:
 
 
 class Health:
-    """Figures of an encoder's features on a fixed draw of the training images, each seen in two views.
+    """Metrics of an encoder's features on a fixed draw of the training images, each in two views.
 
-    BatchNorm has the statistics of these views at each look: those that training leaves lag behind the weights, and
-    what is seen of the first hundred steps would be the lag.
+    BatchNorm uses the statistics of these views: its running statistics lag behind the weights, which would dominate
+    the metrics in the first hundred steps.
     """
 
     def __init__(self, source: Source, run: Resolved, backbone: Backbone) -> None:
-        places = permutation(len(source), run.seed, "health")[:IMAGES].tolist()
-        loader = Loader(Subset(source, places), len(places), run.seed, decode_size=run.decode_size, max_broken=1.0)
+        indices = permutation(len(source), run.seed, "health")[:IMAGES].tolist()
+        loader = Loader(Subset(source, indices), len(indices), run.seed, decode_size=run.decode_size, max_broken=1.0)
         batch = next(iter(loader))
         view = dataclasses.replace(run.method.views[0], count=2)
         both = make_views(batch, [view], batch.keys, mean=backbone.mean, std=backbone.std)
         self.views = torch.cat(both).half()  # (2B, C, S, S), on the CPU; in half the memory
         self.lacking = lacking(batch)
-        """What is wrong with the images, if they hold nothing that could be learnt; else empty."""
-        images = len(places)
+        """Why nothing can be learnt from the images; empty if something can."""
+        images = len(indices)
         self._few = [*range(min(CALIBRATING, images)), *range(images, images + min(CALIBRATING, images))]
-        self.every = math.ceil((len(self.views) + len(self._few)) / SHARE / _forwards(run))
-        """Optimizer steps from one look to the next, so that looks take a hundredth of the time."""
+        self.every = math.ceil((len(self.views) + len(self._few)) / FRACTION / _forwards(run))
+        """Optimizer steps between two evaluations, so that they take a hundredth of the time."""
 
     @torch.no_grad()
     def __call__(self, encoder: Backbone) -> Look:
-        """A look at an encoder, which stays as it is."""
+        """Evaluates an encoder, which is left unchanged."""
         with calibrating(encoder, [self.views[self._few].float()]):
-            # not encoder(x): torch.compile would compile once more, for eval mode
+            # not encoder(x): torch.compile would compile again, for eval mode
             parts = [encoder.forward(as_parameters(encoder, x.float())) for x in self.views.split(64)]  # type: ignore[no-untyped-call]
         return look(*torch.cat(parts).chunk(2))
 
 
 SAMPLE = 4096
-"""Weights of a matrix, about, whose change in a step is measured."""
+"""About this many weights of each matrix are measured."""
 
 
 class UpdateRatio:
-    """How long an optimizer step is beside the weights that it changes, as a fraction of their length.
+    """The norm of an optimizer step relative to the norm of the weights that it changes.
 
-    The median over the encoder's weight matrices and kernels, of each by its first rows.
+    The median over the encoder's weight matrices and kernels, each measured by its first rows.
     """
 
     def __init__(self, encoder: Backbone) -> None:
         matrices = [p for p in encoder.parameters() if p.requires_grad and p.ndim > 1]
-        self._parts = [p.detach()[: max(1, SAMPLE * len(p) // p.numel())] for p in matrices]  # views: they follow it
+        self._parts = [p.detach()[: max(1, SAMPLE * len(p) // p.numel())] for p in matrices]  # views of the weights
         self._before: list[Tensor] = []
 
     def before_step(self) -> None:
         self._before = [part.clone() for part in self._parts]
 
     def __call__(self) -> float:
-        """The ratio of the step since `before_step`; NaN where there is none, or nothing that learns."""
+        """The ratio of the step since `before_step`; NaN without a step, or without trainable weights."""
         if not self._before:
             return math.nan
         moved = torch._foreach_norm(torch._foreach_sub(self._parts, self._before))
@@ -156,36 +156,36 @@ class UpdateRatio:
 
 
 def look(a: Tensor, b: Tensor) -> Look:
-    """What is seen of the features (B, D) of two views of B images."""
+    """The evaluation of the features (B, D) of two views of B images."""
     if not bool(a.isfinite().all() and b.isfinite().all()):
         return Look(dict.fromkeys(NAMES, math.nan), torch.zeros(0, dtype=torch.float64))
-    shares = recognised(a, b).cpu() if len(a) > 2 else torch.full((len(a),), 0.5, dtype=torch.float64)
-    values = (spread(a), effective_rank(a), alignment(a, b), uniformity(a), float(shares.mean()))
-    return Look(dict(zip(NAMES, values)), shares)
+    per_image = pair_auc_per_image(a, b).cpu() if len(a) > 2 else torch.full((len(a),), 0.5, dtype=torch.float64)
+    values = (spread(a), effective_rank(a), alignment(a, b), uniformity(a), float(per_image.mean()))
+    return Look(dict(zip(NAMES, values)), per_image)
 
 
 def figures(a: Tensor, b: Tensor) -> dict[str, float]:
-    """Figures of the features (B, D) of two views of B images."""
+    """Metrics of the features (B, D) of two views of B images, by `NAMES`."""
     return look(a, b).figures
 
 
 def _forwards(run: Resolved) -> int:
-    """What an optimizer step costs a device, in views that go forward: a view's backward pass counts as two."""
+    """The cost of an optimizer step per device, in forward passes of a view; a backward pass counts as two."""
     images = run.batch_size // (run.devices * run.nodes)
     return 3 * images * sum(view.count for view in run.method.views)
 
 
-# ---------------------------------------------------------------- images that hold nothing
+# ---------------------------------------------------------------- images without content
 
 ALIKE = 0.95
-"""Share of the images looked at that are blank, or copies of others, from which on there is nothing to be learnt."""
+"""Nothing can be learnt if at least this fraction of the sampled images is blank, or copies of others."""
 NOISE = 0.15
-"""How far the variance of 4 x 4 pixels' means, times 16, is from that of the pixels at most, where they are noise:
-photographs have 5 to 15 times as much, pixels in a random order 0.99 to 1.02 times (`docs/health.md`)."""
+"""Images are noise if 16 times the variance of 4 x 4 pixel means differs from the variance of the pixels by less than
+this fraction: the ratio is 5 to 15 for photographs and 0.99 to 1.02 for shuffled pixels (`docs/health.md`)."""
 
 
 def lacking(batch: Images) -> str:
-    """Why images hold nothing that could be learnt, in words; empty where they may. Fewer than 8 are not judged."""
+    """Why nothing can be learnt from the images; empty if something can, or for fewer than 8 images."""
     bits = movable(batch.buffer)
     counts = (batch.sizes.prod(1) * batch.channels).tolist()
     own = [bits[start : start + n].view(batch.channels, -1) for start, n in zip(batch.offsets.tolist(), counts)]
@@ -194,16 +194,16 @@ def lacking(batch: Images) -> str:
     whole = counted(len(own), "image")
     blank = sum(bool((image == image[:, :1]).all()) for image in own)
     if blank >= ALIKE * len(own):
-        return f"{blank} of {whole} that were looked at {are(blank)} blank, of one colour all over"
+        return f"{blank} of {whole} in a random sample {are(blank)} blank, of a single colour"
     distinct = len({hashlib.sha256(image.numpy().tobytes()).digest() for image in own})
     if distinct <= max(1, (1 - ALIKE) * len(own)):
-        return f"of {whole} that were looked at {distinct} {are(distinct)} distinct, all others copies"
+        return f"only {distinct} of {whole} in a random sample {are(distinct)} distinct, the others are copies"
     ratios = []
     for image, (height, width) in zip(own, batch.sizes.tolist()):
-        part = image.view(batch.channels, height, width)[:, :128, :128].contiguous()  # enough of a large one
+        part = image.view(batch.channels, height, width)[:, :128, :128].contiguous()  # enough of a large image
         pixels = promote(part.view(batch.buffer.dtype), torch.float32).mean(0)
         if min(height, width) >= 16 and (variance := float(pixels.var())) > 0:
             ratios.append(16 * float(F.avg_pool2d(pixels[None], 4).var()) / variance)
     if len(ratios) >= LEAST and abs(sum(ratios) / len(ratios) - 1) < NOISE:
-        return "neighbouring pixels have no more in common than distant ones: the images look like noise"
+        return "neighbouring pixels are no more correlated than distant ones: the images look like noise"
     return ""

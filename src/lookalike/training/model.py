@@ -63,9 +63,9 @@ def compile_parts(method: Method) -> None:
             each.compile()
 
 
-def normalise(backbone: backbones.Backbone, run: Resolved, source: Source) -> None:
+def normalize(backbone: backbones.Backbone, run: Resolved, source: Source) -> None:
     """Gives a backbone without weights the images' own mean and deviation, where the run asks for them."""
-    if run.normalise == "data":
+    if run.normalize == "data":
         mean, std = statistics(source, run.decode_size)
         backbone.mean, backbone.std = tuple(mean), tuple(std)
 
@@ -133,6 +133,6 @@ def draw_views(run: Run, path: Path) -> None:
     source = open_source(run.data, channels=run.channels, alpha=run.alpha)
     settled, _ = resolve(run, len(source))
     backbone = backbones.create(settled.backbone, channels=settled.channels, image_size=settled.image_size)
-    normalise(backbone, settled, source)
+    normalize(backbone, settled, source)
     with atomic(path) as temporary:
         view_sheet(settled, source, backbone).save(temporary)

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: loss, speed, waiting for data, its k-NN, and the verdict on its health."""
+"""What a training logs and shows while it runs: loss, speed, data wait, k-NN accuracy and the verdict."""
 
 import dataclasses
 import math
@@ -22,6 +22,7 @@ from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
 from ..events import Kind, to_console
 from ..label_free import spread
+from ..metric_names import with_current_names
 from ..printing import counted, lines_of
 from ..random import permutation
 from ..runs import Folder, Resolved, Row, inputs
@@ -37,15 +38,15 @@ if TYPE_CHECKING:
 LOG_EVERY = 10
 """Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""
 LINE_SECONDS = 30
-"""Time between two lines where there is no terminal; an epoch's end always gives one."""
+"""Seconds between two progress lines without a terminal; the end of an epoch always gives one."""
 PROBES = 20
-"""The online k-NN runs after at most so many epochs, spread evenly."""
+"""The online k-NN runs after at most this many epochs, evenly spaced."""
 PROBE_IMAGES = 5000, 2000
-"""Images of TRAIN and TEST that the online k-NN uses at most, drawn once."""
+"""The online k-NN uses at most this many images of TRAIN and TEST, drawn once."""
 
 
 class Probe:
-    """k-NN accuracy of an encoder on a fixed draw of labelled images: cheap enough to look at during training."""
+    """k-NN accuracy of an encoder on a fixed draw of labelled images, cheap enough to measure during training."""
 
     def __init__(self, train: str, test: str, run: Resolved) -> None:
         first, second = open_pair(train, test, channels=run.channels, alpha=run.alpha)
@@ -53,21 +54,21 @@ class Probe:
             **inputs.of("probe-train", first.listing(), first.file, len(first)),
             **inputs.of("probe-test", second.listing(), second.file, len(second)),
         }
-        """What a run keeps of them: the names of all images, and digests of some."""
+        """What a run stores of them: the names of all images, and digests of some."""
         self.train, self.test = (
-            Subset(source, permutation(len(source), run.seed, "probe", part)[:most].tolist())
-            for part, (source, most) in enumerate(zip((first, second), PROBE_IMAGES))
+            Subset(source, permutation(len(source), run.seed, "probe", part)[:limit].tolist())
+            for part, (source, limit) in enumerate(zip((first, second), PROBE_IMAGES))
         )
         self.image_size = run.image_size
         self.workers = run.workers
 
     def untrained(self, encoder: Backbone) -> Tensor:
-        """The same of an encoder that has seen no image yet."""
+        """The same for an untrained encoder."""
         source, size = self.train, self.image_size
         return self(with_statistics(encoder, source, image_size=size, mean=encoder.mean, std=encoder.std))
 
     def __call__(self, encoder: Backbone) -> Tensor:
-        """(M,) bool: whether the 20 nearest neighbours of each test image give it its class."""
+        """(M,) bool: whether the 20 nearest neighbours of each test image predict its class."""
         both = [
             features(
                 encoder, source, image_size=self.image_size, mean=encoder.mean, std=encoder.std, workers=self.workers
@@ -81,7 +82,7 @@ class Probe:
 
 
 def _of_heads(outputs: list[Tensor]) -> dict[str, float]:
-    """Figures of what a method's heads (B, D each) made of a batch; none where they are not finite."""
+    """Metrics of the outputs of a method's heads (B, D each) for a batch; empty if they are not finite."""
     if not outputs:
         return {}
     found = {"head_spread": min(map(spread, outputs)), "head_size": max(float(x.norm(dim=1).mean()) for x in outputs)}
@@ -103,25 +104,25 @@ class Monitor(Callback):
         self.remedies = remedies or Remedies()
         self.quiet = quiet
         self.figures: dict[str, float] = {}
-        """The latest look at the features."""
+        """The latest metrics of the features."""
         self.first: dict[str, float] = {}
-        """The figures of the first encoder, and `loss` of the first row."""
-        self._recognised = torch.zeros(0, dtype=torch.float64)
-        """What each image added to the first encoder's `recognition`."""
+        """The metrics of the first encoder, and `loss` of the first row."""
+        self._pair_auc_per_image = torch.zeros(0, dtype=torch.float64)
+        """(B,) each image's contribution to the first encoder's `pair_auc`."""
         self.course = Course()
         self._hits: tuple[Tensor, Tensor] | None = None
-        """What the probe's k-NN classified correctly before training, and at its last look."""
+        """(M,) which test images the probe classified correctly, before training and at its last evaluation."""
         self.knn: list[float] = []
         self._knn_from_start = False
-        """Whether the first of them is of the encoder before training: a probe may come with a resume."""
+        """Whether the first of them is of the encoder before training: a resumed run may have added the probe."""
         self.forgetting: Forgetting | None = None
-        """Of a run with a probe whose encoder starts from weights."""
+        """For a run with a probe whose encoder starts from weights."""
         self._forgot: dict[str, Any] | None = None
-        """Its state in the checkpoint that a run goes on from."""
+        """Its state in the checkpoint that a run resumes from."""
         self._sums: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
         self._heads: dict[str, Tensor] = {}
-        """What the method's parts made of the last batch that was looked at, by their names."""
+        """The outputs of the method's heads for the last batch that is measured, by name."""
         self._watching = False
         self._ratio: UpdateRatio | None = None
         self._listed: set[str] = set()
@@ -129,28 +130,29 @@ class Monitor(Callback):
         self._bar: "Progress | None" = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums since the last row, so that a resumed run writes the very same losses."""
+        """The sums since the last row, so that a resumed run writes identical losses."""
         # every process saves and loads, so each gets the mean over all
         sums = {name: distributed.mean(value) for name, value in self._sums.items()}
         forgot = self.forgetting.state_dict() if self.forgetting is not None else self._forgot
         return {
             "sums": sums, "count": self._count, "knn": self.knn, "first": self.first, "forgetting": forgot,
-            "recognised": self._recognised, "course": self.course.state_dict(), "hits": self._hits,
+            "pair_auc_per_image": self._pair_auc_per_image, "course": self.course.state_dict(), "hits": self._hits,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = with_current_names(state_dict)
         self._sums, self._count, self.knn = state_dict["sums"], state_dict["count"], state_dict["knn"]
-        self.first = state_dict.get("first", {})
+        self.first = with_current_names(state_dict.get("first", {}))
         # a checkpoint of 0.1 has none of these
         self._forgot = state_dict.get("forgetting")
-        self._recognised = state_dict.get("recognised", self._recognised)
+        self._pair_auc_per_image = state_dict.get("pair_auc_per_image", self._pair_auc_per_image)
         self._hits = state_dict.get("hits")
         if "course" in state_dict:
             self.course.load_state_dict(state_dict["course"])
 
     @property
     def verdict(self) -> Verdict | None:
-        """The latest; None until something is known."""
+        """The latest verdict; None before the first evidence."""
         return self.course.verdict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,7 +170,7 @@ class Monitor(Callback):
                 self.forgetting = self._forgetting(hits)
             module.probe_seconds = time.perf_counter() - began
             self.folder.append({"step": 0, "epoch": 0, "knn_top1": self.knn[0]})
-            self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_words()})")
+            self.folder.say(f"k-NN {self._before()}: {self.knn[0]:.1%} ({self._probe_text()})")
         self._knn_from_start = bool(self.knn)
         if self.probe is not None and self._forgot is not None:
             self.forgetting = self._forgetting(self._forgot["before"])
@@ -176,10 +178,10 @@ class Monitor(Callback):
         if self.health is not None:
             if not self.first:
                 first = self.health(module.method.encoder)
-                self.first, self._recognised = dict(first.figures), first.recognised
+                self.first, self._pair_auc_per_image = dict(first.figures), first.pair_auc_per_image
             if self.health.lacking and done == 0:
                 self.course.set(empty(self.health.lacking, self.remedies))
-                self._say(f"WARNING     {self.verdict}", "warning")
+                self._report(f"WARNING     {self.verdict}", "warning")
             for name, part in module.method.named_children():
                 if self.run.method.needs.watch_heads and not isinstance(part, Backbone):
                     part.register_forward_hook(self._watch(name))
@@ -188,10 +190,10 @@ class Monitor(Callback):
             from rich.progress import BarColumn, Progress, TextColumn
             from rich.table import Column
 
-            words = TextColumn(
+            column = TextColumn(
                 "{task.description}", table_column=Column(no_wrap=False)
             )  # two lines where 80 columns are few
-            self._bar = Progress(BarColumn(20), words, transient=True)
+            self._bar = Progress(BarColumn(20), column, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("the first steps", total=self._steps, completed=done)
         self._begin = self._since = self._line = time.perf_counter()
@@ -223,7 +225,7 @@ class Monitor(Callback):
     def _before(self) -> str:
         return "before training" if self.run.init else "of the untrained encoder"
 
-    def _probe_words(self) -> str:
+    def _probe_text(self) -> str:
         assert self.probe is not None
         return f"{counted(len(self.probe.train), 'labelled image')}, {len(self.probe.test)} to classify"
 
@@ -250,7 +252,7 @@ class Monitor(Callback):
         if math.isfinite(row["loss"]):
             self.first.setdefault("loss", row["loss"])
         if self.health is not None:
-            self._judge(row, module)
+            self._evaluate(row, module)
         self._list_broken()
         if not self.quiet:
             self.folder.append(row)
@@ -261,12 +263,12 @@ class Monitor(Callback):
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
 
     def _add_losses(self, module: "Pretraining", *, last: bool) -> bool:
-        """Adds a batch's losses to those since the last row; whether it ends an optimizer step, as its `last`."""
+        """Adds a batch's losses to the sums; returns whether it is the `last` batch of an optimizer step."""
         for name, value in module.parts.items():
             self._step[name] = self._step[name] + value if name in self._step else value.clone()
         if not last:
             return False
-        if not module.dropped:  # a step that did not happen has no loss
+        if not module.dropped:  # a skipped step has no loss
             for name, value in self._step.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._count += self.run.accumulate
@@ -274,7 +276,7 @@ class Monitor(Callback):
         return True
 
     def _note_first(self, heads: dict[str, float], module: "Pretraining") -> None:
-        """Keeps what heads and method say of the first steps, to compare later ones with."""
+        """Stores the metrics of heads and method in the first steps, to compare later ones with them."""
         own = module.method.metrics(module.outputs) if self.health is not None else {}
         self.first |= heads
         for name in OWN:
@@ -282,10 +284,10 @@ class Monitor(Callback):
                 self.first.setdefault(name, own[name])
 
     def _row(self, module: "Pretraining", figures: dict[str, float], now: float) -> Row:
-        """A row of `metrics.jsonl`: losses and what the heads made, rates and speed since the last one."""
+        """A row of `metrics.jsonl`: losses, metrics of the heads, learning rate and speed since the last row."""
         step, waited, seconds = module.done_steps, self.loader.waited, now - self._since
         row: Row = {"step": step, "epoch": step // self._per_epoch}
-        row["loss"] = math.nan  # unless a step was made since the last row
+        row["loss"] = math.nan  # stays if all steps since the last row were skipped
         row |= figures
         row["lr"] = module.rates.lr
         row["grad_norm"] = module.grad_norm
@@ -298,18 +300,18 @@ class Monitor(Callback):
         return row
 
     def _classify(self, row: Row, encoder: Backbone) -> None:
-        """Adds the probe's k-NN accuracy to a row, and says once that the encoder forgets what it knew."""
+        """Adds the probe's k-NN accuracy to a row, and warns once if the encoder forgets what it knew."""
         assert self.probe is not None
         hits = self.probe(encoder)
         self.knn.append(accuracy(hits))
         row["knn_top1"] = self.knn[-1]
-        if self._hits is not None and len(hits) == len(self._hits[0]):  # one may be unreadable this time
+        if self._hits is not None and len(hits) == len(self._hits[0]):  # an image may be unreadable this time
             self._hits = self._hits[0], hits
         learns = row["epoch"] > self.run.frozen_epochs
         if self.forgetting is not None and learns:
             warning = self.forgetting.see(int(row["step"]), hits)
-            if warning and self.health is None:  # else the verdict says it
-                self._say(warning, "warning")
+            if warning and self.health is None:  # otherwise the verdict reports it
+                self._report(warning, "warning")
 
     def _list_broken(self) -> None:
         for name in sorted(self.loader.broken.keys() - self._listed):
@@ -320,12 +322,12 @@ class Monitor(Callback):
         return epoch * PROBES // self.run.epochs > (epoch - 1) * PROBES // self.run.epochs
 
     def _looks(self, step: int, every: int) -> bool:
-        """Whether the features are due: early, after the last step, and at a row in every so many steps."""
+        """Whether an evaluation is due: early, after the last step, and at the first row after every `every` steps."""
         before = max((step - 1) // LOG_EVERY * LOG_EVERY, (step - 1) // self._per_epoch * self._per_epoch)
         return step in self._early or step == self._steps or step // every > before // every
 
-    def _judge(self, row: Row, module: "Pretraining") -> None:
-        """Adds the features' figures and the verdict to a row, where they are due; says a verdict that is new."""
+    def _evaluate(self, row: Row, module: "Pretraining") -> None:
+        """Adds the metrics of the features and the verdict to a row if they are due; reports a new verdict."""
         assert self.health is not None
         step, before = int(row["step"]), self.verdict
         due = self._looks(step, self.health.every) or "knn_top1" in row
@@ -337,12 +339,12 @@ class Monitor(Callback):
             own = module.method.metrics(module.outputs)
             if taken := own.keys() & (row.keys() | look.figures.keys()):
                 raise ValueError(
-                    f"{type(module.method).__name__}.metrics() names {min(taken)!r}, which a row has already."
+                    f"{type(module.method).__name__}.metrics() returns {min(taken)!r}, already a column of the row."
                 )
             row |= look.figures | own
-            moved = change(Look({n: self.first[n] for n in NAMES}, self._recognised), look)
+            moved = change(Look({n: self.first[n] for n in NAMES}, self._pair_auc_per_image), look)
             if moved is not None:
-                row |= {"recognition_change": moved.mean, "recognition_error": moved.error, "moved": moved.moved}
+                row |= {"pair_auc_change": moved.mean, "pair_auc_error": moved.error, "moved": moved.moved}
             self.course.see(self._seen(row, moved, step))
         else:
             return
@@ -357,10 +359,10 @@ class Monitor(Callback):
         if before is None or before.word != self.verdict.word:
             is_alarm = self.verdict.is_alarm
             text = f"{'WARNING  ' if is_alarm else ''}step {step}: {self.verdict}"
-            self._say(text, "warning" if is_alarm else "fact")
+            self._report(text, "warning" if is_alarm else "fact")
 
     def _seen(self, row: Row, moved: Change | None, step: int) -> Seen:
-        """What the verdict rests on."""
+        """The input of the verdict."""
         remedies = self.remedies
         if self.forgetting is not None:
             remedies = dataclasses.replace(remedies, forgetting=self.forgetting.remedy)
@@ -372,15 +374,15 @@ class Monitor(Callback):
         )  # fmt: skip
 
     def _neighbours(self, step: int) -> Neighbours | None:
-        """What the probe says of the encoder, once it has looked."""
+        """The result of the probe; None before its first evaluation in training."""
         if self._hits is None or len(self.knn) < 2:
             return None
-        # by chance one look of all errs as often as one that is alone
-        looks = 1 if step == self._steps else min(PROBES, self.run.epochs)
-        (before, now), (low, high) = map(accuracy, self._hits), interval_of_change(*self._hits, ERROR / looks)
+        # all evaluations together err by chance as often as a single one
+        evaluations = 1 if step == self._steps else min(PROBES, self.run.epochs)
+        (before, now), (low, high) = map(accuracy, self._hits), interval_of_change(*self._hits, ERROR / evaluations)
         return Neighbours(before, now, low, high)
 
-    def _say(self, text: str, kind: Kind) -> None:
+    def _report(self, text: str, kind: Kind) -> None:
         if self._bar is None:
             self.folder.say(text, kind)
         else:
@@ -424,7 +426,7 @@ class Monitor(Callback):
             self._bar = None
 
     def summary(self, module: "Pretraining") -> str:
-        """Time, speed, waiting and the k-NN's way, in a line or two."""
+        """Time, speed, data wait, metrics, verdict and k-NN accuracy, a line each."""
         seconds = time.perf_counter() - self._begin
         steps = module.done_steps - self._begin_step
         text = (
@@ -435,24 +437,25 @@ class Monitor(Callback):
         if module.skipped:
             text += f", {counted(module.skipped, 'step')} skipped for non-finite gradients"
         if self.figures:
-            text += "\nFeatures now: " + ", ".join(f"{n.replace('_', ' ')} {v:.3g}" for n, v in self.figures.items())
-            text += "  (docs/health.md says how to read them)"
+            named = {n.replace("_", " ").replace("auc", "AUC"): v for n, v in self.figures.items()}
+            text += "\nFeatures now: " + ", ".join(f"{name} {value:.3g}" for name, value in named.items())
+            text += "  (explained in docs/health.md)"
         if self.verdict is not None:
             text += f"\nVerdict: {self.verdict}"
         if self.probe is not None and len(self.knn) > 1 and self._knn_from_start:
-            text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_words()})"
+            text += f"\nk-NN top-1: {self.knn[0]:.1%} {self._before()}, {self.knn[-1]:.1%} now ({self._probe_text()})"
         if warning := self._forgotten(module):
             text += f"\n{warning}"
         return text
 
     def _forgotten(self, module: "Pretraining") -> str:
-        """A line on what became of what `--init` knew, where there is something to be said."""
+        """A line about forgetting what `--init` knew; empty if there is nothing to report."""
         if self.forgetting is not None:
-            said = self.verdict is not None and self.verdict.word == "getting worse"
-            return "" if said else self.forgetting.at_end()
+            reported = self.verdict is not None and self.verdict.word == "getting worse"
+            return "" if reported else self.forgetting.at_end()
         if self.probe is not None or not self.run.init or not self.run.method.needs.watch_features:
             return ""
         return (
-            "Whether the encoder forgot what --init knew is not measured: --probe TRAIN TEST, labelled images like "
-            "those that the weights were trained on, shows it."
+            "Whether the encoder forgot what --init knew is not measured. To measure it: --probe TRAIN TEST, with "
+            "labelled images like those that the weights were trained on."
         )

@@ -33,7 +33,7 @@ from .health import Remedies
 from .inputs import as_begun, listings_of, open_images, probe_of, with_system_folders
 from .launch import Launch, check_launch, launch, launched_rank
 from .looks import Health
-from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalise, teacher_memory, view_sheet
+from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalize, teacher_memory, view_sheet
 from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
@@ -224,7 +224,7 @@ def restore(built: Built) -> Ready:
     if ready.is_done:
         return ready
     if found is None:
-        normalise(method.backbone, run, source)
+        normalize(method.backbone, run, source)
     else:
         method.backbone.mean, method.backbone.std = found.mean, found.std
     origin = initial_weights(method.backbone, run) if found is None else ""

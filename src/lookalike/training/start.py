@@ -121,7 +121,7 @@ def say_start(
 def _choices(run: Resolved, backbone: backbones.Backbone) -> set[str]:
     """The options of a run that its images may ask for; see `warnings_about`."""
     if run.init is None and isinstance(run.backbone, str):
-        return {"alpha", "channels"} | ({"normalise"} if run.normalise == "imagenet" else set())
+        return {"alpha", "channels"} | ({"normalize"} if run.normalize == "imagenet" else set())
     # the weights say how many channels, and what is normalised with: perhaps images of another brightness
     return {"alpha", "scale"} if max(backbone.mean) > 0.25 else {"alpha"}
 

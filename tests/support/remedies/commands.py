@@ -275,7 +275,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "features and an encoder": Remedy(
         lambda p: ["evaluate", str(p.run), *p.pair, "--features", str(p.out / "there.npz"), "--protocols", "knn"],
-        r"(--features) takes the place of ENCODER TRAIN TEST and --also\. Leave them out\.",
+        r"(--features) replaces ENCODER TRAIN TEST and --also\. Leave them out\.",
         lambda p, found, argv: ["evaluate", found[1], *features(p, "a.npz", "b.npz"), "--protocols", "knn"], 2,
     ),
     "a queue of no whole batches": Remedy(
@@ -323,33 +323,33 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "too many backbones to measure": Remedy(
         lambda p: ["list", "backbones", "resnet", "--measure", "--image-size", "32"],
-        r"Narrow the PATTERN: it finds .+\.", instead("resnet", "test_resnet"),
+        r"Narrow the PATTERN: it matches .+\.", instead("resnet", "test_resnet"),
     ),
     "a method that learns from a teacher": Remedy(
         lambda p: ["pretrain", "distill", str(p.photos)],
-        r"learns from a teacher: (lookalike distill DATA --teacher TEACHER)",
+        r"trains with a teacher: (lookalike distill DATA --teacher TEACHER)",
         pasted_with(*TINY, "--backbone", tiny.CNN, "--out", "{place.out}/run"), 2,
     ),
     "a method that learns from labels": Remedy(
         lambda p: ["pretrain", "finetune", str(p.photos)],
-        r"learns classes from labels: (lookalike finetune ENCODER TRAIN TEST)",
+        r"trains with labels: (lookalike finetune ENCODER TRAIN TEST)",
         pasted_with(*TINY, "--out", "{place.out}/run"), 2,
     ),
     "images that are not where a file says": Remedy(
-        lambda p: asks(p, "method: simclr", "data: nowhere"), r"To name another place: (.+)",
+        lambda p: asks(p, "method: simclr", "data: nowhere"), r"To use another path: (.+)",
         pasted_with(*TINY, "--backbone", tiny.CNN, "--out", "{place.out}/run"),
     ),
     "images that are not where an old run's file says": Remedy(
         lambda p: asks(p, "method: simclr", f"data: {p.photos.name}", "made: {}"),
-        r"in which the run began, which lookalike 0\.1 did not note: run the command there", where_it_began,
+        r"which lookalike 0\.1 did not record\. Run the command in that directory", where_it_began,
     ),
     "what comes after predicting": Remedy(
-        lambda p: ["predict", str(p.tuned), str(p.photos), "--workers", "0"], r"Next: (.+)   # where the encoder looks",
-        pasted_with("--workers", "0"), 0,
+        lambda p: ["predict", str(p.tuned), str(p.photos), "--workers", "0"],
+        r"Next: (.+)   # attention maps of the encoder", pasted_with("--workers", "0"), 0,
     ),
     "what comes after looking at views": Remedy(
         lambda p: ["views", "simclr", str(p.photos), "--backbone", tiny.CNN, "--image-size", "32"],
-        r"the whole image first\.\s+Next: (.+)", pasted_with(*TINY, "--out", "{place.out}/run"), 0,
+        r"the original first\.\s+Next: (.+)", pasted_with(*TINY, "--out", "{place.out}/run"), 0,
     ),
     "what comes after evaluating": Remedy(
         evaluates(), r"Next: (lookalike [^#]+|\W)$", pasted_with("--workers", "0"), 0,
@@ -361,7 +361,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "what comes after plotting": Remedy(
         lambda p: ["plot", str(p.trained), "--out", f"{p.out}/a.png"],
-        r"Next: (.+)   # all curves, and a map of the embedding", pasted_with("--workers", "0", "--points", "4"), 0,
+        r"Next: (.+)   # all curves and a map of the embedding", pasted_with("--workers", "0", "--points", "4"), 0,
     ),
     "what comes after finetuning": Remedy(
         lambda p: ["finetune", str(p.run), *p.pair, *TINY, "--out", f"{p.out}/tuned"],
@@ -373,10 +373,10 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "what comes after embedding": Remedy(
         lambda p: ["embed", str(p.run), str(p.photos), "--workers", "0"],
-        r"Next: (numpy\.load\(.+\)) gives the arrays features and names", arrays, 0,
+        r"Next: (numpy\.load\(.+\)) returns the arrays features and names", arrays, 0,
     ),
     "a path that is a number": Remedy(
-        lambda p: asks(p, "method: simclr", "data: 5"), r"give a path, in quotes where it is a number", in_quotes
+        lambda p: asks(p, "method: simclr", "data: 5"), r"give a path, in quotes if it is a number", in_quotes
     ),
     "a sheet of another kind": Remedy(
         lambda p: ["views", "simclr", str(p.photos), "--backbone", tiny.CNN, "--image-size", "32", "--out",
@@ -390,29 +390,29 @@ REMEDIES: dict[str, Remedy] = {
     "results that are not written": Remedy(
         lambda p: ["evaluate", str(p.weights), *p.pair, "--workers", "0", "--protocols", "knn", "--encoder-backbone",
                    tiny.CNN],
-        r"Nothing was written; (--out) FILE keeps the results", more("{0}", "{place.out}/a.json"), 0,
+        r"Results were not saved; (--out) FILE saves them", more("{0}", "{place.out}/a.json"), 0,
     ),
     "a check that is not written": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0"],
-        r"No list was written; (--out) FILE\.json keeps all of it", more("{0}", "{place.out}/a.json"), 0,
+        r"The full report was not saved; (--out) FILE\.json saves it", more("{0}", "{place.out}/a.json"), 0,
     ),
     "a report without runs": Remedy(
-        lambda p: ["report"], r"The runs come first: (lookalike report RUN\.\.\. \[options\])\.",
+        lambda p: ["report"], r"No run was given: (lookalike report RUN\.\.\. \[options\])\.",
         pasted_with("--points", "4"), 2,
     ),
     "a plot without runs": Remedy(
-        lambda p: ["plot", "--out", "a.png"], r"The runs come first: (lookalike plot RUN\.\.\. --out FILE\.png)\.",
+        lambda p: ["plot", "--out", "a.png"], r"No run was given: (lookalike plot RUN\.\.\. --out FILE\.png)\.",
         pasted, 2,
     ),
     "thinning without runs": Remedy(
-        lambda p: ["thin"], r"The runs come first: (lookalike thin RUN\.\.\.)", pasted, 2
+        lambda p: ["thin"], r"No run was given: (lookalike thin RUN\.\.\.)", pasted, 2
     ),
     "a probe of one folder": Remedy(
         lambda p: [*trains("simclr", "--hidden-dim", "8")(p), "--probe", p.pair[0]], r"(--probe) TRAIN TEST\.",
         more("{place.pair[1]}"), 2,
     ),
     "data that a file cannot name": Remedy(
-        lambda p: asks(p, "method: simclr", "data: <mine.Images>"), r"Go on from Python, with the same call",
+        lambda p: asks(p, "method: simclr", "data: <mine.Images>"), r"Continue from Python with the same call",
         from_python
     ),
     "data that a file cannot name, and the command line can": Remedy(
@@ -420,49 +420,51 @@ REMEDIES: dict[str, Remedy] = {
         lambda p, found, argv: ["pretrain", str(p.photos), *argv[1:]],
     ),
     "a method that a file cannot name": Remedy(
-        lambda p: asks(p, "method: mine:Method", "data: photos"), r"run it from Python, lookalike\.pretrain\(\.\.\.\)",
+        lambda p: asks(p, "method: mine:Method", "data: photos"), r"Run it from Python: lookalike\.pretrain\(\.\.\.\)",
         from_python,
     ),
     "a file of one method, and another": Remedy(
         lambda p: ["pretrain", "byol", *asks(p, "method: simclr", f"data: {p.photos}")[1:]],
-        r"is a run of \S+, and \S+ was asked for\. Leave one of them out\.", without("byol"), 2,
+        r"is a run of \S+, but the command names \S+\. Leave one of them out\.", without("byol"), 2,
     ),
     "three files of features": Remedy(
         lambda p: ["evaluate", "--features", *features(p, "a.npz", "b.npz", "c.npz"), "--protocols", "knn"],
-        r"--features takes one or two files, and \S+ were given",
+        r"--features expects one or two files, but got \S+\.",
         lambda p, found, argv: [a for a in argv if "c.npz" not in a], 2,
     ),
     "no method": Remedy(
         lambda p: ["pretrain", "--epochs", "1"],
-        r"The method comes first: (lookalike \S+ METHOD DATA \[options\])\.",
+        r"The method is missing: (lookalike \S+ METHOD DATA \[options\])\.",
         pasted_with(*TINY, "--backbone", tiny.CNN, "--out", "{place.out}/run"), 2,
     ),
     "an option of encoders with features": Remedy(
         lambda p: ["evaluate", "--features", *features(p, "a.npz", "b.npz"), "--protocols", "knn", "--baseline"],
-        r"--\S+ is of encoders, and --features gives none\. Leave it out", without("--baseline"), 2,
+        r"--\S+ applies to encoders, but --features reads saved features\. Leave it out", without("--baseline"), 2,
     ),
     "an option of backbones with methods": Remedy(
-        lambda p: ["list", "methods", "--small"], r"--\S+ is of backbones\. Leave it out", without("--small"), 2
+        lambda p: ["list", "methods", "--small"], r"--\S+ applies to backbones only\. Leave it out",
+        without("--small"), 2
     ),
     "shares that are none": Remedy(
-        evaluates("--shares", "10"), r"shares are .+; give one or more above 0, up to (\S+)\.", instead("10", "{0}")
+        evaluates("--shares", "10"), r"shares is .+; give one or more fractions above 0 and at most (\S+)\.",
+        instead("10", "{0}")
     ),
     "groups of no name": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0", "--groups", "zzz"],
-        r"--groups \S+ matches none of \S+ names, such as (.+)\.",
+        r"--groups \S+ matches none of \S+ file names, such as (.+)\.",
         lambda p, found, argv: [*argv[:-1], re.escape(found[1][:3])],
     ),
     "groups by no expression": Remedy(
         lambda p: ["check", str(p.photos), "--workers", "0", "--groups", "["],
-        r"--groups \S+ is no regular expression", instead("[", "^(.)"),
+        r"--groups \S+ is not a valid regular expression", instead("[", "^(.)"),
     ),
     "reading once": Remedy(
-        lambda p: ["check", str(p.photos), "--workers", "0"], r"--cache ram reads once",
+        lambda p: ["check", str(p.photos), "--workers", "0"], r"--cache ram reads them once",
         anew("--cache", "ram", "--out", "{place.out}/run"), 0,
     ),
     "maps of few patches": Remedy(
         lambda p: ["show", str(p.run), str(p.photos), "--workers", "0", "--out", f"{p.out}/show", "--overwrite"],
-        r"(--image-size) (\S+) makes finer ones", more("{0}", "{1}"), 0,
+        r"(--image-size) (\S+) gives finer ones", more("{0}", "{1}"), 0,
     ),
     "a classifier that is no better than chance": Remedy(
         lambda p: ["finetune", str(p.run), *p.pair, *TINY, "--out", f"{p.out}/tuned", *PLAIN],

@@ -251,33 +251,35 @@ CALLS = {
         lambda p, found: distilled(p).memory_name(),
     ),
     "pairs that are near": call(
-        lambda p: lines(twins(p)), r"Of a near pair look at both: .+ \(--sheet FILE\.png draws the pairs",
+        lambda p: lines(twins(p)), r"Inspect near pairs first: .+ \(--sheet FILE\.png draws the pairs",
         lambda p, found: looked(p.out / "twins").sheet().save(p.out / "sheet.png"),
     ),
     "pairs of different classes": call(
-        lambda p: lines(twins(p)), r"OF DIFFERENT CLASSES: .+ look at these first",
+        lambda p: lines(twins(p)), r"OF DIFFERENT CLASSES: .+ inspect these first",
         lambda p, found: looked(p.out / "twins").sheet().save(p.out / "sheet.png"),
         lambda p, found: (p.out / "twins/b/0.png").unlink() or lines(p.out / "twins"),
     ),
     "exact copies": call(
-        lambda p: lines(twins(p)), r"Drop exact copies alone\.",
+        lambda p: lines(twins(p)), r"Remove only exact copies\.",
         lambda p, found: drop_copies(p, found.string),
     ),
     "images that are blank": call(
-        lambda p: lines(blank(p)), r"Masks\? Then give a list of the photographs as DATA; --out FILE\.json names all",
+        lambda p: lines(blank(p)),
+        r"If they are masks, give a list of the photographs as DATA; --out FILE\.json lists all",
         lambda p, found: lines(listing(p.out / "list.txt", *(p.out / "blank").glob("[0-9].png"))),
         lambda p, found: [all_of(p.out / "blank")["blank"].remove("black.png")],
     ),
     "one picture under two suffixes": call(
-        lambda p: lines(twofold(p)), r"all files show the same: keep one of each\.",
+        lambda p: lines(twofold(p)), r"all files show the same image: keep one of each\.",
         lambda p, found: lines(listing(p.out / "list.txt", *(p.out / "twofold").glob("*.png"))),
     ),
     "masks beside photographs": call(
-        lambda p: lines(masked(p)), r"they do not \(masks, previews\?\): give a list of those to learn from as DATA\.",
+        lambda p: lines(masked(p)),
+        r"they differ \(masks, previews\?\): give a list of the images to train on as DATA\.",
         lambda p, found: lines(listing(p.out / "list.txt", *(p.out / "masked").glob("*.jpg"))),
     ),
     "names of several files": call(
-        lambda p: lines(masked(p)), r"(?<!;) --out FILE\.json names all",
+        lambda p: lines(masked(p)), r"(?<!;) --out FILE\.json lists all$",
         lambda p, found: all_of(p.out / "masked")["same_names"].remove(["0.jpg", "0.png"]),
     ),
     "many broken images": call(
@@ -417,8 +419,8 @@ CALLS = {
         lambda p: remarked(grey(p)), r"use --channels (1)\.", lambda p, found: remarked(p.out / "grey", int(found[1]))
     ),
     "values that use little of their range": call(
-        lambda p: remarked(dark(p)), r"Train with (--normalise data), or scale",
-        lambda p, found: normalised(p, p.out / "dark", *found[1].split()), lambda p, found: remarked(scaled(p)),
+        lambda p: remarked(dark(p)), r"Train with (--normalize data), or scale",
+        lambda p, found: normalized(p, p.out / "dark", *found[1].split()), lambda p, found: remarked(scaled(p)),
     ),
     "images that do not fit into memory": call(
         lambda p: with_memory(1000, lambda: epoch(images(p.out / "many"), cache="ram")),
@@ -584,10 +586,10 @@ def multiplied(p: Place, extra: int = 1) -> Path:
     return written(tiff(pixels, 2, extra=(extra,)), p.out / f"multiplied{extra}.tif")
 
 
-def normalised(p: Place, data: Path, *options: str) -> None:
+def normalized(p: Place, data: Path, *options: str) -> None:
     run = configured("simclr", "--image-size", "32", *options)
     backbone = net()
-    model.normalise(backbone, run, open_source(data))
+    model.normalize(backbone, run, open_source(data))
     assert max(backbone.mean) < 0.1
 
 

@@ -228,7 +228,7 @@ CALLS = {
         lambda p, found: evaluated(p, protocols=("label-free",)), lambda p, found: evaluated(p, pool="average"),
     ),
     "one class": call(
-        lambda p: evaluated(p, *2 * [folders(p.out / "one", "a")]), r"nothing to tell apart\. Give two or more",
+        lambda p: evaluated(p, *2 * [folders(p.out / "one", "a")]), r"has only one class, .+\. Give at least two",
         lambda p, found: evaluated(p),
     ),
     "features without labels": call(
@@ -240,12 +240,12 @@ CALLS = {
         *(lambda p, found, i=i: label_free(p.run, p.photos, images=int(found[i].replace(",", ""))) for i in (1, 2)),
     ),
     "no protocol": call(
-        lambda p: evaluated(p, protocols=()), r"No protocol was asked for\. Choose from ([^,.]+)",
+        lambda p: evaluated(p, protocols=()), r"No protocol was given\. Choose from ([^,.]+)",
         lambda p, found: evaluated(p, protocols=(found[1],)),
     ),
     "shares that are none": call(
         lambda p: evaluated(p, protocols=("semi",), shares=(10.0,)),
-        r"shares are .+; give one or more above 0, up to (1)\.",
+        r"shares is .+; give one or more fractions above 0 and at most (1)\.",
         lambda p, found: evaluated(p, protocols=("semi",), shares=(0.1, float(found[1]))),
     ),
     "a protocol that there is not": call(
@@ -328,7 +328,7 @@ CALLS = {
     ),
     "features that are not finite, of a training": call(
         lambda p: verdict(p, spread=float("nan")),
-        r"Give a longer (--optim\.warmup-epochs), or (--optim\.clip) (1): they make the steps shorter",
+        r"Give a longer (--optim\.warmup-epochs), or (--optim\.clip) (1): they reduce the step size",
         lambda p, found: taken(found[1], "20"), lambda p, found: taken(found[2], found[3]),
     ),
     "a rate that is none": call(
@@ -337,28 +337,28 @@ CALLS = {
     ),
     "one answer for all images": call(
         lambda p: verdict(p, FELL, spread=0.01, loss=0.0, known=False),
-        r"See that the loss keeps images apart: negatives, a variance term, or a stopped gradient and a predictor\.",
+        r"Check that the loss keeps images apart: negatives, a variance term, or a stopped gradient and a predictor\.",
         lambda p, found: cause("vicreg"), lambda p, found: cause("simsiam"), lambda p, found: cause("byol"),
         lambda p, found: cause("barlow_twins", "--lambd", "0.0051"), lambda p, found: cause("dino"),
     ),
     "views that are alike": call(
-        lambda p: verdict(p, Change(0.0, 0.0, 0.001), first={"recognition": 0.999}),
-        r"Make the views differ more, by a lower (--views\.0\.scale) or more (--views\.0\.jitter), and look at them: "
+        lambda p: verdict(p, Change(0.0, 0.0, 0.001), first={"pair_auc": 0.999}),
+        r"Use stronger augmentation, by a lower (--views\.0\.scale) or more (--views\.0\.jitter), and check the views: "
         r"(.+)",
         lambda p, found: configured("simclr", found[1], "0.05", "1.0"), lambda p, found: taken(found[2], "1.0"),
         lambda p, found: commanded(p, found[3], "--out", str(p.out / "views.png")),
     ),
     "views that do not show the image": call(
-        lambda p: verdict(p, FELL), r"See that both views show what tells an image from others: (.+)",
+        lambda p: verdict(p, FELL), r"Check that both views show what distinguishes an image from others: (.+)",
         lambda p, found: commanded(p, found[1], "--out", str(p.out / "views.png")),
     ),
     "views that lose the class": call(
         lambda p: verdict(p, ROSE, neighbours=Neighbours(0.9, 0.8, -0.15, -0.05)),
-        r"See that the views keep what the classes differ in: (.+)",
+        r"Check that the views preserve what the classes differ in: (.+)",
         lambda p, found: commanded(p, found[1], "--out", str(p.out / "views.png")),
     ),
     "images that hold nothing": call(
-        lambda p: trained(p, data=blank(p)), r"Look at them: (.+)", lambda p, found: commanded(p, found[1]),
+        lambda p: trained(p, data=blank(p)), r"Check the images: (.+)", lambda p, found: commanded(p, found[1]),
         lambda p, found: trained(p),
     ),
     "no clear gain": call(
@@ -367,7 +367,7 @@ CALLS = {
         lambda p, found: configured("simclr", found[3], "1h"),
     ),
     "no clear gain that a probe would show": call(
-        lambda p: verdict(p), r"With labelled images (--probe) TRAIN TEST tells more",
+        lambda p: verdict(p), r"With labelled images, (--probe) TRAIN TEST measures the accuracy",
         lambda p, found: trained(p, found[1], *p.pair),
     ),
     "a training of few steps": call(
@@ -375,7 +375,7 @@ CALLS = {
         lambda p, found: configured("simclr", found[2], "1h"),
     ),
     "images that are not finite": call(
-        lambda p: str(ruined(3, 1.0, [X * torch.nan])), r"Look for such images with `lookalike (check)`",
+        lambda p: str(ruined(3, 1.0, [X * torch.nan])), r"Find such images with `lookalike (check)`",
         lambda p, found: looked(p.photos),
     ),
     "a loss that is not finite": call(
@@ -386,7 +386,7 @@ CALLS = {
     ),
     "gradients that are not finite": call(
         lambda p: str(ruined(3, 1.0, [X])),
-        r"Try (--precision) (bf16) in place of fp16, a lower (--optim\.lr), or (--optim\.clip) (1)\.",
+        r"Try (--precision) (bf16) instead of fp16, a lower (--optim\.lr), or (--optim\.clip) (1)\.",
         lambda p, found: configured("simclr", found[1], found[2]), lambda p, found: taken(found[3], "0.01"),
         lambda p, found: taken(found[4], found[5]),
     ),

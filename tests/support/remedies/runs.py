@@ -273,7 +273,7 @@ RUNS = {
         lambda p: report(folder(p).path), r"Give the folder of a run or of a comparison", lambda p, found: report(p.run)
     ),
     "no run to draw": call(
-        lambda p: lookalike.plot([], out=p.out / "a.png"), r"There is no run to draw\. Give one folder or more",
+        lambda p: lookalike.plot([], out=p.out / "a.png"), r"No run was given\. Give at least one run folder",
         lambda p, found: lookalike.plot(p.trained, out=p.out / "a.png"),
         lambda p, found: lookalike.plot([p.trained, p.trained], out=p.out / "b.png"),
     ),
@@ -284,7 +284,7 @@ RUNS = {
         lambda p, found: lookalike.plot(p.trained, out=p.out / "a.png", **{found[1]: True}),
     ),
     "a run without a step": call(
-        lambda p: lookalike.plot(p.run, out=p.out / "a.png"), r"Give the folder of a run that made a step",
+        lambda p: lookalike.plot(p.run, out=p.out / "a.png"), r"Give the folder of a run with at least one step",
         lambda p, found: lookalike.plot(p.trained, out=p.out / "a.png"),
     ),
     "images that no command named": call(
@@ -304,11 +304,12 @@ RUNS = {
         lambda p: unwritten(p), r"Try: (.+)$", lambda p, found: pasted(found[1])
     ),
     "pictures of images that cannot be read": call(
-        lambda p: show(p.run, only_damaged(p), out=p.out / "a"), r"`lookalike (check)` says why",
+        lambda p: show(p.run, only_damaged(p), out=p.out / "a"), r"`lookalike (check)` reports why",
         lambda p, found: pasted(f"lookalike {found[1]} {p.out}/damaged --workers 0"),
     ),
     "an image without neighbours": call(
-        lambda p: show(p.run, images(p.out / "one", 1), out=p.out / "a", what=["neighbours"]), r"Give a folder of more",
+        lambda p: show(p.run, images(p.out / "one", 1), out=p.out / "a", what=["neighbours"]),
+        r"Give a folder with more images",
         lambda p, found: show(p.run, images(p.out / "two", 2), out=p.out / "a", what=["neighbours"]),
     ),
     "pictures that are there": call(
@@ -319,12 +320,12 @@ RUNS = {
     ),
     "a demo without a name": call(
         lambda p: os.chdir(folder(p).path) or demonstrated("."),
-        r"Give one such as (runs/demo); the images go beside it",
+        r"Give one such as (runs/demo); the images are written next to it",
         lambda p, found: demonstrated(found[1]),
     ),
     "a demo in the folder of a run": call(
         lambda p: demonstrated(shutil.copytree(p.trained, p.out / "run"), overwrite=True),
-        r"holds a run that is no demo\. Give another --out",
+        r"holds a run that is not a demo\. Give another --out",
         lambda p, found: demonstrated(p.out / "another"),
     ),
     "an earlier demo's images": call(
@@ -333,7 +334,7 @@ RUNS = {
     ),
     "images beside a demo": call(
         lambda p: demonstrated(images(p.out / "demo-digits").parent / "demo"),
-        r"not of this demo\. Give another --out|^Give another --out\.$",
+        r"not written by this demo\. Give another --out|^Give another --out\.$",
         lambda p, found: demonstrated(p.out / "another"),
     ),
 }  # fmt: skip
@@ -592,7 +593,7 @@ TRAININGS = {
         lambda p, found: collapsed(p, *advised(Path(found[1]))) and None,
     ),
     "a method that does not suit": call(
-        lambda p: Remedies().settings(), r"`(\S+)` learns soonest in short trainings, and `lookalike (compare)` ranks",
+        lambda p: Remedies().settings(), r"In short trainings `(\S+)` learns fastest; `lookalike (compare)` ranks",
         lambda p, found: get_method(found[1]) and compared(p),
     ),
     "a method that does not suit, and learns soonest elsewhere": call(
@@ -619,7 +620,7 @@ TRAININGS = {
     ),
     "an encoder that rests at first, and a time": call(
         lambda p: finetune.prepared(tuned(p, "--unfreeze-after", "1", "--time", "1s")),
-        r"Give (--epochs) in the place of --time",
+        r"Give (--epochs) instead of --time",
         lambda p, found: finetune.prepared(tuned(p, "--unfreeze-after", "1", found[1], "3")),
     ),
     "a classifier over its own encoder": call(
@@ -629,7 +630,7 @@ TRAININGS = {
     ),
     "no encoder to tune": call(
         lambda p: finetune.prepared(tuned(p, init=None)),
-        r"Give ENCODER: a run's folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME",
+        r"Give ENCODER: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME",
         lambda p, found: finetune.prepared(tuned(p)),
         lambda p, found: finetune.prepared(tuned(p, "--encoder-backbone", tiny.CNN, init=str(p.weights))),
     ),
@@ -639,17 +640,17 @@ TRAININGS = {
     ),
     "a module whose size is not known": call(
         lambda p: finetune.prepared(tuned(p, init=None, backbone=Net(), image_size=None)),
-        r"A module of your own does not say which images it is for\. Give (image_size)",
+        r"The image size of a module of your own is unknown\. Give (image_size)",
         lambda p, found: finetune.prepared(tuned(p, init=None, backbone=Net(), **{found[1]: 32})),
     ),
     "another method to be tuned by": call(
         lambda p: finetune.train_and_evaluate(configured_on(p, "simclr", "--hidden-dim", "8")),
-        r"FineTune\.Config, and the run has .+ Use lookalike\.(pretrain)",
+        r"FineTune\.Config, but the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),
     "another method to be taught by": call(
         lambda p: distill.distill(configured_on(p, "simclr", "--hidden-dim", "8")),
-        r"Distill\.Config, and the run has .+ Use lookalike\.(pretrain)",
+        r"Distill\.Config, but the run has .+ Use lookalike\.(pretrain)",
         lambda p, found: vars(lookalike.training)[found[1]](configured_on(p, "simclr", "--hidden-dim", "8")) and None,
     ),
 }  # fmt: skip

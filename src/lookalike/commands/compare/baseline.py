@@ -22,7 +22,7 @@ def untrained_encoder(run: Resolved, source: Source) -> Backbone:
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
     encoder.alpha = run.alpha
-    model.normalise(encoder, run, source)
+    model.normalize(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)
         return encoder.eval()

@@ -9,6 +9,7 @@ from ...evaluation.records import Entry
 from ...files import FORMAT, read_json
 from ...image_options import Alpha
 from ...printing import brief, protocol_name, shown
+from ...runs import renamed
 from .ranking import Accuracy, Results, training_of
 
 FILE = "compare.json"
@@ -33,7 +34,7 @@ def read(file: Path) -> dict[str, Any]:
                 raise ValueError(f"{file} names the folder {shown(name)}, which no comparison creates.")
         for results in content["untrained_by_seed"].values():
             results_of(results)
-        content["question"] = {"alpha": "white"} | content["question"]  # what version 0.1 used
+        content["question"] = {"alpha": "white"} | renamed(content["question"])  # what version 0.1 used
         if content["question"]["alpha"] not in get_args(Alpha):
             raise ValueError(f"{file} has an unknown alpha, {shown(content['question']['alpha'])}.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

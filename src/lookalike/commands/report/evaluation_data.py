@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ...metric_names import RENAMED_SCORES, with_current_names
 from ...printing import TOP5_FROM
 from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_label, settings_in_short
 
@@ -97,7 +98,7 @@ def _metrics(entry: Content) -> list[Content]:
             found.append((recall_label(1), entry["top1"]))
     measures = entry["measures"] if isinstance(entry.get("measures"), dict) else {}
     if entry.get("protocol") == "label-free":
-        measures = {"retrieval": entry["top1"], **measures}
+        measures = {"view_retrieval": entry["top1"], **with_current_names(measures, RENAMED_SCORES)}
     known = [name for name in METRIC_TITLES if name in measures]
     found += [(METRIC_TITLES.get(name, Curve(name.replace("_", " "), "", "")), measures[name])
               for name in dict.fromkeys([*known, *measures]) if is_finite(measures[name])]  # fmt: skip

@@ -24,16 +24,16 @@ CURVES: Mapping[str, Curve] = {
     "knn_top1": Curve(
         "k-NN accuracy", "%", "Test images classified correctly by their nearest labelled images.", "percent"
     ),
-    "recognition": Curve(
-        "Recognition", "%",
-        "How often a view is nearer to its image's other view than to another image. Chance is 50 %.",
+    "pair_auc": Curve(
+        "Pair AUC", "%",
+        "How often a view is closer to the other view of its image than to a view of another image. Chance is 50 %.",
         "percent",
     ),
-    "recognition_change": Curve(
-        "Change of recognition", "%", "How much recognition rose since the first look, on the same images.", "percent"
+    "pair_auc_change": Curve(
+        "Change of the pair AUC", "%", "Difference from the first evaluation, on the same images.", "percent"
     ),
-    "recognition_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
-    "moved": Curve("Moved", "", "How far images' shares in recognition are from their first ones: 0 is not at all."),
+    "pair_auc_error": Curve("Error of the change", "%", "Its standard error over the images.", "percent"),
+    "moved": Curve("Moved", "", "How far images' contributions to the pair AUC are from the first ones: 0 is unmoved."),
     "spread": Curve("Spread", "", "How far apart the features of different images are. Near 0 they have collapsed."),
     "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
     "alignment": Curve("Alignment", "", "Squared distance between two views of one image, 0 to 4: lower is closer."),
@@ -51,7 +51,7 @@ CURVES: Mapping[str, Curve] = {
 }  # fmt: skip
 """Columns of `metrics.jsonl`, in the order of the page; unknown columns follow."""
 
-MAIN = ("loss", "knn_top1", "recognition", "spread", "lr", "images_per_s")
+MAIN = ("loss", "knn_top1", "pair_auc", "spread", "lr", "images_per_s")
 """Curves that are always visible; the others are collapsed."""
 
 VERDICTS: Mapping[str, str] = {
@@ -80,11 +80,11 @@ METRIC_TITLES: Mapping[str, Curve] = {
     "map": Curve(
         "Mean average precision", "", "How high images of the same class rank; 100 % if all rank first.", "percent"
     ),
-    "recognition": CURVES["recognition"],
-    "retrieval": Curve(
+    "pair_auc": CURVES["pair_auc"],
+    "view_retrieval": Curve(
         "View recall@1", "%", "How often the nearest of all views is the other view of the same image.", "percent"
     ),
-    "retrieval_of_5": Curve("View recall@5", "%", "The same for the five nearest views.", "percent"),
+    "view_retrieval_of_5": Curve("View recall@5", "%", "The same for the five nearest views.", "percent"),
     **{name: CURVES[name] for name in ("alignment", "uniformity", "spread")},
     "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
 }

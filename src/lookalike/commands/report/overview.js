@@ -72,8 +72,8 @@ function tiles(run) {
   if (curve && !found.length) {
     found.push(['k-NN accuracy', percent(curve.y[curve.y.length - 1]), `${percent(curve.y[0])} before training`]);
   }
-  const told = run.curves.series.recognition;
-  if (told) found.push(['Recognition', percent(told.y[told.y.length - 1]), 'own view nearest; chance 50 %']);
+  const auc = run.curves.series.pair_auc;
+  if (auc) found.push(['Pair AUC', percent(auc.y[auc.y.length - 1]), 'positive against negative pairs; chance 50 %']);
   const speed = run.curves.series.images_per_s;
   if (speed) {
     const sorted = [...speed.y].sort((a, b) => a - b);

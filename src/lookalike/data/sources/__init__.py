@@ -1,4 +1,4 @@
-"""Where images come from: files, the items of Datasets, lists and arrays, and parts of these, behind one face."""
+"""Sources of images with a common interface: files, items of Datasets, lists and arrays, and subsets of these."""
 
 from .factory import open_maybe_labelled, open_source
 from .source import Data, Indexed, Source, image_set

@@ -1,4 +1,4 @@
-"""Items that are read by index: a torch Dataset, a Hugging Face Dataset, a list, an array or a tensor."""
+"""Images read by index: a torch Dataset, a Hugging Face Dataset, a list, an array or a tensor."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ from .source import Indexed, Source
 
 
 def indexed(data: object) -> Indexed:
-    """Something with items 0 to N - 1.
+    """Checks that `data` has items 0 to N - 1.
 
     Raises:
-        ValueError: it is something else; the message says what to give.
+        ValueError: it has not; the message states what to give instead.
     """
     kind = type(data).__name__
     if isinstance(data, type):
@@ -35,7 +35,7 @@ def indexed(data: object) -> Indexed:
         check_arrays(data)
     elif isinstance(data, Mapping):
         names = ", ".join(printable(str(name)) for name in list(data)[:5])
-        raise ValueError(f"The data are a {kind} of {names}. Give one of them, or a list of images.")
+        raise ValueError(f"The data are a {kind} with the keys {names}. Give one of its values, or a list of images.")
     elif isinstance(data, IterableDataset | bytes) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise ValueError(
             f"{kind} cannot be read by index. Give a folder, a text file of paths, a list of images, an array "
@@ -44,8 +44,8 @@ def indexed(data: object) -> Indexed:
     found = cast(Indexed, data)
     try:
         count = len(found)
-    except Exception as error:  # as the user's code and the libraries that it calls may raise
-        raise ValueError(f"{kind} has no length ({failure(error)}). Give a Dataset that knows its length.") from error
+    except Exception as error:  # user code may raise anything
+        raise ValueError(f"{kind} has no length ({failure(error)}). Give a Dataset of known length.") from error
     if not count:
         raise ValueError(f"{kind} is empty. Give a Dataset with items.")
     if not isinstance(data, Dataset | list | tuple | np.ndarray | Tensor):
@@ -54,13 +54,13 @@ def indexed(data: object) -> Indexed:
 
 
 def _check_items(data: Indexed) -> None:
-    """Raises ValueError where something of another library has no items 0 to N - 1, as a table of pandas."""
+    """Raises ValueError if an object of another library, such as a pandas table, has no items 0 to N - 1."""
     for i in range(min(3, len(data))):
         try:
             data[i]
         except (LookupError, TypeError) as error:
             reason = failure(error)
-        except Exception:  # its items are there, and this one is broken
+        except Exception:  # indexing works, and this item is broken
             return
         else:
             return
@@ -95,13 +95,13 @@ class Items(Source):
         return f"item {i}"
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
-        if i in self._failed:  # its label is not known
+        if i in self._failed:  # its label is unknown
             raise BrokenImage(self.name(i), self._failed[i])
         try:
             item = self.dataset[i]
         except MemoryError:
             raise
-        except Exception as error:  # the user's code and the libraries that it calls stumble in every way there is
+        except Exception as error:  # user code may raise anything
             raise BrokenImage(self.name(i), failure(error)) from error
         try:
             image = image_of(item)
@@ -127,18 +127,18 @@ class Items(Source):
             raise BrokenImage(self.name(i), reason_of(error)) from error
         except Exception as error:
             raise BrokenImage(self.name(i), failure(error)) from error
-        what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else with_article(type(image).__name__)
-        raise self._no_image(i, what)
+        found = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else with_article(type(image).__name__)
+        raise self._no_image(i, found)
 
-    def _no_image(self, i: int, what: str) -> TypeError:
+    def _no_image(self, i: int, found: str) -> TypeError:
         return TypeError(
-            f"Item {i} of {type(self.dataset).__name__} holds {what} where an image belongs. Return a PIL image, an "
-            "array (H, W, C), a tensor (C, H, W) or a path, alone, first in a tuple, or as the column image of a dict."
+            f"Item {i} of {type(self.dataset).__name__} contains {found} instead of an image. Return a PIL image, an "
+            "array (H, W, C), a tensor (C, H, W) or a path: alone, first in a tuple, or as the column image of a dict."
         )
 
     def kind(self, i: int) -> str:
         kind = type(self.dataset).__name__
-        with suppress(Exception):  # `read` says why an item cannot be had
+        with suppress(Exception):  # `read` reports why an item is unreadable
             image = image_of(self.dataset[i])
             if isinstance(image, str | os.PathLike) and is_path(image):
                 return kind_of(image, self.channels, self.alpha)

@@ -1,4 +1,4 @@
-"""From DATA, whatever it is, to a source of images."""
+"""Opens DATA of any supported kind as a source of images."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,24 @@ def open_source(
     alpha: Alpha = "auto",
     system_folders: bool = False,
 ) -> Source:
-    """Finds the images of DATA; none is opened yet.
+    """Finds the images of DATA without opening them.
 
     Args:
-        data: a folder, searched recursively, where file order never matters and hidden names and folders of systems
-            are passed over; a text file with a path per line, absolute or relative to its own folder (blank lines and
-            # comments are passed over); an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a
-            map-style Dataset or a Hugging Face Dataset. Its items are an image, a tuple of an image, a label and more,
-            or a row with columns for both; an image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor
-            (H, W) or (C, H, W), or a path. A `Source` that is open already stays as it is, where it has these channels,
-            labels and classes.
-        channels: how many channels images are brought to.
-        labelled: take labels: a file's first folder below DATA; a Dataset's `targets`, or else those in its items.
-        classes: with `labelled`, the class names in their order, as a training set gave them. None: those found.
-        alpha: what becomes of an alpha channel; see `decode`. A `Source` that is open keeps its own.
-        system_folders: take images in folders of systems, such as @eaDir, too, as version 0.1 did.
+        data: a folder, searched recursively, where file order is irrelevant and hidden names and system folders are
+            skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and
+            # comments are skipped); an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style
+            Dataset or a Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns
+            for both. An image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W),
+            or a path. An open `Source` is returned unchanged if its channels, labels and classes match.
+        channels: number of channels to which images are converted.
+        labelled: read labels: a file's first folder below DATA; a Dataset's `targets`, otherwise those in its items.
+        classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
+        alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
+        system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
 
     Raises:
-        FileNotFoundError: no such folder or file, or no listed file exists.
-        ValueError: no image in it; a file outside a class folder; a class that `classes` lacks; no such data.
+        FileNotFoundError: the folder or file does not exist, or no listed file exists.
+        ValueError: no images found; a file outside a class folder; a class missing from `classes`; unsupported data.
     """
     if channels < 1:
         raise ValueError(f"channels is {channels}; images have at least 1.")
@@ -72,10 +71,11 @@ def open_source(
 
 
 def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
-    """Raises ValueError where an open source is not as it was asked for."""
+    """Raises ValueError if an open source does not match the request."""
     if source.channels != channels:
         raise ValueError(
-            f"The source has {counted(source.channels, 'channel')}, and {channels} were asked for. Open it with them."
+            f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
+            f"channels={channels}."
         )
     if labelled and (source.labels is None or source.classes is None):
         raise ValueError("The source has no labels. Open it with labelled=True.")
@@ -84,10 +84,10 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
 
 
 def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") -> Source:
-    """The images of DATA, with labels where all images of a folder lie in class folders, or where they are at hand.
+    """The images of DATA, with labels if these are known without reading images.
 
-    They are at hand in a Dataset's `targets`, in a column of classes, and in a list of tuples. Labels that are no
-    classes (boxes, captions, several at once) are left aside.
+    Labels come from class folders (if all images lie in one), a Dataset's `targets`, a column with class names, or a
+    list of tuples. Labels that are not classes (boxes, captions, multiple labels) are ignored.
     """
     if _has_labels(data):
         with suppress(ValueError):
@@ -96,7 +96,7 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") ->
 
 
 def _has_labels(data: Data) -> bool:
-    """Whether labels can be had without reading images."""
+    """Whether labels are available without reading images."""
     if isinstance(data, str | os.PathLike):
         return os.path.isdir(data)
     if isinstance(data, list | tuple):

@@ -1,4 +1,4 @@
-"""Image files: those of a folder, of a text file with a path per line, or of a list of paths."""
+"""Image files: from a folder, a text file with one path per line, or a list of paths."""
 
 import copy
 import hashlib
@@ -21,7 +21,7 @@ from ..labels import folder_labels
 from .source import Source
 
 _DECODER = 2
-"""Counts up when files give other pixels than before, so that what was kept of them is made anew."""
+"""Increase it whenever decoding gives different pixels, so that caches are rebuilt."""
 
 
 class Files(Source):
@@ -36,13 +36,13 @@ class Files(Source):
         self.alpha = alpha
         self._notes = [] if scanned is None else scanned.notes()
         self.system_folders = 0 if scanned is None else scanned.systems.total()
-        self._listing = b""  # of other names than the paths
-        self._hold(paths)
+        self._listing = b""  # names that differ from the paths
+        self._store(paths)
         if labelled:
             self.labels, self.classes = folder_labels(root, paths, classes)
 
-    def _hold(self, paths: Sequence[str]) -> None:
-        """Keeps paths as one block of bytes: millions of strings would be copied page by page into forked workers."""
+    def _store(self, paths: Sequence[str]) -> None:
+        """Stores paths as one block of bytes: forked workers would copy millions of strings page by page."""
         self._text = os.fsencode("\0".join(paths))
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == 0)
         self._bounds = np.concatenate(([-1], ends, [len(self._text)]))
@@ -71,13 +71,13 @@ class Files(Source):
         return self._listing or self._text
 
     def called(self, names: Sequence[str], places: Sequence[int] | None = None) -> "Files":
-        made = copy.copy(self)
+        renamed = copy.copy(self)
         if places is not None:
-            made._hold([self._path(i) for i in places])
-            made.labels = None if self.labels is None else self.labels[torch.tensor(places)]
-        made._listing = os.fsencode("\0".join(names))
-        made._keys = np.fromiter(map(key_of, names), np.int64, len(names))
-        return made
+            renamed._store([self._path(i) for i in places])
+            renamed.labels = None if self.labels is None else self.labels[torch.tensor(places)]
+        renamed._listing = os.fsencode("\0".join(names))
+        renamed._keys = np.fromiter(map(key_of, names), np.int64, len(names))
+        return renamed
 
     def seen_from(self, folder: str) -> list[str]:
         files = (os.path.normpath(self.file(i)) for i in range(len(self)))
@@ -94,8 +94,8 @@ class Files(Source):
             os.scandir(self.root).close()
         except OSError as error:
             return (
-                f"{self.root} cannot be read any more ({error.strerror}). Put it back or mount it again; a run that "
-                "has begun goes on with --resume."
+                f"{self.root} is no longer readable ({error.strerror}). Restore or remount it. Then resume a run that "
+                "has started with --resume."
             )
         return ""
 
@@ -104,7 +104,7 @@ class Files(Source):
         digest.update(f"{_DECODER} {self.alpha} ".encode())
         digest.update(os.fsencode(os.path.realpath(self.root)))
         for i in range(len(self)):
-            with suppress(OSError):  # it may be there next time
+            with suppress(OSError):  # a missing file may exist next time
                 found = os.stat(self.file(i))
                 digest.update(f"{i} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -117,25 +117,23 @@ class Files(Source):
 
 
 def refuse_two_classes(linked: Mapping[str, str]) -> None:
-    """Raises ValueError where a class folder is another one, or holds it: its images would have two labels."""
+    """Raises ValueError if a link makes images belong to two class folders: they would have two labels."""
     for link, there in linked.items():
         if there and link.split("/")[0] != there.split("/")[0]:
-            raise ValueError(f"{link} is the same folder as {there}: its images would be of two classes. Remove one.")
+            raise ValueError(f"{link} is the same folder as {there}: its images would have two classes. Remove one.")
 
 
-def _as_there(path: str, listings: dict[str, dict[str, str]]) -> str:
-    """A path with its names in the form that this disk has: Unicode writes some letters in two ways (NFC, NFD).
-
-    What is not there in any form stays as it is.
+def _as_on_disk(path: str, listings: dict[str, dict[str, str]]) -> str:
+    """A path with the Unicode normalisation (NFC or NFD) of the names on this disk; unchanged if it does not exist.
 
     Args:
         path: absolute.
-        listings: of folders that were looked into, their names by their composed form.
+        listings: folder -> composed name -> name on disk, of the folders listed so far; extended here.
     """
     if path.isascii() or os.path.lexists(path):
         return path
     folder, name = os.path.split(path)
-    folder = _as_there(folder, listings)
+    folder = _as_on_disk(folder, listings)
     if folder not in listings:
         listings[folder] = {}
         with suppress(OSError):
@@ -144,33 +142,33 @@ def _as_there(path: str, listings: dict[str, dict[str, str]]) -> str:
 
 
 def relative(paths: list[str], root: str, where: str) -> list[str]:
-    """Paths relative to a folder where they lie in it, with / between the parts.
+    """Makes paths inside `root` relative to it, with / between the parts.
 
     Raises:
-        FileNotFoundError: none of the first is there.
+        FileNotFoundError: none of the first 100 files exists.
     """
     listings: dict[str, dict[str, str]] = {}
-    paths = [p if p.isascii() else _as_there(os.path.join(root, p), listings) for p in paths]
+    paths = [p if p.isascii() else _as_on_disk(os.path.join(root, p), listings) for p in paths]
     if not any(os.path.exists(os.path.join(root, p)) for p in paths[:100]):
         raise FileNotFoundError(
-            f"None of the first {counted(min(100, len(paths)), 'file')} that {where} names exists; the first is "
+            f"None of the first {counted(min(100, len(paths)), 'file')} in {where} exists; the first is "
             f"{brief(os.path.join(root, paths[0]), LONGEST_PATH)}. Paths are absolute or relative to {root}."
         )
     return [p.removeprefix(os.path.join(root, "")).replace(os.sep, "/") for p in paths]
 
 
 def listed(path: str) -> list[str]:
-    """The paths in a text file, in its order, relative to its folder where they lie in it."""
+    """The paths in a text file, in file order; those inside its folder are relative to it."""
     with open(path, "rb") as file:
         content = file.read().removeprefix(b"\xef\xbb\xbf")
     if b"\0" in content or os.path.splitext(path)[1].lower()[1:] in SUFFIXES:
         raise ValueError(
-            f"{path} is no text file of paths. Give a folder of images, or a text file with one path per line."
+            f"{path} is not a text file of paths. Give a folder of images, or a text file with one path per line."
         )
     root = os.path.dirname(path)
-    # a name may end in a space or hold what splitlines() takes for the end of a line
+    # a name may end in a space, or contain characters at which splitlines() splits
     lines = (line.removesuffix("\r") for line in os.fsdecode(content).split("\n"))
     paths = [os.path.normpath(line) for line in lines if line.strip() and not line.startswith("#")]
     if not paths:
-        raise ValueError(f"{path} names no image. Give a text file with one path per line.")
+        raise ValueError(f"{path} lists no images. Give a text file with one path per line.")
     return relative(paths, root, path)

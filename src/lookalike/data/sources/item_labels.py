@@ -11,22 +11,22 @@ from ..labels import class_numbers, onto
 from .source import Indexed
 
 MOST_CLASSES = 1_000_000
-"""That numbers alone name: larger numbers are no labels."""
+"""Limit for integer labels without class names: larger numbers are not labels."""
 
 
 def failure(error: Exception) -> str:
     """An exception in one line, with its type."""
-    if isinstance(error, BrokenImage):  # somebody has said it
+    if isinstance(error, BrokenImage):  # raised by the user's Dataset with a reason
         return error.reason
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def targets_of(dataset: object) -> object | None:
-    """A Dataset's `targets`; None where it has none, or they cannot be had."""
+    """A Dataset's `targets`; None if it has none, or reading them fails."""
     try:
         found: object = dataset.targets  # type: ignore[attr-defined]
-    except Exception:  # a property may do anything
+    except Exception:  # a property may raise anything
         return None
     return found
 
@@ -34,7 +34,7 @@ def targets_of(dataset: object) -> object | None:
 def item_labels(
     dataset: Indexed, count: int, classes: Sequence[str] | None, failed: dict[int, str]
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels and class names. Items that cannot be had get another one's label, and their reason in `failed`."""
+    """Labels and class names. Unreadable items get the label of another item, and their reason in `failed`."""
     name = type(dataset).__name__
     labels, own = targets_of(dataset), _own_classes(dataset)
     if labels is None:
@@ -46,7 +46,7 @@ def item_labels(
     top = int(numbers.max())
     if own is None and classes is None and top >= MOST_CLASSES:
         raise ValueError(
-            f"{name} has the label {top}, which would be one of {counted(top + 1, 'class', grouped=True)}. "
+            f"{name} has the label {top}, which would mean {counted(top + 1, 'class', grouped=True)}. "
             "Number the classes from 0, such as with numpy.unique(labels, return_inverse=True)."
         )
     names = own or (tuple(classes) if classes is not None else tuple(str(k) for k in range(top + 1)))
@@ -58,7 +58,7 @@ def item_labels(
 def _labels_of_items(
     dataset: Indexed, count: int, failed: dict[int, str], own: tuple[str, ...] | None
 ) -> tuple[list[object], tuple[str, ...] | None]:
-    """The labels in a Dataset's items, and the class names that it has for them."""
+    """The labels in a Dataset's items, and its class names."""
     found: list[object] = []
     column: object | None = None
     missing = object()
@@ -88,8 +88,8 @@ def _labels_of_items(
 
 
 def _own_classes(dataset: object) -> tuple[str, ...] | None:
-    """The class names of a Dataset, where it has a list of them."""
+    """The class names of a Dataset; None if it has no list of them."""
     try:
         return tuple(printable(str(c)) for c in dataset.classes)  # type: ignore[attr-defined]
-    except Exception:  # none, or no list
+    except Exception:  # no such attribute, or not a list
         return None

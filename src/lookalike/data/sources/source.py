@@ -1,4 +1,4 @@
-"""What all sources of images can do, whatever their kind."""
+"""The interface of all sources of images."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from ...image_options import Alpha
 
 
 class Indexed(Protocol):
-    """Something with images as its items 0 to N - 1: a list, an array, a torch Dataset, a Hugging Face Dataset."""
+    """A container whose items 0 to N - 1 are images: a list, an array, a torch Dataset, a Hugging Face Dataset."""
 
     def __len__(self) -> int: ...
 
@@ -21,16 +21,16 @@ class Indexed(Protocol):
 
 
 class Source(ABC):
-    """Images with names, keys and perhaps labels. Small, and made to be sent to worker processes."""
+    """Images with names, keys and optional labels. Small enough to be sent to worker processes."""
 
     channels: int
     alpha: Alpha = "auto"
-    """What becomes of an alpha channel; see `decode`."""
+    """How an alpha channel is handled; see `decode`."""
     labels: Tensor | None = None
-    """(N,) int64, places in `classes`; None without labels."""
+    """(N,) int64, indices into `classes`; None without labels."""
     classes: tuple[str, ...] | None = None
     system_folders: int = 0
-    """How many folders of systems, such as @eaDir, were passed over."""
+    """Number of skipped system folders, such as @eaDir."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -38,58 +38,61 @@ class Source(ABC):
     @property
     @abstractmethod
     def keys(self) -> Tensor:
-        """(N,) int64: what an image's random draws depend on, wherever it stands and whatever else there is."""
+        """(N,) int64: seeds of each image's random draws, independent of its index and of the other images."""
 
     @abstractmethod
     def name(self, i: int) -> str:
-        """The image's name, fit to be printed."""
+        """The image's name, safe to print."""
 
     @abstractmethod
     def read(self, i: int, decode_size: int | None) -> Tensor:
         """(C, H, W) uint8, uint16 or float32, contiguous; see `decode`. Raises BrokenImage."""
 
     def file(self, i: int) -> str | None:
-        """The path of the image's file; None where it has none of its own."""
+        """The path of the image's file; None if the image is not a file."""
         return None
 
     def listing(self) -> bytes | None:
-        """The names that keys are made of, one after the other with a zero byte between; None where there are none."""
+        """The names from which keys are computed, separated by zero bytes; None if keys do not come from names."""
         return None
 
     def called(self, names: Sequence[str], places: Sequence[int] | None = None) -> "Source":
-        """The files at `places`, or all, with the keys that they have under other names; of no files all stays."""
+        """A copy of the files at indices `places` (default: all) with keys computed from `names`.
+
+        Sources that are not files return themselves unchanged.
+        """
         return self
 
     def seen_from(self, folder: str) -> list[str]:
-        """The names that the files would have in a list that lies in a folder."""
+        """The names that a list of paths in `folder` would give these files."""
         return []
 
     def missing(self) -> str:
-        """What is to be done if all of it went away since it was opened; empty while it is there."""
+        """The error and remedy if the whole source has disappeared since it was opened; otherwise empty."""
         return ""
 
     def version(self) -> str:
-        """Changes when an image does, as far as places, names, sizes and times of the files tell.
+        """A digest of the order, names, sizes and modification times of the files.
 
         Raises:
-            ValueError: the images are no files.
+            ValueError: the images are not files.
         """
         raise ValueError(
-            "What is kept on a disk is known again by the files of the images, and these are items of a Dataset. Use "
+            "A cache on disk is identified by the image files, but these images are items of a Dataset. Use "
             "--cache ram or none, and no --cache-teacher."
         )
 
     def kind(self, i: int) -> str:
-        """What the image is before it is brought to `channels`: "JPEG RGB", "TIFF I;16", "npy uint16 (5, 64, 64)"."""
+        """Format and mode before conversion to `channels`: "JPEG RGB", "TIFF I;16", "npy uint16 (5, 64, 64)"."""
         return type(self).__name__
 
     def notes(self) -> list[str]:
-        """What was decided when the images were looked for, a line each."""
+        """Remarks from the search for images, such as skipped files, one line each."""
         return []
 
 
 def image_set(source: Source) -> str:
-    """Names the set of images: a resumed run must see the same ones, in the same order."""
+    """Identifies the set of images: a resumed run needs the same images in the same order."""
     return f"{len(source)}-{hashlib.blake2b(source.keys.numpy().tobytes(), digest_size=16).hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""Some images of a source."""
+"""A subset of a source."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from .source import Source
 
 
 class Subset(Source):
-    """Some images of a source, by their places in it."""
+    """Selected images of a source, by index."""
 
     def __init__(self, source: Source, places: Sequence[int]) -> None:
         self.source = source

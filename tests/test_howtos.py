@@ -1,0 +1,94 @@
+"""The commands and Python of the documentation run as they stand, on small images, networks and trainings."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.images import draw
+
+from lookalike import backbones, cli, encoders
+from lookalike.runs import Folder
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [
+    "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
+        "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
+    )),
+]  # fmt: skip
+TRAINING = ["--image-size", "80", "--epochs", "1", "--batch-size", "8"]
+NETWORK = {"distill": "test_byobnet", "pretrain": "test_byobnet", "pretrain dinov2": "test_vit"}
+TEACHERS = {"timm/vit_base_patch14_dinov2.lvd142m": "teacher", "dinov2_vits14_pretrain.pth": "teacher"}
+"""Published weights, and what stands for them here: nothing is downloaded."""
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The `lookalike` commands in a page's code blocks, without what follows a `#`."""
+    for block in re.findall(r"^```\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("lookalike "):
+                yield shlex.split(line, comments=True)[1:]
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command on a network and a training of seconds."""
+    words = [TEACHERS.get(word, word) for word in words]
+    verb = words[0]
+    if verb in ("pretrain", "distill", "finetune"):
+        words += TRAINING if "--resume" not in words else ["--epochs", "2"] if "--epochs" in words else []
+        network = NETWORK.get(f"{verb} {words[1]}", NETWORK.get(verb))
+        if network and "--resume" not in words and "--from" not in words:
+            words += ["--backbone", network]
+        words += [] if "--resume" in words else ["--overwrite"]
+    if verb == "check":
+        words += ["--no-timing"]
+    if verb == "compare":
+        words += [*TRAINING, "--backbone", "test_byobnet", "--overwrite"]
+        at = words.index("--budget")
+        del words[at : at + 2]
+    if verb in ("check", "embed", "show", "predict", "report", "views"):
+        words += ["--overwrite"]
+    takes_no_workers = verb in ("doctor", "report", "views") or "--features" in words
+    return words if takes_no_workers else [*words, "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that the pages name, and a first run."""
+    root = tmp_path_factory.mktemp("documentation")
+    for name in ("labelled", "pets", "cars"):
+        shutil.copytree(labelled, root / name)
+    for i, path in enumerate(sorted((root / "labelled").rglob("*.jpg"))):
+        path.rename(path.with_name(f"case{50 + i}_000.jpg"))
+    for i in range(24):
+        draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
+        (root / "scans").mkdir(exist_ok=True)
+        Image.open(root / "photos" / f"case{i:02d}_000.jpg").convert("L").save(root / "scans" / f"{i}.png")
+    shutil.copy(root / "photos" / "case00_000.jpg", root / "photos" / "first.jpg")
+    teacher = backbones.create("test_vit", image_size=80)
+    encoders.save(Folder(root / "teacher"), teacher, method="none", epochs=0, dtype=torch.uint8)
+    return root
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_work(
+    page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    if page != "quickstart" and not Path("runs/first").is_dir():
+        first = ["pretrain", "simclr", "photos", "--out", "runs/first"]
+        assert cli.main([*small(first), "--no-report"]) == 0, capsys.readouterr().err
+    for run in ("runs/dino", "runs/second"):
+        if not Path(run).is_dir():
+            shutil.copytree("runs/first", run)  # which another page trains
+    found = list(commands(page))
+    assert found
+    for words in found:
+        assert cli.main(small(words)) == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+    if page == "quickstart":
+        for code in re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
+            exec(code.replace("mobilenetv3_small_050", "test_byobnet"), {})
