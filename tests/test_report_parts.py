@@ -67,7 +67,7 @@ def test_confusions_of_several_draws_are_means() -> None:
 def test_entries_of_before_read_on() -> None:
     entry = {"protocol": "knn", "top1": 0.5, "top5": 0.9, "interval": [0.4, 0.6], "settings": {"k": 20}, "classes": 3}
     (shown,) = evaluation_data.evaluations([entry, {"protocol": "linear", "top1": None}, "text"])
-    assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k 20", []]
+    assert [shown["title"], shown["settings"], shown["pairs"]] == ["k nearest neighbours", "k = 20", []]
     assert [shown["test_images"], shown["metrics"], shown["date"]] == [None, [], ""]
 
 

@@ -414,13 +414,23 @@ function scatter(points, xTitle, yTitle, xText, base) {
       svg('text', { x: width - right, y: height - 4, 'text-anchor': 'end' }, xTitle),
       svg('text', { x: 4, y: 11 }, yTitle),
     );
-    if (known(base))
-      root.append(
-        baseline({ x1: left, x2: width - right, y1: py(base), y2: py(base) }),
-        svg('text', { x: left + 4, y: py(base) - 4 }, UNTRAINED),
-      );
     // [left, top, right, bottom] of areas that labels must not cover
     const occupied = points.map((p) => [px(p.x) - 6, py(p.y) - 6, px(p.x) + 6, py(p.y) + 6]);
+    const overlaps = (area, other) =>
+      area[0] < other[2] && other[0] < area[2] && area[1] < other[3] && other[1] < area[3];
+    if (known(base)) {
+      const y = py(base),
+        wide = 6.2 * UNTRAINED.length,
+        end = width - right - wide;
+      const ranges = points.map((p) => [px(p.x) - 6, py(p.high ?? p.y) - 6, px(p.x) + 6, py(p.low ?? p.y) + 6]);
+      const areas = [left + 4, end, (left + end) / 2].map((x) => [x, y - 14, x + wide, y]);
+      const area = areas.find((a) => !ranges.some((r) => overlaps(a, r))) || areas[0];
+      root.append(
+        baseline({ x1: left, x2: width - right, y1: y, y2: y }),
+        svg('text', { x: area[0], y: y - 4 }, UNTRAINED),
+      );
+      occupied.push(area);
+    }
     for (const p of points) {
       const x = px(p.x),
         y = py(p.y),
@@ -447,8 +457,7 @@ function scatter(points, xTitle, yTitle, xText, base) {
         ]) {
           const area = [a, b - 6, a + wide, b + 6];
           const inside = a >= left && a + wide <= width && b - 6 >= top && b + 6 <= height - bottom;
-          const free = !occupied.some((o) => area[0] < o[2] && o[0] < area[2] && area[1] < o[3] && o[1] < area[3]);
-          if (inside && free) {
+          if (inside && !occupied.some((other) => overlaps(area, other))) {
             at = area;
             break;
           }

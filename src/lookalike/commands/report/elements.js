@@ -121,6 +121,7 @@ function table(heads, rows, numeric = [], stack = false) {
         : el(tag, { class: numeric.includes(i) ? 'n' : null }, content);
     if (stack && tag === 'td' && i > 0 && heads[i] && !node.dataset.title) {
       node.dataset.title = heads[i] instanceof Node ? heads[i].dataset.title : heads[i];
+      node.append(el('div', {}, [...node.childNodes])); // one element beside the heading
     }
     return node;
   };

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...metric_names import RENAMED_SCORES, with_current_names
-from ...printing import TOP5_FROM, protocol_name
+from ...printing import TOP5_FROM
 from .labels import METRIC_TITLES, PROTOCOL_TITLES, Curve, recall_label, settings_in_short
 
 MATRIX_CLASSES = 40
@@ -55,8 +55,6 @@ def _evaluation(entry: Content) -> Content:
     title, note = PROTOCOL_TITLES.get(protocol, (protocol, ""))
     names = [str(name) for name in _list(entry.get("class_names"))]
     settings = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
-    if protocol == "semi":
-        title = f"{title} ({protocol_name(protocol, settings)})"
     draws = len(_list(entry.get("accuracies")))
     triples = _triples(entry.get("confusion"), max(1, draws))
     interval = _list(entry.get("interval"))

@@ -81,10 +81,10 @@ METRIC_TITLES: Mapping[str, Curve] = {
         "Mean average precision", "", "How high images of the same class rank; 100 % if all rank first.", "percent"
     ),
     "pair_auc": CURVES["pair_auc"],
-    "retrieval": Curve(
+    "view_retrieval": Curve(
         "View recall@1", "%", "How often the nearest of all views is the other view of the same image.", "percent"
     ),
-    "retrieval_of_5": Curve("View recall@5", "%", "The same for the five nearest views.", "percent"),
+    "view_retrieval_of_5": Curve("View recall@5", "%", "The same for the five nearest views.", "percent"),
     **{name: CURVES[name] for name in ("alignment", "uniformity", "spread")},
     "effective_rank": Curve("Effective rank", "dimensions", "Number of dimensions that the features effectively use."),
 }
@@ -97,6 +97,7 @@ def recall_label(k: int) -> Curve:
     return Curve(f"Recall@{k}", "%", f"How often {nearest} has the same class.", "percent")
 
 
+_CLASSIFIER = {"logistic": "logistic regression", "finetune": "fine-tuning"}
 _SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
 
 
@@ -113,8 +114,10 @@ def settings_in_short(settings: Mapping[str, object]) -> str:
             parts.append(f"{value} px")
         elif name == "epochs":
             parts.append(counted(value, "epoch") if isinstance(value, int | float) else f"{value} epochs")
-        elif name in ("how", "features"):
-            parts.append(str(value))
+        elif name == "how":
+            parts.append(_CLASSIFIER.get(str(value), str(value)))
+        elif name == "features":
+            parts.append(f"{value} features")
         else:
-            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+            parts.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
     return ", ".join(parts)

@@ -682,10 +682,12 @@ class EmbeddingMap {
         { class: 'keys' },
         keys,
         keys.length > 2
-          ? [
+          ? el(
+              'span',
+              { class: 'both' },
               el('button', { type: 'button', onclick: () => all(false) }, 'All'),
               el('button', { type: 'button', onclick: () => all(true) }, 'None'),
-            ]
+            )
           : null,
       ),
     );

@@ -223,7 +223,7 @@ function showMaps() {
     how.textContent =
       `${encoder}${counted(view.count, 'image')} of ${images.of}${sample}. Each dot is an image; ` +
       'similar images are near each other. Directions and distances between far groups have no meaning. ' +
-      `Method: ${map.how}.${unreadable}`;
+      `Projection: ${map.how}.${unreadable}`;
   };
   const options = content.maps.map((map, i) => el('option', { value: i }, map.run));
   const chooser = el(

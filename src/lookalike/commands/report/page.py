@@ -37,7 +37,7 @@ def page_content(
             notes += _add_map(gallery, path, name, data, refused)
     title = _title(chosen.comparisons, runs)
     content = {
-        "title": f"Comparison{'s' if len(chosen.comparisons) > 1 else ''} {title}" if chosen.comparisons else title,
+        "title": f"Comparison{'s' if len(chosen.comparisons) > 1 else ''}: {title}" if chosen.comparisons else title,
         "version": version(),
         "date": time.strftime("%d %B %Y, %H:%M").lstrip("0"),
         "runs": runs,

@@ -177,7 +177,7 @@ function showComparison(found, index) {
   const withTime = points.filter((p) => known(p.x));
   if (timed && points.length > 1) {
     content.push(
-      card('dots', 'Scores with ranges', 'All methods had the same training time.', dots(points, 'score', base)),
+      card('dots', 'Scores with ranges', 'All methods had the same time budget.', dots(points, 'score', base)),
     );
   } else if (!timed && withTime.length > 1) {
     const note =
