@@ -181,7 +181,10 @@ def test_what_is_advised_about_arrays_works() -> None:
 
 def test_rows_without_one_image_are_named() -> None:
     for rows, words in (
-        (Rows({}, text=["a"], label=[3]), r"Item 0 of Rows contains a dict without an image \(columns: text, label\)"),
+        (
+            Rows({}, text=["a"], label=[3]),
+            r"Item 0 of Rows: expected an image, found a dict without an image \(columns: text, label\)",
+        ),
         (
             Rows({}, left=list(PIXELS), right=list(PIXELS)),
             r"several images \(left, right\)\. Rename the column to use to image",

@@ -257,7 +257,7 @@ def test_a_datasets_broken_items_and_wrong_kinds() -> None:
     ):
         with pytest.raises(BrokenImage, match=reason):
             source.read(i, None)
-    with pytest.raises(TypeError, match="Item 3 of Items holds a dict"):
+    with pytest.raises(TypeError, match="Item 3 of Items: expected an image, found a dict"):
         source.read(3, None)
     with pytest.raises(ValueError, match="Items is empty"):
         open_source(Items([]))

@@ -132,7 +132,7 @@ class Items(Source):
 
     def _no_image(self, i: int, found: str) -> TypeError:
         return TypeError(
-            f"Item {i} of {type(self.dataset).__name__} contains {found} instead of an image. Return a PIL image, an "
+            f"Item {i} of {type(self.dataset).__name__}: expected an image, found {found}. Return a PIL image, an "
             "array (H, W, C), a tensor (C, H, W) or a path: alone, first in a tuple, or as the column image of a dict."
         )
 
