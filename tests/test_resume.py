@@ -249,7 +249,7 @@ def test_a_finished_run_is_left_alone_and_goes_on_with_more_epochs(
     assert_equal(state(out), before)
     assert [r["step"] for r in result.metrics] == [5]
     result = training.pretrain(tiny_run(photos, out, epochs=3, resume=True))
-    assert "1 became 3" in capsys.readouterr().out
+    assert "changed from 1 to 3" in capsys.readouterr().out
     assert [r["step"] for r in result.metrics] == [5, 10, 15]
     assert read_run(out / "run.yaml", SimCLR).epochs == 3
 

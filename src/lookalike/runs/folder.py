@@ -393,7 +393,7 @@ def features_made_by(path: Path) -> str | None:
 
 
 def features_name(about: str) -> str:
-    """The name of a file of features, from all that they depend on."""
+    """The name of a file of features, from everything that they depend on."""
     return f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
 
 

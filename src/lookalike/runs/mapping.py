@@ -99,7 +99,7 @@ def run_text(run: Run, begun: Mapping[str, object] | None = None) -> str:
     """The content of `run.yaml`: the run, with the versions, the commit and the machine.
 
     Args:
-        begun: the whole file of a resumed run. Its environment is kept, and its paths of images are marked as the
+        begun: the whole file of a resumed run. Its environment stays, and its paths of images are marked as the
             user's own only if they were before, or if this command named others.
     """
     before = begun or {}

@@ -204,7 +204,7 @@ def _stated(cfg: Config, own: Config, fits: bool) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that is known at an evaluation."""
+    """The input of a verdict."""
 
     first: Mapping[str, float]
     """Metrics of the first encoder, `loss` of the first steps and, of the first step, `head_spread` and `head_size` if
@@ -433,7 +433,7 @@ def _by_pair_auc(seen: Seen) -> Finding | None:
 
 
 def _known(seen: Seen) -> str:
-    """The pair AUC in words, before and now."""
+    """The pair AUC before and now, as a part of a sentence."""
     known = (
         f"a view is closer to its image's other view than to another image's in {seen.now['pair_auc']:.1%} of pairs "
         f"({seen.first['pair_auc']:.1%} {seen.start}"

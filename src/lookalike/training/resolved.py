@@ -218,7 +218,7 @@ def precision_of(options: Options) -> Precision:
 def own_settings(run: Resolved, images: int, fits: bool) -> Config | None:
     """The method's configuration for a resolved run without the user's options; None if a field must be given.
 
-    `fits`: whether the run was fitted to its images. The teacher is kept.
+    `fits`: whether the run was fitted to its images. The teacher stays the same.
     """
     asked = {name: vars(run.method)[name] for name in ("teacher", "teacher_backbone") if name in vars(run.method)}
     try:
