@@ -139,7 +139,7 @@ def test_the_page_of_a_run_is_replaced_and_other_files_are_not(
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["report"], 2, "runs"),
+        (["report"], 2, "No run was given: lookalike report RUN... [options]"),
         (["report", "nowhere"], 1, "nowhere is not a folder. Give the folder of a run or of a comparison."),
         (["report", "."], 1, "holds no run (no run.yaml)"),
         (["report", "RUN", "--points", "0"], 1, "points is 0; it must be at least 1 image."),
