@@ -282,7 +282,7 @@ def test_a_file_of_another_kind_says_what_it_holds(tmp_path: Path) -> None:
     ):
         path = tmp_path / "image.jpg"
         path.write_bytes(content)
-        with pytest.raises(BrokenImage, match=f"not an image of a known format: it holds .*{held}"):
+        with pytest.raises(BrokenImage, match=f"not an image of a known format: it contains .*{held}"):
             decode(path, 3)
 
 

@@ -54,7 +54,7 @@ def test_headers_of_npy_files_are_checked_before_their_values_are_read(tmp_path:
         (npy("(5, 5)", "'<U9'"), "expected uint8"), (npy("(5, 5)", "'<M8[s]'"), "expected uint8"),
         (npy("(2, 3)", "'<c16'"), "expected uint8"), (npy("(2, 3)", "'<f16'"), "expected uint8"),
         (npy("()"), "shape"), (npy("(0, 5)"), "shape"), (npy("(5, 5)", version=9), "version"), (npy("'a'"), "."),
-        (npy("(1,) * 99999999"), "."), (b"\x93NUMPY", "."), (b"PK\3\4 an archive", "not an image .*: it holds zip"),
+        (npy("(1,) * 99999999"), "."), (b"\x93NUMPY", "."), (b"PK\3\4 an archive", "not an image .*: it contains zip"),
     ):  # fmt: skip
         path.write_bytes(content)
         for image in (path, content):
