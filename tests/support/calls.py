@@ -190,7 +190,9 @@ def four(p: Place) -> tuple[str, ...]:
 def configured_on(p: Place, method: str, *options: str) -> Run:
     tiny_ones = ("--backbone", tiny.CNN, "--image-size", "32", "--batch-size", "8", "--workers", "0")
     epochs = () if "--time" in options else ("--epochs", "1")
-    return replace(configured(method, *tiny_ones, *epochs, "--out", str(p.out / "made"), *options), data=str(p.photos))
+    # `views` has an --out of its own
+    out = options[options.index("--out") + 1] if "--out" in options else str(p.out / "made")
+    return replace(configured(method, *tiny_ones, *epochs, *options), data=str(p.photos), out=out)
 
 
 def numbered(i: int) -> dict[str, object]:
