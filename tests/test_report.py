@@ -144,7 +144,7 @@ def test_the_page_of_a_run_is_replaced_and_other_files_are_not(
         (["report", "."], 1, "holds no run (no run.yaml)"),
         (["report", "RUN", "--points", "0"], 1, "points is 0; it must be at least 1 image."),
         (["report", "RUN", "--out", "."], 1, "is a folder. Give a file, such as"),
-        (["plot", "RUN", "--out", "a.gif"], 1, "written as .png, .pdf or .svg"),
+        (["plot", "RUN", "--out", "a.gif"], 1, "expected .png, .pdf or .svg"),
         (["plot", ".", "--out", "a.png"], 1, "has no metrics.jsonl and no linear probe"),
     ],
 )

@@ -145,8 +145,9 @@ def features(p: Place, *names: str) -> list[str]:
 
 def from_python(place: Place, found: re.Match[str], argv: list[str]) -> None:
     """The training that a file asks for, of what no file can name."""
-    run = configured("simclr", *TINY[:-1], "--backbone", tiny.CNN, "--hidden-dim", "8", "--out", f"{place.out}/python")
-    lookalike.pretrain(dataclasses.replace(run, data=[np.zeros((16, 16, 3), np.uint8)] * 16))
+    run = configured("simclr", *TINY[:-1], "--backbone", tiny.CNN, "--hidden-dim", "8")
+    images = [np.zeros((16, 16, 3), np.uint8)] * 16
+    lookalike.pretrain(dataclasses.replace(run, data=images, out=f"{place.out}/python"))
 
 
 def arrays(place: Place, found: re.Match[str], argv: list[str]) -> None:
