@@ -155,7 +155,9 @@ def test_a_checkpoint_that_cannot_be_written(photos: Path, tmp_path: Path, monke
         save(*args)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(RuntimeError, match=r"step 15 could not.*MiB are free: .*No space left.*last\.ckpt is whole"):
+    with pytest.raises(
+        RuntimeError, match=r"step 15 could not be written.*MiB are free: .*No space left.*last\.ckpt is intact"
+    ):
         training.pretrain(tiny_run(photos, out))
     assert state(out)["global_step"] == 10
     assert "No space left" in Folder(out).log.read_text()

@@ -27,8 +27,8 @@ def simclr(photos: Path, out: Path, *more: object, launcher: Sequence[str] = ())
     return Training(out, "pretrain", "simclr", photos, "--devices", 2, *TINY, *more, launcher=launcher)
 
 
-def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, tmp_path: Path) -> None:
-    """With exit code 1 and the command that goes on; then 143."""
+def test_a_killed_process_is_named(photos: Path, tmp_path: Path) -> None:
+    """With exit code 1 and the command that resumes."""
     out = tmp_path / "run"
     with simclr(photos, out, "--save-every", 1) as run:
         run.trains()
@@ -37,6 +37,16 @@ def test_a_killed_process_is_named_and_a_signal_to_one_stops_both(photos: Path, 
     assert "error: Process 1 of 2 was killed (signal 9, perhaps out of memory)." in text
     assert f"last.ckpt is intact: resume with lookalike pretrain --resume --out {out}" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_the_run_resumes(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with simclr(photos, out, "--save-every", 1) as run:
+        run.trains()
+        os.kill(run.starts(1), signal.SIGTERM)
+        text = run.ends(143)
+    assert f"Resume with: lookalike pretrain --resume --out {out}" in text
     before = len(Folder(out).rows())
     with Training(out, "pretrain", "--resume", "--save-every", 1) as run:
         run.await_(lambda: len(run.out.rows()) > before)

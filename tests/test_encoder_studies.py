@@ -124,6 +124,7 @@ def test_the_networks_are_as_large_as_the_study_says(born: ModuleType, sets: Mod
     assert sizes["small alone"] / sizes["longer"] == pytest.approx(1 / 6, rel=0.1)
 
 
+@pytest.mark.slow
 def test_students_learn_from_the_teacher_that_was_kept(
     born: ModuleType, few: ModuleType, sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_the_best_setting_forgets_little_and_learns_most(init: ModuleType, few: 
     assert init.best(forgetting) == a  # where all forget, the least
 
 
+@pytest.mark.slow
 def test_a_training_from_old_weights_makes_a_whole_row(
     init: ModuleType, few: ModuleType, sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

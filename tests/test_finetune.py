@@ -443,7 +443,7 @@ def test_modules_and_datasets_from_python(tmp_path: Path) -> None:
     assert json.loads((result.folder / "classes.json").read_text()) == ["red", "blue"]
     again = classifiers.load(result.folder, Own())
     assert lookalike.predict(again, Coloured()).labels == ["red", "blue"] * 6
-    with pytest.raises(ValueError, match="pass it"):
+    with pytest.raises(ValueError, match="pass the module"):
         lookalike.predict(result.folder, Coloured())
     with pytest.raises(ValueError, match="Give image_size"):
         lookalike.finetune(net, Coloured(), Coloured(), out=tmp_path / "other")
@@ -618,7 +618,7 @@ def test_files_that_are_no_classifier(
         return failing(capsys, ["predict", str(path), str(photos), *out], 1)
 
     assert f"Train one: lookalike finetune {encoder} TRAIN TEST" in refused(encoder)
-    assert "it holds no head and no classes" in refused(Folder(encoder).weights)
+    assert "it has no head and no classes" in refused(Folder(encoder).weights)
     assert "No classifier at" in refused(tmp_path / "none")
     damaged = tmp_path / "damaged.safetensors"
     content = bytearray(Folder(tuned).classifier.read_bytes())
@@ -629,7 +629,7 @@ def test_files_that_are_no_classifier(
     assert "not a complete safetensors file" in refused(damaged)
     plain = tmp_path / "plain.safetensors"
     save_file({"head.weight": torch.zeros(4, 96), "head.bias": torch.zeros(4)}, plain)
-    assert "it holds no head and no classes" in refused(plain)
+    assert "it has no head and no classes" in refused(plain)
     stopped = tmp_path / "stopped"
     shutil.copytree(tuned, stopped)
     Folder(stopped).classifier.unlink()

@@ -259,7 +259,7 @@ def test_few_images_train_in_every_command_and_it_is_said(
     assert [row["step"] for row in Folder("e").rows()] == [4, 8]
     train, test = labelled / "train", labelled / "test"
     tuned = ["finetune", "e", train, test, "--workers", "0", "--no-report", "--epochs", "1", "--out", "f"]
-    assert "batch       8 images: 32 are fewer" in done(capsys, *tuned)
+    assert "batch       8 images, as 32 images are fewer" in done(capsys, *tuned)
     taught = ["distill", photos, "--teacher", "e", "--patch-weight", "0", *NET, "--epochs", "1", "--out", "d"]
     assert line in done(capsys, *taught)
     compared = ["compare", photos, "simclr", "--train", train, "--test", test, "--epochs", "1", "--seeds", "1", *NET]

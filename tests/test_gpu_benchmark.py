@@ -92,6 +92,7 @@ sys.exit(gpu.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_all_parts_run_where_optional_packages_are_missing(archive: Path, tmp_path: Path) -> None:
     """As on a machine without network: neither lookalike nor what it can do without is installed."""
     record = tmp_path / "gpu.jsonl"

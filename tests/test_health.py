@@ -76,7 +76,9 @@ def simclr(lr: float, name: str = "adamw") -> SimCLR.Config:
     return SimCLR.Config(hidden_dim=256, optim=optim)
 
 
-@pytest.mark.parametrize("backbone", ["test_byobnet", "test_vit", "test_convnext2"])
+@pytest.mark.parametrize(
+    "backbone", [pytest.param("test_byobnet", marks=pytest.mark.slow), "test_vit", "test_convnext2"]
+)
 def test_a_healthy_training_learns_and_is_never_called_collapsed(backbone: str, cifar10: Path, tmp_path: Path) -> None:
     data = listed(cifar10, tmp_path, 1500).file
     result = one_epoch(simclr(1e-3), data, tmp_path / "run", epochs=2, backbone=backbone, batch_size=32)
@@ -297,7 +299,7 @@ def test_a_methods_own_figures_join_the_rows(photos: Path, tmp_path: Path, monke
     result = training.pretrain(tiny_run(photos, tmp_path / "run", method=method, epochs=1))
     assert result.metrics[-1]["projector_norm"] > 0
     monkeypatch.setattr(Invariance, "metrics", lambda self, outputs: {"loss": 0.0})
-    with pytest.raises(ValueError, match=r"Invariance\.metrics\(\) names 'loss'"):
+    with pytest.raises(ValueError, match=r"Invariance\.metrics\(\) returns 'loss'"):
         training.pretrain(tiny_run(photos, tmp_path / "other", method=method, epochs=1))
 
 
@@ -336,7 +338,7 @@ class Poisoned(Dataset[np.ndarray]):
     ("what", "cause", "remedy", "last"),
     [
         ("loss", "the loss is inf on finite images", "Try a lower --optim.lr, a longer --", "Try a lower --optim.lr"),
-        ("gradient", "the backward pass", "Try --precision bf16 in place of fp16", "Try --precision bf16"),
+        ("gradient", "the backward pass", "Try --precision bf16 instead of fp16", "Try --precision bf16"),
         ("batch", "images of the last", "Find such images with `lookalike check", "Check the images (lookalike"),
     ],
 )

@@ -106,7 +106,7 @@ KINDS: dict[str, Callable[[], object]] = {
 def test_whatever_has_items_is_data(kind: str) -> None:
     source = open_source(KINDS[kind]())  # type: ignore[arg-type]
     assert_are_the_images(source)
-    assert len(look(source).places) == 6
+    assert len(look(source).indices) == 6
 
 
 def test_paths_and_encoded_images_are_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def test_a_run_with_the_old_name_of_an_option_goes_on(
 def test_a_file_with_both_names_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("method: simclr\ndata: photos\nnormalise: data\nnormalize: imagenet\n")
-    with pytest.raises(ValueError, match=r"nothing is called 'normalise'\. Did you mean normalize"):
+    with pytest.raises(ValueError, match=r"unknown key 'normalise'\. Did you mean normalize"):
         read_run(file)
 
 

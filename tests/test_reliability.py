@@ -199,7 +199,7 @@ def _full_disk(photos: Path, whole: Path, disk: Path, moment: str) -> None:
         meanwhile(lambda: (pad(folder.metrics), fill(disk, 0)))
     else:
         meanwhile(lambda: fill(disk, leave))
-    said = refused(pretrain(photos, out), "No space left on device", "MiB are free", "ake room", "last.ckpt is whole")
+    said = refused(pretrain(photos, out), "No space left on device", "MiB are free", "ake room", "last.ckpt is intact")
     assert f"lookalike pretrain --resume --out {out}" in said
     assert ("checkpoint of step 4" if moment != "metrics.jsonl" else "metrics.jsonl could not") in said
     assert state(out)["global_step"] == 2
@@ -219,7 +219,7 @@ def _no_more_files(photos: Path, whole: Path, disk: Path) -> None:
     mount(disk, "64m")
     out = disk / "run"
     meanwhile(lambda: remount(disk, f"nr_inodes={len(list(disk.rglob('*'))) + 1}"))
-    refused(pretrain(photos, out), "No space left on device, no more files can be created", "last.ckpt is whole")
+    refused(pretrain(photos, out), "No space left on device, no more files can be created", "last.ckpt is intact")
     remount(disk, "nr_inodes=1000")
     Folder.held = lambda self: nullcontext()  # type: ignore[method-assign]  # what is open for writing cannot be remounted
     meanwhile(lambda: remount(disk, "ro"), step=5)
@@ -307,7 +307,7 @@ def _no_writing_later(photos: Path, whole: Path, place: Path, name: str) -> None
     out = place / "run"
     path = out / name
     meanwhile(lambda: path.chmod(path.stat().st_mode & 0o555))
-    said = refused(pretrain(photos, out), "Permission denied", "last.ckpt is whole", f"--resume --out {out}")
+    said = refused(pretrain(photos, out), "Permission denied", "last.ckpt is intact", f"--resume --out {out}")
     assert f"{out / (name or 'encoder.safetensors')}" in said
     path.chmod(path.stat().st_mode | 0o200)
     assert state(out)["global_step"] == 2

@@ -321,7 +321,7 @@ def test_labels_that_are_not_needed_stop_nothing_and_others_are_described(name: 
     source = open_maybe_labelled(dataset)
     assert source.labels is None
     assert source.read(2, None).shape == (3, 4, 4)
-    assert len(look(source).places) == 3
+    assert len(look(source).indices) == 3
     with pytest.raises(ValueError, match=r"Boxes.*expected 3 class indices \(integers from 0\)"):
         open_source(dataset, labelled=True)
 
