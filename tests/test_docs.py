@@ -1,11 +1,15 @@
 """The pages of the documentation: links lead somewhere, tables fit a screen, references follow the code."""
 
+import ast
 import re
 import runpy
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+
+from lookalike.label_free import of_targets
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -68,6 +72,20 @@ def test_references_follow_the_code(page: str) -> None:
     """`python docs/make_reference.py` writes them again."""
     made = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
     assert (ROOT / "docs" / "reference" / f"{page}.md").read_text() == made["formatted"](made[page]())
+
+
+def test_the_metrics_of_every_method_are_explained() -> None:
+    """The keys that `metrics` and what it calls return."""
+    root = ROOT / "src" / "lookalike"
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    found = set(of_targets(torch.eye(32), torch.eye(32), 1.0))
+    for file in (root / "methods").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "metrics":
+                found |= {key.value for each in ast.walk(node) if isinstance(each, ast.Dict) for key in each.keys
+                          if isinstance(key, ast.Constant)}  # fmt: skip
+    assert {"target_information", "teacher_distance", "embedding_correlation"} < found
+    assert {name for name in found if f"`{name}`" not in page} == set()
 
 
 def test_every_name_in_src_of_a_page_and_its_heading_exists() -> None:

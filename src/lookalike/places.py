@@ -198,3 +198,9 @@ def check_suffix(path: str | os.PathLike[str], known: Sequence[str] = (".npz", "
         raise ValueError(f"{path} ends in {suffix!r}; expected {', '.join(known[:-1])} or {known[-1]}. Choose one.")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'lookalike[tables]'.")
+
+
+def check_shares(shares: Sequence[float]) -> None:
+    """Raises ValueError unless there are fractions of labels, each above 0 and at most 1."""
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"shares is {list(shares)}; give one or more fractions above 0 and at most 1.")

@@ -11,7 +11,16 @@ from ..commands.predict import predict as classify
 from ..commands.show import show as draw
 from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_output, check_writable
-from ..places import PREDICTED, check_backbones, check_images, check_suffix, no_features, no_list, refuse_folder
+from ..places import (
+    PREDICTED,
+    check_backbones,
+    check_images,
+    check_shares,
+    check_suffix,
+    no_features,
+    no_list,
+    refuse_folder,
+)
 from ..printing import are, counted, pasteable, say
 from ..runs import Folder
 from ..runs.lookup import check_encoder, classifier_of
@@ -103,8 +112,7 @@ def _check_evaluation(options: SimpleNamespace) -> None:
         check_encoder(options.encoder)
         check_backbones(options.encoder_backbone)
         check_images(options.train, options.test, *(folder for pair in options.also for folder in pair))
-    if not options.shares or not all(0 < share <= 1 for share in options.shares):
-        raise ValueError(f"shares is {list(options.shares)}; give one or more fractions above 0 and at most 1.")
+    check_shares(options.shares)
     for file in options.features:
         if not os.path.isfile(file):
             raise no_features(file)

@@ -13,7 +13,7 @@ from ..evaluation.protocol_table import EPOCHS
 from ..evaluation.protocols import PROGRESS, About, Few, run_protocol
 from ..evaluation.records import Entry, record
 from ..files import file_sha256
-from ..places import no_list
+from ..places import check_shares, no_list
 from ..progress import counting
 
 
@@ -36,8 +36,7 @@ class Request:
                 raise ValueError(f"There is no protocol {name!r} here. Choose from {', '.join(known)}.")
         if min(self.seeds, self.epochs) < 1:
             raise ValueError(f"seeds is {self.seeds} and epochs is {self.epochs}; both must be at least 1.")
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"shares is {list(self.shares)}; give one or more fractions above 0 and at most 1.")
+        check_shares(self.shares)
         if self.labels is not None and not Path(self.labels).is_file():
             raise no_list(self.labels)
 
