@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .commands.distill import distill as distill
     from .commands.embed import embed as embed
     from .commands.evaluate import evaluate as evaluate
+    from .commands.export import export as export
     from .commands.finetune import finetune as finetune
     from .commands.plot import plot as plot
     from .commands.predict import predict as predict
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Collapsed": "runs", "Comparison": "commands.compare.spec", "Diverged": "runs", "Result": "runs", "Run": "runs",
     "compare": "commands.compare.runner", "distill": "commands.distill", "embed": "commands.embed",
-    "evaluate": "commands.evaluate", "finetune": "commands.finetune", "load": "encoders", "plot": "commands.plot",
+    "evaluate": "commands.evaluate", "export": "commands.export", "finetune": "commands.finetune",
+    "load": "encoders", "plot": "commands.plot",
     "predict": "commands.predict", "pretrain": "training", "report": "commands.report.report",
     "show": "commands.show",
 }  # fmt: skip
 
 __all__ = [
-    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "finetune",
-    "load", "plot", "predict", "pretrain", "report", "show",
+    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "export",
+    "finetune", "load", "plot", "predict", "pretrain", "report", "show",
 ]  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import encoders
 from .backbones import Backbone
+from .backbones.onnx_file import Onnx
 from .files import write_json
 from .printing import counted
 from .runs import Folder
@@ -25,12 +27,25 @@ class Classifier(nn.Module):
                 f"{encoder.name} with {counted(encoder.dim, 'dimension')} and {counted(len(classes), 'class')}."
             )
         self.encoder = encoder
-        self.head = head
+        self.head: nn.Module = head
         self.classes = tuple(classes)
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.head(self.encoder(x))
         return scores
+
+
+class ExportedClassifier(Classifier):
+    """A classifier in an exported file; its logits are logarithms of probabilities."""
+
+    def __init__(self, encoder: Onnx, classes: Sequence[str]) -> None:
+        nn.Module.__init__(self)
+        self.encoder: Onnx = encoder
+        self.head = nn.Identity()
+        self.classes = tuple(classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder.probabilities(x).log()
 
 
 def save(folder: Folder, classifier: Classifier, card: encoders.Card) -> None:
@@ -49,7 +64,7 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
     """Loads a classifier, in eval mode.
 
     Args:
-        classifier: the folder of a `finetune` run, or its `classifier.safetensors`.
+        classifier: the folder of a `finetune` run, its `classifier.safetensors`, or an `.onnx` file exported from it.
         backbone: the architecture, if the encoder is the user's own module.
 
     Raises:
@@ -57,6 +72,8 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
     """
     path = classifier_of(classifier)
     open(path, "rb").close()  # safetensors reports an unreadable file as missing
+    if encoders.is_export(path):
+        return _exported(path)
     state, card = encoders.read_whole(path)
     classes = card.get("classes") if card is not None else None
     if card is None or classes is None or not {"head.weight", "head.bias"} <= state.keys():
@@ -75,3 +92,12 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
         head.weight.copy_(weight)
         head.bias.copy_(state["head.bias"])
     return Classifier(encoder, head, classes).eval()
+
+
+def _exported(path: Path) -> ExportedClassifier:
+    encoder, classes = encoders.load_onnx(path)
+    if classes is None:
+        raise ValueError(
+            f"{path} is not a classifier: it gives features only. Export the folder of a finetune run, or use `embed`."
+        )
+    return ExportedClassifier(encoder, classes).eval()

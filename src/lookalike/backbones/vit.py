@@ -20,6 +20,9 @@ from .image_sizes import patch_grid
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
+DINO_OFFSET = 0.1
+"""Added to the number of patches by DINO and DINOv2 when they resize the position embedding."""
+
 
 class ViT(Backbone):
     """A plain vision transformer of timm, with masks and any image size."""
@@ -131,7 +134,7 @@ class ViT(Backbone):
     def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The tokens with their positions, as the blocks take them."""
         net = self.net
-        grid = patch_grid(self.name, self.patch_size, *x.shape[-2:])
+        grid = self._grid(*x.shape[-2:])
         x = net.patch_embed.norm(net.patch_embed.proj(x).flatten(2).mT)  # (B, N, P)
         if mask is not None:
             if self.mask_token is None:
@@ -143,7 +146,8 @@ class ViT(Backbone):
                     f"need {tuple(x.shape[:2])}."
                 )
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
-        first = [token.expand(len(x), -1, -1) for token in (net.cls_token, net.reg_token) if token is not None]
+        # not len(x), which turns the batch size into a constant when the network is traced
+        first = [token.expand(x.shape[0], -1, -1) for token in (net.cls_token, net.reg_token) if token is not None]
         if net.pos_embed is None:
             x = torch.cat([*first, x], 1)
         elif net.no_embed_class:
@@ -153,24 +157,31 @@ class ViT(Backbone):
         placed: Tensor = net.pos_drop(x)
         return placed
 
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patches of an image in pixels; raises ValueError for a wrong size."""
+        return patch_grid(self.name, self.patch_size, height, width)
+
     @property
     def _unplaced(self) -> int:
         """Number of rows of the position embedding before those of the patches."""
         return 0 if self.net.no_embed_class else int(self.net.num_prefix_tokens)
 
+    @property
+    def _antialiased(self) -> bool:
+        """DINO and DINOv2 do not antialias the position embedding; DINOv2's models with registers and timm do."""
+        return self.interpolation == "timm" or self.net.num_reg_tokens > 0
+
     def _resized(self, position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
         """The position embedding resampled from a grid of `old` rows and columns to a grid of `new`."""
         if old == new:
             return position
-        # DINO and DINOv2 do not antialias; DINOv2's models with registers and timm do.
-        antialias = self.interpolation == "timm" or self.net.num_reg_tokens > 0
         exact = torch.promote_types(position.dtype, torch.float32)
         first, table = (
             position[:, : self._unplaced],
             position[0, self._unplaced :].to(exact).view(*old, -1),
         )  # (H, W, P)
         with nullcontext() if position.is_meta else torch.autocast(position.device.type, enabled=False):
-            rows, columns = (_resampling(o, n, antialias, table) for o, n in zip(old, new))
+            rows, columns = (_resampling(o, n, self._antialiased, table) for o, n in zip(old, new))
             # matrix products, because the gradient of bicubic F.interpolate is not deterministic on a GPU
             table = torch.einsum("ih,jw,hwp->ijp", rows, columns, table)
         return torch.cat([first, table.flatten(0, 1)[None].to(position.dtype)], 1)
@@ -224,6 +235,6 @@ def _resampling(old: int, new: int, antialias: bool, like: Tensor) -> Tensor:
     if antialias:
         resized = F.interpolate(impulses, size=(old, new), mode="bicubic", antialias=True)
     else:
-        # DINO's offset of 0.1, meant to protect the output size from rounding, also shifts each sample
-        resized = F.interpolate(impulses, scale_factor=(1.0, (new + 0.1) / old), mode="bicubic")
+        # the offset, meant to protect the output size from rounding, also shifts each sample
+        resized = F.interpolate(impulses, scale_factor=(1.0, (new + DINO_OFFSET) / old), mode="bicubic")
     return resized[0, 0].mT

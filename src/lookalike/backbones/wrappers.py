@@ -100,7 +100,7 @@ class Own(Backbone):
     def _parts(self, x: Tensor, mask: Tensor | None) -> Parts:
         self._refuse(mask)
         y = self.net(x)
-        is_feature = isinstance(y, Tensor) and y.ndim in (2, 4) and len(y) == len(x) and y.is_floating_point()
+        is_feature = isinstance(y, Tensor) and y.ndim in (2, 4) and y.shape[0] == x.shape[0] and y.is_floating_point()
         if not is_feature or not y.numel():
             raise WrongOutput(
                 f"{self.name} returns {_described(y)} for {counted(len(x), 'image')}; expected one float tensor, "

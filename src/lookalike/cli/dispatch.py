@@ -11,6 +11,7 @@ from ..printing import LONGEST_MESSAGE, cut, message, say, shown, typed
 from .comparison import compare
 from .encoders import embed, evaluate, predict, show
 from .errors import UsageError
+from .exports import export
 from .first import demo, doctor, show_list
 from .images import check
 from .overview import OVERVIEW
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "embed": embed,
+    "export": export,
     "show": show,
     "report": report,
     "plot": plot,

@@ -16,7 +16,9 @@ DEMO = Command(
     needs="commands.digits",
 )
 DOCTOR = Command(function=diagnose, extra={"json": Option(bool, False, "Print everything as JSON.")})
-LIST = Command(function=list_names, name="list", metavars={"what": "{methods,backbones}", "pattern": "[PATTERN]"})
+LIST = Command(
+    function=list_names, name="list", metavars={"what": "{methods,backbones,formats}", "pattern": "[PATTERN]"}
+)
 
 
 def demo(argv: list[str]) -> None:
@@ -34,7 +36,7 @@ def doctor(argv: list[str]) -> None:
 
 def show_list(argv: list[str]) -> None:
     options = LIST.read(argv)
-    if options.what == "methods":
+    if options.what != "backbones":
         for option in ("small", "sort", "measure", "image_size"):
             if vars(options)[option] != LIST.options()[option].default:
                 raise UsageError(f"--{option.replace('_', '-')} applies to backbones only. Leave it out.")

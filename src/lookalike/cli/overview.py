@@ -21,6 +21,7 @@ Evaluate
   evaluate ENCODER TRAIN TEST     an encoder on labelled folders, by protocol
   predict RUN DATA --out FILE     classes of images, to .csv or .parquet
   embed ENCODER DATA --out FILE   features, to .npz, .parquet or .csv
+  export ENCODER --format F       a verified file for other programs: ONNX, timm
 
 Look at data and results
   check DATA                      sizes, classes, duplicates, broken files
@@ -30,12 +31,13 @@ Look at data and results
   plot RUN... --out FILE.png      curves of pretraining and linear probe
 
 Housekeeping
-  list methods|backbones [TEXT]   names that commands accept, and their cost
+  list methods|backbones|formats  names that commands accept, and their cost
   thin RUN...                     remove checkpoints that are not needed
   doctor                          versions, devices, extras, known problems
 
-ENCODER is a run folder, an encoder.safetensors, an official weights file of
-DINO or DINOv2, timm/NAME, torchvision/NAME or torchhub/NAME.
+ENCODER is a run folder, an encoder.safetensors, an exported .onnx file, an
+official weights file of DINO or DINOv2, timm/NAME, torchvision/NAME or
+torchhub/NAME.
 DATA is a folder (scanned recursively, no labels needed) or a text file of
 paths. RUN is a run folder; `predict` needs one that `finetune` wrote.
 `lookalike COMMAND --help` lists a command's options; --debug shows where an

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+from ..exports.formats import FORMATS
 from ..methods import METHODS, SELF_SUPERVISED
 from ..names import nearest
 from ..printing import shown, silent
@@ -10,7 +11,7 @@ from . import catalogue
 
 
 def list_names(
-    what: Literal["methods", "backbones"],
+    what: Literal["methods", "backbones", "formats"],
     pattern: str = "",
     *,
     small: bool = False,
@@ -22,7 +23,7 @@ def list_names(
     """Lists names that other commands accept.
 
     Args:
-        what: methods, or backbones with their cost.
+        what: methods, backbones with their cost, or formats of `export`.
         pattern: only names that contain this text.
         small: only backbones that a CPU can train: at most 12 million parameters and 4 GFLOP at 224 pixels.
         sort: sort key of the backbones; dim is the feature dimension.
@@ -40,6 +41,13 @@ def list_names(
             raise ValueError(f"No method's name contains {shown(pattern)}. {nearest(pattern, [*SELF_SUPERVISED])}")
         for name in methods:
             say(f"{name:<14} {METHODS[name].line}")
+        return
+    if what == "formats":
+        formats = [name for name in FORMATS if pattern.lower() in name]
+        if not formats:
+            raise ValueError(f"No format's name contains {shown(pattern)}. {nearest(pattern, [*FORMATS])}")
+        for name in formats:
+            say(f"{name:<14} {FORMATS[name].line} ({', '.join(FORMATS[name].precisions)})")
         return
     known = catalogue.catalogue()
     found = catalogue.chosen(known, pattern=pattern, small=small, order=sort)

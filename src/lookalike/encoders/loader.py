@@ -19,9 +19,10 @@ from ..printing import brief, counted, printable
 from ..runs.folder import Folder
 from ..runs.lookup import weights_of
 from .checkpoints import Names, read
+from .exported import UNVERIFIED, is_export, load_onnx
 from .saved import card_beside, card_within, mend_card
 
-TAKEN = "Give a run, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+TAKEN = "Give a run, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME."
 
 
 def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = None) -> Backbone:
@@ -29,8 +30,9 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
 
     Args:
         encoder: a run's folder, an `encoder.safetensors`, a `classifier.safetensors` (its head is ignored), an
-            official checkpoint file of DINO, iBOT or DINOv2, or `timm/NAME`, `torchvision/NAME` or `torchhub/NAME` (of
-            `HUB`) with their published weights, at their published image size. An existing path takes precedence.
+            exported `.onnx` file, an official checkpoint file of DINO, iBOT or DINOv2, or `timm/NAME`,
+            `torchvision/NAME` or `torchhub/NAME` (of `HUB`) with their published weights, at their published image
+            size. An existing path takes precedence.
         backbone: the module, if the encoder was trained from a user's own module; or the name of the architecture, if
             a weights file does not contain it.
 
@@ -49,6 +51,8 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
                 mend_card(folder, folder.note)
     if path.is_file():
         open(path, "rb").close()  # for a file without permission, safetensors would report that it does not exist
+        if is_export(path):
+            return _exported(path, backbone)
         return _from_file(path, backbone).eval()
     name = os.fspath(encoder)
     if name.startswith(("timm/", "torchvision/")):
@@ -72,6 +76,8 @@ def image_size(encoder: str | os.PathLike[str], backbone: str | None = None) -> 
     """Image size of an encoder in pixels, without downloading anything. Arguments and errors are those of `load`."""
     path = Path(encoder)
     path = Folder(path).weights if path.is_dir() else path
+    if is_export(path):
+        return load_onnx(path)[0].image_size
     if path.is_file():
         held, card = read(path, _names_of(backbone))
         if card:
@@ -128,7 +134,15 @@ def _architecture(path: Path, state: Mapping[str, Tensor], named: str | None) ->
     return name, found is not None
 
 
+def _exported(path: Path, backbone: nn.Module | str | None) -> Backbone:
+    if backbone is not None:
+        raise ValueError(f"{path} is an export, which needs no backbone. Leave the name of the backbone out.")
+    return load_onnx(path)[0]
+
+
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
+    if path.suffix == UNVERIFIED:
+        raise ValueError(f"{path} is an export that was not verified; export.json beside it says why.")
     held, card = read(path, _names_of(backbone))
     state = held.state
     if card is None and isinstance(backbone, nn.Module):

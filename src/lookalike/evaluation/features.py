@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Encoder = TypeVar("Encoder", bound=nn.Module)
 MOST_CLASSES = 10_000
 """Maximum label, unless there are more than a tenth as many images."""
+MOST_ELONGATED = 64
+"""Longest side of an image's part that is resized, in shorter sides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,20 +215,26 @@ def _calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
             handle.remove()
 
 
+def short_side(size: int) -> int:
+    """The shorter side of a resized image, of which the centre of `size` x `size` pixels is the crop."""
+    return round(size * 256 / 224)
+
+
 def crop(image: Tensor, size: int) -> Tensor:
     """The test transform of the reference protocols: resize and centre crop, (C, H, W) -> (C, size, size).
 
     The shorter side becomes round(size * 256 / 224) pixels, bicubic and antialiased, then the centre is cropped.
-    Images longer than 64 times their width are cropped to that first: resizing them as a whole would take gigabytes.
+    Images longer than `MOST_ELONGATED` times their width are cropped to that first: resizing them as a whole would
+    take gigabytes.
     A uint8 image stays uint8, resized in fixed point as in torchvision, within one level of Pillow's result; other
     images become float32 in [0, 1].
     """
     if image.dtype != torch.uint8:
         image = promote(image, torch.float32)
-    reach = 64 * min(image.shape[-2:])
+    reach = MOST_ELONGATED * min(image.shape[-2:])
     image = _centre(image, min(image.shape[-2], reach), min(image.shape[-1], reach))
     height, width = image.shape[-2:]
-    short = round(size * 256 / 224)
+    short = short_side(size)
     scaled = (short, short * width // height) if height <= width else (short * height // width, short)
     if scaled != (height, width):
         image = nn.functional.interpolate(image[None], scaled, mode="bicubic", antialias=True, align_corners=False)[0]

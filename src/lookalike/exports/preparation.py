@@ -1,0 +1,93 @@
+"""How an export's input is prepared, as metadata, as text and as code."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..evaluation.features import short_side
+from .network import Network
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The name, shape and dtype of an input or output; free dimensions have names."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+def tensors(network: Network, *, preprocesses: bool, dynamic_size: bool) -> tuple[Tensors, list[Tensors]]:
+    """The input and the outputs of an export."""
+    encoder = network.encoder
+    size: int | str = encoder.image_size
+    if preprocesses:
+        given = Tensors("images", ("batch", "height", "width", encoder.channels), "uint8")
+    else:
+        sides = ("height", "width") if dynamic_size else (size, size)
+        given = Tensors("images", ("batch", encoder.channels, *sides), "float32")
+    classes = network.head.out_features if isinstance(network.head, nn.Linear) else 0
+    patches: int | str = "patches" if dynamic_size else encoder.patches_at(encoder.image_size)
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "probabilities": ("batch", classes), "features": ("batch", encoder.dim),
+        "patch_tokens": ("batch", patches, encoder.patch_dim),
+    }  # fmt: skip
+    return given, [Tensors(name, shapes[name], "float32") for name in network.outputs]
+
+
+def metadata(
+    network: Network, card: str, classes: Sequence[str] | None, precision: str, *, preprocesses: bool
+) -> dict[str, str]:
+    """The metadata of a file: each value in JSON, so that any program can read it."""
+    encoder = network.encoder
+    values: dict[str, object] = {
+        "mean": list(encoder.mean), "std": list(encoder.std), "image_size": encoder.image_size,
+        "resize": short_side(encoder.image_size), "interpolation": "bicubic, antialiased", "scaling": "pixels / 255",
+        "with_preprocessing": preprocesses, "outputs": list(network.outputs), "precision": precision,
+    }  # fmt: skip
+    if classes is not None:
+        values["classes"] = list(classes)
+    return {"lookalike": card} | {name: json.dumps(value) for name, value in values.items()}
+
+
+def as_text(network: Network, *, preprocesses: bool) -> str:
+    """The preparation of an image in one paragraph."""
+    encoder = network.encoder
+    size = encoder.image_size
+    steps = (
+        f"resize the shorter side to {short_side(size)} pixels (bicubic, antialiased), crop the centre of {size} x "
+        f"{size} pixels, divide by 255, subtract the mean {_numbers(encoder.mean)} and divide by the standard "
+        f"deviation {_numbers(encoder.std)}"
+    )
+    if preprocesses:
+        return (
+            "The graph takes images as they were decoded: uint8, of any size, all of one size in a batch. It does the "
+            f"rest: {steps}."
+        )
+    return f"For each image: {steps}."
+
+
+def as_code(network: Network, *, preprocesses: bool) -> str:
+    """Python code that prepares the image `photo.jpg` as the array `images`."""
+    encoder = network.encoder
+    size, mode = encoder.image_size, "L" if encoder.channels == 1 else "RGB"
+    opened = f'image = Image.open("photo.jpg").convert("{mode}")'
+    if encoder.channels not in (1, 3):
+        opened = f"image = ...  # {encoder.channels} channels, (H, W, {encoder.channels}) uint8"
+    if preprocesses:
+        axis = "[..., None]" if mode == "L" else ""
+        return f"import numpy as np\nfrom PIL import Image\n\n{opened}\nimages = np.asarray(image){axis}[None]\n"
+    normalised = f"v2.Normalize({list(encoder.mean)}, {list(encoder.std)})"
+    return (
+        "import numpy as np\nimport torch\nfrom PIL import Image\nfrom torchvision.transforms import v2\n\n"
+        f"prepare = v2.Compose([\n    v2.PILToTensor(),\n    v2.Resize({short_side(size)}, "
+        f"interpolation=v2.InterpolationMode.BICUBIC, antialias=True),\n    v2.CenterCrop({size}),\n"
+        f"    v2.ToDtype(torch.float32, scale=True),\n    {normalised},\n])\n"
+        f"{opened}\nimages = prepare(image)[None].numpy()\n"
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
