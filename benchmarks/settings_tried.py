@@ -165,6 +165,13 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
         "lars 0.3 and width 256": {**lars(0.3), "hidden_dim": 512, "out_dim": 256},
     },
     ("vicreg", CNN): {"lars 1 and width 256": {**lars(1.0), "hidden_dim": 512, "out_dim": 256}},
+    ("dino", CNN): {
+        "momentum.start 0.97": {"momentum.start": 0.97},
+        "momentum.start 0.9": {"momentum.start": 0.9},
+        "teacher_temp.start 0.04": {"teacher_temp.start": 0.04},
+        "lars 1": lars(1.0),
+        "narrow head": {"hidden_dim": 512, "bottleneck_dim": 128},
+    },
 }
 """Settings that only the last round has: the paper's optimizer with a rate for few steps, where the first round's best
 has another optimizer. A rule must not change the optimizer with the number of images."""

@@ -273,7 +273,7 @@ class _Making:
         if asked.precision == "fp16":
             model = half(model)
         elif asked.precision == "int8":
-            model = eight_bits(model, ranges, self.folder)
+            model = eight_bits(model, ranges, self.folder, symmetric=asked.format == "tensorrt")
         if self.preprocessing is not None:
             channels = self.network.encoder.channels
             model = onnx_graph.with_preprocessing(model, self.preprocessing, channels, asked.opset)

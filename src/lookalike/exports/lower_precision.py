@@ -37,13 +37,16 @@ def half(model: "ModelProto") -> "ModelProto":
     return done
 
 
-def eight_bits(model: "ModelProto", batches: Sequence[NDArray[np.float32]], folder: Path) -> "ModelProto":
+def eight_bits(
+    model: "ModelProto", batches: Sequence[NDArray[np.float32]], folder: Path, *, symmetric: bool = False
+) -> "ModelProto":
     """The model with products of int8 numbers: weights per output channel, activations by the range on some images.
 
     Args:
         model: takes normalised images (B, C, H, W).
         batches: normalised images of the user, in batches.
         folder: for temporary files.
+        symmetric: ranges of activations around 0 and biases in fp32, as TensorRT needs them.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -61,7 +64,8 @@ def eight_bits(model: "ModelProto", batches: Sequence[NDArray[np.float32]], fold
     with quiet():
         quantize_static(
             before, after, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=[*QUANTISED], per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8, weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )  # fmt: skip
     quantised = onnx.load(after)
     before.unlink()
