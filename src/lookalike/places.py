@@ -59,9 +59,10 @@ def check_images(*data: str) -> None:
 
 def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:
     """The error for a name of no encoder, file or folder."""
+    exported = "an exported .onnx file, " if what == "encoder" else ""
     return FileNotFoundError(
-        f"No {what} at {brief(name, LONGEST_PATH) or 'an empty name'}. Give a run's folder, an encoder.safetensors, an "
-        "official weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
+        f"No {what} at {brief(name, LONGEST_PATH) or 'an empty name'}. Give a run's folder, an encoder.safetensors, "
+        f"{exported}an official weights file, timm/NAME, torchvision/NAME or torchhub/NAME."
     )
 
 

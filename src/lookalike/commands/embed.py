@@ -32,8 +32,8 @@ def embed(
     Images that cannot be read are skipped and listed in the result.
 
     Args:
-        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
-            encoder or a module, as for `evaluate`.
+        encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
+            Python also a loaded encoder or a module, as for `evaluate`.
         data: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
             saved if all images are in class folders, or if a Dataset has `targets`.
         out: output file: .npz, .parquet (needs the extra 'tables') or .csv.

@@ -38,9 +38,9 @@ def evaluate(
     """Evaluates an encoder on labelled images by standard protocols; results go to evaluation.json in a run folder.
 
     Args:
-        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
-            encoder, or a module of your own (with `image_size`), whose input is normalised by ImageNet's mean and
-            standard deviation.
+        encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
+            Python also a loaded encoder, or a module of your own (with `image_size`), whose input is normalised by
+            ImageNet's mean and standard deviation.
         train: folder with one sub-folder of images per class; in Python also a labelled Dataset.
         test: folder with the same classes and other images.
         also: further pairs TRAIN TEST, which may have other classes.

@@ -88,7 +88,8 @@ def predict(
     """Predicts the classes of images by a classifier that `finetune` trained, and saves them.
 
     Args:
-        classifier: a finetune run folder, or its classifier.safetensors; in Python also a loaded classifier.
+        classifier: a finetune run folder, its classifier.safetensors, or an .onnx file exported from it; in Python
+            also a loaded classifier.
         data: a folder (scanned recursively, labels are ignored) or a text file of paths; in Python also a list or a
             Dataset. Images that cannot be read are skipped and listed in the result.
         out: .csv or .parquet file (needs the extra 'tables'): file, label, probability, and the next four classes.

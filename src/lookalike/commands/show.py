@@ -34,8 +34,8 @@ def show(
     last. Images are cropped as in evaluation.
 
     Args:
-        encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
-            encoder.
+        encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
+            Python also a loaded encoder.
         images: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
             ignored. Neighbours are searched among all images.
         out: folder of the pictures, created if needed.

@@ -12,7 +12,7 @@ from ..places import no_encoder
 from ..printing import counted
 from ..runs.folder import Folder
 from .checkpoints import opened
-from .loader import TAKEN, from_hub
+from .loader import from_hub
 
 
 def start_from(backbone: Backbone, weights: str) -> str:
@@ -24,7 +24,10 @@ def start_from(backbone: Backbone, weights: str) -> str:
         ValueError: the weights belong to another network.
     """
     if not weights:
-        raise FileNotFoundError(f"The name of the weights is empty. {TAKEN}")
+        raise FileNotFoundError(
+            "The name of the weights is empty. Give a run, a weights file, timm/NAME, torchvision/NAME or "
+            "torchhub/NAME."
+        )
     path, ignored, remark = Path(weights), list[str](), ""
     own = backbone.export_state()
     if path.is_dir():

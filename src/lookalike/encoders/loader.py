@@ -22,8 +22,6 @@ from .checkpoints import Names, read
 from .exported import UNVERIFIED, is_export, load_onnx
 from .saved import card_beside, card_within, mend_card
 
-TAKEN = "Give a run, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME."
-
 
 def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = None) -> Backbone:
     """Loads an encoder, in eval mode: a module from normalised images (B, C, H, W) to features (B, D).
@@ -41,7 +39,10 @@ def load(encoder: str | os.PathLike[str], backbone: nn.Module | str | None = Non
             expected.
     """
     if not os.fspath(encoder):
-        raise FileNotFoundError(f"The name of the encoder is empty. {TAKEN}")
+        raise FileNotFoundError(
+            "The name of the encoder is empty. Give a run, a weights file, an exported .onnx file, timm/NAME, "
+            "torchvision/NAME or torchhub/NAME."
+        )
     path = Path(encoder)
     if path.is_dir():
         folder = Folder(path)

@@ -54,7 +54,8 @@ def classifier_of(classifier: str | os.PathLike[str]) -> Path:
             raise FileNotFoundError(f"{classifier} holds no classifier.safetensors. {_advice(path.parent)}")
     if not path.is_file():
         raise FileNotFoundError(
-            f"No classifier at {classifier}. Give the folder of a finetune run, or its classifier.safetensors."
+            f"No classifier at {classifier}. Give the folder of a finetune run, its classifier.safetensors or an "
+            ".onnx file exported from it."
         )
     return path
 

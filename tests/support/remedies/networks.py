@@ -177,7 +177,8 @@ NETWORKS = {
         r"is your own module: set its weights, drop path and stem before passing it", lambda p, found: net(Net()),
     ),
     "an encoder without a name": call(
-        lambda p: lookalike.load(""), r"Give a run, a weights file, (timm)/NAME, (torchvision)/NAME or torchhub/NAME\.",
+        lambda p: lookalike.load(""), r"Give a run, a weights file, an exported \.onnx file, (timm)/NAME, "
+        r"(torchvision)/NAME or torchhub/NAME\.",
         lambda p, found: lookalike.load(p.run), lambda p, found: lookalike.load(p.weights, tiny.CNN),
         lambda p, found: unfetched(lambda: lookalike.load(f"{found[1]}/resnet10t")),
     ),

@@ -245,14 +245,14 @@ RUNS = {
     ),
     "no encoder": call(
         lambda p: check_encoder("nowhere"),
-        r"Give a run's folder, an encoder\.safetensors, an official weights file, (timm)/NAME, (torchvision)/NAME "
+        r"Give a run's folder, an encoder\.safetensors, .*an official weights file, (timm)/NAME, (torchvision)/NAME "
         r"or (torchhub)/NAME",
         lambda p, found: [check_encoder(str(path)) for path in (p.run, p.run / "encoder.safetensors", p.weights)],
         lambda p, found: [check_encoder(f"{found[i]}/resnet18") for i in (1, 2)],
         lambda p, found: check_encoder(f"{found[3]}/dino_vits16"),
     ),
     "no classifier": call(
-        lambda p: classifier_of(p.out / "none"), r"Give the folder of a finetune run, or its (classifier\.safetensors)",
+        lambda p: classifier_of(p.out / "none"), r"Give the folder of a finetune run, its (classifier\.safetensors) or",
         lambda p, found: classifier_of(p.tuned), lambda p, found: classifier_of(p.tuned / found[1]),
     ),
     "a folder for the results": call(
