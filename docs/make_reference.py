@@ -15,6 +15,7 @@ import mdformat
 
 from lookalike.cli.command import Command
 from lookalike.cli.encoders import EMBED, EVALUATE, PREDICT, SHOW
+from lookalike.cli.exports import EXPORT
 from lookalike.cli.first import DEMO, DOCTOR, LIST
 from lookalike.cli.images import CHECK
 from lookalike.cli.outlines import Outline, of_class, outline
@@ -31,7 +32,7 @@ OPTIMIZER = "name", "lr", "scaling", "weight_decay.start", "warmup_epochs"
 """The fields of an optimizer that differ most between methods."""
 COMMANDS = {
     "Train": ("pretrain", "distill", "finetune"),
-    "Evaluate and use": (EVALUATE, EMBED, PREDICT, "compare"),
+    "Evaluate and use": (EVALUATE, EMBED, PREDICT, EXPORT, "compare"),
     "Look at images and results": (CHECK, SHOW, REPORT, PLOT),
     "Other": (DEMO, LIST, THIN, DOCTOR),
 }

@@ -18,17 +18,29 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
         "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
+        "exporting",
     )),
 ]  # fmt: skip
 TRAINING = ["--image-size", "80", "--epochs", "1", "--batch-size", "8"]
 NETWORK = {"distill": "test_byobnet", "pretrain": "test_byobnet", "pretrain dinov2": "test_vit"}
 TEACHERS = {"timm/vit_base_patch14_dinov2.lvd142m": "teacher", "dinov2_vits14_pretrain.pth": "teacher"}
 """Published weights, and what stands for them here: nothing is downloaded."""
+PYTHON = {"mobilenetv3_small_050": "test_byobnet", "Resize(110": "Resize(91", "CenterCrop(96": "CenterCrop(80",
+          "3, 96, 96)": "3, 80, 80)"}  # fmt: skip
+"""The network and the image size of the pages' Python, and the small ones of these tests."""
+
+
+def blocks(page: str, language: str = "") -> list[str]:
+    """The code blocks of a page in a language."""
+    text = (DOCS / f"{page}.md").read_text()
+    return [
+        code for name, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if name == language
+    ]
 
 
 def commands(page: str) -> Iterator[list[str]]:
     """The `lookalike` commands in a page's code blocks, without what follows a `#`."""
-    for block in re.findall(r"^```\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
+    for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("lookalike "):
                 yield shlex.split(line, comments=True)[1:]
@@ -50,9 +62,9 @@ def small(words: list[str]) -> list[str]:
         words += [*TRAINING, "--backbone", "test_byobnet", "--overwrite"]
         at = words.index("--budget")
         del words[at : at + 2]
-    if verb in ("check", "embed", "show", "predict", "report", "views"):
+    if verb in ("check", "embed", "show", "predict", "report", "views", "export"):
         words += ["--overwrite"]
-    takes_no_workers = verb in ("doctor", "report", "views") or "--features" in words
+    takes_no_workers = verb in ("doctor", "report", "views", "export") or "--features" in words
     return words if takes_no_workers else [*words, "--workers", "0"]
 
 
@@ -86,6 +98,8 @@ def test_the_commands_of_a_page_work(
     assert found
     for words in found:
         assert cli.main(small(words)) == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-    if page == "quickstart":
-        for code in re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
-            exec(code.replace("mobilenetv3_small_050", "test_byobnet"), {})
+    if page in ("quickstart", "exporting"):
+        for code in blocks(page, "python"):
+            for text, small_one in PYTHON.items():
+                code = code.replace(text, small_one)
+            exec(code, {})
