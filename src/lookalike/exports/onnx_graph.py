@@ -84,6 +84,7 @@ def write(model: "ModelProto", path: Path, metadata: Mapping[str, str]) -> list[
         return [path]
     weights = path.with_name(f"{path.name}.data")
     onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=weights.name)
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving moved the weights out of the model
     return [path, weights]
 
 
