@@ -56,6 +56,10 @@ class OnnxFile:
         self.inputs = {each.name: (list(each.shape), str(each.type)) for each in self.session.get_inputs()}
         self.outputs = {each.name: (list(each.shape), str(each.type)) for each in self.session.get_outputs()}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "OnnxFile":
+        """The same object: it never changes, and a session cannot be copied."""
+        return self
+
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """The outputs, by name, for a batch of images as the file's only input takes them."""
         (name,) = self.inputs
