@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, numpy_helper
+from PIL import Image
 
-from lookalike import backbones
+from lookalike import backbones, encoders
 from lookalike.backbones import Backbone
 from lookalike.data import open_maybe_labelled
 from lookalike.evaluation.features import calibrated, crop, with_statistics
@@ -23,6 +24,7 @@ from lookalike.exports.network import Network, Trained
 from lookalike.exports.preparation import metadata
 from lookalike.exports.verify import Sample, sample
 from lookalike.images import promote
+from lookalike.runs import Folder
 
 from . import tiny
 from .images import draw
@@ -121,13 +123,31 @@ def pictures(folder: Path, count: int, sides: Sequence[tuple[int, int]] = ((24, 
     return folder
 
 
+def deep(path: Path, seed: int) -> None:
+    """A grey image of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 2**16, (40, 50), np.uint16)).save(path)
+
+
+def saved(folder: Path, encoder: Backbone, images: Path | None) -> Path:
+    """The folder of a run that trained the encoder on some images; None: of which nothing is known."""
+    run = Folder(folder)
+    encoders.save(run, encoder, method="simclr", epochs=1, dtype=torch.uint8)
+    if images is not None:
+        run.run.write_text(f"method: simclr\ndata: {images}\n")
+    return folder
+
+
+def process(script: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """A script that was run by a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys\n{script}", *map(str, arguments)], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}, timeout=240, check=False,
+    )  # fmt: skip
+
+
 def blocked(script: str, *arguments: object, without: Sequence[str] = ()) -> str:
     """What a script prints in a process of its own, in which some packages cannot be imported."""
-    block = "".join(f"sys.modules[{name!r}] = None\n" for name in without)
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{block}{script}", *map(str, arguments)], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}, timeout=240, check=False,
-    )  # fmt: skip
+    done = process("".join(f"sys.modules[{name!r}] = None\n" for name in without) + script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
