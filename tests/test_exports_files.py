@@ -442,3 +442,13 @@ def test_int8_is_also_judged_by_its_accuracy(
     low, high = found["interval"]
     assert low <= found["change"] <= high
     assert any(line.startswith("k-NN accuracy on 16 images: ") for line in said)
+
+
+def test_a_module_of_ones_own_is_wrapped_first(images: Path, tmp_path: Path) -> None:
+    module = networks.vit(dynamic_img_size=True)
+    with pytest.raises(
+        ValueError, match=r"is a module of your own, whose input is unknown\. Give lookalike\.backbones"
+    ):
+        lookalike.export(module, format="pt2", check=images, out=tmp_path / "a")
+    wrapped = backbones.create(module, channels=3, image_size=32)
+    assert lookalike.export(wrapped, format="pt2", check=images, out=tmp_path / "a").status == "verified"

@@ -80,6 +80,46 @@ TRIED_ELSEWHERE = {
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
     "Install it: pip install -e . in the folder": "test_doctor.py::test_a_source_tree_that_is_not_installed_is_told",
+    " is an export, whose weights cannot be trained":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "or export the encoder again with --dynamic-size.":
+        "test_exports_command.py::test_a_file_of_any_size_takes_another_image_size",
+    "onnxruntime cannot load ": "test_exports.py::test_a_truncated_file_is_refused",
+    "it gives features only. Export the folder of a finetune run":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "Next: the code in ": "test_exports_command.py::test_the_command_says_what_it_wrote_and_what_is_next",
+    "is an export already. Give the run that it was exported from.":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "Repeat the command with --check DATA and --overwrite.":
+        "test_exports_files.py::test_without_images_it_is_not_verified",
+    "**Not verified**: there were no images.": "test_exports_files.py::test_without_images_it_is_not_verified",
+    " is not a folder. Give another --out.": "test_exports_files.py::test_other_folders_are_left_alone",
+    "int8 needs images to measure": "test_exports_files.py::test_int8_needs_images",
+    "Give other images with --calibrate DATA.": "test_exports_files.py::test_only_broken_images_are_none",
+    "Give lookalike.backbones.create(module, channels=...":
+        "test_exports_files.py::test_a_module_of_ones_own_is_wrapped_first",
+    "holds an export. Give another --out, or --overwrite.":
+        "test_exports_files.py::test_an_export_is_replaced_only_on_request",
+    "is not empty and holds no export. Give another --out.": "test_exports_files.py::test_other_folders_are_left_alone",
+    "was not exported by lookalike": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "is an export, which needs no backbone.":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "is exported in \0 only. Leave --precision out.": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "There is no format \0. Choose from": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "There is no precision \0. Choose from": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "TensorRT has no 64-bit numbers": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "--with-preprocessing takes images of any size": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    " needs a graph, but ": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "such as x.shape[0] in a Python condition.": "test_exports.py::test_a_graph_with_a_frozen_batch_is_refused",
+    " cannot be exported to ONNX: ": "test_exports.py::test_a_module_that_makes_the_batch_a_constant_is_refused",
+    " cannot be exported by torch.export: ":
+        "test_exports.py::test_a_module_that_makes_the_batch_a_constant_is_refused",
+    "Use --format onnx or pt2.": "test_exports_files.py::test_what_timm_cannot_build_is_refused",
+    " cannot run the export on ": "test_exports.py::test_a_frozen_batch_fails_when_the_file_is_verified",
+    "Preprocessing in the graph takes uint8 images":
+        "test_exports_files.py::test_deep_images_do_not_fit_the_preprocessing",
+    "needs onnxruntime: pip install 'lookalike[onnx]'":
+        "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip
 """A part of a text, and the test that meets the message and follows it."""
 
@@ -91,6 +131,9 @@ UNTRIED = {
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
     "Install torch and torchvision with CUDA": "it takes a GPU",
     "install torch and torchvision for the CUDA version": "it takes a GPU",
+    "TensorRT cannot read ": "it takes a GPU",
+    "TensorRT cannot build an engine": "it takes a GPU",
+    "Export its encoder.safetensors to timm": "no network that trains here has such a head in timm",
     "Reboot the machine": "it takes a machine that can be rebooted",
     "start from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
@@ -99,6 +142,8 @@ UNTRIED = {
 """A part of a text, and why no test can follow it."""
 
 FACTS = (
+    ", exported by lookalike ",
+    "(bicubic, antialiased), crop the centre of",
     "with --time \0",
     "without --time",
     "for the first step (--compile)",
