@@ -212,6 +212,7 @@ def test_another_image_size_than_the_files_is_refused(
     )
 
 
+@pytest.mark.slow
 def test_a_file_of_any_size_takes_another_image_size(photos: Path, tmp_path: Path) -> None:
     encoder = exports.vit()
     exported = lookalike.export(encoder, dynamic_size=True, check=photos, out=tmp_path / "a")

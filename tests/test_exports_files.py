@@ -126,6 +126,7 @@ def test_a_wrong_mean_in_the_file_fails(run: Path, tmp_path: Path, monkeypatch: 
         lookalike.export(run, format="pt2", out=tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_swapped_channels_of_the_preprocessing_fail(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = export_files.Preprocessing.forward
     monkeypatch.setattr(export_files.Preprocessing, "forward", lambda self, images: forward(self, images.flip(3)))
@@ -152,10 +153,10 @@ def test_without_images_it_is_not_verified(tmp_path: Path, capsys: pytest.Captur
 
 def test_broken_images_are_left_out_and_the_command_is_recorded(run: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "a b"
-    (found,) = lookalike.export(run, format="pt2", with_preprocessing=True, check=images, out=out).verifications
+    (found,) = lookalike.export(run, format="pt2", patch_tokens=True, check=images, out=out).verifications
     assert found.images == 40
     command = json.loads((out / "export.json").read_text())["command"]
-    assert command == f"lookalike export {run} --format pt2 --with-preprocessing --check {images} --out '{out}'"
+    assert command == f"lookalike export {run} --format pt2 --patch-tokens --check {images} --out '{out}'"
     assert command in (out / "README.md").read_text()
 
 
