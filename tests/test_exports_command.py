@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import lookalike
 from lookalike import backbones, classifiers, cli, encoders
 from lookalike.classifiers import Classifier
 from lookalike.runs import Folder
+from lookalike.tensor_file import sha256 as digest
 
 pytestmark = pytest.mark.long(30)
 
@@ -275,7 +277,7 @@ def refusals(file: Path, photos: Path, labelled: Path, out: Path) -> dict[str, t
         ),
         "embed of last4": (
             ["embed", file, photos, "--pool", "last4", "--out", out / "a.npz"],
-            "test_vit",
+            "is an export without class tokens of several blocks",
         ),
     }  # fmt: skip
 
@@ -309,3 +311,33 @@ def test_without_onnxruntime_the_extra_is_named(
         f"{exported / 'encoder.onnx'} needs onnxruntime: pip install 'lookalike[onnx]'. On a GPU, pip install "
         "onnxruntime-gpu."
     )
+
+
+def test_without_onnx_the_extra_is_named(
+    of_classifier: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    file = of_classifier / "classifier.onnx"
+    assert refused(capsys, "embed", file, photos, "--out", tmp_path / "a.npz") == (
+        f"{file} holds its own preprocessing, and taking it out needs onnx: pip install 'lookalike[onnx]'"
+    )
+
+
+def test_loaded_exports_are_told_apart_by_their_digest(exported: Path, of_classifier: Path) -> None:
+    files = exported / "encoder.onnx", of_classifier / "classifier.onnx"
+    first, second, again = (digest(lookalike.load(file)) for file in (*files, files[0]))
+    assert first == again != second
+
+
+def test_what_a_killed_export_left_is_removed_after_a_day(run: Path, tmp_path: Path) -> None:
+    for name, age in ((".export-old", 25 * 3600), (".export-new", 60)):
+        left = tmp_path / name
+        left.mkdir()
+        (left / "encoder.onnx").write_bytes(b"half")
+        os.utime(left, (time.time() - age,) * 2)
+    assert export(run, "--format", "pt2", "--out", tmp_path) == 0
+    assert {each.name for each in tmp_path.iterdir()} == {".export-new", "encoder.pt2", "export.json", "README.md"}

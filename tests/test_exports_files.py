@@ -381,7 +381,7 @@ def test_tensorrt_without_a_gpu_leaves_the_command(
     assert export(run, "--format", "tensorrt", "--out", out) == 0
     assert there(out) == {"encoder.onnx", "build_engine.sh", "export.json", "README.md"}
     command = (
-        "trtexec --onnx=encoder.onnx --saveEngine=encoder.engine --stronglyTyped --minShapes=images:1x3x32x32 "
+        "trtexec --onnx=encoder.onnx --saveEngine=encoder.engine --stronglyTyped --noTF32 --minShapes=images:1x3x32x32 "
         "--optShapes=images:8x3x32x32 --maxShapes=images:64x3x32x32"
     )
     assert (out / "build_engine.sh").read_text().splitlines()[-1] == command

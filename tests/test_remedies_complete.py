@@ -118,6 +118,9 @@ TRIED_ELSEWHERE = {
     " cannot run the export on ": "test_exports.py::test_a_frozen_batch_fails_when_the_file_is_verified",
     "Preprocessing in the graph takes uint8 images":
         "test_exports_files.py::test_deep_images_do_not_fit_the_preprocessing",
+    " is an export without ": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "and taking it out needs onnx: pip install 'lookalike[onnx]'":
+        "test_exports_command.py::test_without_onnx_the_extra_is_named",
     "needs onnxruntime: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -53,12 +55,16 @@ CALIBRATED = 256
 BEFORE_CASTING = 32
 """Images on which the graph in fp32 is verified before it is cast."""
 LABELLED, MOST_LABELLED = 4000, 10_000
-"""Labelled images from which on int8 is also judged by k-NN, half of them as the test set; and their maximum."""
+"""Labelled images from which on int8 is also compared by k-NN, half of them as the test set; and their maximum."""
 LARGEST_LOSS = {"CNN": 0.005, "ViT": 0.02}
 """Largest loss of k-NN accuracy by int8."""
 
 
 RECORD, CARD = "export.json", "README.md"
+TEMPORARY = ".export-"
+"""Prefix of the temporary folder of an export in progress."""
+ABANDONED = 24 * 3600
+"""Seconds after which such a folder belongs to an export that was killed."""
 LOADED = (".onnx", ".pt2", ".engine", ".safetensors")
 """Suffixes of the files that get another name if the export is not verified."""
 BATCH = 8
@@ -122,7 +128,7 @@ def export_files(
         making = _Making(network, trained, origin, asked, temporary, name, say)
         making.write(images, ranges)
         making.verify(images)
-        making.judge(source)
+        making.compare_accuracy(source)
         command = _command(origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone)
         exported = making.publish(folder, images, command)
     for line in (*(v.line() for v in exported.verifications), making.accuracy_line):
@@ -166,7 +172,7 @@ def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Traine
     own = [row for row in rows if isinstance(row, dict) and row.get("encoder_sha256") in weights]
     return trained, Origin(
         os.fspath(encoder), digest, str(card.get("method", "")), float(card.get("epochs", 0)),
-        str(of_run.get("data", "")), own,
+        str(of_run.get("data", "")), own, str(card.get("dtype", "uint8")),
     )  # fmt: skip
 
 
@@ -195,7 +201,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if (folder / RECORD).is_file():
         if not overwrite:
             raise FileExistsError(f"{folder} holds an export. Give another --out, or --overwrite.")
-    elif any(not each.name.startswith(".export-") for each in there):
+    elif any(not each.name.startswith(TEMPORARY) for each in there):
         raise FileExistsError(f"{folder} is not empty and holds no export. Give another --out.")
 
 
@@ -204,8 +210,11 @@ def _within(folder: Path) -> Iterator[Path]:
     """A temporary folder within `folder`, which is removed again if it was new and nothing was published in it."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{TEMPORARY}*"):  # by an export that was killed
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
             yield Path(temporary)
     finally:
         if is_new:
@@ -238,7 +247,7 @@ def _calibration(
 
 
 class _Making:
-    """An export while it is made, in a temporary folder."""
+    """An export in progress, in a temporary folder."""
 
     def __init__(
         self,
@@ -340,7 +349,7 @@ class _Making:
             return [tensorrt_engine.ByTensorRT(first, self.files[1])]
         return [ByOnnxruntime(first)]
 
-    def judge(self, source: Source | None) -> None:
+    def compare_accuracy(self, source: Source | None) -> None:
         """Compares the k-NN accuracy of an int8 encoder with that of the original, if there are enough labels."""
         if self.asked.precision != "int8" or source is None or source.labels is None or len(source) < LABELLED:
             return
@@ -348,7 +357,10 @@ class _Making:
         chosen = permutation(len(source), "accuracy")[:MOST_LABELLED]
         half_of = len(chosen) // 2
         subset, correct = Subset(source, chosen.tolist()), []
-        for what, module in (("fp32", encoder), ("int8", load_onnx(self.files[0])[0])):
+        for what, module in (
+            ("fp32", encoder),
+            ("int8", load_onnx(next(file for file in self.files if file.suffix == ".onnx"))[0]),
+        ):
             found = features(
                 module, subset, image_size=encoder.image_size, mean=encoder.mean, std=encoder.std,
                 progress=counting(self.say, f"k-NN accuracy ({what}): ", "images", last=True),
@@ -435,8 +447,8 @@ def _card(encoder: Backbone, origin: Origin, classes: Sequence[str] | None) -> d
     """The card of `encoder.json`, for the metadata of a file."""
     card = encoders.Card(
         format=FORMAT, backbone=encoder.name, stem=encoder.stem, interpolation=encoder.interpolation, dim=encoder.dim,
-        image_size=encoder.image_size, channels=encoder.channels, dtype="uint8", mean=encoder.mean, std=encoder.std,
-        method=origin.method, epochs=origin.epochs, alpha=encoder.alpha,
+        image_size=encoder.image_size, channels=encoder.channels, dtype=origin.dtype, mean=encoder.mean,
+        std=encoder.std, method=origin.method, epochs=origin.epochs, alpha=encoder.alpha,
     )  # fmt: skip
     return dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
 

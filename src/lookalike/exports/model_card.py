@@ -34,6 +34,10 @@ with torch.inference_mode():
 # input "images", outputs {outputs}, all in float32
 """,
 }
+BUILD = """# first build the engine from {file} on a machine with a GPU: sh build_engine.sh
+# its input is "images", its outputs are {outputs}, all in float32
+"""
+"""Instead of code for TensorRT, without an engine."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Origin:
     """The training images; "" if unknown."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Entries of the run's `evaluation.json` for these weights."""
+    dtype: str = "uint8"
+    """Of the training images."""
 
 
 def model_card(
@@ -106,7 +112,9 @@ def model_card(
     lines += [as_text(network, preprocesses=preprocesses), "", "```python"]
     names = ", ".join(t.name for t in outputs)
     named = f"{names}," if len(outputs) == 1 else names
-    use = USE[format].format(file=file, folder=".", outputs=named if format != "tensorrt" else names)
+    use = (BUILD if format == "tensorrt" and ".engine" not in file else USE[format]).format(
+        file=file, folder=".", outputs=named if format != "tensorrt" else names
+    )
     lines += [(as_code(network, preprocesses=preprocesses) + "\n" + use).strip(), "```", ""]
     if classes:
         shown = ", ".join(_text(name) for name in classes[:MOST_CLASSES])
