@@ -6,7 +6,7 @@
     python benchmarks/exports.py --table
 
 Accuracy: each network is trained (--method, all defaults) on 3,200 images of CIFAR-10 for --epochs, so that its
-features are not those of random weights, and exported by `lookalike.export` in each format and precision. The command's own
+features are not those of random weights, and exported by `lookalike.export` in each format and precision. Its own
 verification gives deviation, cosine and nearest neighbours on 256 test images; for int8 also the k-NN accuracy of the
 encoder and its export on the 10,000 test images (half are the bank), with the paired interval of the change.
 Speed: images per second at 224 pixels (small stem: 32) in batches of 1 and 32, with random weights: PyTorch, PyTorch
