@@ -151,6 +151,7 @@ class _Started:
     since: float
     quick: int
     """Times in a row that it ended soon after its start."""
+    is_ready: bool = False
 
 
 class Supervisor:
@@ -178,6 +179,8 @@ class Supervisor:
             line = ""
             for worker in [*self._workers]:
                 line = self._await_first(worker) or line
+            for started in self._workers.values():
+                self._let_serve(started)
             if not self._stops:
                 _say_ready(f"{line}, by {self._settings.workers} workers", self._settings, self._listener, self._say)
             while not self._stops:
@@ -208,9 +211,10 @@ class Supervisor:
         return ""
 
     def _received(self, started: _Started) -> str:
+        """What a worker says of its model, which must be that of all others."""
         try:
             sha256, text = started.pipe.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # it ended
             started.process.join()
             raise RuntimeError(
                 f"A worker ended with exit code {started.process.exitcode} while it loaded the encoder. Try "
@@ -226,12 +230,17 @@ class Supervisor:
         self._sha256 = sha256
         return str(text)
 
+    def _let_serve(self, started: _Started) -> None:
+        started.is_ready = True
+        with suppress(OSError):  # it ended: the next look notices
+            started.pipe.send(True)
+
     def _look(self) -> None:
         """Waits for a while, and starts workers again that have ended."""
         wait([each.process.sentinel for each in self._workers.values()], timeout=0.5)
         for worker, started in [*self._workers.items()]:
             if started.process.is_alive():
-                if started.pipe.poll():
+                if not started.is_ready and started.pipe.poll():
                     self._check_again(worker, started)
                 continue
             if self._stops:
@@ -252,7 +261,11 @@ class Supervisor:
         """Reads what a worker that was started again says; without a fitting model it stays away."""
         try:
             self._received(started)
-        except (ValueError, RuntimeError) as error:
+            self._let_serve(started)
+            self._say(f"Worker {worker + 1} serves again.")
+        except RuntimeError:  # it ended while it loaded: counted and started again by the next look
+            return
+        except ValueError as error:
             started.process.terminate()
             started.process.join()
             del self._workers[worker]
@@ -292,7 +305,10 @@ class _gpu_of:
 
 
 def _work(settings: Settings, listener: socket.socket, cells: MutableSequence[float], worker: int, pipe: Pipe) -> None:
-    """A worker's process. Sends the digest of its model and a line about it, or "" and why it cannot be loaded."""
+    """A worker's process.
+
+    Sends the digest of its model and a line about it, or "" and why it cannot be loaded; serves once it is allowed to.
+    """
     processes.follow_main_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not torch.cuda.is_available():
@@ -304,4 +320,5 @@ def _work(settings: Settings, listener: socket.socket, cells: MutableSequence[fl
         return
     server = new_server(model, settings, cells, worker, Worker)
     pipe.send((model.description.sha256, model.description.line()))
+    pipe.recv()
     server.run([listener])
