@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,9 @@ from support.images import draw
 from support.serving import CLASSES, Held, bomb, files, saved_classifier, served, tensors
 
 import lookalike
+from lookalike import classifiers, encoders
 from lookalike.commands.export import export
+from lookalike.runs import Folder
 from lookalike.serving.kserve import LENGTH
 from lookalike.serving.model import Model, load
 from lookalike.serving.settings import check_settings
@@ -210,6 +213,44 @@ def test_requests_without_usable_images_are_refused(url: str, images: list[Path]
         answer = httpx.post(f"{url}/embed", **given)
         assert answer.status_code == status, answer.text
         assert re.search(text, answer.json()["error"]), answer.text
+
+
+def test_what_an_error_advises_is_accepted(url: str, images: list[Path], tmp_path: Path) -> None:
+    """Each request is refused, with advice; what follows it is answered."""
+    tensor, embed = f"{url}/v2/models/classifier/infer", f"{url}/embed"
+    form = {"Content-Type": "multipart/form-data"}
+    nan = json.dumps(request(data=[float("nan")] * 3072) | {"parameters": {"binary_data_output": True}})
+    cut_off = {"content": b"--a\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=a"}}
+    plain, few = {"json": request()}, {"files": files(images[0])}
+    for path, refused, advice, followed in (
+        (f"{url}/v2/models/another/infer", plain, "Use classifier", (tensor, plain)),
+        (embed, {"files": [("images", b"\0" * 1_100_000)]}, "Send fewer images per request", (embed, few)),
+        (embed, {"files": files(bomb(tmp_path / "a.png", 1200))}, "Send fewer or smaller images", (embed, few)),
+        (embed, {"files": files(*[images[0]] * 9)}, "Send fewer", (embed, few)),
+        (tensor, {"json": request() | {"id": 1}}, "Send a text", (tensor, {"json": request() | {"id": "1"}})),
+        (tensor, {"json": request() | {"outputs": 1}}, "or leave it out", (tensor, plain)),
+        (tensor, {"json": request() | {"outputs": [{"name": "x"}]}}, "Choose from probabilities, features",
+         (tensor, {"json": request() | {"outputs": [{"name": "features"}]}})),
+        (tensor, {"json": request() | {"outputs": [{"name": "features", "parameters": {"classification": 1}}]}},
+         "Leave it out", (tensor, {"json": request() | {"outputs": [{"name": "features", "parameters": {}}]}})),
+        (tensor, {"content": nan.replace("true", "false")}, "binary outputs", (tensor, {"content": nan})),
+        (embed, {"content": b"x", "headers": form}, "Let the HTTP library write it", (embed, few)),
+        (embed, cut_off, "Let an HTTP library write it", (embed, few)),
+    ):  # fmt: skip
+        answer = httpx.post(path, **refused)
+        assert answer.status_code >= 400
+        assert advice in answer.json()["error"], answer.text
+        assert httpx.post(followed[0], **followed[1]).status_code == 200
+
+
+def test_an_encoder_that_diverged_is_not_served(folder: Path, tmp_path: Path) -> None:
+    classifier = classifiers.load(folder / "classifier")
+    with torch.no_grad():
+        classifier.head.bias.fill_(torch.nan)  # type: ignore[operator, union-attr]
+    shutil.copytree(folder / "classifier", tmp_path / "diverged")
+    classifiers.save(Folder(tmp_path / "diverged"), classifier, encoders.read_card(Folder(folder / "classifier")))
+    with pytest.raises(ValueError, match=r"The probabilities of a grey image are not finite\. Check the encoder"):
+        load(tmp_path / "diverged")
 
 
 def test_other_paths_and_methods_get_errors_as_json(url: str) -> None:
@@ -396,6 +437,9 @@ def test_unusable_tokens_are_refused(content: str, text: str, tmp_path: Path) ->
         check_settings(**SAFE | {"token_file": tmp_path / "token"})
     with pytest.raises(FileNotFoundError, match="Make a token: openssl rand"):
         check_settings(**SAFE | {"token_file": tmp_path / "nothing"})
+    made = secrets.token_hex(32)  # as openssl makes it
+    (tmp_path / "token").write_text(f"{made}\n")
+    assert check_settings(**SAFE | {"token_file": tmp_path / "token"}) == made
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,7 @@ def test_a_port_in_use_is_named(folder: Path, capsys: pytest.CaptureFixture[str]
         assert cli.main(["serve", str(folder / "classifier"), "--port", str(port)]) == 1
     error = capsys.readouterr().err
     assert f"127.0.0.1 port {port} cannot be used (Address already in use). Give another --port, or stop" in error
+    listening("127.0.0.1", port).close()  # what used it is stopped
     assert cli.main(["serve", str(folder / "classifier"), "--host", "no.such.host.invalid", "--no-token"]) == 1
     assert "no.such.host.invalid is no address of this machine" in capsys.readouterr().err
 
@@ -247,6 +248,7 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, image: Path)
             accepted.wait()
             assert server.stop() == 0
         assert server.lines[-1] == "Stopped."
+        assert server.await_line("^Try it: (.*)")[1] == f"curl -F images=@photo.jpg {url}/embed"
         full = [each for each in results if isinstance(each, dict)]
         assert len(full) >= 40
         for each in full:

@@ -85,7 +85,10 @@ class ByOnnxruntime:
 
         self._file = encoder.file
         provider = self._file.session.get_providers()[0].removesuffix("ExecutionProvider")
-        outputs = {name: tuple(shape[1:]) for name, (shape, _) in self._file.outputs.items()}
+        outputs = {
+            name: tuple(side if isinstance(side, int) else -1 for side in shape[1:])  # -1: any number of patches
+            for name, (shape, _) in self._file.outputs.items()
+        }
         self.description = _described(
             encoder, classes, sha256, f"onnxruntime {onnxruntime.__version__} ({provider})", outputs
         )

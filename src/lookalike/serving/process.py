@@ -139,7 +139,7 @@ def _say_ready(line: str, settings: Settings, listener: socket.socket, say: Call
     url = url_of(settings, listener)
     token = [] if settings.token is None else ["-H", "Authorization: Bearer TOKEN"]
     say(f"Serving {line}, at {url}; {url}/docs says what it takes. Ctrl-C or SIGTERM stops it.")
-    say(f"Next: {pasteable('curl', *token, '-F', 'images=@photo.jpg', f'{url}/embed')}")
+    say(f"Try it: {pasteable('curl', *token, '-F', 'images=@photo.jpg', f'{url}/embed')}")
 
 
 @dataclass
