@@ -70,7 +70,7 @@ class Service:
             yield
         finally:
             await asyncio.to_thread(self._batcher.close)
-            self._threads.shutdown()
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def routes(self) -> list[Route]:
         model = "/v2/models/{name}"

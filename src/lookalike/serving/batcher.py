@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from .model import Arrays
 
+CLOSE_SECONDS = 5.0
+"""Time for the last batch, when all requests were answered or given up."""
 Run: TypeAlias = Callable[[NDArray[np.float32]], Arrays]
 
 
@@ -57,9 +59,9 @@ class Batcher:
         return await waiting.answer
 
     def close(self) -> None:
-        """Ends the thread after all requests are answered."""
+        """Ends the thread, or leaves it alone if it does not end: its model may hang."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)  # each thread of Python has its own number

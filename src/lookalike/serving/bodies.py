@@ -36,27 +36,24 @@ async def chunks(request: Request, maximum: int, reserve: Callable[[int], None])
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > maximum:
         raise too_large
-    reserve(int(stated) if stated.isdecimal() else 0)
-    total = 0
-    try:
-        async with asyncio.timeout(SECONDS):
-            while True:
+    until, total, complete = asyncio.get_running_loop().time() + SECONDS, 0, False
+    while not complete:
+        try:
+            async with asyncio.timeout_at(until):
                 message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise Gone
-                body = message.get("body", b"")
-                total += len(body)
-                if total > maximum:
-                    raise too_large
-                reserve(total)
-                if body:
-                    yield body
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        raise Refused(
-            408, f"The body did not arrive within {counted(SECONDS, 'second')}. Send fewer images per request."
-        ) from None
+        except TimeoutError:
+            raise Refused(
+                408, f"The body did not arrive within {counted(SECONDS, 'second')}. Send fewer images per request."
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Gone
+        body = message.get("body", b"")
+        total += len(body)
+        if total > maximum:
+            raise too_large
+        reserve(total)  # what has arrived, not what is announced: a client that sends nothing takes no room
+        yield body
+        complete = not message.get("more_body", False)
 
 
 async def whole(request: Request, maximum: int, reserve: Callable[[int], None]) -> bytearray:

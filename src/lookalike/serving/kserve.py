@@ -97,7 +97,7 @@ def _tensor(given: Mapping[str, Any], binary: memoryview, model: Description, ma
                 400, f"binary_data_size is {brief(size)} and {counted(len(binary), 'byte')} follow the JSON; the shape "
                 f"needs {4 * values}. Send {LENGTH} and float32 values."
             )  # fmt: skip
-        return np.frombuffer(binary, "<f4").reshape(shape)
+        return np.frombuffer(binary, "<f4").reshape(shape).copy()  # aligned, wherever the JSON ends
     if len(binary):
         raise Refused(400, f"{counted(len(binary), 'byte')} follow the JSON, but no input has binary_data_size.")
     try:

@@ -35,6 +35,8 @@ QUICK_SECONDS = 30.0
 """A worker that ends sooner than this after its start counts as one that cannot run."""
 MOST_QUICK = 3
 """Such ends in a row, after which the server gives up."""
+KEEP_SECONDS = 75
+"""Time in which a client may use its connection again; proxies close theirs after 60."""
 _SPARE_FILES = 128
 """Open files that are not connections."""
 
@@ -111,7 +113,7 @@ def new_server(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is theirs to know
     config = uvicorn.Config(
         make_app(model, settings, cells, worker), http=Connection, ws="none", lifespan="on", log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG,
+        access_log=False, server_header=False, timeout_keep_alive=KEEP_SECONDS, proxy_headers=False, backlog=BACKLOG,
         limit_concurrency=max_connections(), timeout_graceful_shutdown=DRAIN_SECONDS,
     )  # fmt: skip
     return kind(config)
