@@ -158,7 +158,7 @@ UNTRIED = {
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Check the disk.": "it takes a disk that fails",
     "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
-    "Give at most one worker per GPU.": "it takes a GPU",
+    "Give at most one worker per GPU.": "it takes several GPUs",
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
     "Install torch and torchvision with CUDA": "it takes a GPU",
     "install torch and torchvision for the CUDA version": "it takes a GPU",

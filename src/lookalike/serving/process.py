@@ -7,8 +7,8 @@ import signal
 import socket
 import time
 from array import array
-from collections.abc import Callable, MutableSequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, MutableSequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -199,7 +199,7 @@ class Supervisor:
         ours, theirs = self._context.Pipe()
         arguments = (self._settings, self._listener, self._cells, worker, theirs)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
-        with _gpu_of(worker if self._gpus else None):
+        with seeing_gpu(worker if self._gpus else None):
             process.start()
         theirs.close()
         self._workers[worker] = _Started(process, ours, time.monotonic(), quick)
@@ -287,23 +287,21 @@ class Supervisor:
                 each.process.kill()
 
 
-class _gpu_of:
+@contextmanager
+def seeing_gpu(worker: int | None) -> Iterator[None]:
     """Within it a process is started that sees one GPU only, or all for None."""
-
-    def __init__(self, worker: int | None) -> None:
-        self._worker = worker
-        self._before = os.environ.get("CUDA_VISIBLE_DEVICES")
-
-    def __enter__(self) -> None:
-        if self._worker is not None:
-            visible = self._before.split(",") if self._before else []
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible[self._worker] if visible else str(self._worker)
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self._before
-        elif self._worker is not None:
+    if worker is None:
+        yield
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[worker] if before else str(worker)
+    try:
+        yield
+    finally:
+        if before is None:
             del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _work(settings: Settings, listener: socket.socket, cells: MutableSequence[float], worker: int, pipe: Pipe) -> None:
