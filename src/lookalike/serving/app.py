@@ -37,13 +37,13 @@ T = TypeVar("T")
 SHOWN = 5
 """Classes per image in an answer, likeliest first."""
 FREE = ("/v2/health/live", "/v2/health/ready")
-"""Paths that need no token: whatever starts and watches servers asks them."""
+"""Paths that need no token: probes of orchestrators call them."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
 }  # fmt: skip
 CLOSED = 499
-"""Status of a request whose client is gone; nobody receives it."""
+"""Status of a request whose client is gone, for the metrics."""
 
 
 class Service:

@@ -72,7 +72,7 @@ class Batcher:
             try:
                 joined = batch[0].images if len(batch) == 1 else np.concatenate([each.images for each in batch])
                 found: Arrays | Exception = self._run(joined)
-            except Exception as error:  # of one batch; the server goes on
+            except Exception as error:  # concerns one batch only
                 found = error
             self._loop.call_soon_threadsafe(self._answer, batch, found, time.perf_counter() - begin)
 

@@ -22,7 +22,7 @@ async def chunks(request: Request, maximum: int, reserve: Callable[[int], None])
 
     Args:
         maximum: bytes of the body.
-        reserve: called with the number of bytes so far, before they are kept.
+        reserve: called with the number of bytes so far, before they are stored.
 
     Raises:
         Refused: more bytes (413), too slow (408), compressed (415), or no room for it (429).

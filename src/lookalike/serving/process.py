@@ -1,4 +1,4 @@
-"""The processes of a server: one by itself, or several workers that share a port and are started again if they end."""
+"""The processes of a server: a single one, or several workers that share a port and are restarted if they end."""
 
 import logging
 import multiprocessing
@@ -110,7 +110,7 @@ def new_server(
     model: Model, settings: Settings, cells: MutableSequence[float], worker: int = 0, kind: type[Server] = Server
 ) -> Server:
     """A server that is not running yet; arguments are those of `make_app`."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is theirs to know
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # errors of clients are reported to them
     config = uvicorn.Config(
         make_app(model, settings, cells, worker), http=Connection, ws="none", lifespan="on", log_config=None,
         access_log=False, server_header=False, timeout_keep_alive=KEEP_SECONDS, proxy_headers=False, backlog=BACKLOG,
@@ -205,7 +205,7 @@ class Supervisor:
         self._workers[worker] = _Started(process, ours, time.monotonic(), quick)
 
     def _await_first(self, worker: int) -> str:
-        """What a worker says of its model once it is loaded; "" if the server stops meanwhile."""
+        """A worker's line about its model, once it is loaded; "" if the server stops meanwhile."""
         started = self._workers[worker]
         while not self._stops:
             if wait([started.pipe], timeout=0.2):
@@ -213,7 +213,7 @@ class Supervisor:
         return ""
 
     def _received(self, started: _Started) -> str:
-        """What a worker says of its model, which must be that of all others."""
+        """A worker's line about its model, which must be that of all others."""
         try:
             sha256, text = started.pipe.recv()
         except (EOFError, OSError):  # it ended
@@ -260,7 +260,7 @@ class Supervisor:
             self._start(worker, quick)
 
     def _check_again(self, worker: int, started: _Started) -> None:
-        """Reads what a worker that was started again says; without a fitting model it stays away."""
+        """Reads the message of a restarted worker; one with another model is ended for good."""
         try:
             self._received(started)
             self._let_serve(started)
