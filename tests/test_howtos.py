@@ -1,8 +1,11 @@
 """The commands and Python of the documentation run as they stand, on small images, networks and trainings."""
 
+import json
 import re
+import secrets
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support.images import draw
+from support.serving import Process
 
 from lookalike import backbones, cli, encoders
 from lookalike.runs import Folder
@@ -84,6 +88,43 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = backbones.create("test_vit", image_size=80)
     encoders.save(Folder(root / "teacher"), teacher, method="none", epochs=0, dtype=torch.uint8)
     return root
+
+
+@pytest.mark.slow
+def test_the_page_of_the_server_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands in their order; servers take a free port each, and what calls them finds it."""
+    monkeypatch.chdir(workspace)
+    if not Path("runs/first").is_dir():
+        assert cli.main([*small(["pretrain", "simclr", "photos", "--out", "runs/first"]), "--no-report"]) == 0
+    servers: list[Process] = []
+    try:
+        for block in re.findall(
+            r"^```(?:python)?\n.*?^```", (DOCS / "serving.md").read_text(), re.DOTALL | re.MULTILINE
+        ):
+            language, _, text = block.removeprefix("```").removesuffix("```").partition("\n")
+            text = text.replace("127.0.0.1:8000", servers[-1].url.removeprefix("http://")) if servers else text
+            if language == "python":
+                exec(text, {})
+                continue
+            for line in text.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["lookalike", "serve"]:
+                    servers.append(Process(Path(words[2]), *("127.0.0.1" if w == "0.0.0.0" else w for w in words[3:])))
+                elif words[0] == "lookalike":
+                    assert cli.main(small(words[1:])) == 0, line
+                elif words[0] == "curl":
+                    line = line.replace("127.0.0.1:8000", servers[-1].url.removeprefix("http://"))
+                    answer = json.loads(subprocess.check_output(line, shell=True, text=True))
+                    assert len(answer.get("embeddings", answer.get("predictions", []))) == line.count("images=@"), (
+                        answer
+                    )
+                elif words[0] == "openssl":
+                    Path("token").write_text(secrets.token_hex(32))
+        assert len(servers) == 2
+        assert [server.stop() for server in servers] == [0, 0]
+    finally:
+        for server in servers:
+            server.kill()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -79,6 +79,33 @@ TRIED_ELSEWHERE = {
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
+    "Check the encoder: its training may have diverged.":
+        "test_serving.py::test_an_encoder_that_diverged_is_not_served",
+    "\0 See /docs.": "test_serving.py::test_other_paths_and_methods_get_errors_as_json",
+    "Use /embed, or serve a finetune run.": "test_serving.py::test_an_encoder_has_no_predictions",
+    "There is no model \0 of version \0. Use \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-upload-mb. Send fewer images": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-pixels. Send fewer or smaller": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-batch. Send fewer.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Send a text, or leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Send a list, or leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "There is no output \0. Choose from \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "\0 is not supported. Leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Check the images; binary outputs can hold them.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Let the HTTP library write it.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Let an HTTP library write it.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Try it: \0": "test_serving_faults.py::test_sigterm_under_load_loses_no_accepted_request",
+    "is no address of this machine": "test_serving_faults.py::test_a_port_in_use_is_named",
+    "Give another --port, or stop what uses it.": "test_serving_faults.py::test_a_port_in_use_is_named",
+    "Start the server again to serve the new file.":
+        "test_serving_faults.py::test_a_killed_worker_is_started_again_unless_its_file_was_replaced",
+    "Try --workers 1, which shows why.": "test_serving_faults.py::test_workers_say_why_they_cannot_begin",
+    "Leave one of them out.": "test_serving.py::test_settings_that_cannot_work_are_refused",
+    "Give --token-file FILE, or --no-token":
+        "test_serving.py::test_other_hosts_need_a_token_or_say_that_they_need_none",
+    "Make a token: openssl": "test_serving.py::test_unusable_tokens_are_refused",
+    "Make one: openssl": "test_serving.py::test_unusable_tokens_are_refused",
+    "Give a file that holds one token.": "test_serving.py::test_unusable_tokens_are_refused",
     "Install it: pip install -e . in the folder": "test_doctor.py::test_a_source_tree_that_is_not_installed_is_told",
     " is an export, whose weights cannot be trained":
         "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
@@ -131,6 +158,7 @@ UNTRIED = {
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Check the disk.": "it takes a disk that fails",
     "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
+    "Give at most one worker per GPU.": "it takes several GPUs",
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
     "Install torch and torchvision with CUDA": "it takes a GPU",
     "install torch and torchvision for the CUDA version": "it takes a GPU",
@@ -148,6 +176,7 @@ FACTS = (
     ", exported by lookalike ",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",
+    "Name and version of the server.",
     "without --time",
     "for the first step (--compile)",
     ", but this machine has ",
@@ -197,7 +226,10 @@ def test_every_row_is_about_a_text_that_there_is() -> None:
 
 def test_no_pattern_is_so_wide_that_it_meets_unlike_texts() -> None:
     """Texts that one pattern meets differ in what is put into them, and not in what they advise."""
-    alike = {pattern: {re.sub(r"--out\b|\0", "?", part) for _, part in texts} for pattern, texts in met().items()}
+    alike = {
+        pattern: {re.sub(r"--out\b|\0|(?<=lookalike\[)\w+", "?", part) for _, part in texts}
+        for pattern, texts in met().items()
+    }
     assert not {pattern: parts for pattern, parts in alike.items() if len(parts) > 3}
 
 
