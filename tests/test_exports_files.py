@@ -343,7 +343,7 @@ def test_the_timm_folder_opens_in_timm_and_transformers(
     assert {int(k): v for k, v in found["names by transformers"].items()} == {0: "cat", 1: "dog", 2: "owl"}
     for name in ("classifier", "timm"):
         stated = found[f"{name} normalisation"]
-        assert stated["input_size"] == (3, 32, 32)
+        assert tuple(stated["input_size"]) == (3, 32, 32)
         assert stated["mean"] == pytest.approx(encoder.mean)
         assert (stated["interpolation"], stated["crop_pct"]) == ("bicubic", pytest.approx(32 / 37))
 
