@@ -380,7 +380,7 @@ def test_when_too_many_wait_the_next_is_told_when_to_come_back(of_torch: Model, 
         refused = httpx.post(f"{url}/embed", files=files(images[0]))
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "1"
-        assert refused.json()["error"] == "8 images wait already; at most 8 may. Repeat the request in 1 s."
+        assert refused.json()["error"] == "The queue holds 8 images, of at most 8. Repeat the request in 1 s."
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
         held.free.set()
         assert [each.result().status_code for each in accepted] == [200] * 8

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..printing import counted
 from .refusal import Refused
 
 LEAST_RESERVED = 2**16
@@ -54,7 +55,7 @@ class Load:
             Refused: too many images wait (429).
         """
         if self.images + images > self.max_images:
-            raise self._busy(f"{self.images} images wait already; at most {self.max_images} may.")
+            raise self._busy(f"The queue holds {counted(self.images, 'image')}, of at most {self.max_images}.")
         self.images += images
         try:
             yield

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backbones.onnx_file import IMAGES
+from ..printing import counted
 from ..runs import version
 from .kserve import DATATYPE, LENGTH
 from .model import Description
@@ -103,7 +104,7 @@ def _of_images(name: str, summary: str, settings: Settings, content: Mapping[str
     }  # fmt: skip
     return {
         "operationId": name, "summary": summary,
-        "description": f"At most {settings.max_batch} images, {settings.max_upload_mb} MiB and "
+        "description": f"At most {counted(settings.max_batch, 'image')}, {settings.max_upload_mb} MiB and "
         f"{settings.max_pixels:,} pixels.",
         "requestBody": {
             "required": True,
@@ -152,7 +153,7 @@ def _infer(model: Description, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "operationId": "infer", "summary": "Outputs of the model for normalised images (N, C, S, S).",
-        "description": f"KServe's protocol, version 2; with {LENGTH} tensors are binary.",
+        "description": f"KServe's protocol, version 2; tensors are binary where the header {LENGTH} is sent.",
         "requestBody": {"required": True, "content": {"application/json": {"schema": taken}}},
         **_answers(given, settings, (400, 408, 413, 415, 422, 429, 500)),
     }  # fmt: skip
