@@ -124,8 +124,8 @@ def model_card(
     lines += [
         "## Licence", "",
         "The weights are yours: the authors of lookalike claim no right to them. What you may do with them depends on "
-        "your images and on the weights that the training started from. The code that made this file has the Apache-2.0 licence; "
-        "the architecture's code is that of timm (Apache-2.0) or torchvision (BSD-3-Clause).", "",
+        "your images and on the weights that the training started from. The code that made this file has the "
+        "Apache-2.0 licence; the architecture's code is that of timm (Apache-2.0) or torchvision (BSD-3-Clause).", "",
         "## Repeat", "", "```", printable(command), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
