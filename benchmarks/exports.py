@@ -208,22 +208,25 @@ def _in_turns(runners: dict[str, Callable[[], object]], batch: int, repeats: int
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The record as tables for `docs/results.md`."""
-    lines = [
-        "| network | format | largest deviation | smallest cosine | neighbours kept | MB | k-NN accuracy |",
-        "| -- | -- | -- | -- | -- | -- | -- |",
-    ]
-    for row in (row for row in rows if row["what"] == "accuracy" and "programs" in row):
-        for program, found in row["programs"].items():
-            change, acc = "", row["accuracy"]
-            if acc is not None:
-                low, high = (100 * end for end in acc["interval"])
-                change = f"{acc['fp32']:.1%} -> {acc['int8']:.1%} ({low:+.1f} to {high:+.1f})"
-            cells = (
-                row["network"], f"{row['format']} {row['precision']}, {program.split()[0]}", f"{found['largest']:.1e}",
-                f"{found['cosine']:.5f}", f"{found['neighbours']:.1%}", f"{row['bytes'] / 1e6:.1f}", change,
-            )  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
+    """The record as tables for `docs/results.md`: ONNX by precision, then speed."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["what"] == "accuracy" and row["format"] == "onnx":
+            found.setdefault((row["network"], row.get("method", "simclr")), {})[row["precision"]] = row
+    head = "network, method | MB | largest deviation | int8: neighbours kept | int8: k-NN accuracy"
+    lines = [f"| {head} |", f"|{' -- |' * 5}"]
+    for (network, method), by_precision in found.items():
+        if len(by_precision) < 3:
+            continue
+        measured = {name: next(iter(row["programs"].values())) for name, row in by_precision.items()}
+        acc = by_precision["int8"]["accuracy"]
+        low, high = (100 * end for end in acc["interval"])
+        cells = (
+            f"{network}, {method}", ", ".join(f"{row['bytes'] / 1e6:.0f}" for row in by_precision.values()),
+            ", ".join(f"{each['largest']:.0e}" for each in measured.values()), f"{measured['int8']['neighbours']:.1%}",
+            f"{acc['fp32']:.1%} -> {acc['int8']:.1%} ({low:+.1f} to {high:+.1f})",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [""]
     speeds = [row for row in rows if row["what"] == "speed"]
     if speeds:
