@@ -79,6 +79,16 @@ TRIED_ELSEWHERE = {
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
+    "Restore it; an interrupted run continues with --resume.":
+        "test_archives.py::test_an_index_is_built_once_and_again_after_a_change",
+    "Give archives with images (.jpg, .png, .tif ...).": "test_archives.py::test_bad_archives_are_refused_by_name",
+    "Add its class as \0.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Images need different names: ": "test_archives.py::test_bad_archives_are_refused_by_name",
+    "Copy the archive again.": "test_archives.py::test_bad_archives_are_refused_by_name",
+    "Create or copy it again.": "test_archives.py::test_bad_archives_are_refused_by_name",
+    "Create it again without --sparse.": "test_archives.py::test_bad_archives_are_refused_by_name",
+    "Create it again without a password.": "test_archives.py::test_bad_zip_archives_and_members_are_named",
+    "Give a smaller range.": "test_archives.py::test_brace_patterns_are_expanded_as_a_shell_does",
     "Install it: pip install -e . in the folder": "test_doctor.py::test_a_source_tree_that_is_not_installed_is_told",
 }  # fmt: skip
 """A part of a text, and the test that meets the message and follows it."""
