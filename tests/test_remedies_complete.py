@@ -79,6 +79,10 @@ TRIED_ELSEWHERE = {
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
+    "Name the column of image paths ": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "Fill it in, or remove the line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "Give a list with one image per line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "cannot be read as a list of images": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "Restore it; an interrupted run continues with --resume.":
         "test_archives.py::test_an_index_is_built_once_and_again_after_a_change",
     "Give archives with images (.jpg, .png, .tif ...).": "test_archives.py::test_bad_archives_are_refused_by_name",

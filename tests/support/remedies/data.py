@@ -542,7 +542,8 @@ CALLS = {
         lambda p, found: read(Rows(lambda i: noise(8, 8, 3))),
     ),
     "no path": call(
-        lambda p: opened(""), r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
+        lambda p: opened(""),
+        r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "l.txt", image(p.out / "a.png"))),
         lambda p, found: read(zipped(p.out / "a.zip", image(p.out / "a.png"))),
     ),

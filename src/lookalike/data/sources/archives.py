@@ -116,7 +116,8 @@ class Archives(Source):
         if len(without):
             name = printable(index.name(int(without[0])))
             raise ValueError(
-                f"{self.data}: {len(without)} of {counted(len(index), 'image')} {'has' if len(without) == 1 else 'have'} no label; the first is {name}. "
+                f"{self.data}: {len(without)} of {counted(len(index), 'image')} "
+                f"{'has' if len(without) == 1 else 'have'} no label; the first is {name}. "
                 f"Add its class as {os.path.splitext(name)[0]}.cls."
             )
         texts = tuple(map(printable, index.texts))
@@ -296,8 +297,8 @@ def _search(path: str, alone: bool) -> member_index.Found:
         found.notes.append(f"{os.path.basename(path)}: skipped: {skipped_text}")
     if outside:
         found.notes.append(
-            f"{os.path.basename(path)}: skipped {counted(outside.total(), 'member')} whose name is absolute or contains ..: "
-            f"{printable(next(iter(outside)))}"
+            f"{os.path.basename(path)}: skipped {counted(outside.total(), 'member')} whose name is absolute "
+            f"or contains ..: {printable(next(iter(outside)))}"
         )
     return found
 

@@ -17,6 +17,7 @@ from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
 from .item_labels import targets_of
 from .source import Data, Source
+from .tables import TABLES, rows, table_labels
 
 
 def open_source(
@@ -31,12 +32,13 @@ def open_source(
 
     Args:
         data: a folder, searched recursively, where file order is irrelevant and hidden names and system folders are
-            skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and
-            # comments are skipped); a .tar or .zip archive, a brace pattern of archives or a folder of them, whose
-            members are read in place; an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a
-            map-style Dataset or a Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns
-            for both. An image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W),
-            or a path. An open `Source` is returned unchanged if its channels, labels and classes match.
+            skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and #
+            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label; a .tar or .zip
+            archive, a brace pattern of archives or a folder of them, whose members are read in place; an array or
+            tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a Hugging Face Dataset. An
+            item is an image, a tuple (image, label, ...), or a row with columns for both. An image is a PIL image, an
+            array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An open `Source` is returned
+            unchanged if its channels, labels and classes match.
         channels: number of channels to which images are converted.
         labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
             `targets`, otherwise those in its items.
@@ -71,6 +73,13 @@ def open_source(
         if labelled:
             refuse_two_classes(found.linked)
         return Files(path, found.images, channels, labelled, classes, alpha, found)
+    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in TABLES:
+        paths, texts = rows(path)
+        if not labelled or texts is None:
+            return Files(os.path.dirname(path), paths, channels, labelled, classes, alpha)
+        source = Files(os.path.dirname(path), paths, channels, False, None, alpha)
+        source.labels, source.classes = table_labels(texts, classes, path)
+        return source
     if os.path.isfile(path):
         return Files(os.path.dirname(path), listed(path), channels, labelled, classes, alpha)
     raise no_images(path)
@@ -126,7 +135,7 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") ->
 def _has_labels(data: Data) -> bool:
     """Whether labels are available without reading images."""
     if isinstance(data, str | os.PathLike):
-        return os.path.isdir(data) or os.fspath(data).lower().endswith(SUFFIXES_OF_ARCHIVES)
+        return os.path.isdir(data) or os.fspath(data).lower().endswith((*SUFFIXES_OF_ARCHIVES, *TABLES))
     if isinstance(data, list | tuple):
         return bool(data) and isinstance(data[0], tuple | list | Mapping)
     return targets_of(data) is not None or any(column_classes(data, name) for name in features_of(data))
