@@ -239,7 +239,8 @@ def _indexed(paths: Sequence[str], states: Sequence[tuple[int, int]]) -> Path:
         for number, (path, name) in enumerate(zip(paths, names)):
             if not _is_index(folder / name):
                 member_index.write(folder / name, [_search(path, len(paths) == 1)], [path])
-            progress(number + 1, len(paths))
+            if len(paths) > 1:
+                progress(number + 1, len(paths))
         if len(paths) > 1:
             parts = [member_index.Index(folder / name).found() for name in names]
             member_index.write(folder / whole, parts, paths)
