@@ -5,8 +5,8 @@
     OMP_NUM_THREADS=2 python benchmarks/exports.py --speed [--repeats 5]
     python benchmarks/exports.py --table
 
-Accuracy: each network is trained (SimCLR, all defaults) on 3,200 images of CIFAR-10 for --epochs, so that its features
-are not those of random weights, and exported by `lookalike.export` in each format and precision. The command's own
+Accuracy: each network is trained (--method, all defaults) on 3,200 images of CIFAR-10 for --epochs, so that its
+features are not those of random weights, and exported by `lookalike.export` in each format and precision. Its own
 verification gives deviation, cosine and nearest neighbours on 256 test images; for int8 also the k-NN accuracy of the
 encoder and its export on the 10,000 test images (half are the bank), with the paired interval of the change.
 Speed: images per second at 224 pixels (small stem: 32) in batches of 1 and 32, with random weights: PyTorch, PyTorch
@@ -37,7 +37,7 @@ from rows import append, summary
 import lookalike
 from lookalike import backbones
 from lookalike.exports.formats import FORMATS, Precision
-from lookalike.methods.simclr import SimCLR
+from lookalike.methods import SELF_SUPERVISED, get_method
 from lookalike.random import permutation
 from lookalike.runs import commit
 
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="images per second")
     parser.add_argument("--table", action="store_true", help="print the record as tables")
     parser.add_argument("--networks", nargs="+", choices=[*NETS], default=[*NETS], metavar="NAME")
+    parser.add_argument("--method", choices=SELF_SUPERVISED, default="simclr")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cifar10", type=Path, help="the archive of CIFAR-10 as JPEG files")
@@ -94,17 +95,17 @@ def measure_accuracy(name: str, train: Path, test: Path, args: argparse.Namespac
         (format, precision)
         for format, info in FORMATS.items()
         for precision in info.precisions
-        if ("accuracy", name, format, precision) not in done and format != "tensorrt"
+        if ("accuracy", name, format, precision, args.method) not in done and format != "tensorrt"
     ]
     if not left:
         return
-    run = args.work / name.replace("/", "-").replace(" ", "-")
+    run = args.work / f"{args.method} {name}".replace("/", "-").replace(" ", "-")
     if not (run / "encoder.safetensors").is_file():
         began = time.process_time()
         lookalike.pretrain(
             lookalike.Run(
-                data=str(train), method=SimCLR.Config(), backbone=net.name, image_size=net.size, epochs=args.epochs,
-                batch_size=64, out=str(run), workers=0, overwrite=True,
+                data=str(train), method=get_method(args.method).Config(), backbone=net.name, image_size=net.size,
+                epochs=args.epochs, batch_size=64, out=str(run), workers=0, overwrite=True,
             ),
             report=lambda text, kind: None,
         )  # fmt: skip
@@ -114,6 +115,7 @@ def measure_accuracy(name: str, train: Path, test: Path, args: argparse.Namespac
             "format": format,
             "precision": precision,
             "size": net.size,
+            "method": args.method,
             "epochs": args.epochs,
         }
         out, began = args.work / "out", time.process_time()
@@ -244,7 +246,7 @@ def _base(what: str, name: str) -> dict[str, Any]:
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     if row["what"] == "speed":
         return "speed", row["network"], row["batch"], row["threads"]
-    return "accuracy", row["network"], row["format"], row["precision"]
+    return "accuracy", row["network"], row["format"], row["precision"], row.get("method", "simclr")
 
 
 def _images(archive: Path | None, work: Path) -> tuple[Path, Path]:

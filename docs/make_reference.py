@@ -15,10 +15,12 @@ import mdformat
 
 from lookalike.cli.command import Command
 from lookalike.cli.encoders import EMBED, EVALUATE, PREDICT, SHOW
+from lookalike.cli.exports import EXPORT
 from lookalike.cli.first import DEMO, DOCTOR, LIST
 from lookalike.cli.images import CHECK
 from lookalike.cli.outlines import Outline, of_class, outline
 from lookalike.cli.runs import PLOT, REPORT, THIN
+from lookalike.cli.serve import SERVE
 from lookalike.core import DataFacts
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Options, dotted, plain
@@ -31,7 +33,7 @@ OPTIMIZER = "name", "lr", "scaling", "weight_decay.start", "warmup_epochs"
 """The fields of an optimizer that differ most between methods."""
 COMMANDS = {
     "Train": ("pretrain", "distill", "finetune"),
-    "Evaluate and use": (EVALUATE, EMBED, PREDICT, "compare"),
+    "Evaluate and use": (EVALUATE, EMBED, PREDICT, EXPORT, SERVE, "compare"),
     "Look at images and results": (CHECK, SHOW, REPORT, PLOT),
     "Other": (DEMO, LIST, THIN, DOCTOR),
 }

@@ -48,7 +48,7 @@ FIRST = ("demo", "check", "pretrain", "evaluate", "report", "help")
 """The commands that the overview lists first, for a newcomer."""
 GROUPS = {
     "Train": ("demo", "pretrain", "distill", "finetune", "compare"),
-    "Evaluate": ("evaluate", "predict", "embed"),
+    "Evaluate": ("evaluate", "predict", "embed", "export", "serve"),
     "Look at data and results": ("check", "views", "show", "report", "plot"),
     "Housekeeping": ("list", "thin", "doctor"),
 }

@@ -83,8 +83,11 @@ def test_what_this_installation_has_is_found(here: Diagnosis) -> None:
     assert here.facts.tried
     assert here.facts.numba_cache
     extras = {each.name: each for each in here.facts.extras}
-    assert {"tables", "tensorboard", "wandb", "plots", "umap", "dev", "docs"} == extras.keys()
-    for name, package in (("umap", "umap-learn"), ("wandb", "wandb"), ("tables", "pyarrow")):
+    of_exports = {"onnx", "tensorrt", "transformers"}
+    assert {"tables", "tensorboard", "wandb", "plots", "umap", "serve", "dev", "docs", *of_exports} == extras.keys()
+    for name, package in (
+        ("umap", "umap-learn"), ("wandb", "wandb"), ("tables", "pyarrow"), ("transformers", "transformers"),
+    ):  # fmt: skip
         assert bool(extras[name].missing) == (module._installed(package) is None)
 
 

@@ -1,5 +1,6 @@
 """What files may hold: each kind of samples, of transparency and of metadata is read as it is meant, or refused."""
 
+import ast
 import io
 import json
 import logging
@@ -304,8 +305,14 @@ def test_pillow_tries_no_format_that_is_not_ours(monkeypatch: pytest.MonkeyPatch
             function()
     assert len(asked) > 20
     assert not {"EPS", "PSD", "WMF", "PCD", "FLI", "MPEG", "HDF5"} & set(asked)
-    sources = "".join(p.read_text() for p in (Path(__file__).parents[1] / "src").rglob("*.py"))
-    assert sources.count("Image.open(") == sources.count("formats=")
+    calls = [
+        node
+        for path in (Path(__file__).parents[1] / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"
+    ]
+    assert len(calls) > 3
+    assert all("formats" in {each.arg for each in node.keywords} for node in calls)
 
 
 def test_the_heads_of_animations_are_not_walked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

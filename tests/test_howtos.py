@@ -1,8 +1,11 @@
 """The commands and Python of the documentation run as they stand, on small images, networks and trainings."""
 
+import json
 import re
+import secrets
 import shlex
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from support.images import draw
+from support.serving import Process
 
 from lookalike import backbones, cli, encoders
 from lookalike.runs import Folder
@@ -19,17 +23,29 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
         "data", "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
+        "exporting",
     )),
 ]  # fmt: skip
 TRAINING = ["--image-size", "80", "--epochs", "1", "--batch-size", "8"]
 NETWORK = {"distill": "test_byobnet", "pretrain": "test_byobnet", "pretrain dinov2": "test_vit"}
 TEACHERS = {"timm/vit_base_patch14_dinov2.lvd142m": "teacher", "dinov2_vits14_pretrain.pth": "teacher"}
 """Published weights, and what stands for them here: nothing is downloaded."""
+PYTHON = {"mobilenetv3_small_050": "test_byobnet", "Resize(110": "Resize(91", "CenterCrop(96": "CenterCrop(80",
+          "3, 96, 96)": "3, 80, 80)"}  # fmt: skip
+"""The network and the image size of the pages' Python, and the small ones of these tests."""
+
+
+def blocks(page: str, language: str = "") -> list[str]:
+    """The code blocks of a page in a language."""
+    text = (DOCS / f"{page}.md").read_text()
+    return [
+        code for name, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if name == language
+    ]
 
 
 def commands(page: str) -> Iterator[list[str]]:
     """The `lookalike` commands in a page's code blocks, without what follows a `#`."""
-    for block in re.findall(r"^```\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
+    for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("lookalike "):
                 yield shlex.split(line, comments=True)[1:]
@@ -51,9 +67,9 @@ def small(words: list[str]) -> list[str]:
         words += [*TRAINING, "--backbone", "test_byobnet", "--overwrite"]
         at = words.index("--budget")
         del words[at : at + 2]
-    if verb in ("check", "embed", "show", "predict", "report", "views"):
+    if verb in ("check", "embed", "show", "predict", "report", "views", "export"):
         words += ["--overwrite"]
-    takes_no_workers = verb in ("doctor", "report", "views") or "--features" in words
+    takes_no_workers = verb in ("doctor", "report", "views", "export") or "--features" in words
     return words if takes_no_workers else [*words, "--workers", "0"]
 
 
@@ -77,6 +93,43 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
+def test_the_page_of_the_server_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands in their order; servers take a free port each, and what calls them finds it."""
+    monkeypatch.chdir(workspace)
+    if not Path("runs/first").is_dir():
+        assert cli.main([*small(["pretrain", "simclr", "photos", "--out", "runs/first"]), "--no-report"]) == 0
+    servers: list[Process] = []
+    try:
+        for block in re.findall(
+            r"^```(?:python)?\n.*?^```", (DOCS / "serving.md").read_text(), re.DOTALL | re.MULTILINE
+        ):
+            language, _, text = block.removeprefix("```").removesuffix("```").partition("\n")
+            text = text.replace("127.0.0.1:8000", servers[-1].url.removeprefix("http://")) if servers else text
+            if language == "python":
+                exec(text, {})
+                continue
+            for line in text.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:2] == ["lookalike", "serve"]:
+                    servers.append(Process(Path(words[2]), *("127.0.0.1" if w == "0.0.0.0" else w for w in words[3:])))
+                elif words[0] == "lookalike":
+                    assert cli.main(small(words[1:])) == 0, line
+                elif words[0] == "curl":
+                    line = line.replace("127.0.0.1:8000", servers[-1].url.removeprefix("http://"))
+                    answer = json.loads(subprocess.check_output(line, shell=True, text=True))
+                    assert len(answer.get("embeddings", answer.get("predictions", []))) == line.count("images=@"), (
+                        answer
+                    )
+                elif words[0] == "openssl":
+                    Path("token").write_text(secrets.token_hex(32))
+        assert len(servers) == 2
+        assert [server.stop() for server in servers] == [0, 0]
+    finally:
+        for server in servers:
+            server.kill()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work(
     page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -89,6 +142,8 @@ def test_the_commands_of_a_page_work(
     assert found
     for words in found:
         assert cli.main(small(words)) == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-    if page == "quickstart":
-        for code in re.findall(r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE):
-            exec(code.replace("mobilenetv3_small_050", "test_byobnet"), {})
+    if page in ("quickstart", "exporting"):
+        for code in blocks(page, "python"):
+            for text, small_one in PYTHON.items():
+                code = code.replace(text, small_one)
+            exec(code, {})

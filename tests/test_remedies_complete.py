@@ -93,7 +93,77 @@ TRIED_ELSEWHERE = {
     "Create it again without --sparse.": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Create it again without a password.": "test_archives.py::test_bad_zip_archives_and_members_are_named",
     "Give a smaller range.": "test_archives.py::test_brace_patterns_are_expanded_as_a_shell_does",
+    "Check the encoder: its training may have diverged.":
+        "test_serving.py::test_an_encoder_that_diverged_is_not_served",
+    "\0 See /docs.": "test_serving.py::test_other_paths_and_methods_get_errors_as_json",
+    "Use /embed, or serve a finetune run.": "test_serving.py::test_an_encoder_has_no_predictions",
+    "There is no model \0 of version \0. Use \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-upload-mb. Send fewer images": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-pixels. Send fewer or smaller": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "the limit of --max-batch. Send fewer.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Send a text, or leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Send a list, or leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "There is no output \0. Choose from \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "\0 is not supported. Leave it out.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Check the images; binary outputs can hold them.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Let the HTTP library write it.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Let an HTTP library write it.": "test_serving.py::test_what_an_error_advises_is_accepted",
+    "Try it: \0": "test_serving_faults.py::test_sigterm_under_load_loses_no_accepted_request",
+    "is no address of this machine": "test_serving_faults.py::test_a_port_in_use_is_named",
+    "Give another --port, or stop what uses it.": "test_serving_faults.py::test_a_port_in_use_is_named",
+    "Start the server again to serve the new file.":
+        "test_serving_faults.py::test_a_killed_worker_is_started_again_unless_its_file_was_replaced",
+    "Try --workers 1, which shows why.": "test_serving_faults.py::test_workers_say_why_they_cannot_begin",
+    "Leave one of them out.": "test_serving.py::test_settings_that_cannot_work_are_refused",
+    "Give --token-file FILE, or --no-token":
+        "test_serving.py::test_other_hosts_need_a_token_or_say_that_they_need_none",
+    "Make a token: openssl": "test_serving.py::test_unusable_tokens_are_refused",
+    "Make one: openssl": "test_serving.py::test_unusable_tokens_are_refused",
+    "Give a file that holds one token.": "test_serving.py::test_unusable_tokens_are_refused",
     "Install it: pip install -e . in the folder": "test_doctor.py::test_a_source_tree_that_is_not_installed_is_told",
+    " is an export, whose weights cannot be trained":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "or export the encoder again with --dynamic-size.":
+        "test_exports_command.py::test_a_file_of_any_size_takes_another_image_size",
+    "onnxruntime cannot load ": "test_exports.py::test_a_truncated_file_is_refused",
+    "it gives features only. Export the folder of a finetune run":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "Next: the code in ": "test_exports_command.py::test_the_command_says_what_it_wrote_and_what_is_next",
+    "is an export already. Give the run that it was exported from.":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "Repeat the command with --check DATA and --overwrite.":
+        "test_exports_files.py::test_without_images_it_is_not_verified",
+    "**Not verified**: there were no images.": "test_exports_files.py::test_without_images_it_is_not_verified",
+    " is not a folder. Give another --out.": "test_exports_files.py::test_other_folders_are_left_alone",
+    "int8 needs images to measure": "test_exports_files.py::test_int8_needs_images",
+    "Give other images with --calibrate DATA.": "test_exports_files.py::test_only_broken_images_are_none",
+    "Give lookalike.backbones.create(module, channels=...":
+        "test_exports_files.py::test_a_module_of_ones_own_is_wrapped_first",
+    "holds an export. Give another --out, or --overwrite.":
+        "test_exports_files.py::test_an_export_is_replaced_only_on_request",
+    "is not empty and holds no export. Give another --out.": "test_exports_files.py::test_other_folders_are_left_alone",
+    "was not exported by lookalike": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "is an export, which needs no backbone.":
+        "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "is exported in \0 only. Leave --precision out.": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "There is no format \0. Choose from": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "There is no precision \0. Choose from": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "TensorRT has no 64-bit numbers": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "--with-preprocessing takes images of any size": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    " needs a graph, but ": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
+    "such as x.shape[0] in a Python condition.": "test_exports.py::test_a_graph_with_a_frozen_batch_is_refused",
+    " cannot be exported to ONNX: ": "test_exports.py::test_a_module_that_makes_the_batch_a_constant_is_refused",
+    " cannot be exported by torch.export: ":
+        "test_exports.py::test_a_module_that_makes_the_batch_a_constant_is_refused",
+    "Use --format onnx or pt2.": "test_exports_files.py::test_what_timm_cannot_build_is_refused",
+    " cannot run the export on ": "test_exports.py::test_a_frozen_batch_fails_when_the_file_is_verified",
+    "Preprocessing in the graph takes uint8 images":
+        "test_exports_files.py::test_deep_images_do_not_fit_the_preprocessing",
+    " is an export without ": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
+    "and taking it out needs onnx: pip install 'lookalike[onnx]'":
+        "test_exports_command.py::test_without_onnx_the_extra_is_named",
+    "needs onnxruntime: pip install 'lookalike[onnx]'":
+        "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip
 """A part of a text, and the test that meets the message and follows it."""
 
@@ -102,9 +172,13 @@ UNTRIED = {
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Check the disk.": "it takes a disk that fails",
     "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
+    "Give at most one worker per GPU.": "it takes several GPUs",
     "Update NVIDIA's driver": "it takes a GPU and an older driver",
     "Install torch and torchvision with CUDA": "it takes a GPU",
     "install torch and torchvision for the CUDA version": "it takes a GPU",
+    "TensorRT cannot read ": "it takes a GPU",
+    "TensorRT cannot build an engine": "it takes a GPU",
+    "Export its encoder.safetensors to timm": "no network that trains here has such a head in timm",
     "Reboot the machine": "it takes a machine that can be rebooted",
     "start from published weights, which are downloaded": "it takes a connection",
     "Choose \0.": "whoever reads the table chooses",
@@ -113,7 +187,10 @@ UNTRIED = {
 """A part of a text, and why no test can follow it."""
 
 FACTS = (
+    ", exported by lookalike ",
+    "(bicubic, antialiased), crop the centre of",
     "with --time \0",
+    "Name and version of the server.",
     "without --time",
     "for the first step (--compile)",
     ", but this machine has ",
@@ -163,7 +240,10 @@ def test_every_row_is_about_a_text_that_there_is() -> None:
 
 def test_no_pattern_is_so_wide_that_it_meets_unlike_texts() -> None:
     """Texts that one pattern meets differ in what is put into them, and not in what they advise."""
-    alike = {pattern: {re.sub(r"--out\b|\0", "?", part) for _, part in texts} for pattern, texts in met().items()}
+    alike = {
+        pattern: {re.sub(r"--out\b|\0|(?<=lookalike\[)\w+", "?", part) for _, part in texts}
+        for pattern, texts in met().items()
+    }
     assert not {pattern: parts for pattern, parts in alike.items() if len(parts) > 3}
 
 

@@ -72,6 +72,7 @@ def load(classifier: str | os.PathLike[str], backbone: nn.Module | None = None) 
     """
     path = classifier_of(classifier)
     open(path, "rb").close()  # safetensors reports an unreadable file as missing
+    encoders.check_verified(path)
     if encoders.is_export(path):
         return _exported(path)
     state, card = encoders.read_whole(path)

@@ -48,8 +48,8 @@ IMPERATIVES = (
 """What a sentence of advice begins with."""
 
 VERBS = (
-    "demo", "pretrain", "distill", "finetune", "predict", "evaluate", "compare", "embed", "show", "report", "plot",
-    "views", "check", "list", "thin", "doctor",
+    "demo", "pretrain", "distill", "finetune", "predict", "evaluate", "compare", "embed", "export", "serve",
+    "show", "report", "plot", "views", "check", "list", "thin", "doctor",
 )  # fmt: skip
 """What `lookalike` is followed by."""
 

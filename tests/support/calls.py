@@ -148,7 +148,7 @@ def joined(*tables: dict[str, Call]) -> dict[str, Call]:
     return made
 
 
-EXTRA = r"pip install '(lookalike)\[(.+)\]'"
+EXTRA = r"pip install '(lookalike)\[((?!onnx\b).+)\]'"
 
 
 def extra_is_there(p: Place, found: re.Match[str]) -> None:

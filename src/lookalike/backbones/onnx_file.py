@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..files import file_sha256
 from .base import Backbone, Interpolation, Parts, Stem
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class OnnxFile:
         self.inputs = {each.name: (list(each.shape), str(each.type)) for each in self.session.get_inputs()}
         self.outputs = {each.name: (list(each.shape), str(each.type)) for each in self.session.get_outputs()}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "OnnxFile":
+        """The same object: it never changes, and a session cannot be copied."""
+        return self
+
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """The outputs, by name, for a batch of images as the file's only input takes them."""
         (name,) = self.inputs
@@ -68,8 +73,13 @@ class OnnxFile:
 
     def without_preprocessing(self) -> "OnnxFile":
         """The part of the graph that takes normalised images."""
-        import onnx
-        import onnx.utils
+        try:
+            import onnx
+            import onnx.utils
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f"{self.path} holds its own preprocessing, and taking it out needs onnx: pip install 'lookalike[onnx]'"
+            ) from None
 
         model = onnx.load(self.path)
         part = onnx.utils.Extractor(model).extract_model([NORMALISED], [*self.outputs])
@@ -95,6 +105,8 @@ class Onnx(Backbone):
             nn.Identity(), name, channels=channels, image_size=image_size, mean=mean, std=std, stem=stem,
             interpolation=interpolation,
         )  # fmt: skip
+        # as weights have in other backbones: two files are told apart by the digest of their tensors
+        self.register_buffer("sha256", torch.tensor([*bytes.fromhex(file_sha256(file.path))], dtype=torch.uint8))
         self.file = file.without_preprocessing() if file.preprocesses else file
         self.dim = int(self.file.outputs[FEATURES][0][1])
         self.patch_dim = int(self.file.outputs[PATCHES][0][2]) if PATCHES in self.file.outputs else 0
@@ -115,6 +127,12 @@ class Onnx(Backbone):
                 "--image-size out, or export the encoder again with --dynamic-size."
             )
 
+    def attention(self, x: Tensor) -> Tensor:
+        raise self._lacks("attention")
+
+    def class_tokens(self, x: Tensor, blocks: int) -> Tensor:
+        raise self._lacks("class tokens of several blocks")
+
     def export_state(self) -> dict[str, Tensor]:
         raise ValueError(
             f"{self.file.path} is an export, whose weights cannot be trained or exported again. Give the run that it "
@@ -125,6 +143,9 @@ class Onnx(Backbone):
         self._refuse(mask)
         found = self._run(x)
         return found[FEATURES], found.get(PATCHES), 0
+
+    def _lacks(self, what: str) -> ValueError:
+        return ValueError(f"{self.file.path} is an export without {what}. Give the run that it was exported from.")
 
     def _run(self, x: Tensor) -> dict[str, Tensor]:
         found = self.file.run(x.detach().float().cpu().contiguous().numpy())

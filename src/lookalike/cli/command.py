@@ -66,7 +66,7 @@ class Command:
         for name, parameter in self._parameters().items():
             default = tyro.MISSING if parameter.default is parameter.empty else parameter.default
             kind, text = self.kinds.get(name, _kind(hints[name])), texts.get(name, "")
-            if name == "workers":
+            if name == "workers" and default == 0:  # of `serve` these are other processes
                 kind, default, text = int | None, None, WORKERS
             if self.defaults.get(name) is not None:
                 kind, default = _without_none(kind), self.defaults[name]
@@ -97,7 +97,7 @@ class Command:
             imported()
         known = inspect.signature(self.function).parameters
         arguments = {name: value for name, value in vars(options).items() if name in known} | others
-        if "workers" in arguments and known["workers"].default is not None:
+        if "workers" in arguments and known["workers"].default == 0:
             arguments["workers"] = worker_count(options.workers)
         return self.function(**arguments)
 

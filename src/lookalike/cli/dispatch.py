@@ -16,6 +16,7 @@ from .first import demo, doctor, show_list
 from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
+from .serve import serve
 from .trainings import distill, finetune, pretrain, views
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "compare": compare,
     "embed": embed,
     "export": export,
+    "serve": serve,
     "show": show,
     "report": report,
     "plot": plot,

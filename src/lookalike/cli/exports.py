@@ -34,6 +34,7 @@ def export(argv: list[str]) -> None:
     if done.next:
         say(f"Next, on a machine with a GPU, in {done.folder}: {done.next}")
     elif options.format == "onnx":
-        say(f"Next: {pasteable('lookalike', 'embed', done.file, 'DATA', '--out', 'embeddings.npz')}")
+        use = ("predict", "predictions.csv") if done.file.stem == "classifier" else ("embed", "embeddings.npz")
+        say(f"Next: {pasteable('lookalike', use[0], done.file, 'DATA', '--out', use[1])}")
     else:
         say(f"Next: the code in {done.folder / 'README.md'}")

@@ -22,6 +22,7 @@ Evaluate
   predict RUN DATA --out FILE     classes of images, to .csv or .parquet
   embed ENCODER DATA --out FILE   features, to .npz, .parquet or .csv
   export ENCODER --format F       a verified file for other programs: ONNX, timm
+  serve ENCODER                   embeddings and predictions over HTTP
 
 Look at data and results
   check DATA                      sizes, classes, duplicates, broken files

@@ -1,11 +1,14 @@
 """From an encoder to a verified export: opens the encoder, writes the file, verifies it, names it and describes it."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +21,7 @@ from torch import nn
 
 from .. import classifiers, encoders
 from ..backbones import Backbone
+from ..backbones.onnx_file import Onnx
 from ..classifiers import Classifier
 from ..data import Data, Source, Subset, open_maybe_labelled, remarks
 from ..data.labelled import name_of
@@ -51,12 +55,16 @@ CALIBRATED = 256
 BEFORE_CASTING = 32
 """Images on which the graph in fp32 is verified before it is cast."""
 LABELLED, MOST_LABELLED = 4000, 10_000
-"""Labelled images from which on int8 is also judged by k-NN, half of them as the test set; and their maximum."""
+"""Labelled images from which on int8 is also compared by k-NN, half of them as the test set; and their maximum."""
 LARGEST_LOSS = {"CNN": 0.005, "ViT": 0.02}
 """Largest loss of k-NN accuracy by int8."""
 
 
 RECORD, CARD = "export.json", "README.md"
+TEMPORARY = ".export-"
+"""Prefix of the temporary folder of an export in progress."""
+ABANDONED = 24 * 3600
+"""Seconds after which such a folder belongs to an export that was killed."""
 LOADED = (".onnx", ".pt2", ".engine", ".safetensors")
 """Suffixes of the files that get another name if the export is not verified."""
 BATCH = 8
@@ -116,13 +124,13 @@ def export_files(
     source = None if data is None else _open(data, network.encoder, say)
     images = Sample([], "") if source is None else sample(source, IMAGES, "export", name_of(data))
     ranges = _calibration(calibrate, source, network.encoder, say) if asked.precision == "int8" else []
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
-        making = _Making(network, trained, origin, asked, Path(temporary), name, say)
+    with _within(folder) as temporary:
+        making = _Making(network, trained, origin, asked, temporary, name, say)
         making.write(images, ranges)
         making.verify(images)
-        making.judge(source)
-        exported = making.publish(folder, images)
+        making.compare_accuracy(source)
+        command = _command(origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone)
+        exported = making.publish(folder, images, command)
     for line in (*(v.line() for v in exported.verifications), making.accuracy_line):
         if line:
             say(line)
@@ -139,6 +147,8 @@ def export_files(
 def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Trained, Origin]:
     """The encoder or classifier, on the CPU, and where it is from."""
     if isinstance(encoder, nn.Module):
+        if isinstance(inner := encoder.encoder if isinstance(encoder, Classifier) else encoder, Onnx):
+            raise _exported_already(inner.file.path)
         if not isinstance(encoder, Backbone | Classifier):
             raise ValueError(
                 f"{type(encoder).__qualname__} is a module of your own, whose input is unknown. Give "
@@ -148,7 +158,7 @@ def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Traine
     path = Path(encoder)
     run = Folder(path if path.is_dir() else path.parent)
     if encoders.is_export(path):
-        raise ValueError(f"{path} is an export already. Give the run that it was exported from.")
+        raise _exported_already(path)
     is_classifier = run.classifier.is_file() and path in (run.path, run.classifier)
     trained: Trained = classifiers.load(encoder) if is_classifier else encoders.load(encoder, backbone)
     file = run.classifier if is_classifier else run.weights if path.is_dir() else path
@@ -162,8 +172,12 @@ def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Traine
     own = [row for row in rows if isinstance(row, dict) and row.get("encoder_sha256") in weights]
     return trained, Origin(
         os.fspath(encoder), digest, str(card.get("method", "")), float(card.get("epochs", 0)),
-        str(of_run.get("data", "")), own,
+        str(of_run.get("data", "")), own, str(card.get("dtype", "uint8")),
     )  # fmt: skip
+
+
+def _exported_already(path: Path) -> ValueError:
+    return ValueError(f"{path} is an export already. Give the run that it was exported from.")
 
 
 def _own_images(origin: Origin) -> Data | None:
@@ -187,8 +201,25 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if (folder / RECORD).is_file():
         if not overwrite:
             raise FileExistsError(f"{folder} holds an export. Give another --out, or --overwrite.")
-    elif any(not each.name.startswith(".export-") for each in there):
+    elif any(not each.name.startswith(TEMPORARY) for each in there):
         raise FileExistsError(f"{folder} is not empty and holds no export. Give another --out.")
+
+
+@contextlib.contextmanager
+def _within(folder: Path) -> Iterator[Path]:
+    """A temporary folder within `folder`, which is removed again if it was new and nothing was published in it."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{TEMPORARY}*"):  # by an export that was killed
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
+            yield Path(temporary)
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _open(data: Data, encoder: Backbone, say: Callable[[str], None]) -> Source:
@@ -206,13 +237,17 @@ def _calibration(
     if source is None:
         raise ValueError("int8 needs images to measure the ranges of activations. Give --calibrate DATA.")
     chosen = sample(source, CALIBRATED, "calibration", "")
+    if not chosen.images:
+        raise ValueError(
+            f"None of the {counted(len(source), 'image')} could be read. Give other images with --calibrate DATA."
+        )
     crops = torch.stack([promote(crop(image, encoder.image_size), torch.float32) for image in chosen.images])
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (encoder.mean, encoder.std))
     return [batch.numpy() for batch in torch.split((crops - mean) / std, BATCH)]
 
 
 class _Making:
-    """An export while it is made, in a temporary folder."""
+    """An export in progress, in a temporary folder."""
 
     def __init__(
         self,
@@ -314,7 +349,7 @@ class _Making:
             return [tensorrt_engine.ByTensorRT(first, self.files[1])]
         return [ByOnnxruntime(first)]
 
-    def judge(self, source: Source | None) -> None:
+    def compare_accuracy(self, source: Source | None) -> None:
         """Compares the k-NN accuracy of an int8 encoder with that of the original, if there are enough labels."""
         if self.asked.precision != "int8" or source is None or source.labels is None or len(source) < LABELLED:
             return
@@ -322,7 +357,10 @@ class _Making:
         chosen = permutation(len(source), "accuracy")[:MOST_LABELLED]
         half_of = len(chosen) // 2
         subset, correct = Subset(source, chosen.tolist()), []
-        for what, module in (("fp32", encoder), ("int8", load_onnx(self.files[0])[0])):
+        for what, module in (
+            ("fp32", encoder),
+            ("int8", load_onnx(next(file for file in self.files if file.suffix == ".onnx"))[0]),
+        ):
             found = features(
                 module, subset, image_size=encoder.image_size, mean=encoder.mean, std=encoder.std,
                 progress=counting(self.say, f"k-NN accuracy ({what}): ", "images", last=True),
@@ -353,7 +391,7 @@ class _Making:
             return "unverified"
         return "failed" if self.failures else "verified"
 
-    def publish(self, folder: Path, images: Sample) -> Exported:
+    def publish(self, folder: Path, images: Sample, command: str) -> Exported:
         """Moves the files to their folder, under other names if they are not verified, and describes them there."""
         for old in (folder / RECORD, *_files_of(folder)):
             old.unlink(missing_ok=True)
@@ -369,7 +407,6 @@ class _Making:
         given, outputs = tensors(
             self.network, preprocesses=self.asked.with_preprocessing, dynamic_size=self.asked.dynamic_size
         )
-        command = self._command(folder)
         with atomic(folder / CARD) as temporary:
             temporary.write_text(
                 model_card(
@@ -391,23 +428,27 @@ class _Making:
         })  # fmt: skip
         return exported
 
-    def _command(self, folder: Path) -> str:
-        """The command that repeats the export."""
-        asked = self.asked
-        options: list[object] = ["--format", asked.format]
-        if asked.precision != "fp32":
-            options += ["--precision", asked.precision]
-        for name in ("with_preprocessing", "patch_tokens", "dynamic_size"):
-            options += [f"--{name.replace('_', '-')}"] if dataclasses.asdict(asked)[name] else []
-        return pasteable("lookalike", "export", self.origin.encoder, *options, "--out", folder)
+
+def _command(origin: Origin, asked: Request, folder: Path, **others: object) -> str:
+    """The command that repeats the export; `others` are the options with the values of `None`, a path or a name."""
+    options: list[object] = ["--format", asked.format]
+    if asked.precision != "fp32":
+        options += ["--precision", asked.precision]
+    for name in ("with_preprocessing", "patch_tokens", "dynamic_size"):
+        options += [f"--{name.replace('_', '-')}"] if dataclasses.asdict(asked)[name] else []
+    others |= {"opset": None if asked.opset == onnx_graph.OPSET else str(asked.opset)}
+    for name, value in others.items():
+        if isinstance(value, str | os.PathLike):
+            options += [f"--{name.replace('_', '-')}", value]
+    return pasteable("lookalike", "export", origin.encoder, *options, "--out", folder)
 
 
 def _card(encoder: Backbone, origin: Origin, classes: Sequence[str] | None) -> dict[str, Any]:
     """The card of `encoder.json`, for the metadata of a file."""
     card = encoders.Card(
         format=FORMAT, backbone=encoder.name, stem=encoder.stem, interpolation=encoder.interpolation, dim=encoder.dim,
-        image_size=encoder.image_size, channels=encoder.channels, dtype="uint8", mean=encoder.mean, std=encoder.std,
-        method=origin.method, epochs=origin.epochs, alpha=encoder.alpha,
+        image_size=encoder.image_size, channels=encoder.channels, dtype=origin.dtype, mean=encoder.mean,
+        std=encoder.std, method=origin.method, epochs=origin.epochs, alpha=encoder.alpha,
     )  # fmt: skip
     return dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})
 

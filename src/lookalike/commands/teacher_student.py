@@ -76,7 +76,8 @@ class TeacherStudent:
             (f"images/s ({self.device})", [s.images_per_s for s in sides], 0),
         ):
             t, s = values
-            rows.append((name, f"{t:,.{digits}f}", f"{s:,.{digits}f}", f"{s / t:.3g}"))
+            # an exported teacher's parameters and operations are unknown, counted as 0
+            rows.append((name, f"{t:,.{digits}f}" if t else "unknown", f"{s:,.{digits}f}", f"{s / t:.3g}" if t else ""))
         for protocol, fraction in self.kept.items():
             values = [s.accuracy[protocol] for s in sides]
             rows.append((f"{protocol} top-1", *(f"{value:.2%}" for value in values), f"{fraction:.1%} retained"))

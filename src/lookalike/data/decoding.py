@@ -6,6 +6,7 @@ alter silently (16-bit colour in other formats, band counts without a Pillow mod
 """
 
 import io
+import math
 import os
 import stat
 import struct
@@ -189,6 +190,23 @@ def _kind_from_head(file: IO[bytes], size: int) -> str:
         return f"npy {dtype.name} {shape}"
     file.seek(0)
     return ""
+
+
+def pixels_stated(content: bytes) -> int:
+    """Width times height of an image by the header of its file, without decoding it.
+
+    0 if the header cannot be read: `decode` says why. Of a `.npy` file the values of all channels count.
+    """
+    file = io.BytesIO(content)
+    try:
+        if content.startswith(b"\x93NUMPY"):
+            return math.prod(npy.read_head(file, len(content))[0])
+        with Image.open(file, formats=_formats()) as opened:
+            return opened.width * opened.height
+    except Image.DecompressionBombError:
+        return limits.MAX_PIXELS + 1
+    except Exception:  # malformed files make decoders raise errors of any type
+        return 0
 
 
 def reason_of(error: Exception) -> str:

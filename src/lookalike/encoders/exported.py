@@ -20,6 +20,21 @@ def is_export(encoder: object) -> bool:
     return isinstance(encoder, str | os.PathLike) and Path(encoder).suffix == SUFFIX and os.path.isfile(encoder)
 
 
+def check_verified(path: Path) -> None:
+    """Raises ValueError for an export that was not verified."""
+    if path.suffix == UNVERIFIED:
+        raise ValueError(f"{path} is an export that was not verified; export.json beside it says why.")
+
+
+def check_tensors(path: Path) -> None:
+    """Raises ValueError for an export, whose weights cannot be read."""
+    check_verified(path)
+    if is_export(path):
+        raise ValueError(
+            f"{path} is an export, whose weights cannot be trained. Give the run that it was exported from."
+        )
+
+
 def card_of(file: OnnxFile) -> dict[str, Any]:
     """The card in an ONNX file's metadata, with the names of a classifier's classes.
 

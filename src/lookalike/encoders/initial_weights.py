@@ -12,6 +12,7 @@ from ..places import no_encoder
 from ..printing import counted
 from ..runs.folder import Folder
 from .checkpoints import opened
+from .exported import check_tensors
 from .loader import from_hub
 
 
@@ -34,6 +35,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
         path = Folder(path).weights
     if path.is_file():
         open(path, "rb").close()
+        check_tensors(path)
         held = opened(path, lambda: own)
         state, metadata, ignored, remark = held.state, held.metadata, held.ignored, held.remark
         if metadata is not None and len(metadata["mean"]) == backbone.channels:

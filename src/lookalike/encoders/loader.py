@@ -19,7 +19,7 @@ from ..printing import brief, counted, printable
 from ..runs.folder import Folder
 from ..runs.lookup import weights_of
 from .checkpoints import Names, read
-from .exported import UNVERIFIED, is_export, load_onnx
+from .exported import check_verified, is_export, load_onnx
 from .saved import card_beside, card_within, mend_card
 
 
@@ -142,8 +142,7 @@ def _exported(path: Path, backbone: nn.Module | str | None) -> Backbone:
 
 
 def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
-    if path.suffix == UNVERIFIED:
-        raise ValueError(f"{path} is an export that was not verified; export.json beside it says why.")
+    check_verified(path)
     held, card = read(path, _names_of(backbone))
     state = held.state
     if card is None and isinstance(backbone, nn.Module):

@@ -34,6 +34,7 @@ def half(model: "ModelProto") -> "ModelProto":
     sorted_model = OnnxModel(cast)  # the converter appends its casts at the end
     sorted_model.topological_sort()
     done: ModelProto = sorted_model.model
+    del done.graph.value_info[:]  # it still states the types before the cast
     return done
 
 

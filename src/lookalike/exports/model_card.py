@@ -34,6 +34,10 @@ with torch.inference_mode():
 # input "images", outputs {outputs}, all in float32
 """,
 }
+BUILD = """# first build the engine from {file} on a machine with a GPU: sh build_engine.sh
+# its input is "images", its outputs are {outputs}, all in float32
+"""
+"""Instead of code for TensorRT, without an engine."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Origin:
     """The training images; "" if unknown."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Entries of the run's `evaluation.json` for these weights."""
+    dtype: str = "uint8"
+    """Of the training images."""
 
 
 def model_card(
@@ -79,11 +85,11 @@ def model_card(
     encoder = network.encoder
     preprocesses = given.dtype == "uint8"
     kind = f"a classifier of {counted(len(classes), 'class')}" if classes else "an image encoder"
-    lines = [f"# {encoder.name}", "", f"This is {kind}, exported by lookalike {version}.", ""]
+    lines = [f"# {_text(encoder.name)}", "", f"This is {kind}, exported by lookalike {version}.", ""]
     facts = {
         "network": f"{encoder.name}, {encoder.stem} stem" if encoder.stem == "small" else encoder.name,
         "features": counted(encoder.dim, "dimension"),
-        "training": f"{origin.method}, {origin.epochs:g} epochs" if origin.method else "published weights",
+        "training": f"{origin.method}, {counted(origin.epochs, 'epoch')}" if origin.method else "published weights",
         "training images": origin.data or "unknown",
         "format": f"{format}, {precision}: {file}",
         "weights (SHA-256)": origin.sha256,
@@ -106,19 +112,21 @@ def model_card(
     lines += [as_text(network, preprocesses=preprocesses), "", "```python"]
     names = ", ".join(t.name for t in outputs)
     named = f"{names}," if len(outputs) == 1 else names
-    use = USE[format].format(file=file, folder=".", outputs=named if format != "tensorrt" else names)
+    use = (BUILD if format == "tensorrt" and ".engine" not in file else USE[format]).format(
+        file=file, folder=".", outputs=named if format != "tensorrt" else names
+    )
     lines += [(as_code(network, preprocesses=preprocesses) + "\n" + use).strip(), "```", ""]
     if classes:
-        shown = ", ".join(printable(name) for name in classes[:MOST_CLASSES])
+        shown = ", ".join(_text(name) for name in classes[:MOST_CLASSES])
         more = f" and {len(classes) - MOST_CLASSES} more" if len(classes) > MOST_CLASSES else ""
         lines += [f"Classes, in the order of `probabilities`: {shown}{more}.", ""]
     lines += ["## Verification", "", *_verification(status, verifications, images), ""]
     lines += [
         "## Licence", "",
-        "The weights are yours: lookalike claims no right to them. What you may do with them depends on your images "
-        "and on the weights that the training started from. The code that made this file has the Apache-2.0 licence; "
-        "the architecture's code is that of timm (Apache-2.0) or torchvision (BSD-3-Clause).", "",
-        "## Repeat", "", "```", command, "```", "",
+        "The weights are yours: the authors of lookalike claim no right to them. What you may do with them depends on "
+        "your images and on the weights that the training started from. The code that made this file has the "
+        "Apache-2.0 licence; the architecture's code is that of timm (Apache-2.0) or torchvision (BSD-3-Clause).", "",
+        "## Repeat", "", "```", printable(command), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -131,7 +139,7 @@ def _verification(status: str, verifications: Sequence[Verification], images: st
     if not verifications:
         return ["**Not verified**: there were no images. Repeat the export with `--check DATA`."]
     lines = [] if status == "verified" else ["**Failed.** Do not use this file.", ""]
-    lines += [f"Compared with the encoder on {counted(verifications[0].images, 'image')} of {printable(images)}.", ""]
+    lines += [f"Compared with the encoder on {counted(verifications[0].images, 'image')} of {_text(images)}.", ""]
     for each in verifications:
         lines += [f"- {each.line()}", *(f"- outside the limits: {failure}" for failure in each.failures)]
     return lines
@@ -148,4 +156,9 @@ def _table(head: Sequence[str], rows: Any) -> list[str]:
 
 def _cell(text: str) -> str:
     """A text that cannot end its cell or start a tag of HTML."""
-    return printable(text).replace("|", "\\|").replace("<", "&lt;")
+    return _text(text).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """A name on one line that cannot start a tag of HTML."""
+    return printable(text).replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""The network as it is exported: a copy of the encoder or classifier whose results are named tensors."""
+"""The network of an export: a copy of the encoder or classifier whose results are named tensors."""
 
 import copy
 

@@ -55,8 +55,11 @@ def with_preprocessing(model: "ModelProto", preprocessing: Preprocessing, channe
     before = onnx.compose.add_prefix(before, "preprocessing/", rename_inputs=False, rename_outputs=False)
     after = onnx.compose.add_prefix(model, "network/", rename_inputs=False, rename_outputs=False)
     _rename_input(after, NORMALISED + "_input")
+    (known,) = (onnx.ValueInfoProto.FromString(each.SerializeToString()) for each in before.graph.output)
     before.ir_version = after.ir_version
     merged = onnx.compose.merge_models(before, after, io_map=[(NORMALISED, NORMALISED + "_input")])
+    if all(each.name != NORMALISED for each in merged.graph.value_info):  # onnx takes graphs apart at known tensors
+        merged.graph.value_info.append(known)
     check_batch(merged)
     return merged
 
@@ -84,6 +87,7 @@ def write(model: "ModelProto", path: Path, metadata: Mapping[str, str]) -> list[
         return [path]
     weights = path.with_name(f"{path.name}.data")
     onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=weights.name)
+    onnx.load_external_data_for_model(model, str(path.parent))  # saving moved the weights out of the model
     return [path, weights]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..evaluation.features import short_side
+from ..printing import counted
 from .network import Network
 
 
@@ -75,7 +76,7 @@ def as_code(network: Network, *, preprocesses: bool) -> str:
     size, mode = encoder.image_size, "L" if encoder.channels == 1 else "RGB"
     opened = f'image = Image.open("photo.jpg").convert("{mode}")'
     if encoder.channels not in (1, 3):
-        opened = f"image = ...  # {encoder.channels} channels, (H, W, {encoder.channels}) uint8"
+        opened = f"image = ...  # {counted(encoder.channels, 'channel')}, (H, W, {encoder.channels}) uint8"
     if preprocesses:
         axis = "[..., None]" if mode == "L" else ""
         return f"import numpy as np\nfrom PIL import Image\n\n{opened}\nimages = np.asarray(image){axis}[None]\n"

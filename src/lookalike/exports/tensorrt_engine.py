@@ -36,7 +36,9 @@ def shapes(file: OnnxFile) -> dict[str, tuple[int, ...]]:
 def command(onnx: Path, engine: Path, file: OnnxFile) -> str:
     """The command of NVIDIA's `trtexec` that builds the engine on a machine with a GPU."""
     words = [f"--{name}Shapes={IMAGES}:{'x'.join(map(str, shape))}" for name, shape in shapes(file).items()]
-    return pasteable("trtexec", f"--onnx={onnx.name}", f"--saveEngine={engine.name}", "--stronglyTyped", *words)
+    return pasteable(
+        "trtexec", f"--onnx={onnx.name}", f"--saveEngine={engine.name}", "--stronglyTyped", "--noTF32", *words
+    )
 
 
 def build(onnx: Path, engine: Path) -> None:
@@ -56,6 +58,7 @@ def build(onnx: Path, engine: Path) -> None:
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape(IMAGES, *shapes(OnnxFile(onnx)).values())
     config.add_optimization_profile(profile)
+    config.clear_flag(trt.BuilderFlag.TF32)  # it would round the products of an fp32 graph to 10 bits
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ValueError(f"TensorRT cannot build an engine from {onnx}. Use --format onnx.")

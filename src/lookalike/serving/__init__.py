@@ -1,0 +1,1 @@
+"""Encoders and classifiers behind HTTP: requests, limits, batches, metrics and the processes of a server."""
