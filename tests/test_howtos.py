@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lookalike.runs import Folder
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
-        "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
+        "data", "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
         "exporting",
     )),
 ]  # fmt: skip
@@ -85,6 +86,8 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "scans").mkdir(exist_ok=True)
         Image.open(root / "photos" / f"case{i:02d}_000.jpg").convert("L").save(root / "scans" / f"{i}.png")
     shutil.copy(root / "photos" / "case00_000.jpg", root / "photos" / "first.jpg")
+    with tarfile.open(root / "photos.tar", "w") as archive:
+        archive.add(root / "photos", ".")
     teacher = backbones.create("test_vit", image_size=80)
     encoders.save(Folder(root / "teacher"), teacher, method="none", epochs=0, dtype=torch.uint8)
     return root

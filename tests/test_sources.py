@@ -201,7 +201,7 @@ def test_a_list_takes_every_name_that_a_file_can_have_in_a_line(tmp_path: Path) 
          ["None of the first 2 files", "x.png"]),
         (lambda d: (d / "l.txt").write_text("# nothing\n\n") and d / "l.txt", ValueError, ["lists no images"]),
         (lambda d: (d / "i.png").write_bytes(b"x") and d / "i.png", ValueError, ["not a text file of paths"]),
-        (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["not a text file of paths"]),
+        (lambda d: (d / "z.tar").write_bytes(b"a\0b") and d / "z.tar", ValueError, ["z.tar is not a tar archive"]),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_named(

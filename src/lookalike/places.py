@@ -36,14 +36,45 @@ HUB = {
 HUB_URL = "https://dl.fbaipublicfiles.com/"
 
 
+_GIVE = "Give a folder of images, a text file with one path per line, or archives (.tar, .zip)."
+_RANGE = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+"""A range {000..009}, or alternatives {a,b}."""
+MOST_SHARDS = 1_000_000
+"""Limit for the number of paths in a brace pattern."""
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths of a brace pattern, as a shell expands it: `shard-{000..009}.tar`, `{a,b}.tar`; others unchanged.
+
+    Raises:
+        ValueError: more than `MOST_SHARDS` paths.
+    """
+    if os.path.exists(pattern) or (found := _RANGE.search(pattern)) is None:
+        return [pattern]
+    first, last, alternatives = found.groups()
+    if alternatives is None:
+        if abs(int(last) - int(first)) >= MOST_SHARDS:
+            raise ValueError(f"{pattern} names more than {MOST_SHARDS} files. Give a smaller range.")
+        step = 1 if int(first) <= int(last) else -1
+        parts = [str(n).zfill(len(first)) for n in range(int(first), int(last) + step, step)]
+    else:
+        parts = alternatives.split(",")
+    paths = [each for part in parts for each in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
+    if len(paths) > MOST_SHARDS:
+        raise ValueError(f"{pattern} names more than {MOST_SHARDS} files. Give a smaller range.")
+    return paths
+
+
+def exists(data: str) -> bool:
+    """Whether images exist: a path, or the first file of a brace pattern."""
+    return os.path.exists(expanded(data)[0])
+
+
 def no_images(data: str | os.PathLike[str]) -> FileNotFoundError | ValueError:
     """The error for a path that is neither a folder nor a list of images."""
     if not os.fspath(data):
-        return ValueError("DATA is empty. Give a folder of images or a text file with one path per line.")
-    return FileNotFoundError(
-        f"{brief(os.path.abspath(data), LONGEST_PATH)} does not exist. Give a folder of images or a text file with one "
-        "path per line."
-    )
+        return ValueError(f"DATA is empty. {_GIVE}")
+    return FileNotFoundError(f"{brief(os.path.abspath(data), LONGEST_PATH)} does not exist. {_GIVE}")
 
 
 def check_images(*data: str) -> None:
@@ -53,7 +84,7 @@ def check_images(*data: str) -> None:
         FileNotFoundError, ValueError: for the first of them.
     """
     for each in data:
-        if not (each and os.path.exists(each)):
+        if not (each and exists(each)):
             raise no_images(each)
 
 

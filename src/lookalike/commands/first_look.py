@@ -30,7 +30,8 @@ def first_look(
     """Reports sizes, formats, values, classes, duplicates and broken files of a set of images, and a first command.
 
     Args:
-        data: a folder (scanned recursively) or a text file of paths.
+        data: a folder (scanned recursively), a list of paths (text, .csv, .tsv, .jsonl), or archives
+            (.tar, .zip).
         test: test images: duplicates and groups that occur in both sets are reported.
         groups: regular expression that matches an image's group (a patient, a scene, a video) in its name, such as
             '^([^/]+)/'.

@@ -170,13 +170,26 @@ def kind_of(path: str | os.PathLike[str], channels: int = 3, alpha: Alpha = "aut
     """Format and mode of a decodable file, from its header; see `Source.kind`."""
     size = _file_size(path)
     with open(path, "rb") as file:
-        if (head := file.read(6)).startswith(tiff.MAGIC):
-            tiff.check(file)  # before Pillow, which would log unreadable files
-        elif head == b"\x93NUMPY":
-            file.seek(0)
-            shape, _, dtype = npy.read_head(file, size)
-            return f"npy {dtype.name} {shape}"
-    return _by_pillow(path, lambda image: pillow_kind(image, channels, alpha))
+        found = _kind_from_head(file, size)
+    return found or _by_pillow(path, lambda image: pillow_kind(image, channels, alpha))
+
+
+def kind_of_content(content: bytes, channels: int = 3, alpha: Alpha = "auto") -> str:
+    """`kind_of` for the content of a file."""
+    file = io.BytesIO(content)
+    return _kind_from_head(file, len(content)) or _by_pillow(file, lambda image: pillow_kind(image, channels, alpha))
+
+
+def _kind_from_head(file: IO[bytes], size: int) -> str:
+    """The kind of a `.npy` file; empty for other files. Checks a TIFF file before Pillow, which would log errors."""
+    if (head := file.read(6)).startswith(tiff.MAGIC):
+        tiff.check(file)
+    elif head == b"\x93NUMPY":
+        file.seek(0)
+        shape, _, dtype = npy.read_head(file, size)
+        return f"npy {dtype.name} {shape}"
+    file.seek(0)
+    return ""
 
 
 def pixels_stated(content: bytes) -> int:

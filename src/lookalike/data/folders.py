@@ -32,6 +32,11 @@ _CONVERT: Final = (
 )
 
 
+def is_system_folder(name: str) -> bool:
+    """Whether a folder of this name holds thumbnails, old versions or deleted files of a system."""
+    return name.lower() in _SYSTEMS
+
+
 @dataclass
 class Scanned:
     """Contents of a folder and its subfolders."""
@@ -120,7 +125,7 @@ def scan(root: str, system_folders: bool) -> Scanned:
                     found.hidden[entry.name] += 1
                 # a dangling or circular link counts as an unreadable file
                 elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    if entry.name.lower() in _SYSTEMS and not system_folders:
+                    if is_system_folder(entry.name) and not system_folders:
                         found.systems[entry.name] += 1
                     else:
                         heapq.heappush(queue, (links + entry.is_symlink(), depth + 1, f"{prefix}{entry.name}/"))

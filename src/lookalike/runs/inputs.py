@@ -104,31 +104,26 @@ def names_of(part: str) -> tuple[str, str]:
     return part, f"{part}-files"
 
 
-def of(part: str, listing: bytes | None, file: Callable[[int], str | None], count: int) -> dict[str, bytes]:
+def of(
+    part: str, listing: bytes | None, head: Callable[[int, int], tuple[int, bytes] | None], count: int
+) -> dict[str, bytes]:
     """What is stored of a set of images: its names, and the SHA-256 of some of its files.
 
     Args:
         part: the name of the set, such as `data`.
         listing: the names of its images; nothing is stored of images without names.
-        file: returns the path of an image by its index; None if it has no file of its own.
+        head: returns the size of an image's file and its first bytes, by index and number of bytes; None without any.
         count: number of images in the set.
     """
     if listing is None:
         return {}
     names, files = names_of(part)
-    return {names: listing, files: "\n".join(_digest(file(i)) for i in _sampled(count)).encode()}
+    return {names: listing, files: "\n".join(_digest(head(i, SAMPLED_BYTES)) for i in _sampled(count)).encode()}
 
 
-def _digest(path: str | None) -> str:
+def _digest(head: tuple[int, bytes] | None) -> str:
     """The SHA-256 of a file's size and start; empty if it cannot be read, which decoding reports."""
-    try:
-        if path is not None and os.path.isfile(path):
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                return hashlib.sha256(b"%d " % size + file.read(SAMPLED_BYTES)).hexdigest()
-    except OSError:
-        pass
-    return ""
+    return "" if head is None else hashlib.sha256(b"%d " % head[0] + head[1]).hexdigest()
 
 
 def changed(part: str, now: Mapping[str, bytes], then: Mapping[str, bytes]) -> str:

@@ -270,7 +270,7 @@ def _check_content(
     then, listing = before.get("data"), source.listing()
     if listing is None or not isinstance(then, str) or not isinstance(run.data, str | os.PathLike):
         return
-    now = inputs.of("data", listing, source.file, len(source))
+    now = inputs.of("data", listing, source.head, len(source))
     if not (change := inputs.changed("data", now, begun)):
         return
     text = f"{run.data} holds other images than when {folder.path} started: {change}"

@@ -79,7 +79,7 @@ def _check_same(
     if part not in old and elsewhere:  # version 0.1 stored no names
         with suppress(OSError, ValueError):
             source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
-            old = inputs.of(part, source.listing(), source.file, len(source))
+            old = inputs.of(part, source.listing(), source.head, len(source))
     change = inputs.difference(now[part], old[part]) or inputs.changed(part, now, old) if part in old else ""
     if not change:
         return
@@ -102,10 +102,10 @@ def listings_of(
         ValueError: the resumed run had another test.
     """
     test = vars(run.method).get("test")
-    found = inputs.of("data", source.listing(), source.file, len(source)) | (probe.listings if probe else {})
+    found = inputs.of("data", source.listing(), source.head, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
         tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
-        found |= inputs.of("test", tested.listing(), tested.file, len(tested))
+        found |= inputs.of("test", tested.listing(), tested.head, len(tested))
         _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test needs a new run")
     if run.init and (digest := weights_digest(run.init)):
         found["init"] = digest.encode()

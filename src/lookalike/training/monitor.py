@@ -51,8 +51,8 @@ class Probe:
     def __init__(self, train: str, test: str, run: Resolved) -> None:
         first, second = open_pair(train, test, channels=run.channels, alpha=run.alpha)
         self.listings = {
-            **inputs.of("probe-train", first.listing(), first.file, len(first)),
-            **inputs.of("probe-test", second.listing(), second.file, len(second)),
+            **inputs.of("probe-train", first.listing(), first.head, len(first)),
+            **inputs.of("probe-test", second.listing(), second.head, len(second)),
         }
         """What a run stores of them: the names of all images, and digests of some."""
         self.train, self.test = (

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,12 @@ def away(p: Place) -> str:
 def back(p: Place) -> str:
     source = open_source((p.out / "elsewhere").rename(p.out / "away"))
     return source.missing()
+
+
+def zipped(path: Path, file: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(file, file.name)
+    return path
 
 
 CALLS = {
@@ -535,12 +542,14 @@ CALLS = {
         lambda p, found: read(Rows(lambda i: noise(8, 8, 3))),
     ),
     "no path": call(
-        lambda p: opened(""), r"DATA is empty\. Give a folder of images or a text file with one path per line",
+        lambda p: opened(""),
+        r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "l.txt", image(p.out / "a.png"))),
+        lambda p, found: read(zipped(p.out / "a.zip", image(p.out / "a.png"))),
     ),
     "a path that leads nowhere": call(
         lambda p: opened(p.out / "none"),
-        r"does not exist\. Give a folder of images or a text file with one path per line",
+        r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "l.txt", image(p.out / "a.png"))),
     ),
     "classes of two sets": call(

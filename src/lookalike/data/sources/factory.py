@@ -7,14 +7,17 @@ from contextlib import suppress
 import numpy as np
 
 from ...image_options import Alpha
-from ...places import no_images
+from ...places import expanded, no_images
 from ...printing import composed, counted
+from ..decoding import SUFFIXES
 from ..folders import scan
 from ..items import column_classes, features_of
+from .archives import SUFFIXES_OF_ARCHIVES, Archives
 from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
 from .item_labels import targets_of
 from .source import Data, Source
+from .tables import TABLES, rows, table_labels
 
 
 def open_source(
@@ -29,13 +32,16 @@ def open_source(
 
     Args:
         data: a folder, searched recursively, where file order is irrelevant and hidden names and system folders are
-            skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and
-            # comments are skipped); an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style
-            Dataset or a Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns
-            for both. An image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W),
-            or a path. An open `Source` is returned unchanged if its channels, labels and classes match.
+            skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and #
+            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label; a .tar or .zip
+            archive, a brace pattern of archives or a folder of them, whose members are read in place; an array or
+            tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a Hugging Face Dataset. An
+            item is an image, a tuple (image, label, ...), or a row with columns for both. An image is a PIL image, an
+            array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An open `Source` is returned
+            unchanged if its channels, labels and classes match.
         channels: number of channels to which images are converted.
-        labelled: read labels: a file's first folder below DATA; a Dataset's `targets`, otherwise those in its items.
+        labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
+            `targets`, otherwise those in its items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
         alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
@@ -60,14 +66,45 @@ def open_source(
     if not os.fspath(data):
         raise no_images(data)
     path = os.path.abspath(os.fspath(data))
+    if archives := _archives(path):
+        return Archives(path, archives, channels, labelled, classes, alpha)
     if os.path.isdir(path):
         found = scan(path, system_folders)
         if labelled:
             refuse_two_classes(found.linked)
         return Files(path, found.images, channels, labelled, classes, alpha, found)
+    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in TABLES:
+        paths, texts = rows(path)
+        if not labelled or texts is None:
+            return Files(os.path.dirname(path), paths, channels, labelled, classes, alpha)
+        source = Files(os.path.dirname(path), paths, channels, False, None, alpha)
+        source.labels, source.classes = table_labels(texts, classes, path)
+        return source
     if os.path.isfile(path):
         return Files(os.path.dirname(path), listed(path), channels, labelled, classes, alpha)
     raise no_images(path)
+
+
+def _archives(path: str) -> list[str]:
+    """The archives that a path names: one, a brace pattern, or a folder that holds archives and no images."""
+    if path.lower().endswith(SUFFIXES_OF_ARCHIVES) and not os.path.isdir(path):
+        paths = expanded(path)
+        for each in paths:
+            if not os.path.isfile(each):
+                raise no_images(each)
+        return paths
+    if not os.path.isdir(path):
+        return []
+    shards = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(entry.path) or os.path.splitext(entry.name)[1].lower()[1:] in SUFFIXES:
+                return []
+            if entry.name.lower().endswith(SUFFIXES_OF_ARCHIVES):
+                shards.append(entry.path)
+    return sorted(shards)
 
 
 def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
@@ -98,7 +135,7 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") ->
 def _has_labels(data: Data) -> bool:
     """Whether labels are available without reading images."""
     if isinstance(data, str | os.PathLike):
-        return os.path.isdir(data)
+        return os.path.isdir(data) or os.fspath(data).lower().endswith((*SUFFIXES_OF_ARCHIVES, *TABLES))
     if isinstance(data, list | tuple):
         return bool(data) and isinstance(data[0], tuple | list | Mapping)
     return targets_of(data) is not None or any(column_classes(data, name) for name in features_of(data))

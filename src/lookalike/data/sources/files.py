@@ -67,6 +67,16 @@ class Files(Source):
     def file(self, i: int) -> str:
         return os.path.join(self.root, self._path(i))
 
+    def head(self, i: int, limit: int) -> tuple[int, bytes] | None:
+        path = self.file(i)
+        if not os.path.isfile(path):  # a pipe would block
+            return None
+        try:
+            with open(path, "rb") as file:
+                return os.fstat(file.fileno()).st_size, file.read(limit)
+        except OSError:
+            return None
+
     def listing(self) -> bytes:
         return self._listing or self._text
 

@@ -52,6 +52,10 @@ class Source(ABC):
         """The path of the image's file; None if the image is not a file."""
         return None
 
+    def head(self, i: int, limit: int) -> tuple[int, bytes] | None:
+        """The size of an image's file in bytes and its first `limit` bytes; None if it has none or is unreadable."""
+        return None
+
     def listing(self) -> bytes | None:
         """The names from which keys are computed, separated by zero bytes; None if keys do not come from names."""
         return None

@@ -33,6 +33,9 @@ class Subset(Source):
     def file(self, i: int) -> str | None:
         return self.source.file(int(self.places[i]))
 
+    def head(self, i: int, limit: int) -> tuple[int, bytes] | None:
+        return self.source.head(int(self.places[i]), limit)
+
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
 
