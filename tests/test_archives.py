@@ -20,6 +20,7 @@ from lookalike.data.loader import Loader
 from lookalike.data.sources import archives
 from lookalike.places import expanded
 from lookalike.runs import Folder, inputs
+from lookalike.runs.yaml import located
 
 
 @pytest.fixture(autouse=True)
@@ -310,3 +311,11 @@ def test_bad_zip_archives_and_members_are_named(classed: Path, tmp_path: Path) -
         file.writestr("a.png", buffer.getvalue())
     with pytest.raises(BrokenImage, match=r"a\.png: compressed by zip's method 12; expected stored or deflated"):
         open_source(path).read(0, None)
+
+
+def test_shards_named_relative_to_the_runs_directory_are_found_from_another(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").touch()
+    content = {"data": "shards/{0..3}.tar", "made": {"directory": str(tmp_path)}}
+    assert located(content)["data"] == str(tmp_path / "shards" / "{0..3}.tar")
+    assert located({**content, "data": "shards/{5..6}.tar"})["data"] == "shards/{5..6}.tar"

@@ -10,6 +10,7 @@ import yaml
 
 from ..files import FORMAT, read_text
 from ..foreign import is_tag
+from ..places import exists
 from ..printing import cut, shown
 from .environment import here
 from .old_names import renamed
@@ -118,7 +119,7 @@ def located(content: Mapping[str, object]) -> dict[str, object]:
         if not isinstance(value, str) or not value or is_tag(value) or os.path.isabs(value):
             return value
         there = os.path.normpath(os.path.join(directory, value))
-        return there if os.path.exists(there) else value
+        return there if exists(there) else value
 
     return {name: place(value) if name in LOCATIONS else value for name, value in content.items()}
 
