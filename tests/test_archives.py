@@ -264,7 +264,7 @@ def test_bad_archives_are_refused_by_name(classed: Path, tmp_path: Path) -> None
     sparse = tarfile.TarInfo("a.jpg")
     sparse.type = tarfile.GNUTYPE_SPARSE
     bad.write_bytes(sparse.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(ValueError, match=r"has a sparse file at byte 512\. Create it again without --sparse"):
+    with pytest.raises(ValueError, match=r"has a sparse file at byte 512\. Create it again without sparse files"):
         open_source(bad)
     header = tarfile.TarInfo("a.jpg")
     header.type, header.size = tarfile.XHDTYPE, 5

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .foreign import is_tag
 from .names import nearest, nearest_names
-from .printing import LONGEST_PATH, brief, shown
+from .printing import LONGEST_PATH, brief, counted, shown
 
 LIBRARIES = ("timm/", "torchvision/", "torchhub/")
 """Prefixes of the names of published encoders."""
@@ -54,14 +54,14 @@ def expanded(pattern: str) -> list[str]:
     first, last, alternatives = found.groups()
     if alternatives is None:
         if abs(int(last) - int(first)) >= MOST_SHARDS:
-            raise ValueError(f"{pattern} names more than {MOST_SHARDS} files. Give a smaller range.")
+            raise ValueError(f"{pattern} names more than {counted(MOST_SHARDS, 'file')}. Give a smaller range.")
         step = 1 if int(first) <= int(last) else -1
         parts = [str(n).zfill(len(first)) for n in range(int(first), int(last) + step, step)]
     else:
         parts = alternatives.split(",")
     paths = [each for part in parts for each in expanded(pattern[: found.start()] + part + pattern[found.end() :])]
     if len(paths) > MOST_SHARDS:
-        raise ValueError(f"{pattern} names more than {MOST_SHARDS} files. Give a smaller range.")
+        raise ValueError(f"{pattern} names more than {counted(MOST_SHARDS, 'file')}. Give a smaller range.")
     return paths
 
 

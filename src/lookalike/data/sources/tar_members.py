@@ -65,7 +65,9 @@ def members(file: IO[bytes], path: str) -> Iterator[Member]:
             if not name.endswith(b"/"):  # old archives mark folders so
                 yield Member(os.fsdecode(name), start, length)
         elif kind == b"S":
-            raise ValueError(f"{path} has a sparse file at byte {start}. Create it again without --sparse.")
+            raise ValueError(
+                f"{path} has a sparse file at byte {start}. Create it again without sparse files (option -S of tar)."
+            )
         long_name, pax = b"", {}
 
 
