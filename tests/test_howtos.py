@@ -81,7 +81,7 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(labelled, root / name)
     for i, path in enumerate(sorted((root / "labelled").rglob("*.jpg"))):
         path.rename(path.with_name(f"case{50 + i}_000.jpg"))
-    for i in range(24):
+    for i in range(40):  # as many as the verification of int8 needs
         draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
         (root / "scans").mkdir(exist_ok=True)
         Image.open(root / "photos" / f"case{i:02d}_000.jpg").convert("L").save(root / "scans" / f"{i}.png")
