@@ -1,6 +1,7 @@
 """NVIDIA's `tritonserver` with the Python backend, out of the wheel of nvidia-pytriton, which is not installed.
 
-`python tests/support/triton_server.py` (`make tritonserver`) fetches it into the cache; tests that need it skip without.
+`python tests/support/triton_server.py` (`make tritonserver`) fetches it into the cache; tests that need it skip
+without.
 """
 
 import os
@@ -11,11 +12,14 @@ import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
+from shlex import quote
 
 VERSION = "0.7.0"
 """Of nvidia-pytriton: it holds tritonserver 2.51."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests" / f"triton-{VERSION}-{PYTHON}"
+FOLDER = (
+    Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests" / f"triton-{VERSION}-{PYTHON}"
+)
 LIBRARY = Path(str(sysconfig.get_config_var("LIBDIR")), str(sysconfig.get_config_var("INSTSONAME")))
 """Python as a library, which the Python backend loads."""
 
@@ -55,8 +59,8 @@ def fetch() -> None:
         start.parent.mkdir()
         within = FOLDER / "pytriton" / "tritonserver"
         start.write_text(
-            f"#!/bin/sh\nLD_LIBRARY_PATH={LIBRARY.parent} exec {within}/bin/tritonserver "
-            f'--backend-directory {within}/backends "$@"\n'
+            f"#!/bin/sh\nLD_LIBRARY_PATH={quote(str(LIBRARY.parent))} exec {quote(f'{within}/bin/tritonserver')} "
+            f'--backend-directory {quote(f"{within}/backends")} "$@"\n'
         )
         for file in (stub, start, server / "bin" / "tritonserver"):
             file.chmod(file.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)

@@ -27,7 +27,7 @@ from ..data import Data, Source, Subset, open_maybe_labelled, remarks
 from ..data.labelled import name_of
 from ..encoders.exported import UNVERIFIED, load_onnx
 from ..evaluation.extractor import Encoder
-from ..evaluation.features import crop, features, short_side
+from ..evaluation.features import crop, features
 from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
 from ..exports import onnx_graph, tensorrt_engine, timm_folder, torch_program
@@ -343,7 +343,7 @@ class _Making:
         self.files = self._write_onnx(path, images, ranges)
         self.files += triton_repository.write(
             self.folder, self.name, self.given, self.outputs, classes=self.classes,
-            short_side=short_side(self.network.encoder.image_size),
+            image_size=self.network.encoder.image_size,
         )  # fmt: skip
 
     def verify(self, images: Sample) -> None:
@@ -436,6 +436,9 @@ class _Making:
         """Moves the files to their folder, under other names if they are not verified, and describes them there."""
         for old in (folder / RECORD, *_files_of(folder)):
             old.unlink(missing_ok=True)
+            for emptied in old.parents[: len(old.relative_to(folder).parts) - 1]:
+                with contextlib.suppress(OSError):  # it is not empty, or not there
+                    emptied.rmdir()
         suffix = "" if self.status == "verified" else UNVERIFIED
         done = []
         for file in self.files:

@@ -33,7 +33,7 @@ def main() -> None:
     outputs = [each["name"] for each in config["output"]]
     rows: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
     for file in options.files:
-        images = read(file, channels, stated["short_side"] if options.one_size else None)
+        images = read(file, channels, (stated["short_side"], stated["image_size"]) if options.one_size else None)
         given = triton.InferInput("images", images.shape, "UINT8")
         given.set_data_from_numpy(images)
         answer = client.infer(model, [given], outputs=[triton.InferRequestedOutput(name) for name in outputs])
@@ -53,15 +53,22 @@ def ready(client: triton.InferenceServerClient) -> str:
     return str(names[0])
 
 
-def read(file: str, channels: int, short: int | None) -> np.ndarray:
-    """An image upright as uint8 (1, H, W, C); with `short` resized and cropped to that many pixels per side."""
+def read(file: str, channels: int, sides: tuple[int, int] | None) -> np.ndarray:
+    """An image upright as uint8 (1, H, W, C).
+
+    Args:
+        sides: of the resized image the shorter one, to which the longer one is cropped, and that of the network's
+            images, which the server crops; None to send the image as it is.
+    """
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-    if short is not None:
+    if sides is not None:
+        short, size = sides
         width, height = image.size
         least = min(width, height)
         image = image.resize((short * width // least, short * height // least), Image.Resampling.BICUBIC)
-        left, top = round((image.width - short) / 2), round((image.height - short) / 2)
+        # the centre by the rule of the server, so that both crops together are one
+        left, top = (round((side - size) / 2) - round((short - size) / 2) for side in image.size)
         image = image.crop((left, top, left + short, top + short))
     pixels = np.asarray(image)
     return pixels.reshape(1, *pixels.shape[:2], channels)

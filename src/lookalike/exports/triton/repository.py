@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...backbones.onnx_file import PROBABILITIES
+from ...evaluation.features import short_side
 from ...printing import pasteable, printable
 from ..preparation import Tensors
 
@@ -46,7 +47,7 @@ def write(
     given: Tensors,
     outputs: Sequence[Tensors],
     *,
-    short_side: int,
+    image_size: int,
     classes: Sequence[str] | None,
 ) -> list[Path]:
     """Writes all but the ONNX file, and returns what was written.
@@ -55,7 +56,7 @@ def write(
         repository: the folder of the models.
         name: of the model for the backend onnxruntime.
         given: images (B, H, W, C) in uint8.
-        short_side: pixels of the shorter side after the graph's resize.
+        image_size: of the network, in pixels.
         classes: of a classifier.
     """
     files = [repository / CLIENT]
@@ -65,7 +66,7 @@ def write(
         (folder / VERSION).mkdir(parents=True, exist_ok=True)
         files.append(folder / "config.pbtxt")
         files[-1].write_text(
-            settings(model, backend, given, outputs, short_side=short_side, classes=classes), encoding="utf-8"
+            settings(model, backend, given, outputs, image_size=image_size, classes=classes), encoding="utf-8"
         )
         if classes is not None:
             files.append(folder / LABELS)
@@ -82,12 +83,12 @@ def settings(
     given: Tensors,
     outputs: Sequence[Tensors],
     *,
-    short_side: int,
+    image_size: int,
     classes: Sequence[str] | None,
 ) -> str:
     """The content of `config.pbtxt`, which leaves nothing for the server to guess."""
-    channels = given.shape[-1]
-    parameters = {"short_side": json.dumps(short_side)}
+    side, channels = short_side(image_size), given.shape[-1]
+    parameters = {"image_size": json.dumps(image_size), "short_side": json.dumps(side)}
     if classes is not None:
         parameters["classes"] = json.dumps(list(classes))
     free = [-1 if isinstance(side, str) else side for side in given.shape[1:]]
@@ -96,14 +97,14 @@ def settings(
         f'input [ {{ name: "{given.name}" data_type: {TYPES[given.dtype]} dims: {free} }} ]', "output [",
         ",\n".join(f"  {_output(each)}" for each in outputs), "]",
         "instance_group [ { count: 1 kind: KIND_AUTO } ]  # a GPU if there is one, else the CPU",
-        "# images of one size are computed together; others wait for their own batch",
+        "# requests are computed together until the next one has images of another size",
         f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY} default_queue_policy {{ max_queue_size: "
         f"{MOST_WAITING} }} }}",
     ]  # fmt: skip
     for batch in WARM_UP:
         lines += [
             f'model_warmup [ {{ name: "batch of {batch}" batch_size: {batch} inputs {{ key: "{given.name}" value {{ '
-            f"data_type: {TYPES[given.dtype]} dims: {[short_side, short_side, channels]} random_data: true }} }} }} ]"
+            f"data_type: {TYPES[given.dtype]} dims: {[side, side, channels]} random_data: true }} }} }} ]"
         ]
     for key, value in parameters.items():
         # JSON in ASCII has no other escapes than protobuf's text
@@ -145,7 +146,7 @@ def card(repository: Path, name: str) -> list[str]:
         "```", command(repository, by_python), "```", "",
         f"`{CLIENT}` sends image files:", "",
         "```", 'pip install "tritonclient[http]" pillow', f"python {CLIENT} photo.jpg --url 127.0.0.1:8000", "```", "",
-        "The server computes up to "
-        f"{MOST_IMAGES} waiting images together if they have one size. `python {CLIENT} --one-size` resizes and crops "
-        "before it sends, by the rule above, so that all fit.", "",
+        f"The server computes up to {MOST_IMAGES} waiting images together, but a batch ends where the next image has "
+        f"another size. `python {CLIENT} --one-size` resizes and crops before it sends, by the rule above, so that all "
+        "fit.", "",
     ]  # fmt: skip
