@@ -152,6 +152,12 @@ TRIED_ELSEWHERE = {
     "TensorRT has no 64-bit numbers": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
     "takes images of any size and crops them": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
     "is a link to another folder. Give another --out.": "test_triton.py::test_a_link_out_of_the_folder_is_not_followed",
+    " models ready: \0. Choose one with --model.":
+        "test_triton.py::test_the_client_takes_the_only_model_that_is_ready",
+    "Name the other model to serve it:": "test_triton.py::test_its_values_are_those_of_onnxruntime_bit_for_bit",
+    "python \0 photo.jpg --url 127.0.0.1:8000": "test_triton.py::test_the_client_gives_the_features_of_embed",
+    'pip install "tritonclient[http]" pillow': "test_triton.py::test_the_client_gives_the_features_of_embed",
+    "resizes and crops before it sends": "test_triton.py::test_the_client_gives_the_features_of_embed",
     "Start it as README.md shows, or take it off PATH": "test_triton.py::test_a_server_that_does_not_start_is_reported",
     " needs a graph, but ": "test_exports_files.py::test_options_that_do_not_fit_are_refused",
     "such as x.shape[0] in a Python condition.": "test_exports.py::test_a_graph_with_a_frozen_batch_is_refused",
@@ -184,6 +190,7 @@ UNTRIED = {
     "Export its encoder.safetensors to timm": "no network that trains here has such a head in timm",
     "Reboot the machine": "it takes a machine that can be rebooted",
     "start from published weights, which are downloaded": "it takes a connection",
+    " is for the backend onnxruntime, for example in ": "it takes NVIDIA's container",
     "Choose \0.": "whoever reads the table chooses",
     "Choose by the protocol that is closest to your use of the features.": "whoever reads the table chooses",
 }

@@ -344,8 +344,22 @@ def test_the_client_crops_to_one_size_as_the_graph_does(side: tuple[int, int], t
     assert away.max() <= 1  # Pillow and PyTorch round differently
 
 
+def test_the_client_takes_the_only_model_that_is_ready() -> None:
+    class Client:
+        def get_model_repository_index(self) -> list[dict[str, str]]:
+            return [{"name": "b", "state": "READY"}, {"name": "c", "state": "UNAVAILABLE"}, {"name": "d"}, *self.more]
+
+        more: list[dict[str, str]] = []  # noqa: RUF012
+
+    client = Client()
+    assert client_script.ready(client) == "b"
+    client.more = [{"name": "a", "state": "READY"}]
+    with pytest.raises(SystemExit, match=r"The server has 2 models ready: b, a. Choose one with --model"):
+        client_script.ready(client)
+
+
 def test_sizes_are_free_already() -> None:
-    with pytest.raises(ValueError, match=r"--format triton takes images of any size .* Leave --dynamic-size out"):
+    with pytest.raises(ValueError, match=r"triton takes images of any size .* Leave --dynamic-size out"):
         check_options("triton", "fp32", with_preprocessing=False, patch_tokens=False, dynamic_size=True)
 
 

@@ -78,7 +78,7 @@ def check_options(
             "out, and normalise as README.md in the export shows."
         )
     if (with_preprocessing or info.preprocesses) and dynamic_size:
-        what = f"--format {format}" if info.preprocesses else "--with-preprocessing"
+        what = format if info.preprocesses else "--with-preprocessing"
         raise ValueError(f"{what} takes images of any size and crops them to the encoder's. Leave --dynamic-size out.")
     if missing := [package for package in info.needs if find_spec(package) is None]:
         raise ModuleNotFoundError(

@@ -58,7 +58,7 @@ def read(file: str, channels: int, sides: tuple[int, int] | None) -> np.ndarray:
 
     Args:
         sides: of the resized image the shorter one, to which the longer one is cropped, and that of the network's
-            images, which the server crops; None to send the image as it is.
+            images, which the server crops; None to send the image unchanged.
     """
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
