@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 SHOWN = 5
 """Values or classes that are printed of an image."""
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's names of images, by their channels."""
 
 
 def main() -> None:
@@ -60,8 +62,10 @@ def read(file: str, channels: int, sides: tuple[int, int] | None) -> np.ndarray:
         sides: of the resized image the shorter one, to which the longer one is cropped, and that of the network's
             images, which the server crops; None to send the image unchanged.
     """
+    if channels not in MODES:
+        raise SystemExit(f"The network takes images of {channels} channels, but this client reads those of 1, 3 or 4.")
     with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+        image = ImageOps.exif_transpose(opened).convert(MODES[channels])
     if sides is not None:
         short, size = sides
         width, height = image.size
