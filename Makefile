@@ -10,7 +10,7 @@ RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_r
 
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/records
 
-.PHONY: demo test test-slow test-lowest lint format docs clean
+.PHONY: demo test tritonserver test-slow test-lowest lint format docs clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(RUN) pytest -m 'not slow' -n logical --dist loadfile --no-loadscope-reorder
+
+# A real tritonserver for tests/test_triton.py, which skips without it; 55 MB
+tritonserver: $(VENV)/.ready
+	$(VENV)/bin/python tests/support/triton_server.py
 
 test-slow: $(VENV)/.ready
 	$(RUN) pytest -m slow

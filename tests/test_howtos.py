@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
         "data", "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
-        "exporting",
+        "exporting", "triton",
     )),
 ]  # fmt: skip
 TRAINING = ["--image-size", "80", "--epochs", "1", "--batch-size", "8"]

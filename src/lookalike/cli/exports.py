@@ -31,7 +31,9 @@ def export(argv: list[str]) -> None:
     size = size_of(sum(file.stat().st_size for file in files))
     say(f"Wrote {done.file} ({size}), verified on {counted(done.verifications[0].images, 'image')}; {done.folder} "
         "holds export.json and README.md, too.")  # fmt: skip
-    if done.next:
+    if options.format == "triton":
+        say(f"Next: {done.next}")
+    elif done.next:
         say(f"Next, on a machine with a GPU, in {done.folder}: {done.next}")
     elif options.format == "onnx":
         use = ("predict", "predictions.csv") if done.file.stem == "classifier" else ("embed", "embeddings.npz")

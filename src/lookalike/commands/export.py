@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..exports.formats import Format, Precision, check_options
+from ..exports.formats import FORMATS, Format, Precision, check_options
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ def export(
         encoder: a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; in Python also a loaded
             encoder, classifier or module. A finetune run is exported as a classifier, its encoder.safetensors as an
             encoder.
-        format: onnx, pt2 (torch.export), timm (also for transformers) or tensorrt.
-        precision: fp16 and int8 for onnx and tensorrt. Norms and softmax stay in fp32; int8 replaces the products of
-            matrices and convolutions.
+        format: onnx, pt2 (torch.export), timm (also for transformers), tensorrt or triton (a model repository of
+            Triton Inference Server).
+        precision: fp16 and int8 for onnx, tensorrt and triton. Norms and softmax stay in fp32; int8 replaces the
+            products of matrices and convolutions.
         out: folder of the export. By default FORMAT or FORMAT-PRECISION in the folder `export` of the run; without a
             run, in `export` in the current folder.
         check: images for the verification; by default the run's training images.
         calibrate: images for the ranges of int8 numbers; by default those of `check`.
         with_preprocessing: the graph takes uint8 images (B, H, W, C) of any size, and resizes, crops and normalises
-            them.
+            them; always so for triton.
         patch_tokens: the patch tokens are a further output.
         dynamic_size: images of other sizes are accepted, too; a ViT takes multiples of its patch size.
         opset: version of the ONNX operators.
@@ -70,7 +71,8 @@ def export(
     from .export_files import Request, export_files
 
     asked = Request(
-        format=format, precision=precision, with_preprocessing=with_preprocessing, patch_tokens=patch_tokens,
+        format=format, precision=precision,
+        with_preprocessing=with_preprocessing or FORMATS[format].preprocesses, patch_tokens=patch_tokens,
         dynamic_size=dynamic_size, opset=opset, overwrite=overwrite,
     )  # fmt: skip
     return export_files(

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,8 @@ from ..exports.model_card import Origin, model_card
 from ..exports.network import Network, Trained
 from ..exports.preparation import metadata, tensors
 from ..exports.preprocessing import Preprocessing
+from ..exports.triton import repository as triton_repository
+from ..exports.triton import server as triton_server
 from ..exports.verify import IMAGES, Sample, Verification, sample, verify
 from ..files import FORMAT, atomic, file_sha256, read_json, sync, write_json
 from ..foreign import is_tag
@@ -99,7 +101,9 @@ class Exported:
     verifications: list[Verification]
     """One for each program that loaded it."""
     next: str = ""
-    """What is left to do, such as the command that builds a TensorRT engine."""
+    """What is left to do, such as the command that builds a TensorRT engine, or starts a server."""
+    notes: list[str] = field(default_factory=list)
+    """What the verification could not try."""
 
 
 def export_files(
@@ -131,7 +135,7 @@ def export_files(
         making.compare_accuracy(source)
         command = _command(origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone)
         exported = making.publish(folder, images, command)
-    for line in (*(v.line() for v in exported.verifications), making.accuracy_line):
+    for line in (*(v.line() for v in exported.verifications), making.accuracy_line, *exported.notes):
         if line:
             say(line)
     if exported.status == "unverified":
@@ -270,9 +274,16 @@ class _Making:
             network, json.dumps(_card(encoder, origin, self.classes)), self.classes, asked.precision,
             preprocesses=asked.with_preprocessing,
         )  # fmt: skip
+        self.given, self.outputs = tensors(
+            network, preprocesses=asked.with_preprocessing, dynamic_size=asked.dynamic_size
+        )
         self.files: list[Path] = []
         """The written files; the first is the one to load."""
         self.next = ""
+        self.model = name
+        """Of a model repository, the model that the user's server loads."""
+        self.notes: list[str] = []
+        """What the verification could not try."""
         self.found: list[Verification] = []
         self.before: Verification | None = None
         """Of the graph in fp32, before it was cast."""
@@ -290,6 +301,8 @@ class _Making:
         elif asked.format == "pt2":
             torch_program.write(self.network, self.preprocessing, path, self.metadata, dynamic_size=asked.dynamic_size)
             self.files = [path]
+        elif asked.format == "triton":
+            self._write_repository(images, ranges)
         else:
             self.files = self._write_onnx(self.folder / f"{self.name}.onnx", images, ranges)
             if asked.format == "tensorrt":
@@ -324,13 +337,41 @@ class _Making:
             script.write_text(f"#!/bin/sh\n# on a machine with a GPU and TensorRT, in this folder\n{self.next}\n")
             self.files = [*self.files, script]
 
+    def _write_repository(self, images: Sample, ranges: Sequence[NDArray[np.float32]]) -> None:
+        path = triton_repository.file_in(self.folder, self.name)
+        path.parent.mkdir(parents=True)
+        self.files = self._write_onnx(path, images, ranges)
+        self.files += triton_repository.write(
+            self.folder, self.name, self.given, self.outputs, classes=self.classes,
+            image_size=self.network.encoder.image_size,
+        )  # fmt: skip
+
     def verify(self, images: Sample) -> None:
         """Loads the files by the programs that use them, and compares them with the encoder."""
         if not images.images:
             return
         for consumer in self._consumers():
-            self.found.append(self._compared(consumer, images, self.asked.precision, consumer.name))
-            self.failures += self.found[-1].failures
+            self._verify(consumer, images)
+        if self.asked.format == "triton":
+            self._verify_on_server(images)
+
+    def _verify(self, consumer: Consumer, images: Sample) -> None:
+        self.found.append(self._compared(consumer, images, self.asked.precision, consumer.name))
+        self.failures += self.found[-1].failures
+
+    def _verify_on_server(self, images: Sample) -> None:
+        """Compares the answers of a real server, if there is one on PATH."""
+        if missing := triton_server.missing():
+            self.notes.append(f"{missing}: no server has loaded the models, only onnxruntime the file.")
+            return
+        statement = ByOnnxruntime(self.files[0]).statement
+        with triton_server.running(self.folder, triton_repository.models(self.name)) as server:
+            for model in server.ready:
+                self._verify(triton_server.ByTriton(server, model, statement), images)
+        for model, reason in server.refused.items():
+            text = f"{server.name} cannot load {model}: {reason}"
+            (self.notes if triton_server.is_not_installed(reason) else self.failures).append(text)
+        self.model = next(iter(server.ready), self.name)
 
     def _compared(self, consumer: Consumer, images: Sample, precision: Precision, what: str) -> Verification:
         return verify(
@@ -395,34 +436,48 @@ class _Making:
         """Moves the files to their folder, under other names if they are not verified, and describes them there."""
         for old in (folder / RECORD, *_files_of(folder)):
             old.unlink(missing_ok=True)
+            for emptied in old.parents[: len(old.relative_to(folder).parts) - 1]:
+                with contextlib.suppress(OSError):  # it is not empty, or not there
+                    emptied.rmdir()
         suffix = "" if self.status == "verified" else UNVERIFIED
         done = []
         for file in self.files:
-            named = f"{file.name}{suffix if file.suffix in LOADED else ''}"
+            target = folder / file.relative_to(self.folder)
+            target = target.with_name(f"{file.name}{suffix if file.suffix in LOADED else ''}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_within(target, folder):
+                raise FileExistsError(f"{target.parent} is a link to another folder. Give another --out.")
             sync(file)
-            done.append(file.replace(folder / named))
-        sync(folder)
+            done.append(file.replace(target))
+        for each in {file.parent for file in done} | {folder}:
+            sync(each)
         main = folder if self.asked.format == "timm" else done[0]
-        exported = Exported(folder, main, self.status, self.found, self.next)
-        given, outputs = tensors(
-            self.network, preprocesses=self.asked.with_preprocessing, dynamic_size=self.asked.dynamic_size
-        )
+        server = []
+        if self.asked.format == "triton":
+            self.next = triton_repository.command(folder, self.model)
+            server = triton_repository.card(folder, self.name)
+        exported = Exported(folder, main, self.status, self.found, self.next, self.notes)
         with atomic(folder / CARD) as temporary:
             temporary.write_text(
                 model_card(
                     self.network, self.origin, format=self.asked.format, precision=self.asked.precision,
-                    file=done[0].name, given=given, outputs=outputs, classes=self.classes, status=self.status,
-                    verifications=self.found, images=images.source, command=command, version=version(),
+                    file=done[0].relative_to(folder).as_posix(),
+                    given=self.given, outputs=self.outputs, classes=self.classes, status=self.status,
+                    verifications=self.found, notes=self.notes, images=images.source, server=server, command=command,
+                    version=version(),
                 ),
                 encoding="utf-8",
             )  # fmt: skip
         write_json(folder / RECORD, {
             "format": 1, "status": self.status, "failures": self.failures, "export": dataclasses.asdict(self.asked),
             "encoder": self.origin.encoder, "encoder_sha256": self.origin.sha256,
-            "files": {each.name: {"bytes": each.stat().st_size, "sha256": file_sha256(each)} for each in done},
-            "input": dataclasses.asdict(given), "outputs": [dataclasses.asdict(each) for each in outputs],
+            "files": {
+                each.relative_to(folder).as_posix(): {"bytes": each.stat().st_size, "sha256": file_sha256(each)}
+                for each in done
+            },
+            "input": dataclasses.asdict(self.given), "outputs": [dataclasses.asdict(each) for each in self.outputs],
             "classes": None if self.classes is None else list(self.classes),
-            "images": images.source, "verifications": [_plain(each) for each in self.found],
+            "images": images.source, "verifications": [_plain(each) for each in self.found], "notes": self.notes,
             "before_casting": None if self.before is None else _plain(self.before),
             "accuracy": self.accuracy or None, "command": command, "made": made(),
         })  # fmt: skip
@@ -435,7 +490,8 @@ def _command(origin: Origin, asked: Request, folder: Path, **others: object) -> 
     if asked.precision != "fp32":
         options += ["--precision", asked.precision]
     for name in ("with_preprocessing", "patch_tokens", "dynamic_size"):
-        options += [f"--{name.replace('_', '-')}"] if dataclasses.asdict(asked)[name] else []
+        always = name == "with_preprocessing" and FORMATS[asked.format].preprocesses
+        options += [f"--{name.replace('_', '-')}"] if dataclasses.asdict(asked)[name] and not always else []
     others |= {"opset": None if asked.opset == onnx_graph.OPSET else str(asked.opset)}
     for name, value in others.items():
         if isinstance(value, str | os.PathLike):
@@ -457,7 +513,12 @@ def _files_of(folder: Path) -> list[Path]:
     """The files of the export in a folder, by its record."""
     record = folder / RECORD
     names = read_json(record, dict).get("files", {}) if record.is_file() else {}
-    return [folder / name for name in names if isinstance(name, str) and Path(name).name == name]
+    return [folder / name for name in names if isinstance(name, str) and _is_within(folder / name, folder)]
+
+
+def _is_within(file: Path, folder: Path) -> bool:
+    """Whether a file is in a folder or in one of its folders, without leaving it through .. or a link."""
+    return file.name not in ("", "..") and file.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _plain(verification: Verification) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, get_args
 
-Format = Literal["onnx", "pt2", "timm", "tensorrt"]
+Format = Literal["onnx", "pt2", "timm", "tensorrt", "triton"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -23,6 +23,8 @@ class FormatInfo:
     extra: str = ""
     in_graph: bool = True
     """Whether the file holds a graph, to which preprocessing and patch tokens can be added."""
+    preprocesses: bool = False
+    """Whether preprocessing is always in the graph."""
 
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -41,6 +43,10 @@ FORMATS: dict[Format, FormatInfo] = {
     "tensorrt": FormatInfo(
         "one .engine file for this machine's GPU and TensorRT; without a GPU the trtexec command that makes it",
         ".engine", ("fp32", "fp16", "int8"), ONNX_PACKAGES, "onnx",
+    ),
+    "triton": FormatInfo(
+        "a model repository for Triton Inference Server, with preprocessing in the graph, and a client",
+        ".onnx", ("fp32", "fp16", "int8"), ONNX_PACKAGES, "onnx", preprocesses=True,
     ),
 }  # fmt: skip
 
@@ -71,10 +77,9 @@ def check_options(
             "TensorRT has no 64-bit numbers, which the preprocessing in the graph needs. Leave --with-preprocessing "
             "out, and normalise as README.md in the export shows."
         )
-    if with_preprocessing and dynamic_size:
-        raise ValueError(
-            "--with-preprocessing takes images of any size and crops them to the encoder's. Leave --dynamic-size out."
-        )
+    if (with_preprocessing or info.preprocesses) and dynamic_size:
+        what = format if info.preprocesses else "--with-preprocessing"
+        raise ValueError(f"{what} takes images of any size and crops them to the encoder's. Leave --dynamic-size out.")
     if missing := [package for package in info.needs if find_spec(package) is None]:
         raise ModuleNotFoundError(
             f"Exporting to {format} needs {', '.join(missing)}: pip install 'lookalike[{info.extra}]'"

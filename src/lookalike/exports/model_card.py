@@ -30,6 +30,14 @@ with torch.inference_mode():
 
 # or: transformers.AutoModel.from_pretrained("{folder}")
 """,
+    "triton": """import tritonclient.http as triton
+
+client = triton.InferenceServerClient("127.0.0.1:8000")
+given = triton.InferInput("images", images.shape, "UINT8")
+given.set_data_from_numpy(images)
+answer = client.infer("{folder}", [given])
+{outputs} = [answer.as_numpy(name) for name in {names}]
+""",
     "tensorrt": """# tensorrt.Runtime(...).deserialize_cuda_engine(open("{file}", "rb").read())
 # input "images", outputs {outputs}, all in float32
 """,
@@ -70,7 +78,9 @@ def model_card(
     classes: Sequence[str] | None,
     status: str,
     verifications: Sequence[Verification],
+    notes: Sequence[str],
     images: str,
+    server: Sequence[str],
     command: str,
     version: str,
 ) -> str:
@@ -78,7 +88,9 @@ def model_card(
 
     Args:
         status: verified, failed or unverified.
+        notes: what the verification could not try.
         images: where the images of the verification are from.
+        server: lines on the server that loads the export; none for other formats.
         command: the command that repeats the export.
         version: of lookalike.
     """
@@ -113,14 +125,18 @@ def model_card(
     names = ", ".join(t.name for t in outputs)
     named = f"{names}," if len(outputs) == 1 else names
     use = (BUILD if format == "tensorrt" and ".engine" not in file else USE[format]).format(
-        file=file, folder=".", outputs=named if format != "tensorrt" else names
+        file=file,
+        folder=file.split("/")[0] if format == "triton" else ".",
+        outputs=named if format != "tensorrt" else names,
+        names=[t.name for t in outputs],
     )
     lines += [(as_code(network, preprocesses=preprocesses) + "\n" + use).strip(), "```", ""]
     if classes:
         shown = ", ".join(_text(name) for name in classes[:MOST_CLASSES])
         more = f" and {len(classes) - MOST_CLASSES} more" if len(classes) > MOST_CLASSES else ""
         lines += [f"Classes, in the order of `probabilities`: {shown}{more}.", ""]
-    lines += ["## Verification", "", *_verification(status, verifications, images), ""]
+    lines += server
+    lines += ["## Verification", "", *_verification(status, verifications, images), *(f"- {n}" for n in notes), ""]
     lines += [
         "## Licence", "",
         "The weights are yours: the authors of lookalike claim no right to them. What you may do with them depends on "
