@@ -91,8 +91,8 @@ def options() -> set[str]:
     return found | {f"no-{name}" for name in found} | {"help", "version", "debug", "from", "no-report"}
 
 
-OF_OTHERS = {"force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos"}
-"""A word for any; torchrun's, docker's, and those of facebookresearch/moco."""
+OF_OTHERS = {"force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos", "model", "one-size"}
+"""A word for any; torchrun's, docker's, those of facebookresearch/moco, and of an export's own client of Triton."""
 
 
 def test_no_text_names_an_option_that_no_command_has() -> None:
