@@ -308,6 +308,7 @@ def test_pillow_tries_no_format_that_is_not_ours(monkeypatch: pytest.MonkeyPatch
     calls = [
         node
         for path in (Path(__file__).parents[1] / "src").rglob("*.py")
+        if path.parts[-2:] != ("triton", "client.py")  # a script for users, on their own files
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"
     ]

@@ -91,8 +91,11 @@ def options() -> set[str]:
     return found | {f"no-{name}" for name in found} | {"help", "version", "debug", "from", "no-report"}
 
 
-OF_OTHERS = {"force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos", "model", "one-size"}
-"""A word for any; torchrun's, docker's, those of facebookresearch/moco, and of an export's own client of Triton."""
+OF_OTHERS = {
+    "force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos", "gpus", "rm", "model",
+    "one-size", "url", "grpc-address", "http-address", "load-model", "model-control-mode", "model-repository",
+}  # fmt: skip
+"""A word for any; torchrun's, docker's, tritonserver's, an exported client's, and those of facebookresearch/moco."""
 
 
 def test_no_text_names_an_option_that_no_command_has() -> None:
