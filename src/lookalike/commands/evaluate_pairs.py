@@ -20,7 +20,7 @@ from ..evaluation.protocol_table import FROZEN, LABEL_FREE, PROTOCOLS, TRAINED, 
 from ..evaluation.protocols import About, entry, now
 from ..evaluation.records import Entry
 from ..files import file_sha256
-from ..image_options import Alpha
+from ..image_options import Pixels, Tiling
 from ..places import is_published, refuse_folder
 from ..runs import Folder
 from .evaluate_label_free import VIEWED, images_viewed, label_free
@@ -40,6 +40,7 @@ def evaluate_pairs(
     out: str | os.PathLike[str] | None,
     encoder_backbone: str | None,
     baseline: bool,
+    tiling: Tiling | None,
     say: Callable[[str], None],
 ) -> list[Entry]:
     """Evaluates an encoder on pairs of train and test; the arguments are those of `evaluate`."""
@@ -47,14 +48,16 @@ def evaluate_pairs(
     results = Results(_record_of(encoder, out), say)
     if pool != "pooled" and (others := [p for p in request.protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} uses the encoder's output, but pool is {pool!r}. Leave one of them out.")
-    opened = [_open_pair(*each, 3, "auto") for each in data] if is_published(encoder) else []  # before a download
+    opened = (
+        [_open_pair(*each, Pixels(), tiling) for each in data] if is_published(encoder) else []
+    )  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
     if baseline:
         check_known(extractor.model)
-    opened = opened or [_open_pair(*each, extractor.model.channels, extractor.model.alpha) for each in data]
+    opened = opened or [_open_pair(*each, extractor.model.pixels, tiling) for each in data]
     pairs = [_pair(*each, *sources, extractor) for each, sources in zip(data, opened, strict=True)]
     for pair in pairs:
         if len(pairs) > 1:
@@ -83,9 +86,9 @@ class _Pair:
     about: About
 
 
-def _open_pair(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
+def _open_pair(train: Data, test: Data, pixels: Pixels, tiling: Tiling | None) -> tuple[Source, Source]:
     """Opens the labelled images of a pair, with the classes of the first."""
-    first, second = open_pair(train, test, channels=channels, alpha=alpha)
+    first, second = open_pair(train, test, pixels=pixels, tiling=tiling)
     assert first.classes is not None
     if len(first.classes) < 2:
         raise ValueError(f"{name_of(train)} has only one class, {first.classes[0]!r}. Give at least two.")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ..image_options import Tiling
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def show(
     what: Sequence[What] = (),
     count: int = 8,
     image_size: int | None = None,
+    tile: int | None = None,
+    stride: int | None = None,
     workers: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -44,6 +47,8 @@ def show(
         count: number of images per picture, drawn with the seed.
         image_size: input size in pixels: larger images give finer maps; by default the size that the encoder was
             trained or published at.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         workers: number of processes that decode images for the neighbours.
         seed: random seed of the choice of images.
         overwrite: replace existing pictures.
@@ -64,5 +69,5 @@ def show(
 
     return draw_pictures(
         encoder, images, out=out, what=what, count=count, image_size=image_size, workers=workers, seed=seed,
-        overwrite=overwrite, encoder_backbone=encoder_backbone, say=say,
+        overwrite=overwrite, encoder_backbone=encoder_backbone, tiling=Tiling.of(tile, stride), say=say,
     )  # fmt: skip

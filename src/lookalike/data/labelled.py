@@ -4,21 +4,26 @@ import os
 from collections.abc import Sequence
 
 from ..foreign import tag
-from ..image_options import Alpha
+from ..image_options import Pixels, Tiling
 from .sources import Data, Source, open_source
 
 
 def open_pair(
-    train: Data, test: Data, *, channels: int = 3, alpha: Alpha = "auto", classes: Sequence[str] | None = None
+    train: Data,
+    test: Data,
+    *,
+    pixels: Pixels | int = 3,
+    classes: Sequence[str] | None = None,
+    tiling: Tiling | None = None,
 ) -> tuple[Source, Source]:
     """The labelled images of TRAIN and TEST. Labels are indices into `classes`, by default the classes of TRAIN.
 
     Raises:
         ValueError, FileNotFoundError: unusable images or labels, or a class of TEST that is missing from the classes.
     """
-    first = open_source(train, channels=channels, alpha=alpha, labelled=True, classes=classes)
+    first = open_source(train, pixels, labelled=True, classes=classes, tiling=tiling)
     return first, open_source(
-        test, channels=channels, alpha=alpha, labelled=True, classes=first.classes if classes is None else classes
+        test, pixels, labelled=True, classes=first.classes if classes is None else classes, tiling=tiling
     )
 
 

@@ -78,7 +78,7 @@ def _check_same(
     elsewhere = os.path.realpath(then) != os.path.realpath(place)
     if part not in old and elsewhere:  # version 0.1 stored no names
         with suppress(OSError, ValueError):
-            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
+            source = open_source(then, run.pixels, labelled=True, tiling=run.tiling)
             old = inputs.of(part, source.listing(), source.head, len(source))
     change = inputs.difference(now[part], old[part]) or inputs.changed(part, now, old) if part in old else ""
     if not change:
@@ -104,7 +104,7 @@ def listings_of(
     test = vars(run.method).get("test")
     found = inputs.of("data", source.listing(), source.head, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
-        tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
+        tested = open_source(test, run.pixels, labelled=True, tiling=run.tiling)
         found |= inputs.of("test", tested.listing(), tested.head, len(tested))
         _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test needs a new run")
     if run.init and (digest := weights_digest(run.init)):
@@ -118,11 +118,11 @@ def open_images(run: Run, system_folders: bool = False) -> Source:
     """The images of a run, with labels if the method learns from them; see `open_source`."""
     method, needs = run.method.method, run.method.needs
     if not needs.labels:
-        return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
+        return open_source(run.data, run.pixels, system_folders=system_folders, tiling=run.tiling)
     try:
         source = open_source(
-            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=needs.classes,
-            system_folders=system_folders,
+            run.data, run.pixels, labelled=True, classes=needs.classes, system_folders=system_folders,
+            tiling=run.tiling,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None

@@ -18,6 +18,7 @@ from lookalike.data import decode, open_source, statistics
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.data.teacher_cache import Answers
+from lookalike.image_options import Pixels
 from lookalike.runs import Options
 from lookalike.training import model, resolved
 from support.calls import (
@@ -343,7 +344,7 @@ CALLS = {
     ),
     "colours that are multiplied": call(
         lambda p: decode(multiplied(p), 3), r"Save it with colours that are not premultiplied, or give --alpha (white)",
-        lambda p, found: decode(multiplied(p, extra=2), 3), lambda p, found: decode(multiplied(p), 3, alpha=found[1]),
+        lambda p, found: decode(multiplied(p, extra=2), 3), lambda p, found: decode(multiplied(p), Pixels(3, found[1])),
     ),
     "images that cannot be used": call(
         lambda p: epoch(arrays(p, 7, 3, 8, 8)), r"^Convert them$|(?<=\n)Convert them\b",
@@ -410,7 +411,8 @@ CALLS = {
         lambda p: remarked(infrared(p)),
         r"--alpha (white) composites such images on white, --alpha (drop) discards the channel of all images; "
         r"pretraining with --channels (4)",
-        lambda p, found: read(p.out / "nir", alpha=found[1]), lambda p, found: read(p.out / "nir", alpha=found[2]),
+        lambda p, found: read(p.out / "nir", pixels=Pixels(alpha=found[1])),
+        lambda p, found: read(p.out / "nir", pixels=Pixels(alpha=found[2])),
         lambda p, found: read(p.out / "nir", channels=int(found[3])),
     ),
     "bands behind the colours": call(
@@ -466,8 +468,8 @@ CALLS = {
         lambda p: opened(Rows(several, 0)), r"Give a Dataset with items", lambda p, found: opened(Rows(several, 1))
     ),
     "a source of other channels": call(
-        lambda p: opened(open_source(p.photos), channels=1), r"Open it with channels=\S+",
-        lambda p, found: opened(open_source(p.photos, channels=1), channels=1),
+        lambda p: opened(open_source(p.photos), pixels=1), r"Open it with pixels=\S+",
+        lambda p, found: opened(open_source(p.photos, pixels=1), pixels=1),
     ),
     "a source without labels": call(
         lambda p: labelled(open_source(p.pair[0])), r"Open it with (labelled)=True",

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from ...files import cache_folder, locked
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import counted, printable, warn
 from ...progress import counting
 from ...random import key_of
 from .. import limits
+from ..boxes import stated_size
 from ..decoding import SUFFIXES, decode, kind_of_content
 from ..errors import BrokenImage
 from ..folders import Scanned, is_system_folder
 from ..labels import folder_labels, onto
 from . import member_index, tar_members, zip_members
-from .source import Source
+from .source import Source, about
 
 SUFFIXES_OF_ARCHIVES: Final = (".tar", ".zip")
 _LABELS: Final = (".cls", ".json")
@@ -44,14 +45,12 @@ class Archives(Source):
     """The images in one or several archives, by their member names, in the order of these names."""
 
     def __init__(
-        self, data: str, paths: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None,
-        alpha: Alpha,
+        self, data: str, paths: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None
     ) -> None:  # fmt: skip
         """Opens archives; `data` is how the user named them, for messages."""
         self.data = data
         self.paths = list(paths)
-        self.channels = channels
-        self.alpha = alpha
+        self.pixels, self.channels = pixels, pixels.channels
         self._states = [_state(path) for path in self.paths]
         self._index_path = _indexed(self.paths, self._states)
         self._rows: np.ndarray | None = None  # of a renamed copy
@@ -106,6 +105,12 @@ class Archives(Source):
             renamed.labels = None if self.labels is None else self.labels[torch.tensor(places)]
         renamed._listing = os.fsencode("\0".join(names))
         return renamed
+
+    def reading(self, pixels: Pixels) -> "Archives":
+        other = copy.copy(self)
+        other._handles = {}
+        other.pixels, other.channels = pixels, pixels.channels
+        return other
 
     def _labels(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         """Labels in members KEY.cls and KEY.json; without any, the first folders of the names."""
@@ -182,9 +187,15 @@ class Archives(Source):
         content = self.content(i)
         key = int(self._keys[i])
         try:
-            return decode(content, self.channels, decode_size, key, self.alpha)
+            return decode(content, self.pixels, decode_size, key)
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
+
+    def size(self, i: int) -> tuple[int, int] | None:
+        try:
+            return stated_size(self.content(i), self.pixels)
+        except (BrokenImage, ValueError):
+            return None
 
     def missing(self) -> str:
         for path in self.paths:
@@ -194,12 +205,12 @@ class Archives(Source):
 
     def version(self) -> str:
         digest = hashlib.blake2b(self._listing, digest_size=16)
-        digest.update(f"{self._index_path.name} {self.alpha}".encode())
+        digest.update(f"{self._index_path.name} {about(self.pixels)}".encode())
         digest.update(b"" if self._rows is None else self._rows.tobytes())
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
-        return kind_of_content(self.content(i), self.channels, self.alpha)
+        return kind_of_content(self.content(i), self.pixels)
 
     def notes(self) -> list[str]:
         return self.index.notes

@@ -6,27 +6,29 @@ from contextlib import suppress
 
 import numpy as np
 
-from ...image_options import Alpha
+from ...image_options import Pixels, Tiling
 from ...places import expanded, no_images
 from ...printing import composed, counted
 from ..decoding import SUFFIXES
-from ..folders import scan
+from ..folders import Scanned, scan
 from ..items import column_classes, features_of
 from .archives import SUFFIXES_OF_ARCHIVES, Archives
 from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
+from .frames import frames_of
 from .item_labels import targets_of
 from .source import Data, Source
 from .tables import TABLES, rows, table_labels
+from .tiles import Tiles
 
 
 def open_source(
     data: Data,
-    channels: int = 3,
+    pixels: Pixels | int = 3,
     labelled: bool = False,
     classes: Sequence[str] | None = None,
-    alpha: Alpha = "auto",
     system_folders: bool = False,
+    tiling: Tiling | None = None,
 ) -> Source:
     """Finds the images of DATA without opening them.
 
@@ -39,21 +41,27 @@ def open_source(
             item is an image, a tuple (image, label, ...), or a row with columns for both. An image is a PIL image, an
             array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An open `Source` is returned
             unchanged if its channels, labels and classes match.
-        channels: number of channels to which images are converted.
+        pixels: how pixels are read, or only the number of channels to which images are converted. An open `Source`
+            keeps its own settings.
         labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
             `targets`, otherwise those in its items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
-        alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
+        tiling: read tiles of the images instead. Of an open `Source`, too.
 
     Raises:
         FileNotFoundError: the folder or file does not exist, or no listed file exists.
         ValueError: no images found; a file outside a class folder; a class missing from `classes`; unsupported data.
     """
-    if channels < 1:
-        raise ValueError(f"channels is {channels}; images have at least 1.")
+    pixels = Pixels.of(pixels)
+    source = _opened(data, pixels, labelled, classes, system_folders)
+    return source if tiling is None or isinstance(source, Tiles) else Tiles(source, tiling)
+
+
+def _opened(data: Data, pixels: Pixels, labelled: bool, classes: Sequence[str] | None, system_folders: bool) -> Source:
+    """`open_source` without tiles."""
     if isinstance(data, Source):
-        _check_open(data, channels, labelled, classes)
+        _check_open(data, pixels.channels, labelled, classes)
         return data
     if not isinstance(data, str | os.PathLike):
         if isinstance(data, np.ndarray) and data.dtype.kind == "U" and data.ndim == 1:
@@ -61,28 +69,38 @@ def open_source(
         if isinstance(data, list | tuple) and data and all(isinstance(p, str | os.PathLike) for p in data):
             here = os.getcwd()
             paths = relative([os.path.normpath(p) for p in data], here, "the list")
-            return Files(here, paths, channels, labelled, classes, alpha)
-        return Items(indexed(data), channels, labelled, classes, alpha)
+            return _files(here, paths, pixels, labelled, classes)
+        return Items(indexed(data), pixels, labelled, classes)
     if not os.fspath(data):
         raise no_images(data)
     path = os.path.abspath(os.fspath(data))
     if archives := _archives(path):
-        return Archives(path, archives, channels, labelled, classes, alpha)
+        return Archives(path, archives, pixels, labelled, classes)
     if os.path.isdir(path):
         found = scan(path, system_folders)
         if labelled:
             refuse_two_classes(found.linked)
-        return Files(path, found.images, channels, labelled, classes, alpha, found)
+        return _files(path, found.images, pixels, labelled, classes, found)
     if os.path.isfile(path) and os.path.splitext(path)[1].lower() in TABLES:
         paths, texts = rows(path)
         if not labelled or texts is None:
-            return Files(os.path.dirname(path), paths, channels, labelled, classes, alpha)
-        source = Files(os.path.dirname(path), paths, channels, False, None, alpha)
-        source.labels, source.classes = table_labels(texts, classes, path)
+            return _files(os.path.dirname(path), paths, pixels, labelled, classes)
+        each = frames_of(os.path.dirname(path), paths)
+        source = Files(os.path.dirname(path), each.paths, pixels, False, None, notes=each.notes)
+        source.labels, source.classes = table_labels([texts[row] for row in each.rows], classes, path)
         return source
     if os.path.isfile(path):
-        return Files(os.path.dirname(path), listed(path), channels, labelled, classes, alpha)
+        return _files(os.path.dirname(path), listed(path), pixels, labelled, classes)
     raise no_images(path)
+
+
+def _files(
+    root: str, paths: list[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+    scanned: Scanned | None = None,
+) -> Files:  # fmt: skip
+    """Image files below `root`, with an image for each frame of DICOM files."""
+    each = frames_of(root, paths)
+    return Files(root, each.paths, pixels, labelled, classes, scanned, each.notes)
 
 
 def _archives(path: str) -> list[str]:
@@ -112,7 +130,7 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
     if source.channels != channels:
         raise ValueError(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
-            f"channels={channels}."
+            f"pixels={channels}."
         )
     if labelled and (source.labels is None or source.classes is None):
         raise ValueError("The source has no labels. Open it with labelled=True.")
@@ -120,7 +138,7 @@ def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
-def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") -> Source:
+def open_maybe_labelled(data: Data, pixels: Pixels | int = 3, tiling: Tiling | None = None) -> Source:
     """The images of DATA, with labels if these are known without reading images.
 
     Labels come from class folders (if these contain all images), a Dataset's `targets`, a column with class names, or a
@@ -128,8 +146,8 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") ->
     """
     if _has_labels(data):
         with suppress(ValueError):
-            return open_source(data, channels=channels, labelled=True, alpha=alpha)
-    return open_source(data, channels=channels, alpha=alpha)
+            return open_source(data, pixels, labelled=True, tiling=tiling)
+    return open_source(data, pixels, tiling=tiling)
 
 
 def _has_labels(data: Data) -> bool:
