@@ -6,36 +6,14 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data.data_manager import DATA_ROOT
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from support.scans import scan
 
 from lookalike import cli
 from lookalike.data import BrokenImage, Pixels, Scale, decode, dicom, open_source
 from lookalike.data.decoding import kind_of
 
 RNG = np.random.default_rng(0)
-CT = "1.2.840.10008.5.1.4.1.1.2"
-
-
-def scan(path: Path, array: np.ndarray, interpretation: str = "MONOCHROME2", **elements: object) -> None:
-    """A DICOM file of values (H, W), (H, W, 3) or, with NumberOfFrames, (N, H, W)."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CT, "1.2.3"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    file.SOPClassUID, file.SOPInstanceUID, file.Modality = CT, "1.2.3", "CT"
-    colour = interpretation in ("RGB", "YBR_FULL")
-    file.Rows, file.Columns = array.shape[-3:-1] if colour else array.shape[-2:]
-    file.SamplesPerPixel, file.PhotometricInterpretation = (3 if colour else 1), interpretation
-    if colour:
-        file.PlanarConfiguration = 0
-    file.BitsAllocated = file.BitsStored = 8 * array.dtype.itemsize
-    file.HighBit, file.PixelRepresentation = file.BitsStored - 1, int(array.dtype.kind == "i")
-    for name, value in elements.items():
-        setattr(file, name, value)
-    file.PixelData = array.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file.save_as(path)
 
 
 def near(found: object, expected: np.ndarray, by: float) -> None:

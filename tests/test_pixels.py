@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from support.files import png, tiff
 from support.runs import tiny_config
+from support.scans import geotiff
 
 import lookalike
 from lookalike import Run, cli
@@ -138,27 +139,10 @@ def test_a_band_that_is_not_finite_breaks_the_image(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- bands
 
 
-GDAL = """<GDALMetadata>
-  <Item name="DESCRIPTION" sample="0" role="description">blue</Item>
-  <Item name="DESCRIPTION" sample="1" role="description">green</Item>
-  <Item name="DESCRIPTION" sample="2" role="description">red</Item>
-  <Item name="DESCRIPTION" sample="3" role="description">nir</Item>
-</GDALMetadata>
-"""
-
-
-def geotiff(path: Path, array: np.ndarray, **options: object) -> None:
-    """(C, H, W) as a GeoTIFF of named bands."""
-    tags = [(42112, "s", 0, GDAL, True)]
-    tifffile.imwrite(
-        path, array, photometric="minisblack", planarconfig="separate", metadata=None, extratags=tags, **options
-    )
-
-
 @pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"compression": "deflate"}, {"compression": "lzw"}])
 def test_bands_are_chosen_by_number_and_by_name(options: dict[str, object], tmp_path: Path) -> None:
     array = noise(4, 20, 24, high=9999, dtype="u2")
-    geotiff(tmp_path / "x.tif", array, **options)
+    geotiff(tmp_path / "x.tif", array, ("blue", "green", "red", "nir"), **options)
     assert np.array_equal(decode(tmp_path / "x.tif", 4).numpy(), array)
     for bands in (("3", "2", "1"), ("red", "green", "blue"), ("RED", "2", "Blue")):
         found = decode(tmp_path / "x.tif", Pixels(3, bands=bands))
