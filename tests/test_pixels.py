@@ -1,6 +1,7 @@
 """Bit depth, bands and ranges of values: read, scaled, stored with the encoder and applied by every command."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,8 @@ def test_bands_determine_the_channels() -> None:
         Run(data="x", method=method, bands=("1", "2"), channels=5)
     with pytest.raises(ValueError, match="2 pairs for 3 channels"):
         Run(data="x", method=method, scale=("range", "0", "1", "0", "2"))
+    with pytest.raises(ValueError, match="bands is '432'"):
+        Run(data="x", method=method, bands="432")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +125,33 @@ def test_percentiles_are_measured_per_band_on_a_seeded_sample(tmp_path: Path) ->
     assert np.allclose(found.limits, np.percentile(every, (5, 95), axis=1).T, rtol=1e-5)
     assert measured(source).pixels.scale == found
     assert measured(measured(source)).pixels.scale == found
+
+
+def test_percentiles_that_cannot_be_measured_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((2, 8, 8), 7, "u2"))
+    with pytest.raises(ValueError, match="Both percentiles of channel 1 are 7"):
+        measured(open_source(tmp_path, Pixels(2, scale=Scale.of("percentile 1 99"))))
+    (tmp_path / "x.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match="None of 1 image could be read, so percentiles"):
+        measured(open_source(tmp_path, Pixels(2, scale=Scale.of("percentile 1 99"))))
+    source = open_source(tmp_path, Pixels(2, scale=Scale.of("range 0 10")))  # as both advise
+    assert measured(source) is source
+
+
+def test_check_proposes_a_scale_for_other_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", noise(40, 40, low=-1000, high=3000, dtype="i2"))
+    argv = ["check", str(tmp_path), "--channels", "1", "--workers", "0", "--no-timing"]
+    assert cli.main(argv) == 0
+    shown = capsys.readouterr().out
+    found = re.search(r"give --scale (percentile 1 99), or --scale (range -\d+ \d+)", shown)
+    assert found is not None
+    assert "4 are valid but not supported" in shown
+    for scale in found.groups():
+        assert cli.main([*argv, "--scale", *scale.split()]) == 0
+        shown = capsys.readouterr().out
+        assert "of which 0 cannot be read\n" in shown
+        assert f"--scale {scale} " in shown.splitlines()[-1]
 
 
 def test_a_band_that_is_not_finite_breaks_the_image(tmp_path: Path) -> None:

@@ -161,9 +161,6 @@ def _stored(file: IO[bytes], head: "Dataset", frame: int) -> np.ndarray:
             raise Unsupported(f"DICOM compressed by {name}. {_EXTRA if is_free else _GPL}") from None
         if "no pixel data" in text:
             raise Unsupported("a DICOM file without pixels. Leave it out") from None
-        if syntax is None:
-            raise Unsupported("a DICOM file that does not name its transfer syntax. Write it as a standard DICOM file"
-                              ) from None  # fmt: skip
         raise ValueError(f"its pixels are damaged ({brief(text)})") from error
     return np.asarray(array)
 

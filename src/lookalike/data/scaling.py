@@ -42,7 +42,7 @@ def scaled(image: Tensor, scale: Scale) -> Tensor:
     For a scale that is not measured yet, the values themselves as float32.
 
     Raises:
-        ValueError: a band has values that are not finite, or the number of limits differs from that of channels.
+        ValueError: a band has values that are not finite.
     """
     if image.is_complex():
         raise Unsupported("complex values; expected real ones")
@@ -53,8 +53,6 @@ def scaled(image: Tensor, scale: Scale) -> Tensor:
                 raise ValueError(f"band {band}{of} has values that are not finite (NaN or infinite)")
     if scale.kind == "percentile":
         return image.to(torch.float32)
-    if len(scale.limits) not in (1, len(image)):
-        raise Unsupported(f"has {counted(len(image), 'channel')}, but --scale has {len(scale.limits)} pairs of limits")
     is_float = image.dtype.is_floating_point
     top = 1.0 if is_float else float(_LEVELS)
     out = torch.empty(image.shape, dtype=torch.float32 if is_float else torch.uint16)

@@ -30,10 +30,9 @@ def check_scale(pixels: Pixels, format: Format, *, with_preprocessing: bool) -> 
         )
     if with_preprocessing:
         what = format if format == "triton" else "--with-preprocessing"
-        advice = "Export to onnx" if format == "triton" else "Leave it out"
         raise ValueError(
-            f"The encoder was trained with {option}, but {what} takes images of 8 bits and divides them by 255. "
-            f"{advice}; the metadata and README.md state how values are scaled."
+            f"The encoder was trained with {option}, but {what} takes images of 8 bits and divides them by 255. Export "
+            "to onnx without preprocessing, whose metadata and README.md state how values are scaled."
         )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...image_options import Pixels
-from ..errors import BrokenImage
 
 
 class Indexed(Protocol):
@@ -57,12 +56,8 @@ class Source(ABC):
         return other
 
     def size(self, i: int) -> tuple[int, int] | None:
-        """Height and width of an image, without decoding it where possible; None if it cannot be read."""
-        try:
-            height, width = self.read(i, None).shape[1:]
-        except BrokenImage:
-            return None
-        return height, width
+        """Height and width of an image by its header; None if they are known only after decoding."""
+        return None
 
     def read_box(self, i: int, box: tuple[int, int, int, int]) -> Tensor | None:
         """The part (top, left, height, width) of an image, equal to that of `read`; None if `read` is as fast.

@@ -31,7 +31,7 @@ class Tiles(Source):
         corners: list[np.ndarray] = []
         self._sizes = np.zeros((len(frames), 2), np.int64)
         for i in range(len(frames)):
-            size = frames.size(i)
+            size = frames.size(i) or _decoded_size(frames, i)
             self._sizes[i] = size or (0, 0)
             ys, xs = (positions(side, tiling) for side in size or (0, 0))
             corners.append(np.stack(np.meshgrid(ys, xs, indexing="ij"), -1).reshape(-1, 2))
@@ -112,6 +112,15 @@ class Tiles(Source):
     def notes(self) -> list[str]:
         line = f"{counted(len(self), 'tile')} of {counted(len(self.frames), 'frame')} ({self.tiling})"
         return [*self.frames.notes(), line]
+
+
+def _decoded_size(frames: Source, i: int) -> tuple[int, int] | None:
+    """Height and width of a frame; None if it cannot be read."""
+    try:
+        height, width = frames.read(i, None).shape[1:]
+    except BrokenImage:
+        return None
+    return height, width
 
 
 def positions(side: int, tiling: Tiling) -> Sequence[int]:
