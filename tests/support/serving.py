@@ -88,7 +88,7 @@ class Process:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
 
-    def await_line(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def await_line(self, pattern: str, seconds: float = 180) -> re.Match[str]:
         """The first line that a pattern meets."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
