@@ -1,4 +1,4 @@
-"""Images with several classes: mAP and micro F1 are scikit-learn's, k-NN that of a slow loop, the probe that of torch."""
+"""Images with several classes: mAP and F1 are scikit-learn's, k-NN a slow loop's, the probe a regression per class."""
 
 import csv
 import json

@@ -11,11 +11,11 @@ class Columns:
     path: str = "path"
     """Column of the image paths."""
     label: str = "label"
-    """Column of the classes, if the list has one; '' ignores it, and so for the next two."""
+    """Column of the classes, if the list has one. An empty name ignores it."""
     group: str = "group"
-    """Column of the groups (patients, scenes, videos) that a split must not separate."""
+    """Column of the groups (patients, scenes, videos) that a split must not separate. An empty name ignores it."""
     split: str = "split"
-    """Column of the split of each image: train, val or test."""
+    """Column of the split of each image: train, val or test. An empty name ignores it."""
 
     def __post_init__(self) -> None:
         if not self.path:
