@@ -51,6 +51,8 @@ _MAY_CHANGE = frozenset(
         "on_collapse",
         "only",
         "columns.path",
+        "columns.group",
+        "columns.split",
     }
 )
 """Options that may change with `--resume`. (Of paths the content is compared: names of images, weights.)"""
