@@ -14,6 +14,7 @@ from PIL import Image
 from lookalike import cli
 from lookalike.data import BrokenImage, Pixels, Scale, Source, Tiling, boxes, limits, open_source
 from lookalike.data.sources.tiles import Tiles, positions
+from lookalike.data.splits import open_split
 from lookalike.runs import Folder, read_yaml
 
 RNG = np.random.default_rng(0)
@@ -150,7 +151,12 @@ def test_labels_are_those_of_the_frame_and_tiles_of_one_frame_are_a_group(tmp_pa
     assert isinstance(source, Tiles)
     assert source.labels is not None
     assert source.labels.tolist() == [0] * 4 + [1] * 4
-    assert [source.group(i) for i in range(8)] == [0] * 4 + [1] * 4
+    assert source.groups is not None
+    assert source.groups.numbers.tolist() == [0] * 4 + [1] * 4
+    assert source.groups.names == ("a/x.png", "b/x.png")
+    split = open_split(tmp_path, tiling=Tiling(40, 40), holdout=0.5)
+    names = [{part.name(i).split("@")[0] for i in range(len(part))} for part in (split.train, split.test)]
+    assert not names[0] & names[1]
 
 
 def test_other_sources_are_cut_too(tmp_path: Path) -> None:

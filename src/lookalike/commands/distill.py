@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from .. import training
-from ..data import Subset, open_source
+from ..data import Subset, only_chosen, open_source
 from ..devices import default_device
 from ..evaluation.features import features
 from ..files import write_json
@@ -68,7 +68,9 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
         batch_size=64, workers=settled.workers, seed=settled.seed, tile=settled.tile, stride=settled.stride,
     )  # fmt: skip
     data = run.data if test is None else test
-    source = open_source(data, settled.pixels, tiling=settled.tiling)
+    source = open_source(data, settled.pixels, columns=settled.columns, tiling=settled.tiling)
+    if test is None and settled.only is not None:
+        source = only_chosen(source, settled.only)
     drawn = Subset(source, permutation(len(source), settled.seed, "agreement")[:IMAGES].tolist())
     by_teacher, by_student = (
         features(

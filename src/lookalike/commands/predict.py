@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..columns import COLUMNS, Columns
 from ..files import atomic
 from ..image_options import Tiling
 from ..places import PREDICTED, check_suffix
@@ -86,6 +87,7 @@ def predict(
     stride: int | None = None,
     batch_size: int = 256,
     workers: int = 0,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] | None = None,
 ) -> Predictions:
     """Predicts the classes of images by a classifier that `finetune` trained, and saves them.
@@ -101,6 +103,7 @@ def predict(
         stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         batch_size: images per forward pass; it affects results only by rounding.
         workers: number of processes that decode images.
+        columns: names of the columns of lists.
         say: called with lines for the user.
 
     Raises:
@@ -122,7 +125,7 @@ def predict(
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)
-    source = open_source(data, net.pixels, tiling=tiling)
+    source = open_source(data, net.pixels, columns=columns, tiling=tiling)
     if say is not None:
         for line in remarks(source):
             say(line)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import torch
 
+from ..columns import COLUMNS, Columns
 from ..data import Source
 from ..data.remarks import proposed_scale
 from ..data.remarks import unused as remarks_about
@@ -115,6 +116,9 @@ class Given:
     data: str
     alpha: Alpha = Options.alpha
     workers: int | None = None
+    only: str | None = None
+    """The file of `check` that names the images to train on."""
+    columns: Columns = COLUMNS
     bands: tuple[str, ...] | None = None
     scale: tuple[str, ...] = Options.scale
     tile: int | None = None
@@ -179,11 +183,13 @@ class Recommendation:
         own = {
             "channels": self.facts.channels, "alpha": self.given.alpha, "bands": self.given.bands,
             "scale": self.scale, "tile": self.given.tile, "stride": self.given.stride,
-            "normalize": self.facts.normalize,
+            "normalize": self.facts.normalize, "only": self.given.only,
         }  # fmt: skip
         if self.given.bands is not None:
             del own["channels"]
-        return {name: value for name, value in own.items() if value != vars(Options)[name]}
+        found = {name: value for name, value in own.items() if value != vars(Options)[name]}
+        names = {f"columns.{name}": value for name, value in vars(self.given.columns).items()}
+        return found | {name: value for name, value in names.items() if value != vars(COLUMNS)[name.partition(".")[2]]}
 
     @property
     def scale(self) -> tuple[str, ...]:
@@ -203,7 +209,8 @@ class Recommendation:
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
             bands=self.given.bands, scale=self.scale, tile=self.given.tile, stride=self.given.stride,
-            normalize=self.facts.normalize, workers=self.given.workers, origins=by_user(self._options()),
+            normalize=self.facts.normalize, workers=self.given.workers, columns=self.given.columns,
+            origins=by_user(self._options()),
         )  # fmt: skip
 
     def lines(self) -> list[str]:

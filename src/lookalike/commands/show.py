@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ..columns import COLUMNS, Columns
 from ..image_options import Tiling
 from ..printing import silent
 
@@ -29,6 +30,7 @@ def show(
     seed: int = 0,
     overwrite: bool = False,
     encoder_backbone: str | None = None,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> list[Path]:
     """Draws an encoder's attention maps, a PCA of its patch features, and nearest neighbours of some images.
@@ -53,6 +55,7 @@ def show(
         seed: random seed of the choice of images.
         overwrite: replace existing pictures.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        columns: names of the columns of lists.
         say: called with progress lines.
 
     Returns:
@@ -69,5 +72,6 @@ def show(
 
     return draw_pictures(
         encoder, images, out=out, what=what, count=count, image_size=image_size, workers=workers, seed=seed,
-        overwrite=overwrite, encoder_backbone=encoder_backbone, tiling=Tiling.of(tile, stride), say=say,
+        overwrite=overwrite, encoder_backbone=encoder_backbone, columns=columns, tiling=Tiling.of(tile, stride),
+        say=say,
     )  # fmt: skip

@@ -1,9 +1,11 @@
 """From files to batches of decoded images: sources, decoding, sampling order, loading, replacement of broken images."""
 
+from ..columns import Columns
 from ..files import cache_folder
 from ..image_options import Pixels, Scale, Tiling
 from ..images import Images
 from .channel_statistics import statistics
+from .chosen import only_chosen
 from .decoding import decode
 from .errors import BrokenImage
 from .loader import Loader
@@ -16,6 +18,7 @@ from .workers import lost
 __all__ = [
     "Answers",
     "BrokenImage",
+    "Columns",
     "Data",
     "Images",
     "Loader",
@@ -30,6 +33,7 @@ __all__ = [
     "lost",
     "measured",
     "measured_line",
+    "only_chosen",
     "open_maybe_labelled",
     "open_source",
     "remarks",

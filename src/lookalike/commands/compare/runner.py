@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from ... import training
 from ...backbones import Backbone
 from ...core import Config
-from ...data import image_set, measured, open_source
+from ...data import image_set, measured, only_chosen, open_source
 from ...data.labelled import open_pair
 from ...data.order import Order
 from ...devices import default_device
@@ -162,14 +162,18 @@ class _Work:
         self.replaced: list[str] = []
         """Training folders of the previous comparison. They are replaced after the first training step of this one."""
         self.made = made()
-        self.source = measured(open_source(asked.data, asked.pixels, tiling=asked.tiling))
+        source = open_source(asked.data, asked.pixels, columns=asked.columns, tiling=asked.tiling)
+        self.source = measured(source if asked.only is None else only_chosen(source, asked.only))
         self.asked = asked = scaled_as(asked, self.source)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} contains {counted(len(self.source), 'image')}; at least 2 are needed.")
         self.asked = asked = _with_batch_for(asked, len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [open_pair(train, test, pixels=asked.pixels, tiling=asked.tiling) for train, test in asked.pairs]
+        labelled = [
+            open_pair(train, test, pixels=asked.pixels, columns=asked.columns, tiling=asked.tiling)
+            for train, test in asked.pairs
+        ]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training_resolved.precision_of(asked),
@@ -517,8 +521,8 @@ class _Work:
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         resolved, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed, say=say,
-            tile=self.asked.tile, stride=self.asked.stride,
+            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
+            columns=self.asked.columns, tile=self.asked.tile, stride=self.asked.stride, say=say,
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ... import encoders
 from ...backbones import Backbone
+from ...columns import COLUMNS, Columns, columns_of
 from ...data import Data, Source, Subset, open_maybe_labelled, open_source
 from ...evaluation.extractor import open_encoder
 from ...evaluation.features import Features, features
@@ -24,7 +25,7 @@ from ...runs import Folder, read_yaml
 from .. import show
 from ..embed import embed
 from . import projection
-from .run_data import Content
+from .run_data import Content, read_options
 
 DRAWN = 4
 """Number of images whose attention and patches are drawn."""
@@ -67,8 +68,9 @@ class Gallery:
             ValueError, FileNotFoundError: the encoder or the images cannot be used.
         """
         model = open_encoder(folder)
-        source = source_of(data, model, tiling_of(folder))
-        found, indices = self._features(folder, model, source, data)
+        columns = columns_of(read_options(Folder(folder).run, []))
+        source = source_of(data, model, columns, tiling_of(folder))
+        found, indices = self._features(folder, model, source, data, columns)
         if len(indices) > 2000:
             self.say(f"map: projecting {counted(len(indices), 'image')}")
         layout = projection.project(found.features)
@@ -88,13 +90,15 @@ class Gallery:
             }
         )
 
-    def _features(self, folder: Path, model: Backbone, source: Source, data: Data) -> tuple[Features, list[int]]:
+    def _features(
+        self, folder: Path, model: Backbone, source: Source, data: Data, columns: Columns
+    ) -> tuple[Features, list[int]]:
         """Features of at most `points` images, and their indices in the source."""
         chosen = permutation(len(source), 0, "report")[: self.points].sort().values
         if len(chosen) == len(source) and isinstance(data, str | os.PathLike):
             tiling = tiling_of(folder)
             tile, stride = (None, None) if tiling is None else (tiling.size, tiling.stride)
-            found = embed(folder, data, workers=self.workers, tile=tile, stride=stride)
+            found = embed(folder, data, workers=self.workers, columns=columns, tile=tile, stride=stride)
             return found, found.index.tolist()
         found = features(
             model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
@@ -126,10 +130,10 @@ class Gallery:
         return self._known[key]
 
 
-def source_of(data: Data, model: Backbone, tiling: Tiling | None = None) -> Source:
+def source_of(data: Data, model: Backbone, columns: Columns = COLUMNS, tiling: Tiling | None = None) -> Source:
     """The images, with labels if they have some."""
     if isinstance(data, str | os.PathLike):
-        return open_maybe_labelled(os.fspath(data), model.pixels, tiling)
+        return open_maybe_labelled(os.fspath(data), model.pixels, columns, tiling)
     return open_source(data, model.pixels, tiling=tiling)
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from ...columns import COLUMNS, Columns
 from ...image_options import Pixels, Tiling
 from ...places import expanded, no_images
 from ...printing import composed, counted
@@ -18,7 +19,7 @@ from .files import Files, listed, refuse_two_classes, relative
 from .frames import frames_of
 from .item_labels import targets_of
 from .source import Data, Source
-from .tables import TABLES, rows, table_labels
+from .tables import TABLES, open_table
 from .tiles import Tiles
 
 
@@ -28,6 +29,8 @@ def open_source(
     labelled: bool = False,
     classes: Sequence[str] | None = None,
     system_folders: bool = False,
+    columns: Columns = COLUMNS,
+    multi_label: bool = False,
     tiling: Tiling | None = None,
 ) -> Source:
     """Finds the images of DATA without opening them.
@@ -35,18 +38,21 @@ def open_source(
     Args:
         data: a folder, searched recursively, where file order is irrelevant and hidden names and system folders are
             skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and #
-            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label; a .tar or .zip
-            archive, a brace pattern of archives or a folder of them, whose members are read in place; an array or
-            tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a Hugging Face Dataset. An
-            item is an image, a tuple (image, label, ...), or a row with columns for both. An image is a PIL image, an
-            array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An open `Source` is returned
-            unchanged if its channels, labels and classes match.
+            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label, group and
+            split; a .tar or .zip archive, a brace pattern of archives or a folder of them, whose members are read in
+            place; an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a
+            Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns for both. An
+            image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An
+            open `Source` is returned unchanged if its channels, labels and classes match.
         pixels: how pixels are read, or only the number of channels to which images are converted. An open `Source`
             keeps its own settings.
         labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
             `targets`, otherwise those in its items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
+        columns: names of the columns of a list. Groups and splits are read if it has them.
+        multi_label: with `labelled`, an image may have any number of classes, as a;b in the column label of a list;
+            they are in `label_sets`. Otherwise a ; is part of a class name.
         tiling: read tiles of the images instead. Of an open `Source`, too.
 
     Raises:
@@ -54,15 +60,23 @@ def open_source(
         ValueError: no images found; a file outside a class folder; a class missing from `classes`; unsupported data.
     """
     pixels = Pixels.of(pixels)
-    source = _opened(data, pixels, labelled, classes, system_folders)
+    source = _opened(data, pixels, labelled, classes, system_folders, columns, multi_label)
     return source if tiling is None or isinstance(source, Tiles) else Tiles(source, tiling)
 
 
-def _opened(data: Data, pixels: Pixels, labelled: bool, classes: Sequence[str] | None, system_folders: bool) -> Source:
+def _opened(
+    data: Data, pixels: Pixels, labelled: bool, classes: Sequence[str] | None, system_folders: bool, columns: Columns,
+    multi_label: bool,
+) -> Source:  # fmt: skip
     """`open_source` without tiles."""
     if isinstance(data, Source):
-        _check_open(data, pixels.channels, labelled, classes)
+        _check_open(data, pixels.channels, labelled, classes, multi_label)
         return data
+    if labelled and multi_label and not is_table(data) and not _is_missing(data):
+        raise ValueError(
+            f"{_called(data)} cannot have several classes per image. Give a list (.csv, .tsv, .jsonl) with the column "
+            f"{columns.label or 'label'}, or leave --multi-label out."
+        )
     if not isinstance(data, str | os.PathLike):
         if isinstance(data, np.ndarray) and data.dtype.kind == "U" and data.ndim == 1:
             data = data.tolist()
@@ -81,14 +95,8 @@ def _opened(data: Data, pixels: Pixels, labelled: bool, classes: Sequence[str] |
         if labelled:
             refuse_two_classes(found.linked)
         return _files(path, found.images, pixels, labelled, classes, found)
-    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in TABLES:
-        paths, texts = rows(path)
-        if not labelled or texts is None:
-            return _files(os.path.dirname(path), paths, pixels, labelled, classes)
-        each = frames_of(os.path.dirname(path), paths)
-        source = Files(os.path.dirname(path), each.paths, pixels, False, None, notes=each.notes)
-        source.labels, source.classes = table_labels([texts[row] for row in each.rows], classes, path)
-        return source
+    if is_table(path):
+        return open_table(path, pixels, labelled, classes, columns, multi_label)
     if os.path.isfile(path):
         return _files(os.path.dirname(path), listed(path), pixels, labelled, classes)
     raise no_images(path)
@@ -101,6 +109,21 @@ def _files(
     """Image files below `root`, with an image for each frame of DICOM files."""
     each = frames_of(root, paths)
     return Files(root, each.paths, pixels, labelled, classes, scanned, each.notes)
+
+
+def is_table(data: Data) -> bool:
+    """Whether DATA is a list with columns."""
+    if not isinstance(data, str | os.PathLike) or not os.path.isfile(data):
+        return False
+    return os.path.splitext(os.fspath(data))[1].lower() in TABLES
+
+
+def _is_missing(data: Data) -> bool:
+    return isinstance(data, str | os.PathLike) and not os.path.exists(data)
+
+
+def _called(data: Data) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
 
 def _archives(path: str) -> list[str]:
@@ -125,20 +148,26 @@ def _archives(path: str) -> list[str]:
     return sorted(shards)
 
 
-def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
+def _check_open(
+    source: Source, channels: int, labelled: bool, classes: Sequence[str] | None, multi_label: bool
+) -> None:
     """Raises ValueError if an open source does not match the request."""
     if source.channels != channels:
         raise ValueError(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
             f"pixels={channels}."
         )
-    if labelled and (source.labels is None or source.classes is None):
-        raise ValueError("The source has no labels. Open it with labelled=True.")
+    labels = source.label_sets if multi_label else source.labels
+    if labelled and (labels is None or source.classes is None):
+        how = "labelled=True, multi_label=True" if multi_label else "labelled=True"
+        raise ValueError(f"The source has no labels. Open it with {how}.")
     if labelled and classes is not None and [*map(composed, source.classes or ())] != [*map(composed, classes)]:
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
-def open_maybe_labelled(data: Data, pixels: Pixels | int = 3, tiling: Tiling | None = None) -> Source:
+def open_maybe_labelled(
+    data: Data, pixels: Pixels | int = 3, columns: Columns = COLUMNS, tiling: Tiling | None = None
+) -> Source:
     """The images of DATA, with labels if these are known without reading images.
 
     Labels come from class folders (if these contain all images), a Dataset's `targets`, a column with class names, or a
@@ -146,8 +175,8 @@ def open_maybe_labelled(data: Data, pixels: Pixels | int = 3, tiling: Tiling | N
     """
     if _has_labels(data):
         with suppress(ValueError):
-            return open_source(data, pixels, labelled=True, tiling=tiling)
-    return open_source(data, pixels, tiling=tiling)
+            return open_source(data, pixels, labelled=True, columns=columns, tiling=tiling)
+    return open_source(data, pixels, columns=columns, tiling=tiling)
 
 
 def _has_labels(data: Data) -> bool:

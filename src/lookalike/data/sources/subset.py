@@ -18,8 +18,7 @@ class Subset(Source):
         self.source = source
         self.places = torch.tensor(places, dtype=torch.int64)
         self.pixels, self.channels = source.pixels, source.channels
-        self.classes = source.classes
-        self.labels = None if source.labels is None else source.labels[self.places]
+        self.take_columns(source, self.places)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -12,6 +12,7 @@ from ...printing import counted
 from ...random import keys_of
 from ..errors import BrokenImage
 from ..tensors import shrunk
+from .categorical import Categorical
 from .source import Source
 
 
@@ -42,8 +43,9 @@ class Tiles(Source):
         """The frame, and top and left, of each tile."""
         self._owners, self._corners = owners, corners
         frames = torch.from_numpy(owners)
-        self.classes = self.frames.classes
-        self.labels = None if self.frames.labels is None else self.frames.labels[frames]
+        self.take_columns(self.frames, frames)
+        if self.groups is None:  # tiles of one frame belong together
+            self.groups = Categorical.of([self.frames.name(i) for i in range(len(self.frames))]).at(frames)
         places = torch.from_numpy(corners)
         self._keys = keys_of(self.frames.keys[frames], places[:, 0], places[:, 1])
 
@@ -57,10 +59,6 @@ class Tiles(Source):
     @property
     def keys(self) -> Tensor:
         return self._keys
-
-    def group(self, i: int) -> int:
-        """The index of a tile's frame: tiles of one frame belong together in a split."""
-        return int(self._owners[i])
 
     def name(self, i: int) -> str:
         top, left = self._corners[i]
