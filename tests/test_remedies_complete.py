@@ -79,7 +79,39 @@ TRIED_ELSEWHERE = {
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
-    "Name the column of image paths ": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "Name the columns, such as --columns.path file.": "test_columns.py::test_commands_that_use_an_encoder",
+    "columns.path is empty. Give the name": "test_tables.py::test_columns_have_the_names_that_are_given",
+    "Give each column its own name.": "test_tables.py::test_columns_have_the_names_that_are_given",
+    "expected a text or a whole number. Correct it.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    " cannot have several classes per image. Give a list":
+        "test_tables.py::test_several_classes_need_a_list_with_their_column",
+    "Give each image its classes": "test_tables.py::test_several_classes_need_a_list_with_their_column",
+    "Leave --multi-label out, or use fewer classes.":
+        "test_tables.py::test_an_open_list_has_the_labels_that_it_was_opened_with",
+    "Open it with labelled=True, multi_label=True.":
+        "test_tables.py::test_an_open_list_has_the_labels_that_it_was_opened_with",
+    "Leave --holdout out to use it, or ignore": "test_splits.py::test_splits_that_cannot_be_used_say_why",
+    "Give TEST, the fraction of a random split": "test_splits.py::test_what_the_messages_advise_works",
+    "or name another column with --columns.split.": "test_splits.py::test_splits_that_cannot_be_used_say_why",
+    "Correct the column, give TEST or ignore": "test_splits.py::test_what_the_messages_advise_works",
+    "Or ignore the column with --columns.group": "test_splits.py::test_what_the_messages_advise_works",
+    "or images of several groups.": "test_holdout.py::test_large_groups_leave_one_for_testing",
+    "Leave \0 out; \0 take several classes per image.":
+        "test_multi_label.py::test_protocols_for_one_class_are_refused_before_any_work",
+    "Choose knn or linear.": "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "Open their images with labelled=True":
+        "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "no learning rate can be chosen. Give more.":
+        "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "Give test images with some.": "test_multi_label.py::test_scores_that_cannot_be_measured_are_refused",
+    "has no format. Write it again": "test_chosen.py::test_other_files_are_refused",
+    "of names (found: \0). Write it again": "test_chosen.py::test_other_files_are_refused",
+    "proposes to keep no image. Give other": "test_chosen.py::test_other_files_are_refused",
+    "Check the same DATA again, or restore them.": "test_chosen.py::test_other_files_are_refused",
+    "Write it with `lookalike check DATA --out FILE`.":
+        "test_chosen.py::test_a_missing_file_is_said_before_anything_is_imported",
+    "--out FILE.json writes their names, and --only": "test_chosen.py::test_check_says_it_in_a_line",
+    "--only \0": "test_chosen.py::test_training_on_them_equals_a_list_of_them_and_resumes",
     "Fill it in, or remove the line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "Give a list with one image per line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "cannot be read as a list of images": "test_tables.py::test_bad_lists_are_refused_with_the_line",

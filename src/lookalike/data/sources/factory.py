@@ -137,10 +137,10 @@ def _check_open(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
             f"channels={channels}."
         )
-    labels = source.label_sets if multi_label else source.labels
-    if labelled and (labels is None or source.classes is None):
-        how = "labelled=True, multi_label=True" if multi_label else "labelled=True"
-        raise ValueError(f"The source has no labels. Open it with {how}.")
+    if labelled and multi_label and source.label_sets is None:
+        raise ValueError("The source has no sets of classes. Open it with labelled=True, multi_label=True.")
+    if labelled and not multi_label and (source.labels is None or source.classes is None):
+        raise ValueError("The source has no labels. Open it with labelled=True.")
     if labelled and classes is not None and [*map(composed, source.classes or ())] != [*map(composed, classes)]:
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
