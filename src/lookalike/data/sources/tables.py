@@ -16,6 +16,8 @@ TABLES: Final = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
 """Suffixes of such lists -> the separator of columns."""
 PATH: Final = "path"
 LABEL: Final = "label"
+IMAGE: Final = "image"
+"""The files themselves, in Parquet and Arrow files."""
 
 
 def rows(path: str) -> tuple[list[str], list[str] | None]:
