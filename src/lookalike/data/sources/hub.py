@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from ...places import hub_data
-from ...printing import brief, pasteable, printable
+from ...printing import brief, printable
 
 
 def hub_files(data: str) -> list[str]:
@@ -46,11 +46,11 @@ def _refused(data: str, error: Exception) -> ValueError:
     import datasets
 
     reason = brief(" ".join(str(error).split()) or type(error).__name__, 300).rstrip(".")
-    if datasets.config.HF_HUB_OFFLINE or _is_of_network(error):
+    if "OfflineModeIsEnabled" in reason or _is_of_network(error):
         why = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "the hub cannot be reached"
         return ValueError(
             f"{data} is not in the cache of datasets ({datasets.config.HF_DATASETS_CACHE}), and {why} ({reason}). "
-            f"Where there is a network, {_save(data)}"
+            f"On a machine with a network, {_save(data)}"
         )
     if "onfig name is missing" in reason:
         return ValueError(f"{data} has several configurations ({reason}). Choose one in Python: {_save(data, True)}")
@@ -81,5 +81,5 @@ def _save(data: str, configured: bool = False) -> str:
     options = [repr(name), *(["'CONFIGURATION'"] if configured else []), f"split={split or 'train'!r}"]
     options += [f"revision={revision!r}"] if revision else []
     call = f"datasets.load_dataset({', '.join(options)})"
-    command = pasteable("python", "-c", f"import datasets; {call}.save_to_disk('FOLDER')")
+    command = f"python -c \"import datasets; {call}.save_to_disk('FOLDER')\""
     return f"run {command}, copy FOLDER to this machine, and give it as DATA."
