@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -55,12 +57,25 @@ def test_a_named_data_set_is_downloaded_and_read_without_a_network_later(classed
     }  # fmt: skip
     ran = tmp_path / "ran"
     scripted = {"README.md": b"", "scripted.py": f"open({str(ran)!r}, 'w')".encode()}
+    splits = {f"data/{name}-00000-of-00001.parquet": rows(classed, 0, 2) for name in ("validation", "test")}
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in "ab")
+    configured = {"README.md": f"---\nconfigs:\n{configs}---\n".encode()}
+    configured |= {f"{name}.parquet": rows(classed, 0, 2) for name in "ab"}
     here = {"HF_HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     names = ["hf:someone/images", "hf:someone/images:test", f"hf:someone/images@{COMMIT}:test"]
     other = "hf:someone/other:test"
     wrong = ["hf:someone/images:dev", "hf:someone/scripted", "hf:someone/none"]
-    with hub({"someone/images": images, "someone/scripted": scripted}) as (address, asked):
-        found = opened(*names, *wrong, HF_ENDPOINT=address, **here)
+    sets = {"someone/images": images, "someone/scripted": scripted, "someone/splits": splits}
+    with hub(sets | {"someone/configured": configured}) as (address, asked):
+        found = opened(
+            *names,
+            *wrong,
+            "hf:someone/splits",
+            "hf:someone/splits:test",
+            "hf:someone/configured",
+            HF_ENDPOINT=address,
+            **here,
+        )
         count = len(asked)
         again = opened(*names, other, HF_ENDPOINT=address, HF_HUB_OFFLINE="1", **here)
         assert len(asked) == count
@@ -73,6 +88,13 @@ def test_a_named_data_set_is_downloaded_and_read_without_a_network_later(classed
     without = str(again.pop(other))
     assert again == {name: found[name] for name in names}
     assert str(found[wrong[0]]).startswith("ValueError: hf:someone/images:dev cannot be loaded (Unknown split")
+    assert "has the splits validation, test. Name one of them: hf:someone/splits:" in str(found["hf:someone/splits"])
+    assert len(found["hf:someone/splits:test"][2]) == 2  # type: ignore[index]
+    assert re.match(
+        r"ValueError: hf:someone/configured has several configurations \(Config name is missing.*\['a', 'b'\].*\)\. "
+        r"Choose one in Python: run python -c .*load_dataset\('someone/configured', 'CONFIGURATION', split='train'\)",
+        str(found["hf:someone/configured"]),
+    )
     assert not ran.exists()
     for data in wrong[1:]:
         assert str(found[data]).startswith(f"ValueError: {data} cannot be loaded ("), found[data]
@@ -106,6 +128,15 @@ def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         check_images("hf:a/b")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"hf:a/b needs datasets: pip install 'lookalike\[datasets\]'\."):
+        open_source("hf:a/b")
+
+
+def test_a_data_set_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = datasets.Dataset.from_dict({"label": [1]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: made)
+    with pytest.raises(
+        ValueError, match=r"hf:a/b was loaded into memory instead of a file\. Unset HF_DATASETS_IN_MEMORY"
+    ):
         open_source("hf:a/b")
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from recorded_training import record
 from support import tiny
+from support.recorded_training import record
 from support.runs import forkserver
 from support.sources import NAMED, NUMBERED
 
@@ -118,12 +118,13 @@ def test_two_processes_killed_and_one_that_continues_see_the_same(kind: str, cla
     data = (NAMED | NUMBERED)[kind](classed, tmp_path / "data")
     expected, _ = straight(data, tmp_path / "straight")
     out, path = tmp_path / "killed", tmp_path / "killed.txt"
-    script = [str(Path(__file__).with_name("recorded_training.py")), str(path)]
+    script = ["-m", "support.recorded_training", str(path)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script]
     path.touch()
     with subprocess.Popen(
         [*launch, *arguments(data, out, 1, "--devices", "2")], start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": paths},
     ) as both:  # fmt: skip
         until = time.monotonic() + 120
         while both.poll() is None and len(path.read_text().splitlines()) < 24 and time.monotonic() < until:

@@ -33,7 +33,7 @@ def png(seed: int = 0) -> bytes:
 # ---------------------------------------------------------------- columns
 
 
-def test_the_only_column_of_a_type_is_found_and_several_are_refused(tmp_path: Path) -> None:
+def test_several_columns_of_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     written(path, {"jpg": [png(), png(1)], "weight": [1.0, 2.0]})
     assert len(open_source(path)) == 2

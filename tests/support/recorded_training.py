@@ -1,6 +1,6 @@
 """Runs a command, and writes the index and a digest of the views of each image of each step to a file.
 
-python tests/recorded_training.py RECORD ARGUMENT...
+PYTHONPATH=tests python -m support.recorded_training RECORD ARGUMENT...
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from lookalike.cli import pages
 from lookalike.core import Batch, Method, Outputs, Progress
 from lookalike.methods.simclr import SimCLR
 
+from . import tiny  # registers the network
+
 
 def record(path: str, argv: Sequence[str]) -> int:
     """Each line: the step, and index and digest of each image, in order of the indices."""
-    from support import tiny  # registers the network
-
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     pages.write_report = lambda folder, workers: None
