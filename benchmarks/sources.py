@@ -30,15 +30,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
 from loading import MEAN, STD, rate
 from PIL import Image
 from rows import append, summary
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from lookalike.data import Loader, open_source
 from lookalike.runs import commit
@@ -61,6 +57,8 @@ def view_of(side: int) -> View:
 
 def transform_of(side: int) -> Callable[[Image.Image], torch.Tensor]:
     """The same by torchvision."""
+    from torchvision.transforms import v2
+
     crop = v2.RandomResizedCrop(side, SIMCLR_VIEW.scale, SIMCLR_VIEW.ratio, antialias=True)
     steps = [v2.ToImage(), crop, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
     return v2.Compose([*steps, v2.Normalize(MEAN, STD)])
@@ -83,6 +81,8 @@ def unpacked(archive: Path, work: Path) -> Path:
 def forms(folder: Path, work: Path) -> dict[str, str]:
     """Kind -> DATA. Classes are in the names."""
     import datasets
+    import pyarrow
+    import pyarrow.parquet
 
     files = sorted(folder.rglob("*.jpg"))
     names = [file.relative_to(folder).as_posix() for file in files]
@@ -125,6 +125,8 @@ def batches(loader: DataLoader[object]) -> Iterator[int]:
 
 
 def torchvisions(data: str, side: int, batch: int, workers: int) -> Iterator[int]:
+    from torchvision.datasets import ImageFolder
+
     source = ImageFolder(data, transform_of(side))
     return batches(
         DataLoader(source, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
@@ -193,6 +195,9 @@ def loading(args: argparse.Namespace) -> Iterator[dict[str, object]]:
 
 def tiny_images(count: int, work: Path) -> dict[str, str]:
     """Images of a few bytes as tar, Parquet and Arrow."""
+    import pyarrow
+    import pyarrow.parquet
+
     names = [f"class{i % 1000}/{i:09d}.png" for i in range(count)]
     content = io.BytesIO()
     Image.new("L", (1, 1)).save(content, "PNG")
@@ -236,7 +241,8 @@ def opening(data: str) -> None:
 
 def index(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     data = tiny_images(args.members, args.work)
-    for kind, path in data.items():
+    for kind in args.kinds:
+        path = data[kind]
         found: dict[str, list[dict[str, float]]] = {"first": [], "again": []}
         for _ in range(args.repeats):
             with tempfile.TemporaryDirectory() as cache:
@@ -269,6 +275,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--members", type=int, default=1_000_000)
+    parser.add_argument("--kinds", nargs="+", choices=OURS[1:], default=OURS[1:], help="of the index")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lookalike-sources")
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "sources.jsonl")
     parser.add_argument("--opening", help=argparse.SUPPRESS)
