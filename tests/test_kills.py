@@ -87,7 +87,7 @@ def killed(data: str, out: Path, kills: int, seed: int) -> tuple[dict[int, list[
     return seen_in(path), Folder(out).weights.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["parquet", "zarrs"])
+@pytest.mark.parametrize("kind", ["parquet"])
 def test_a_training_killed_three_times_is_the_uninterrupted_one(kind: str, classed: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = (NAMED | NUMBERED)[kind](classed, tmp_path / "data")

@@ -395,3 +395,15 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
             ModuleNotFoundError, match=r"Reading \.parquet needs pyarrow: pip install 'lookalike\[tables"
         ):
             open_source(data)
+
+
+def test_the_documented_table_is_the_folder(classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "photos").symlink_to(classed)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/data.md", "exec"), {})
+    table, folder = open_source("photos.parquet", labelled=True), open_source("photos", labelled=True)
+    assert table.listing() == folder.listing()
+    assert table.classes == folder.classes
+    assert torch.equal(table.read(39, None), folder.read(39, None))
