@@ -113,6 +113,8 @@ TRIED_ELSEWHERE = {
     "Add a column \0 of integers or texts": "test_row_files.py::test_labels_that_are_no_classes_are_named",
     "Give them alone.": "test_row_files.py::test_files_of_different_columns_are_refused",
     "Correct them.": "test_row_files.py::test_equal_columns_and_texts_that_are_no_utf8_are_refused",
+    "has no usable \0: \0. Correct it.":
+        "test_row_files.py::test_groups_and_splits_follow_the_images_and_columns_may_have_other_names",
     "in the path of row \0. Correct it.": "test_row_files.py::test_bad_columns_are_refused_by_name",
     "Fill it in, or remove the row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
     "Store files, not pixels or texts": "test_row_files.py::test_bad_columns_are_refused_by_name",

@@ -16,7 +16,8 @@ from PIL import Image
 from support.images import encoded, noise
 from support.sources import arrow, columns, files, parquet, written
 
-from lookalike.data import BrokenImage, open_maybe_labelled, open_source
+from lookalike.columns import Columns
+from lookalike.data import BrokenImage, decode, open_maybe_labelled, open_source
 from lookalike.data.sources import parquet as parquet_module
 from lookalike.data.sources import row_files
 
@@ -407,3 +408,33 @@ def test_the_documented_table_is_the_folder(classed: Path, tmp_path: Path, monke
     assert table.listing() == folder.listing()
     assert table.classes == folder.classes
     assert torch.equal(table.read(39, None), folder.read(39, None))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "paths"])
+def test_groups_and_splits_follow_the_images_and_columns_may_have_other_names(
+    kind: str, classed: Path, tmp_path: Path
+) -> None:
+    names = [name for name, _ in files(classed)][::-1]
+    content: dict[str, list[object]] = {"file": [str(classed / name) for name in names]}
+    if kind == "bytes":
+        content |= {"image": [(classed / name).read_bytes() for name in names]}
+    content |= {"y": [name.split("/")[0] for name in names], "patient": [len(name) for name in names]}
+    content["fold"] = ["test" if name.startswith("class0") else "train" for name in names]
+    for k in range(2):
+        written(tmp_path / f"{k}.parquet", {name: values[k::2] for name, values in content.items()})
+    columns = Columns("file", "y", "patient", "fold")
+    source = open_source(tmp_path / "{0..1}.parquet", labelled=True, columns=columns)
+    assert source.labels is not None
+    assert source.classes is not None
+    assert source.groups is not None
+    assert source.splits is not None
+    for i in range(40):
+        name = source.name(i).removeprefix(f"{classed}/".removeprefix("/")).removeprefix(f"{classed}/")
+        assert source.groups.names[int(source.groups.numbers[i])] == str(len(name))
+        assert source.splits.names[int(source.splits.numbers[i])] == ("test" if name.startswith("class0") else "train")
+        assert source.classes[int(source.labels[i])] == name.split("/")[0]
+        assert torch.equal(source.read(i, None), decode(str(classed / name), 3))
+    assert open_source(written(tmp_path / "a.parquet", {"image": [png()], "group": ["a"]})).groups is not None
+    source = open_source(written(tmp_path / "a.parquet", {"image": [png(), png(1)], "group": ["a", None]}))
+    assert source.groups is None
+    assert source.unusable == {"groups": "row 1 has no usable group: None. Correct it."}

@@ -58,15 +58,15 @@ class Members(Source, Generic[H]):
 
     def __init__(
         self, data: str, paths: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None,
-        alpha: Alpha,
+        alpha: Alpha, variant: str = "",
     ) -> None:  # fmt: skip
-        """Opens files; `data` is how the user named them, for messages."""
+        """Opens files; `data` is how the user named them, for messages. Each `variant` has an index."""
         self.data = data
         self.paths = list(paths)
         self.channels = channels
         self.alpha = alpha
         self._states = [_state(path) for path in self.paths]
-        self._index_path = _indexed(self.paths, self._states, self._search)
+        self._index_path = _indexed(self.paths, self._states, self._search, variant)
         self._rows: np.ndarray | None = None  # of a renamed copy
         self._listing = b""
         self._handles: dict[int, H] = {}
@@ -161,7 +161,7 @@ class Members(Source, Generic[H]):
         if places is not None:
             rows = np.arange(len(self.index)) if self._rows is None else self._rows
             renamed._rows = rows[np.array(places, np.int64)]
-            renamed.labels = None if self.labels is None else self.labels[torch.tensor(places)]
+            renamed.take_columns(self, torch.tensor(places, dtype=torch.int64))
         renamed._listing = os.fsencode("\0".join(names))
         return renamed
 
@@ -239,11 +239,14 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _indexed(
-    paths: Sequence[str], states: Sequence[tuple[int, int]], search: Callable[[str, bool], member_index.Found]
+    paths: Sequence[str],
+    states: Sequence[tuple[int, int]],
+    search: Callable[[str, bool], member_index.Found],
+    variant: str,
 ) -> Path:
     """The index file of several files; built from the indices of each, which an interrupted search keeps."""
-    names = [_digest([path], [state]) for path, state in zip(paths, states)]
-    whole = names[0] if len(paths) == 1 else _digest(paths, states)
+    names = [_digest([path], [state], variant) for path, state in zip(paths, states)]
+    whole = names[0] if len(paths) == 1 else _digest(paths, states, variant)
     folder = folder_of_indices()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -276,6 +279,6 @@ def _is_index(path: Path) -> bool:
         return False
 
 
-def _digest(paths: Sequence[str], states: Sequence[tuple[int, int]]) -> str:
-    about = json.dumps([_FORMAT, [os.path.realpath(path) for path in paths], list(states)])
+def _digest(paths: Sequence[str], states: Sequence[tuple[int, int]], variant: str) -> str:
+    about = json.dumps([_FORMAT, [os.path.realpath(path) for path in paths], list(states), variant])
     return f"{hashlib.blake2b(about.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}.members"

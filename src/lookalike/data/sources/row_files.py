@@ -1,20 +1,24 @@
 """Images in the rows of Parquet and Arrow files, read in place."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
+
+from ...columns import COLUMNS, Columns
 from ...image_options import Alpha
-from ...printing import brief, printable, warn
+from ...printing import brief, printable, shown, warn
 from ...progress import counting
 from ..errors import BrokenImage
 from . import member_index
 from .arrow import ArrowTable
+from .categorical import Categorical
 from .files import relative
 from .members import Members, Unreadable
 from .parquet import ParquetTable, Pieces
-from .table_columns import BYTES, Columns, class_of, columns_of
-from .tables import IMAGE, LABEL, PATH
+from .source import Source
+from .table_columns import BYTES, IMAGE, PATH, Chosen, chosen_columns, class_of
 
 SUFFIXES_OF_ROWS: Final = (".parquet", ".arrow")
 
@@ -38,10 +42,10 @@ class Opened(NamedTuple):
     """An open file, and which of its columns are read."""
 
     table: Table
-    columns: Columns
+    columns: Chosen
 
 
-def opened(path: str, pieces: Pieces) -> Opened:
+def opened(path: str, pieces: Pieces, columns: Columns = COLUMNS) -> Opened:
     """Opens a Parquet or Arrow file.
 
     Raises:
@@ -58,7 +62,7 @@ def opened(path: str, pieces: Pieces) -> Opened:
             raise
         kind = "a Parquet" if is_parquet else "an Arrow"
         raise ValueError(f"{path} is not {kind} file, or is truncated ({_reason(error)}). Copy it again.") from None
-    return Opened(table, columns_of(table.schema, path))
+    return Opened(table, chosen_columns(table.schema, path, columns))
 
 
 def _reason(error: Exception) -> str:
@@ -69,23 +73,28 @@ class Rows(Members[Opened]):
     """The images in the rows of one or several files, by their names, else by their numbers."""
 
     expected = "Give files with one image per row."
-    add_label = f"Add a column {LABEL} of integers or texts, without nulls."
+    add_label = f"Add a column {COLUMNS.label} of integers or texts, without nulls."
 
     def __init__(
         self, data: str, paths: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None,
-        alpha: Alpha,
+        alpha: Alpha, columns: Columns = COLUMNS,
     ) -> None:  # fmt: skip
-        self._pieces = Pieces()
-        super().__init__(data, paths, channels, labelled, classes, alpha)
+        self._pieces, self._columns = Pieces(), columns
+        variant = "" if columns == COLUMNS else f"{columns.path}\0{columns.label}"
+        super().__init__(data, paths, channels, labelled, classes, alpha, variant)
+        names, starts = _named(self.paths, columns)
+        if names:
+            rows = starts[self.index.archives] + self.index.offsets
+            take_names(self, {name: values[rows] for name, values in names.items()})
 
     def _open(self, path: str) -> Opened:
-        return opened(path, self._pieces)
+        return opened(path, self._pieces, self._columns)
 
     def _close(self, handle: Opened) -> None:
         handle.table.close()
 
     def _search(self, path: str, alone: bool) -> member_index.Found:
-        table, columns = opened(path, self._pieces)
+        table, columns = opened(path, self._pieces, self._columns)
         if columns.image is None:
             raise ValueError(f"{path} has no column {IMAGE}, unlike other files of {self.data}. Give them alone.")
         found = member_index.Found(numbered=columns.numbered, classes=columns.classes)
@@ -144,7 +153,7 @@ class Rows(Members[Opened]):
         return len(whole), whole[:limit]
 
 
-def _names(table: Table, columns: Columns, path: str) -> Iterator[tuple[str, str | None]]:
+def _names(table: Table, columns: Chosen, path: str) -> Iterator[tuple[str, str | None]]:
     """Name and class of each row; empty and None without them. Names inside the file's folder are relative to it.
 
     Raises:
@@ -164,7 +173,7 @@ def _names(table: Table, columns: Columns, path: str) -> Iterator[tuple[str, str
                     raise ValueError(f"{path} has a zero byte in the path of row {row}. Correct it.")
                 name = os.path.normpath(name).removeprefix(root).replace(os.sep, "/")
             elif not columns.numbered:
-                raise ValueError(f"{path} has no {PATH} in row {row}. Fill it in, or remove the row.")
+                raise ValueError(f"{path} has no {columns.names} in row {row}. Fill it in, or remove the row.")
             yield str(name or ""), class_of(label, columns.classes)
             row += 1
 
@@ -188,9 +197,11 @@ class Listed(NamedTuple):
     paths: list[str]
     labels: list[str] | None
     classes: tuple[str, ...] | None
+    columns: dict[str, np.ndarray]
+    """See `take_names`."""
 
 
-def listed_rows(data: str, files: Sequence[str], labelled: bool) -> Listed | None:
+def listed_rows(data: str, files: Sequence[str], labelled: bool, names: Columns = COLUMNS) -> Listed | None:
     """The paths in the rows of several files, in their order; None if the rows hold the images.
 
     Raises:
@@ -200,7 +211,7 @@ def listed_rows(data: str, files: Sequence[str], labelled: bool) -> Listed | Non
     folder, paths, labels = os.path.dirname(files[0]), list[str](), list[str]()
     classes, has_labels = None, False
     for number, file in enumerate(files):
-        table, columns = opened(file, Pieces())
+        table, columns = opened(file, Pieces(), names)
         try:
             if columns.image is not None and not number:
                 return None
@@ -212,10 +223,54 @@ def listed_rows(data: str, files: Sequence[str], labelled: bool) -> Listed | Non
                 paths.append(os.path.normpath(os.path.join(os.path.dirname(file), name)))
                 if has_labels and labelled:
                     if label is None:
-                        raise ValueError(f"{file} has no {LABEL} in row {row}. Fill it in, or remove the row.")
+                        raise ValueError(f"{file} has no {columns.label} in row {row}. Fill it in, or remove the row.")
                     labels.append(label)
         finally:
             table.close()
     if not paths:
         raise ValueError(f"{data} lists no images. Give files with one image per row.")
-    return Listed(folder, relative(paths, folder, data), labels if has_labels else None, classes)
+    return Listed(
+        folder, relative(paths, folder, data), labels if has_labels else None, classes, _named(files, names)[0]
+    )
+
+
+def _named(files: Sequence[str], columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The columns `group` and `split` of all rows, in file order, and the first row of each file.
+
+    They are (N,) objects, without those that a file lacks; if the first file lacks both, no other one is opened.
+    """
+    found: dict[str, list[object]] = {"group": [], "split": []}
+    counts = [0]
+    for file in files:
+        table = opened(file, Pieces(), columns).table
+        counts.append(table.rows)
+        for name in list(found):
+            column = vars(columns)[name]
+            if column in table.schema.names:
+                found[name] += [each for batch in table.batches([column]) for each in _entries(batch, column, file)]
+            else:
+                del found[name]
+        table.close()
+        if not found:
+            break
+    return {name: np.fromiter(values, object, len(values)) for name, values in found.items()}, np.cumsum(counts)
+
+
+def take_names(source: Source, columns: Mapping[str, np.ndarray]) -> None:
+    """Gives a source its groups and splits, or the reason why a column cannot be used.
+
+    Args:
+        columns: the values of `group` and `split`, (N,) objects; without columns that are missing.
+    """
+    unusable = dict(source.unusable)
+    for name, values in columns.items():
+        bad = [row for row, value in enumerate(values) if isinstance(value, bool) or not isinstance(value, str | int)]
+        if bad:
+            unusable[f"{name}s"] = f"{source.name(bad[0])} has no usable {name}: {shown(values[bad[0]])}. Correct it."
+            continue
+        found = Categorical.of([str(value) for value in values])
+        if name == "group":
+            source.groups = found
+        else:
+            source.splits = found
+    source.unusable = unusable

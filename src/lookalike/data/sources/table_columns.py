@@ -5,35 +5,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ...columns import COLUMNS, Columns
 from ...printing import printable
-from .tables import IMAGE, LABEL, PATH
 
 _METADATA: Final = b"huggingface"
 """Entry of a schema's metadata in which Hugging Face's `datasets` describes the columns."""
+IMAGE: Final = "image"
+"""The column of image files."""
+PATH: Final = "path"
+"""The field of an image that holds its name, in the files of `datasets`."""
 BYTES: Final = "bytes"
-"""The field of an image that holds its file, in the files of `datasets`; `path` is its name."""
+"""The field that holds its file."""
 
 
 @dataclass(frozen=True)
-class Columns:
+class Chosen:
     """The columns of a file that are read."""
 
     image: str | None
     """Files as bytes, or rows of `bytes` and `path`, as `datasets` writes them. None: `names` are paths of files."""
     names: str | None
     """Column, or field of the image, with the names: "path", "image.path"; None if there is neither."""
+    numbered: bool
+    """Whether names may be missing or equal: those beside the bytes are often the same in several folders."""
     label: str | None
     classes: tuple[str, ...] | None
     """Class names, if labels are numbers of these."""
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def numbered(self) -> bool:
-        """Whether names may be missing or equal: those beside the bytes are often the same in several folders."""
-        return self.names != PATH
 
-
-def columns_of(schema: Any, where: str) -> Columns:
+def chosen_columns(schema: Any, where: str, columns: Columns = COLUMNS) -> Chosen:
     """The columns of a `pyarrow.Schema`: `image`, `path` and `label`, or the only ones of their type.
 
     Raises:
@@ -44,11 +45,11 @@ def columns_of(schema: Any, where: str) -> Columns:
         raise ValueError(f"{where} has several columns {printable(repeated[0])}. Rename all but one.")
     images = [name for name in schema.names if _is_image(schema.field(name).type)]
     image = IMAGE if IMAGE in images else images[0] if len(images) == 1 else None
-    has_paths = PATH in schema.names and _is_text(schema.field(PATH).type)
+    has_paths = columns.path in schema.names and _is_text(schema.field(columns.path).type)
     if IMAGE in schema.names and image != IMAGE:
         raise ValueError(
             f"{where}: column {IMAGE} has the type {schema.field(IMAGE).type}; expected the bytes of image files, or "
-            f"rows of bytes and path. Store files, not pixels or texts; a column of paths is named {PATH}."
+            f"rows of bytes and path. Store files, not pixels or texts; a column of paths is named {columns.path}."
         )
     if len(images) > 1 and image is None:
         raise ValueError(
@@ -58,25 +59,27 @@ def columns_of(schema: Any, where: str) -> Columns:
     if image is None and not has_paths:
         raise ValueError(
             f"{where} has no column of images (columns: {found}). Name the column with the bytes of image files "
-            f"{IMAGE}, or the one with their paths {PATH}."
+            f"{IMAGE}, or the one with their paths {columns.path}."
         )
-    names = PATH if has_paths else None
+    names = columns.path if has_paths else None
     if names is None and image is not None and _is_text(_field(schema.field(image).type, PATH)):
         names = f"{image}.{PATH}"
-    return Columns(image, names, *_label(schema))
+    return Chosen(image, names, not has_paths, *_label(schema, columns.label))
 
 
-def _label(schema: Any) -> tuple[str | None, tuple[str, ...] | None, list[str]]:
-    """The column of labels, its class names, and a note if there are labels that are no classes."""
+def _label(schema: Any, label: str) -> tuple[str | None, tuple[str, ...] | None, list[str]]:
+    """The column of labels (the one of this name, or the only one with class names), the class names, and notes."""
     features = _features(schema)
     named = {name: classes for name in schema.names if (classes := _class_names(features.get(name)))}
-    if LABEL in schema.names:
-        kind = schema.field(LABEL).type
+    if not label:
+        return None, None, []
+    if label in schema.names:
+        kind = schema.field(label).type
         if not (_is_text(kind) or _is_integer(kind)):
-            return None, None, [f"column {LABEL} has the type {kind}, which is no class: it is not used"]
-        return LABEL, named.get(LABEL), []
+            return None, None, [f"column {printable(label)} has the type {kind}, which is no class: it is not used"]
+        return label, named.get(label), []
     if len(named) > 1:
-        return None, None, [f"columns {', '.join(map(printable, named))} are classes: none is used, none is {LABEL}"]
+        return None, None, [f"columns {', '.join(map(printable, named))} are classes: none is used, none is {label}"]
     return (*next(iter(named.items()), (None, None)), [])
 
 
