@@ -118,7 +118,40 @@ TRIED_ELSEWHERE = {
     "Restore it; an interrupted run continues with --resume.":
         "test_archives.py::test_an_index_is_built_once_and_again_after_a_change",
     "Give archives with images (.jpg, .png, .tif ...).": "test_archives.py::test_bad_archives_are_refused_by_name",
-    "Add its class as \0.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Add its class as {}.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Name the array of images": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Give an array of images.": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Store decoded images of one size": "test_array_files.py::test_objects_are_refused",
+    "Add an array \0 (N,) beside it.": "test_array_files.py::test_labels_lie_beside_the_images",
+    "Write the array with chunks of one image": "test_array_files.py::test_large_chunks_are_noted",
+    "Write it without compression": "test_row_files.py::test_compressed_arrow_files_are_refused_and_others_are_read",
+    "\0 holds the splits \0. Give one of them":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Save the data set again: ":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Copy the folder again.": "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "run \0, copy FOLDER to this machine":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Check the name, or log in with ":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "has several configurations (\0). Choose one":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "\0 has the splits \0. Name one of them":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Unset HF_DATASETS_IN_MEMORY_MAX_SIZE": "test_hub.py::test_a_data_set_in_memory_is_refused",
+    "Give hf:NAME, hf:NAME@REVISION or hf:NAME:SPLIT.": "test_hub.py::test_names_of_the_hub",
+    "Write the file with smaller ones": "test_row_files.py::test_slow_row_groups_are_noted_with_what_to_do",
+    "Give files with one image per row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Add a column \0 of integers or texts": "test_row_files.py::test_labels_that_are_no_classes_are_named",
+    "Give them alone.": "test_row_files.py::test_files_of_different_columns_are_refused",
+    "Correct them.": "test_row_files.py::test_equal_columns_and_texts_that_are_no_utf8_are_refused",
+    "has no usable \0: \0. Correct it.":
+        "test_row_files.py::test_groups_and_splits_follow_the_images_and_columns_may_have_other_names",
+    "in the path of row \0. Correct it.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Fill it in, or remove the row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Store files, not pixels or texts": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "has several columns of images: ": "test_row_files.py::test_several_columns_of_images_are_refused",
+    "Name the column with the bytes of image files": "test_row_files.py::test_bad_columns_are_refused_by_name",
     "Images need different names: ": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Copy the archive again.": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Create or copy it again.": "test_archives.py::test_bad_archives_are_refused_by_name",

@@ -40,8 +40,10 @@ ENCODER is a run folder, an encoder.safetensors, an exported .onnx file, an
 official weights file of DINO or DINOv2, timm/NAME, torchvision/NAME or
 torchhub/NAME.
 DATA is a folder (scanned recursively, no labels needed), a list of paths
-(text, or .csv, .tsv and .jsonl with columns path and label), or archives
-(.tar, .zip, 'shard-{000..009}.tar', a folder of them) that are read in place.
+(text, or .csv, .tsv and .jsonl with columns path and label), archives (.tar,
+.zip, 'shard-{000..009}.tar', a folder of them) or tables (.parquet, .arrow)
+that are read in place, an array FILE.h5::NAME or FILE.zarr::NAME, or a data
+set hf:NAME of the Hugging Face hub.
 RUN is a run folder; `predict` needs one that `finetune` wrote.
 `lookalike COMMAND --help` lists a command's options; --debug shows where an
 error was raised; --version prints the version."""
