@@ -73,9 +73,14 @@ def compare(argv: list[str]) -> None:
             check_encoder(weights)
     from ..commands.compare.record import FILE
     from ..commands.compare.runner import compare as rank
+    from ..commands.compare.runner import train_only
 
     imported()
 
+    if comparison.only is not None:
+        run = train_only(comparison)
+        say(f"Trained {run}. The same command without --only evaluates and ranks all trainings.")
+        return
     result = rank(comparison)
     folder, best = result.folder, result.ranking[0].method
     first = next(t.folder for t in result.trainings if t.method == best and t.status == "done")
