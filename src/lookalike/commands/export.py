@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..exports.formats import FORMATS, Format, Precision, check_options
+from ..exports.formats import FORMATS, OPSET, Format, Precision, check_options
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def export(
     with_preprocessing: bool = False,
     patch_tokens: bool = False,
     dynamic_size: bool = False,
-    opset: int = 20,
+    opset: int = OPSET,
     overwrite: bool = False,
     encoder_backbone: str | None = None,
     say: Callable[[str], None] = silent,
@@ -68,7 +68,8 @@ def export(
     check_options(
         format, precision, with_preprocessing=with_preprocessing, patch_tokens=patch_tokens, dynamic_size=dynamic_size
     )
-    from .export_files import Request, export_files
+    from ..exports.making import Request
+    from .export_files import export_files
 
     asked = Request(
         format=format, precision=precision,
