@@ -27,7 +27,7 @@ COMMANDS = {
     if isinstance(value, Command)
 }
 
-PYTHON_ONLY = {"say"}
+PYTHON_ONLY = {"say", "trainings"}
 """Parameters that take a function."""
 OWN_DEFAULTS: dict[str, dict[str, object]] = {
     "embed": {"out": "embeddings.npz", "workers": None},
@@ -44,6 +44,7 @@ OWN_OPTIONS = {
     "embed": {"overwrite"},
     "evaluate": {"features"},
     "predict": {"overwrite"},
+    "slurm": {"check"},
 }
 """Options of the command line alone."""
 

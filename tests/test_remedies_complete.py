@@ -236,6 +236,41 @@ TRIED_ELSEWHERE = {
     " is an export without ": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
     "and taking it out needs onnx: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnx_the_extra_is_named",
+    "Leave --nodes out, and give --gpus-per-node 1 or 0.": "test_slurm.py::test_a_comparison_takes_one_device",
+    "--array runs the trainings of compare, but the command is":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a shell file that the job can read.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "give --dry-run; on the cluster it is submitted by sbatch FILE.":
+        "test_slurm.py::test_without_sbatch_the_script_can_be_printed",
+    "Expected the command of a training after --":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "--overwrite would replace the job's own run":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "The command has no --out.": "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    " of lookalike slurm. Leave --\0 out of the command":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "; expected at most \0, one process per GPU.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a longer --time, or a smaller --notice.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "expected a time limit as sbatch takes it. Give minutes":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "which a batch script cannot hold. Rename it.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "was not written by lookalike slurm. Move it away":
+        "test_slurm.py::test_a_job_is_submitted_with_its_script_beside_the_run",
+    "Give --epochs instead of --budget, or leave --training out.":
+        "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "overwrite would replace the other trainings.": "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "The same command without --training evaluates and ranks all":
+        "test_compare_runner.py::test_trainings_that_ran_apart_are_ranked_as_those_of_one_command",
+    "Install the same versions for all.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Install the same version for all, from the same place.":
+        "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same images.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Start all with the same command.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same --out, on a file system":
+        "test_watchdog.py::test_facts_are_compared_and_a_process_that_does_not_arrive_is_named",
+    "Give the environment variable MASTER_PORT a free one": "test_watchdog.py::test_a_port_in_use_is_named",
+    "Give the seconds that processes wait for each other.":
+        "test_watchdog.py::test_a_limit_that_is_no_time_is_refused",
     "needs onnxruntime: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip
@@ -262,6 +297,12 @@ UNTRIED = {
 """A part of a text, and why no test can follow it."""
 
 FACTS = (
+    "# Written by lookalike slurm.",
+    "#SBATCH --requeue",
+    '"$python" -m lookalike ',
+    "srun --kill-on-bad-exit=1",
+    "then resume=(--resume); fi",
+    ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"',
     ", exported by lookalike ",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",

@@ -16,6 +16,7 @@ Train
   distill DATA --teacher T        a small encoder that matches a pretrained one
   finetune ENCODER TRAIN TEST     a classifier, evaluated on TEST at the end
   compare DATA METHOD...          methods at equal cost, evaluated and ranked
+  slurm -- COMMAND                one of these as a job of a Slurm cluster
 
 Evaluate
   evaluate ENCODER TRAIN TEST     an encoder on labelled folders, by protocol
