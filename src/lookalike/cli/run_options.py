@@ -18,10 +18,10 @@ from .parsing import flat, parse
 from .run_arguments import Arguments, First, Training
 
 FIXED_IN_FINETUNE = {
-    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse"),
+    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse", "joint_loss"),
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
-"""Fields that ENCODER, TRAIN and TEST determine."""
+"""Fields that ENCODER, TRAIN and TEST determine, or that do not apply."""
 
 POSITIONALS = {
     "data": "A folder (scanned recursively) or a text file of paths.",

@@ -64,7 +64,7 @@ def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Tr
         else "auto",
         precision=precision,
         max_epochs=1,
-        accumulate_grad_batches=run.accumulate,
+        accumulate_grad_batches=run.loss_batches,
         callbacks=callbacks,
         # Lightning's requeueing would save in the middle of a step, and start from that file by default
         plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
