@@ -17,7 +17,7 @@ from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
 from .serve import serve
-from .trainings import distill, finetune, pretrain, views
+from .trainings import distill, estimate, finetune, pretrain, views
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "plot": plot,
     "thin": thin,
     "views": views,
+    "estimate": estimate,
     "check": check,
     "list": show_list,
     "doctor": doctor,

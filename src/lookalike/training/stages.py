@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..core import Config, Method
 from ..data import Loader, Source, lost
 from ..durations import spoken
 from ..events import Report, nowhere, to_console
+from ..files import FORMAT, write_json
 from ..methods.distill import Distill
 from ..printing import LONGEST_PATH, are, brief, counted, pasteable, say
 from ..progress import counting
@@ -34,9 +36,11 @@ from .inputs import as_begun, listings_of, open_images, probe_of, with_system_fo
 from .joint_loss import check_micro_batches
 from .launch import Launch, check_launch, launch, launched_rank
 from .looks import Health
+from .memory_errors import explained
 from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalize, teacher_memory, view_sheet
 from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
+from .out_of_memory import OutOfMemory, is_out_of_memory
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
 from .start import facts_of, memory_changes, other_version, print_start
@@ -355,10 +359,26 @@ def _raise_as_known(ready: Ready, trainer: Trainer, watch: processes.Watch, erro
             raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
         ready.files.give_up(gone, trainer.global_step)
         raise gone from error
+    # a measurement of the speed fails quietly
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory) and folder.reports_to is not nowhere:
+        _end_without_memory(ready, trainer, error)
     ready.files.give_up(error, trainer.global_step)
     if str(error).startswith("DataLoader worker"):  # torch raises it at any point of the main process
         raise lost(error, ready.module.loader.workers) from error
     raise error
+
+
+def _end_without_memory(ready: Ready, trainer: Trainer, error: Exception) -> NoReturn:
+    """Raises an error that says what would fit, and marks the run as one that may be resumed with it."""
+    folder, steps = ready.launch.folder, int(trainer.global_step)
+    traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    found = OutOfMemory(explained(ready.run, folder, steps + 1))
+    if ready.files.written or ready.run.resume:
+        write_json(folder.memory, {"format": FORMAT, "step": steps + 1, "message": str(found)})
+    ready.files.give_up(found, steps)
+    raise found from error
 
 
 def _is_disconnection(error: BaseException | None) -> bool:
