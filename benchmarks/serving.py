@@ -8,8 +8,8 @@ A ViT-S/16 with random weights, exported to ONNX, answers 1, 8 and 32 clients th
 wait for the answer. Blocks of the bare session (batches of as many images as there are clients, no HTTP), of the server
 with tensors (KServe's binary protocol), of the server with JPEG files, and of LitServe with the same tensors (base64 in
 JSON, its own form) take turns, so that all see the same machine. Clients are one other process on the same cores; its
-processor time, divided by the number of cores, is subtracted from the wall time of a block. Finished rows are kept, so
-it can be stopped.
+processor time, divided by the number of cores, is subtracted from the wall time of a block. A server is stopped
+(SIGSTOP) outside its own blocks, since an idle one may still poll. Finished rows are kept, so it can be stopped.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = _exported(args.network, args.size, Path(folder))
         ours = stack.enter_context(_served("-m", "lookalike", "serve", file, "--port"))
-        theirs = 0
+        theirs = None
         if find_spec("litserve") is not None:
             theirs = stack.enter_context(_served(Path(__file__).with_name("serving_litserve.py"), file, args.size))
         tensor = np.random.default_rng(0).standard_normal((1, 3, args.size, args.size)).astype(np.float32)
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace) -> None:
                 "tensors": lambda n=clients: _loaded(ours, _of_tensor(tensor), n, args.seconds),
                 "jpeg": lambda n=clients: _loaded(ours, _of_jpeg(), n, args.seconds),
             }
-            if theirs:
+            if theirs is not None:
                 measured["litserve"] = lambda n=clients: _loaded(theirs, _of_base64(tensor), n, args.seconds)
             found: dict[str, list[Block]] = {name: [] for name in measured}
             for repeat, (name, block) in itertools.product(range(-1, args.repeats), measured.items()):
@@ -149,9 +149,25 @@ def _exported(network: str, size: int, folder: Path) -> Path:
 # ---------------------------------------------------------------- servers
 
 
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A server, whose processes are a group of their own."""
+
+    port: int
+    group: int
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        os.killpg(self.group, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.group, signal.SIGSTOP)
+
+
 @contextmanager
-def _served(*words: object) -> Iterator[int]:
-    """The port of a server, which a command begins whose last argument is the port."""
+def _served(*words: object) -> Iterator[Running]:
+    """A stopped server, which a command begins whose last argument is the port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -167,7 +183,9 @@ def _served(*words: object) -> Iterator[int]:
             except OSError:
                 if process.poll() is not None:
                     raise SystemExit(f"{words} ended with exit code {process.returncode}.") from None
-        yield port
+        time.sleep(5)  # LitServe listens before its workers are ready
+        os.killpg(process.pid, signal.SIGSTOP)
+        yield Running(port, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # LitServe has several processes, which outlive SIGTERM
         process.wait()
@@ -215,9 +233,9 @@ def _bare(session: onnxruntime.InferenceSession, images: np.ndarray, seconds: fl
     return Block(latencies, time.perf_counter() - began, 0.0)
 
 
-def _loaded(port: int, request: bytes, clients: int, seconds: float) -> Block:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_clients, (port, request, clients, seconds))
+def _loaded(server: Running, request: bytes, clients: int, seconds: float) -> Block:
+    with multiprocessing.get_context("spawn").Pool(1) as pool, server.awake():
+        return pool.apply(_clients, (server.port, request, clients, seconds))
 
 
 def _clients(port: int, request: bytes, clients: int, seconds: float) -> Block:

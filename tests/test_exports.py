@@ -188,6 +188,12 @@ def test_swapped_channels_fail(graphs: dict[str, tuple[Network, ModelProto]], im
     assert verified(swapped, network, images, tmp_path / "encoder.onnx").failures
 
 
+def test_a_graph_with_preprocessing_lists_its_operators_once(
+    with_preprocessing: tuple[Network, ModelProto],
+) -> None:
+    assert [(each.domain, each.version) for each in with_preprocessing[1].opset_import] == [("", OPSET)]
+
+
 def test_with_preprocessing_a_sound_file_is_verified(
     with_preprocessing: tuple[Network, ModelProto], images: Path, tmp_path: Path
 ) -> None:

@@ -19,9 +19,8 @@ from torch import nn
 import lookalike
 from lookalike import backbones, classifiers, cli, encoders
 from lookalike.classifiers import Classifier
-from lookalike.commands import export_files
 from lookalike.commands.export_files import NotVerified
-from lookalike.exports import onnx_graph, timm_folder
+from lookalike.exports import making, onnx_graph, timm_folder
 from lookalike.runs import Folder
 
 pytestmark = pytest.mark.long(31)
@@ -71,6 +70,17 @@ def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.path
 
 
+def test_a_file_without_one_of_its_outputs_fails(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutProbabilities(making.ByTorchExport):
+        def run(self, images: Any) -> Any:
+            return {name: value for name, value in super().run(images).items() if name != "probabilities"}
+
+    monkeypatch.setattr(making, "ByTorchExport", WithoutProbabilities)
+    with pytest.raises(NotVerified, match=r"differs from the encoder: the file has no output probabilities\."):
+        lookalike.export(tuned, format="pt2", out=tmp_path / "a")
+    assert "classifier.pt2.unverified" in there(tmp_path / "a")
+
+
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, traced graphs have a weight tensor in their middle that is scaled by 1 %."""
     trace = onnx_graph.trace
@@ -116,20 +126,20 @@ def test_a_fault_before_the_cast_fails_in_fp16(run: Path, tmp_path: Path, monkey
 
 
 def test_a_wrong_mean_in_the_file_fails(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metadata = export_files.metadata
+    metadata = making.metadata
 
     def wrong(*arguments: object, **options: object) -> dict[str, str]:
         return metadata(*arguments, **options) | {"mean": "[0.5, 0.456, 0.406]"}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(export_files, "metadata", wrong)
+    monkeypatch.setattr(making, "metadata", wrong)
     with pytest.raises(NotVerified, match=r"the mean is stated as 0\.5, 0\.456, 0\.406; the encoder's is 0\.485, 0\.4"):
         lookalike.export(run, format="pt2", out=tmp_path / "a")
 
 
 @pytest.mark.slow
 def test_swapped_channels_of_the_preprocessing_fail(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = export_files.Preprocessing.forward
-    monkeypatch.setattr(export_files.Preprocessing, "forward", lambda self, images: forward(self, images.flip(3)))
+    forward = making.Preprocessing.forward
+    monkeypatch.setattr(making.Preprocessing, "forward", lambda self, images: forward(self, images.flip(3)))
     with pytest.raises(NotVerified, match="the features of an image deviate by"):
         lookalike.export(run, format="pt2", with_preprocessing=True, out=tmp_path / "a")
 
@@ -207,7 +217,7 @@ def test_an_export_that_fails_leaves_nothing(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_files, "verify", full)
+    monkeypatch.setattr(making, "verify", full)
     with pytest.raises(OSError, match="No space left"):
         lookalike.export(run, format="pt2", out=out)
     assert not out.exists()
@@ -219,10 +229,10 @@ def test_an_export_that_is_killed_leaves_no_file(run: Path, tmp_path: Path) -> N
 import os, signal
 from support import tiny
 import lookalike
-from lookalike.commands import export_files
+from lookalike.exports import making
 def verify(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
-export_files.verify = verify
+making.verify = verify
 lookalike.export(sys.argv[1], format="pt2", out=sys.argv[2])
 """
     done = exports.process(script, run, out)
@@ -429,9 +439,9 @@ def test_int8_is_also_judged_by_its_accuracy(
     run: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(export_files, "LABELLED", 32)
+    monkeypatch.setattr(making, "LABELLED", 32)
     monkeypatch.setattr("lookalike.exports.verify.LEAST_FOR_NEIGHBOURS", 20)
-    monkeypatch.setitem(export_files.LARGEST_LOSS, "CNN", -2.0)
+    monkeypatch.setitem(making.LARGEST_LOSS, "CNN", -2.0)
     with pytest.raises(NotVerified, match=r"int8 loses -?\d+\.\d points of k-NN accuracy \(limit -200\)\."):
         lookalike.export(run, precision="int8", check=labelled / "train", out=tmp_path / "a", say=said.append)
     assert there(tmp_path / "a") == {"encoder.onnx.unverified", "export.json", "README.md"}

@@ -277,6 +277,20 @@ def test_sigterm_under_load_loses_no_accepted_request(folder: Path, image: Path)
         server.kill()
 
 
+def test_the_function_serves_until_sigterm_and_returns(folder: Path, image: Path) -> None:
+    program = (
+        f"import lookalike; lookalike.serve({str(folder / 'classifier')!r}, port=0, max_batch=8, say=print); "
+        "print('after')"
+    )
+    server = Process(folder, program=program)
+    try:
+        assert len(httpx.post(f"{server.url}/embed", files=files(image), timeout=30).json()["embeddings"]) == 1
+        assert server.stop() == 0
+        assert server.lines[-2:] == ["Stopped.", "after"]
+    finally:
+        server.kill()
+
+
 def test_a_killed_worker_is_started_again_unless_its_file_was_replaced(folder: Path, image: Path) -> None:
     server = Process(folder / "classifier", "--workers", "2")
     try:

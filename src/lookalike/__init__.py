@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .commands.plot import plot as plot
     from .commands.predict import predict as predict
     from .commands.report.report import report as report
+    from .commands.serve import serve as serve
     from .commands.show import show as show
     from .encoders import load as load
     from .runs import Collapsed as Collapsed
@@ -33,12 +34,12 @@ _HOMES = {
     "evaluate": "commands.evaluate", "export": "commands.export", "finetune": "commands.finetune",
     "load": "encoders", "plot": "commands.plot",
     "predict": "commands.predict", "pretrain": "training", "report": "commands.report.report",
-    "show": "commands.show",
+    "serve": "commands.serve", "show": "commands.show",
 }  # fmt: skip
 
 __all__ = [
     "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "estimate", "evaluate",
-    "export", "finetune", "load", "plot", "predict", "pretrain", "report", "show",
+    "export", "finetune", "load", "plot", "predict", "pretrain", "report", "serve", "show",
 ]  # fmt: skip
 
 

@@ -70,10 +70,11 @@ def stopped(server: Server, thread: threading.Thread) -> None:
 
 
 class Process:
-    """`lookalike serve` as a user starts it."""
+    """`lookalike serve`, or a Python program that calls the function, as a user starts it."""
 
-    def __init__(self, encoder: Path, *options: object, port: int = 0) -> None:
-        words = [sys.executable, "-m", "lookalike", "serve", str(encoder), "--port", port, *options]
+    def __init__(self, encoder: Path, *options: object, port: int = 0, program: str | None = None) -> None:
+        command = ["-m", "lookalike", "serve", str(encoder), "--port", port, *options]
+        words = [sys.executable, *(command if program is None else ["-c", program])]
         self.process = subprocess.Popen(
             [*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
@@ -87,7 +88,7 @@ class Process:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
 
-    def await_line(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def await_line(self, pattern: str, seconds: float = 180) -> re.Match[str]:
         """The first line that a pattern meets."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -14,7 +14,7 @@ from ..cores import worker_count
 from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_writable, nearest_folder
 from ..names import nearest
-from ..places import check_backbones, check_images, check_logger
+from ..places import check_backbones, check_images, check_logger, no_check
 from ..printing import pasteable, say, shown
 from ..runs.lookup import check_encoder
 from . import pages
@@ -66,6 +66,8 @@ def compare(argv: list[str]) -> None:
     check_writable(Path(comparison.out) / "compare.json")
     if comparison.cache_dir is not None:
         nearest_folder(Path(comparison.cache_dir), "--cache-dir")
+    if comparison.only is not None and not Path(comparison.only).is_file():
+        raise no_check(comparison.only)
     check_images(comparison.data, *comparison.train, *comparison.test)
     check_backbones(comparison.backbone, comparison.teacher_backbone)
     for weights in (comparison.init, comparison.teacher):

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..exports.formats import FORMATS, Format, Precision, check_options
+from ..columns import COLUMNS, Columns
+from ..exports.formats import FORMATS, OPSET, Format, Precision, check_options
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def export(
     with_preprocessing: bool = False,
     patch_tokens: bool = False,
     dynamic_size: bool = False,
-    opset: int = 20,
+    opset: int = OPSET,
     overwrite: bool = False,
     encoder_backbone: str | None = None,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> "Exported":
     """Exports an encoder or a classifier as a file for other programs, and verifies it.
@@ -55,6 +57,7 @@ def export(
         opset: version of the ONNX operators.
         overwrite: replace an existing export.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        columns: names of the columns of lists, for `check` and `calibrate`.
         say: called with lines for the user.
 
     Returns:
@@ -68,7 +71,8 @@ def export(
     check_options(
         format, precision, with_preprocessing=with_preprocessing, patch_tokens=patch_tokens, dynamic_size=dynamic_size
     )
-    from .export_files import Request, export_files
+    from ..exports.making import Request
+    from .export_files import export_files
 
     asked = Request(
         format=format, precision=precision,
@@ -76,5 +80,6 @@ def export(
         dynamic_size=dynamic_size, opset=opset, overwrite=overwrite,
     )  # fmt: skip
     return export_files(
-        encoder, asked, out=out, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone, say=say
-    )
+        encoder, asked, out=out, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone, columns=columns,
+        say=say,
+    )  # fmt: skip

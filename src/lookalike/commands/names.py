@@ -35,19 +35,16 @@ def list_names(
     Raises:
         ValueError: no name contains the text.
     """
-    if what == "methods":
-        methods = [name for name in SELF_SUPERVISED if pattern.lower() in name]
-        if not methods:
-            raise ValueError(f"No method's name contains {shown(pattern)}. {nearest(pattern, [*SELF_SUPERVISED])}")
-        for name in methods:
-            say(f"{name:<14} {METHODS[name].line}")
-        return
-    if what == "formats":
-        formats = [name for name in FORMATS if pattern.lower() in name]
-        if not formats:
-            raise ValueError(f"No format's name contains {shown(pattern)}. {nearest(pattern, [*FORMATS])}")
-        for name in formats:
-            say(f"{name:<14} {FORMATS[name].line} ({', '.join(FORMATS[name].precisions)})")
+    if what != "backbones":
+        lines = {name: METHODS[name].line for name in SELF_SUPERVISED}
+        if what == "formats":
+            lines = {str(name): f"{info.line} ({', '.join(info.precisions)})" for name, info in FORMATS.items()}
+        chosen = [name for name in lines if pattern.lower() in name]
+        if not chosen:
+            kind = what.removesuffix("s")
+            raise ValueError(f"No {kind}'s name contains {shown(pattern)}. {nearest(pattern, [*lines])}")
+        for name in chosen:
+            say(f"{name:<14} {lines[name]}")
         return
     known = catalogue.catalogue()
     found = catalogue.chosen(known, pattern=pattern, small=small, order=sort)

@@ -27,6 +27,8 @@ class FormatInfo:
     """Whether preprocessing is always in the graph."""
 
 
+OPSET = 20
+"""Default version of ONNX's operators; the first one with GELU is 20."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FORMATS: dict[Format, FormatInfo] = {
     "onnx": FormatInfo(

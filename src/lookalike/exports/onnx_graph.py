@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones import Backbone
 from ..backbones.onnx_file import IMAGES, NORMALISED
+from .formats import OPSET
 from .network import Network
 from .preprocessing import Preprocessing
 
@@ -23,8 +24,6 @@ TRACED = 2
 """Images of the batch that is traced: 1 would be taken for a constant."""
 STEP = 32
 """Step between image sizes, in pixels, of networks without patches."""
-OPSET = 20
-"""Default version of ONNX's operators; the first one with GELU is 20."""
 LARGEST_FILE = 2**31 - 2**20
 """Size in bytes up to which a model is one file: protobuf's limit is 2 GiB."""
 
@@ -58,6 +57,9 @@ def with_preprocessing(model: "ModelProto", preprocessing: Preprocessing, channe
     (known,) = (onnx.ValueInfoProto.FromString(each.SerializeToString()) for each in before.graph.output)
     before.ir_version = after.ir_version
     merged = onnx.compose.merge_models(before, after, io_map=[(NORMALISED, NORMALISED + "_input")])
+    versions = {each.domain: each.version for each in merged.opset_import}  # the merge lists them once for each graph
+    del merged.opset_import[:]
+    merged.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
     if all(each.name != NORMALISED for each in merged.graph.value_info):  # onnx takes graphs apart at known tensors
         merged.graph.value_info.append(known)
     check_batch(merged)

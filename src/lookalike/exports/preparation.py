@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..backbones.onnx_file import FEATURES, IMAGES, PATCHES, PROBABILITIES
 from ..evaluation.features import short_side
 from ..printing import counted
 from .network import Network
@@ -25,15 +26,15 @@ def tensors(network: Network, *, preprocesses: bool, dynamic_size: bool) -> tupl
     encoder = network.encoder
     size: int | str = encoder.image_size
     if preprocesses:
-        given = Tensors("images", ("batch", "height", "width", encoder.channels), "uint8")
+        given = Tensors(IMAGES, ("batch", "height", "width", encoder.channels), "uint8")
     else:
         sides = ("height", "width") if dynamic_size else (size, size)
-        given = Tensors("images", ("batch", encoder.channels, *sides), "float32")
+        given = Tensors(IMAGES, ("batch", encoder.channels, *sides), "float32")
     classes = network.head.out_features if isinstance(network.head, nn.Linear) else 0
     patches: int | str = "patches" if dynamic_size else encoder.patches_at(encoder.image_size)
     shapes: dict[str, tuple[int | str, ...]] = {
-        "probabilities": ("batch", classes), "features": ("batch", encoder.dim),
-        "patch_tokens": ("batch", patches, encoder.patch_dim),
+        PROBABILITIES: ("batch", classes), FEATURES: ("batch", encoder.dim),
+        PATCHES: ("batch", patches, encoder.patch_dim),
     }  # fmt: skip
     return given, [Tensors(name, shapes[name], "float32") for name in network.outputs]
 

@@ -79,15 +79,10 @@ def _arguments(encoder: Backbone) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if encoder.channels != 3:
         options["in_chans"] = encoder.channels
-    if encoder.patch_size is not None or "img_size" in _recorded(encoder):
+    config: Any = encoder.net.pretrained_cfg
+    if encoder.patch_size is not None or config.get("fixed_input_size"):
         options["img_size"] = encoder.image_size
     return options
-
-
-def _recorded(encoder: Backbone) -> dict[str, Any]:
-    """The input size that networks with a fixed one state."""
-    config: Any = encoder.net.pretrained_cfg
-    return {"img_size": encoder.image_size} if config.get("fixed_input_size") else {}
 
 
 def _plain(encoder: Backbone, classes: int) -> nn.Module:

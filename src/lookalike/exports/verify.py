@@ -205,16 +205,13 @@ def _both(
     encoder, stated = network.encoder, consumer.statement
     if stated.preprocesses:
         images = _of_one_size(images)
-    side = max(height, width)
-    crops = torch.stack([promote(crop(x, side), torch.float32)[..., :height, :width] for x in images])
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (encoder.mean, encoder.std))
+    crops = test_crops(images, max(height, width))[..., :height, :width]
     with torch.inference_mode():
-        ours = dict(zip(network.outputs, network((crops - mean) / std)))
+        ours = dict(zip(network.outputs, network(normalised(crops, encoder.mean, encoder.std))))
     if stated.preprocesses:
         given = torch.stack([x.permute(1, 2, 0) for x in images])
     else:
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (stated.mean, stated.std))
-        given = (crops - mean) / std
+        given = normalised(crops, stated.mean, stated.std)
     try:
         found = consumer.run(np.ascontiguousarray(given.numpy()))
     except Exception as error:  # each program raises errors of its own
@@ -224,6 +221,17 @@ def _both(
         ) from error
     theirs = {name: torch.from_numpy(np.array(value)).float() for name, value in found.items()}
     return {name: x for name, x in ours.items() if name in theirs}, theirs
+
+
+def test_crops(images: Sequence[Tensor], size: int) -> Tensor:
+    """Images (C, H, W) of any sizes as test crops (B, C, size, size), float32 in [0, 1]."""
+    return torch.stack([promote(crop(image, size), torch.float32) for image in images])
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], less the mean, divided by the standard deviation of each channel."""
+    shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    return (images - shift) / scale
 
 
 def _of_one_size(images: Sequence[Tensor]) -> list[Tensor]:

@@ -60,6 +60,12 @@ def classifier_of(classifier: str | os.PathLike[str]) -> Path:
     return path
 
 
+def is_finetuned(encoder: Path) -> bool:
+    """Whether an encoder is given by the folder of a finetune run, or by its classifier's file."""
+    run = Folder(encoder if encoder.is_dir() else encoder.parent)
+    return run.classifier.is_file() and encoder in (run.path, run.classifier)
+
+
 def _advice(folder: Path) -> str:
     """How to get a classifier into a folder without one."""
     run = Folder(folder).run

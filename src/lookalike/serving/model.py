@@ -22,7 +22,7 @@ from ..evaluation.features import device_of
 from ..files import file_sha256
 from ..image_options import Alpha
 from ..printing import counted, printable
-from ..runs import Folder
+from ..runs.lookup import classifier_of, is_finetuned
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -148,11 +148,11 @@ def _loaded(encoder: str | os.PathLike[str], backbone: str | None) -> Model:
         onnx, classes = _unchanged(path, lambda: load_onnx(path))
         return ByOnnxruntime(onnx, classes, file_sha256(path))
     path = Path(encoder)
-    run = Folder(path if path.is_dir() else path.parent)
-    if run.classifier.is_file() and path in (run.path, run.classifier):
-        classifier = _unchanged(run.classifier, lambda: classifiers.load(encoder))
+    if is_finetuned(path):
+        file = classifier_of(path)
+        classifier = _unchanged(file, lambda: classifiers.load(file))
         classifier.to(default_device())
-        return ByTorch(classifier.encoder, classifier, file_sha256(run.classifier))
+        return ByTorch(classifier.encoder, classifier, file_sha256(file))
     opened, digest = open_encoder_and_digest(encoder, backbone=backbone)
     return ByTorch(opened, None, digest)
 

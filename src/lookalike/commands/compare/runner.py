@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from ... import training
 from ...backbones import Backbone
 from ...core import Config
-from ...data import image_set, open_source
+from ...data import image_set, only_chosen, open_source
 from ...data.labelled import open_pair
 from ...data.order import Order
 from ...devices import default_device
@@ -161,13 +161,18 @@ class _Work:
         self.replaced: list[str] = []
         """Training folders of the previous comparison. They are replaced after the first training step of this one."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
+        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
+        if asked.only is not None:
+            self.source = only_chosen(self.source, asked.only)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} contains {counted(len(self.source), 'image')}; at least 2 are needed.")
         self.asked = asked = _with_batch_for(asked, len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [open_pair(train, test, channels=asked.channels, alpha=asked.alpha) for train, test in asked.pairs]
+        labelled = [
+            open_pair(train, test, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
+            for train, test in asked.pairs
+        ]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training_resolved.precision_of(asked),
@@ -515,8 +520,9 @@ class _Work:
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         resolved, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed, say=say
-        )
+            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
+            columns=self.asked.columns, say=say,
+        )  # fmt: skip
 
 
 def _is_timed(path: Path) -> bool:
