@@ -50,7 +50,7 @@ OWN_OPTIONS = {
 
 
 def test_all_but_trainings_and_comparisons_are_functions() -> None:
-    assert {*COMMANDS} == {*VERBS} - {"pretrain", "distill", "finetune", "views", "compare"}
+    assert {*COMMANDS} == {*VERBS} - {"pretrain", "distill", "finetune", "views", "estimate", "compare"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -18,7 +18,7 @@ from .overview import OVERVIEW
 from .runs import plot, report, thin
 from .serve import serve
 from .slurm import slurm
-from .trainings import distill, finetune, pretrain, views
+from .trainings import distill, estimate, finetune, pretrain, views
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
@@ -37,6 +37,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "plot": plot,
     "thin": thin,
     "views": views,
+    "estimate": estimate,
     "check": check,
     "list": show_list,
     "doctor": doctor,

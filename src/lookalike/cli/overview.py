@@ -28,6 +28,7 @@ Evaluate
 Look at data and results
   check DATA                      sizes, classes, duplicates, broken files
   views METHOD DATA               a sheet of augmented views, before training
+  estimate METHOD DATA            memory, time and largest batch of a training
   show ENCODER DATA --out DIR     attention, patch PCA, nearest neighbours
   report RUN...                   one HTML page: curves, evaluations, map
   plot RUN... --out FILE.png      curves of pretraining and linear probe
@@ -102,3 +103,11 @@ lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
 
 Draws the first images and their augmented views, exactly as `pretrain` computes them with the same options.
 FILE is views.png without --out; --overwrite replaces it."""
+
+ESTIMATE = """\
+lookalike estimate METHOD DATA [--find-batch-size] [options of pretrain METHOD]
+
+Prints the memory of a training at the peak of a step (parameters, gradients, optimizer, banks and queues, views,
+activations), the free memory, the time per step and epoch, and the largest batch. Memory is computed from steps of a
+few images, the time is measured in the first steps of the training, which is thrown away.
+--find-batch-size runs real steps, each in a process of its own, in powers of two and then by bisection."""

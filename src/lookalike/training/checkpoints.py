@@ -21,6 +21,7 @@ from ..core import Method
 from ..data import Source, image_set
 from ..files import FORMAT, atomic, file_sha256, second_name, sync
 from ..runs import (
+    OF_MEMORY,
     Collapsed,
     Folder,
     Resolved,
@@ -98,7 +99,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Pretraining)
-        if (batch_idx + 1) % self.run.accumulate:
+        if (batch_idx + 1) % self.run.loss_batches:
             return
         step, age = pl_module.done_steps, time.monotonic() - self._saved
         epoch = step // pl_module.steps_per_epoch if step % pl_module.steps_per_epoch == 0 else None
@@ -294,7 +295,7 @@ def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Resolved,
         then = begun["init"].decode(errors="replace") if "init" in begun else weights_digest(old["init"])
         if then in (now, None):  # moved; version 0.1 stored no digest, so missing weights cannot be compared
             old["init"] = run.init
-    if lines := differences(old, flat(run)):
+    if lines := differences(old, flat(run), OF_MEMORY if folder.memory.is_file() else ()):
         raise ValueError(
             f"{folder.path} cannot be resumed with another configuration:\n  "
             + "\n  ".join(lines)

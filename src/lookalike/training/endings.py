@@ -1,8 +1,9 @@
-"""The end of a training of several processes because of one of them."""
+"""The end of a training by an error: too little memory, or another process."""
 
 import re
 import sys
 import time
+import traceback
 from typing import NoReturn
 
 import torch
@@ -10,10 +11,15 @@ from lightning.pytorch import Trainer
 
 from .. import processes
 from ..data import Loader, lost
+from ..events import nowhere
+from ..files import FORMAT, write_json
 from ..printing import say
+from ..runs import Resolved
 from .checkpoints import NOTHING
 from .first_files import FirstFiles
 from .launch import Launch
+from .memory_errors import explained
+from .out_of_memory import OutOfMemory, is_out_of_memory
 
 PROCESS_LOST = "Another process of this training has ended; its own message, or that of its launcher, has the reason."
 """Printed if this process did not start the others."""
@@ -51,9 +57,10 @@ def end_all(launch: Launch, files: FirstFiles, trainer: Trainer, reason: str, st
 
 
 def raise_as_known(
-    launch: Launch, files: FirstFiles, trainer: Trainer, watch: processes.Watch, loader: Loader, error: Exception
-) -> NoReturn:
-    """Raises the cause of an error of a training: the end of another process, or of a loading process."""
+    run: Resolved, launch: Launch, files: FirstFiles, trainer: Trainer, watch: processes.Watch, loader: Loader,
+    error: Exception,
+) -> NoReturn:  # fmt: skip
+    """Raises the cause of an error of a training: too little memory, or the end of another or a loading process."""
     folder = launch.folder
     if launch.world > 1 and _is_disconnection(error):
         ended = watch.ended(processes.GRACE_SECONDS)
@@ -65,10 +72,28 @@ def raise_as_known(
             raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
         files.give_up(gone, trainer.global_step)
         raise gone from error
+    # a measurement of the speed fails quietly
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory) and folder.reports_to is not nowhere:
+        _end_without_memory(run, launch, files, trainer, error)
     files.give_up(error, trainer.global_step)
     if str(error).startswith("DataLoader worker"):  # torch raises it at any point of the main process
         raise lost(error, loader.workers) from error
     raise error
+
+
+def _end_without_memory(
+    run: Resolved, launch: Launch, files: FirstFiles, trainer: Trainer, error: Exception
+) -> NoReturn:
+    """Raises an error that says what would fit, and marks the run as one that may be resumed with it."""
+    folder, steps = launch.folder, int(trainer.global_step)
+    traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    found = OutOfMemory(explained(run, folder, steps + 1))
+    if files.written or run.resume:
+        write_json(folder.memory, {"format": FORMAT, "step": steps + 1, "message": str(found)})
+    files.give_up(found, steps)
+    raise found from error
 
 
 def _is_disconnection(error: BaseException | None) -> bool:

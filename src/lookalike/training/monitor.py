@@ -217,7 +217,7 @@ class Monitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         step = cast("Pretraining", pl_module).done_steps + 1
-        last = (batch_idx + 1) % self.run.accumulate == 0
+        last = (batch_idx + 1) % self.run.loss_batches == 0
         self._heads.clear()
         self._watching = self.health is not None and last and (step == 1 or self._has_row(step))
         if self._ratio is not None and last and self._has_row(step):
@@ -237,7 +237,7 @@ class Monitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         module = cast("Pretraining", pl_module)
-        if not self._add_losses(module, last=(batch_idx + 1) % self.run.accumulate == 0):
+        if not self._add_losses(module, last=(batch_idx + 1) % self.run.loss_batches == 0):
             return
         step = module.done_steps
         if self._bar is not None:
@@ -275,7 +275,7 @@ class Monitor(Callback):
         if not module.dropped:  # a skipped step has no loss
             for name, value in self._step.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._count += self.run.accumulate
+            self._count += self.run.loss_batches
         self._step = {}
         return True
 

@@ -27,6 +27,7 @@ from .endings import end_all, end_alone, raise_as_known
 from .first_files import FirstFiles
 from .health import Remedies
 from .inputs import as_begun, listings_of, open_images, probe_of, with_system_folders
+from .joint_loss import check_micro_batches
 from .launch import Launch, check_launch, launch, launched_rank
 from .looks import Health
 from .meeting import facts_of as facts_of_process
@@ -35,7 +36,7 @@ from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
-from .start import facts_of, other_version, print_start
+from .start import facts_of, memory_changes, other_version, print_start
 from .timed import Planned, measured, planned, time_as_begun
 from .timing import Pace, Speed
 from .trainer import make_trainer, quiet_lightning, undisturbed
@@ -158,7 +159,7 @@ def build_networks(settled: Settled) -> Built:
     run, launch = settled.run, settled.launch
     filling = counting(launch.folder.say_progress, f"{'cache':<12}", "images decoded") if launch.is_first else None
     loader = make_loader(run, settled.source, run.batch_size, launch.rank, launch.world, filling)
-    at_once = run.batch_size // run.accumulate
+    at_once = run.batch_size // run.loss_batches
     if at_once < 2:
         raise ValueError(
             f"--batch-size {run.batch_size} in {run.accumulate} micro-batches is {at_once} "
@@ -170,8 +171,9 @@ def build_networks(settled: Settled) -> Built:
         raise ValueError(
             f"--batch-size {run.batch_size} leaves {own} image per micro-batch to each of {launch.world} processes, "
             f"and BatchNorm is not synchronised in {method_name(run.method)}. Give --batch-size "
-            f"{2 * launch.world * run.accumulate} or more, or fewer --devices."
+            f"{2 * launch.world * run.loss_batches} or more, or fewer --devices."
         )
+    check_micro_batches(run, method.backbone)
     optimizers.build(method, run.method.optim, run.batch_size, fused=False)
     return Built(settled, loader, method)
 
@@ -283,7 +285,7 @@ def fit(ready: Ready) -> Fitted:
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        raise_as_known(launch, files, trainer, watch, loader, error)
+        raise_as_known(ready.run, launch, files, trainer, watch, loader, error)
     finally:
         if watchdog is not None:
             watchdog.close()
@@ -329,6 +331,8 @@ def _print_start(ready: Ready, start: Start) -> None:
     settled, folder = ready.settled, ready.launch.folder
     batch = [*settled.plan.lines, *settled.batch]
     print_start(folder, start, ready.run, settled.source, ready.module.method, ready.found, batch)
+    for line in memory_changes(ready.launch.before, ready.run) if ready.found is not None else ():
+        folder.say(line, "warning")
     if ready.found is not None and (line := other_version(written_by(ready.launch.whole), ready.run)):
         folder.say(line)
 

@@ -68,7 +68,7 @@ def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback], watch
         else "auto",
         precision=precision,
         max_epochs=1,
-        accumulate_grad_batches=run.accumulate,
+        accumulate_grad_batches=run.loss_batches,
         callbacks=callbacks,
         plugins=[TorchFile(), *_environment()],
         logger=_loggers(run, folder),
