@@ -16,6 +16,7 @@ Train
   distill DATA --teacher T        a small encoder that matches a pretrained one
   finetune ENCODER TRAIN TEST     a classifier, evaluated on TEST at the end
   compare DATA METHOD...          methods at equal cost, evaluated and ranked
+  estimate METHOD DATA            memory, time and largest batch of a training
   slurm -- COMMAND                one of these as a job of a Slurm cluster
 
 Evaluate
@@ -28,7 +29,6 @@ Evaluate
 Look at data and results
   check DATA                      sizes, classes, duplicates, broken files
   views METHOD DATA               a sheet of augmented views, before training
-  estimate METHOD DATA            memory, time and largest batch of a training
   show ENCODER DATA --out DIR     attention, patch PCA, nearest neighbours
   report RUN...                   one HTML page: curves, evaluations, map
   plot RUN... --out FILE.png      curves of pretraining and linear probe
