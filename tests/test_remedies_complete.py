@@ -162,6 +162,20 @@ TRIED_ELSEWHERE = {
     "Check the encoder: its training may have diverged.":
         "test_serving.py::test_an_encoder_that_diverged_is_not_served",
     "\0 See /docs.": "test_serving.py::test_other_paths_and_methods_get_errors_as_json",
+    "Give --accumulate 2 or more, or leave --joint-loss out.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "Leave --joint-loss out.": "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "for each of \0 processes. Give a multiple of \0.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "BatchNorm needs at least 2. Give a smaller --accumulate.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "not as in an undivided batch: drop path and dropout draw":
+        "test_joint_loss.py::test_the_second_run_draws_the_numbers_of_the_first",
+    "Give micro-batches (--accumulate), --checkpoint-activations, or a smaller ":
+        "test_memory.py::test_a_real_lack_of_memory",
+    "Resume with: \0 \0": "test_memory.py::test_a_run_resumes_with_what_fits",
+    "Give a smaller --image-size or --backbone.": "test_memory.py::test_too_little_for_any_change",
+    "Use the largest batch of the estimate.": "test_memory.py::test_the_command",
     "Use /embed, or serve a finetune run.": "test_serving.py::test_an_encoder_has_no_predictions",
     "There is no model \0 of version \0. Use \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
     "the limit of --max-upload-mb. Send fewer images": "test_serving.py::test_what_an_error_advises_is_accepted",

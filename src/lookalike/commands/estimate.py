@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..data import open_source
 from ..devices import default_device, free_for_state
 from ..durations import spoken
 from ..printing import counted, size_of
 from ..runs import Resolved, Run, method_name
+from ..training.inputs import open_images
 from ..training.memory import footprint
 from ..training.out_of_memory import SPARE, advice, rows_of
 from ..training.resolved import resolve
@@ -55,7 +55,7 @@ def estimate(run: Run, *, find_batch_size: bool = False, say: Callable[[str], ob
     Raises:
         ValueError: invalid data, method, backbone or sizes.
     """
-    source = open_source(run.data, channels=run.channels, alpha=run.alpha)
+    source = open_images(run)
     settled, _ = resolve(run, len(source))
     free, rows = free_for_state(0, settled.devices), rows_of(settled)
     for line in _first_lines(settled):
