@@ -22,6 +22,7 @@ from lookalike.cli.outlines import Outline, of_class, outline
 from lookalike.cli.runs import PLOT, REPORT, THIN
 from lookalike.cli.serve import SERVE
 from lookalike.cli.slurm import SLURM
+from lookalike.columns import COLUMNS, Columns
 from lookalike.core import DataFacts
 from lookalike.methods import METHODS, get_method
 from lookalike.runs import Options, dotted, plain
@@ -112,13 +113,16 @@ def of_command(command: Command) -> list[str]:
     """Heading, purpose, usage and options of a command that is a function."""
     name = command.name or command.function.__name__
     text = (inspect.getdoc(command.function) or "").split("\n\n")[0]
-    places, options = command.positionals(), command.options()
+    places, options, names = command.positionals(), command.options(), of_class("columns", "Columns")
     front = " ".join(command.metavars.get(place, place.upper()) for place in places)
-    items = [
-        item(key, each.help, "" if "MISSING" in repr(each.default) else shown(each.default)) if key not in places
-        else f"- `{command.metavars.get(key, key.upper())}`: {each.help}"
-        for key, each in options.items()
-    ]  # fmt: skip
+    items = []
+    for key, each in options.items():
+        if key in places:
+            items.append(f"- `{command.metavars.get(key, key.upper())}`: {each.help}")
+        elif isinstance(each.default, Columns):
+            items += [item(f"columns.{name}", column.help, vars(COLUMNS)[name]) for name, column in names.items()]
+        else:
+            items.append(item(key, each.help, "" if "MISSING" in repr(each.default) else shown(each.default)))
     return [
         f"### `lookalike {name}`",
         " ".join(text.split()),
@@ -155,14 +159,14 @@ def commands() -> str:
         lines.append(f"## {group}")
         for member in members:
             lines += of_training(member) if isinstance(member, str) else of_command(member)
-    default = Options()
+    default = {**vars(Options()), **{f"columns.{name}": column for name, column in vars(COLUMNS).items()}}
     lines += [
         "## Options of a training",
         "`pretrain`, `distill` and `finetune` share these; `lookalike.Run` takes the same from Python.",
         "\n".join(
-            item(name, each.help, shown(vars(default)[name]))
+            item(name, each.help, shown(default[name]))
             for name, each in of_class("runs.options", "Options").items()
-            if name in vars(default) and name != "origins"
+            if name in default and name != "origins"
         ),
     ]  # fmt: skip
     return "\n\n".join(lines) + "\n"

@@ -139,6 +139,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     short = Settings(rates=(0.5, 1.0), least_steps=60, epochs=1, batch_size=64)
     monkeypatch.setattr("lookalike.evaluation.protocols.DINOV2", short)
+    monkeypatch.setattr("lookalike.evaluation.multi_label.DINOV2", short)
 
 
 @pytest.fixture

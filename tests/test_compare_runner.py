@@ -70,15 +70,15 @@ def test_trainings_that_ran_apart_are_ranked_as_those_of_one_command(
         command(classed, "simclr", "byol", labelled=labelled, out=tmp_path / name, more=(*SHORT[:3], "1", *SHORT[4:]))
         for name in ("apart", "whole")
     )
-    said, _ = run(capsys, [*apart, "--only", "byol-seed0"], 0)
-    assert "The same command without --only evaluates and ranks all trainings." in said
+    said, _ = run(capsys, [*apart, "--training", "byol-seed0"], 0)
+    assert "The same command without --training evaluates and ranks all trainings." in said
     rows = content_of(tmp_path / "apart")["trainings"]
     assert [(row["folder"], row["status"], row["seconds"] is None) for row in rows] == [
         ("simclr-seed0", "waiting", True), ("byol-seed0", "waiting", False),
     ]  # fmt: skip
     before = (tmp_path / "apart/byol-seed0/metrics.jsonl").read_bytes()
-    run(capsys, [*apart, "--only", "simclr-seed0"], 0)
-    assert "is trained already: nothing to do." in run(capsys, [*apart, "--only", "simclr-seed0"], 0)[0]
+    run(capsys, [*apart, "--training", "simclr-seed0"], 0)
+    assert "is trained already: nothing to do." in run(capsys, [*apart, "--training", "simclr-seed0"], 0)[0]
     said, _ = run(capsys, apart, 0)
     assert "[1/2]" not in said
     assert (tmp_path / "apart/byol-seed0/metrics.jsonl").read_bytes() == before
@@ -92,7 +92,7 @@ def test_a_training_apart_fails_alone(
     argv = command(classed, "simclr", "byol", labelled=labelled, out=tmp_path / "out", more=SHORT)
     with monkeypatch.context() as patch:
         patch.setattr(training, "pretrain", fails)
-        _, error = run(capsys, [*argv, "--only", "byol-seed1"], 1)
+        _, error = run(capsys, [*argv, "--training", "byol-seed1"], 1)
     assert error == "error: it cannot\n"
     rows = {row["folder"]: row for row in content_of(tmp_path / "out")["trainings"]}
     assert (rows["byol-seed1"]["status"], rows["byol-seed1"]["error"]) == ("failed", "it cannot")
@@ -106,10 +106,13 @@ def fails(*arguments: object) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--only", "byol-seed0", *SHORT), "only is 'byol-seed0', no training of the comparison."),
-        (("--only", "simclr-seed2", *SHORT), "Did you mean simclr-seed1 or simclr-seed0?"),
-        (("--only", "simclr-seed0", "--budget", "1s"), "Give --epochs instead of --budget, or leave --only out."),
-        (("--only", "simclr-seed0", "--overwrite", *SHORT), "overwrite would replace the other trainings."),
+        (("--training", "byol-seed0", *SHORT), "training is 'byol-seed0', none of the comparison."),
+        (("--training", "simclr-seed2", *SHORT), "Did you mean simclr-seed1 or simclr-seed0?"),
+        (
+            ("--training", "simclr-seed0", "--budget", "1s"),
+            "Give --epochs instead of --budget, or leave --training out.",
+        ),
+        (("--training", "simclr-seed0", "--overwrite", *SHORT), "overwrite would replace the other trainings."),
     ],
 )
 def test_what_cannot_run_apart_is_refused(

@@ -74,7 +74,7 @@ def test_classes_of_two_files_are_matched_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["runs/a"], "Expected an encoder and two labelled folders"),
+        (["runs/a"], "Expected an encoder and labelled images"),
         (["runs/a", "t", "s", "--features", "f.npz"], "replaces ENCODER TRAIN TEST"),
         (["--features", "a.npz", "b.npz", "c.npz"], "one or two files"),
     ],

@@ -75,7 +75,9 @@ def test_a_face_knows_none_of_its_kinds() -> None:
     assert needed("lookalike.backbones.base") == {
         "backbones.base", "backbones.image_sizes", "foreign", "image_options", "printing",
     }  # fmt: skip
-    assert needed("lookalike.data.sources.source") == {"data.sources.source", "image_options"}
+    assert needed("lookalike.data.sources.source") == {
+        "data.sources.categorical", "data.sources.source", "image_options", "printing",
+    }  # fmt: skip
 
 
 def test_a_saved_encoder_needs_the_folder_of_a_run_and_not_the_run() -> None:

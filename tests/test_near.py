@@ -13,7 +13,7 @@ from PIL import Image
 
 from lookalike import cli
 from lookalike.commands.check import Split, check, duplicates, look
-from lookalike.data import open_source
+from lookalike.data import only_chosen, open_source
 from lookalike.data.near import NEAR_HASH, PARTNERS, _candidates, _hashes, near_pairs, thumbnail
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # which measures what is tested here
@@ -260,17 +260,16 @@ def test_a_defect_on_a_template_is_kept_by_the_advice(tmp_path: Path) -> None:
     assert any("a defect" in line and "only exact copies" in line for line in found.lines())
 
 
-def test_the_recipe_of_the_quick_start_drops_exact_copies_alone(
+def test_only_exact_copies_and_blank_images_are_left_out(
     suspicious: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (suspicious / "labels.csv").write_text("x")  # what is no image does not become one
     save(tiles(96, least=20)[0], suspicious / "a/@eaDir/0.png")
     assert cli.main(["check", "photos", "--workers", "0", "--no-timing", "--out", "check.json"]) == 0
-    text = (Path(__file__).parents[1] / "docs/checking.md").read_text()
-    exec(text.split("```python\n")[1].split("```")[0], {})
-    kept = set(Path("kept.txt").read_text().splitlines())
-    everything = {path.as_posix() for path in Path("photos").rglob("*.*")}
-    gone = {name.removeprefix("photos/") for name in everything - kept}
-    assert gone == {"b/3.png", "a/6.gif", "a/8.gif", "a/even.png", "labels.csv", "a/@eaDir/0.png"}
-    assert len(open_source("kept.txt")) == len(kept)
+    chosen = only_chosen(open_source("photos"), "check.json")
+    kept = {chosen.name(i) for i in range(len(chosen))}
+    everything = {path.relative_to("photos").as_posix() for path in Path("photos").rglob("*.*")}
+    gone = {"b/3.png", "a/6.gif", "a/8.gif", "a/even.png"}
+    assert everything - kept == {*gone, "labels.csv", "a/@eaDir/0.png"}
+    assert {name for name, _ in json.loads(Path("check.json").read_text())["left_out"]} == gone

@@ -191,10 +191,10 @@ TRIED_ELSEWHERE = {
     "which a batch script cannot hold. Rename it.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
     "was not written by lookalike slurm. Move it away":
         "test_slurm.py::test_a_job_is_submitted_with_its_script_beside_the_run",
-    "Give --epochs instead of --budget, or leave --only out.":
+    "Give --epochs instead of --budget, or leave --training out.":
         "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
     "overwrite would replace the other trainings.": "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
-    "The same command without --only evaluates and ranks all":
+    "The same command without --training evaluates and ranks all":
         "test_compare_runner.py::test_trainings_that_ran_apart_are_ranked_as_those_of_one_command",
     "Install the same versions for all.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
     "Install the same version for all, from the same place.":
@@ -237,7 +237,7 @@ FACTS = (
     '"$python" -m lookalike ',
     "srun --kill-on-bad-exit=1",
     "then resume=(--resume); fi",
-    ' --only "${trainings[$SLURM_ARRAY_TASK_ID]}"',
+    ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"',
     ", exported by lookalike ",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",

@@ -176,7 +176,7 @@ def test_an_array_runs_one_training_per_task_and_ranks_them_afterwards(programs:
     environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
     (programs / "code").write_text("143")
     assert subprocess.run(["bash", "-c", tasks], env=environment).returncode == 143
-    assert arguments(programs, "srun")[5:] == [*command, "--only", "simclr-seed1"]
+    assert arguments(programs, "srun")[5:] == [*command, "--training", "simclr-seed1"]
     assert arguments(programs, "scontrol") == ["requeue", "5_2"]  # the number of the job would be that of all tasks
     assert subprocess.run(["bash", "-c", after], env=environment).returncode == 143
     assert arguments(programs, "srun")[5:] == command

@@ -118,6 +118,11 @@ def no_list(path: object) -> FileNotFoundError:
     return FileNotFoundError(f"{path} does not exist. Give a text file with the name of a labelled image per line.")
 
 
+def no_check(path: object) -> FileNotFoundError:
+    """The error for a missing file of `check`."""
+    return FileNotFoundError(f"{path} does not exist. Write it with `lookalike check DATA --out FILE`.")
+
+
 def no_features(path: object) -> FileNotFoundError:
     """The error for a missing file of features."""
     return FileNotFoundError(f"{path} does not exist. Give a file that `lookalike embed` wrote.")

@@ -202,7 +202,7 @@ def protocol_name(protocol: str, settings: Mapping[str, object]) -> str:
         settings: of its entry in `evaluation.json`.
     """
     if protocol != "semi":
-        return protocol
+        return f"{protocol} multi-label" if settings.get("multi_label") is True else protocol
     fraction = settings.get("share")
     own = "semi-finetune" if settings.get("how") == "finetune" else "semi"
     return f"{own} {f'{100 * fraction:.3g}%' if isinstance(fraction, float | int) else 'list'}"

@@ -14,7 +14,7 @@ from ..cores import worker_count
 from ..evaluation.protocol_table import PROTOCOLS
 from ..files import check_writable, nearest_folder
 from ..names import nearest
-from ..places import check_backbones, check_images, check_logger
+from ..places import check_backbones, check_images, check_logger, no_check
 from ..printing import pasteable, say, shown
 from ..runs.lookup import check_encoder
 from . import pages
@@ -66,6 +66,8 @@ def compare(argv: list[str]) -> None:
     check_writable(Path(comparison.out) / "compare.json")
     if comparison.cache_dir is not None:
         nearest_folder(Path(comparison.cache_dir), "--cache-dir")
+    if comparison.only is not None and not Path(comparison.only).is_file():
+        raise no_check(comparison.only)
     check_images(comparison.data, *comparison.train, *comparison.test)
     check_backbones(comparison.backbone, comparison.teacher_backbone)
     for weights in (comparison.init, comparison.teacher):
@@ -73,13 +75,13 @@ def compare(argv: list[str]) -> None:
             check_encoder(weights)
     from ..commands.compare.record import FILE
     from ..commands.compare.runner import compare as rank
-    from ..commands.compare.runner import train_only
+    from ..commands.compare.runner import train_one
 
     imported()
 
-    if comparison.only is not None:
-        run = train_only(comparison)
-        say(f"Trained {run}. The same command without --only evaluates and ranks all trainings.")
+    if comparison.training is not None:
+        run = train_one(comparison)
+        say(f"Trained {run}. The same command without --training evaluates and ranks all trainings.")
         return
     result = rank(comparison)
     folder, best = result.folder, result.ranking[0].method

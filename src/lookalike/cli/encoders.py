@@ -17,6 +17,7 @@ from ..places import (
     check_images,
     check_shares,
     check_suffix,
+    no_check,
     no_features,
     no_list,
     refuse_folder,
@@ -28,6 +29,9 @@ from .command import Command, Option
 from .errors import UsageError
 from .interrupts import imported
 
+OF_ENCODERS = ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline")
+OF_IMAGES = ("holdout", "multi_label", "columns", "only")
+"""Options of `evaluate` that do not apply to saved features."""
 OVERWRITE = Option(bool, False, "Whether to replace an existing file.")
 PROTOCOL: Any = Literal[tuple(PROTOCOLS)]
 EVALUATE = Command(
@@ -82,6 +86,7 @@ def evaluate(argv: list[str]) -> None:
             shares=options.shares, labels=options.labels, out=options.out, say=say,
         )  # fmt: skip
     else:
+        options.test = options.test or None
         EVALUATE.call(options, say=say)
     say(f"Wrote {target}" if target else "Results were not saved; --out FILE saves them.")
     more = [*_encoder_options(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
@@ -100,24 +105,37 @@ def _check_evaluation(options: SimpleNamespace) -> None:
     if options.features:
         if positionals or options.also:
             raise UsageError("--features replaces ENCODER TRAIN TEST and --also. Leave them out.")
-        for name in ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline"):
+        for name in (*OF_ENCODERS, *OF_IMAGES):
             if vars(options)[name] != EVALUATE.options()[name].default:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} applies to encoders, but --features reads saved features. Leave it out.")
         if len(options.features) > 2:
             raise UsageError(f"--features expects one or two files, but got {len(options.features)}.")
-    elif len(positionals) < 3:
-        raise UsageError("Expected an encoder and two labelled folders: lookalike evaluate ENCODER TRAIN TEST.")
+    elif len(positionals) < 2:
+        raise UsageError(
+            "Expected an encoder and labelled images: lookalike evaluate ENCODER TRAIN TEST, or lookalike evaluate "
+            "ENCODER TRAIN --holdout 0.2."
+        )
+    elif options.test and options.holdout is not None:
+        raise UsageError("--holdout splits TRAIN, but TEST is given. Leave one of them out.")
     else:
         check_encoder(options.encoder)
         check_backbones(options.encoder_backbone)
-        check_images(options.train, options.test, *(folder for pair in options.also for folder in pair))
+        check_images(
+            options.train, *filter(None, [options.test]), *(folder for pair in options.also for folder in pair)
+        )
+        _check_only(options.only)
     check_shares(options.shares)
     for file in options.features:
         if not os.path.isfile(file):
             raise no_features(file)
     if options.labels is not None and not os.path.isfile(options.labels):
         raise no_list(options.labels)
+
+
+def _check_only(file: str | None) -> None:
+    if file is not None and not os.path.isfile(file):
+        raise no_check(file)
 
 
 def predict(argv: list[str]) -> None:
@@ -148,6 +166,7 @@ def embed(argv: list[str]) -> None:
     check_encoder(options.encoder)
     check_backbones(options.encoder_backbone)
     check_images(options.data)
+    _check_only(options.only)
     found = EMBED.call(options, out=path, say=say)
     count, dim = found.features.shape
     say(f"Wrote {path}: {counted(count, 'image')} x {counted(dim, 'dimension')}, with file names.")

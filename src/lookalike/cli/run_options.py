@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec, StructFieldSpec
 
 from ..methods import METHODS
-from ..runs import Options, Run, check_keys, dotted, from_mapping, structured
+from ..runs import Options, Run, check_keys, dotted, from_mapping, kinds_of, structured
 from .fields import Rule, fields_are, registry, some_fields
 from .outlines import Outline, Outlined, stand_in
 from .parsing import flat, parse
@@ -81,7 +81,7 @@ def parse_outlined(arguments: Arguments, outline: Outline) -> Parsed:
     """Parses all options as far as possible without importing the method."""
     file, shared = arguments.file or "", [f.name for f in dataclasses.fields(Options)]
     rest = {name: value for name, value in arguments.content.items() if name not in ("data", "origins")}
-    check_keys(rest, [*shared, *outline, "data"], file)
+    check_keys(rest, [*kinds_of(Options), *outline, "data"], file)
     options = structured({name: value for name, value in rest.items() if name in shared}, Options, file)
     given = dotted({name: value for name, value in rest.items() if name not in shared})
     numbers = {int(found[1]) for name in (*arguments.typed, *given) if (found := re.match(r"views\.(\d{1,2})\.", name))}

@@ -27,6 +27,7 @@ def parse_run(verb: str, argv: list[str]) -> Run:
     fields = dotted(plain(cfg))
     typed = {_field_of(name, [*fields, *chosen]) for name in arguments.typed}
     stated = [f for f in fields if any(f == g or f.startswith(f"{g}.") for g in typed)]
+    typed |= {name.partition(".")[0] for name in typed if name.startswith("columns.")}
     origins = dict(base.origins) | by_user([*stated, *(name for name in chosen if name in typed)])
     # sizes that the file derived from other sizes no longer apply
     sized = any(re.fullmatch(r"views\.\d+\.size", name) for name in arguments.typed)

@@ -8,7 +8,7 @@ from typing import cast
 
 from ..files import nearest_folder
 from ..foreign import is_tag
-from ..places import check_backbones, check_images, check_logger, check_optimizer
+from ..places import check_backbones, check_images, check_logger, check_optimizer, no_check
 from ..printing import pasteable
 from ..runs import LOCATIONS, Folder, Options, check_same_time, directory_of, dotted, plain
 from ..runs.lookup import check_encoder
@@ -29,6 +29,8 @@ def check_places(arguments: Arguments, parsed: Parsed) -> None:
     check_logger(options.logger)
     if options.cache_dir is not None:
         nearest_folder(Path(options.cache_dir), "--cache-dir")
+    if options.only is not None and not os.path.isfile(options.only):
+        raise no_check(options.only)
     if resumes:
         check_same_time(Path(options.out), arguments.content.get("time"), options.time)
     if arguments.verb != "views" and not _RANKS & os.environ.keys():

@@ -41,7 +41,7 @@ def _trainings(command: Sequence[str]) -> list[str]:
     """The names of the trainings of a comparison that an array can run."""
     first, _ = comparison.read([*command[1:]])
     names = first.training_names
-    comparison.read([*command[1:], "--only", names[0]])  # refuses what needs one process for all
+    comparison.read([*command[1:], "--training", names[0]])  # refuses what needs one process for all
     return names
 
 

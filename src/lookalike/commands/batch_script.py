@@ -76,7 +76,7 @@ def of_trainings(job: Job, command: Sequence[str], trainings: Sequence[str]) -> 
             *_header(job, [("array", f"0-{len(trainings) - 1}")]),
             "",
             f"trainings=({' '.join(map(quote, trainings))})",
-            *_step(job, command, ' --only "${trainings[$SLURM_ARRAY_TASK_ID]}"'),
+            *_step(job, command, ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"'),
             *_requeued("${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"),
         ]
     )

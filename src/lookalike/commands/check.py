@@ -26,6 +26,7 @@ from ..data.workers import stream
 from ..images import Levels, levels, moments, promote
 from ..printing import are, counted, size_of, spanned
 from ..progress import counting
+from .check_columns import column_lines, group_sizes
 
 _CHUNK: Final = 64
 _PIECE: Final = 2**20
@@ -280,6 +281,7 @@ class Checked:
             lines += _duplicate_lines("duplicates  between images and test", self.across, self.train, self.test)
         if self.within.near or (self.across is not None and self.across.near):
             lines.append(f"            {BY_EYE}")
+        lines += column_lines(self.train.source)
         if self.groups is not None:
             sizes = sorted(self.groups.images.values())
             lines.append(
@@ -328,21 +330,29 @@ def check(
     Args:
         data: the images.
         test: test images, which should contain no images of `data`.
-        pattern: regular expression that matches an image's group (a patient, a scene) in its name.
+        pattern: regular expression that matches an image's group (a patient, a scene) in its name; by default groups
+            are those of the source.
         image_size: image size of a training, in pixels, for the estimates of time and memory.
         workers: number of processes that decode.
         say: called with progress lines.
     """
-    found = None if pattern is None else groups(data, pattern)  # first, since reading takes long and it may be invalid
-    shared: list[str] = []
-    if found is not None and test is not None and pattern is not None:
-        shared = sorted(found.images.keys() & groups(test, pattern).images.keys())
+    found = _groups(data, pattern)  # first, since reading takes long and the pattern may be invalid
+    other = None if test is None else _groups(test, pattern)
+    shared = [] if found is None or other is None else sorted(found.images.keys() & other.images.keys())
     splits = [look(source, workers, counting(say, "read ", "images")) for source in (data, test) if source is not None]
-    train, other = splits[0], splits[1] if len(splits) > 1 else None
+    train, tested = splits[0], splits[1] if len(splits) > 1 else None
     if (count := sum(len(split.indices) for split in splits)) > 20_000:
         say(f"searching {counted(count, 'image')} for duplicates")
-    across = None if other is None else duplicates(train, other)
-    return Checked(train, other, duplicates(train), across, found, shared, image_size, workers)
+    across = None if tested is None else duplicates(train, tested)
+    return Checked(train, tested, duplicates(train), across, found, shared, image_size, workers)
+
+
+def _groups(source: Source, pattern: str | None) -> Groups | None:
+    """The groups by the pattern, otherwise by the column of a list."""
+    if pattern is not None:
+        return groups(source, pattern)
+    sizes = group_sizes(source)
+    return None if sizes is None else Groups(sizes, [])
 
 
 def _some(names: list[str], max_names: int = 5) -> str:

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from .. import training
-from ..data import Subset, open_source
+from ..data import Subset, only_chosen, open_source
 from ..devices import default_device
 from ..evaluation.features import features
 from ..files import write_json
@@ -61,7 +61,9 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
         batch_size=64, workers=settled.workers, seed=settled.seed,
     )  # fmt: skip
     data = run.data if test is None else test
-    source = open_source(data, channels=settled.channels, alpha=settled.alpha)
+    source = open_source(data, channels=settled.channels, alpha=settled.alpha, columns=settled.columns)
+    if test is None and settled.only is not None:
+        source = only_chosen(source, settled.only)
     drawn = Subset(source, permutation(len(source), settled.seed, "agreement")[:IMAGES].tolist())
     by_teacher, by_student = (
         features(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..columns import COLUMNS, Columns
 from ..evaluation.protocol_table import Pool
 from ..places import check_suffix, is_published
 from ..printing import silent
@@ -25,6 +26,8 @@ def embed(
     workers: int = 0,
     keep: bool = True,
     encoder_backbone: str | None = None,
+    only: str | os.PathLike[str] | None = None,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> "Features":
     """Computes one feature vector per image, and saves them with file names.
@@ -35,7 +38,7 @@ def embed(
         encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
             Python also a loaded encoder or a module, as for `evaluate`.
         data: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
-            saved if all images are in class folders, or if a Dataset has `targets`.
+            saved if all images are in class folders, if a list has the column label, or if a Dataset has `targets`.
         out: output file: .npz, .parquet (needs the extra 'tables') or .csv.
         image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
         pool: pooling of the features, as for `evaluate`.
@@ -43,20 +46,24 @@ def embed(
         workers: number of processes that decode images.
         keep: cache the features in the run folder, if `encoder` is one, and reuse them.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        only: file of `lookalike check DATA --out`: embed only the images that it proposes to keep.
+        columns: names of the columns of lists.
         say: called with lines for the user.
     """
     if out is not None:
         check_suffix(out)  # before the work starts
-    from ..data import open_maybe_labelled
+    from ..data import only_chosen, open_maybe_labelled
     from ..evaluation.extractor import Extractor
     from ..evaluation.feature_files import save_features
 
-    source = open_maybe_labelled(data) if is_published(encoder) else None  # before a download
+    source = open_maybe_labelled(data, columns=columns) if is_published(encoder) else None  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
-    source = source or open_maybe_labelled(data, extractor.model.channels, extractor.model.alpha)
+    source = source or open_maybe_labelled(data, extractor.model.channels, extractor.model.alpha, columns)
+    if only is not None:
+        source = only_chosen(source, only)
     found = extractor.features(source, "images")
     if out is not None:
         save_features(out, found)

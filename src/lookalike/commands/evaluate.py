@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..columns import COLUMNS, Columns
 from ..evaluation.protocol_table import EPOCHS, SHARES, Pool
 from ..printing import silent
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def evaluate(
     encoder: "Encoder",
     train: "Data",
-    test: "Data",
+    test: "Data | None" = None,
     *,
     also: "Sequence[tuple[Data, Data]]" = (),
     protocols: Sequence[str] = ("knn", "linear"),
@@ -33,6 +34,10 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     encoder_backbone: str | None = None,
     baseline: bool = False,
+    holdout: float | None = None,
+    multi_label: bool = False,
+    columns: Columns = COLUMNS,
+    only: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = silent,
 ) -> "list[Entry]":
     """Evaluates an encoder on labelled images by standard protocols; results go to evaluation.json in a run folder.
@@ -43,7 +48,8 @@ def evaluate(
             ImageNet's mean and standard deviation.
         train: folder with one sub-folder of images per class, labelled archives (.tar, .zip), or a list (.csv, .tsv,
             .jsonl) with the columns path and label; in Python also a labelled Dataset.
-        test: folder with the same classes and other images.
+        test: folder with the same classes and other images. Without it, `train` is split by the column split of a list
+            (train and test; without images of test, val), or at random with `holdout`.
         also: further pairs TRAIN TEST, which may have other classes.
         protocols: one or more of: knn: weighted vote of the 20 nearest training images. linear: linear classifier
             trained by SGD, its learning rate chosen on a held-out tenth. logistic: logistic regression by L-BFGS. semi:
@@ -69,6 +75,12 @@ def evaluate(
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
         baseline: also evaluate the same network untrained, and show both, such as 43.0 -> 78.0 %. Its weights are
             initialised with the seed, its BatchNorm statistics come from the training images. Doubles the time.
+        holdout: fraction of the images of each class that is held out of `train` for testing, instead of `test`. The
+            draw depends on the names of the images and the seed; images of one group (column group) are not separated.
+        multi_label: an image may have any number of classes, written as a;b in the column label of a list; empty for
+            none. knn and linear then report mAP and micro F1. Without it, a ; is part of a class name.
+        columns: names of the columns of lists.
+        only: file of `lookalike check TRAIN --out`: use only the images of `train` that it proposes to keep.
         say: called with lines for the user, including each result.
 
     Raises:
@@ -76,10 +88,13 @@ def evaluate(
             not allow a protocol, its error is raised last: results of the others are reported and recorded.
     """
     from .evaluate_pairs import evaluate_pairs
-    from .evaluation_request import Request
+    from .evaluation_request import Reading, Request
 
+    if test is not None and holdout is not None:
+        raise ValueError("holdout splits TRAIN, but TEST is given. Leave one of them out.")
+    request = Request(protocols, seed, seeds, tuple(map(float, shares)), labels, epochs, multi_label)
     return evaluate_pairs(
-        ((train, test), *also), Request(protocols, seed, seeds, tuple(map(float, shares)), labels, epochs),
+        ((train, test), *also), request, Reading(columns, multi_label, holdout, seed, only),
         encoder=encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, out=out,
         encoder_backbone=encoder_backbone, baseline=baseline, say=say,
     )  # fmt: skip

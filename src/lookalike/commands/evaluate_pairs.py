@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import Data, Source
+from ..data import Data, Source, only_chosen
 from ..data.labelled import name_of, open_pair, same_folder
+from ..data.splits import Split, open_split, shared_groups
 from ..evaluation.extractor import Encoder, Extractor, check_known
 from ..evaluation.features import Features, device_of, fingerprint
 from ..evaluation.few_labels import draw_rows, listed_rows
@@ -24,12 +25,13 @@ from ..image_options import Alpha
 from ..places import is_published, refuse_folder
 from ..runs import Folder
 from .evaluate_label_free import VIEWED, images_viewed, label_free
-from .evaluation_request import Request, Results
+from .evaluation_request import Reading, Request, Results
 
 
 def evaluate_pairs(
-    data: Sequence[tuple[Data, Data]],
+    data: Sequence[tuple[Data, Data | None]],
     request: Request,
+    reading: Reading,
     *,
     encoder: Encoder,
     image_size: int | None,
@@ -47,15 +49,18 @@ def evaluate_pairs(
     results = Results(_record_of(encoder, out), say)
     if pool != "pooled" and (others := [p for p in request.protocols if p not in FROZEN]):
         raise ValueError(f"{others[0]} uses the encoder's output, but pool is {pool!r}. Leave one of them out.")
-    opened = [_open_pair(*each, 3, "auto") for each in data] if is_published(encoder) else []  # before a download
+    later = dataclasses.replace(reading, holdout=None, only=None)
+    asked = [(*pair, later if n else reading) for n, pair in enumerate(data)]
+    opened = [_open_pair(*each, 3, "auto") for each in asked] if is_published(encoder) else []  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
     if baseline:
         check_known(extractor.model)
-    opened = opened or [_open_pair(*each, extractor.model.channels, extractor.model.alpha) for each in data]
-    pairs = [_pair(*each, *sources, extractor) for each, sources in zip(data, opened, strict=True)]
+    model = extractor.model
+    opened = opened or [_open_pair(*each, model.channels, model.alpha) for each in asked]
+    pairs = [_pair(*each, split, extractor) for each, split in zip(data, opened, strict=True)]
     for pair in pairs:
         if len(pairs) > 1:
             say(f"{pair.about.train}, {pair.about.test}:")
@@ -79,43 +84,66 @@ class _Pair:
 
     train: Source
     test: Source
-    test_data: Data
     about: About
 
 
-def _open_pair(train: Data, test: Data, channels: int, alpha: Alpha) -> tuple[Source, Source]:
-    """Opens the labelled images of a pair, with the classes of the first."""
-    first, second = open_pair(train, test, channels=channels, alpha=alpha)
-    assert first.classes is not None
-    if len(first.classes) < 2:
-        raise ValueError(f"{name_of(train)} has only one class, {first.classes[0]!r}. Give at least two.")
-    return first, second
+def _open_pair(train: Data, test: Data | None, reading: Reading, channels: int, alpha: Alpha) -> Split:
+    """Opens the labelled images of a pair, with the classes of the first; without TEST, splits TRAIN."""
+    if test is None:
+        found = open_split(
+            train, channels=channels, alpha=alpha, columns=reading.columns, multi_label=reading.multi_label,
+            only=reading.only, holdout=reading.holdout, seed=reading.seed,
+        )  # fmt: skip
+    else:
+        first, second = open_pair(
+            train, test, channels=channels, alpha=alpha, columns=reading.columns, multi_label=reading.multi_label
+        )
+        found = Split(first if reading.only is None else only_chosen(first, reading.only), second, {}, "")
+    classes = found.train.classes
+    assert classes is not None
+    if len(classes) < 2 and not reading.multi_label:
+        raise ValueError(f"{name_of(train)} has only one class, {classes[0]!r}. Give at least two.")
+    return found
 
 
-def _pair(train: Data, test: Data, first: Source, second: Source, extractor: Extractor) -> _Pair:
-    """A pair with the facts that are recorded about it; warns if both are the same."""
-    if same_folder(train, test):
+def _pair(train: Data, test: Data | None, split: Split, extractor: Extractor) -> _Pair:
+    """A pair with the facts that are recorded about it; warns if both are the same, or have images of one group."""
+    if split.line:
+        extractor.say(split.line)
+    if test is not None and same_folder(train, test):
         extractor.say(
             "WARNING: TRAIN and TEST are the same folder: each image is its own neighbour, and accuracies are "
             "meaningless."
         )
-    about = About(extractor.made, extractor.encoder_sha256, fingerprint(first, second), name_of(train), name_of(test))
-    return _Pair(first, second, test, about)
+    if line := shared_groups(split.train, split.test):
+        extractor.say(f"WARNING: {line}")
+    about = About(
+        extractor.made, extractor.encoder_sha256, fingerprint(split.train, split.test), name_of(train),
+        name_of(train if test is None else test), split.about,
+    )  # fmt: skip
+    return _Pair(split.train, split.test, about)
 
 
 def _evaluate_pair(
     pair: _Pair, extractor: Extractor, request: Request, results: Results, baseline: bool = False
 ) -> None:
     """Evaluates on one pair; with `baseline` also the untrained network."""
-    if pair.train.labels is not None and pair.test.labels is not None:
-        for line in missing_classes(pair.train.classes or (), pair.train.labels, pair.test.labels):
-            extractor.say(f"WARNING: {line}")
+    for line in missing_classes(pair.train.classes or (), _labels_of(pair.train), _labels_of(pair.test)):
+        extractor.say(f"WARNING: {line}")
     run = _protocol_runner(pair, extractor, request)
     if baseline:
         before = _protocol_runner(pair, extractor.untrained(pair.train, request.seed), request, "untrained, ")
         results.collect(request.protocols, lambda protocol: _with_baselines(run(protocol), before(protocol)))
     else:
         results.collect(request.protocols, run)
+
+
+def _labels_of(source: Source) -> Tensor:
+    """The classes of all images, one after the other; an image may have several."""
+    if source.label_sets is not None:
+        return source.label_sets.nonzero()[:, 1]
+    assert source.labels is not None
+    return source.labels
 
 
 def _protocol_runner(
@@ -148,7 +176,7 @@ def _with_baselines(found: list[Entry], before: list[Entry]) -> list[Entry]:
 
 def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
     began, about = time.perf_counter(), pair.about
-    found = label_free(extractor.model, pair.test_data, image_size=extractor.size, seed=seed)
+    found = label_free(extractor.model, pair.test, image_size=extractor.size, seed=seed)
     used = images_viewed(min(VIEWED, len(pair.test)))
     return Entry(
         protocol="label-free",
@@ -168,6 +196,7 @@ def _label_free_entry(pair: _Pair, extractor: Extractor, seed: int) -> Entry:
         train=about.train,
         test=about.test,
         measures=found,
+        split=dict(about.split),
     )
 
 

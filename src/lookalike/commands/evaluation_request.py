@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from ..columns import COLUMNS, Columns
 from ..evaluation.features import Features
 from ..evaluation.few_labels import listed_rows
-from ..evaluation.protocol_table import EPOCHS
+from ..evaluation.multi_label import run_multi_label
+from ..evaluation.protocol_table import EPOCHS, MULTI_LABEL
 from ..evaluation.protocols import PROGRESS, About, Few, run_protocol
 from ..evaluation.records import Entry, record
 from ..files import file_sha256
@@ -27,6 +29,7 @@ class Request:
     shares: tuple[float, ...]
     labels: str | os.PathLike[str] | None
     epochs: int = EPOCHS
+    multi_label: bool = False
 
     def check(self, known: dict[str, str]) -> None:
         if not self.protocols:
@@ -34,6 +37,11 @@ class Request:
         for name in self.protocols:
             if name not in known:
                 raise ValueError(f"There is no protocol {name!r} here. Choose from {', '.join(known)}.")
+        if self.multi_label and (others := [name for name in self.protocols if name not in MULTI_LABEL]):
+            raise ValueError(
+                f"{others[0]} needs one class per image, but multi_label is set. Leave {others[0]} out; "
+                f"{' and '.join(MULTI_LABEL)} take several classes per image."
+            )
         if min(self.seeds, self.epochs) < 1:
             raise ValueError(f"seeds is {self.seeds} and epochs is {self.epochs}; both must be at least 1.")
         check_shares(self.shares)
@@ -45,6 +53,11 @@ class Request:
         about: About, say: Callable[[str], None],
     ) -> list[Entry]:  # fmt: skip
         """Evaluates features by one of the protocols in `FROZEN`."""
+        if self.multi_label:
+            return run_multi_label(
+                protocol, train, test, self.seed, device, about=about, seeds=self.seeds,
+                progress=counting(say, f"{protocol}: ", PROGRESS[protocol][0], unit=PROGRESS[protocol][1]),
+            )  # fmt: skip
         return run_protocol(
             protocol, train, test, classes, self.seed, device, about=about, seeds=self.seeds,
             few=self.few(train) if protocol == "semi" else None,
@@ -58,6 +71,17 @@ class Request:
         # the list may also name broken images
         rows = listed_rows(self.labels, [*train.names, *(name for name, _ in train.broken)])
         return Few(rows=rows[rows < len(train.names)], sha256=file_sha256(Path(self.labels)))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the labelled images are read and split; the fields are arguments of `evaluate`."""
+
+    columns: Columns = COLUMNS
+    multi_label: bool = False
+    holdout: float | None = None
+    seed: int = 0
+    only: str | os.PathLike[str] | None = None
 
 
 @dataclass

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..columns import COLUMNS, Columns
 from ..exports.formats import FORMATS, OPSET, Format, Precision, check_options
 from ..printing import silent
 
@@ -28,6 +29,7 @@ def export(
     opset: int = OPSET,
     overwrite: bool = False,
     encoder_backbone: str | None = None,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> "Exported":
     """Exports an encoder or a classifier as a file for other programs, and verifies it.
@@ -55,6 +57,7 @@ def export(
         opset: version of the ONNX operators.
         overwrite: replace an existing export.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        columns: names of the columns of lists, for `check` and `calibrate`.
         say: called with lines for the user.
 
     Returns:
@@ -77,5 +80,6 @@ def export(
         dynamic_size=dynamic_size, opset=opset, overwrite=overwrite,
     )  # fmt: skip
     return export_files(
-        encoder, asked, out=out, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone, say=say
-    )
+        encoder, asked, out=out, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone, columns=columns,
+        say=say,
+    )  # fmt: skip

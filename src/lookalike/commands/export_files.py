@@ -21,6 +21,7 @@ from .. import classifiers, encoders
 from ..backbones import Backbone
 from ..backbones.onnx_file import Onnx
 from ..classifiers import Classifier
+from ..columns import COLUMNS, Columns, columns_of
 from ..data import Data, Source, open_maybe_labelled, remarks
 from ..data.labelled import name_of
 from ..encoders.exported import UNVERIFIED
@@ -81,6 +82,7 @@ def export_files(
     check: Data | None,
     calibrate: Data | None,
     encoder_backbone: str | None,
+    columns: Columns,
     say: Callable[[str], None],
 ) -> Exported:
     """See `export`."""
@@ -92,15 +94,19 @@ def export_files(
     name = "classifier" if isinstance(trained, Classifier) else "encoder"
     _check_folder(folder, asked.overwrite)
     data = check if check is not None else _own_images(origin)
-    source = None if data is None else _open(data, network.encoder, say)
+    own = origin.columns if check is None else columns
+    source = None if data is None else _open(data, network.encoder, own, say)
     images = Sample([], "") if source is None else sample(source, IMAGES, "export", name_of(data))
-    ranges = _calibration(calibrate, source, network.encoder, say) if asked.precision == "int8" else []
+    ranges = _calibration(calibrate, columns, source, network.encoder, say) if asked.precision == "int8" else []
     with _within(folder) as temporary:
         making = Making(network, trained, origin, asked, temporary, name, say)
         making.write(images, ranges)
         making.verify(images)
         making.compare_accuracy(source)
-        command = _command(origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone)
+        command = _command(
+            origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone,
+            **{f"columns.{name}": value for name, value in vars(columns).items() if value != vars(COLUMNS)[name]},
+        )  # fmt: skip
         exported = _published(making, folder, images, command)
     for line in (*(v.line() for v in exported.verifications), making.accuracy_line, *exported.notes):
         if line:
@@ -144,6 +150,7 @@ def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Traine
     return trained, Origin(
         os.fspath(encoder), digest, str(card.get("method", "")), float(card.get("epochs", 0)),
         str(of_run.get("data", "")), own, str(card.get("dtype", "uint8")),
+        columns_of(of_run),
     )  # fmt: skip
 
 
@@ -193,18 +200,18 @@ def _within(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _open(data: Data, encoder: Backbone, say: Callable[[str], None]) -> Source:
-    source = open_maybe_labelled(data, encoder.channels, encoder.alpha)
+def _open(data: Data, encoder: Backbone, columns: Columns, say: Callable[[str], None]) -> Source:
+    source = open_maybe_labelled(data, encoder.channels, encoder.alpha, columns)
     for line in remarks(source):
         say(line)
     return source
 
 
 def _calibration(
-    data: Data | None, source: Source | None, encoder: Backbone, say: Callable[[str], None]
+    data: Data | None, columns: Columns, source: Source | None, encoder: Backbone, say: Callable[[str], None]
 ) -> list[NDArray[np.float32]]:
     """Normalised images in batches, by whose ranges activations become int8."""
-    source = source if data is None else _open(data, encoder, say)
+    source = source if data is None else _open(data, encoder, columns, say)
     if source is None:
         raise ValueError("int8 needs images to measure the ranges of activations. Give --calibrate DATA.")
     chosen = sample(source, CALIBRATED, "calibration", "")

@@ -12,8 +12,9 @@ from torch import nn
 from .. import backbones, classifiers, encoders, training
 from ..backbones import Backbone
 from ..classifiers import Classifier
-from ..data import Data, Source, open_source
+from ..data import Data, Source, only_chosen, open_source
 from ..data.labelled import name_of, open_pair, same_folder
+from ..data.splits import shared_groups
 from ..devices import default_device
 from ..evaluation.features import Features, features, fingerprint
 from ..evaluation.label_checks import missing_classes
@@ -180,7 +181,10 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
 def _open_train(run: Run, cfg: FineTune.Config) -> Source:
     """Opens the training images, for a resumed run with its original classes."""
     classes = cfg.classes if run.resume and cfg.classes else None
-    return open_source(run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
+    source = open_source(
+        run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes, columns=run.columns
+    )
+    return source if run.only is None else only_chosen(source, run.only)
 
 
 def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
@@ -191,7 +195,9 @@ def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
     """
     if isinstance(test, str) and not test:
         raise ValueError("No test images were given. Give TEST, a folder with the classes of TRAIN.")
-    return open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes)
+    return open_source(
+        test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes, columns=run.columns
+    )
 
 
 def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
@@ -219,7 +225,12 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
     given = test if test is not None else cfg.test
-    first, second = open_pair(settled.data, given, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes)
+    first, second = open_pair(
+        settled.data, given, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes,
+        columns=settled.columns,
+    )  # fmt: skip
+    if settled.only is not None:
+        first = only_chosen(first, settled.only)
     found = scores_of(classifier, second, settled.workers, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
@@ -235,6 +246,8 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
         folder.note(f"broken test image {name}: {reason}")
     for line in _lines(result, found, settled, given):
         folder.say(line)
+    if line := shared_groups(first, second):
+        folder.say(f"WARNING     {line}", "warning")
     folder.say(
         f"Wrote {folder.classifier} (encoder, head and classes), {folder.classes} and {folder.evaluation}\n"
         f"Next: {pasteable('lookalike', 'predict', folder.path, 'DATA', '--out', 'predictions.csv')}"

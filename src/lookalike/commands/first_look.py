@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from ..columns import COLUMNS, Columns
 from ..cores import worker_count
 from ..files import atomic, check_output, write_json
 from ..image_options import Alpha
@@ -25,6 +26,7 @@ def first_look(
     out: str | None = None,
     sheet: str | None = None,
     overwrite: bool = False,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> None:
     """Reports sizes, formats, values, classes, duplicates and broken files of a set of images, and a first command.
@@ -34,7 +36,7 @@ def first_look(
             (.tar, .zip).
         test: test images: duplicates and groups that occur in both sets are reported.
         groups: regular expression that matches an image's group (a patient, a scene, a video) in its name, such as
-            '^([^/]+)/'.
+            '^([^/]+)/'; by default the column group of a list.
         channels: number of channels of the images.
         alpha: composite images with an alpha channel on white, or drop the channel; auto decides per image, as in
             training.
@@ -42,10 +44,12 @@ def first_look(
         workers: number of processes that decode images; by default one per free core, at most 8.
         timing: train for about ten seconds at the end, in a temporary folder, to estimate the duration of the
             recommended command.
-        out: JSON file for the full report, with the names of all broken files and duplicates.
+        out: JSON file for the full report, with the names of all broken files and duplicates, and of the images to
+            keep: --only of other commands takes it.
         sheet: picture (.png, .jpg) of near duplicates side by side, doubtful ones first: different classes, then the
             least similar.
         overwrite: replace existing files.
+        columns: names of the columns of lists.
         say: called with the lines of the report.
 
     Raises:
@@ -53,26 +57,32 @@ def first_look(
     """
     check_places(data, test, out, sheet, overwrite)
     from ..data import open_maybe_labelled
+    from ..data.chosen import taken
     from . import recommendation
     from .check import check
+    from .check_keep import kept_of
 
-    sources = [open_maybe_labelled(path, channels, alpha) for path in (data, test) if path is not None]
+    sources = [open_maybe_labelled(path, channels, alpha, columns) for path in (data, test) if path is not None]
     found = check(*sources, pattern=groups, workers=worker_count(workers), say=say)
     first, why = None, ""
+    kept = kept_of(found)
+    cleaned = out is not None and 2 <= len(kept.keep) < len(found.train.source)
     try:
         facts = recommendation.facts_of(found.train, image_size)
-        given = recommendation.Given(data, alpha, workers)
+        facts = dataclasses.replace(facts, images=len(kept.keep)) if cleaned else facts
+        given = recommendation.Given(data, alpha, workers, out if cleaned else None, columns)
         first = dataclasses.replace(recommendation.recommended(facts, given), out=recommendation.free_place())
     except ValueError as error:
         why = str(error)
     size = first.image_size if first else image_size
-    say("\n".join(dataclasses.replace(found, image_size=size or found.image_size).lines()))
+    say("\n".join([*dataclasses.replace(found, image_size=size or found.image_size).lines(), kept.line(out)]))
     if sheet is not None:
         with atomic(sheet) as temporary:
             found.sheet().save(temporary)
         say(f"Wrote {sheet}: near duplicates side by side, doubtful ones first")
+    content = kept.content() | found.content()
     if out is not None:
-        write_json(Path(out), found.content() | {"first_command": first and first.content()})
+        write_json(Path(out), content | {"first_command": first and first.content()})
     say(f"Wrote {out}" if out else "The full report was not saved; --out FILE.json saves it.")
     if first is None:
         say(f"No first command can be recommended: {why}")
@@ -80,11 +90,11 @@ def first_look(
     if timing:
         say(f"Timing a step of {first.method} with {first.backbone} at {counted(first.image_size, 'pixel')} ...")
         try:
-            first = recommendation.timed(first, sources[0])
+            first = recommendation.timed(first, taken(sources[0], kept.keep) if cleaned else sources[0])
         except Exception as error:  # the report is valid without a timing
             say(f"Timing failed: {cut(message(error), LONGEST_MESSAGE)}")
         if out is not None:
-            write_json(Path(out), found.content() | {"first_command": first.content()})
+            write_json(Path(out), content | {"first_command": first.content()})
     say("\n".join(first.lines()))
 
 

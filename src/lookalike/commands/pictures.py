@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbones import Backbone
+from ..columns import Columns
 from ..data import BrokenImage, Data, Source, open_source, remarks
 from ..evaluation.extractor import Encoder, open_encoder
 from ..evaluation.features import as_parameters, crop, features
@@ -45,16 +46,17 @@ def draw_pictures(
     seed: int,
     overwrite: bool,
     encoder_backbone: str | None,
+    columns: Columns,
     say: Callable[[str], None],
 ) -> list[Path]:
     """Computes and draws the pictures of `show`, with its arguments; returns the files."""
-    source = open_source(images) if is_published(encoder) else None  # before a download
+    source = open_source(images, columns=columns) if is_published(encoder) else None  # before a download
     model = open_encoder(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
-    source = source or open_source(images, channels=model.channels, alpha=model.alpha)
+    source = source or open_source(images, channels=model.channels, alpha=model.alpha, columns=columns)
     for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)

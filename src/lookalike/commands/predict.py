@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..columns import COLUMNS, Columns
 from ..files import atomic
 from ..places import PREDICTED, check_suffix
 from ..printing import cell, counted, first_of, printable
@@ -83,6 +84,7 @@ def predict(
     image_size: int | None = None,
     batch_size: int = 256,
     workers: int = 0,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] | None = None,
 ) -> Predictions:
     """Predicts the classes of images by a classifier that `finetune` trained, and saves them.
@@ -96,6 +98,7 @@ def predict(
         image_size: size of the centre crop in pixels; by default the size that the classifier was trained at.
         batch_size: images per forward pass; it affects results only by rounding.
         workers: number of processes that decode images.
+        columns: names of the columns of lists.
         say: called with lines for the user.
 
     Raises:
@@ -116,7 +119,7 @@ def predict(
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)
-    source = open_source(data, channels=net.channels, alpha=net.alpha)
+    source = open_source(data, channels=net.channels, alpha=net.alpha, columns=columns)
     if say is not None:
         for line in remarks(source):
             say(line)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import torch
 
+from ..columns import COLUMNS, Columns
 from ..data import Source
 from ..data.remarks import unused as remarks_about
 from ..devices import free_for_state
@@ -112,6 +113,9 @@ class Given:
     data: str
     alpha: Alpha = Options.alpha
     workers: int | None = None
+    only: str | None = None
+    """The file of `check` that names the images to train on."""
+    columns: Columns = COLUMNS
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,11 @@ class Recommendation:
 
     def _image_options(self) -> dict[str, object]:
         """Options for reading images that differ from the defaults."""
-        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalize": self.facts.normalize}
-        return {name: value for name, value in own.items() if value != vars(Options)[name]}
+        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalize": self.facts.normalize,
+               "only": self.given.only}  # fmt: skip
+        found = {name: value for name, value in own.items() if value != vars(Options)[name]}
+        names = {f"columns.{name}": value for name, value in vars(self.given.columns).items()}
+        return found | {name: value for name, value in names.items() if value != vars(COLUMNS)[name.partition(".")[2]]}
 
     def run(self, data: str | Source, out: str) -> Run:
         """The training that the command runs.
@@ -184,7 +191,8 @@ class Recommendation:
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
-            normalize=self.facts.normalize, workers=self.given.workers, origins=by_user(self._options()),
+            normalize=self.facts.normalize, workers=self.given.workers, columns=self.given.columns,
+            origins=by_user(self._options()),
         )  # fmt: skip
 
     def lines(self) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ..columns import COLUMNS, Columns
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def show(
     seed: int = 0,
     overwrite: bool = False,
     encoder_backbone: str | None = None,
+    columns: Columns = COLUMNS,
     say: Callable[[str], None] = silent,
 ) -> list[Path]:
     """Draws an encoder's attention maps, a PCA of its patch features, and nearest neighbours of some images.
@@ -48,6 +50,7 @@ def show(
         seed: random seed of the choice of images.
         overwrite: replace existing pictures.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
+        columns: names of the columns of lists.
         say: called with progress lines.
 
     Returns:
@@ -64,5 +67,5 @@ def show(
 
     return draw_pictures(
         encoder, images, out=out, what=what, count=count, image_size=image_size, workers=workers, seed=seed,
-        overwrite=overwrite, encoder_backbone=encoder_backbone, say=say,
+        overwrite=overwrite, encoder_backbone=encoder_backbone, columns=columns, say=say,
     )  # fmt: skip

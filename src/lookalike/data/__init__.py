@@ -1,8 +1,10 @@
 """From files to batches of decoded images: sources, decoding, sampling order, loading, replacement of broken images."""
 
+from ..columns import Columns
 from ..files import cache_folder
 from ..images import Images
 from .channel_statistics import statistics
+from .chosen import only_chosen
 from .decoding import decode
 from .errors import BrokenImage
 from .loader import Loader
@@ -14,6 +16,7 @@ from .workers import lost
 __all__ = [
     "Answers",
     "BrokenImage",
+    "Columns",
     "Data",
     "Images",
     "Loader",
@@ -23,6 +26,7 @@ __all__ = [
     "decode",
     "image_set",
     "lost",
+    "only_chosen",
     "open_maybe_labelled",
     "open_source",
     "remarks",

@@ -3,23 +3,28 @@
 import os
 from collections.abc import Sequence
 
+from ..columns import COLUMNS, Columns
 from ..foreign import tag
 from ..image_options import Alpha
 from .sources import Data, Source, open_source
 
 
 def open_pair(
-    train: Data, test: Data, *, channels: int = 3, alpha: Alpha = "auto", classes: Sequence[str] | None = None
-) -> tuple[Source, Source]:
+    train: Data, test: Data, *, channels: int = 3, alpha: Alpha = "auto", classes: Sequence[str] | None = None,
+    columns: Columns = COLUMNS, multi_label: bool = False,
+) -> tuple[Source, Source]:  # fmt: skip
     """The labelled images of TRAIN and TEST. Labels are indices into `classes`, by default the classes of TRAIN.
 
     Raises:
         ValueError, FileNotFoundError: unusable images or labels, or a class of TEST that is missing from the classes.
     """
-    first = open_source(train, channels=channels, alpha=alpha, labelled=True, classes=classes)
-    return first, open_source(
-        test, channels=channels, alpha=alpha, labelled=True, classes=first.classes if classes is None else classes
+    first = open_source(
+        train, channels=channels, alpha=alpha, labelled=True, classes=classes, columns=columns, multi_label=multi_label
     )
+    return first, open_source(
+        test, channels=channels, alpha=alpha, labelled=True, classes=first.classes if classes is None else classes,
+        columns=columns, multi_label=multi_label,
+    )  # fmt: skip
 
 
 def name_of(data: object) -> str:

@@ -42,7 +42,8 @@ class FeatureCache:
         except (TypeError, ValueError):
             return None
         labels = None if source.labels is None else source.labels[index]
-        return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes)
+        sets = None if source.label_sets is None else source.label_sets[index]
+        return Features(values, labels, [source.name(i) for i in index.tolist()], index, broken, source.classes, sets)
 
     def save(self, source: Source, made: Mapping[str, object], found: Features) -> Path | None:
         """Writes features, and removes those of other encoders. None if the images are not files, and have no version.

@@ -43,6 +43,8 @@ class Features:
     """(name, reason) of each image that could not be read."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, which labels are indices into; None if classes have no names."""
+    label_sets: Tensor | None = None
+    """(N, classes) bool, whether an image has a class, if images may have several; `labels` is then None."""
 
 
 def features(
@@ -105,7 +107,9 @@ def features(
         raise ValueError(f"None of the {counted(len(source), 'image')} could be read; {why}.")
     indices = torch.tensor(index)
     labels = None if source.labels is None else source.labels[indices]
-    return Features(rows[: len(index)], labels, [source.name(i) for i in index], indices, broken, source.classes)
+    sets = None if source.label_sets is None else source.label_sets[indices]
+    names = [source.name(i) for i in index]
+    return Features(rows[: len(index)], labels, names, indices, broken, source.classes, sets)
 
 
 def _embedded(encoder: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, exact: torch.dtype) -> Tensor:
@@ -288,6 +292,8 @@ def fingerprint(*sources: "Source") -> str:
         digest.update(source.keys[order].numpy().tobytes())
         if source.labels is not None:
             digest.update(source.labels[order].numpy().tobytes())
+        if source.label_sets is not None:
+            digest.update(source.label_sets[order].numpy().tobytes())
         sample = min(32, len(source))
         for i in order[[n * len(source) // sample for n in range(sample)]].tolist():
             try:

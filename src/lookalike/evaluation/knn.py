@@ -14,6 +14,9 @@ from torch import Tensor
 from .features import count_classes
 from .neighbours import BLOCK, TIE, near, nearest, tied
 
+MOST_VOTES = 2**25
+"""Neighbours times classes of the queries that are counted at once, if images may have several classes."""
+
 
 @dataclass(frozen=True)
 class KNN:
@@ -119,6 +122,80 @@ def _votes(
         tally += unseen * (weight.gather(1, last) * (fraction - before)[:, -1:])
         yield n, tally
         before = fraction
+
+
+@torch.no_grad()
+def knn_sets(
+    train_features: Tensor,
+    train_sets: Tensor,
+    test_features: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    block: int = BLOCK,
+    device: torch.device | str | None = None,
+    *,
+    also: tuple[int, ...] = (10, 100, 200),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, Tensor]:
+    """`knn` for images that may have several classes: the score of a class is its share of the votes.
+
+    Neighbours, weights and ties are those of `knn`. An image without a class votes, too: against every class.
+
+    Args:
+        train_features: (N, D), not normalised.
+        train_sets: (N, classes) bool, whether an image has a class.
+        test_features: (M, D).
+        k, temperature, block, device, also, progress: as for `knn`.
+
+    Returns:
+        For `k` and each of `also`, in rising order: (M, classes) in [0, 1], the weights of those of the k nearest
+        training images that have a class, divided by the weights of all k.
+
+    Raises:
+        ValueError: shapes do not match, or a feature is not finite.
+    """
+    if train_features.ndim != 2 or train_sets.ndim != 2 or len(train_sets) != len(train_features):
+        raise ValueError(
+            f"The training features are {tuple(train_features.shape)} and their labels {tuple(train_sets.shape)}; "
+            "expected (N, D) and (N, classes)."
+        )
+    dtype = torch.promote_types(torch.promote_types(train_features.dtype, test_features.dtype), torch.float32)
+    device = torch.device(device or train_features.device)
+    every = torch.cat([train_sets.cpu().bool(), torch.ones(len(train_sets), 1, dtype=torch.bool)], 1)  # last: all votes
+    ks = sorted({k, *also})
+    found = {n: torch.empty(len(test_features), train_sets.shape[1], dtype=dtype) for n in ks}
+    step = max(1, min(block, MOST_VOTES // ((ks[-1] + 1) * every.shape[1])))
+    with torch.autocast(device.type, enabled=False):
+        for start in range(0, len(test_features), step):
+            rows = slice(start, start + step)
+            queries = test_features[rows].to(device, dtype)
+            for n, tally in _set_votes(queries, train_features, every, ks, temperature, block):
+                found[n][rows] = (tally[:, :-1] / tally[:, -1:]).clamp(0, 1).cpu()
+            if progress is not None:
+                progress(min(start + step, len(test_features)), len(test_features))
+    return found
+
+
+def _set_votes(
+    queries: Tensor, features: Tensor, sets: Tensor, ks: Sequence[int], temperature: float, block: int
+) -> Iterator[tuple[int, Tensor]]:
+    """As `_votes`, for labels (N, classes) bool whose last column is True."""
+    similarity, neighbour = nearest(queries, features, ks[-1] + 1, block)  # (B, k + 1)
+    weight = (similarity / temperature).exp()
+    voted = sets[neighbour.cpu()].to(queries)  # (B, k + 1, classes)
+    begin, end = tied(similarity)
+    last = begin[:, -1:]
+    unseen = weight.new_zeros(len(queries), sets.shape[1])
+    torn = (last[:, 0] < ks[-1]).nonzero()[:, 0]
+    if similarity.shape[1] < len(features) and len(torn):
+        lowest_tied = similarity.gather(1, last)[torn, 0] - TIE
+        every = near(queries[torn], features, lowest_tied, sets, sets.shape[1], block)
+        unseen[torn] = (every - voted[torn].sum(1)).clamp(min=0)
+        end = torch.where(begin == last, end + unseen[:, -1:].long(), end)
+    for n in ks:
+        fraction = ((n - begin).to(weight.dtype) / (end - begin)).clamp(0, 1)
+        tally = torch.einsum("bk,bkc->bc", weight * fraction, voted)
+        yield n, tally + unseen * (weight.gather(1, last) * fraction[:, -1:])
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:

@@ -111,14 +111,16 @@ def tied(cosines: Tensor) -> tuple[Tensor, Tensor]:
 def near(queries: Tensor, bank: Tensor, minimum: Tensor, labels: Tensor, classes: int, block: int = BLOCK) -> Tensor:
     """Number of rows of a bank with a cosine of at least `minimum` (B,) to queries (B, D), per class: (B, classes).
 
-    `bank` (N, D) and `labels` (N,) may be on another device.
+    `bank` (N, D) and `labels` may be on another device. Labels are (N,) class indices, or (N, classes) 0 or 1 if a row
+    may count for several.
     """
     unit, _ = _unit(queries)
     counts = queries.new_zeros(len(queries), classes)
     with torch.autocast(queries.device.type, enabled=False):
         for start in range(0, len(bank), block):
             part, _ = _unit(bank[start : start + block].to(queries))
-            own = F.one_hot(labels[start : start + block].to(queries.device, torch.int64), classes).to(queries)
+            rows = labels[start : start + block].to(queries.device)
+            own = rows.to(queries) if labels.ndim == 2 else F.one_hot(rows.long(), classes).to(queries)
             counts += (unit @ part.T >= minimum[:, None]).to(queries) @ own
     return counts
 

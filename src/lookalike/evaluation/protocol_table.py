@@ -19,6 +19,8 @@ TRAINED = {
 """Protocols that train on the images themselves; see `trained_scores`."""
 PROTOCOLS = {**FROZEN, **LABEL_FREE, **TRAINED}
 """The protocols of `evaluate`, with a line about each."""
+MULTI_LABEL = ("knn", "linear", "label-free")
+"""Protocols for images that may have several classes."""
 EPOCHS = 100
 """Epochs of the protocols that train, over the labelled images, as in DINO's linear probe and MAE's ViT-B."""
 SHARES = 0.01, 0.1

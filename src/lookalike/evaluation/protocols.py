@@ -35,6 +35,8 @@ class About:
     data_fingerprint: str = ""
     train: str = ""
     test: str = ""
+    split: Mapping[str, object] = field(default_factory=dict)
+    """How both were drawn from one data set; empty if they are two."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ def _retrieval(task: _Task) -> list[Entry]:
             test=about.test,
             class_names=list(names),
             measures={"map": result.mean_average_precision},
+            split=dict(about.split),
         )
     ]
 
@@ -276,6 +279,7 @@ def entry(
         calibration={"ece": both.ece, "bins": both.bins},
         accuracies=each if several else [],
         deviation=float(np.std(each, ddof=1)) if several else None,
+        split=dict(about.split),
     )
 
 

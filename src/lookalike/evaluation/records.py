@@ -21,11 +21,13 @@ class Entry:
     protocol: str
     top1: float
     """Top-1 accuracy on the test images, in [0, 1]; the mean over draws or seeds. For `retrieval` recall@1, for
-    `label-free` the fraction of views whose nearest view is of the same image."""
+    `label-free` the fraction of views whose nearest view is of the same image; if images may have several classes, the
+    mean average precision."""
     top5: float
+    """If images may have several classes, as `top1`."""
     interval: tuple[float, float]
     """95 % confidence interval of `top1` over the test images (Wilson's; exact for few hits or mistakes), and over
-    draws or seeds if there are several."""
+    draws or seeds if there are several. Of the mean average precision by a bootstrap over the test images."""
     settings: dict[str, object]
     """Settings of the feature extraction, and the protocol's constants."""
     train_images: int
@@ -47,7 +49,7 @@ class Entry:
     test: str = ""
     class_names: list[str] = field(default_factory=list)
     per_class: list[float | None] = field(default_factory=list)
-    """Top-1 accuracy of each class; None for a class without test images."""
+    """Top-1 accuracy of each class, or its average precision; None for a class without test images."""
     confusion: list[list[int]] = field(default_factory=list)
     """[class, predicted, count] for counts above 0, summed over draws or seeds."""
     calibration: dict[str, Any] | None = None
@@ -60,6 +62,11 @@ class Entry:
     """Further metrics by name, such as `map` of retrieval."""
     baseline: float | None = None
     """`top1` of the same network, untrained, if requested."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of `measures`, if known."""
+    split: dict[str, object] = field(default_factory=dict)
+    """How `train` and `test` were drawn from one data set: `by` column, with the `column` and the values used, or `by`
+    holdout, with `fraction`, `seed` and, with groups, their number on each side. Empty if they are two data sets."""
 
     @property
     def name(self) -> str:
@@ -83,14 +90,18 @@ class Entry:
             of = f"{about}{counted(labels, 'label')} per class, {of}"
         low, high = self.interval
         views = self.protocol in ("retrieval", "label-free")
-        first = "recall@1" if views else "top-1"
+        several = self.settings.get("multi_label") is True
+        first = "mAP" if several else "recall@1" if views else "top-1"
         spread = f" ± {self.deviation:.2%}" if self.deviation is not None else ""
         if self.baseline is None:
             figures = [f"{first} {self.top1:.2%}{spread} (95 % interval {low:.2%} to {high:.2%})"]
         else:
             change = f"{first} {100 * self.baseline:.1f} -> {100 * self.top1:.1f} %{spread}"
             figures = [f"{change} (untrained -> this encoder, 95 % interval {low:.2%} to {high:.2%})"]
-        if views or self.classes >= TOP5_FROM:
+        if several:
+            low, high = self.intervals.get("f1", (0.0, 1.0))
+            figures.append(f"micro F1 {self.measures.get('f1', 0.0):.2%} ({low:.2%} to {high:.2%})")
+        elif views or self.classes >= TOP5_FROM:
             figures.append(f"{first.replace('1', '5')} {self.top5:.2%}")
         if lowest and self.classes > 1 and (worst := self.lowest(lowest)):
             figures.append(worst)
@@ -101,7 +112,7 @@ class Entry:
             if "pair_auc" in self.measures:
                 figures.insert(0, f"pair AUC {self.measures['pair_auc']:.2%}")
         else:
-            more = self.measures
+            more = {} if several else self.measures
         figures += [f"{key.replace('_', ' ')} {value:.3f}" for key, value in more.items()]
         if self.calibration is not None:
             figures.append(f"calibration error {self.calibration['ece']:.1%}")

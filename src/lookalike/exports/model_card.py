@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..columns import COLUMNS, Columns
 from ..printing import counted, printable, protocol_name
 from .formats import Format, Precision
 from .network import Network
@@ -64,6 +65,8 @@ class Origin:
     """Entries of the run's `evaluation.json` for these weights."""
     dtype: str = "uint8"
     """Of the training images."""
+    columns: Columns = COLUMNS
+    """Of their list, if they are one."""
 
 
 def model_card(

@@ -49,6 +49,10 @@ _MAY_CHANGE = frozenset(
         "test",
         "teacher",
         "on_collapse",
+        "only",
+        "columns.path",
+        "columns.group",
+        "columns.split",
     }
 )
 """Options that may change with `--resume`. (Of paths the content is compared: names of images, weights.)"""
@@ -151,7 +155,7 @@ def from_mapping(content: Mapping[str, object], method: "type[Method]", where: s
     options = [f.name for f in dataclasses.fields(Options)]
     fields = [f.name for f in dataclasses.fields(defaults)]
     rest = {k: v for k, v in content.items() if k not in ("data", "origins")}
-    check_keys(rest, [*options, *kinds_of(method.Config), "data"], where)
+    check_keys(rest, [*kinds_of(Options), *kinds_of(method.Config), "data"], where)
     stated = {k: v for k, v in rest.items() if k in fields}
     merged = _merged(typing.cast(dict[str, object], plain(defaults)), stated)
     cfg = structured(merged, method.Config, where)
@@ -311,7 +315,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
     a, b = dotted(dict(old)), dotted(dict(new))
     lines = []
     for key in dict.fromkeys([*a, *b]):
-        if key.split(".")[0] not in _MAY_CHANGE and a.get(key) != b.get(key):
+        if not {key, key.split(".")[0]} & _MAY_CHANGE and a.get(key) != b.get(key):
             lines.append(f"{brief(key)}: {brief(a.get(key))} in the run, {brief(b.get(key))} now")
     before, now = old.get("epochs"), new.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
+from ..columns import COLUMNS, Columns
 from ..durations import seconds_of
 from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
 from ..printing import counted
@@ -92,6 +93,10 @@ class Options:
     """Compile backbone and heads with torch.compile."""
     fit: bool = True
     """Adapt the method to the number and size of the images."""
+    only: str | None = None
+    """A file of `lookalike check DATA --out FILE`: train on the images that it proposes to keep."""
+    columns: Columns = COLUMNS
+    """Names of the columns of lists (.csv, .tsv, .jsonl)."""
 
     def __post_init__(self) -> None:
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("devices", 1), ("nodes", 1), ("accumulate", 1),
@@ -104,7 +109,7 @@ class Options:
         for name, minimum in (("image_size", 1), ("workers", 0), ("decode_size", 1), ("keep_checkpoints", 0)):
             if (found := getattr(self, name)) is not None and found < minimum:
                 raise ValueError(f"{name} is {found}; it must be at least {minimum}.")
-        for name in ("out", "init"):  # such as from an unset shell variable
+        for name in ("out", "init", "only"):  # such as from an unset shell variable
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty. Give --{name} a name, or leave it out.")
         if not 0 <= self.max_broken <= 1:

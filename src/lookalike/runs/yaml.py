@@ -46,7 +46,7 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
-LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir")
+LOCATIONS = ("data", "init", "teacher", "test", "probe", "cache_dir", "only")
 """Fields of a run that may hold a path."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from .. import encoders
-from ..data import Source, image_set, open_source
+from ..data import Source, image_set, only_chosen, open_source
 from ..printing import LONGEST_PATH, brief, pasteable
 from ..runs import Folder, Resolved, Run, flat, inputs
 from .checkpoints import weights_digest
@@ -78,7 +78,7 @@ def _check_same(
     elsewhere = os.path.realpath(then) != os.path.realpath(place)
     if part not in old and elsewhere:  # version 0.1 stored no names
         with suppress(OSError, ValueError):
-            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True)
+            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True, columns=run.columns)
             old = inputs.of(part, source.listing(), source.head, len(source))
     change = inputs.difference(now[part], old[part]) or inputs.changed(part, now, old) if part in old else ""
     if not change:
@@ -104,7 +104,7 @@ def listings_of(
     test = vars(run.method).get("test")
     found = inputs.of("data", source.listing(), source.head, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
-        tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True)
+        tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, columns=run.columns)
         found |= inputs.of("test", tested.listing(), tested.head, len(tested))
         _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test needs a new run")
     if run.init and (digest := weights_digest(run.init)):
@@ -115,14 +115,21 @@ def listings_of(
 
 
 def open_images(run: Run, system_folders: bool = False) -> Source:
-    """The images of a run, with labels if the method learns from them; see `open_source`."""
+    """The images of a run, with labels if the method learns from them; see `open_source` and `only_chosen`."""
+    source = _open_images(run, system_folders)
+    return source if run.only is None else only_chosen(source, run.only)
+
+
+def _open_images(run: Run, system_folders: bool) -> Source:
     method, needs = run.method.method, run.method.needs
     if not needs.labels:
-        return open_source(run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders)
+        return open_source(
+            run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders, columns=run.columns
+        )
     try:
         source = open_source(
             run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=needs.classes,
-            system_folders=system_folders,
+            system_folders=system_folders, columns=run.columns,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from .. import backbones, encoders
 from ..backbones.factory import remade
 from ..core import Method, Progress
-from ..data import Answers, Loader, Source, open_source, statistics
+from ..data import Answers, Loader, Source, only_chosen, open_source, statistics
 from ..devices import default_device, free_for_state
 from ..files import atomic, cache_folder
 from ..layers import Teacher
@@ -130,7 +130,8 @@ def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, imag
 
 def draw_views(run: Run, path: Path) -> None:
     """Writes the picture of a run's first images and their views, without training."""
-    source = open_source(run.data, channels=run.channels, alpha=run.alpha)
+    source = open_source(run.data, channels=run.channels, alpha=run.alpha, columns=run.columns)
+    source = source if run.only is None else only_chosen(source, run.only)
     settled, _ = resolve(run, len(source))
     backbone = backbones.create(settled.backbone, channels=settled.channels, image_size=settled.image_size)
     normalize(backbone, settled, source)

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from ... import training
 from ...backbones import Backbone
 from ...core import Config
-from ...data import image_set, open_source
+from ...data import image_set, only_chosen, open_source
 from ...data.labelled import open_pair
 from ...data.order import Order
 from ...devices import default_device
@@ -104,10 +104,10 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     return found
 
 
-def train_only(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Path:
-    """Runs the training `asked.only` of a comparison; other processes may run others at the same time.
+def train_one(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Path:
+    """Runs the training `asked.training` of a comparison; other processes may run others at the same time.
 
-    Returns the folder of its run. `compare` without `only` evaluates and ranks all.
+    Returns the folder of its run. `compare` without `training` evaluates and ranks all.
 
     Raises:
         As `compare`, and the error of the training.
@@ -116,8 +116,8 @@ def train_only(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Path:
     _check(folder, asked)
     with locked(folder.lock, wait=say):
         work = _Work(asked, folder.path, callbacks)
-    work.do_only()
-    return folder.path / str(asked.only)
+    work.do_one()
+    return folder.path / str(asked.training)
 
 
 def _check(folder: Folder, asked: Comparison) -> None:
@@ -179,13 +179,18 @@ class _Work:
         self.shares = False
         """Whether other processes run other trainings of this comparison."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha)
+        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
+        if asked.only is not None:
+            self.source = only_chosen(self.source, asked.only)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} contains {counted(len(self.source), 'image')}; at least 2 are needed.")
         self.asked = asked = _with_batch_for(asked, len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
-        labelled = [open_pair(train, test, channels=asked.channels, alpha=asked.alpha) for train, test in asked.pairs]
+        labelled = [
+            open_pair(train, test, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
+            for train, test in asked.pairs
+        ]
         self.question = asked.question() | {
             "device": device_name(),
             "precision": training_resolved.precision_of(asked),
@@ -284,7 +289,7 @@ class _Work:
         if not self.shares:
             return self._write()
         with locked(Folder(self.path).lock, wait=say):
-            own = [t for t in self.trainings if t.folder == self.asked.only]
+            own = [t for t in self.trainings if t.folder == self.asked.training]
             self._load(read(self.path / FILE))
             self.trainings = [next((o for o in own if o.folder == t.folder), t) for t in self.trainings]
             self._write()
@@ -357,10 +362,10 @@ class _Work:
             except Exception as error:
                 self._fail(i, error)
 
-    def do_only(self) -> None:
+    def do_one(self) -> None:
         """Runs the one training that was asked for. Raises its error, which `compare.json` then holds."""
         self.shares = True
-        index = self.asked.training_names.index(str(self.asked.only))
+        index = self.asked.training_names.index(str(self.asked.training))
         t = self.trainings[index]
         if t.seconds is not None or t.final:
             say(f"{t.folder} {'has failed for good' if t.final else 'is trained already'}: nothing to do.")
@@ -562,8 +567,9 @@ class _Work:
     def _evaluate(self, encoder: Path | Backbone, train: str, test: str, seed: int) -> list[Entry]:
         resolved, _ = next(iter(self.ready.values()))
         return evaluate(
-            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed, say=say
-        )
+            encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
+            columns=self.asked.columns, say=say,
+        )  # fmt: skip
 
 
 def _is_timed(path: Path) -> bool:

@@ -13,7 +13,7 @@ from ...runs import Options, Origin, dotted, plain
 UNASKED = frozenset(
     {
         "out",
-        "only",
+        "training",
         "resume",
         "overwrite",
         "epochs",
@@ -65,7 +65,7 @@ class Comparison(Options):
     out: str = "runs/compare"
     """Folder of the comparison, with a run's folder for each training. The same command resumes a stopped comparison,
     more methods or seeds extend it; other settings are an error unless `--overwrite`."""
-    only: str | None = None
+    training: str | None = None
     """Run only this training, named METHOD-seedN, and evaluate nothing: several may run at the same time. The command
     without it evaluates and ranks them all."""
     seed: int = Options.seed
@@ -121,21 +121,21 @@ class Comparison(Options):
             raise ValueError("time is an option of single trainings. Give --budget, the time of each training.")
         if self.budget is not None:
             seconds_of(self.budget, "budget")
-        if self.only is not None:
-            self._check_only(self.only)
+        if self.training is not None:
+            self._check_training(self.training)
 
-    def _check_only(self, only: str) -> None:
-        if only not in self.training_names:
+    def _check_training(self, training: str) -> None:
+        if training not in self.training_names:
             raise ValueError(
-                f"only is {shown(only)}, no training of the comparison. {nearest(only, self.training_names)}"
+                f"training is {shown(training)}, none of the comparison. {nearest(training, self.training_names)}"
             )
         if self.budget is not None:
             raise ValueError(
-                "only runs one training, but a budget needs one process that measures the speed of all. Give --epochs "
-                "instead of --budget, or leave --only out."
+                "training runs a single one, but a budget needs one process that measures the speed of all. Give "
+                "--epochs instead of --budget, or leave --training out."
             )
         if self.overwrite:
-            raise ValueError("overwrite would replace the other trainings. Leave it out, or leave --only out.")
+            raise ValueError("overwrite would replace the other trainings. Leave it out, or leave --training out.")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -160,6 +160,9 @@ class Comparison(Options):
         """All settings that results depend on, for `compare.json`. Different settings are a different comparison."""
         own = {f.name: plain(vars(self)[f.name]) for f in dataclasses.fields(self) if f.name not in UNASKED}
         seconds = self.budget_seconds
+        for name in ("only", "columns"):  # newer than some comparisons
+            if vars(self)[name] == vars(Options)[name]:
+                del own[name]
         own["budget"] = {"epochs": self.epochs} if seconds is None else {"minutes": seconds / 60}
         own["seeds"] = self.all_seeds
         return own

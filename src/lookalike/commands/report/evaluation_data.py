@@ -53,6 +53,7 @@ def is_finite(value: object) -> bool:
 def _evaluation(entry: Content) -> Content:
     protocol = str(entry.get("protocol"))
     title, note = PROTOCOL_TITLES.get(protocol, (protocol, ""))
+    several = _has_label_sets(entry)
     names = [str(name) for name in _list(entry.get("class_names"))]
     settings = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
     draws = len(_list(entry.get("accuracies")))
@@ -61,7 +62,7 @@ def _evaluation(entry: Content) -> Content:
     calibration = entry.get("calibration")
     return {
         "protocol": protocol,
-        "title": title,
+        "title": f"{title}, several classes per image" if several else title,
         "note": note,
         "settings": settings_in_short(settings),
         "question": json.dumps([protocol, settings, entry.get("data_fingerprint")], sort_keys=True),
@@ -77,12 +78,20 @@ def _evaluation(entry: Content) -> Content:
         "names": names,
         "confusion": triples if len(names) <= MATRIX_CLASSES and _are_valid(triples, len(names)) else [],
         "pairs": confused(triples)[: PAIRS if len(names) > MATRIX_CLASSES else 10],
-        "metrics": _metrics(entry) if protocol in WITHOUT_ACCURACY else [],
+        "metrics": _metrics(entry) if protocol in WITHOUT_ACCURACY or several else [],
     }  # fmt: skip
+
+
+def _has_label_sets(entry: Content) -> bool:
+    """Whether images may have several classes: `top1` is then the mean average precision."""
+    settings = entry.get("settings")
+    return isinstance(settings, dict) and settings.get("multi_label") is True
 
 
 def _shows_top5(entry: Content) -> bool:
     """Whether there are enough classes for top-5; older entries have no number of classes."""
+    if _has_label_sets(entry):
+        return False
     classes = entry.get("classes")
     return not isinstance(classes, int) or not 0 < classes < TOP5_FROM or entry.get("protocol") in WITHOUT_ACCURACY
 

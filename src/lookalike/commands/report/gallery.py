@@ -12,6 +12,7 @@ from PIL import Image
 
 from ... import encoders
 from ...backbones import Backbone
+from ...columns import COLUMNS, Columns, columns_of
 from ...data import Data, Source, Subset, open_maybe_labelled, open_source
 from ...evaluation.extractor import open_encoder
 from ...evaluation.features import Features, features
@@ -22,7 +23,7 @@ from ...runs import Folder
 from .. import show
 from ..embed import embed
 from . import projection
-from .run_data import Content
+from .run_data import Content, read_options
 
 DRAWN = 4
 """Number of images whose attention and patches are drawn."""
@@ -65,8 +66,9 @@ class Gallery:
             ValueError, FileNotFoundError: the encoder or the images cannot be used.
         """
         model = open_encoder(folder)
-        source = source_of(data, model)
-        found, indices = self._features(folder, model, source, data)
+        columns = columns_of(read_options(Folder(folder).run, []))
+        source = source_of(data, model, columns)
+        found, indices = self._features(folder, model, source, data, columns)
         if len(indices) > 2000:
             self.say(f"map: projecting {counted(len(indices), 'image')}")
         layout = projection.project(found.features)
@@ -86,11 +88,13 @@ class Gallery:
             }
         )
 
-    def _features(self, folder: Path, model: Backbone, source: Source, data: Data) -> tuple[Features, list[int]]:
+    def _features(
+        self, folder: Path, model: Backbone, source: Source, data: Data, columns: Columns
+    ) -> tuple[Features, list[int]]:
         """Features of at most `points` images, and their indices in the source."""
         chosen = permutation(len(source), 0, "report")[: self.points].sort().values
         if len(chosen) == len(source) and isinstance(data, str | os.PathLike):
-            found = embed(folder, data, workers=self.workers)
+            found = embed(folder, data, workers=self.workers, columns=columns)
             return found, found.index.tolist()
         found = features(
             model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
@@ -122,10 +126,10 @@ class Gallery:
         return self._known[key]
 
 
-def source_of(data: Data, model: Backbone) -> Source:
+def source_of(data: Data, model: Backbone, columns: Columns = COLUMNS) -> Source:
     """The images, with labels if they have some."""
     if isinstance(data, str | os.PathLike):
-        return open_maybe_labelled(os.fspath(data), model.channels, model.alpha)
+        return open_maybe_labelled(os.fspath(data), model.channels, model.alpha, columns)
     return open_source(data, channels=model.channels, alpha=model.alpha)
 
 

@@ -80,6 +80,7 @@ METRIC_TITLES: Mapping[str, Curve] = {
     "map": Curve(
         "Mean average precision", "", "How high images of the same class rank; 100 % if all rank first.", "percent"
     ),
+    "f1": Curve("Micro F1", "%", "F1 over all pairs of an image and a class.", "percent"),
     "pair_auc": CURVES["pair_auc"],
     "view_retrieval": Curve(
         "View recall@1", "%", "How often the nearest of all views is the other view of the same image.", "percent"

@@ -66,7 +66,8 @@ function tiles(run) {
   const newest = FIRST.map((p) => run.evaluations.filter((e) => e.protocol === p).pop()).filter(Boolean);
   const found = newest.slice(0, 3).map((e) => {
     const labels = e.protocol === 'semi' ? e.settings.split(',')[0] : '';
-    return [e.title, percent(e.top1), ['top‑1', labels, interval(e)].filter(Boolean).join(', ')];
+    const score = e.metrics.length ? 'mean average precision' : 'top‑1';
+    return [e.title, percent(e.top1), [score, labels, interval(e)].filter(Boolean).join(', ')];
   });
   const curve = run.curves.series.knn_top1;
   if (curve && !found.length) {

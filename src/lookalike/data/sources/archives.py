@@ -103,7 +103,7 @@ class Archives(Source):
         if places is not None:
             rows = np.arange(len(self.index)) if self._rows is None else self._rows
             renamed._rows = rows[np.array(places, np.int64)]
-            renamed.labels = None if self.labels is None else self.labels[torch.tensor(places)]
+            renamed.take_columns(self, torch.tensor(places, dtype=torch.int64))
         renamed._listing = os.fsencode("\0".join(names))
         return renamed
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from ...columns import COLUMNS, Columns
 from ...image_options import Alpha
 from ...places import expanded, no_images
 from ...printing import composed, counted
@@ -17,7 +18,7 @@ from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
 from .item_labels import targets_of
 from .source import Data, Source
-from .tables import TABLES, rows, table_labels
+from .tables import TABLES, open_table
 
 
 def open_source(
@@ -27,24 +28,29 @@ def open_source(
     classes: Sequence[str] | None = None,
     alpha: Alpha = "auto",
     system_folders: bool = False,
+    columns: Columns = COLUMNS,
+    multi_label: bool = False,
 ) -> Source:
     """Finds the images of DATA without opening them.
 
     Args:
         data: a folder, searched recursively, where file order is irrelevant and hidden names and system folders are
             skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and #
-            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label; a .tar or .zip
-            archive, a brace pattern of archives or a folder of them, whose members are read in place; an array or
-            tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a Hugging Face Dataset. An
-            item is an image, a tuple (image, label, ...), or a row with columns for both. An image is a PIL image, an
-            array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An open `Source` is returned
-            unchanged if its channels, labels and classes match.
+            comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label, group and
+            split; a .tar or .zip archive, a brace pattern of archives or a folder of them, whose members are read in
+            place; an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a
+            Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns for both. An
+            image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An
+            open `Source` is returned unchanged if its channels, labels and classes match.
         channels: number of channels to which images are converted.
         labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
             `targets`, otherwise those in its items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
         alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
+        columns: names of the columns of a list. Groups and splits are read if it has them.
+        multi_label: with `labelled`, an image may have any number of classes, as a;b in the column label of a list;
+            they are in `label_sets`. Otherwise a ; is part of a class name.
 
     Raises:
         FileNotFoundError: the folder or file does not exist, or no listed file exists.
@@ -53,8 +59,13 @@ def open_source(
     if channels < 1:
         raise ValueError(f"channels is {channels}; images have at least 1.")
     if isinstance(data, Source):
-        _check_open(data, channels, labelled, classes)
+        _check_open(data, channels, labelled, classes, multi_label)
         return data
+    if labelled and multi_label and not is_table(data) and not _is_missing(data):
+        raise ValueError(
+            f"{_called(data)} cannot have several classes per image. Give a list (.csv, .tsv, .jsonl) with the column "
+            f"{columns.label or 'label'}, or leave --multi-label out."
+        )
     if not isinstance(data, str | os.PathLike):
         if isinstance(data, np.ndarray) and data.dtype.kind == "U" and data.ndim == 1:
             data = data.tolist()
@@ -73,16 +84,26 @@ def open_source(
         if labelled:
             refuse_two_classes(found.linked)
         return Files(path, found.images, channels, labelled, classes, alpha, found)
-    if os.path.isfile(path) and os.path.splitext(path)[1].lower() in TABLES:
-        paths, texts = rows(path)
-        if not labelled or texts is None:
-            return Files(os.path.dirname(path), paths, channels, labelled, classes, alpha)
-        source = Files(os.path.dirname(path), paths, channels, False, None, alpha)
-        source.labels, source.classes = table_labels(texts, classes, path)
-        return source
+    if is_table(path):
+        return open_table(path, channels, labelled, classes, alpha, columns, multi_label)
     if os.path.isfile(path):
         return Files(os.path.dirname(path), listed(path), channels, labelled, classes, alpha)
     raise no_images(path)
+
+
+def is_table(data: Data) -> bool:
+    """Whether DATA is a list with columns."""
+    if not isinstance(data, str | os.PathLike) or not os.path.isfile(data):
+        return False
+    return os.path.splitext(os.fspath(data))[1].lower() in TABLES
+
+
+def _is_missing(data: Data) -> bool:
+    return isinstance(data, str | os.PathLike) and not os.path.exists(data)
+
+
+def _called(data: Data) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
 
 def _archives(path: str) -> list[str]:
@@ -107,20 +128,24 @@ def _archives(path: str) -> list[str]:
     return sorted(shards)
 
 
-def _check_open(source: Source, channels: int, labelled: bool, classes: Sequence[str] | None) -> None:
+def _check_open(
+    source: Source, channels: int, labelled: bool, classes: Sequence[str] | None, multi_label: bool
+) -> None:
     """Raises ValueError if an open source does not match the request."""
     if source.channels != channels:
         raise ValueError(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
             f"channels={channels}."
         )
-    if labelled and (source.labels is None or source.classes is None):
-        raise ValueError("The source has no labels. Open it with labelled=True.")
+    labels = source.label_sets if multi_label else source.labels
+    if labelled and (labels is None or source.classes is None):
+        how = "labelled=True, multi_label=True" if multi_label else "labelled=True"
+        raise ValueError(f"The source has no labels. Open it with {how}.")
     if labelled and classes is not None and [*map(composed, source.classes or ())] != [*map(composed, classes)]:
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
-def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") -> Source:
+def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto", columns: Columns = COLUMNS) -> Source:
     """The images of DATA, with labels if these are known without reading images.
 
     Labels come from class folders (if these contain all images), a Dataset's `targets`, a column with class names, or a
@@ -128,8 +153,8 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto") ->
     """
     if _has_labels(data):
         with suppress(ValueError):
-            return open_source(data, channels=channels, labelled=True, alpha=alpha)
-    return open_source(data, channels=channels, alpha=alpha)
+            return open_source(data, channels=channels, labelled=True, alpha=alpha, columns=columns)
+    return open_source(data, channels=channels, alpha=alpha, columns=columns)
 
 
 def _has_labels(data: Data) -> bool:

@@ -84,7 +84,7 @@ class Files(Source):
         renamed = copy.copy(self)
         if places is not None:
             renamed._store([self._path(i) for i in places])
-            renamed.labels = None if self.labels is None else self.labels[torch.tensor(places)]
+            renamed.take_columns(self, torch.tensor(places, dtype=torch.int64))
         renamed._listing = os.fsencode("\0".join(names))
         renamed._keys = np.fromiter(map(key_of, names), np.int64, len(names))
         return renamed

@@ -3,13 +3,15 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...image_options import Alpha
+from .categorical import Categorical
 
 
 class Indexed(Protocol):
@@ -29,6 +31,14 @@ class Source(ABC):
     labels: Tensor | None = None
     """(N,) int64, indices into `classes`; None without labels."""
     classes: tuple[str, ...] | None = None
+    label_sets: Tensor | None = None
+    """(N, classes) bool, whether an image has a class, if images may have several; `labels` is then None."""
+    groups: Categorical | None = None
+    """The group of each image (a patient, a scene, a video), if known."""
+    splits: Categorical | None = None
+    """The split of each image as its list has it, such as train or test, if known."""
+    unusable: Mapping[str, str] = MappingProxyType({})
+    """Why columns of a list cannot be used, by name of the field: `labels`, `groups`, `splits`."""
     system_folders: int = 0
     """Number of skipped system folders, such as @eaDir."""
 
@@ -66,6 +76,14 @@ class Source(ABC):
         Sources that are not files return themselves unchanged.
         """
         return self
+
+    def take_columns(self, source: "Source", places: Tensor) -> None:
+        """Takes labels, groups and splits from the images of `source` at indices `places` (len(self),)."""
+        self.classes, self.unusable = source.classes, dict(source.unusable)
+        self.labels = None if source.labels is None else source.labels[places]
+        self.label_sets = None if source.label_sets is None else source.label_sets[places]
+        self.groups = None if source.groups is None else source.groups.at(places)
+        self.splits = None if source.splits is None else source.splits.at(places)
 
     def seen_from(self, folder: str) -> list[str]:
         """The names that a list of paths in `folder` would give these files."""

@@ -17,8 +17,7 @@ class Subset(Source):
         self.places = torch.tensor(places, dtype=torch.int64)
         self.channels = source.channels
         self.alpha = source.alpha
-        self.classes = source.classes
-        self.labels = None if source.labels is None else source.labels[self.places]
+        self.take_columns(source, self.places)
 
     def __len__(self) -> int:
         return len(self.places)
