@@ -106,7 +106,7 @@ def fails(*arguments: object) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--training", "byol-seed0", *SHORT), "training is 'byol-seed0', which the comparison does not have."),
+        (("--training", "byol-seed0", *SHORT), "training is 'byol-seed0', none of the comparison."),
         (("--training", "simclr-seed2", *SHORT), "Did you mean simclr-seed1 or simclr-seed0?"),
         (
             ("--training", "simclr-seed0", "--budget", "1s"),

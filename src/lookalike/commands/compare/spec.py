@@ -66,7 +66,7 @@ class Comparison(Options):
     """Folder of the comparison, with a run's folder for each training. The same command resumes a stopped comparison,
     more methods or seeds extend it; other settings are an error unless `--overwrite`."""
     training: str | None = None
-    """Run this training alone, named METHOD-seedN, and evaluate nothing: several may run at the same time. The command
+    """Run only this training, named METHOD-seedN, and evaluate nothing: several may run at the same time. The command
     without it evaluates and ranks them all."""
     seed: int = Options.seed
     """The first seed."""
@@ -124,15 +124,15 @@ class Comparison(Options):
         if self.training is not None:
             self._check_training(self.training)
 
-    def _check_training(self, name: str) -> None:
-        if name not in self.training_names:
+    def _check_training(self, training: str) -> None:
+        if training not in self.training_names:
             raise ValueError(
-                f"training is {shown(name)}, which the comparison does not have. {nearest(name, self.training_names)}"
+                f"training is {shown(training)}, none of the comparison. {nearest(training, self.training_names)}"
             )
         if self.budget is not None:
             raise ValueError(
-                "training runs one alone, but a budget needs one process that measures the speed of all. Give --epochs "
-                "instead of --budget, or leave --training out."
+                "training runs a single one, but a budget needs one process that measures the speed of all. Give "
+                "--epochs instead of --budget, or leave --training out."
             )
         if self.overwrite:
             raise ValueError("overwrite would replace the other trainings. Leave it out, or leave --training out.")
