@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .printing import counted
-
 Alpha = Literal["auto", "white", "drop"]
 Scaling = Literal["dtype", "range", "percentile"]
 LARGEST_IMAGE = 16_384
@@ -115,13 +113,13 @@ class Pixels:
             raise ValueError(f"channels is {self.channels}; images have at least 1.")
         if self.bands is not None and len(self.bands) != self.channels:
             raise ValueError(
-                f"bands names {counted(len(self.bands), 'band')}, but there are {counted(self.channels, 'channel')}. "
-                "Give as many --bands as --channels, or leave --channels out."
+                f"The number of bands is {len(self.bands)}, but channels is {self.channels}. Give as many --bands as "
+                "--channels, or leave --channels out."
             )
         if len(self.scale.limits) not in (0, 1, self.channels):
             raise ValueError(
-                f"scale has {counted(len(self.scale.limits), 'pair')} for {counted(self.channels, 'channel')}. Give "
-                "LOW HIGH once, or once per channel."
+                f"The number of limits LOW HIGH of scale is {len(self.scale.limits)}, but channels is {self.channels}. "
+                "Give LOW HIGH once, or once per channel."
             )
 
     @staticmethod
