@@ -182,10 +182,9 @@ class _Work:
         self.made = made()
         source = open_source(asked.data, asked.pixels, columns=asked.columns, tiling=asked.tiling)
         self.source = measured(source if asked.only is None else only_chosen(source, asked.only))
-        self.asked = asked = scaled_as(asked, self.source)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} contains {counted(len(self.source), 'image')}; at least 2 are needed.")
-        self.asked = asked = _with_batch_for(asked, len(self.source))
+        self.asked = asked = _with_batch_for(scaled_as(asked, self.source), len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
         labelled = [
