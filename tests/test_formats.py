@@ -158,8 +158,8 @@ def test_tiff_files_of_odd_bits(bits: int) -> None:
         if bits == 12:
             assert_holds(decode(content, 1), chw(top - array if photometric == 0 else array))
             limits = Pixels(1, scale=Scale.of("range 0 4095"))
-            expected = np.round((top - array.astype(int) if photometric == 0 else array) / top * 65535)
-            assert_holds(decode(content, limits), chw(expected))
+            expected = (top - array.astype(int) if photometric == 0 else array) / top * 65535
+            assert np.abs(decode(content, limits).numpy() - expected.transpose(2, 0, 1)).max() < 0.51
         else:
             values = array.astype(int) * 255 // top
             assert_holds(decode(content, 1), chw(255 - values if photometric == 0 else values))
