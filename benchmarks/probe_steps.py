@@ -68,7 +68,7 @@ def probed(data: tuple[Tensor, ...], steps: int | None, seed: int) -> dict[str, 
 def encoders(folder: Path, epochs: int, workers: int) -> dict[str, backbones.Backbone]:
     torch.manual_seed(0)
     random = backbones.create(small_resnet(), image_size=32)
-    source = open_source(folder / "train", channels=3)
+    source = open_source(folder / "train", pixels=3)
     fit = with_statistics(random, source, image_size=32, mean=random.mean, std=random.std)
     with tempfile.TemporaryDirectory() as out:
         subset = Subset(source, permutation(len(source), 0, "pool")[:POOL].tolist())
@@ -99,8 +99,8 @@ def main() -> None:
     ]  # fmt: skip
     if any(case not in known for case in wanted):
         made = encoders(args.data, args.epochs, 0)
-        train = open_source(args.data / "train", channels=3, labelled=True)
-        test = open_source(args.data / "test", channels=3, labelled=True, classes=train.classes)
+        train = open_source(args.data / "train", pixels=3, labelled=True)
+        test = open_source(args.data / "test", pixels=3, labelled=True, classes=train.classes)
         pool = Subset(train, permutation(len(train), 1, "labelled")[:POOL].tolist())
         other = Subset(test, permutation(len(test), 1, "test")[:TEST].tolist())
         sides = {

@@ -25,7 +25,7 @@ def test_resident_images_of_every_dtype(dtype: torch.dtype | None) -> None:
         (torch.rand(2, 3, 3) * {torch.uint8: 255, torch.uint16: 65535}.get(k := kinds[i // 70 % len(kinds)], 1)).to(k)
         for i in range(200)
     ]
-    source = open_source(Items(items), channels=2)
+    source = open_source(Items(items), pixels=2)
     done: list[tuple[int, int]] = []
     resident = Loader(source, 200, 0, cache="ram", progress=lambda d, n: done.append((d, n)))
     (streamed,), (kept,) = Loader(source, 200, 0), resident
@@ -137,7 +137,7 @@ def test_the_disk_cache_widens_as_memory_does(tmp_path: Path) -> None:
     for i in range(200):
         array = noise(5, 4) if i < 150 else noise(5, 4, dtype=np.uint16)
         Image.fromarray(array).save(tmp_path / f"{i:03}.png")
-    source = open_source(tmp_path, channels=1)
+    source = open_source(tmp_path, pixels=1)
     (kept,) = Loader(source, 200, 0, cache="disk", cache_dir=tmp_path / "cache")
     (held,) = Loader(source, 200, 0, cache="ram")
     assert kept.buffer.dtype == torch.uint16

@@ -370,7 +370,7 @@ def judged(case: Case, encoder: object) -> None:
         return
     assert found.worked, found.text
     (entry,) = json.loads(Path("evaluation.json").read_text())
-    sources = [open_source(data, channels=3) for data in (case.data, case.test)]
+    sources = [open_source(data, pixels=3) for data in (case.data, case.test)]
     for key, source, files in zip(("train_images", "test_images"), sources, (case.files, case.test_files)):
         used = 0
         for i in range(len(source)):

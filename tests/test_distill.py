@@ -20,6 +20,7 @@ from lookalike.commands import teacher_student
 from lookalike.core import Batch, DataFacts, Progress
 from lookalike.data import Answers
 from lookalike.evaluation import protocols
+from lookalike.image_options import Pixels
 from lookalike.layers import Teacher
 from lookalike.methods import Distill
 from lookalike.methods.distill import _aligned, _check_squares
@@ -448,8 +449,6 @@ def test_teachers_that_cannot_teach(photos: Path, taught: Path, tmp_path: Path) 
         made(config(student_feature="patches"), backbones.create("test_resnet", image_size=32), vit())
     with pytest.raises(ValueError, match=r"15 patches .*--patch-weight 0"):
         _check_squares(15, 16)
-    with pytest.raises(ValueError, match="5 channels, the student with 3"):
-        made(config(), vit(), backbones.create("test_resnet", channels=5, image_size=32))
     with pytest.raises(ValueError, match="--queue 8"):
         config(relational=1.0, queue=9).check(DataFacts(40, 32, 8))
 
@@ -552,3 +551,30 @@ def test_overlap_of_neighbours() -> None:
     assert teacher_student.shared_neighbours(x, 3 * x @ turn) == 1
     assert teacher_student.shared_neighbours(x, torch.randn(60, 5)) == pytest.approx(10 / 59, abs=0.06)
     assert teacher_student.shared_neighbours(x[:4], torch.randn(4, 5)) == 1  # of 4, 3 are everybody's neighbours
+
+
+@pytest.mark.parametrize(
+    ("of_student", "of_teacher", "expected", "words"),
+    [
+        (Pixels(5), Pixels(), [[0.2] * 5] * 3, "its input is the mean of 5 bands for each of 3 channels"),
+        (Pixels(4, bands=("nir", "green", "red", "blue")), Pixels(), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
+         "its input is bands red, green, blue by name, 1 not used"),
+        (Pixels(2, bands=("nir", "red")), Pixels(), [[0, 1], [0.5, 0.5], [0.5, 0.5]],
+         "its input is bands red by name, the mean of all for 2 that are missing, 1 not used"),
+    ],
+)  # fmt: skip
+def test_a_teacher_of_other_bands_gets_those_that_match(
+    of_student: Pixels, of_teacher: Pixels, expected: list[list[float]], words: str
+) -> None:
+    student, teacher = (
+        backbones.create("test_resnet", channels=pixels.channels, image_size=32) for pixels in (of_student, of_teacher)
+    )
+    student.pixels, teacher.pixels = of_student, of_teacher
+    student.mean = student.std = (0.5,) * of_student.channels
+    method = made(config(), student, teacher)
+    method.before_training()
+    assert words in method.describe()[0]
+    x = torch.rand(2, of_student.channels, 32, 32)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (teacher.mean, teacher.std))
+    wanted = torch.einsum("oc,bchw->bohw", torch.tensor(expected, dtype=torch.float32), x)
+    assert torch.allclose(method._converted((x - 0.5) / 0.5), (wanted - mean) / std, atol=1e-5)

@@ -10,10 +10,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from support.images import draw
+from support.scans import geotiff, scan
 from support.serving import Process
 
 from lookalike import backbones, cli, encoders
@@ -22,7 +25,8 @@ from lookalike.runs import Folder
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
     "quickstart", "resume", *(pytest.param(page, marks=pytest.mark.slow) for page in (
-        "data", "checking", "gray-and-16-bit", "evaluation", "finetuning", "distillation", "comparing", "report",
+        "data", "checking", "gray-and-16-bit", "medical", "satellite", "inspection", "evaluation",
+        "finetuning", "distillation", "comparing", "report",
         "exporting", "triton",
     )),
 ]  # fmt: skip
@@ -85,6 +89,14 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
         (root / "scans").mkdir(exist_ok=True)
         Image.open(root / "photos" / f"case{i:02d}_000.jpg").convert("L").save(root / "scans" / f"{i}.png")
+    for i in range(10):
+        gray = np.asarray(Image.open(root / "scans" / f"{i}.png")).astype("u2")
+        for folder in ("dicom", "dicom-test"):
+            scan(root / folder / f"patient{i % 3 + 5 * (folder != 'dicom')}" / f"{i}.dcm", gray * 8,
+                 RescaleIntercept=-1024, RescaleSlope=1)  # fmt: skip
+        (root / "frames").mkdir(exist_ok=True)
+        tifffile.imwrite(root / "frames" / f"{i}.tif", np.tile(gray * 16, (2, 2)), photometric="minisblack")
+        geotiff(root / "satellite" / f"{i}.tif", np.stack([gray * factor for factor in (2, 3, 5, 7, 11)]))
     shutil.copy(root / "photos" / "case00_000.jpg", root / "photos" / "first.jpg")
     with tarfile.open(root / "photos.tar", "w") as archive:
         archive.add(root / "photos", ".")

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from support.runs import assert_same_run, tiny_config, tiny_run
 from torch import Tensor
 
-from lookalike import training
+from lookalike import backbones, encoders, training
+from lookalike.data import Pixels
 from lookalike.optim import Optim
 from lookalike.runs import Folder
 from lookalike.training.monitor import Probe
@@ -103,3 +104,57 @@ def test_init_from_a_checkpoint_takes_its_normalisation(photos: Path, tmp_path: 
     training.pretrain(tiny_run(photos, second, epochs=1, init=str(Folder(first).last)))
     a, b = (json.loads((out / "encoder.json").read_text()) for out in (first, second))
     assert a["mean"] == b["mean"] != [0.485, 0.456, 0.406]
+
+
+# ---------------------------------------------------------------- other bands
+
+
+NAMED = Pixels(2, bands=("nir", "red"))
+
+
+@pytest.mark.parametrize(
+    ("of_weights", "images", "expected", "words"),
+    [
+        (Pixels(), Pixels(1), [[1], [1], [1]], "from 3 to 1 channel: grey for each of 3 channels"),
+        (Pixels(), Pixels(5), [[0.2] * 5] * 3, "from 3 to 5 channels: the mean of 5 bands for each of 3 channels"),
+        (Pixels(), Pixels(4, bands=("nir", "green", "Red", "blue")), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
+         "bands red, green, blue by name, 1 not used at first"),
+        (NAMED, Pixels(1, bands=("red",)), [[0], [1]], "bands red by name, 0 for 1 that are missing"),
+        (Pixels(4, bands=("1", "2", "3", "4")), Pixels(2, bands=("4", "2")), [[0, 0], [0, 1], [0, 0], [1, 0]],
+         "bands 2, 4 by name, 0 for 2 that are missing"),
+        (Pixels(5), Pixels(2, bands=("4", "2")), [[0, 0], [0, 1], [0, 0], [1, 0], [0, 0]], "bands 2, 4 by name"),
+        (Pixels(5), Pixels(3), [[1 / 3] * 3] * 5, "the mean of 3 bands for each of 5 channels"),
+    ],
+)  # fmt: skip
+def test_the_first_layer_is_converted_to_other_bands(
+    of_weights: Pixels, images: Pixels, expected: list[list[float]], words: str, tmp_path: Path
+) -> None:
+    first, second = (
+        backbones.create("test_byobnet", channels=pixels.channels, image_size=32) for pixels in (of_weights, images)
+    )
+    first.pixels, second.pixels = of_weights, images
+    folder = Folder(tmp_path)
+    encoders.save(folder, first, method="simclr", epochs=1, dtype=torch.uint8)
+    own = second.mean
+    line = encoders.start_from(second, str(tmp_path))
+    assert f"first layer converted {words}" in line or words in line
+    assert "randomly initialised" not in line
+    assert second.mean == own  # the weights' means are of other bands
+    (name,) = (n for n, value in first.export_state().items() if value.ndim == 4 and value.shape[1] == len(first.mean)
+               and value.shape != second.export_state()[n].shape)  # fmt: skip
+    before, after = first.export_state()[name], second.export_state()[name]
+    assert torch.allclose(
+        after, torch.einsum("ockl,cn->onkl", before, torch.tensor(expected, dtype=torch.float32)), atol=1e-6
+    )
+    matrix = torch.tensor(expected, dtype=torch.float32)
+    x = torch.randn(2, images.channels, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(second.eval()(x), first.eval()(torch.einsum("cn,bnhw->bchw", matrix, x)), atol=1e-4)
+
+
+def test_equal_channels_are_left_alone(tmp_path: Path) -> None:
+    first, second = (backbones.create("test_byobnet", image_size=32) for _ in range(2))
+    second.pixels = Pixels(3, bands=("4", "3", "2"))
+    encoders.save(Folder(tmp_path), first, method="simclr", epochs=1, dtype=torch.uint8)
+    assert "converted" not in encoders.start_from(second, str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(first.export_state().values(), second.export_state().values()))

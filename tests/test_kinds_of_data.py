@@ -173,7 +173,7 @@ def test_what_is_advised_about_arrays_works() -> None:
     grey = PIXELS[:3, ..., 0]  # as one image with channels first would be
     with pytest.raises(ValueError, match=r"x\[:, None\]"):
         open_source(grey)
-    assert torch.equal(open_source(grey[:, None], channels=1).read(2, None), PLANES[2, :1])
+    assert torch.equal(open_source(grey[:, None], pixels=1).read(2, None), PLANES[2, :1])
     pair = open_source([PIXELS, np.arange(6)])
     with pytest.raises(BrokenImage, match=r"an array of shape \(6, 20, 30, 3\); expected one image"):
         pair.read(0, None)
@@ -350,11 +350,11 @@ def test_an_array_is_never_taken_transposed() -> None:
         array = RNG.integers(0, 256, (count, 20, 30), np.uint8)
         expected = torch.from_numpy(array).expand(channels, -1, -1)
         for image in (array, array.transpose(1, 2, 0)):
-            assert torch.equal(open_source([image], channels=channels).read(0, None), expected)
-            assert torch.equal(open_source([torch.from_numpy(image)], channels=channels).read(0, None), expected)
+            assert torch.equal(open_source([image], pixels=channels).read(0, None), expected)
+            assert torch.equal(open_source([torch.from_numpy(image)], pixels=channels).read(0, None), expected)
     five = RNG.integers(0, 256, (5, 20, 30), np.uint8)
     for image in (five, five.transpose(1, 2, 0)):
-        assert torch.equal(open_source([image], channels=5).read(0, None), torch.from_numpy(five))
+        assert torch.equal(open_source([image], pixels=5).read(0, None), torch.from_numpy(five))
         with pytest.raises(BrokenImage, match=r"an array of shape .*expected \(H, W, C\) or \(C, H, W\)"):
             open_source([image]).read(0, None)
     both = RNG.integers(0, 256, (3, 20, 3), np.uint8)  # as documented

@@ -218,7 +218,7 @@ def test_images_that_went_away_and_sixteen_bits_are_drawn(tmp_path: Path) -> Non
     photo = tiles(96, least=20)[0].mean(2).astype(np.uint16)
     save(photo * 16, tmp_path / "a.png")
     save(photo * 16 + 1, tmp_path / "b.png")
-    found = check(open_source(tmp_path, channels=1), say=lambda _: None)
+    found = check(open_source(tmp_path, pixels=1), say=lambda _: None)
     assert found.within.near == [(0, 1)]
     (tmp_path / "b.png").unlink()
     pixels = np.asarray(found.sheet())
@@ -230,7 +230,7 @@ def test_dark_images_of_few_of_many_bits_are_not_blank() -> None:
     photo = tiles(96, least=20)[0].mean(2).astype(np.uint16)
     images = [photo, photo // 2, np.full((96, 96), 90, np.uint16), np.full((96, 96), 200, np.uint16)]
     images[3][::9] += 1
-    assert look(open_source(Arrays(images), channels=1)).blank.tolist() == [False, False, True, True]
+    assert look(open_source(Arrays(images), pixels=1)).blank.tolist() == [False, False, True, True]
 
 
 def test_photographs_and_masks_in_two_folders_are_one_name(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from support.files import png, tiff
 from lookalike import cli
 from lookalike.commands import show
 from lookalike.commands.report import projection
-from lookalike.data import BrokenImage, Loader, decode, limits, open_source, remarks
+from lookalike.data import BrokenImage, Loader, Pixels, decode, folders, limits, open_source, plugins, remarks
+from lookalike.data import tiff as tiff_module
 from lookalike.data.decoding import kind_of
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.images import levels
@@ -69,30 +70,29 @@ BANDS = {
 
 @pytest.mark.parametrize("what", BANDS)
 def test_a_file_of_many_bands_says_so_and_what_it_advises_works(what: str, tmp_path: Path) -> None:
-    with pytest.raises(BrokenImage, match=rf"^\(bytes\): not supported: a TIFF of {what}") as caught:
-        decode(BANDS[what], 3)
-    advised = re.search(r"\.npy of shape \((\d+), H, W\) and train with --channels (\d+)", str(caught.value))
-    assert advised is not None
     bands = int(what.split()[0])
-    assert [int(n) for n in advised.groups()] == [bands, bands]
+    other = 5 if bands == 4 else 3
+    with pytest.raises(BrokenImage, match=rf"^\(bytes\): not supported: has {bands} channels") as caught:
+        decode(BANDS[what], other)
+    advised = re.search(r"Give --channels (\d+), or choose some with --bands", str(caught.value))
+    assert advised is not None
+    assert decode(BANDS[what], int(advised[1])).shape == (bands, 32, 32)
+    assert decode(BANDS[what], Pixels(2, bands=("2", "1"))).shape == (2, 32, 32)
     np.save(tmp_path / "x.npy", noise(bands, 7, 9, dtype="u2"))
     assert decode(tmp_path / "x.npy", bands).shape == (bands, 7, 9)
 
 
-def test_three_bands_of_other_numbers_can_be_stored_as_advised(tmp_path: Path) -> None:
-    for content, words in (
-        (
-            tiff(noise(9, 7, 3).astype("f4") / 255, 2),
-            r"3 x 32 bits .floats, RGB.\. Save it as 8-bit RGB, or as .npy",
-        ),
-        (
-            tiff(noise(9, 7, 3, dtype="u2"), 2),
-            r"3 x 16 bits .*Save it as 16-bit PNG, or as .npy of shape \(3, H, W\)",
-        ),
-    ):
-        with pytest.raises(BrokenImage, match=words):
-            decode(content, 3)
-    for array in (noise(3, 9, 7, dtype="u2"), noise(3, 9, 7).astype("f4") / 255):
+@pytest.mark.parametrize("what", [*BANDS, "RGB of floats", "pages"])
+def test_without_tifffile_the_extra_is_named(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"RGB of floats": tiff(noise(9, 7, 3).astype("f4") / 255, 2), "pages": saved(5)}
+    monkeypatch.setattr(tiff_module, "is_installed", lambda: False)
+    with pytest.raises(BrokenImage, match=r"not supported: a TIFF .*pip install 'lookalike\[tiff\]' reads it"):
+        decode((BANDS | more)[what], 5 if what == "pages" else 3)
+
+
+def test_three_bands_of_other_numbers_are_read(tmp_path: Path) -> None:
+    for array in (noise(9, 7, 3, dtype="u2"), noise(9, 7, 3).astype("f4") / 255):
+        assert decode(tiff(array, 2), 3).shape == (3, 9, 7)
         np.save(tmp_path / "x.npy", array)
         assert decode(tmp_path / "x.npy", 3).shape == (3, 9, 7)
     assert decode(png(noise(9, 7, 3, dtype="u2")), 3).shape == (3, 9, 7)
@@ -124,7 +124,7 @@ def test_a_second_band_is_not_lost_in_silence(tmp_path: Path, capfd: pytest.Capt
     for i in range(8):
         (tmp_path / f"{i}.tif").write_bytes(tiff(bands, extra=[0]))
     line = "8 of 8 inspected images (TIFF L of 2 bands) have extra bands after the colours, which are discarded."
-    advice = "Pretraining with --channels 2 reads them from .npy files of shape (2, H, W)"
+    advice = "Pretraining with --bands 1 2 3 ... chooses bands, --channels 2 reads all."
     for text in (checked(tmp_path, capfd), started(tmp_path, tmp_path / "run", capfd)):
         assert f"{line} {advice}" in text
         assert "--channels 4" not in text
@@ -139,13 +139,14 @@ def test_channels_that_lie_in_bands_or_pages_are_named_where_they_are_asked_for(
     first, *rest = [Image.fromarray(noise(9, 7)) for _ in range(5)]
     first.save(pages, "TIFF", save_all=True, append_images=rest)
     for content, channels, words in (
-        (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 6, r"a TIFF of 6 x 8 bits .*\.npy of shape \(6, H, W\)"),
         (tiff(noise(9, 7, 6), 2, extra=[0] * 3), 4, r"a TIFF of 6 x 8 bits .*--channels 6"),
-        (tiff(noise(9, 7, 2), extra=[0]), 2, r"a TIFF of 2 x 8 bits .*\.npy of shape \(2, H, W\)"),
-        (pages.getvalue(), 5, r"several pages, of which only the first is read.*\.npy of shape \(5, H, W\)"),
+        (pages.getvalue(), 4, r"a TIFF with 5 pages, .*--channels 5"),
     ):
         with pytest.raises(BrokenImage, match=words):
             decode(content, channels)
+    assert decode(tiff(noise(9, 7, 6), 2, extra=[0] * 3), 6).shape == (6, 9, 7)
+    assert decode(tiff(noise(9, 7, 2), extra=[0]), 2).shape == (2, 9, 7)
+    assert decode(pages.getvalue(), 5).shape == (5, 9, 7)
     assert decode(tiff(noise(9, 7, 4), 2, extra=[0]), 4).shape == (4, 9, 7)
 
 
@@ -167,7 +168,7 @@ def test_one_of_a_kind_is_said_as_one(tmp_path: Path, capfd: pytest.CaptureFixtu
     Image.new("L", (32, 32)).save(tmp_path / "dark.png")
     text = checked(tmp_path, capfd)
     for words in (
-        "1 of 4 inspected files has several pages; only the first is used. Pages that are channels are read from .npy",
+        "1 of 4 inspected files has several pages; only the first is used. If pages are channels, --bands 1 2 3 ...",
         "1 of 4 inspected images (TIFF RGB of 5 bands) has extra bands after the colours",
         "1 uint16 image uses a small part of the value range",
         "1 of 4 images is constant, or nearly so: dark.png. ",
@@ -183,7 +184,7 @@ def test_floats_beyond_1_are_named_at_the_start(tmp_path: Path, capfd: pytest.Ca
         if i % 4 == 0:
             values[3, 5] = 1.02
         Image.fromarray(values).save(tmp_path / f"{i:02}.tif")
-    reason = "not supported: float values from 0 to 1.02; expected 0 to 1. Scale all images by the same factor"
+    reason = "not supported: float values from 0 to 1.02; expected 0 to 1. Give --scale range LOW HIGH"
     assert "16, of which 0 cannot be read, and 4 are valid" in (text := checked(tmp_path, capfd))
     assert f"00.tif: {reason}" in text
     text = started(tmp_path, tmp_path / "run", capfd, "--max-broken", "0.5")
@@ -249,7 +250,11 @@ def test_a_cameras_preview_is_no_animation(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is passed over
 
 
-def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_passed_over_are_counted_by_suffix(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "SUFFIXES", folders.SUFFIXES - plugins.OPTIONAL.keys())  # without the extras
+    monkeypatch.setattr(plugins, "find_spec", lambda name: None)
     data, out = tmp_path / "photos", tmp_path / "run"
     for i in range(16):
         photo(data / f"{i}.jpg")
@@ -259,8 +264,9 @@ def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path, capfd:
             (data / "more" / f"other{i}{suffix}").write_bytes(b"x")
     (data / ".hidden.jpg").write_bytes(b"x")
     passed = (
-        "skipped: 14 .dcm, 10 .heic, 10 without suffix, 1 .csv, 1 hidden or system files (.hidden.jpg). Convert "
-        "images among them to PNG or TIFF"
+        "skipped: 14 .dcm, 10 .heic, 10 without suffix, 1 .csv, 1 hidden or system files (.hidden.jpg). pip install "
+        "'lookalike[dicom]' reads .dcm; pip install 'lookalike[heic]' reads .heic. Convert images among them to PNG or "
+        "TIFF"
     )
     table = tmp_path / "check.json"
     assert passed in checked(data, capfd, "--out", str(table))
@@ -391,6 +397,7 @@ DIM: dict[str, Callable[[], bytes]] = {
     "float32": lambda: tiff(np.append(np.float32([0, 0.1]), noise(1022) / 2550).reshape(32, 32, 1).astype("f4")),
     "uint8": lambda: png(np.append(np.uint8([0, 20]), noise(1022, top=20)).reshape(32, 32)),
 }
+SCALES = {"uint16": "range 0 4095", "float32": "range 0 0.1", "uint8": "range 0 20"}
 WORDS = {"uint16": "4,095 of 65,535", "float32": "0.1 of 1", "uint8": "20 of 255"}
 
 
@@ -402,11 +409,13 @@ def test_images_that_use_little_of_their_range_are_named(
         (tmp_path / f"{i}.{'tif' if kind == 'float32' else 'png'}").write_bytes(DIM[kind]())
     values = f"the largest value is {WORDS[kind]}, the smallest 0."
     line = f"16 {kind} images use a small part of the value range: {values}"
-    advice = "Train with --normalize data, or scale all files by the same factor"
-    assert f"{line} {advice}" in checked(tmp_path, capfd, "--channels", "1")
-    source = open_source(tmp_path, channels=1)
+    advice = f"Train with --scale {SCALES[kind]}"
+    assert f"{line} {advice}, or with --normalize data." in (text := checked(tmp_path, capfd, "--channels", "1"))
+    assert f"--scale {SCALES[kind]} " in text.splitlines()[-1]  # the first command
+    assert "small part" not in checked(tmp_path, capfd, "--channels", "1", "--scale", *SCALES[kind].split())
+    source = open_source(tmp_path, pixels=1)
     assert warnings_about(source, ALL)[0].startswith(f"{line} {advice}")
-    assert warnings_about(source, {"scale"})[0].startswith(f"{line} Scale all files by the same factor")
+    assert warnings_about(source, {"scale"})[0].startswith(f"{line} {advice}.")
     assert warnings_about(source, {"alpha"}) == remarks(source) == []
     Image.new("L", (32, 32), 255).save(tmp_path / "spot.png")  # one of them changes nothing
     assert "use a small part of the value range" in checked(tmp_path, capfd, "--channels", "1")
@@ -440,7 +449,7 @@ def test_thumbnails_of_dim_images_can_be_seen(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "broken.png").write_bytes(b"x")
     drawn: list[Image.Image] = []
     monkeypatch.setattr(projection, "data_uri", lambda image, quality: drawn.append(image) or "")
-    projection.sheets(open_source(tmp_path, channels=1), list(range(7)), 16)
+    projection.sheets(open_source(tmp_path, pixels=1), list(range(7)), 16)
     tiles = np.asarray(drawn[0])[:16, : 16 * 7]
     assert tiles[:, : 16 * 6].mean() > 80
     assert (tiles[:, 16 * 6 :] == 0x88).all()

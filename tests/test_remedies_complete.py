@@ -287,11 +287,27 @@ TRIED_ELSEWHERE = {
         "test_watchdog.py::test_a_limit_that_is_no_time_is_refused",
     "needs onnxruntime: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
+    "a DICOM file without pixels": "test_dicom.py::test_files_without_pixels_are_left_out_and_counted",
+    "contains no images (\0). Give a folder with images.":
+        "test_dicom.py::test_files_without_pixels_are_left_out_and_counted",
+    "in files of other types, values are from": "test_pixels.py::test_check_proposes_a_scale_for_other_types",
+    "Give --scale range LOW HIGH.": "test_pixels.py::test_percentiles_that_cannot_be_measured_are_refused",
+    "or --scale range LOW HIGH.": "test_pixels.py::test_percentiles_that_cannot_be_measured_are_refused",
+    "Give --channels \0, or choose some with --bands":
+        "test_remarks.py::test_a_file_of_many_bands_says_so_and_what_it_advises_works",
+    "Give for instance --scale range 0 4095.": "test_pixels.py::test_a_scale_of_another_form_is_refused",
+    "Give as many --bands as --channels": "test_pixels.py::test_bands_determine_the_channels",
+    "Give LOW HIGH once, or once per channel.": "test_pixels.py::test_bands_determine_the_channels",
+    "Give for instance bands=(4, 3, 2).": "test_pixels.py::test_bands_determine_the_channels",
+    "Give another --stride.": "test_tiles.py::test_a_stride_leaves_nothing_out",
+    "Give --tile, too.": "test_tiles.py::test_a_stride_leaves_nothing_out",
 }  # fmt: skip
 """A part of a text, and the test that meets the message and follows it."""
 
 UNTRIED = {
     "Update lookalike.": "it takes a later version, which there is not yet",
+    "its license is the GPL": "it takes a package under the GPL",
+    "pip install --upgrade pillow": "it takes an older Pillow",
     "There is not enough memory. Take fewer --workers": "it takes a machine whose memory is full",
     "Check the disk.": "it takes a disk that fails",
     "Check in nvidia-smi which processes use it": "it takes a GPU that fails",
@@ -318,6 +334,11 @@ FACTS = (
     "then resume=(--resume); fi",
     ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"',
     ", exported by lookalike ",
+    "a --scale per band",
+    "take the bands \0 in this order",
+    "--tile \0 --stride \0",
+    "--bands \0",
+    "--scale \0",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",
     "Name and version of the server.",

@@ -242,7 +242,7 @@ def test_a_dataset_may_hold_any_kind_of_image() -> None:
         assert torch.equal(source.read(i, None), chw(array)), i
     for i in (5, 6):
         assert torch.equal(source.read(i, None), chw(grey).expand(3, -1, -1)), i
-    five = open_source(Items([torch.rand(5, 4, 4)]), channels=5)
+    five = open_source(Items([torch.rand(5, 4, 4)]), pixels=5)
     assert five.read(0, None).shape == (5, 4, 4)
 
 

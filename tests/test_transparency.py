@@ -12,6 +12,7 @@ from support.samples import RGB, RNG, assert_holds, chw, integers
 
 from lookalike.data import BrokenImage, decode
 from lookalike.data.decoding import kind_of
+from lookalike.image_options import Pixels
 
 LEFT = np.s_[:, :20]
 
@@ -63,12 +64,12 @@ def test_certain_transparency_is_laid_on_white_and_other_channels_are_left_out(m
         path = tmp_path / "image"
         path.write_bytes(content)
         assert_holds(decode(content, 3), chw(on_white(array) if certain else array[..., :3]))
-        assert_holds(decode(content, 3, alpha="white"), chw(on_white(array)))
-        assert_holds(decode(content, 3, alpha="drop"), chw(array[..., :3]))
+        assert_holds(decode(content, Pixels(3, "white")), chw(on_white(array)))
+        assert_holds(decode(content, Pixels(3, "drop")), chw(array[..., :3]))
         if array[..., 3].min() < 255:  # else some formats have no such channel
             assert_holds(decode(content, 4), chw(array))
         assert kind_of(path).endswith("last channel left out") != certain
-        assert not kind_of(path, alpha="white").endswith("left out")
+        assert not kind_of(path, Pixels(alpha="white")).endswith("left out")
         assert torch.equal(decode(content, 3, 8), decode(content, 3, 8))
 
 
@@ -110,8 +111,8 @@ def test_transparency_of_16_bits_follows_the_same_rule(channels: int) -> None:
         white = np.round(array[..., :-1] * share + 65535 * (1 - share))
         content = png(array)
         assert_holds(decode(content, channels - 1), chw(white if certain else array[..., :-1]))
-        assert_holds(decode(content, channels - 1, alpha="white"), chw(white))
-        assert_holds(decode(content, channels - 1, alpha="drop"), chw(array[..., :-1]))
+        assert_holds(decode(content, Pixels(channels - 1, "white")), chw(white))
+        assert_holds(decode(content, Pixels(channels - 1, "drop")), chw(array[..., :-1]))
     assert decode(png(array), 4).shape[0] == 4
 
 
@@ -125,4 +126,4 @@ def test_a_colour_that_png_marks_as_transparent_is_white(bits: int) -> None:
         full = array.astype(int) if bits == 16 else array.astype(int) * 255 // top
         marked = (array == array[0, 0]).all(2, keepdims=True)
         assert_holds(decode(content, channels), chw(np.where(marked, 65535 if bits == 16 else 255, full)))
-        assert_holds(decode(content, channels, alpha="drop"), chw(full))
+        assert_holds(decode(content, Pixels(channels, "drop")), chw(full))

@@ -56,12 +56,12 @@ def moved(encoder: Backbone) -> Backbone:
 
 
 def calibrated_on(encoder: Backbone, images: Path) -> Backbone:
-    source = open_maybe_labelled(images, encoder.channels, encoder.alpha)
+    source = open_maybe_labelled(images, encoder.pixels)
     return with_statistics(encoder, source, image_size=encoder.image_size, mean=encoder.mean, std=encoder.std)
 
 
 def sample_of(images: Path, encoder: Backbone) -> Sample:
-    return sample(open_maybe_labelled(images, encoder.channels, encoder.alpha), 256, "tests", str(images))
+    return sample(open_maybe_labelled(images, encoder.pixels), 256, "tests", str(images))
 
 
 def crops_of(images: Sample, encoder: Backbone) -> torch.Tensor:

@@ -126,7 +126,7 @@ def files(*paths: Path) -> list[tuple[str, tuple[str, bytes]]]:
 
 def tensors(model: Description, *paths: Path) -> NDArray[np.float32]:
     """Images as the model takes them: cropped and normalised, (N, C, S, S)."""
-    crops = [crop(decode(path, model.channels, alpha=model.alpha), model.image_size) for path in paths]
+    crops = [crop(decode(path, model.pixels), model.image_size) for path in paths]
     mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (model.mean, model.std))
     return np.stack([(promote(each, torch.float32).numpy() - mean) / std for each in crops])
 

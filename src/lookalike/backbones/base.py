@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..foreign import is_tag
-from ..image_options import Alpha
+from ..image_options import Pixels
 from ..printing import brief, counted
 from .image_sizes import WrongOutput, wrong_size
 
@@ -79,8 +79,8 @@ class Backbone(nn.Module):
         self.std = std
         self.stem: Stem = stem
         self.interpolation: Interpolation = interpolation
-        self.alpha: Alpha = "auto"
-        """How an image's alpha channel is handled; see `lookalike.data.decode`."""
+        self.pixels = Pixels(channels)
+        """How the pixels of images are read; see `lookalike.data.decode`."""
         self.remark = ""
         """A remark on its weights file, to be printed."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None

@@ -175,7 +175,7 @@ def remade(backbone: Backbone, *, image_size: int, drop_path: float = 0.0, mask_
         drop_path=0.0 if own else drop_path, mask_token=mask_token, interpolation=backbone.interpolation,
         stem=None if own else backbone.stem,
     )  # fmt: skip
-    copied.mean, copied.std, copied.alpha = backbone.mean, backbone.std, backbone.alpha
+    copied.mean, copied.std, copied.pixels = backbone.mean, backbone.std, backbone.pixels
     if own:
         copied.name = backbone.name
     else:

@@ -44,7 +44,29 @@ def _pair(folders: list[str]) -> tuple[str, ...] | None:
     return None if folders == ["None"] else tuple(folders)
 
 
+def _bands(words: list[str]) -> tuple[str, ...] | None:
+    return None if words == ["None"] else tuple(words)
+
+
 MARKS = {
+    "bands": (
+        PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="BAND ...",
+            instance_from_str=_bands,
+            is_instance=lambda value: value is None or isinstance(value, tuple),
+            str_from_instance=lambda value: list(value or ["None"]),
+        ),
+    ),
+    "scale": (
+        PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="dtype | range LOW HIGH | percentile LOW HIGH",
+            instance_from_str=tuple,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=list,
+        ),
+    ),
     "probe": (
         PrimitiveConstructorSpec(
             nargs="*",
@@ -53,7 +75,7 @@ MARKS = {
             is_instance=lambda value: value is None or isinstance(value, tuple),
             str_from_instance=lambda value: list(value or ["None"]),
         ),
-    )
+    ),
 }
 """Options that tyro would parse differently."""
 

@@ -16,10 +16,12 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..data import tiff_bands
 from ..data.errors import UNSUPPORTED, BrokenImage
 from ..data.near import SIDE, near_pairs, thumbnail
 from ..data.pair_sheet import Twins, pair_sheet
-from ..data.remarks import ALL, left_out, unused
+from ..data.remarks import ALL, left_out, proposed_scale, range_line, unused
+from ..data.scale_statistics import sampled_values
 from ..data.sources import Source
 from ..data.suspects import blank, same_stems
 from ..data.workers import stream
@@ -128,6 +130,10 @@ class Split:
     """(N,) bool: whether the image is constant, or nearly so."""
     same_stems: list[tuple[int, ...]]
     """Indices of images whose names differ only in the suffix."""
+    range_line: str
+    """The range of values in files that are not supported without a scale, with a proposal; else empty."""
+    bands: list[str]
+    """The names of the bands of the first TIFF file; empty without names."""
 
     def name(self, row: int) -> str:
         return self.source.name(int(self.indices[row]))
@@ -165,6 +171,8 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
     count = len(values)
     mean, square = values.mean(0) if count else np.full((2, source.channels), np.nan)
     indices = np.concatenate([s.indices for s in results])
+    broken = [b for s in results for b in s.broken]
+    unscaled = [reason for _, reason in broken if "--scale" in reason]
     classes = None
     if source.labels is not None and source.classes is not None:
         numbers = source.labels.bincount(minlength=len(source.classes)).tolist()
@@ -179,13 +187,21 @@ def look(source: Source, workers: int = 0, progress: Callable[[int, int], None] 
         mean=mean.tolist(),
         std=np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
         classes=classes,
-        broken=[b for s in results for b in s.broken],
+        broken=broken,
         decode_seconds=sum(s.seconds for s in results) / max(1, count),
         digests=np.concatenate([s.digests for s in results]),
         thumbnails=np.concatenate([s.thumbnails for s in results]),
         blank=blank(values, np.concatenate([s.ranges for s in results]), [kind for s in results for kind in s.types]),
         same_stems=same_stems(source),
+        range_line=range_line(sampled_values(source, 32)) if unscaled else "",
+        bands=_band_names(source),
     )
+
+
+def _band_names(source: Source) -> list[str]:
+    """The names of the bands of the first image, if it is a TIFF file with several."""
+    file = source.file(0) if len(source) else None
+    return tiff_bands.names_of(file) if file is not None and file.lower().endswith((".tif", ".tiff")) else []
 
 
 def duplicates(a: Split, b: Split | None = None) -> Duplicates:
@@ -368,6 +384,10 @@ def _split_lines(what: str, split: Split, image_size: int, workers: int) -> list
     lines += [f"            {name}: {reason}" for name, reason in split.broken[:10]]
     if len(split.broken) > 10:
         lines.append(f"            and {len(split.broken) - 10} more (--out FILE.json lists all)")
+    if split.range_line:
+        lines.append(f"            {split.range_line}")
+    if split.bands:
+        lines.append(f"bands       {tiff_bands.described(split.bands, len(split.bands))}")
     if read:
         lines += _pixel_lines(split, image_size)
     remarks = (*left_out(split.kinds, ALL), *unused(split.kinds, split.levels, split.source.channels, ALL))
@@ -509,6 +529,9 @@ def _split_content(split: Split) -> dict[str, object]:
         "sizes": Counter(f"{w}x{h}" for h, w in split.sizes.tolist()),
         "kinds": split.kinds,
         "types": split.types,
+        "bands": split.bands,
+        "pixels": str(split.source.pixels),
+        "proposed_scale": None if (found := proposed_scale(split.levels)) is None else str(found),
         "mean": split.mean if len(split.indices) else None,
         "std": split.std if len(split.indices) else None,
         "classes": split.classes,

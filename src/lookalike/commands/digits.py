@@ -193,7 +193,7 @@ def _train_and_evaluate(
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
     result = training.pretrain(run, [callbacks.FirstStep(begin)])
-    bank, other = open_pair(train, test, channels=1)
+    bank, other = open_pair(train, test, pixels=1)
     encoders_by_name = {"raw pixels": nn.Flatten(), **_encoders(run, folder, bank, parts["unlabelled"])}
     say("\nEvaluating raw pixels, the untrained and the trained encoder ...")
     scores, near = [], []

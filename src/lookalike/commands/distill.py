@@ -13,6 +13,7 @@ from ..devices import default_device
 from ..evaluation.features import features
 from ..files import write_json
 from ..methods.distill import Distill
+from ..printing import counted
 from ..random import permutation
 from ..runs import Folder, Result, Run
 from ..training import checkpoints, launch
@@ -56,12 +57,18 @@ def compare_with_teacher(run: Run) -> TeacherStudent:
     teacher_size = method.cfg.teacher_pixels
     exists = settled.probe is not None and all(map(os.path.exists, settled.probe))  # the training warns if not
     train, test = settled.probe if settled.probe and exists else (None, None)
+    student = method.backbone.pixels
+    if teacher.channels == student.channels:  # both got the same images
+        teacher.pixels = student
+    elif student.channels not in (1, 3):
+        folder.say(f"The probe is left out: the teacher cannot read images of {counted(student.channels, 'channel')}.")
+        train, test = None, None
     measured = profile_encoders(
         (teacher, method.backbone), (method.cfg.teacher, method.backbone.name), (teacher_size, size), train, test,
-        batch_size=64, workers=settled.workers, seed=settled.seed,
+        batch_size=64, workers=settled.workers, seed=settled.seed, tile=settled.tile, stride=settled.stride,
     )  # fmt: skip
     data = run.data if test is None else test
-    source = open_source(data, channels=settled.channels, alpha=settled.alpha, columns=settled.columns)
+    source = open_source(data, settled.pixels, columns=settled.columns, tiling=settled.tiling)
     if test is None and settled.only is not None:
         source = only_chosen(source, settled.only)
     drawn = Subset(source, permutation(len(source), settled.seed, "agreement")[:IMAGES].tolist())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
 from ..evaluation.protocol_table import Pool
+from ..image_options import Tiling
 from ..places import check_suffix, is_published
 from ..printing import silent
 
@@ -22,6 +23,8 @@ def embed(
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     pool: Pool = "pooled",
+    tile: int | None = None,
+    stride: int | None = None,
     batch_size: int = 256,
     workers: int = 0,
     keep: bool = True,
@@ -42,6 +45,8 @@ def embed(
         out: output file: .npz, .parquet (needs the extra 'tables') or .csv.
         image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
         pool: pooling of the features, as for `evaluate`.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         batch_size: images per forward pass.
         workers: number of processes that decode images.
         keep: cache the features in the run folder, if `encoder` is one, and reuse them.
@@ -52,16 +57,18 @@ def embed(
     """
     if out is not None:
         check_suffix(out)  # before the work starts
+    tiling = Tiling.of(tile, stride)
     from ..data import only_chosen, open_maybe_labelled
     from ..evaluation.extractor import Extractor
     from ..evaluation.feature_files import save_features
 
-    source = open_maybe_labelled(data, columns=columns) if is_published(encoder) else None  # before a download
+    # before a download
+    source = open_maybe_labelled(data, columns=columns, tiling=tiling) if is_published(encoder) else None
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
-    source = source or open_maybe_labelled(data, extractor.model.channels, extractor.model.alpha, columns)
+    source = source or open_maybe_labelled(data, extractor.model.pixels, columns, tiling)
     if only is not None:
         source = only_chosen(source, only)
     found = extractor.features(source, "images")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
 from ..evaluation.protocol_table import EPOCHS, SHARES, Pool
+from ..image_options import Tiling
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def evaluate(
     protocols: Sequence[str] = ("knn", "linear"),
     image_size: int | None = None,
     pool: Pool = "pooled",
+    tile: int | None = None,
+    stride: int | None = None,
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
@@ -63,6 +66,8 @@ def evaluate(
         image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
         pool: pooling of the features: the encoder's output (a ViT's class token, a CNN's pooled map), the mean of the
             patches, both, or the class tokens of a ViT's last four blocks. For protocols that use features.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         batch_size: images per forward pass, and per step of protocols that train on images.
         workers: number of processes that decode images.
         seed: random seed of initial weights, order, held-out part, label draws and intervals.
@@ -95,7 +100,8 @@ def evaluate(
         raise ValueError("holdout splits TRAIN, but TEST is given. Leave one of them out.")
     request = Request(protocols, seed, seeds, tuple(map(float, shares)), labels, epochs, multi_label)
     return evaluate_pairs(
-        ((train, test), *also), request, Reading(columns, multi_label, holdout, seed, only),
+        ((train, test), *also), request,
+        Reading(columns, multi_label, holdout, seed, only, Tiling.of(tile, stride)),
         encoder=encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, out=out,
         encoder_backbone=encoder_backbone, baseline=baseline, say=say,
     )  # fmt: skip

@@ -43,7 +43,7 @@ def label_free(
         ValueError, FileNotFoundError: an encoder or images that cannot be used, or fewer than two images.
     """
     model = open_encoder(encoder, image_size)
-    source = open_source(data, channels=model.channels, alpha=model.alpha)
+    source = open_source(data, model.pixels)
     count = min(images, len(source))
     if count < 2:
         raise ValueError(
@@ -57,7 +57,7 @@ def label_free(
     outputs: list[list[torch.Tensor]] = [[], []]
     for batch in Loader(Subset(source, indices), group, seed, decode_size=2 * size, max_broken=1.0):
         batch = batch.to(device)
-        pair = make_views(batch, views, batch.keys, mean=model.mean, std=model.std)
+        pair = make_views(batch, views, batch.keys, mean=model.mean, std=model.std, color=model.pixels.is_color)
         with evaluating(model), torch.inference_mode():
             for side, x in zip(outputs, pair, strict=True):
                 side.append(model(x).float().cpu())

@@ -21,7 +21,7 @@ from ..evaluation.protocol_table import FROZEN, LABEL_FREE, PROTOCOLS, TRAINED, 
 from ..evaluation.protocols import About, entry, now
 from ..evaluation.records import Entry
 from ..files import file_sha256
-from ..image_options import Alpha
+from ..image_options import Pixels
 from ..places import is_published, refuse_folder
 from ..runs import Folder
 from .evaluate_label_free import VIEWED, images_viewed, label_free
@@ -51,15 +51,14 @@ def evaluate_pairs(
         raise ValueError(f"{others[0]} uses the encoder's output, but pool is {pool!r}. Leave one of them out.")
     later = dataclasses.replace(reading, holdout=None, only=None)
     asked = [(*pair, later if n else reading) for n, pair in enumerate(data)]
-    opened = [_open_pair(*each, 3, "auto") for each in asked] if is_published(encoder) else []  # before a download
+    opened = [_open_pair(*each, Pixels()) for each in asked] if is_published(encoder) else []  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
         backbone=encoder_backbone,
     )  # fmt: skip
     if baseline:
         check_known(extractor.model)
-    model = extractor.model
-    opened = opened or [_open_pair(*each, model.channels, model.alpha) for each in asked]
+    opened = opened or [_open_pair(*each, extractor.model.pixels) for each in asked]
     pairs = [_pair(*each, split, extractor) for each, split in zip(data, opened, strict=True)]
     for pair in pairs:
         if len(pairs) > 1:
@@ -87,16 +86,16 @@ class _Pair:
     about: About
 
 
-def _open_pair(train: Data, test: Data | None, reading: Reading, channels: int, alpha: Alpha) -> Split:
+def _open_pair(train: Data, test: Data | None, reading: Reading, pixels: Pixels) -> Split:
     """Opens the labelled images of a pair, with the classes of the first; without TEST, splits TRAIN."""
     if test is None:
         found = open_split(
-            train, channels=channels, alpha=alpha, columns=reading.columns, multi_label=reading.multi_label,
-            only=reading.only, holdout=reading.holdout, seed=reading.seed,
+            train, pixels=pixels, columns=reading.columns, multi_label=reading.multi_label, only=reading.only,
+            holdout=reading.holdout, seed=reading.seed, tiling=reading.tiling,
         )  # fmt: skip
     else:
         first, second = open_pair(
-            train, test, channels=channels, alpha=alpha, columns=reading.columns, multi_label=reading.multi_label
+            train, test, pixels=pixels, columns=reading.columns, multi_label=reading.multi_label, tiling=reading.tiling
         )
         found = Split(first if reading.only is None else only_chosen(first, reading.only), second, {}, "")
     classes = found.train.classes

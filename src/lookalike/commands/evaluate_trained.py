@@ -83,7 +83,8 @@ def trained_scores(
         run = Run(
             data=labelled, backbone=encoder, channels=encoder.channels, image_size=size, epochs=epochs,
             batch_size=min(batch_size, len(labelled)), workers=workers, seed=seed, out=folder, save_every=epochs,
-            alpha=encoder.alpha, frozen_epochs=0.0, cache="ram" if decoded < IN_MEMORY else "none",
+            alpha=encoder.pixels.alpha, bands=encoder.pixels.bands, scale=encoder.pixels.scale.words(),
+            frozen_epochs=0.0, cache="ram" if decoded < IN_MEMORY else "none",
             method=FineTune.Config(
                 frozen=frozen, classes=train.classes, encoder_stem=encoder.stem,
                 encoder_interpolation=encoder.interpolation,

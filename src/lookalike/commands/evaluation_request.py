@@ -15,6 +15,7 @@ from ..evaluation.protocol_table import EPOCHS, MULTI_LABEL
 from ..evaluation.protocols import PROGRESS, About, Few, run_protocol
 from ..evaluation.records import Entry, record
 from ..files import file_sha256
+from ..image_options import Tiling
 from ..places import check_shares, no_list
 from ..progress import counting
 
@@ -82,6 +83,7 @@ class Reading:
     holdout: float | None = None
     seed: int = 0
     only: str | os.PathLike[str] | None = None
+    tiling: Tiling | None = None
 
 
 @dataclass

@@ -31,6 +31,7 @@ from ..exports.formats import FORMATS, OPSET
 from ..exports.making import Making, Request, Status
 from ..exports.model_card import Origin, model_card
 from ..exports.network import Network, Trained
+from ..exports.preparation import check_scale
 from ..exports.triton import repository as triton_repository
 from ..exports.verify import IMAGES, Sample, Verification, normalised, sample, test_crops
 from ..files import atomic, file_sha256, read_json, sync, write_json
@@ -88,6 +89,7 @@ def export_files(
     """See `export`."""
     trained, origin = _opened(encoder, encoder_backbone)
     network = Network(trained, patch_tokens=asked.patch_tokens, dynamic_size=asked.dynamic_size)
+    check_scale(network.encoder.pixels, asked.format, with_preprocessing=asked.with_preprocessing)
     if asked.format == "timm":
         timm_folder.check(network.encoder)
     folder = Path(out) if out is not None else _default_folder(encoder, asked)
@@ -201,7 +203,7 @@ def _within(folder: Path) -> Iterator[Path]:
 
 
 def _open(data: Data, encoder: Backbone, columns: Columns, say: Callable[[str], None]) -> Source:
-    source = open_maybe_labelled(data, encoder.channels, encoder.alpha, columns)
+    source = open_maybe_labelled(data, encoder.pixels, columns)
     for line in remarks(source):
         say(line)
     return source

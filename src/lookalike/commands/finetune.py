@@ -125,7 +125,9 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             backbone=model,
             channels=model.channels,
             image_size=run.image_size or (None if run.resume else model.image_size),  # a resumed run has it in run.yaml
-            alpha=model.alpha if run.alpha == "auto" else run.alpha,
+            alpha=model.pixels.alpha if run.alpha == "auto" else run.alpha,
+            bands=model.pixels.bands if run.bands is None else run.bands,
+            scale=model.pixels.scale.words() if run.pixels.scale.kind == "dtype" else run.scale,
         )
     source = source or _open_train(run, cfg)
     assert source.classes is not None
@@ -181,9 +183,7 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
 def _open_train(run: Run, cfg: FineTune.Config) -> Source:
     """Opens the training images, for a resumed run with its original classes."""
     classes = cfg.classes if run.resume and cfg.classes else None
-    source = open_source(
-        run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes, columns=run.columns
-    )
+    source = open_source(run.data, run.pixels, labelled=True, classes=classes, columns=run.columns, tiling=run.tiling)
     return source if run.only is None else only_chosen(source, run.only)
 
 
@@ -195,9 +195,7 @@ def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
     """
     if isinstance(test, str) and not test:
         raise ValueError("No test images were given. Give TEST, a folder with the classes of TRAIN.")
-    return open_source(
-        test, channels=run.channels, alpha=run.alpha, labelled=True, classes=classes, columns=run.columns
-    )
+    return open_source(test, run.pixels, labelled=True, classes=classes, columns=run.columns, tiling=run.tiling)
 
 
 def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
@@ -226,8 +224,8 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     assert isinstance(cfg, FineTune.Config)
     given = test if test is not None else cfg.test
     first, second = open_pair(
-        settled.data, given, channels=settled.channels, alpha=settled.alpha, classes=cfg.classes,
-        columns=settled.columns,
+        settled.data, given, pixels=settled.pixels, classes=cfg.classes, columns=settled.columns,
+        tiling=settled.tiling,
     )  # fmt: skip
     if settled.only is not None:
         first = only_chosen(first, settled.only)

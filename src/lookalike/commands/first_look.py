@@ -1,7 +1,7 @@
 """The command `check`: inspects images and recommends a first command. It imports nothing heavy."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..columns import COLUMNS, Columns
@@ -20,6 +20,10 @@ def first_look(
     groups: str | None = None,
     channels: int = Options.channels,
     alpha: Alpha = Options.alpha,
+    bands: Sequence[str] | None = None,
+    scale: Sequence[str] = Options.scale,
+    tile: int | None = None,
+    stride: int | None = None,
     image_size: int | None = None,
     workers: int | None = None,
     timing: bool = True,
@@ -40,6 +44,10 @@ def first_look(
         channels: number of channels of the images.
         alpha: composite images with an alpha channel on white, or drop the channel; auto decides per image, as in
             training.
+        bands: bands to read, in this order: numbers from 1, or names that the files state; by default all.
+        scale: values of the files that become 0 and 1: dtype, range LOW HIGH or percentile LOW HIGH, as in training.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         image_size: image size of a training in pixels; by default one that suits the images and this machine.
         workers: number of processes that decode images; by default one per free core, at most 8.
         timing: train for about ten seconds at the end, in a temporary folder, to estimate the duration of the
@@ -56,13 +64,23 @@ def first_look(
         FileExistsError: an output file exists.
     """
     check_places(data, test, out, sheet, overwrite)
-    from ..data import open_maybe_labelled
+    from ..data import measured, measured_line, open_maybe_labelled
     from ..data.chosen import taken
     from . import recommendation
     from .check import check
     from .check_keep import kept_of
 
-    sources = [open_maybe_labelled(path, channels, alpha, columns) for path in (data, test) if path is not None]
+    asked = Options(
+        channels=channels, alpha=alpha, bands=None if bands is None else tuple(bands), scale=tuple(scale),
+        tile=tile, stride=stride,
+    )  # fmt: skip
+    sources = [
+        open_maybe_labelled(path, asked.pixels, columns, asked.tiling) for path in (data, test) if path is not None
+    ]
+    settled = measured(sources[0])
+    for line in measured_line(asked.pixels, settled.pixels):
+        say(line)
+    sources = [settled, *(source.reading(settled.pixels) for source in sources[1:])]
     found = check(*sources, pattern=groups, workers=worker_count(workers), say=say)
     first, why = None, ""
     kept = kept_of(found)
@@ -70,7 +88,9 @@ def first_look(
     try:
         facts = recommendation.facts_of(found.train, image_size)
         facts = dataclasses.replace(facts, images=len(kept.keep)) if cleaned else facts
-        given = recommendation.Given(data, alpha, workers, out if cleaned else None, columns)
+        given = recommendation.Given(
+            data, alpha, workers, out if cleaned else None, columns, asked.bands, asked.scale, tile, stride
+        )
         first = dataclasses.replace(recommendation.recommended(facts, given), out=recommendation.free_place())
     except ValueError as error:
         why = str(error)

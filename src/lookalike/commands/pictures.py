@@ -18,13 +18,14 @@ from ..evaluation.extractor import Encoder, open_encoder
 from ..evaluation.features import as_parameters, crop, features
 from ..evaluation.neighbours import others
 from ..files import atomic, check_output
+from ..image_options import Tiling
 from ..images import promote
 from ..modes import evaluating
 from ..places import is_published
 from ..printing import cell, counted
 from ..progress import counting
 from ..random import permutation
-from ..views import black_and_white, sheet
+from ..views import sheet, stretch
 
 CELL = 128
 """Approximate size of an image on a sheet, in pixels: smaller images are enlarged by an integer factor."""
@@ -47,16 +48,18 @@ def draw_pictures(
     overwrite: bool,
     encoder_backbone: str | None,
     columns: Columns,
+    tiling: Tiling | None,
     say: Callable[[str], None],
 ) -> list[Path]:
     """Computes and draws the pictures of `show`, with its arguments; returns the files."""
-    source = open_source(images, columns=columns) if is_published(encoder) else None  # before a download
+    # before a download
+    source = open_source(images, columns=columns, tiling=tiling) if is_published(encoder) else None
     model = open_encoder(encoder, image_size, encoder_backbone)
     if model.remark:
         say(f"weights: {model.remark}")
     size = image_size or model.image_size
     model.check_size(size)
-    source = source or open_source(images, channels=model.channels, alpha=model.alpha, columns=columns)
+    source = source or open_source(images, model.pixels, columns=columns, tiling=tiling)
     for line in remarks(source):
         say(line)
     names, x = _some(source, map(int, permutation(len(source), seed, "show")), count, size)
@@ -127,8 +130,9 @@ def _found_neighbours(
 def _draw(shown: _Shown, files: dict[str, Path], say: Callable[[str], None]) -> None:
     """Writes the pictures, and reports what each of them shows."""
     model, x, size, maps, found = shown.model, shown.x, shown.size, shown.maps, shown.neighbours
-    limits = black_and_white([*x])
-    inputs, images = _rgb(x, limits), counted(len(x), "image")
+    bands = model.pixels.shown
+    limits = stretch([*x], bands)
+    inputs, images = _rgb(x, bands, limits), counted(len(x), "image")
     grid = _grid(maps["pca"], size, model) if "pca" in maps else None
     if maps:
         rows, columns = maps["attention"].shape[-2:] if grid is None else grid.shape[1:3]
@@ -147,7 +151,7 @@ def _draw(shown: _Shown, files: dict[str, Path], say: Callable[[str], None]) -> 
             "as colours"
         )
     if found is not None:
-        _write(files["neighbours"], [_rgb(column, limits) for column in found.columns], size)
+        _write(files["neighbours"], [_rgb(column, bands, limits) for column in found.columns], size)
         _write_table(files["neighbours of each"], found)
         say(f"neighbours: {images}, each followed by its {len(found.columns) - 1} nearest of {found.images}")
 
@@ -299,10 +303,9 @@ def _scaled(maps: Tensor) -> Tensor:
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _rgb(x: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Images (M, C, H, W) as RGB: the first 3 channels, or the first as grey, with `limits` as black and white."""
-    rgb = x[:, :3] if x.shape[1] >= 3 else x[:, :1].expand(-1, 3, -1, -1)
-    return (rgb - limits[0]) / (limits[1] - limits[0])
+def _rgb(x: Tensor, bands: Sequence[int], limits: tuple[Tensor, Tensor]) -> Tensor:
+    """Images (M, C, H, W) as RGB: three channels, or one as grey, with `limits` as black and white."""
+    return ((x[:, [*bands]] - limits[0]) / (limits[1] - limits[0])).expand(-1, 3, -1, -1)
 
 
 def _write(path: Path, columns: Sequence[Tensor], size: int) -> None:

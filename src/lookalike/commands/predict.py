@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
 from ..files import atomic
+from ..image_options import Tiling
 from ..places import PREDICTED, check_suffix
 from ..printing import cell, counted, first_of, printable
 from ..progress import counting
@@ -82,6 +83,8 @@ def predict(
     *,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
+    tile: int | None = None,
+    stride: int | None = None,
     batch_size: int = 256,
     workers: int = 0,
     columns: Columns = COLUMNS,
@@ -96,6 +99,8 @@ def predict(
             Dataset. Images that cannot be read are skipped and listed in the result.
         out: .csv or .parquet file (needs the extra 'tables'): file, label, probability, and the next four classes.
         image_size: size of the centre crop in pixels; by default the size that the classifier was trained at.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         batch_size: images per forward pass; it affects results only by rounding.
         workers: number of processes that decode images.
         columns: names of the columns of lists.
@@ -108,6 +113,7 @@ def predict(
         check_suffix(out, PREDICTED)  # before the work starts
     if batch_size < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"batch_size is {batch_size} and image_size is {image_size}; both must be at least 1.")
+    tiling = Tiling.of(tile, stride)
     from .. import classifiers
     from ..classifiers import Classifier
     from ..data import open_source, remarks
@@ -119,7 +125,7 @@ def predict(
     net = model.encoder
     size = image_size or net.image_size
     net.check_size(size)
-    source = open_source(data, channels=net.channels, alpha=net.alpha, columns=columns)
+    source = open_source(data, net.pixels, columns=columns, tiling=tiling)
     if say is not None:
         for line in remarks(source):
             say(line)

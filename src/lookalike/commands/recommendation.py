@@ -17,6 +17,7 @@ import torch
 
 from ..columns import COLUMNS, Columns
 from ..data import Source
+from ..data.remarks import proposed_scale
 from ..data.remarks import unused as remarks_about
 from ..devices import free_for_state
 from ..durations import seconds_of, spoken
@@ -99,6 +100,8 @@ class Facts:
     """Free bytes, of the GPU if there is one."""
     image_size: int | None = None
     """Size of the largest view in pixels, if the user chose it."""
+    scale: tuple[str, ...] = Options.scale
+    """A scale for images that use a small part of the range of values."""
 
     @property
     def machine(self) -> str:
@@ -116,6 +119,10 @@ class Given:
     only: str | None = None
     """The file of `check` that names the images to train on."""
     columns: Columns = COLUMNS
+    bands: tuple[str, ...] | None = None
+    scale: tuple[str, ...] = Options.scale
+    tile: int | None = None
+    stride: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,11 +180,21 @@ class Recommendation:
 
     def _image_options(self) -> dict[str, object]:
         """Options for reading images that differ from the defaults."""
-        own = {"channels": self.facts.channels, "alpha": self.given.alpha, "normalize": self.facts.normalize,
-               "only": self.given.only}  # fmt: skip
+        own = {
+            "channels": self.facts.channels, "alpha": self.given.alpha, "bands": self.given.bands,
+            "scale": self.scale, "tile": self.given.tile, "stride": self.given.stride,
+            "normalize": self.facts.normalize, "only": self.given.only,
+        }  # fmt: skip
+        if self.given.bands is not None:
+            del own["channels"]
         found = {name: value for name, value in own.items() if value != vars(Options)[name]}
         names = {f"columns.{name}": value for name, value in vars(self.given.columns).items()}
         return found | {name: value for name, value in names.items() if value != vars(COLUMNS)[name.partition(".")[2]]}
+
+    @property
+    def scale(self) -> tuple[str, ...]:
+        """The user's scale, or that of images which use a small part of the range of values."""
+        return self.facts.scale if self.given.scale == Options.scale else self.given.scale
 
     def run(self, data: str | Source, out: str) -> Run:
         """The training that the command runs.
@@ -191,6 +208,7 @@ class Recommendation:
             data=data, method=method, out=out, backbone=self.backbone,
             image_size=self.image_size, batch_size=self.batch_size, channels=self.facts.channels,
             epochs=Options.epochs if self.time else self.epochs, time=self.time, alpha=self.given.alpha,
+            bands=self.given.bands, scale=self.scale, tile=self.given.tile, stride=self.given.stride,
             normalize=self.facts.normalize, workers=self.given.workers, columns=self.given.columns,
             origins=by_user(self._options()),
         )  # fmt: skip
@@ -242,7 +260,10 @@ class Recommendation:
 
 def _typed(options: Mapping[str, object]) -> list[object]:
     """Options as command-line arguments."""
-    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    words: list[object] = []
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def facts_of(split: Split, image_size: int | None = None) -> Facts:
@@ -275,6 +296,7 @@ def facts_of(split: Split, image_size: int | None = None) -> Facts:
         cores=_cores(),
         memory=free_for_state(0, 1),
         image_size=image_size,
+        scale=Options.scale if (scale := proposed_scale(split.levels)) is None else scale.words(),
     )
 
 
@@ -331,6 +353,8 @@ def timed(plan: Recommendation, source: Source) -> Recommendation:
 
     speed = Speed(None, plan.epochs, within=MEASURED_SECONDS)
     data = source if source.channels == plan.facts.channels else plan.given.data
+    if isinstance(data, Source) and plan.scale != plan.given.scale:
+        data = data.reading(plan.run("", tempfile.gettempdir()).pixels)
     try:
         measure(plan.run(data, tempfile.mkdtemp(prefix="lookalike-speed-")), speed)
     except torch.cuda.OutOfMemoryError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..columns import COLUMNS, Columns
+from ..image_options import Tiling
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def show(
     what: Sequence[What] = (),
     count: int = 8,
     image_size: int | None = None,
+    tile: int | None = None,
+    stride: int | None = None,
     workers: int = 0,
     seed: int = 0,
     overwrite: bool = False,
@@ -46,6 +49,8 @@ def show(
         count: number of images per picture, drawn with the seed.
         image_size: input size in pixels: larger images give finer maps; by default the size that the encoder was
             trained or published at.
+        tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         workers: number of processes that decode images for the neighbours.
         seed: random seed of the choice of images.
         overwrite: replace existing pictures.
@@ -67,5 +72,6 @@ def show(
 
     return draw_pictures(
         encoder, images, out=out, what=what, count=count, image_size=image_size, workers=workers, seed=seed,
-        overwrite=overwrite, encoder_backbone=encoder_backbone, columns=columns, say=say,
+        overwrite=overwrite, encoder_backbone=encoder_backbone, columns=columns, tiling=Tiling.of(tile, stride),
+        say=say,
     )  # fmt: skip

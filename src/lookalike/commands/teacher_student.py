@@ -105,6 +105,8 @@ def profile_encoders(
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
+    tile: int | None = None,
+    stride: int | None = None,
 ) -> list[EncoderProfile]:
     """Profiles encoders at their image sizes, with accuracies if labelled images are given."""
     speeds = throughput(encoders, sizes)
@@ -114,7 +116,7 @@ def profile_encoders(
         if train is not None and test is not None:
             entries = evaluate(
                 encoder, train, test, protocols=protocols, image_size=size, batch_size=batch_size, workers=workers,
-                seed=seed,
+                seed=seed, tile=tile, stride=stride,
             )  # fmt: skip
             accuracy = {entry.protocol: entry.top1 for entry in entries}
         count = sum(p.numel() for p in encoder.net.parameters())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..printing import counted, printable
+from . import plugins
 from .decoding import SUFFIXES
 
 _SYSTEMS: Final = frozenset(
@@ -56,6 +57,8 @@ class Scanned:
     def notes(self) -> list[str]:
         """What was skipped, one line each."""
         lines = [f"skipped: {skipped}"] if (skipped := self.skipped()) else []
+        if advice := plugins.advice(self.others):
+            lines[0] += f". {advice}"
         if self.to_convert():
             lines[0] += f". {_CONVERT}"
         if self.linked:
@@ -74,7 +77,8 @@ class Scanned:
 
     def to_convert(self) -> bool:
         """Whether some of the files without an image suffix may be images."""
-        return bool(self.others.keys() - _NO_IMAGES)
+        readable = {f".{suffix}" for suffix in plugins.OPTIONAL}
+        return bool(self.others.keys() - _NO_IMAGES - readable)
 
     def skipped(self) -> str:
         """Everything that was skipped, as a comma-separated text; empty if nothing was."""
@@ -142,6 +146,7 @@ def scan(root: str, system_folders: bool) -> Scanned:
         skipped = found.skipped()
         raise ValueError(
             f"{root} contains no images, {f'but {skipped}' if skipped else 'and no files at all'}. "
+            f"{f'{advice}. ' if (advice := plugins.advice(found.others)) else ''}"
             f"{f'{_CONVERT}. Or give' if found.to_convert() else 'Give'} a folder with images "
             "(.jpg, .png, .tif, .webp, .npy ...)."
         )

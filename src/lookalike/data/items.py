@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..image_options import Pixels
 from ..printing import with_article
 from .decoding import SUFFIXES
 from .errors import Unsupported
@@ -59,10 +60,11 @@ def is_path(value: object) -> bool:
     return isinstance(value, str) and os.path.splitext(value)[1].lower()[1:] in SUFFIXES
 
 
-def planes(array: np.ndarray, channels: int) -> np.ndarray:
+def planes(array: np.ndarray, pixels: Pixels) -> np.ndarray:
     """An array (H, W), (H, W, C) or (C, H, W) as (C, H, W).
 
-    The channel axis is last, unless only the first axis has a length of `channels`, 1, 3 or 4.
+    The channel axis is last, unless only the first axis has a length of `channels`, 1, 3 or 4. If bands are chosen, it
+    is the shorter of the first axis and the last one.
 
     Raises:
         Unsupported: the array has another shape.
@@ -71,18 +73,24 @@ def planes(array: np.ndarray, channels: int) -> np.ndarray:
         return array[None]
     if array.ndim != 3:
         raise Unsupported(f"an array of shape {array.shape}; expected one image, (H, W), (H, W, C) or (C, H, W)")
-    first, last = (array.shape[axis] in (channels, *_CHANNEL_COUNTS) for axis in (0, 2))
+    if pixels.bands is not None:
+        return array if array.shape[0] < array.shape[2] else array.transpose(2, 0, 1)
+    first, last = (array.shape[axis] in (pixels.channels, *_CHANNEL_COUNTS) for axis in (0, 2))
     if not (first or last):
-        raise Unsupported(f"an array of shape {array.shape}; expected (H, W, C) or (C, H, W) with C = {channels}")
+        raise Unsupported(
+            f"an array of shape {array.shape}; expected (H, W, C) or (C, H, W) with C = {pixels.channels}"
+        )
     return array if first and not last else array.transpose(2, 0, 1)
 
 
-def tensor_planes(image: Tensor, channels: int) -> Tensor:
+def tensor_planes(image: Tensor, pixels: Pixels) -> Tensor:
     """`planes` for a tensor: the channel axis is first, unless only the last has a channel count and H, W exceed 4."""
     if image.ndim == 2:
         return image[None]
+    if image.ndim == 3 and pixels.bands is not None:
+        return image if image.shape[0] <= image.shape[2] else image.permute(2, 0, 1)
     if image.ndim == 3:
-        first, last = (image.shape[axis] in (channels, *_CHANNEL_COUNTS) for axis in (0, 2))
+        first, last = (image.shape[axis] in (pixels.channels, *_CHANNEL_COUNTS) for axis in (0, 2))
         return image.permute(2, 0, 1) if last and not first and min(image.shape[:2]) > max(_CHANNEL_COUNTS) else image
     raise Unsupported(f"a tensor of shape {tuple(image.shape)}; expected one image, (H, W) or (C, H, W)")
 

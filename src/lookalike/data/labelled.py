@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from ..columns import COLUMNS, Columns
 from ..foreign import tag
-from ..image_options import Alpha
+from ..image_options import Pixels, Tiling
 from .sources import Data, Source, open_source
 
 
 def open_pair(
-    train: Data, test: Data, *, channels: int = 3, alpha: Alpha = "auto", classes: Sequence[str] | None = None,
-    columns: Columns = COLUMNS, multi_label: bool = False,
+    train: Data, test: Data, *, pixels: Pixels | int = 3, classes: Sequence[str] | None = None,
+    columns: Columns = COLUMNS, multi_label: bool = False, tiling: Tiling | None = None,
 ) -> tuple[Source, Source]:  # fmt: skip
     """The labelled images of TRAIN and TEST. Labels are indices into `classes`, by default the classes of TRAIN.
 
@@ -19,11 +19,11 @@ def open_pair(
         ValueError, FileNotFoundError: unusable images or labels, or a class of TEST that is missing from the classes.
     """
     first = open_source(
-        train, channels=channels, alpha=alpha, labelled=True, classes=classes, columns=columns, multi_label=multi_label
+        train, pixels, labelled=True, classes=classes, columns=columns, multi_label=multi_label, tiling=tiling
     )
     return first, open_source(
-        test, channels=channels, alpha=alpha, labelled=True, classes=first.classes if classes is None else classes,
-        columns=columns, multi_label=multi_label,
+        test, pixels, labelled=True, classes=first.classes if classes is None else classes, columns=columns,
+        multi_label=multi_label, tiling=tiling,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFile, TiffImagePlugin
 from torch import Tensor
 
-from ..image_options import Alpha
+from ..image_options import Alpha, Pixels
 from ..printing import counted
 from . import limits, png, tiff
 from .errors import Unsupported
@@ -47,7 +47,7 @@ _TURNS: Final = {  # EXIF orientation -> its inverse: whether to swap the axes, 
 }
 
 
-def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
+def pillow_kind(image: Image.Image, pixels: Pixels) -> str:
     """`kind_of` for an image opened by Pillow."""
     kind = f"{image.format or 'PIL'} {image.mode}" + (" of 16 bits" if _is_deep_color(image) else "")
     bands = unnamed_bands(image)
@@ -55,7 +55,8 @@ def pillow_kind(image: Image.Image, channels: int, alpha: Alpha) -> str:
         kind += f" of {counted(bands + len(image.getbands()), 'band')}"
     with suppress(Exception):  # a later frame may be damaged
         kind += _several(image)
-    return f"{kind}, {LEFT_OUT}" if alpha == "auto" and _leaves_out(image, channels) else kind
+    may_leave_out = pixels.alpha == "auto" and pixels.bands is None
+    return f"{kind}, {LEFT_OUT}" if may_leave_out and _leaves_out(image, pixels.channels) else kind
 
 
 def _several(image: Image.Image) -> str:
@@ -65,17 +66,23 @@ def _several(image: Image.Image) -> str:
     return f", {ANIMATED}" if image.format != "MPO" and getattr(image, "is_animated", False) else ""
 
 
-def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key: int, alpha: Alpha = "auto") -> Tensor:
-    """`decode` for an image opened by Pillow. Raises ValueError if it cannot be converted to `channels`."""
+def from_pillow(image: Image.Image, pixels: Pixels | int, decode_size: int | None, key: int) -> Tensor:
+    """`decode` for an image opened by Pillow. Raises ValueError if it cannot be converted to the requested channels."""
+    asked = Pixels.of(pixels)
+    channels, alpha = asked.channels, asked.alpha
     _check_faithful(image)
-    _check_channels(image, channels)
+    if asked.bands is None:
+        _check_channels(image, channels)
     deep_color = _is_deep_color(image)
     _check_room(image, channels, deep_color)
+    if not asked.is_plain:
+        values = _values(image, asked, deep_color)
+        return _upright(from_tensor(values, asked, decode_size, key), _orientation(image))
     if deep_color:
-        pixels, keyed = _deep_color(image)
+        deep, keyed = _deep_color(image)
         turn = _orientation(image)
-        pixels = deep_in_mode(pixels, keyed, channels, alpha)
-        return _upright(from_tensor(torch.from_numpy(pixels).permute(2, 0, 1), channels, decode_size, key), turn)
+        deep = deep_in_mode(deep, keyed, channels, alpha)
+        return _upright(from_tensor(torch.from_numpy(deep).permute(2, 0, 1), channels, decode_size, key), turn)
     scale_key(image, _raw_mode(image))
     factor = shrink_factor(min(image.size), decode_size)
     # only the JPEG decoder downscales, by 8 at most
@@ -89,8 +96,8 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
     if image.mode.startswith("I") or image.mode == "F":
         image = _deep_gray(image, alpha)
         image = image if box == (0, 0, *size) else image.crop(box)
-        deep = _deep_pixels(image.reduce(factor) if factor > 1 else image)
-        return _upright(from_tensor(deep, channels, None, key), turn)
+        gray = _deep_pixels(image.reduce(factor) if factor > 1 else image)
+        return _upright(from_tensor(gray, channels, None, key), turn)
     if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band where others have alpha
         image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
     ground = ground_of(image, channels, alpha)
@@ -99,9 +106,31 @@ def from_pillow(image: Image.Image, channels: int, decode_size: int | None, key:
     for y in range(0, height, rows):
         part = (left, top + y, left + width, top + min(y + rows, height))
         piece = in_mode(image if part == (0, 0, *size) else image.crop(part), channels, ground)
-        pixels = _pixels(piece.reduce(factor) if factor > 1 else piece)
-        out[:, y // factor : y // factor + pixels.shape[1]] = pixels
+        rows_of = _pixels(piece.reduce(factor) if factor > 1 else piece)
+        out[:, y // factor : y // factor + rows_of.shape[1]] = rows_of
     return _upright(torch.from_numpy(out), turn)
+
+
+def _values(image: Image.Image, asked: Pixels, deep_color: bool) -> Tensor:
+    """The values of a file (C, H, W), in their own range: all bands if some are chosen, else without transparency."""
+    if deep_color:
+        array, keyed = _deep_color(image)
+        array = array if asked.bands is not None else deep_in_mode(array, keyed, asked.channels, asked.alpha)
+        return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    scale_key(image, _raw_mode(image))
+    image.load()
+    _check_room(image, asked.channels, deep_color)
+    if image.mode.startswith("I") or image.mode == "F":
+        array = np.array(_deep_gray(image, asked.alpha))
+        fits = array.dtype.kind == "i" and array.min() >= 0 and array.max() <= 65535
+        return torch.from_numpy(array.astype(np.uint16) if fits else array)[None]
+    if asked.bands is None:
+        image = in_mode(image, asked.channels, ground_of(image, asked.channels, asked.alpha))
+    elif image.mode == "RGB" and unnamed_bands(image) == 1:
+        image = Image.frombytes("RGBA", image.size, image.tobytes("raw", "RGBX"))
+    elif image.mode in ("1", "P", "PA"):
+        image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+    return torch.from_numpy(np.array(image).reshape(image.height, image.width, -1)).permute(2, 0, 1)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -164,7 +193,7 @@ def _check_channels(image: Image.Image, channels: int) -> None:
     if tiff.samples(tiff.read_tags(image.fp, limits.MAX_BYTES)) == 1 and tiff.has_pages(image.fp):
         raise Unsupported(
             "a TIFF with several pages, of which only the first is read, and it cannot be converted to "
-            f"{counted(channels, 'channel')}. Save pages that are channels as .npy of shape ({channels}, H, W)"
+            f"{counted(channels, 'channel')}. {tiff.EXTRA}"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from ..image_options import Scale
 from ..images import Levels, levels
 from ..printing import are, counted
 from ..random import permutation
@@ -17,7 +18,7 @@ from .pillow import ANIMATED, LEFT_OUT, PAGES
 from .sources import Source
 
 ALL: Final = frozenset({"alpha", "channels", "normalize"})
-"""The options that a remark may name. "scale" is accepted too: not an option, but files that can be rescaled."""
+"""The options that a remark may name; "scale" alone is for weights that fix the normalisation."""
 _SAMPLE: Final = 64
 """Maximum number of images to inspect."""
 _SECONDS: Final = 2.0
@@ -89,7 +90,7 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
         lines.append(
             f"{sum(bands.values())} of {counted(total, 'inspected image')} ({', '.join(bands)}) "
             f"{'has' if sum(bands.values()) == 1 else 'have'} extra bands after the colours, which are discarded. "
-            f"Pretraining with --channels {counts[0]} reads them from .npy files of shape ({counts[0]}, H, W)."
+            f"Pretraining with --bands 1 2 3 ... chooses bands, --channels {counts[0]} reads all."
         )
     for part, forms in (
         (PAGES, ("has several pages; only the first", "have several pages; only the first")),
@@ -98,7 +99,7 @@ def left_out(kinds: Mapping[str, int], options: Set[str]) -> list[str]:
         if several := sum(n for kind, n in kinds.items() if part in kind.split(", ")):
             lines.append(f"{several} of {counted(total, 'inspected file')} {forms[several > 1]} is used.")
             if part == PAGES and "channels" in options:
-                lines[-1] += " Pages that are channels are read from .npy files of shape (C, H, W), with --channels C."
+                lines[-1] += " If pages are channels, --bands 1 2 3 ... reads those with these numbers."
     return lines
 
 
@@ -130,8 +131,7 @@ def unused(
         if not own or options.isdisjoint({"normalize", "scale"}):
             continue
         lows, highs = [each.low for each in own], [each.high for each in own]
-        # quantiles, so that a few images with dead pixels or a bright spot do not matter
-        low, high = np.quantile(lows, 0.1, method="lower"), np.quantile(highs, 0.9, method="higher")
+        low, high = _typical(own)
         if high - low >= _MIN_RANGE:
             continue
         is_all = max(highs) - min(lows) < _MIN_RANGE
@@ -147,7 +147,53 @@ def unused(
                 if is_all
                 else f"in 90% the largest value is at most {largest} of {top:,}, the smallest at least {smallest}. "
             )
-            + ("Train with --normalize data, or scale" if "normalize" in options else "Scale")
-            + " all files by the same factor to the full range."
+            + f"Train with --scale {_range(kind, low, high)}"
+            + (", or with --normalize data." if "normalize" in options else ".")
         )
     return lines
+
+
+def proposed_scale(found: Sequence[tuple[str, Levels]]) -> Scale | None:
+    """A scale for images of one type that use a small part of its range; None if they use more, or have several types.
+
+    Args:
+        found: dtype and levels of each decoded image.
+    """
+    kinds = {kind for kind, _ in found}
+    own = [levels for _, levels in found if levels.high > levels.low]
+    if len(kinds) != 1 or not own:
+        return None
+    (own_kind,) = kinds
+    low, high = _typical(own)
+    return None if high - low >= _MIN_RANGE else _range(own_kind, low, high)
+
+
+def _typical(own: Sequence[Levels]) -> tuple[float, float]:
+    """The range of values of most images; a few with dead pixels or a bright spot do not matter."""
+    lows, highs = [each.low for each in own], [each.high for each in own]
+    return float(np.quantile(lows, 0.1, method="lower")), float(np.quantile(highs, 0.9, method="higher"))
+
+
+def _range(kind: str, low: float, high: float) -> Scale:
+    """A range of values of the files, at the next limits of 10, 12 or 14 bits if these are near."""
+    if kind == "float32":
+        return Scale("range", ((float(f"{low:.3g}"), float(f"{high:.3g}")),))
+    bottom, top = round(low * _TOPS[kind]), max(1, round(high * _TOPS[kind]))
+    full = 2 ** top.bit_length() - 1
+    if kind == "uint16" and full in (1023, 4095, 16383):
+        top = full
+    return Scale("range", ((0.0 if bottom < top / 4 else float(bottom), float(top)),))
+
+
+def range_line(values: Sequence[np.ndarray]) -> str:
+    """The range of values (C, N) of files that are not read without a scale, with a proposal; "" without values."""
+    if not values:
+        return ""
+    flat = np.concatenate([each.ravel() for each in values])
+    low, high = float(flat.min()), float(flat.max())
+    if not low < high:
+        return ""
+    return (
+        f"in files of other types, values are from {low:g} to {high:g}: give --scale percentile 1 99, or "
+        f"--scale range {low:g} {high:g}"
+    )

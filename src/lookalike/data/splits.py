@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..columns import COLUMNS, Columns
-from ..image_options import Alpha
+from ..image_options import Pixels, Tiling
 from ..printing import are, counted, first_of, printable, shown
 from ..random import key_of
 from .chosen import only_chosen
@@ -38,18 +38,18 @@ class Split:
 def open_split(
     data: Data,
     *,
-    channels: int = 3,
-    alpha: Alpha = "auto",
+    pixels: Pixels | int = 3,
     columns: Columns = COLUMNS,
     multi_label: bool = False,
     only: str | os.PathLike[str] | None = None,
     holdout: float | None = None,
     seed: int = 0,
+    tiling: Tiling | None = None,
 ) -> Split:
     """Opens labelled images and splits them: by the column split of a list or, with `holdout`, at random.
 
     Args:
-        data, channels, alpha, columns, multi_label: as for `open_source`.
+        data, pixels, columns, multi_label, tiling: as for `open_source`.
         only: use only the images that this file of `check` proposes to keep.
         holdout: fraction of the images of each class for testing; images of one group are never separated. For data
             without a column of splits.
@@ -61,9 +61,7 @@ def open_split(
     """
     if holdout is not None and not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}; it must be above 0 and below 1.")
-    source = open_source(
-        data, channels=channels, alpha=alpha, labelled=True, columns=columns, multi_label=multi_label
-    )  # fmt: skip
+    source = open_source(data, pixels, labelled=True, columns=columns, multi_label=multi_label, tiling=tiling)
     if only is not None:
         source = only_chosen(source, only)
     name = name_of(data)

@@ -1,6 +1,7 @@
 """The pixel format of a TIFF file, from its first directory, and whether Pillow reads it unchanged."""
 
 import struct
+from importlib.util import find_spec
 from typing import IO, Final
 
 from . import limits
@@ -12,7 +13,8 @@ _WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 1
 """Bytes of a value, by field type."""
 _CODES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _OFFSETS: Final = (273, 279, 324, 325)  # of strips and tiles; their number grows with the image
-_WANTED: Final = (256, 257, 258, 259, 262, 266, 277, 284, 322, 323, 332, 338, 339)
+_WANTED: Final = (256, 257, 258, 259, 262, 266, 274, 277, 284, 322, 323, 332, 338, 339)
+ORIENTATION: Final = 274
 _MAX_VALUES: Final = 4096
 _PHOTOMETRIC: Final = {
     0: "inverted greyscale",
@@ -35,6 +37,7 @@ _PIXELS: Final = frozenset(
     (*_WANTED, *_OFFSETS, 274, 278, 317, 320, 347, *range(512, 522), 529, 530, 531)
 )  # tags required for decoding; 274 is the orientation
 
+EXTRA: Final = "pip install 'lookalike[tiff]' reads it"
 Tags = dict[int, tuple[int, ...]]
 _BIG_ENDIAN: Final = 0
 """Key for the byte order; not a TIFF tag."""
@@ -136,6 +139,11 @@ def _is_dependent(entries: bytes, order: str, width: int) -> bool:
     return False
 
 
+def is_installed() -> bool:
+    """Whether tifffile is installed, which reads what Pillow would alter."""
+    return find_spec("tifffile") is not None
+
+
 def samples(tags: Tags) -> int:
     """Number of samples per pixel."""
     return tags.get(277, (1,))[0]
@@ -154,12 +162,20 @@ def described(tags: Tags) -> str:
 def remedy(tags: Tags) -> str:
     """How to store an unsupported image instead."""
     bands, photometric = samples(tags), tags.get(262, (-1,))[0]
+    if has_values(tags):
+        return f"Give --channels {bands}, or choose some with --bands" if is_installed() else EXTRA
     if bands == 1:
         return "Save it with 8 or 16 bits, or as floats from 0 to 1"
     if bands == 3 or photometric in (5, 6, 8):
-        deep = photometric == 2 and tags.get(258) == (16, 16, 16)
-        return f"Save it as {'16-bit PNG' if deep else '8-bit RGB'}, or as .npy of shape (3, H, W)"
+        return "Save it as 8-bit RGB, or as .npy of shape (3, H, W)"
     return f"Save it as .npy of shape ({bands}, H, W) and train with --channels {bands}"
+
+
+def has_values(tags: Tags) -> bool:
+    """Whether the samples are values, which tifffile reads: integers or floats of one type, grey, RGB or bands."""
+    bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
+    one_type = len(set(bits)) == 1 and len(set(kinds)) == 1 and kinds[0] in (1, 2, 3)
+    return one_type and tags.get(262, (-1,))[0] in (0, 1, 2)
 
 
 def is_plain(tags: Tags) -> bool:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from ..backbones import Interpolation, Stem
 from ..files import FORMAT
-from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
+from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha, Pixels, Scale
 from ..printing import printable, shown
 
 
@@ -34,6 +34,34 @@ class Card:
     """Finished epochs."""
     alpha: Alpha = "white"
     """Handling of alpha channels; missing in files of version 0.1, which composited them on white."""
+    bands: tuple[str, ...] | None = None
+    """Bands that are read, numbers from 1 or names; null for all."""
+    scale: tuple[str | float, ...] = ("dtype",)
+    """dtype, or range with LOW and HIGH, once or once per channel: values of a file that become 0 and 1. Values
+    beyond them are cut."""
+
+
+class ReadAs(TypedDict):
+    """The entries of a card about the reading of pixels."""
+
+    alpha: Alpha
+    bands: tuple[str, ...] | None
+    scale: tuple[str | float, ...]
+
+
+def read_as(pixels: Pixels) -> ReadAs:
+    """The entries of a card about the reading of pixels."""
+    numbers = (value for pair in pixels.scale.limits for value in pair)
+    return {"alpha": pixels.alpha, "bands": pixels.bands, "scale": (pixels.scale.kind, *numbers)}
+
+
+def pixels_of(card: Mapping[str, Any]) -> Pixels:
+    """How the pixels are read, from a valid card."""
+    bands = card.get("bands")
+    return Pixels(
+        card["channels"], card.get("alpha", "white"), None if bands is None else tuple(bands),
+        Scale.of(card.get("scale", ("dtype",))),
+    )  # fmt: skip
 
 
 DTYPES = ("uint8", "uint16", "float32")
@@ -73,6 +101,8 @@ def checked(card: object, where: object) -> dict[str, Any]:
         "method": ("a name", lambda v: isinstance(v, str)),
         "epochs": ("a number of at least 0", lambda v: _real(v) >= 0),
         "alpha": (", ".join(get_args(Alpha)), lambda v: v in get_args(Alpha)),
+        "bands": ("null, or a name for each channel", lambda v: v is None or _are_bands(v, channels)),
+        "scale": ("dtype, or range and its limits", lambda v: _is_scale(v, channels)),
         "classes": ("a list of unique names", _are_classes),
     }  # fmt: skip
     for name, (expected, is_valid) in rules.items():
@@ -96,6 +126,20 @@ def _real(value: object) -> float:
 
 def are_numbers(value: object, count: object, above: float = -math.inf) -> bool:
     return isinstance(value, list | tuple) and len(value) == count and all(_real(x) > above for x in value)
+
+
+def _are_bands(value: object, channels: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == channels and all(isinstance(v, str) and v for v in value)
+
+
+def _is_scale(value: object, channels: object) -> bool:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str | int | float) for v in value):
+        return False
+    try:
+        found = Scale.of(value)
+    except ValueError:
+        return False
+    return found.kind != "percentile" and len(found.limits) in (0, 1, channels)
 
 
 def _are_classes(value: object) -> bool:

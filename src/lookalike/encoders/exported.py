@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backbones.onnx_file import FEATURES, Onnx, OnnxFile
 from ..files import parse_json
-from .card import checked
+from .card import checked, pixels_of
 
 CARD = "lookalike"
 """The entry of an ONNX file's metadata that holds the card, in JSON."""
@@ -62,6 +62,6 @@ def load_onnx(path: str | os.PathLike[str]) -> tuple[Onnx, tuple[str, ...] | Non
         file, card["backbone"], channels=card["channels"], image_size=card["image_size"], mean=tuple(card["mean"]),
         std=tuple(card["std"]), stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
-    encoder.alpha = card.get("alpha", "white")
+    encoder.pixels = pixels_of(card)
     classes = card.get("classes")
     return encoder.eval(), None if classes is None else tuple(classes)

@@ -6,11 +6,15 @@ import torch
 
 from .. import backbones
 from ..backbones import Backbone
+from ..backbones.bands import first_layer
+from ..backbones.library import per_channel
 from ..backbones.official import timm_names
 from ..backbones.weights import BUFFERS, check_fit
+from ..image_options import Pixels
 from ..places import no_encoder
 from ..printing import counted
 from ..runs.folder import Folder
+from .card import pixels_of
 from .checkpoints import opened
 from .exported import check_tensors
 from .loader import from_hub
@@ -30,7 +34,7 @@ def start_from(backbone: Backbone, weights: str) -> str:
             "torchhub/NAME."
         )
     path, ignored, remark = Path(weights), list[str](), ""
-    own = backbone.export_state()
+    own, of_weights = backbone.export_state(), Pixels(3)
     if path.is_dir():
         path = Folder(path).weights
     if path.is_file():
@@ -38,27 +42,31 @@ def start_from(backbone: Backbone, weights: str) -> str:
         check_tensors(path)
         held = opened(path, lambda: own)
         state, metadata, ignored, remark = held.state, held.metadata, held.ignored, held.remark
-        if metadata is not None and len(metadata["mean"]) == backbone.channels:
-            backbone.mean, backbone.std = tuple(metadata["mean"]), tuple(metadata["std"])
+        if metadata is not None:
+            # those of a checkpoint state the normalisation only
+            of_weights = pixels_of(metadata) if "channels" in metadata else Pixels(len(metadata["mean"]))
+            if of_weights.channels == backbone.channels:
+                backbone.mean, backbone.std = tuple(metadata["mean"]), tuple(metadata["std"])
     elif weights.startswith(("timm/", "torchvision/")):
         source = backbones.create(
-            weights, channels=backbone.channels, image_size=backbone.image_size, weights=True,
-            interpolation=backbone.interpolation,
-        )  # fmt: skip
-        backbone.mean, backbone.std = source.mean, source.std
+            weights, image_size=backbone.image_size, weights=True, interpolation=backbone.interpolation
+        )
+        backbone.mean, backbone.std = (per_channel(x, backbone.channels) for x in (source.mean, source.std))
         state = source.export_state()
     elif weights.startswith("torchhub/"):
         source = from_hub(weights.removeprefix("torchhub/"))
-        backbone.mean, backbone.std = source.mean, source.std
+        backbone.mean, backbone.std = (per_channel(x, backbone.channels) for x in (source.mean, source.std))
         state = source.export_state()
     else:
         raise no_encoder(weights, "weights")
     state = dict(backbone.resized(timm_names(backbone, state)))
     token, own_token = state.pop("mask_token", None), backbone.mask_token
+    state, layer = first_layer(state, own, of_weights, backbone.pixels)
     check_fit(backbone, state, weights)
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     backbone.load_exported(own | fitting)
     line = f"{weights}: {len(fitting)} of {counted(len(own), 'tensor')}" + (f", {remark}" if remark else "")
+    line += f", {layer}" if layer else ""
     if own_token is not None and token is not None and token.numel() == own_token.numel():
         with torch.no_grad():
             own_token.copy_(token.view_as(own_token))

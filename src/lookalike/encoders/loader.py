@@ -18,6 +18,7 @@ from ..places import HUB_URL, hub_entry, no_encoder
 from ..printing import brief, counted, printable
 from ..runs.folder import Folder
 from ..runs.lookup import weights_of
+from .card import pixels_of
 from .checkpoints import Names, read
 from .exported import check_verified, is_export, load_onnx
 from .saved import card_beside, card_within, mend_card
@@ -171,7 +172,7 @@ def _from_file(path: Path, backbone: nn.Module | str | None) -> Backbone:
         image_size=card["image_size"], stem=card["stem"], interpolation=card["interpolation"],
     )  # fmt: skip
     encoder.mean, encoder.std = tuple(card["mean"]), tuple(card["std"])
-    encoder.alpha = card.get("alpha", "white")
+    encoder.pixels = pixels_of(card)
     encoder.load_exported(state)
     if encoder.dim != card["dim"]:
         raise ValueError(

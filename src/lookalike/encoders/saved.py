@@ -15,7 +15,7 @@ from ..backbones import Backbone
 from ..files import FORMAT, atomic, file_sha256, parse_json, read_json, write_json
 from ..runs.folder import Folder
 from ..tensor_file import state_sha256, tensor_file, write_tensors
-from .card import Card, checked
+from .card import Card, checked, read_as
 
 PREFIX = "encoder."
 """Prefix of the encoder's tensors in a classifier's file, which also has a head."""
@@ -27,7 +27,7 @@ def save(folder: Folder, backbone: Backbone, *, method: str, epochs: float, dtyp
         format=FORMAT, backbone=backbone.name, stem=backbone.stem, interpolation=backbone.interpolation,
         dim=backbone.dim, image_size=backbone.image_size, channels=backbone.channels,
         dtype=str(dtype).removeprefix("torch."), mean=backbone.mean, std=backbone.std, method=method, epochs=epochs,
-        alpha=backbone.alpha,
+        **read_as(backbone.pixels),
     )  # fmt: skip
     write(folder.weights, backbone.export_state(), card)
     write_json(folder.card, dataclasses.asdict(card) | {"sha256": file_sha256(folder.weights)})

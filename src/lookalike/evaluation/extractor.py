@@ -74,7 +74,7 @@ def untrained(model: Backbone, seed: int) -> Backbone:
             model.name, channels=model.channels, image_size=model.image_size, stem=model.stem,
             interpolation=model.interpolation,
         )  # fmt: skip
-    drawn.mean, drawn.std, drawn.alpha = model.mean, model.std, model.alpha
+    drawn.mean, drawn.std, drawn.pixels = model.mean, model.std, model.pixels
     return drawn
 
 

@@ -248,6 +248,6 @@ def _card(encoder: Backbone, origin: Origin, classes: Sequence[str] | None) -> d
     card = encoders.Card(
         format=FORMAT, backbone=encoder.name, stem=encoder.stem, interpolation=encoder.interpolation, dim=encoder.dim,
         image_size=encoder.image_size, channels=encoder.channels, dtype=origin.dtype, mean=encoder.mean,
-        std=encoder.std, method=origin.method, epochs=origin.epochs, alpha=encoder.alpha,
+        std=encoder.std, method=origin.method, epochs=origin.epochs, **encoders.read_as(encoder.pixels),
     )  # fmt: skip
     return dataclasses.asdict(card) | ({} if classes is None else {"classes": list(classes)})

@@ -8,8 +8,32 @@ from torch import nn
 
 from ..backbones.onnx_file import FEATURES, IMAGES, PATCHES, PROBABILITIES
 from ..evaluation.features import short_side
+from ..image_options import Pixels
 from ..printing import counted
+from .formats import Format
 from .network import Network
+
+
+def check_scale(pixels: Pixels, format: Format, *, with_preprocessing: bool) -> None:
+    """Refuses formats and options that have no place for the scale of an encoder's images.
+
+    Raises:
+        ValueError: the format would divide by 255 instead.
+    """
+    if pixels.scale.kind == "dtype":
+        return
+    option = f"--scale {pixels.scale}" if len(pixels.scale.limits) == 1 else "a --scale per band"
+    if format == "timm":
+        raise ValueError(
+            f"The encoder was trained with {option}, which the settings of timm cannot state. Export to onnx or pt2, "
+            "whose metadata state it."
+        )
+    if with_preprocessing:
+        what = format if format == "triton" else "--with-preprocessing"
+        raise ValueError(
+            f"The encoder was trained with {option}, but {what} takes images of 8 bits and divides them by 255. Export "
+            "to onnx without preprocessing, whose metadata and README.md state how values are scaled."
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +70,8 @@ def metadata(
     encoder = network.encoder
     values: dict[str, object] = {
         "mean": list(encoder.mean), "std": list(encoder.std), "image_size": encoder.image_size,
-        "resize": short_side(encoder.image_size), "interpolation": "bicubic, antialiased", "scaling": "pixels / 255",
+        "resize": short_side(encoder.image_size), "interpolation": "bicubic, antialiased",
+        "scaling": scaling(encoder.pixels),
         "with_preprocessing": preprocesses, "outputs": list(network.outputs), "precision": precision,
     }  # fmt: skip
     if classes is not None:
@@ -54,13 +79,31 @@ def metadata(
     return {"lookalike": card} | {name: json.dumps(value) for name, value in values.items()}
 
 
+def scaling(pixels: Pixels) -> str:
+    """How values of a file become numbers from 0 to 1, in the metadata."""
+    if pixels.scale.kind == "dtype":
+        return "pixels / 255"
+    low, high = ([pair[end] for pair in pixels.scale.limits] for end in (0, 1))
+    return f"clip((pixels - {_list(low)}) / ({_list(high)} - {_list(low)}), 0, 1)"
+
+
+def _list(values: Sequence[float]) -> str:
+    """One number, or one per channel in brackets."""
+    return f"{values[0]:.9g}" if len(values) == 1 else "[" + ", ".join(f"{value:.9g}" for value in values) + "]"
+
+
 def as_text(network: Network, *, preprocesses: bool) -> str:
     """The preparation of an image in one paragraph."""
     encoder = network.encoder
     size = encoder.image_size
+    first, divided = "", ", divide by 255"
+    if encoder.pixels.scale.kind != "dtype":
+        first, divided = f"scale the values of the file by {scaling(encoder.pixels)}, ", ""
+    if encoder.pixels.bands is not None:
+        first = f"take the bands {', '.join(encoder.pixels.bands)} in this order, {first}"
     steps = (
-        f"resize the shorter side to {short_side(size)} pixels (bicubic, antialiased), crop the centre of {size} x "
-        f"{size} pixels, divide by 255, subtract the mean {_numbers(encoder.mean)} and divide by the standard "
+        f"{first}resize the shorter side to {short_side(size)} pixels (bicubic, antialiased), crop the centre of "
+        f"{size} x {size} pixels{divided}, subtract the mean {_numbers(encoder.mean)} and divide by the standard "
         f"deviation {_numbers(encoder.std)}"
     )
     if preprocesses:
@@ -76,6 +119,8 @@ def as_code(network: Network, *, preprocesses: bool) -> str:
     encoder = network.encoder
     size, mode = encoder.image_size, "L" if encoder.channels == 1 else "RGB"
     opened = f'image = Image.open("photo.jpg").convert("{mode}")'
+    if not encoder.pixels.is_plain:
+        return _code_of_values(network)
     if encoder.channels not in (1, 3):
         opened = f"image = ...  # {counted(encoder.channels, 'channel')}, (H, W, {encoder.channels}) uint8"
     if preprocesses:
@@ -88,6 +133,23 @@ def as_code(network: Network, *, preprocesses: bool) -> str:
         f"interpolation=v2.InterpolationMode.BICUBIC, antialias=True),\n    v2.CenterCrop({size}),\n"
         f"    v2.ToDtype(torch.float32, scale=True),\n    {normalised},\n])\n"
         f"{opened}\nimages = prepare(image)[None].numpy()\n"
+    )
+
+
+def _code_of_values(network: Network) -> str:
+    """`as_code` for an encoder that chooses bands or scales values."""
+    encoder = network.encoder
+    size, limits = encoder.image_size, encoder.pixels.scale.limits or ((0.0, 255.0),)
+    low, high = (_list([pair[end] for pair in limits]) for end in (0, 1))
+    bands = "" if encoder.pixels.bands is None else f", the bands {' '.join(encoder.pixels.bands)} in this order"
+    return (
+        "import torch\nfrom torchvision.transforms import v2\n\n"
+        f"prepare = v2.Compose([\n    v2.Resize({short_side(size)}, interpolation=v2.InterpolationMode.BICUBIC, "
+        f"antialias=True),\n    v2.CenterCrop({size}),\n"
+        f"    v2.Normalize({list(encoder.mean)}, {list(encoder.std)}),\n])\n"
+        f"low, high = (torch.tensor(x, dtype=torch.float32).view(-1, 1, 1) for x in ({low}, {high}))\n"
+        f"values = ...  # a float32 tensor ({encoder.channels}, H, W) of the values in the file{bands}\n"
+        "images = prepare(((values - low) / (high - low)).clamp(0, 1))[None].numpy()\n"
     )
 
 

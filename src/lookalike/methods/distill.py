@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import core, distributed, encoders, layers, losses
+from ..backbones.bands import matched
 from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..foreign import is_tag
@@ -321,7 +322,7 @@ class Distill(Method):
         mean, std, own_mean, own_std = (
             torch.tensor(x, dtype=torch.float64) for x in (student.mean, student.std, teacher.mean, teacher.std)
         )
-        mix = _channels(student.channels, teacher.channels)
+        mix, _ = matched(teacher.pixels, student.pixels, missing=True)
         scale, shift = mix * std / own_std[:, None], (mix @ mean - own_mean) / own_std
         return scale.float(), shift.float()
 
@@ -342,6 +343,9 @@ class Distill(Method):
         net, size = self.teacher_net, self.cfg.teacher_pixels
         cached = f", features of {counted(self.cfg.cached_views, 'view')} cached" if self.cfg.cache_teacher else ""
         remark = f", {net.remark}" if net.remark else ""
+        mix, text = matched(net.pixels, self.backbone.pixels, missing=True)
+        is_same = len(mix) == mix.shape[1] and torch.equal(mix, torch.eye(len(mix), dtype=mix.dtype))
+        remark += "" if is_same else f", its input is {text}"
         return [f"teacher     {brief(self.cfg.teacher, LONGEST_PATH)}: {net.name}{remark}, input {size} px{cached}"]
 
 
@@ -381,17 +385,3 @@ def _check_squares(teacher: int, student: int) -> None:
             f"{counted(teacher, 'patch')} of the teacher cannot be aligned with {student} of the student: both must "
             "form square grids. Give --patch-weight 0."
         )
-
-
-def _channels(of_student: int, of_teacher: int) -> Tensor:
-    """The matrix (of_teacher, of_student) that converts the student's channels to the teacher's: grey and colour."""
-    if of_student == of_teacher:
-        return torch.eye(of_student, dtype=torch.float64)
-    if of_student == 1:
-        return torch.ones(of_teacher, 1, dtype=torch.float64)
-    if of_teacher == 1 and of_student == 3:
-        return torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64)  # as Pillow converts
-    raise ValueError(
-        f"The teacher takes images with {counted(of_teacher, 'channel')}, the student with {of_student}. "
-        f"Give --channels {of_teacher}, or a teacher with {of_student}."
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..columns import COLUMNS, Columns
 from ..durations import seconds_of
-from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha
+from ..image_options import LARGEST_IMAGE, MOST_CHANNELS, Alpha, Pixels, Scale, Tiling
 from ..printing import counted
 from .origins import Origin
 
@@ -44,6 +44,18 @@ class Options:
     alpha: Alpha = "auto"
     """Composite images with an alpha channel on white, or drop the channel. auto composites on white if it is certainly
     transparency, and drops what may be near infrared, a height or a mask. `--channels 4` reads it as a channel."""
+    bands: tuple[str, ...] | None = None
+    """Bands to read, in this order: numbers from 1, as in `--bands 4 3 2`, or names that the files state. Pages of a
+    TIFF file are bands, too. The default is all bands; `--channels` is then their number."""
+    scale: tuple[str, ...] = ("dtype",)
+    """Values of the files that become 0 and 1: dtype, those of the type (0 to 255, 0 to 65535; floats from 0 to 1);
+    range LOW HIGH, such as range 0 4095 for 12 bits in files of 16; or percentile LOW HIGH, measured per band on 200 of
+    the images and stored as a range. Values beyond them are cut."""
+    tile: int | None = None
+    """Train on tiles of this many pixels instead of images, which may be larger than the limits of images. The name of
+    a tile has its position, as in `frame.tif@112,224`: top and left. The last tiles end at the border of a frame."""
+    stride: int | None = None
+    """Distance between the beginnings of two tiles in pixels, at most `--tile`, which is the default."""
     normalize: Literal["imagenet", "data"] = "imagenet"
     """Mean and standard deviation for the normalisation: ImageNet's, or those of 1,000 of the images. `--init` uses the
     weights' own."""
@@ -102,6 +114,7 @@ class Options:
     """Names of the columns of lists (.csv, .tsv, .jsonl)."""
 
     def __post_init__(self) -> None:
+        self._read_words()
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("devices", 1), ("nodes", 1), ("accumulate", 1),
                             ("channels", 1), ("save_every", 1)):  # fmt: skip
             if (found := getattr(self, name)) < minimum:
@@ -109,7 +122,14 @@ class Options:
         for name, maximum in (("image_size", LARGEST_IMAGE), ("channels", MOST_CHANNELS)):
             if (found := getattr(self, name)) is not None and found > maximum:
                 raise ValueError(f"{name} is {found}; it must be at most {maximum}.")
-        for name, minimum in (("image_size", 1), ("workers", 0), ("decode_size", 1), ("keep_checkpoints", 0)):
+        for name, minimum in (
+            ("image_size", 1),
+            ("workers", 0),
+            ("decode_size", 1),
+            ("keep_checkpoints", 0),
+            ("tile", 1),
+            ("stride", 1),
+        ):
             if (found := getattr(self, name)) is not None and found < minimum:
                 raise ValueError(f"{name} is {found}; it must be at least {minimum}.")
         for name in ("out", "init", "only"):  # such as from an unset shell variable
@@ -120,6 +140,7 @@ class Options:
                 "joint_loss needs micro-batches, and accumulate is 1: the loss gets the joint batch in any case. Give "
                 "--accumulate 2 or more, or leave --joint-loss out."
             )
+        _ = self.pixels, self.tiling  # raise errors for settings that do not fit each other
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken is {self.max_broken}; it is a fraction between 0 and 1.")
         if self.frozen_epochs is not None and self.frozen_epochs < 0:
@@ -140,6 +161,28 @@ class Options:
     def loss_batches(self) -> int:
         """Batches per optimizer step that the loss gets one at a time: 1 with a joint loss."""
         return 1 if self.joint_loss else self.accumulate
+
+    def _read_words(self) -> None:
+        """Makes texts of the numbers in `bands` and `scale`, and of the chosen bands the channels."""
+        bands: object = self.bands
+        if isinstance(bands, str):
+            raise ValueError(f"bands is {self.bands!r}; expected several names or numbers. Give for instance "
+                             "bands=(4, 3, 2).")  # fmt: skip
+        object.__setattr__(self, "scale", Scale.of(self.scale).words())
+        if self.bands is not None:
+            object.__setattr__(self, "bands", tuple(map(str, self.bands)))
+            if self.channels == Options.channels:
+                object.__setattr__(self, "channels", max(1, len(self.bands or ())))
+
+    @property
+    def pixels(self) -> Pixels:
+        """How the pixels of images are read."""
+        return Pixels(self.channels, self.alpha, self.bands, Scale.of(self.scale))
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles that replace images."""
+        return Tiling.of(self.tile, self.stride)
 
     def check_frozen(self) -> None:
         """Refuses an encoder that is frozen to the end."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import FORMAT
-from ..printing import counted
+from ..image_options import Scale
+from ..printing import brief, counted
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Start:
     last_views: list[tuple[int, int]]
     """The same at the end of the training."""
     channels: int
+    bands: list[str] | None
+    scale: list[str]
     mean: list[float]
     std: list[float]
     steps: int
@@ -71,6 +74,7 @@ def words(facts: Mapping[str, Any]) -> dict[str, str]:
     """
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items() if count)
     stem = f" ({facts['stem']} stem)" if facts["stem"] else ""
+    pixels = _pixels(facts.get("bands"), facts.get("scale", ["dtype"]))
     # earlier versions stored no joint loss
     over = "one loss over all" if facts.get("joint_loss") else "the loss is computed per micro-batch"
     micro = f" ({facts['accumulate']} micro-batches; {over})"
@@ -80,6 +84,7 @@ def words(facts: Mapping[str, Any]) -> dict[str, str]:
         "weights": str(facts["weights"]),
         "views": f"{_views(facts)} of {counted(facts['channels'], 'channel')}, mean {_numbers(facts['mean'])}, "
         f"std {_numbers(facts['std'])}",
+        **({"pixels": pixels} if pixels else {}),
         "steps": f"{facts['steps']} = {counted(facts['epochs'], 'epoch')} x {facts['steps_per_epoch']} of "
         f"{counted(facts['batch_size'], 'image')}{micro if facts['accumulate'] > 1 else ''}",
         "optimizer": f"{facts['optimizer']}, learning rate {facts['learning_rate']:.4g}"
@@ -92,6 +97,15 @@ def words(facts: Mapping[str, Any]) -> dict[str, str]:
 def _views(facts: Mapping[str, Any]) -> str:
     first, last = (", ".join(f"{n} x {size} px" for n, size in facts[name]) for name in ("views", "last_views"))
     return first if last == first else f"{first} (at the end {last})"
+
+
+def _pixels(bands: Sequence[str] | None, scale: Sequence[str]) -> str:
+    """How files are read, if not as pictures."""
+    parts = [] if bands is None else [f"bands {' '.join(map(brief, bands))}"]
+    if limits := Scale.of(scale).limits:
+        ranges = ", ".join(f"{low:.6g} to {high:.6g}" for low, high in limits[:8]) + ", ..." * (len(limits) > 8)
+        parts.append(f"values {ranges} of the files become 0 to 1")
+    return "; ".join(parts)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ from ..encoders import load_onnx
 from ..evaluation.extractor import open_encoder_and_digest
 from ..evaluation.features import device_of
 from ..files import file_sha256
-from ..image_options import Alpha
+from ..image_options import Pixels
 from ..printing import counted, printable
 from ..runs.lookup import classifier_of, is_finetuned
 
@@ -40,7 +40,7 @@ class Description:
     dim: int
     image_size: int
     channels: int
-    alpha: Alpha
+    pixels: Pixels
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...] | None
@@ -175,6 +175,6 @@ def _described(
 ) -> Description:
     return Description(
         name="encoder" if classes is None else "classifier", backbone=encoder.name, sha256=sha256, runtime=runtime,
-        dim=encoder.dim, image_size=encoder.image_size, channels=encoder.channels, alpha=encoder.alpha,
+        dim=encoder.dim, image_size=encoder.image_size, channels=encoder.channels, pixels=encoder.pixels,
         mean=tuple(encoder.mean), std=tuple(encoder.std), classes=classes, outputs=outputs,
     )  # fmt: skip

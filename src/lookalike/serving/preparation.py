@@ -35,7 +35,7 @@ def prepared(uploads: Sequence[Upload], model: Description, max_pixels: int) -> 
     images = torch.empty(len(uploads), model.channels, size, size)
     for i, upload in enumerate(uploads):
         try:
-            image = crop(decode(upload.content, model.channels, alpha=model.alpha), size)
+            image = crop(decode(upload.content, model.pixels), size)
         except BrokenImage as error:
             raise Refused(422, f"{upload.name}: {error.reason}") from None
         images[i] = (promote(image, torch.float32) - shift) / scale

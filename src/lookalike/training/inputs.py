@@ -79,7 +79,7 @@ def _check_same(
     elsewhere = os.path.realpath(then) != os.path.realpath(place)
     if part not in old and elsewhere:  # version 0.1 stored no names
         with suppress(OSError, ValueError):
-            source = open_source(then, channels=run.channels, alpha=run.alpha, labelled=True, columns=run.columns)
+            source = open_source(then, run.pixels, labelled=True, columns=run.columns, tiling=run.tiling)
             old = inputs.of(part, source.listing(), source.head, len(source))
     change = inputs.difference(now[part], old[part]) or inputs.changed(part, now, old) if part in old else ""
     if not change:
@@ -105,7 +105,7 @@ def listings_of(
     test = vars(run.method).get("test")
     found = inputs.of("data", source.listing(), source.head, len(source)) | (probe.listings if probe else {})
     if isinstance(test, str) and test:
-        tested = open_source(test, channels=run.channels, alpha=run.alpha, labelled=True, columns=run.columns)
+        tested = open_source(test, run.pixels, labelled=True, columns=run.columns, tiling=run.tiling)
         found |= inputs.of("test", tested.listing(), tested.head, len(tested))
         _check_same(folder, run, "test", test, before.get("test"), found, begun, "another test needs a new run")
     if run.init and (digest := weights_digest(run.init)):
@@ -124,13 +124,11 @@ def open_images(run: Run, system_folders: bool = False) -> Source:
 def _open_images(run: Run, system_folders: bool) -> Source:
     method, needs = run.method.method, run.method.needs
     if not needs.labels:
-        return open_source(
-            run.data, channels=run.channels, alpha=run.alpha, system_folders=system_folders, columns=run.columns
-        )
+        return open_source(run.data, run.pixels, system_folders=system_folders, columns=run.columns, tiling=run.tiling)
     try:
         source = open_source(
-            run.data, channels=run.channels, alpha=run.alpha, labelled=True, classes=needs.classes,
-            system_folders=system_folders, columns=run.columns,
+            run.data, run.pixels, labelled=True, classes=needs.classes, system_folders=system_folders,
+            columns=run.columns, tiling=run.tiling,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{method.__name__} learns from labels. {error}") from None

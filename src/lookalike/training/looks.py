@@ -109,7 +109,7 @@ class Health:
         loader = Loader(Subset(source, indices), len(indices), run.seed, decode_size=run.decode_size, max_broken=1.0)
         batch = next(iter(loader))
         view = dataclasses.replace(run.method.views[0], count=2)
-        both = make_views(batch, [view], batch.keys, mean=backbone.mean, std=backbone.std)
+        both = make_views(batch, [view], batch.keys, mean=backbone.mean, std=backbone.std, color=run.pixels.is_color)
         self.views = torch.cat(both).half()  # (2B, C, S, S), on the CPU; in half the memory
         self.lacking = lacking(batch)
         """Why nothing can be learnt from the images; empty if something can."""

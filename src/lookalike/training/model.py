@@ -11,7 +11,7 @@ from PIL.Image import Image
 from .. import backbones, encoders
 from ..backbones.factory import remade
 from ..core import Method, Progress
-from ..data import Answers, Loader, Source, only_chosen, open_source, statistics
+from ..data import Answers, Loader, Source, measured, only_chosen, open_source, statistics
 from ..devices import default_device, free_for_state
 from ..files import atomic, cache_folder
 from ..layers import Teacher
@@ -20,7 +20,7 @@ from ..printing import counted, size_of
 from ..random import key_of
 from ..runs import Resolved, Run, method_name
 from ..views import make_views, sheet
-from .resolved import all_views, resolve
+from .resolved import all_views, resolve, scaled_as
 
 
 def build(run: Resolved) -> Method:
@@ -38,7 +38,7 @@ def build(run: Resolved) -> Method:
                 drop_path=needs.drop_path if isinstance(run.backbone, str) else 0.0, mask_token=needs.mask_token,
                 stem=needs.stem, interpolation=needs.interpolation,
             )  # fmt: skip
-        backbone.alpha = run.alpha
+        backbone.pixels = run.pixels
         if not vars(run.method).get("frozen"):
             backbone.check_trainable()
         for size in sorted(run.method.input_sizes(all_views(run.method, run.epochs))):
@@ -124,16 +124,22 @@ def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, imag
     """The picture of the first images and their views, exactly as in a training of this resolved run."""
     first = dataclasses.replace(run, cache="none", workers=0, accumulate=1, joint_loss=False)
     batch = next(iter(make_loader(first, source, min(images, len(source)))))
-    views = make_views(batch, run.method.views_at(Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std)
-    return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes)
+    views = make_views(
+        batch, run.method.views_at(Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std,
+        color=run.pixels.is_color,
+    )  # fmt: skip
+    shown = run.pixels.shown
+    return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes, bands=shown)
 
 
 def draw_views(run: Run, path: Path) -> None:
     """Writes the picture of a run's first images and their views, without training."""
-    source = open_source(run.data, channels=run.channels, alpha=run.alpha, columns=run.columns)
-    source = source if run.only is None else only_chosen(source, run.only)
+    source = open_source(run.data, run.pixels, columns=run.columns, tiling=run.tiling)
+    source = measured(source if run.only is None else only_chosen(source, run.only))
+    run = scaled_as(run, source)
     settled, _ = resolve(run, len(source))
     backbone = backbones.create(settled.backbone, channels=settled.channels, image_size=settled.image_size)
+    backbone.pixels = settled.pixels
     normalize(backbone, settled, source)
     with atomic(path) as temporary:
         view_sheet(settled, source, backbone).save(temporary)

@@ -126,6 +126,7 @@ class Pretraining(LightningModule):
                 mean=backbone.mean,
                 std=backbone.std,
                 memory_format=layout,
+                color=self.run.pixels.is_color,
             )
             views = [v.to(self.dtype, memory_format=layout) for v in views]
         index = moved(batch.index, views[0].device)

@@ -51,7 +51,7 @@ class Probe:
     """k-NN accuracy of an encoder on a fixed draw of labelled images, cheap enough to measure during training."""
 
     def __init__(self, train: str, test: str, run: Resolved) -> None:
-        first, second = open_pair(train, test, channels=run.channels, alpha=run.alpha, columns=run.columns)
+        first, second = open_pair(train, test, pixels=run.pixels, columns=run.columns, tiling=run.tiling)
         self.listings = {
             **inputs.of("probe-train", first.listing(), first.head, len(first)),
             **inputs.of("probe-test", second.listing(), second.head, len(second)),

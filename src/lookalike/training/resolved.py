@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -11,6 +11,7 @@ from .. import backbones
 from ..backbones.factory import patch_size
 from ..core import Config, DataFacts, Progress
 from ..cores import worker_count
+from ..data import Source
 from ..devices import default_device
 from ..optim import Optim
 from ..printing import counted
@@ -34,6 +35,7 @@ from ..schedules import Schedule
 from ..views import View, resized
 from .joint_loss import check_joint_loss
 
+R = TypeVar("R", bound=Options)
 EPOCH_FRACTIONS = {"freeze_epochs": 0.1, "queue_starts": 0.1}
 """Fields of methods that count epochs, and their largest fraction of the training."""
 
@@ -133,6 +135,13 @@ def _origins(run: Run, settled: Resolved, own: Set[str], then: Mapping[str, Orig
 OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 OF_THE_MACHINE = ("devices", "nodes")
 """Options of the current machine, so that another machine can resume."""
+
+
+def scaled_as(run: R, source: Source) -> R:
+    """The options with the scale that a source is read with: a measured one is stored as a range."""
+    if run.pixels.scale.kind != "percentile" or source.pixels.scale.kind == "percentile":
+        return run
+    return dataclasses.replace(run, scale=source.pixels.scale.words())
 
 
 def begun_as(run: Run, begun: Mapping[str, object]) -> Run:

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed, encoders, optimizers, processes
 from ..core import Config, Method
-from ..data import Loader, Source
+from ..data import Loader, Source, measured_line
+from ..data import measured as with_measured_scale
 from ..durations import spoken
 from ..events import Report, nowhere, to_console
 from ..methods.distill import Distill
@@ -34,7 +35,7 @@ from .meeting import facts_of as facts_of_process
 from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalize, teacher_memory, view_sheet
 from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
-from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
+from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve, scaled_as
 from .signals import Signals
 from .start import facts_of, memory_changes, other_version, print_start
 from .timed import Planned, measured, planned, time_as_begun
@@ -91,6 +92,8 @@ class Opened:
     launch: Launch
     run: Run
     source: Source
+    scale: list[str]
+    """A line about measured percentiles."""
 
 
 def open_data(run: Run, launch: Launch) -> Opened:
@@ -107,7 +110,10 @@ def open_data(run: Run, launch: Launch) -> Opened:
             f"{brief(flat(run)['data'], LONGEST_PATH)} holds {counted(len(source), 'image')}; at least 2 are needed, "
             "and thousands for useful features."
         )
-    return Opened(launch, run, as_begun(source, run, launch.folder, launch.before, launch.begun))
+    source, asked_pixels = with_measured_scale(source), run.pixels
+    run = scaled_as(run, source)
+    found = as_begun(source, run, launch.folder, launch.before, launch.begun)
+    return Opened(launch, run, found, measured_line(asked_pixels, run.pixels))
 
 
 # ---------------------------------------------------------------- resolve
@@ -124,7 +130,7 @@ class Settled:
     changes: list[str]
     """A line per field of the method that was fitted to the data."""
     batch: list[str]
-    """Lines about the batch size."""
+    """Lines about the scale and the batch size."""
     own: Config | None
     """The method's configuration without any option of the user; None if it is not valid."""
     fits: bool
@@ -137,7 +143,7 @@ def settle(opened: Opened) -> Settled:
     plan = planned(opened.run, launch.folder.reports_to if launch.is_first else nowhere, measure)
     asked = plan.run
     run, changes = resolve(asked, len(source), launch.before)
-    batch = batch_words(asked.batch_size, run.batch_size, len(source))
+    batch = [*opened.scale, *batch_words(asked.batch_size, run.batch_size, len(source))]
     own = own_settings(run, len(source), asked.fit)
     return Settled(launch, run, source, plan, changes, batch, own, asked.fit)
 

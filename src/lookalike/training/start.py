@@ -72,7 +72,8 @@ def facts_of(
         parameters={name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()},
         weights=f"step {found.step} of {found.path}" if found else printable(origin),
         views=[(v.count, v.size) for v in first], last_views=[(v.count, v.size) for v in last],
-        channels=run.channels, mean=list(method.backbone.mean), std=list(method.backbone.std), steps=module.steps,
+        channels=run.channels, bands=None if run.bands is None else list(run.bands), scale=list(run.scale),
+        mean=list(method.backbone.mean), std=list(method.backbone.std), steps=module.steps,
         epochs=run.epochs, steps_per_epoch=module.steps_per_epoch, batch_size=run.batch_size,
         accumulate=run.accumulate, joint_loss=run.joint_loss, optimizer=cfg.optim.name,
         learning_rate=cfg.optim.lr * cfg.optim.factor(run.batch_size), warmup_epochs=cfg.optim.warmup_epochs,
@@ -101,6 +102,7 @@ def print_start(
         lines["model"],
         lines["weights"],
         lines["views"],
+        *([lines["pixels"]] if "pixels" in lines else []),
         *method.describe(),
         *_left_out(run),
         *_classes(source),
@@ -195,7 +197,7 @@ def _left_out(run: Resolved) -> list[str]:
     )
     if is_own and (drop_path := run.method.needs.drop_path):
         lines = [f"            drop path {drop_path:g} is not applied to your own module, which keeps its own"]
-    if run.channels == 3:
+    if run.pixels.is_color:
         return lines
     wanted = {
         "saturation": any(v.jitter and v.saturation for v in run.method.views),
@@ -203,4 +205,5 @@ def _left_out(run: Resolved) -> list[str]:
         "grayscale": any(v.grayscale for v in run.method.views),
     }
     names = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [*lines, *([f"            without {', '.join(names)}: 3 channels are needed"] if names else [])]
+    needed = "3 channels are needed" if run.channels != 3 else "the bands are not named red, green and blue"
+    return [*lines, *([f"            without {', '.join(names)}: {needed}"] if names else [])]

@@ -29,18 +29,35 @@ from .recipes import (
 if TYPE_CHECKING:
     from .contact_sheet import black_and_white as black_and_white
     from .contact_sheet import sheet as sheet
+    from .contact_sheet import stretch as stretch
     from .make import ENGINES as ENGINES
     from .make import make_views as make_views
     from .plan import Plan as Plan
 
 _HOMES = {
     "ENGINES": "make", "Plan": "plan", "black_and_white": "contact_sheet", "make_views": "make",
-    "sheet": "contact_sheet",
+    "sheet": "contact_sheet", "stretch": "contact_sheet",
 }  # fmt: skip
 
 __all__ = [
-    "BYOL_VIEWS", "ENGINES", "MOCO_VIEW", "SIMCLR_VIEW", "SWAV_VIEWS", "Plan", "View", "at_least", "black_and_white",
-    "cropped_from", "dino_views", "half_colour", "larger", "make_views", "resized", "sheet", "two_global",
+    "BYOL_VIEWS",
+    "ENGINES",
+    "MOCO_VIEW",
+    "SIMCLR_VIEW",
+    "SWAV_VIEWS",
+    "Plan",
+    "View",
+    "at_least",
+    "black_and_white",
+    "cropped_from",
+    "dino_views",
+    "half_colour",
+    "larger",
+    "make_views",
+    "resized",
+    "sheet",
+    "stretch",
+    "two_global",
     "without_blur",
 ]  # fmt: skip
 

@@ -32,6 +32,7 @@ def make_views(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
+    color: bool | None = None,
 ) -> list[Tensor]:
     """Computes all views of a batch of images, on the images' device.
 
@@ -44,6 +45,8 @@ def make_views(
             Like keys, preferably on the CPU, where parameters are drawn: copying them from the device synchronises.
         mean, std: C values each for normalising images in [0, 1]; None skips the step.
         memory_format: memory format of the views; `torch.channels_last` suits convolutions.
+        color: whether the channels are red, green and blue. Otherwise saturation, hue and grayscale are left out. None:
+            whether there are three.
 
     Returns:
         One float32 tensor (B, C, size, size) per single view, in order.
@@ -77,7 +80,10 @@ def make_views(
             f"{tuple(sizes.shape)}; expected ({b},) and ({b}, 2)."
         )
     single = [view for view in views for _ in range(view.count)]
-    plans = [plan(view, sizes, draw(keys, number), c == 3) for number, view in enumerate(single)]
+    if color and c != 3:
+        raise ValueError(f"make_views got images of {counted(c, 'channel')}; with color=True it needs 3.")
+    is_rgb = c == 3 if color is None else color
+    plans = [plan(view, sizes, draw(keys, number), is_rgb) for number, view in enumerate(single)]
     center, scale = (torch.tensor(x, dtype=torch.float32) for x in (mean or [0.0] * c, std or [1.0] * c))
     with torch.autocast(flat.device.type, enabled=False):
         if _engine(flat.device, flat.dtype, c) == "torch":

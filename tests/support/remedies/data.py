@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 
@@ -18,6 +19,7 @@ from lookalike.data import decode, open_source, statistics
 from lookalike.data.order import Order
 from lookalike.data.remarks import ALL, warnings_about
 from lookalike.data.teacher_cache import Answers
+from lookalike.image_options import Pixels, Scale
 from lookalike.runs import Options
 from lookalike.training import model, resolved
 from support.calls import (
@@ -178,8 +180,8 @@ def linked(p: Place) -> Path:
     return root
 
 
-def remarked(data: object, channels: int = 3) -> str:
-    return "\n".join(warnings_about(open_source(data, channels), ALL))  # type: ignore[arg-type]
+def remarked(data: object, pixels: Pixels | int = 3) -> str:
+    return "\n".join(warnings_about(open_source(data, pixels), ALL))  # type: ignore[arg-type]
 
 
 def infrared(p: Place) -> Path:
@@ -215,11 +217,9 @@ def dark(p: Place) -> Path:
     return p.out / "dark"
 
 
-def scaled(p: Place) -> Path:
-    (p.out / "scaled").mkdir(exist_ok=True)
-    for i in range(2):
-        Image.fromarray(noise(16, 16, 3, seed=i) // 16 * 17).save(p.out / f"scaled/{i}.png")
-    return p.out / "scaled"
+def volume(p: Place) -> Path:
+    tifffile.imwrite(p.out / "volume.tif", noise(2, 32, 32), volumetric=True, tile=(1, 16, 16))
+    return p.out / "volume.tif"
 
 
 def away(p: Place) -> str:
@@ -306,12 +306,40 @@ CALLS = {
     ),
     "values above 1": call(
         lambda p: decode(npy(p.out / "a.npy", np.full((3, 8, 8), 5, np.float32)), 3),
-        r"Scale all images by the same factor",
-        lambda p, found: decode(npy(p.out / "a.npy", np.full((3, 8, 8), 5, np.float32) / 5), 3),
+        r"Give --scale range LOW HIGH",
+        lambda p, found: decode(p.out / "a.npy", Pixels(3, scale=Scale.of("range 0 5"))),
     ),
     "channels that lie on pages": call(
-        lambda p: decode(paged(p), 2), r"Save pages that are channels as (\.npy) of shape \((.+), H, W\)",
-        lambda p, found: decode(npy(p.out / f"pages{found[1]}", noise(int(found[2]), 16, 16)), int(found[2])),
+        lambda p: decode(paged(p), 4), r"Give --channels (\S+), or choose pages with --bands",
+        lambda p, found: decode(paged(p), int(found[1])), lambda p, found: decode(paged(p), Pixels(1, bands=("2",))),
+    ),
+    "channels of an array": call(
+        lambda p: decode(npy(p.out / "a.npy", noise(7, 9, 11)), 3),
+        r"with C = \S+ Give --channels, or choose some with --bands",
+        lambda p, found: decode(p.out / "a.npy", 7), lambda p, found: decode(p.out / "a.npy", Pixels(1, bands=("7",))),
+    ),
+    "channels of a TIFF file": call(
+        lambda p: decode(tiff(noise(8, 8, 5, seed=1), extra=[0] * 4), 3),
+        r"\. Give --channels (\S+), or choose some with --bands",
+        lambda p, found: decode(tiff(noise(8, 8, 5), extra=[0] * 4), int(found[1])),
+        lambda p, found: decode(tiff(noise(8, 8, 5), extra=[0] * 4), Pixels(1, bands=("5",))),
+    ),
+    "a band that a file does not have": call(
+        lambda p: decode(tiff(noise(8, 8, 5), extra=[0] * 4), Pixels(1, bands=("nir",))),
+        r"has .+, but no band \S+ \(--bands\)",
+        lambda p, found: decode(tiff(noise(8, 8, 5), extra=[0] * 4), Pixels(1, bands=("5",))),
+    ),
+    "bands of inks": call(
+        lambda p: decode(tiff(noise(8, 8, 4), 5), Pixels(1, bands=("2",))), r"in the colour space \S+ Save it as RGB",
+        lambda p, found: decode(tiff(noise(8, 8, 3), 2), Pixels(1, bands=("2",))),
+    ),
+    "floats that begin with white": call(
+        lambda p: decode(tiff(np.zeros((8, 8, 1), "f4"), 0), 1), r"inverted greyscale of \S+ Save it with black at 0",
+        lambda p, found: decode(tiff(np.zeros((8, 8, 1), "f4"), 1), 1),
+    ),
+    "a volume": call(
+        lambda p: decode(volume(p), Pixels(1, bands=("1",))), r"a TIFF volume of \S+ slices\. Save each slice as",
+        lambda p, found: decode(tiff(noise(16, 16, 1)), Pixels(1, bands=("1",))),
     ),
     "a file of another kind that is called an image": call(
         lambda p: decode(written(b"%PDF-1.7", p.out / "a.png"), 3), r"Convert it to (PNG) or (TIFF)",
@@ -319,19 +347,19 @@ CALLS = {
         lambda p, found: decode(image(p.out / f"b.{found[2].lower()}"), 3),
     ),
     "a TIFF of five bands": call(
-        lambda p: decode(tiff_of(p, 16, 16, 5), 3),
+        lambda p: decode(tiff_of(p, 16, 16, 5, dtype=np.complex64), 3),
         r"Save it as (\.npy) of shape \((.+), H, W\) and train with --channels",
         lambda p, found: decode(npy(p.out / f"a{found[1]}", noise(int(found[2]), 16, 16)), int(found[2])),
     ),
     "a TIFF of 64 bits": call(
-        lambda p: decode(tiff_of(p, 16, 16, 1, dtype=np.float64), 1),
+        lambda p: decode(tiff_of(p, 16, 16, 1, dtype=np.complex64), 1),
         r"Save it with 8 or 16 bits, or as floats from 0 to 1",
         lambda p, found: decode(tiff_of(p, 16, 16, 1), 1),
         lambda p, found: decode(tiff_of(p, 16, 16, 1, dtype=np.uint16), 1),
         lambda p, found: decode(tiff_of(p, 16, 16, 1, dtype=np.float32), 1),
     ),
-    "a TIFF of deep colours": call(
-        lambda p: decode(tiff_of(p, 16, 16, 3, dtype=np.uint16, photometric=2), 3),
+    "a TIFF of other colours": call(
+        lambda p: decode(tiff_of(p, 16, 16, 3, dtype=np.uint16, photometric=8), 3),
         r"Save it as (.+), or as (\.npy) of shape \(3, H, W\)",
         lambda p, found: decode(written(png(np.zeros((8, 8, 3), np.uint16)), p.out / "deep.png"), 3),
         lambda p, found: decode(npy(p.out / "a.npy", np.zeros((3, 8, 8), np.uint16)), 3),
@@ -343,7 +371,7 @@ CALLS = {
     ),
     "colours that are multiplied": call(
         lambda p: decode(multiplied(p), 3), r"Save it with colours that are not premultiplied, or give --alpha (white)",
-        lambda p, found: decode(multiplied(p, extra=2), 3), lambda p, found: decode(multiplied(p), 3, alpha=found[1]),
+        lambda p, found: decode(multiplied(p, extra=2), 3), lambda p, found: decode(multiplied(p), Pixels(3, found[1])),
     ),
     "images that cannot be used": call(
         lambda p: epoch(arrays(p, 7, 3, 8, 8)), r"^Convert them$|(?<=\n)Convert them\b",
@@ -362,7 +390,7 @@ CALLS = {
         lambda p, found: [file.unlink() for file in (p.out / "damaged").glob("bad*")] and epoch(p.out / "damaged", 3),
     ),
     "a folder of other files": call(
-        lambda p: opened(written(b"x", p.out / "scans/0.heic").parent),
+        lambda p: opened(written(b"x", p.out / "scans/0.nef").parent),
         r"Convert images among them to (PNG) or (TIFF)\. To read images with other suffixes, list their paths in a "
         r"text file and give it as DATA",
         lambda p, found: read(image(p.out / "converted/0.png").parent),
@@ -410,25 +438,31 @@ CALLS = {
         lambda p: remarked(infrared(p)),
         r"--alpha (white) composites such images on white, --alpha (drop) discards the channel of all images; "
         r"pretraining with --channels (4)",
-        lambda p, found: read(p.out / "nir", alpha=found[1]), lambda p, found: read(p.out / "nir", alpha=found[2]),
-        lambda p, found: read(p.out / "nir", channels=int(found[3])),
+        lambda p, found: read(p.out / "nir", pixels=Pixels(alpha=found[1])),
+        lambda p, found: read(p.out / "nir", pixels=Pixels(alpha=found[2])),
+        lambda p, found: read(p.out / "nir", pixels=int(found[3])),
     ),
     "bands behind the colours": call(
         lambda p: remarked(bands(p)),
-        r"Pretraining with --channels (\S+) reads them from (\.npy) files of shape \(\S+, H, W\)",
-        lambda p, found: read(npy(only(p) / f"0{found[2]}", noise(int(found[1]), 8, 8)).parent, channels=int(found[1])),
+        r"--bands (1 2 3) \.\.\. chooses bands, --channels (\S+) reads all\.",
+        lambda p, found: read(bands(p), pixels=Pixels(3, bands=tuple(found[1].split()))),
+        lambda p, found: read(bands(p), pixels=int(found[2])),
     ),
     "several pages": call(
         lambda p: remarked(pages(p)),
-        r"Pages that are channels are read from (\.npy) files of shape \(C, H, W\), with --channels C",
-        lambda p, found: read(npy(only(p) / f"0{found[1]}", noise(2, 8, 8)).parent, channels=2),
+        r"If pages are channels, --bands 1 2 3 \.\.\. reads those",
+        lambda p, found: read(pages(p), pixels=Pixels(2, bands=("1", "2"))),
     ),
     "channels that are equal": call(
         lambda p: remarked(grey(p)), r"use --channels (1)\.", lambda p, found: remarked(p.out / "grey", int(found[1]))
     ),
     "values that use little of their range": call(
-        lambda p: remarked(dark(p)), r"Train with (--normalize data), or scale",
-        lambda p, found: normalized(p, p.out / "dark", *found[1].split()), lambda p, found: remarked(scaled(p)),
+        lambda p: remarked(dark(p)), r"Train with --scale ([^,\n]+)",
+        lambda p, found: remarked(p.out / "dark", Pixels(scale=Scale.of(found[1].rstrip(".")))),
+    ),
+    "values that use little of their range, or so": call(
+        lambda p: remarked(dark(p)), r", or with (--normalize data)\.",
+        lambda p, found: normalized(p, p.out / "dark", *found[1].split()),
     ),
     "images that do not fit into memory": call(
         lambda p: with_memory(1000, lambda: epoch(images(p.out / "many"), cache="ram")),
@@ -466,8 +500,8 @@ CALLS = {
         lambda p: opened(Rows(several, 0)), r"Give a Dataset with items", lambda p, found: opened(Rows(several, 1))
     ),
     "a source of other channels": call(
-        lambda p: opened(open_source(p.photos), channels=1), r"Open it with channels=\S+",
-        lambda p, found: opened(open_source(p.photos, channels=1), channels=1),
+        lambda p: opened(open_source(p.photos), pixels=1), r"Open it with pixels=\S+",
+        lambda p, found: opened(open_source(p.photos, pixels=1), pixels=1),
     ),
     "a source without labels": call(
         lambda p: labelled(open_source(p.pair[0])), r"Open it with (labelled)=True",

@@ -495,12 +495,6 @@ METHODS = {
         lambda p: large("--large-epochs", "1", "--large-size", "224"), r"Give more, or (--large-epochs) 0\.",
         lambda p, found: large("--large-epochs", "1", "--large-size", "448"), lambda p, found: large(found[1], "0"),
     ),
-    "a teacher of other channels": call(
-        lambda p: distilled(p, student=net(tiny.VIT, channels=5)),
-        r"Give (--channels) (\S+), or a teacher with (\S+)\.$",
-        lambda p, found: distilled(p, student=net(tiny.VIT, channels=int(found[2]))),
-        lambda p, found: distilled(p, net(tiny.VIT, channels=int(found[3])), net(tiny.VIT, channels=5)),
-    ),
     "patches that are no square": call(
         lambda p: distilled(p, Oblong()), r"both must form square grids\. Give (--patch-weight) (0)\.",
         lambda p, found: distilled(p, Oblong(), patch_weight=float(found[2])),

@@ -21,7 +21,7 @@ def untrained_encoder(run: Resolved, source: Source) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(key_of(run.seed, "weights"))
         encoder = backbones.create(run.backbone, channels=run.channels, image_size=run.image_size)
-    encoder.alpha = run.alpha
+    encoder.pixels = run.pixels
     model.normalize(encoder, run, source)
     if run.init:
         encoders.start_from(encoder, run.init)

@@ -34,7 +34,14 @@ def read(file: Path) -> dict[str, Any]:
                 raise ValueError(f"{file} names the folder {shown(name)}, which no comparison creates.")
         for results in content["untrained_by_seed"].values():
             results_of(results)
-        content["question"] = {"alpha": "white"} | renamed(content["question"])  # what version 0.1 used
+        # what earlier versions used
+        content["question"] = {
+            "alpha": "white",
+            "bands": None,
+            "scale": ["dtype"],
+            "tile": None,
+            "stride": None,
+        } | renamed(content["question"])
         if content["question"]["alpha"] not in get_args(Alpha):
             raise ValueError(f"{file} has an unknown alpha, {shown(content['question']['alpha'])}.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from ... import training
 from ...backbones import Backbone
 from ...core import Config
-from ...data import image_set, only_chosen, open_source
+from ...data import image_set, measured, only_chosen, open_source
 from ...data.labelled import open_pair
 from ...data.order import Order
 from ...devices import default_device
@@ -31,6 +31,7 @@ from ...runs import Collapsed, Diverged, Folder, Options, Resolved, Run, made, r
 from ...training import callbacks as callbacks_module
 from ...training import inputs, stages
 from ...training import resolved as training_resolved
+from ...training.resolved import scaled_as
 from ...training.timing import MANY_EPOCHS, Pace, Speed
 from ..evaluate import evaluate
 from .baseline import untrained_encoder
@@ -179,16 +180,16 @@ class _Work:
         self.shares = False
         """Whether other processes run other trainings of this comparison."""
         self.made = made()
-        self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
-        if asked.only is not None:
-            self.source = only_chosen(self.source, asked.only)
+        source = open_source(asked.data, asked.pixels, columns=asked.columns, tiling=asked.tiling)
+        self.source = measured(source if asked.only is None else only_chosen(source, asked.only))
+        self.asked = asked = scaled_as(asked, self.source)
         if len(self.source) < 2:
             raise ValueError(f"{asked.data} contains {counted(len(self.source), 'image')}; at least 2 are needed.")
         self.asked = asked = _with_batch_for(asked, len(self.source))
         largest = {max(view.size for view in self._config(name).views) for name in asked.methods}
         self.size = asked.image_size or max(largest)
         labelled = [
-            open_pair(train, test, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
+            open_pair(train, test, pixels=asked.pixels, columns=asked.columns, tiling=asked.tiling)
             for train, test in asked.pairs
         ]
         self.question = asked.question() | {
@@ -568,7 +569,7 @@ class _Work:
         resolved, _ = next(iter(self.ready.values()))
         return evaluate(
             encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
-            columns=self.asked.columns, say=say,
+            columns=self.asked.columns, tile=self.asked.tile, stride=self.asked.stride, say=say,
         )  # fmt: skip
 
 

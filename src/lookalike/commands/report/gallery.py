@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from ...columns import COLUMNS, Columns, columns_of
 from ...data import Data, Source, Subset, open_maybe_labelled, open_source
 from ...evaluation.extractor import open_encoder
 from ...evaluation.features import Features, features
+from ...image_options import Tiling
 from ...printing import counted
 from ...progress import counting
 from ...random import permutation
-from ...runs import Folder
+from ...runs import Folder, read_yaml
 from .. import show
 from ..embed import embed
 from . import projection
@@ -67,7 +69,7 @@ class Gallery:
         """
         model = open_encoder(folder)
         columns = columns_of(read_options(Folder(folder).run, []))
-        source = source_of(data, model, columns)
+        source = source_of(data, model, columns, tiling_of(folder))
         found, indices = self._features(folder, model, source, data, columns)
         if len(indices) > 2000:
             self.say(f"map: projecting {counted(len(indices), 'image')}")
@@ -94,7 +96,9 @@ class Gallery:
         """Features of at most `points` images, and their indices in the source."""
         chosen = permutation(len(source), 0, "report")[: self.points].sort().values
         if len(chosen) == len(source) and isinstance(data, str | os.PathLike):
-            found = embed(folder, data, workers=self.workers, columns=columns)
+            tiling = tiling_of(folder)
+            tile, stride = (None, None) if tiling is None else (tiling.size, tiling.stride)
+            found = embed(folder, data, workers=self.workers, columns=columns, tile=tile, stride=stride)
             return found, found.index.tolist()
         found = features(
             model, Subset(source, chosen.tolist()), image_size=model.image_size, mean=model.mean, std=model.std,
@@ -126,11 +130,23 @@ class Gallery:
         return self._known[key]
 
 
-def source_of(data: Data, model: Backbone, columns: Columns = COLUMNS) -> Source:
+def source_of(data: Data, model: Backbone, columns: Columns = COLUMNS, tiling: Tiling | None = None) -> Source:
     """The images, with labels if they have some."""
     if isinstance(data, str | os.PathLike):
-        return open_maybe_labelled(os.fspath(data), model.channels, model.alpha, columns)
-    return open_source(data, channels=model.channels, alpha=model.alpha)
+        return open_maybe_labelled(os.fspath(data), model.pixels, columns, tiling)
+    return open_source(data, model.pixels, tiling=tiling)
+
+
+def tiling_of(folder: Path) -> Tiling | None:
+    """The tiles that a run was trained on."""
+    path = Folder(folder).run
+    if not path.is_file():
+        return None
+    with suppress(OSError, ValueError):
+        tile, stride = (read_yaml(path).get(name) for name in ("tile", "stride"))
+        if isinstance(tile, int) and isinstance(stride, int | None):
+            return Tiling.of(tile, stride)
+    return None
 
 
 MAX_PIXELS = 2**26
@@ -185,8 +201,13 @@ def run_pictures(folder: Path, data: Data | None, say: Say) -> list[Content]:
 def _drawn(folder: Path, data: Data, names: list[show.What]) -> dict[str, str]:
     model = encoders.load(folder)
     drawable = [name for name in names if _is_drawable(name, model)]
+    tiling = tiling_of(folder)
+    tile, stride = (None, None) if tiling is None else (tiling.size, tiling.stride)
     with tempfile.TemporaryDirectory(prefix="lookalike-report-") as temporary:
-        return {name: picture(show.show(model, data, out=temporary, what=[name], count=DRAWN)[0]) for name in drawable}
+        return {
+            name: picture(show.show(model, data, out=temporary, what=[name], count=DRAWN, tile=tile, stride=stride)[0])
+            for name in drawable
+        }
 
 
 @torch.inference_mode()

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...data import Source
 from ...evaluation.features import crop
+from ...image_options import Pixels
 from ...images import promote
 from ...printing import are, counted
-from ...views import black_and_white
+from ...views import stretch
 
 STORED_NEIGHBOURS = 8
 """Number of nearest neighbours stored for each image."""
@@ -131,7 +132,8 @@ def sheets(source: Source, indices: list[int], tile: int = TILE) -> dict[str, ob
     from ...data import BrokenImage
 
     per_sheet, urls = COLUMNS * COLUMNS, []
-    limits: tuple[float, float] | None = None
+    limits: tuple[Tensor, Tensor] | None = None
+    bands = source.pixels.shown if source.pixels.channels == source.channels else Pixels(source.channels).shown
     for start in range(0, len(indices), per_sheet):
         part = indices[start : start + per_sheet]
         sheet = Image.new("RGB", (COLUMNS * tile, -(-len(part) // COLUMNS) * tile), "#888888")
@@ -140,9 +142,10 @@ def sheets(source: Source, indices: list[int], tile: int = TILE) -> dict[str, ob
             with suppress(BrokenImage):
                 small[n] = _thumbnail(source.read(index, 2 * tile), tile)
         if limits is None and small:  # shared by all sheets
-            limits = black_and_white([*small.values()])
+            limits = stretch([*small.values()], bands)
         for n, image in small.items():
-            sheet.paste(_picture(image, limits or (0.0, 1.0)), (n % COLUMNS * tile, n // COLUMNS * tile))
+            assert limits is not None
+            sheet.paste(_picture(image[[*bands]], limits), (n % COLUMNS * tile, n // COLUMNS * tile))
         urls.append(data_uri(sheet, quality=72))
     return {"tile": tile, "columns": COLUMNS, "perSheet": per_sheet, "urls": urls}
 
@@ -155,12 +158,11 @@ def data_uri(image: Image.Image, *, quality: int) -> str:
 
 
 def _thumbnail(image: Tensor, tile: int) -> Tensor:
-    """The centre crop of an image (C, H, W) at `tile` pixels, in [0, 1]: its first three channels, or the first."""
-    small = promote(crop(image, tile), torch.float32)
-    return small[:3] if len(small) >= 3 else small[:1]
+    """The centre crop of an image (C, H, W) at `tile` pixels, in [0, 1]."""
+    return promote(crop(image, tile), torch.float32)
 
 
-def _picture(image: Tensor, limits: tuple[float, float]) -> Image.Image:
+def _picture(image: Tensor, limits: tuple[Tensor, Tensor]) -> Image.Image:
     """A thumbnail as 8-bit RGB; `limits` are the values of black and white."""
     rgb = ((image - limits[0]) / (limits[1] - limits[0])).expand(3, -1, -1)
     return Image.fromarray((rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())

@@ -10,11 +10,12 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...places import in_file, no_images
 from ...printing import brief, counted, printable, size_of
 from .datasets import Items
 from .item_labels import item_labels
+from .source import about
 
 LABELS: Final = "labels"
 """Name of the array of labels, beside the one of images."""
@@ -178,14 +179,12 @@ class Arrays(Items):
 
     dataset: ArrayFile
 
-    def __init__(
-        self, data: str, channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha
-    ) -> None:  # fmt: skip
+    def __init__(self, data: str, pixels: Pixels, labelled: bool, classes: Sequence[str] | None) -> None:
         file, name = in_file(data)
         if not os.path.exists(file):
             raise no_images(file)
         array = ArrayFile(file, name)
-        super().__init__(array, channels, False, None, alpha)
+        super().__init__(array, pixels, False, None)
         if labelled:
             if array.targets is None:
                 raise ValueError(f"{data} has no labels. Add an array {LABELS} (N,) beside it.")
@@ -211,8 +210,10 @@ class Arrays(Items):
                 f"A cache on disk is identified by one file, but {self.dataset.file} is a folder of chunks. Use "
                 "--cache ram or none, and no --cache-teacher."
             )
-        about = f"{os.path.realpath(self.dataset.file)}::{self.dataset.inner} {self.dataset._state} {self.alpha}"
-        return hashlib.blake2b(about.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        array = f"{os.path.realpath(self.dataset.file)}::{self.dataset.inner} {self.dataset._state}"
+        return hashlib.blake2b(
+            f"{array} {about(self.pixels)}".encode("utf-8", "surrogateescape"), digest_size=16
+        ).hexdigest()
 
     def notes(self) -> list[str]:
         chunks, dtype = self.dataset.chunks, self.dataset.dtype

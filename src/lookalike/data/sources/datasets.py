@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import printable, with_article
 from ..decoding import decode, kind_of, reason_of
 from ..errors import BrokenImage
@@ -73,12 +73,9 @@ def _check_items(data: Indexed) -> None:
 class Items(Source):
     """The items of a Dataset, a list or an array."""
 
-    def __init__(
-        self, dataset: Indexed, channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha
-    ) -> None:
+    def __init__(self, dataset: Indexed, pixels: Pixels, labelled: bool, classes: Sequence[str] | None) -> None:
         self.dataset = dataset
-        self.channels = channels
-        self.alpha = alpha
+        self.pixels, self.channels = pixels, pixels.channels
         self._failed: dict[int, str] = {}
         self._keys = torch.arange(len(dataset))
         if labelled:
@@ -110,17 +107,17 @@ class Items(Source):
         try:
             match image:
                 case Image.Image():
-                    return from_pillow(image, self.channels, decode_size, i, self.alpha)
+                    return from_pillow(image, self.pixels, decode_size, i)
                 case Tensor():
-                    return from_tensor(tensor_planes(image, self.channels), self.channels, decode_size, i)
+                    return from_tensor(tensor_planes(image, self.pixels), self.pixels, decode_size, i)
                 case np.ndarray() if image.dtype.kind in "buif":
-                    native = planes(image, self.channels).astype(image.dtype.newbyteorder("="))
-                    return from_tensor(torch.from_numpy(native), self.channels, decode_size, i)
+                    native = planes(image, self.pixels).astype(image.dtype.newbyteorder("="))
+                    return from_tensor(torch.from_numpy(native), self.pixels, decode_size, i)
                 case str() | bytes() | os.PathLike() if isinstance(image, bytes) or is_path(image):
-                    return decode(image, self.channels, decode_size, i, self.alpha)
+                    return decode(image, self.pixels, decode_size, i)
                 case Mapping() if is_encoded(image):
                     file = image["bytes"] if image["bytes"] is not None else image["path"]
-                    return decode(file, self.channels, decode_size, i, self.alpha)
+                    return decode(file, self.pixels, decode_size, i)
         except MemoryError:
             raise
         except ValueError as error:
@@ -141,7 +138,7 @@ class Items(Source):
         with suppress(Exception):  # `read` reports why an item is unreadable
             image = image_of(self.dataset[i])
             if isinstance(image, str | os.PathLike) and is_path(image):
-                return kind_of(image, self.channels, self.alpha)
+                return kind_of(image, self.pixels)
             if isinstance(image, Image.Image):
-                kind += f" {pillow_kind(image, self.channels, self.alpha)}"
+                kind += f" {pillow_kind(image, self.pixels)}"
         return kind

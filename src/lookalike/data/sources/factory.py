@@ -5,35 +5,38 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
+import torch
 
 from ...columns import COLUMNS, Columns
-from ...image_options import Alpha
+from ...image_options import Pixels, Tiling
 from ...places import ARRAY_FILES, check_extra, exists, expanded, in_file, is_on_hub, no_images
 from ...printing import composed, counted
 from ..decoding import SUFFIXES
-from ..folders import scan
+from ..folders import Scanned, scan
 from ..items import column_classes, features_of
 from .archives import SUFFIXES_OF_ARCHIVES, Archives
 from .array_files import Arrays
 from .arrow import STATE, saved_files
 from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
+from .frames import frames_of
 from .hub import hub_files
 from .item_labels import targets_of
 from .row_files import SUFFIXES_OF_ROWS, Rows, listed_rows, take_names
 from .source import Data, Source
 from .tables import TABLES, open_table, table_labels
+from .tiles import Tiles
 
 
 def open_source(
     data: Data,
-    channels: int = 3,
+    pixels: Pixels | int = 3,
     labelled: bool = False,
     classes: Sequence[str] | None = None,
-    alpha: Alpha = "auto",
     system_folders: bool = False,
     columns: Columns = COLUMNS,
     multi_label: bool = False,
+    tiling: Tiling | None = None,
 ) -> Source:
     """Finds the images of DATA without opening them.
 
@@ -48,26 +51,35 @@ def open_source(
             map-style Dataset or a Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with
             columns for both. An image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or
             (C, H, W), or a path. An open `Source` is returned unchanged if its channels, labels and classes match.
-        channels: number of channels to which images are converted.
+        pixels: how pixels are read, or only the number of channels to which images are converted. An open `Source`
+            keeps its own settings.
         labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; the column
             label of rows; the array labels beside an array in a file; a Dataset's `targets`, otherwise those in its
             items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
-        alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
         columns: names of the columns of a list. Groups and splits are read if it has them.
         multi_label: with `labelled`, an image may have any number of classes, as a;b in the column label of a list;
             they are in `label_sets`. Otherwise a ; is part of a class name.
+        tiling: read tiles of the images instead. Of an open `Source`, too.
 
     Raises:
         FileNotFoundError: the folder or file does not exist, or no listed file exists.
         ValueError: no images found; a file outside a class folder; a class missing from `classes`; unsupported data.
         ModuleNotFoundError: the package that reads this kind of DATA is not installed.
     """
-    if channels < 1:
-        raise ValueError(f"channels is {channels}; images have at least 1.")
+    pixels = Pixels.of(pixels)
+    source = _opened(data, pixels, labelled, classes, system_folders, columns, multi_label)
+    return source if tiling is None or isinstance(source, Tiles) else Tiles(source, tiling)
+
+
+def _opened(
+    data: Data, pixels: Pixels, labelled: bool, classes: Sequence[str] | None, system_folders: bool, columns: Columns,
+    multi_label: bool,
+) -> Source:  # fmt: skip
+    """`open_source` without tiles."""
     if isinstance(data, Source):
-        _check_open(data, channels, labelled, classes, multi_label)
+        _check_open(data, pixels.channels, labelled, classes, multi_label)
         return data
     if labelled and multi_label and not is_table(data) and not _is_missing(data):
         raise ValueError(
@@ -80,47 +92,57 @@ def open_source(
         if isinstance(data, list | tuple) and data and all(isinstance(p, str | os.PathLike) for p in data):
             here = os.getcwd()
             paths = relative([os.path.normpath(p) for p in data], here, "the list")
-            return Files(here, paths, channels, labelled, classes, alpha)
-        return Items(indexed(data), channels, labelled, classes, alpha)
+            return _files(here, paths, pixels, labelled, classes)
+        return Items(indexed(data), pixels, labelled, classes)
     if not os.fspath(data):
         raise no_images(data)
     if is_on_hub(os.fspath(data)):
-        return Rows(os.fspath(data), hub_files(os.fspath(data)), channels, labelled, classes, alpha, columns)
+        return Rows(os.fspath(data), hub_files(os.fspath(data)), pixels, labelled, classes, columns)
     path = os.path.abspath(os.fspath(data))
     check_extra(path)
     if in_file(path)[0].lower().endswith(ARRAY_FILES):
-        return Arrays(path, channels, labelled, classes, alpha)
+        return Arrays(path, pixels, labelled, classes)
     if archives := _shards(path, SUFFIXES_OF_ARCHIVES):
-        return Archives(path, archives, channels, labelled, classes, alpha)
+        return Archives(path, archives, pixels, labelled, classes)
     if files := _shards(path, SUFFIXES_OF_ROWS) or (saved_files(path) if os.path.isdir(path) else []):
         check_extra(files[0])
-        return _of_rows(path, files, channels, labelled, classes, alpha, columns)
+        return _of_rows(path, files, pixels, labelled, classes, columns)
     if os.path.isdir(path):
         found = scan(path, system_folders)
         if labelled:
             refuse_two_classes(found.linked)
-        return Files(path, found.images, channels, labelled, classes, alpha, found)
+        return _files(path, found.images, pixels, labelled, classes, found)
     if is_table(path):
-        return open_table(path, channels, labelled, classes, alpha, columns, multi_label)
+        return open_table(path, pixels, labelled, classes, columns, multi_label)
     if os.path.isfile(path):
-        return Files(os.path.dirname(path), listed(path), channels, labelled, classes, alpha)
+        return _files(os.path.dirname(path), listed(path), pixels, labelled, classes)
     raise no_images(path)
 
 
 def _of_rows(
-    path: str, files: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha,
-    columns: Columns,
-) -> Source:  # fmt: skip
+    path: str, files: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None, columns: Columns
+) -> Source:
     """The images in the rows of files, or the image files that the rows list."""
     found = listed_rows(path, files, labelled, columns)
     if found is None:
-        return Rows(path, files, channels, labelled, classes, alpha, columns)
+        return Rows(path, files, pixels, labelled, classes, columns)
+    each = frames_of(found.folder, found.paths)
     by_folder = labelled and found.labels is None
-    source = Files(found.folder, found.paths, channels, by_folder, classes, alpha)
+    source = Files(found.folder, each.paths, pixels, by_folder, classes, notes=each.notes)
     if labelled and found.labels is not None:
-        source.labels, source.classes = table_labels(found.labels, classes or found.classes, path)
-    take_names(source, found.columns)
+        labels, source.classes = table_labels(found.labels, classes or found.classes, path)
+        source.labels = labels[torch.tensor(each.rows)]
+    take_names(source, {name: values[each.rows] for name, values in found.columns.items()})
     return source
+
+
+def _files(
+    root: str, paths: list[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+    scanned: Scanned | None = None,
+) -> Files:  # fmt: skip
+    """Image files below `root`, with an image for each frame of DICOM files."""
+    each = frames_of(root, paths)
+    return Files(root, each.paths, pixels, labelled, classes, scanned, each.notes)
 
 
 def is_table(data: Data) -> bool:
@@ -169,7 +191,7 @@ def _check_open(
     if source.channels != channels:
         raise ValueError(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
-            f"channels={channels}."
+            f"pixels={channels}."
         )
     if labelled and multi_label and source.label_sets is None:
         raise ValueError("The source has no sets of classes. Open it with labelled=True, multi_label=True.")
@@ -179,7 +201,9 @@ def _check_open(
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
 
-def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto", columns: Columns = COLUMNS) -> Source:
+def open_maybe_labelled(
+    data: Data, pixels: Pixels | int = 3, columns: Columns = COLUMNS, tiling: Tiling | None = None
+) -> Source:
     """The images of DATA, with labels if these are known without reading images.
 
     Labels come from class folders (if these contain all images), a Dataset's `targets`, a column with class names, or a
@@ -187,8 +211,8 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto", co
     """
     if _has_labels(data):
         with suppress(ValueError):
-            return open_source(data, channels=channels, labelled=True, alpha=alpha, columns=columns)
-    return open_source(data, channels=channels, alpha=alpha, columns=columns)
+            return open_source(data, pixels, labelled=True, columns=columns, tiling=tiling)
+    return open_source(data, pixels, columns=columns, tiling=tiling)
 
 
 def _has_labels(data: Data) -> bool:

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import LONGEST_PATH, brief, composed, counted, printable
 from ...random import key_of
+from ..boxes import Box, read_box, stated_size
 from ..decoding import SUFFIXES, decode, kind_of
+from ..dicom import frame_of
 from ..errors import BrokenImage
 from ..folders import Scanned
 from ..labels import folder_labels
-from .source import Source
+from .source import Source, about
 
 _DECODER = 2
 """Increase it whenever decoding gives different pixels, so that caches are rebuilt."""
@@ -28,13 +30,12 @@ class Files(Source):
     """Image files, by their paths relative to a folder, with / between the parts."""
 
     def __init__(
-        self, root: str, paths: list[str], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha,
-        scanned: Scanned | None = None,
+        self, root: str, paths: list[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+        scanned: Scanned | None = None, notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.root = root
-        self.channels = channels
-        self.alpha = alpha
-        self._notes = [] if scanned is None else scanned.notes()
+        self.pixels, self.channels = pixels, pixels.channels
+        self._notes = [*([] if scanned is None else scanned.notes()), *notes]
         self.system_folders = 0 if scanned is None else scanned.systems.total()
         self._listing = b""  # names that differ from the paths
         self._store(paths)
@@ -65,6 +66,10 @@ class Files(Source):
         return printable(self._path(i))
 
     def file(self, i: int) -> str:
+        return frame_of(self._located(i))[0]
+
+    def _located(self, i: int) -> str:
+        """The path, for a frame of a DICOM file with its number."""
         return os.path.join(self.root, self._path(i))
 
     def head(self, i: int, limit: int) -> tuple[int, bytes] | None:
@@ -95,7 +100,16 @@ class Files(Source):
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         try:
-            return decode(self.file(i), self.channels, decode_size, int(self._keys[i]), self.alpha)
+            return decode(self._located(i), self.pixels, decode_size, int(self._keys[i]))
+        except BrokenImage as error:
+            raise BrokenImage(self.name(i), error.reason) from error
+
+    def size(self, i: int) -> tuple[int, int] | None:
+        return stated_size(self._located(i), self.pixels)
+
+    def read_box(self, i: int, box: Box) -> Tensor | None:
+        try:
+            return read_box(self._located(i), box, self.pixels)
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
 
@@ -111,7 +125,7 @@ class Files(Source):
 
     def version(self) -> str:
         digest = hashlib.blake2b(self._text, digest_size=16)
-        digest.update(f"{_DECODER} {self.alpha} ".encode())
+        digest.update(f"{_DECODER} {about(self.pixels)} ".encode())
         digest.update(os.fsencode(os.path.realpath(self.root)))
         for i in range(len(self)):
             with suppress(OSError):  # a missing file may exist next time
@@ -120,7 +134,7 @@ class Files(Source):
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
-        return kind_of(self.file(i), self.channels, self.alpha)
+        return kind_of(self.file(i), self.pixels)
 
     def notes(self) -> list[str]:
         return self._notes

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from ...files import cache_folder, locked
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import counted, printable, warn
 from ...progress import counting
 from ...random import key_of
 from .. import limits
+from ..boxes import stated_size
 from ..decoding import decode, kind_of_content
 from ..errors import BrokenImage
 from ..labels import folder_labels, onto
 from . import member_index
-from .source import Source
+from .source import Source, about
 
 _FORMAT: Final = 2
 """Increase it whenever an index has other content, so that indices are rebuilt."""
@@ -57,14 +58,13 @@ class Members(Source, Generic[H]):
     add_label: str
 
     def __init__(
-        self, data: str, paths: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None,
-        alpha: Alpha, variant: str = "",
+        self, data: str, paths: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+        variant: str = "",
     ) -> None:  # fmt: skip
         """Opens files; `data` is how the user named them, for messages. Each `variant` has an index."""
         self.data = data
         self.paths = list(paths)
-        self.channels = channels
-        self.alpha = alpha
+        self.pixels, self.channels = pixels, pixels.channels
         self._states = [_state(path) for path in self.paths]
         self._index_path = _indexed(self.paths, self._states, self._search, variant)
         self._rows: np.ndarray | None = None  # of a renamed copy
@@ -165,6 +165,12 @@ class Members(Source, Generic[H]):
         renamed._listing = os.fsencode("\0".join(names))
         return renamed
 
+    def reading(self, pixels: Pixels) -> Self:
+        other = copy.copy(self)
+        other._handles = {}
+        other.pixels, other.channels = pixels, pixels.channels
+        return other
+
     def _labels(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         """Labels beside the images; without any, the first folders of the names."""
         index = self.index
@@ -197,7 +203,7 @@ class Members(Source, Generic[H]):
 
     def version(self) -> str:
         digest = hashlib.blake2b(self._listing, digest_size=16)
-        digest.update(f"{self._index_path.name} {self.alpha}".encode())
+        digest.update(f"{self._index_path.name} {about(self.pixels)}".encode())
         digest.update(b"" if self._rows is None else self._rows.tobytes())
         return digest.hexdigest()
 
@@ -217,12 +223,18 @@ class Members(Source, Generic[H]):
         content = self.content(i)
         key = int(self._keys[i])
         try:
-            return decode(content, self.channels, decode_size, key, self.alpha)
+            return decode(content, self.pixels, decode_size, key)
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
 
+    def size(self, i: int) -> tuple[int, int] | None:
+        try:
+            return stated_size(self.content(i), self.pixels)
+        except (BrokenImage, ValueError):
+            return None
+
     def kind(self, i: int) -> str:
-        return kind_of_content(self.content(i), self.channels, self.alpha)
+        return kind_of_content(self.content(i), self.pixels)
 
     def notes(self) -> list[str]:
         return self.index.notes

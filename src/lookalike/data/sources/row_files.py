@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from ...columns import COLUMNS, Columns
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import brief, printable, shown, warn
 from ...progress import counting
 from ..errors import BrokenImage
@@ -76,12 +76,12 @@ class Rows(Members[Opened]):
     add_label = f"Add a column {COLUMNS.label} of integers or texts, without nulls."
 
     def __init__(
-        self, data: str, paths: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None,
-        alpha: Alpha, columns: Columns = COLUMNS,
+        self, data: str, paths: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+        columns: Columns = COLUMNS,
     ) -> None:  # fmt: skip
         self._pieces, self._columns = Pieces(), columns
         variant = "" if columns == COLUMNS else f"{columns.path}\0{columns.label}"
-        super().__init__(data, paths, channels, labelled, classes, alpha, variant)
+        super().__init__(data, paths, pixels, labelled, classes, variant)
         names, starts = _named(self.paths, columns)
         if names:
             rows = starts[self.index.archives] + self.index.offsets

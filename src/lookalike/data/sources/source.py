@@ -1,5 +1,6 @@
 """The interface of all sources of images."""
 
+import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...image_options import Alpha
+from ...image_options import Pixels
 from .categorical import Categorical
 
 
@@ -26,8 +27,8 @@ class Source(ABC):
     """Images with names, keys and optional labels. Small enough to be sent to worker processes."""
 
     channels: int
-    alpha: Alpha = "auto"
-    """How an alpha channel is handled; see `decode`."""
+    pixels: Pixels = Pixels()
+    """How pixels are read; a source of your own states `channels` alone."""
     labels: Tensor | None = None
     """(N,) int64, indices into `classes`; None without labels."""
     classes: tuple[str, ...] | None = None
@@ -57,6 +58,24 @@ class Source(ABC):
     @abstractmethod
     def read(self, i: int, decode_size: int | None) -> Tensor:
         """(C, H, W) uint8, uint16 or float32, contiguous; see `decode`. Raises BrokenImage."""
+
+    def reading(self, pixels: Pixels) -> "Source":
+        """A copy whose pixels are read in another way. A source of your own reads them as it does."""
+        other = copy.copy(self)
+        other.pixels, other.channels = pixels, pixels.channels
+        return other
+
+    def size(self, i: int) -> tuple[int, int] | None:
+        """Height and width of an image by its header; None if they are known only after decoding."""
+        return None
+
+    def read_box(self, i: int, box: tuple[int, int, int, int]) -> Tensor | None:
+        """The part (top, left, height, width) of an image, equal to that of `read`; None if `read` is as fast.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        return None
 
     def file(self, i: int) -> str | None:
         """The path of the image's file; None if the image is not a file."""
@@ -111,6 +130,11 @@ class Source(ABC):
     def notes(self) -> list[str]:
         """Remarks from the search for images, such as skipped files, one line each."""
         return []
+
+
+def about(pixels: Pixels) -> str:
+    """What a cache on disk depends on; for pictures, as in earlier versions, only the handling of alpha channels."""
+    return f"{pixels.alpha} {pixels}" if str(pixels) else pixels.alpha
 
 
 def image_set(source: Source) -> str:

@@ -1,11 +1,13 @@
 """A subset of a source."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ...image_options import Pixels
 from .source import Source
 
 
@@ -15,8 +17,7 @@ class Subset(Source):
     def __init__(self, source: Source, places: Sequence[int]) -> None:
         self.source = source
         self.places = torch.tensor(places, dtype=torch.int64)
-        self.channels = source.channels
-        self.alpha = source.alpha
+        self.pixels, self.channels = source.pixels, source.channels
         self.take_columns(source, self.places)
 
     def __len__(self) -> int:
@@ -37,6 +38,11 @@ class Subset(Source):
 
     def read(self, i: int, decode_size: int | None) -> Tensor:
         return self.source.read(int(self.places[i]), decode_size)
+
+    def reading(self, pixels: Pixels) -> "Subset":
+        other = copy.copy(self)
+        other.source, other.pixels, other.channels = self.source.reading(pixels), pixels, pixels.channels
+        return other
 
     def missing(self) -> str:
         return self.source.missing()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ...columns import COLUMNS, Columns
-from ...image_options import Alpha
+from ...image_options import Pixels
 from ...printing import composed, counted, printable, shown
 from ..labels import class_numbers, onto
 from .categorical import Categorical
 from .files import Files, relative
+from .frames import frames_of
 
 TABLES: Final = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
 """Suffixes of such lists -> the separator of columns."""
@@ -125,8 +126,7 @@ def read_table(path: str, columns: Columns = COLUMNS) -> Table:
 
 
 def open_table(
-    path: str, channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha, columns: Columns,
-    multi_label: bool,
+    path: str, pixels: Pixels, labelled: bool, classes: Sequence[str] | None, columns: Columns, multi_label: bool
 ) -> Files:  # fmt: skip
     """The images of a list; the arguments are those of `open_source`.
 
@@ -135,16 +135,21 @@ def open_table(
     table = read_table(path, columns)
     texts = table.texts("label") if labelled and not multi_label else None
     by_folder = labelled and not multi_label and texts is None
-    source = Files(os.path.dirname(table.path), table.paths, channels, by_folder, classes, alpha)
+    each = frames_of(os.path.dirname(table.path), table.paths)
+    source = Files(os.path.dirname(table.path), each.paths, pixels, by_folder, classes, notes=each.notes)
+    rows = torch.tensor(each.rows)  # a file of several frames is several images
     if texts is not None:
-        source.labels, source.classes = table_labels(texts, classes, table.path)
+        labels, source.classes = table_labels(texts, classes, table.path)
+        source.labels = labels[rows]
     elif labelled and multi_label:
-        source.label_sets, source.classes = table_label_sets(table.sets(), classes, table.path)
+        label_sets, source.classes = table_label_sets(table.sets(), classes, table.path)
+        source.label_sets = label_sets[rows]
     unusable: dict[str, str] = {}
 
     def column(name: str) -> Categorical | None:
         try:
-            return table.categories(name)
+            found = table.categories(name)
+            return None if found is None else found.at(rows)
         except ValueError as error:
             unusable[f"{name}s"] = str(error)
             return None
