@@ -81,6 +81,14 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(labelled, root / name)
     for i, path in enumerate(sorted((root / "labelled").rglob("*.jpg"))):
         path.rename(path.with_name(f"case{50 + i}_000.jpg"))
+    images = sorted(path.relative_to(root) for path in (root / "labelled").rglob("*.jpg"))
+    (root / "patients.csv").write_text(
+        "path,diagnosis,patient\n" + "".join(f"{path},{path.parent.name},{i // 3}\n" for i, path in enumerate(images))
+    )
+    (root / "tags.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"{path},{path.parent.name}{';also' * (i % 2)},{path.parts[1]}\n" for i, path in enumerate(images))
+    )
     for i in range(40):  # as many as the verification of int8 needs
         draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
         (root / "scans").mkdir(exist_ok=True)
