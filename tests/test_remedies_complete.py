@@ -118,7 +118,40 @@ TRIED_ELSEWHERE = {
     "Restore it; an interrupted run continues with --resume.":
         "test_archives.py::test_an_index_is_built_once_and_again_after_a_change",
     "Give archives with images (.jpg, .png, .tif ...).": "test_archives.py::test_bad_archives_are_refused_by_name",
-    "Add its class as \0.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Add its class as {}.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Name the array of images": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Give an array of images.": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Store decoded images of one size": "test_array_files.py::test_objects_are_refused",
+    "Add an array \0 (N,) beside it.": "test_array_files.py::test_labels_lie_beside_the_images",
+    "Write the array with chunks of one image": "test_array_files.py::test_large_chunks_are_noted",
+    "Write it without compression": "test_row_files.py::test_compressed_arrow_files_are_refused_and_others_are_read",
+    "\0 holds the splits \0. Give one of them":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Save the data set again: ":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Copy the folder again.": "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "run \0, copy FOLDER to this machine":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Check the name, or log in with ":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "has several configurations (\0). Choose one":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "\0 has the splits \0. Name one of them":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Unset HF_DATASETS_IN_MEMORY_MAX_SIZE": "test_hub.py::test_a_data_set_in_memory_is_refused",
+    "Give hf:NAME, hf:NAME@REVISION or hf:NAME:SPLIT.": "test_hub.py::test_names_of_the_hub",
+    "Write the file with smaller ones": "test_row_files.py::test_slow_row_groups_are_noted_with_what_to_do",
+    "Give files with one image per row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Add a column \0 of integers or texts": "test_row_files.py::test_labels_that_are_no_classes_are_named",
+    "Give them alone.": "test_row_files.py::test_files_of_different_columns_are_refused",
+    "Correct them.": "test_row_files.py::test_equal_columns_and_texts_that_are_no_utf8_are_refused",
+    "has no usable \0: \0. Correct it.":
+        "test_row_files.py::test_groups_and_splits_follow_the_images_and_columns_may_have_other_names",
+    "in the path of row \0. Correct it.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Fill it in, or remove the row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Store files, not pixels or texts": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "has several columns of images: ": "test_row_files.py::test_several_columns_of_images_are_refused",
+    "Name the column with the bytes of image files": "test_row_files.py::test_bad_columns_are_refused_by_name",
     "Images need different names: ": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Copy the archive again.": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Create or copy it again.": "test_archives.py::test_bad_archives_are_refused_by_name",
@@ -129,6 +162,20 @@ TRIED_ELSEWHERE = {
     "Check the encoder: its training may have diverged.":
         "test_serving.py::test_an_encoder_that_diverged_is_not_served",
     "\0 See /docs.": "test_serving.py::test_other_paths_and_methods_get_errors_as_json",
+    "Give --accumulate 2 or more, or leave --joint-loss out.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "Leave --joint-loss out.": "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "for each of \0 processes. Give a multiple of \0.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "BatchNorm needs at least 2. Give a smaller --accumulate.":
+        "test_joint_loss.py::test_what_a_joint_loss_is_not_for_is_refused",
+    "not as in an undivided batch: drop path and dropout draw":
+        "test_joint_loss.py::test_the_second_run_draws_the_numbers_of_the_first",
+    "Give micro-batches (--accumulate), --checkpoint-activations, or a smaller ":
+        "test_memory.py::test_a_real_lack_of_memory",
+    "Resume with: \0 \0": "test_memory.py::test_a_run_resumes_with_what_fits",
+    "Give a smaller --image-size or --backbone.": "test_memory.py::test_too_little_for_any_change",
+    "Use the largest batch of the estimate.": "test_memory.py::test_the_command",
     "Use /embed, or serve a finetune run.": "test_serving.py::test_an_encoder_has_no_predictions",
     "There is no model \0 of version \0. Use \0.": "test_serving.py::test_what_an_error_advises_is_accepted",
     "the limit of --max-upload-mb. Send fewer images": "test_serving.py::test_what_an_error_advises_is_accepted",
@@ -203,6 +250,41 @@ TRIED_ELSEWHERE = {
     " is an export without ": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
     "and taking it out needs onnx: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnx_the_extra_is_named",
+    "Leave --nodes out, and give --gpus-per-node 1 or 0.": "test_slurm.py::test_a_comparison_takes_one_device",
+    "--array runs the trainings of compare, but the command is":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a shell file that the job can read.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "give --dry-run; on the cluster it is submitted by sbatch FILE.":
+        "test_slurm.py::test_without_sbatch_the_script_can_be_printed",
+    "Expected the command of a training after --":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "--overwrite would replace the job's own run":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "The command has no --out.": "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    " of lookalike slurm. Leave --\0 out of the command":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "; expected at most \0, one process per GPU.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a longer --time, or a smaller --notice.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "expected a time limit as sbatch takes it. Give minutes":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "which a batch script cannot hold. Rename it.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "was not written by lookalike slurm. Move it away":
+        "test_slurm.py::test_a_job_is_submitted_with_its_script_beside_the_run",
+    "Give --epochs instead of --budget, or leave --training out.":
+        "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "overwrite would replace the other trainings.": "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "The same command without --training evaluates and ranks all":
+        "test_compare_runner.py::test_trainings_that_ran_apart_are_ranked_as_those_of_one_command",
+    "Install the same versions for all.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Install the same version for all, from the same place.":
+        "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same images.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Start all with the same command.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same --out, on a file system":
+        "test_watchdog.py::test_facts_are_compared_and_a_process_that_does_not_arrive_is_named",
+    "Give the environment variable MASTER_PORT a free one": "test_watchdog.py::test_a_port_in_use_is_named",
+    "Give the seconds that processes wait for each other.":
+        "test_watchdog.py::test_a_limit_that_is_no_time_is_refused",
     "needs onnxruntime: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip
@@ -229,6 +311,12 @@ UNTRIED = {
 """A part of a text, and why no test can follow it."""
 
 FACTS = (
+    "# Written by lookalike slurm.",
+    "#SBATCH --requeue",
+    '"$python" -m lookalike ',
+    "srun --kill-on-bad-exit=1",
+    "then resume=(--resume); fi",
+    ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"',
     ", exported by lookalike ",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .commands.compare.spec import Comparison as Comparison
     from .commands.distill import distill as distill
     from .commands.embed import embed as embed
+    from .commands.estimate import estimate as estimate
     from .commands.evaluate import evaluate as evaluate
     from .commands.export import export as export
     from .commands.finetune import finetune as finetune
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Collapsed": "runs", "Comparison": "commands.compare.spec", "Diverged": "runs", "Result": "runs", "Run": "runs",
     "compare": "commands.compare.runner", "distill": "commands.distill", "embed": "commands.embed",
+    "estimate": "commands.estimate",
     "evaluate": "commands.evaluate", "export": "commands.export", "finetune": "commands.finetune",
     "load": "encoders", "plot": "commands.plot",
     "predict": "commands.predict", "pretrain": "training", "report": "commands.report.report",
@@ -36,8 +38,8 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "evaluate", "export",
-    "finetune", "load", "plot", "predict", "pretrain", "report", "serve", "show",
+    "Collapsed", "Comparison", "Diverged", "Result", "Run", "compare", "distill", "embed", "estimate", "evaluate",
+    "export", "finetune", "load", "plot", "predict", "pretrain", "report", "serve", "show",
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class DataFacts:
     patch_size: int | None = None
     """Side of a plain vision transformer's patches, in pixels; None for all other backbones."""
     accumulate: int = 1
-    """Micro-batches per optimizer step; the loss gets one at a time."""
+    """Batches per optimizer step that the loss gets one at a time; 1 with a joint loss."""
 
     @property
     def steps(self) -> int:
@@ -78,6 +78,8 @@ class Needs:
     """BatchNorm statistics are over the joint batch of all processes."""
     partial_gradients: bool = False
     """Some trainable parameters get no gradient in some steps."""
+    couples_batch: bool = True
+    """The loss of an image depends on the other images of its batch, so micro-batches differ from their joint batch."""
     memory_bank: int = 0
     """Values in a memory bank, which needs memory besides the training; 0 without one."""
     repeated_views: int = 0

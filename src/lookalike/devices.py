@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,70 @@ def free_memory(root: Path = Path("/")) -> int:
     for line in _lines(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
-    return min([free, *_left_of_limits(root)])
+    return min([free, *_left_of_limits(root), address_space_left(root)])
+
+
+def address_space_left(root: Path = Path("/")) -> int:
+    """Bytes left of the limit on this process's address space (ulimit -v); very many without one."""
+    for line in _lines(root / "proc/self/limits"):
+        if line.startswith("Max address space") and (limit := line.split()[3]) != "unlimited":
+            return max(0, int(limit) - _of_status("VmSize", root))
+    return 2**62
+
+
+def _of_status(name: str, root: Path = Path("/")) -> int:
+    """A size in bytes of this process, by its name in the kernel's status file; 0 if it is unknown."""
+    lines = _lines(root / "proc/self/status")
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def reset_peak() -> bool:
+    """Resets the recorded peak memory; returns whether the system supports it."""
+    if default_device().type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets VmHWM to the current resident size
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> int | None:
+    """Peak memory since `reset_peak`: of tensors on the GPU, or the resident size of this process; None if unknown."""
+    if default_device().type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return _of_status("VmHWM") or None
+
+
+def used_bytes() -> int:
+    """Memory in use: of tensors on the GPU, or the resident size of this process; 0 if it is unknown."""
+    if default_device().type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return _of_status("VmRSS")
+
+
+@contextmanager
+def limited(memory: int) -> Iterator[None]:
+    """On a CPU, fails allocations of this process beyond `memory` bytes, which would end other processes, too."""
+    if default_device().type == "cuda" or not (size := _of_status("VmSize")):
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = size + memory if soft == resource.RLIM_INFINITY else min(soft, size + memory)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _left_of_limits(root: Path) -> Iterator[int]:

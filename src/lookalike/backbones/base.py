@@ -84,6 +84,13 @@ class Backbone(nn.Module):
         self.remark = ""
         """A remark on its weights file, to be printed."""
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
+        self.divide: Callable[..., Any] | None = None
+        """Runs a function of a batch in micro-batches; set by `micro_batches.in_micro_batches`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`forward`, with hooks and, where requested, in micro-batches."""
+        feature: Tensor = super().__call__(x) if self.divide is None else self.divide(super().__call__, x)
+        return feature
 
     @property
     def patch_size(self) -> int | None:
@@ -107,7 +114,13 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the backbone has no patches or cannot mask them, or the mask has another shape.
         """
-        feature, sequence, registers = (self._compiled_parts or self._parts)(x, mask)
+        run = self._compiled_parts or self._parts
+        if self.divide is None:
+            feature, sequence, registers = run(x, mask)
+        elif mask is None:
+            feature, sequence, registers = self.divide(lambda part: run(part, None), x)
+        else:
+            feature, sequence, registers = self.divide(run, x, mask)
         if sequence is None:
             raise ValueError(
                 f"{self.name} gives one feature per image and no patch tokens. Choose a ViT or CNN from timm."
@@ -175,9 +188,9 @@ class Backbone(nn.Module):
         self._compiled_parts = torch.compile(self._parts, *args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """As for every module, without compiled functions, which cannot be copied."""
+        """As for every module, without functions that cannot be copied."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return state | {"_compiled_parts": None}
+        return state | {"_compiled_parts": None, "divide": None}
 
     def patches_at(self, size: int) -> int:
         """Number of patches of an image of `size` x `size` pixels; 0 for a backbone without patch tokens."""

@@ -17,7 +17,8 @@ from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
 from .serve import serve
-from .trainings import distill, finetune, pretrain, views
+from .slurm import slurm
+from .trainings import distill, estimate, finetune, pretrain, views
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": demo,
@@ -27,6 +28,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "slurm": slurm,
     "embed": embed,
     "export": export,
     "serve": serve,
@@ -35,6 +37,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "plot": plot,
     "thin": thin,
     "views": views,
+    "estimate": estimate,
     "check": check,
     "list": show_list,
     "doctor": doctor,

@@ -16,6 +16,8 @@ Train
   distill DATA --teacher T        a small encoder that matches a pretrained one
   finetune ENCODER TRAIN TEST     a classifier, evaluated on TEST at the end
   compare DATA METHOD...          methods at equal cost, evaluated and ranked
+  estimate METHOD DATA            memory, time and largest batch of a training
+  slurm -- COMMAND                one of these as a job of a Slurm cluster
 
 Evaluate
   evaluate ENCODER TRAIN TEST     an encoder on labelled folders, by protocol
@@ -40,8 +42,10 @@ ENCODER is a run folder, an encoder.safetensors, an exported .onnx file, an
 official weights file of DINO or DINOv2, timm/NAME, torchvision/NAME or
 torchhub/NAME.
 DATA is a folder (scanned recursively, no labels needed), a list of paths
-(text, or .csv, .tsv and .jsonl with columns path and label), or archives
-(.tar, .zip, 'shard-{000..009}.tar', a folder of them) that are read in place.
+(text, or .csv, .tsv and .jsonl with columns path and label), archives (.tar,
+.zip, 'shard-{000..009}.tar', a folder of them) or tables (.parquet, .arrow)
+that are read in place, an array FILE.h5::NAME or FILE.zarr::NAME, or a data
+set hf:NAME of the Hugging Face hub.
 RUN is a run folder; `predict` needs one that `finetune` wrote.
 `lookalike COMMAND --help` lists a command's options; --debug shows where an
 error was raised; --version prints the version."""
@@ -99,3 +103,11 @@ lookalike views METHOD DATA [--out FILE.png] [options of pretrain METHOD]
 
 Draws the first images and their augmented views, exactly as `pretrain` computes them with the same options.
 FILE is views.png without --out; --overwrite replaces it."""
+
+ESTIMATE = """\
+lookalike estimate METHOD DATA [--find-batch-size] [options of pretrain METHOD]
+
+Prints the memory of a training at the peak of a step (parameters, gradients, optimizer, banks and queues, views,
+activations), the free memory, the time per step and epoch, and the largest batch. Memory is computed from steps of a
+few images, the time is measured in the first steps of the training, which is thrown away.
+--find-batch-size runs real steps, each in a process of its own, in powers of two and then by bisection."""

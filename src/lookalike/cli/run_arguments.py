@@ -47,6 +47,19 @@ class Drawing(First):
 
 
 @dataclass(frozen=True)
+class Estimating(First):
+    """First options of `estimate`."""
+
+    find_batch_size: bool = False
+    """Also find the largest batch size by real steps, in powers of two and then by bisection, each in a process of its
+    own."""
+
+
+WITHOUT_A_RUN: dict[str, type[First]] = {"views": Drawing, "estimate": Estimating}
+"""Commands that take the options of a training and write no run, with their first options."""
+
+
+@dataclass(frozen=True)
 class Arguments:
     """A training's command line before the options of the run are parsed."""
 
@@ -63,7 +76,7 @@ class Arguments:
 
     @property
     def classifies(self) -> bool:
-        return METHODS[self.method].verb == "finetune" and self.verb != "views"
+        return METHODS[self.method].verb == "finetune" and self.verb not in WITHOUT_A_RUN
 
     @property
     def typed(self) -> set[str]:
@@ -84,10 +97,10 @@ def _resumed(verb: str, argv: list[str]) -> str | None:
 
 def read_arguments(verb: str, argv: list[str]) -> Arguments:
     """Finds METHOD, in the first argument or in the file that --from or --resume reads."""
-    kind: type[First] = Drawing if verb == "views" else Training
+    kind = WITHOUT_A_RUN.get(verb, Training)
     first, argv = parse_first(kind, argv, verb)
     file = first.from_
-    if file is None and verb != "views":
+    if file is None and verb not in WITHOUT_A_RUN:
         file = _resumed(verb, argv)
     content = read_yaml(file) if file is not None else {}
     whole = read_whole_yaml(Path(file)) if file is not None else {}
@@ -102,7 +115,9 @@ def _method(verb: str, argv: list[str], file: str | None, named: object) -> tupl
     first = argv[0] if argv and not argv[0].startswith("-") else None
     if verb == "pretrain" and first in METHODS and first not in SELF_SUPERVISED:
         raise UsageError(f"{first} {OTHER_VERBS[METHODS[first].verb]}.")
-    known = METHODS if verb == "views" else SELF_SUPERVISED
+    known = METHODS if verb in WITHOUT_A_RUN else SELF_SUPERVISED
+    if verb == "estimate" and first == "finetune":
+        raise UsageError("estimate takes the methods of pretrain and distill. finetune needs less than any of them.")
     if first in METHODS:
         if named is not None and first != named:
             raise UsageError(

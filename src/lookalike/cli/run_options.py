@@ -18,10 +18,16 @@ from .parsing import flat, parse
 from .run_arguments import Arguments, First, Training
 
 FIXED_IN_FINETUNE = {
-    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse"),
+    "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse", "joint_loss"),
     "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
 }
-"""Fields that ENCODER, TRAIN and TEST determine."""
+"""Fields that ENCODER, TRAIN and TEST determine, or that do not apply."""
+
+HIDDEN: dict[str, tuple[str, ...]] = {
+    "views": ("out",),
+    "estimate": ("out", "resume", "overwrite", "logger", "save_every", "keep_checkpoints", "on_collapse"),
+}
+"""Options that do not apply to commands without a run."""
 
 POSITIONALS = {
     "data": "A folder (scanned recursively) or a text file of paths.",
@@ -104,7 +110,7 @@ def _parsed(
     defaults = {"data": arguments.content.get("data")}
     if arguments.classifies:
         defaults = {"encoder": options.init, "train": defaults["data"], "test": test}
-    hidden = FIXED_IN_FINETUNE["options"] if arguments.classifies else ("out",) if arguments.verb == "views" else ()
+    hidden = FIXED_IN_FINETUNE["options"] if arguments.classifies else HIDDEN.get(arguments.verb, ())
     front = [
         StructFieldSpec(name, _positional(name), value or tyro.MISSING, POSITIONALS[name])
         for name, value in defaults.items()

@@ -12,7 +12,7 @@ from ..places import check_backbones, check_images, check_logger, check_optimize
 from ..printing import pasteable
 from ..runs import LOCATIONS, Folder, Options, check_same_time, directory_of, dotted, plain
 from ..runs.lookup import check_encoder
-from .run_arguments import Arguments
+from .run_arguments import WITHOUT_A_RUN, Arguments
 from .run_options import Parsed
 
 _RANKS = {"RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"}
@@ -33,7 +33,7 @@ def check_places(arguments: Arguments, parsed: Parsed) -> None:
         raise no_check(options.only)
     if resumes:
         check_same_time(Path(options.out), arguments.content.get("time"), options.time)
-    if arguments.verb != "views" and not _RANKS & os.environ.keys():
+    if arguments.verb not in WITHOUT_A_RUN and not _RANKS & os.environ.keys():
         Folder(options.out).check(resume=resumes, overwrite=options.overwrite)
     own = dotted(plain(parsed.method))
     for what, value in (("data", parsed.data), ("backbone", options.backbone), ("test", parsed.test)):

@@ -1,4 +1,4 @@
-"""The training commands `pretrain`, `distill` and `finetune`, and `views`, which draws their augmented views."""
+"""The training commands `pretrain`, `distill` and `finetune`; `views` and `estimate`, which take their options."""
 
 import os
 import sys
@@ -13,9 +13,9 @@ from ..runs import Folder, Run, method_name
 from . import pages
 from .errors import UsageError
 from .interrupts import imported
-from .overview import DISTILL, FINETUNE, PRETRAIN, VIEWS
+from .overview import DISTILL, ESTIMATE, FINETUNE, PRETRAIN, VIEWS
 from .parsing import parse_first, with_new_names
-from .run_arguments import Drawing, First, Training
+from .run_arguments import Drawing, Estimating, First, Training
 from .run_options import show_options
 from .run_parsing import parse_run
 
@@ -84,6 +84,20 @@ def views(argv: list[str]) -> None:
     verb = METHODS[method_name(run.method)].verb
     command = pasteable("lookalike", verb, *_training_arguments(run, verb, first, rest))
     say(f"Wrote {path}: one row per image, the original first.\nNext: {command}")
+
+
+def estimate(argv: list[str]) -> None:
+    if not argv or argv[0] in ("--help", "-h"):
+        print(ESTIMATE)
+        return
+    argv = with_new_names(argv)
+    first, _ = parse_first(Estimating, argv, "estimate")
+    run = parse_run("estimate", argv)
+    from ..commands.estimate import estimate as estimated
+
+    imported()
+
+    estimated(run, find_batch_size=first.find_batch_size, say=say)
 
 
 def _training_arguments(run: Run, verb: str, first: First, arguments: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import core, label_free, layers, losses
 from ..backbones.base import Backbone
-from ..core import Batch, DataFacts, Method, Outputs, Progress
+from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Optim
 from ..schedules import Schedule
 from ..views import BYOL_VIEWS, View, without_blur
@@ -42,6 +42,10 @@ class BYOL(Method):
             check_positive(self, "hidden_dim", "out_dim")
             check_momentum(momentum=self.momentum)
             check_views(self, 2)
+
+        @property
+        def needs(self) -> Needs:
+            return Needs(couples_batch=False)
 
         def fit_to(self, data: DataFacts) -> Self:
             """A lower EMA coefficient for few images, a higher rate in short trainings, no blur for small images."""

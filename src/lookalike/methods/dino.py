@@ -73,7 +73,7 @@ class DINO(Method):
         @property
         def needs(self) -> Needs:
             # raw scores of all images are similar until the centre is subtracted
-            return Needs(drop_path=self.drop_path, handed_over=("mean",), watch_heads=False)
+            return Needs(drop_path=self.drop_path, couples_batch=False, handed_over=("mean",), watch_heads=False)
 
         def fit_to(self, data: DataFacts) -> Self:
             """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in short trainings.

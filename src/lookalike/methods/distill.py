@@ -132,7 +132,8 @@ class Distill(Method):
         @property
         def needs(self) -> Needs:
             repeats = self.cached_views if self.cache_teacher else 0
-            return Needs(repeated_views=repeats, handed_over=("teacher",) if self.relational else ())
+            handed = ("teacher",) if self.relational else ()
+            return Needs(repeated_views=repeats, couples_batch=self.vicreg > 0, handed_over=handed)
 
         def fit_to(self, data: DataFacts) -> Self:
             """The teacher's pretraining size; a short queue for few images; a higher rate in short trainings."""

@@ -97,7 +97,7 @@ class FineTune(Method):
             return Needs(
                 labels=True, classes=self.classes or None, drop_path=self.drop_path, stem=self.encoder_stem,
                 interpolation=self.encoder_interpolation, partial_gradients=self.unfreeze_after > 0,
-                watch_features=False,
+                couples_batch=False, watch_features=False,
             )  # fmt: skip
 
         def fit_to(self, data: DataFacts) -> Self:

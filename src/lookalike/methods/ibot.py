@@ -95,7 +95,9 @@ class IBOT(Method):
         def needs(self) -> Needs:
             # raw scores of all images are similar until the centre is subtracted
             own = ("mean", "patch_mean")
-            return Needs(mask_token=True, drop_path=self.drop_path, handed_over=own, watch_heads=False)
+            return Needs(
+                mask_token=True, drop_path=self.drop_path, couples_batch=False, handed_over=own, watch_heads=False
+            )  # fmt: skip
 
         def fit_to(self, data: DataFacts) -> Self:
             """Fewer prototypes for few images; a higher rate and a sharper, faster teacher in short trainings.

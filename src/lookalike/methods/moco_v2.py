@@ -53,7 +53,7 @@ class MoCoV2(Method):
         @property
         def needs(self) -> Needs:
             # BatchNorm statistics are per process; keys are shuffled between processes instead
-            return Needs(sync_batchnorm=False, handed_over=("keys",))
+            return Needs(sync_batchnorm=False, couples_batch=False, handed_over=("keys",))
 
         def fit_to(self, data: DataFacts) -> Self:
             """Queue and momentum for few images, CIFAR-10's setting for small images, a higher rate in short trainings.

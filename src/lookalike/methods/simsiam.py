@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import core, label_free, layers, losses
 from ..backbones.base import Backbone
-from ..core import Batch, DataFacts, Method, Outputs
+from ..core import Batch, DataFacts, Method, Needs, Outputs
 from ..optim import Group, Optim
 from ..schedules import Schedule
 from ..views import MOCO_VIEW, View, without_blur
@@ -37,6 +37,10 @@ class SimSiam(Method):
         def __post_init__(self) -> None:
             check_positive(self, "out_dim", "predictor_dim")
             check_views(self, 2)
+
+        @property
+        def needs(self) -> Needs:
+            return Needs(couples_batch=False)
 
         def fit_to(self, data: DataFacts) -> Self:
             """No blur, more weight decay for small images (appendix D, CIFAR-10); a higher rate in short trainings."""

@@ -6,6 +6,7 @@ Lower packages, such as `encoders`, import only `runs.folder` and `runs.lookup`,
 from .environment import command_line, commit, made, version
 from .folder import Folder, Row, features_made_by, features_name
 from .mapping import (
+    OF_MEMORY,
     check_keys,
     check_same_time,
     differences,
@@ -29,6 +30,7 @@ from .yaml import LOCATIONS, directory_of, located, parse_yaml, read_whole_yaml,
 
 __all__ = [
     "LOCATIONS",
+    "OF_MEMORY",
     "Collapsed",
     "Diverged",
     "Folder",

@@ -65,6 +65,8 @@ class Folder:
         self.log = self.path / "log.txt"
         self.inputs = self.path / "inputs.zip"
         self.start = self.path / "start.json"
+        self.memory = self.path / "out-of-memory.json"
+        """Written when the run has run out of memory: it may then be resumed with other micro-batches."""
         self.report = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._waiting: dict[Path, str] = {}
@@ -202,7 +204,7 @@ class Folder:
     def _files(self) -> tuple[Path, ...]:
         """The files of a run at the top level of its folder."""
         return (self.run, self.metrics, self.weights, self.card, self.views, self.evaluation, self.distillation,
-                self.log, self.inputs, self.start, self.classifier, self.classes, self.report)  # fmt: skip
+                self.log, self.inputs, self.start, self.memory, self.classifier, self.classes, self.report)  # fmt: skip
 
     @property
     def _folders(self) -> tuple[Path, ...]:

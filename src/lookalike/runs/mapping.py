@@ -6,7 +6,7 @@ The file is as flat as the command line. `made` has the versions and the machine
 import dataclasses
 import os
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -310,12 +310,20 @@ def check_same_time(path: Path, then: object, now: str | None) -> None:
         )
 
 
-def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """One line per changed option that must not change when a run is resumed."""
+OF_MEMORY = ("accumulate", "joint_loss", "checkpoint_activations")
+"""Options that may change when a run is resumed that has run out of memory."""
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object], may_change: Collection[str] = ()) -> list[str]:
+    """One line per changed option that must not change when a run is resumed.
+
+    Args:
+        may_change: further options that may change.
+    """
     a, b = dotted(dict(old)), dotted(dict(new))
     lines = []
     for key in dict.fromkeys([*a, *b]):
-        if not {key, key.split(".")[0]} & _MAY_CHANGE and a.get(key) != b.get(key):
+        if not {key, key.split(".")[0]} & {*_MAY_CHANGE, *may_change} and a.get(key) != b.get(key):
             lines.append(f"{brief(key)}: {brief(a.get(key))} in the run, {brief(b.get(key))} now")
     before, now = old.get("epochs"), new.get("epochs")
     if isinstance(before, int) and isinstance(now, int) and now < before:

@@ -55,7 +55,10 @@ class Options:
     precision: Precision | None = None
     """The default is bf16 on a GPU that supports it, and fp32 elsewhere."""
     accumulate: int = 1
-    """Micro-batches per optimizer step. Losses over a batch are computed per micro-batch."""
+    """Micro-batches per optimizer step. Losses over a batch are computed per micro-batch, unless `--joint-loss`."""
+    joint_loss: bool = False
+    """With `--accumulate`: heads and loss get the joint batch, as on a larger device; only the backbone computes it in
+    micro-batches, twice. For methods whose loss compares the images of a batch."""
     workers: int | None = None
     """Processes that decode images. The default is one per free core, at most 8."""
     cache: Literal["none", "ram", "device", "disk"] = "none"
@@ -112,6 +115,11 @@ class Options:
         for name in ("out", "init", "only"):  # such as from an unset shell variable
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty. Give --{name} a name, or leave it out.")
+        if self.joint_loss and self.accumulate == 1:
+            raise ValueError(
+                "joint_loss needs micro-batches, and accumulate is 1: the loss gets the joint batch in any case. Give "
+                "--accumulate 2 or more, or leave --joint-loss out."
+            )
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken is {self.max_broken}; it is a fraction between 0 and 1.")
         if self.frozen_epochs is not None and self.frozen_epochs < 0:
@@ -127,6 +135,11 @@ class Options:
             seconds_of(self.time)
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: one continues the run, the other replaces it.")
+
+    @property
+    def loss_batches(self) -> int:
+        """Batches per optimizer step that the loss gets one at a time: 1 with a joint loss."""
+        return 1 if self.joint_loss else self.accumulate
 
     def check_frozen(self) -> None:
         """Refuses an encoder that is frozen to the end."""

@@ -40,6 +40,7 @@ class Start:
     steps_per_epoch: int
     batch_size: int
     accumulate: int
+    joint_loss: bool
     optimizer: str
     learning_rate: float
     """The peak learning rate, scaled by the batch size."""
@@ -70,7 +71,9 @@ def words(facts: Mapping[str, Any]) -> dict[str, str]:
     """
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items() if count)
     stem = f" ({facts['stem']} stem)" if facts["stem"] else ""
-    micro = f" ({facts['accumulate']} micro-batches; the loss is computed per micro-batch)"
+    # earlier versions stored no joint loss
+    over = "one loss over all" if facts.get("joint_loss") else "the loss is computed per micro-batch"
+    micro = f" ({facts['accumulate']} micro-batches; {over})"
     return {
         "data": f"{counted(facts['images'], 'image')} in {facts['data']}",
         "model": f"{facts['method']}, {facts['backbone']}{stem}, parameters: {parts}",

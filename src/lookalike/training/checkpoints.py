@@ -16,11 +16,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import nn
 
-from .. import distributed, encoders
+from .. import distributed, encoders, processes
 from ..core import Method
 from ..data import Source, image_set
 from ..files import FORMAT, atomic, file_sha256, second_name, sync
 from ..runs import (
+    OF_MEMORY,
     Collapsed,
     Folder,
     Resolved,
@@ -59,7 +60,7 @@ class TorchFile(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         path = Path(path)
-        with atomic(path) as temporary:
+        with processes.alone("it writes a checkpoint"), atomic(path) as temporary:
             with open(temporary, "wb") as file:  # given a path, torch does not report a full disk
                 torch.save(checkpoint, file)
             sync(temporary)
@@ -98,7 +99,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Pretraining)
-        if (batch_idx + 1) % self.run.accumulate:
+        if (batch_idx + 1) % self.run.loss_batches:
             return
         step, age = pl_module.done_steps, time.monotonic() - self._saved
         epoch = step // pl_module.steps_per_epoch if step % pl_module.steps_per_epoch == 0 else None
@@ -200,6 +201,8 @@ class Found:
     mean: tuple[float, ...]
     """Mean (and below standard deviation) of the images' normalisation."""
     std: tuple[float, ...]
+    world: int
+    """Number of processes that wrote it."""
     unreadable: tuple[Path, ...]
     """Newer checkpoints that cannot be read."""
 
@@ -221,9 +224,10 @@ def find_checkpoint(
             content = encoders.unpickled(path)
             own = content["lookalike"]
             if own["format"] == FORMAT:
+                then = own.get("run", before)
                 found = Found(
                     path, int(content["global_step"]), int(str(before["epochs"])), tuple(own["mean"]),
-                    tuple(own["std"]), unreadable,
+                    tuple(own["std"]), int(str(then.get("devices", 1))) * int(str(then.get("nodes", 1))), unreadable,
                 )  # fmt: skip
                 images = own["data"]
         except PermissionError:
@@ -291,7 +295,7 @@ def _refuse_changes(folder: Folder, before: Mapping[str, object], run: Resolved,
         then = begun["init"].decode(errors="replace") if "init" in begun else weights_digest(old["init"])
         if then in (now, None):  # moved; version 0.1 stored no digest, so missing weights cannot be compared
             old["init"] = run.init
-    if lines := differences(old, flat(run)):
+    if lines := differences(old, flat(run), OF_MEMORY if folder.memory.is_file() else ()):
         raise ValueError(
             f"{folder.path} cannot be resumed with another configuration:\n  "
             + "\n  ".join(lines)

@@ -112,7 +112,7 @@ def make_loader(
     progress: Callable[[int, int], None] | None = None,
 ) -> Loader:  # fmt: skip
     return Loader(
-        source, batch_size, run.seed, rank=rank, world=world, accumulate=run.accumulate, workers=run.workers,
+        source, batch_size, run.seed, rank=rank, world=world, accumulate=run.loss_batches, workers=run.workers,
         decode_size=run.decode_size, cache=run.cache, max_broken=run.max_broken,
         cache_dir=Path(run.cache_dir) if run.cache_dir else None, repeats=run.method.needs.repeated_views,
         device=default_device(rank % run.devices),
@@ -122,7 +122,7 @@ def make_loader(
 
 def view_sheet(run: Resolved, source: Source, backbone: backbones.Backbone, images: int = 8) -> Image:
     """The picture of the first images and their views, exactly as in a training of this resolved run."""
-    first = dataclasses.replace(run, cache="none", workers=0, accumulate=1)
+    first = dataclasses.replace(run, cache="none", workers=0, accumulate=1, joint_loss=False)
     batch = next(iter(make_loader(first, source, min(images, len(source)))))
     views = make_views(batch, run.method.views_at(Progress(0, 1, 1)), batch.keys, mean=backbone.mean, std=backbone.std)
     return sheet(views, backbone.mean, backbone.std, images, sources=batch.padded(), sizes=batch.sizes)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from .. import distributed, optimizers
+from ..backbones.micro_batches import in_micro_batches
 from ..core import Batch, Method, Progress
 from ..data import Images, Loader, image_set
 from ..devices import moved
@@ -146,7 +148,7 @@ class Pretraining(LightningModule):
         self._still = [(b, kept) for b, kept in zip(self._statistics, self._kept) if id(b) in encoder]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        micro = batch_idx % self.run.accumulate
+        micro = batch_idx % self.run.loss_batches
         torch.manual_seed(key_of(self.run.seed, "step", self.done_steps, micro, distributed.rank()))
         if micro == 0:
             self._handed = []
@@ -158,7 +160,7 @@ class Pretraining(LightningModule):
         if self.trainer.ckpt_path is None:  # a resumed run has its bank
             self.method.train()
             torch.manual_seed(key_of(self.run.seed, "survey", distributed.rank()))
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context(), self._divided():
                 self.method.initialize_bank(self._epoch_before())
 
     def _epoch_before(self) -> Iterator[Batch]:
@@ -177,8 +179,13 @@ class Pretraining(LightningModule):
             for a, b in zip(kept, statistics) if good else zip(statistics, kept):
                 a.copy_(b)
 
+    def _divided(self) -> AbstractContextManager[None]:
+        """With a joint loss, backbones compute in micro-batches within this context."""
+        return in_micro_batches(self.method, self.run.accumulate) if self.run.joint_loss else nullcontext()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        outputs = self.method(batch)
+        with self._divided():
+            outputs = self.method(batch)
         detached = {name: value.detach() for name, value in outputs.items()}
         self.parts = {name: value for name, value in detached.items() if value.ndim == 0 or name == "loss"}
         self.outputs = {name: value for name, value in detached.items() if value.ndim and name != "loss"}
@@ -257,9 +264,22 @@ class Pretraining(LightningModule):
         own = checkpoint["lookalike"]
         self.skipped, self.skipped_in_a_row = own["skipped"], own["skipped_in_a_row"]
         self.method.backbone.mean, self.method.backbone.std = tuple(own["mean"]), tuple(own["std"])
+        before = own.get("run", {})  # other micro-batches, after the run ran out of memory
+        parts = 1 if before.get("joint_loss") else int(before.get("accumulate", self.run.loss_batches))
+        if parts != self.run.loss_batches:
+            _rescale(checkpoint["loops"]["fit_loop"], parts, self.run.loss_batches)
         if checkpoint["global_step"] < self.steps:
             # a finished run with more epochs: its last batch is no longer the last
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+
+def _rescale(loop: dict[str, Any], before: int, now: int) -> None:
+    """Converts the position in a checkpoint from `before` batches per optimizer step to `now`."""
+    progress = loop["epoch_loop.batch_progress"]
+    counts = [progress["total"], progress["current"], *loop["state_dict"]["combined_loader"]]
+    for each in counts:
+        for name in each.keys() - {"epoch"}:
+            each[name] = each[name] * now // before
 
 
 def _statistics(method: nn.Module) -> list[Tensor]:

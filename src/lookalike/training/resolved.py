@@ -32,6 +32,7 @@ from ..runs import (
 from ..runs.origins import default_of
 from ..schedules import Schedule
 from ..views import View, resized
+from .joint_loss import check_joint_loss
 
 EPOCH_FRACTIONS = {"freeze_epochs": 0.1, "queue_starts": 0.1}
 """Fields of methods that count epochs, and their largest fraction of the training."""
@@ -66,7 +67,7 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
     size = max(v.size for v in cfg.views)
 
     def fitted_to(epochs: int) -> Config:
-        new = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch, run.accumulate))
+        new = fit_to(cfg, DataFacts(images, size, run.batch_size, epochs, patch, run.loss_batches))
         if "optim.name" in own:
             new = dataclasses.replace(new, optim=_shortened(cfg.optim, epochs))
         with_own: Config = _with_stated(new, cfg, own)
@@ -77,8 +78,9 @@ def resolve(run: Run, images: int, begun: Mapping[str, object] | None = None) ->
         fitted = _as_begun(cfg, then.method, [fitted_to(then.epochs), fitted_to(1)] if run.fit else [cfg], own)
     else:
         fitted = fitted_to(run.epochs) if run.fit else cfg
-    fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch, run.accumulate))
+    fitted.check(DataFacts(images, size, run.batch_size, run.epochs, patch, run.loss_batches))
     settled = _settled(run, fitted, size, images)
+    check_joint_loss(settled)
     settled = dataclasses.replace(settled, origins=_origins(run, settled, own, {} if then is None else then.origins))
     old, new = _dotted(cfg), _dotted(fitted)
     return settled, [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
@@ -261,7 +263,7 @@ def fit_to(cfg: Config, data: DataFacts) -> Config:
 def facts(run: Resolved, images: int) -> DataFacts:
     """The facts that a resolved run is fitted to."""
     patch = patch_size(run.backbone)
-    return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.accumulate)
+    return DataFacts(images, run.image_size, run.batch_size, run.epochs, patch, run.loss_batches)
 
 
 def _shortened(cfg: Optim, epochs: int) -> Optim:

@@ -1,5 +1,7 @@
 """The lines that a run prints before its first step."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from .. import backbones
@@ -8,8 +10,9 @@ from ..data import Source, warnings_about
 from ..devices import default_device
 from ..foreign import is_tag
 from ..printing import LONGEST_PATH, brief, counted, printable, spanned
-from ..runs import Folder, Resolved, command_line, flat, method_name, version
+from ..runs import OF_MEMORY, Folder, Resolved, command_line, flat, method_name, version
 from ..runs.start import Start
+from . import joint_loss
 from .checkpoints import Found
 from .module import Pretraining
 from .resolved import all_views, facts
@@ -71,7 +74,7 @@ def facts_of(
         views=[(v.count, v.size) for v in first], last_views=[(v.count, v.size) for v in last],
         channels=run.channels, mean=list(method.backbone.mean), std=list(method.backbone.std), steps=module.steps,
         epochs=run.epochs, steps_per_epoch=module.steps_per_epoch, batch_size=run.batch_size,
-        accumulate=run.accumulate, optimizer=cfg.optim.name,
+        accumulate=run.accumulate, joint_loss=run.joint_loss, optimizer=cfg.optim.name,
         learning_rate=cfg.optim.lr * cfg.optim.factor(run.batch_size), warmup_epochs=cfg.optim.warmup_epochs,
         devices=run.devices * run.nodes, device=default_device().type, precision=run.precision, workers=run.workers,
         cache=run.cache, fitted=changes,
@@ -102,13 +105,26 @@ def print_start(
         *_left_out(run),
         *_classes(source),
     ]
-    after = [lines["steps"], *batch, *_frozen(run), *not_taken(), lines["optimizer"], lines["device"]]
+    after = [
+        lines["steps"],
+        *joint_loss.lines(run, method.backbone),
+        *batch,
+        *_frozen(run),
+        *not_taken(),
+        lines["optimizer"],
+        lines["device"],
+    ]
     if start.fitted:
         after.append("fitted      " + "\n            ".join(start.fitted) + "  (--no-fit keeps the paper's values)")
     if found is not None and found.epochs != run.epochs:
         after.append(
             f"EPOCHS      changed from {found.epochs} to {run.epochs}: every schedule now ends later, and jumps at "
             f"this step. A run of {counted(run.epochs, 'epoch')} from the start would differ."
+        )
+    if found is not None and found.world != (world := run.devices * run.nodes):
+        after.append(
+            f"PROCESSES   changed from {found.world} to {world}: the batches are the same, but bits may differ from an "
+            "uninterrupted run, and random numbers that each process draws (dropout, mixing) do."
         )
     for line in before:
         folder.say(line)
@@ -136,6 +152,29 @@ def other_version(before: str, run: Resolved) -> str:
         f"VERSION     started with lookalike {before:.20}, this is {now}: it continues, but bits may differ from "
         f"an uninterrupted run{f' (other random numbers: {new})' if new else ''}"
     )
+
+
+def memory_changes(before: Mapping[str, object], run: Resolved) -> list[str]:
+    """The line about options that were changed after the run ran out of memory; empty without any.
+
+    Args:
+        before: `run.yaml` of the resumed run.
+    """
+    now = flat(run)
+    changed = [
+        f"{name} {before[name]} -> {now[name]}" for name in OF_MEMORY if before.get(name, now[name]) != now[name]
+    ]
+    if not changed:
+        return []
+    other = [
+        f"; each loss now compares {counted(run.batch_size // run.loss_batches, 'image')}"
+        for _ in changed
+        if run.method.needs.couples_batch and before.get("accumulate") != run.loss_batches > 1
+    ][:1]
+    return [
+        f"MEMORY      {', '.join(changed)} from this step on: sums are rounded in another order, so bits may differ "
+        f"from an uninterrupted run{''.join(other)}"
+    ]
 
 
 def _frozen(run: Resolved) -> list[str]:

@@ -75,7 +75,7 @@ class Speed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         module, now = cast("Pretraining", pl_module), time.perf_counter()
-        if (batch_idx + 1) % module.run.accumulate:
+        if (batch_idx + 1) % module.run.loss_batches:
             return
         gone = now - self._first
         if math.isnan(self._timed):

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...core import Batch, Method, Progress
-from ...devices import default_device
+from ...devices import default_device, peak_bytes, reset_peak
 from ...modes import evaluating
 from ...runs import Run
 from ...tensor_file import tensor_file
@@ -97,30 +97,7 @@ def spent(checkpoint: Path) -> Spent:
     )
 
 
-# ---------------------------------------------------------------- memory, energy, operations
-
-
-def reset_peak() -> bool:
-    """Resets the recorded peak memory; returns whether the system supports it."""
-    if default_device().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return True
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: sets VmHWM to the current resident size
-    except OSError:
-        return False
-    return True
-
-
-def peak_bytes() -> int | None:
-    """Peak memory since `reset_peak`: of tensors on the GPU, or the resident size of this process."""
-    if default_device().type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+# ---------------------------------------------------------------- energy, operations
 
 
 def energy() -> float | None:
@@ -153,7 +130,7 @@ def gflops_per_image(method: Method, run: Run) -> float:
         run: a resolved run.
     """
     device = next(method.parameters()).device
-    rows = min(FLOP_IMAGES, run.batch_size // run.accumulate)
+    rows = min(FLOP_IMAGES, run.batch_size // run.loss_batches)
     at = Progress(0, 1000, 10)
     sizes = [view.size for view in run.method.views_at(at) for _ in range(view.count)]
     index = torch.arange(rows, device=device)
