@@ -94,6 +94,7 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "scans").mkdir(exist_ok=True)
         Image.open(root / "photos" / f"case{i:02d}_000.jpg").convert("L").save(root / "scans" / f"{i}.png")
     shutil.copy(root / "photos" / "case00_000.jpg", root / "photos" / "first.jpg")
+    shutil.copytree(root / "photos", root / "FOLDER")  # in the place of one of `datasets`
     with tarfile.open(root / "photos.tar", "w") as archive:
         archive.add(root / "photos", ".")
     teacher = backbones.create("test_vit", image_size=80)
