@@ -10,7 +10,7 @@ RESUME := test_ctrl_c_saves_and_resumes_bit_for_bit test_sigterm_exits_143_and_r
 
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/records
 
-.PHONY: demo test tritonserver test-slow test-lowest lint format docs clean
+.PHONY: demo test tritonserver slurm test-slow test-lowest lint format docs clean
 
 $(VENV)/.ready: pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -26,6 +26,12 @@ test: $(VENV)/.ready
 # A real tritonserver for tests/test_triton.py, which skips without it; 55 MB
 tritonserver: $(VENV)/.ready
 	$(VENV)/bin/python tests/support/triton_server.py
+
+# A real Slurm of one machine for tests/test_slurm.py, which skips without it: Debian's packages; needs root
+slurm:
+	command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null || { \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; }
 
 test-slow: $(VENV)/.ready
 	$(RUN) pytest -m slow

@@ -21,6 +21,7 @@ from lookalike.cli.images import CHECK
 from lookalike.cli.outlines import Outline, of_class, outline
 from lookalike.cli.runs import PLOT, REPORT, THIN
 from lookalike.cli.serve import SERVE
+from lookalike.cli.slurm import SLURM
 from lookalike.columns import COLUMNS, Columns
 from lookalike.core import DataFacts
 from lookalike.methods import METHODS, get_method
@@ -33,7 +34,7 @@ FEW_VIT = dataclasses.replace(FEW_CNN, patch_size=8)
 OPTIMIZER = "name", "lr", "scaling", "weight_decay.start", "warmup_epochs"
 """The fields of an optimizer that differ most between methods."""
 COMMANDS = {
-    "Train": ("pretrain", "distill", "finetune"),
+    "Train": ("pretrain", "distill", "finetune", SLURM),
     "Evaluate and use": (EVALUATE, EMBED, PREDICT, EXPORT, SERVE, "compare"),
     "Look at images and results": (CHECK, SHOW, REPORT, PLOT),
     "Other": (DEMO, LIST, THIN, DOCTOR),

@@ -17,7 +17,7 @@ from support import tiny
 from lookalike import cli
 from lookalike.data import BrokenImage, Source, image_set, open_source
 from lookalike.data.loader import Loader
-from lookalike.data.sources import archives
+from lookalike.data.sources import archives, members
 from lookalike.places import expanded
 from lookalike.runs import Folder, inputs
 from lookalike.runs.yaml import located
@@ -240,7 +240,7 @@ def test_a_search_that_was_interrupted_keeps_the_archives_that_were_done(
 def test_a_damaged_index_is_rebuilt(classed: Path, tmp_path: Path) -> None:
     path = tar_of(classed, tmp_path)
     count = len(open_source(path))
-    (index,) = archives.folder_of_indices().glob("*.members")
+    (index,) = members.folder_of_indices().glob("*.members")
     index.write_bytes(index.read_bytes()[:-5])
     assert len(open_source(path)) == count
 

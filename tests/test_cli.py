@@ -47,7 +47,7 @@ def printed(capsys: pytest.CaptureFixture[str], argv: list[str], code: int) -> s
 FIRST = ("demo", "check", "pretrain", "evaluate", "report", "help")
 """The commands that the overview lists first, for a newcomer."""
 GROUPS = {
-    "Train": ("demo", "pretrain", "distill", "finetune", "compare"),
+    "Train": ("demo", "pretrain", "distill", "finetune", "compare", "estimate", "slurm"),
     "Evaluate": ("evaluate", "predict", "embed", "export", "serve"),
     "Look at data and results": ("check", "views", "show", "report", "plot"),
     "Housekeeping": ("list", "thin", "doctor"),

@@ -27,7 +27,7 @@ COMMANDS = {
     if isinstance(value, Command)
 }
 
-PYTHON_ONLY = {"say"}
+PYTHON_ONLY = {"say", "trainings"}
 """Parameters that take a function."""
 OWN_DEFAULTS: dict[str, dict[str, object]] = {
     "embed": {"out": "embeddings.npz", "workers": None},
@@ -44,6 +44,7 @@ OWN_OPTIONS = {
     "embed": {"overwrite"},
     "evaluate": {"features"},
     "predict": {"overwrite"},
+    "slurm": {"check"},
 }
 """Options of the command line alone."""
 
@@ -82,7 +83,7 @@ def test_help_says_what_each_option_is(name: str) -> None:
 
 def test_commands_are_what_python_has() -> None:
     public = {name for name in COMMANDS if name in lookalike.__all__}
-    assert public == {"embed", "evaluate", "export", "plot", "predict", "report", "show"}
+    assert public == {"embed", "evaluate", "export", "plot", "predict", "report", "serve", "show"}
     for name in public:
         assert COMMANDS[name].function is getattr(lookalike, name)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from support.comparisons import SHORT, command, content_of, run
+from support.comparisons import SHORT, command, content_of, numbers, run
 
 from lookalike import backbones, encoders, training
 from lookalike.commands.compare import baseline, runner
@@ -61,6 +61,68 @@ def test_init_from_another_network_ends_a_comparison_before_it_trains(
     _, error = run(capsys, command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=more), 1)
     assert "unexpected: cls_token" in error
     assert not (tmp_path / "out" / "simclr-seed0").exists()
+
+
+def test_trainings_that_ran_apart_are_ranked_as_those_of_one_command(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apart, whole = (
+        command(classed, "simclr", "byol", labelled=labelled, out=tmp_path / name, more=(*SHORT[:3], "1", *SHORT[4:]))
+        for name in ("apart", "whole")
+    )
+    said, _ = run(capsys, [*apart, "--training", "byol-seed0"], 0)
+    assert "The same command without --training evaluates and ranks all trainings." in said
+    rows = content_of(tmp_path / "apart")["trainings"]
+    assert [(row["folder"], row["status"], row["seconds"] is None) for row in rows] == [
+        ("simclr-seed0", "waiting", True), ("byol-seed0", "waiting", False),
+    ]  # fmt: skip
+    before = (tmp_path / "apart/byol-seed0/metrics.jsonl").read_bytes()
+    run(capsys, [*apart, "--training", "simclr-seed0"], 0)
+    assert "is trained already: nothing to do." in run(capsys, [*apart, "--training", "simclr-seed0"], 0)[0]
+    said, _ = run(capsys, apart, 0)
+    assert "[1/2]" not in said
+    assert (tmp_path / "apart/byol-seed0/metrics.jsonl").read_bytes() == before
+    run(capsys, whole, 0)
+    assert numbers(tmp_path / "apart") == numbers(tmp_path / "whole")
+
+
+def test_a_training_apart_fails_alone(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = command(classed, "simclr", "byol", labelled=labelled, out=tmp_path / "out", more=SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "pretrain", fails)
+        _, error = run(capsys, [*argv, "--training", "byol-seed1"], 1)
+    assert error == "error: it cannot\n"
+    rows = {row["folder"]: row for row in content_of(tmp_path / "out")["trainings"]}
+    assert (rows["byol-seed1"]["status"], rows["byol-seed1"]["error"]) == ("failed", "it cannot")
+    assert rows["byol-seed0"]["status"] == "waiting"
+
+
+def fails(*arguments: object) -> None:
+    raise RuntimeError("it cannot")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--training", "byol-seed0", *SHORT), "training is 'byol-seed0', none of the comparison."),
+        (("--training", "simclr-seed2", *SHORT), "Did you mean simclr-seed1 or simclr-seed0?"),
+        (
+            ("--training", "simclr-seed0", "--budget", "1s"),
+            "Give --epochs instead of --budget, or leave --training out.",
+        ),
+        (("--training", "simclr-seed0", "--overwrite", *SHORT), "overwrite would replace the other trainings."),
+    ],
+)
+def test_what_cannot_run_apart_is_refused(
+    classed: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    argv = command(classed, "simclr", labelled=labelled, out=tmp_path / "out", more=more)
+    _, error = run(capsys, argv, 2)
+    assert message in " ".join(error.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_budget_of_time(

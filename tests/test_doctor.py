@@ -84,7 +84,8 @@ def test_what_this_installation_has_is_found(here: Diagnosis) -> None:
     assert here.facts.numba_cache
     extras = {each.name: each for each in here.facts.extras}
     of_exports = {"onnx", "tensorrt", "transformers"}
-    assert {"tables", "tensorboard", "wandb", "plots", "umap", "serve", "dev", "docs", *of_exports} == extras.keys()
+    of_data = {"tables", "datasets", "hdf5", "zarr"}
+    assert {*of_data, "tensorboard", "wandb", "plots", "umap", "serve", "dev", "docs", *of_exports} == extras.keys()
     for name, package in (
         ("umap", "umap-learn"), ("wandb", "wandb"), ("tables", "pyarrow"), ("transformers", "transformers"),
     ):  # fmt: skip

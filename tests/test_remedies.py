@@ -94,8 +94,10 @@ def options() -> set[str]:
 OF_OTHERS = {
     "force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos", "gpus", "rm", "model",
     "one-size", "url", "grpc-address", "http-address", "load-model", "model-control-mode", "model-repository",
+    "kill-on-bad-exit", "requeue",
 }  # fmt: skip
-"""A word for any; torchrun's, docker's, tritonserver's, an exported client's, and those of facebookresearch/moco."""
+"""A word for any; torchrun's, srun's, docker's, tritonserver's, an exported client's, and those of
+facebookresearch/moco."""
 
 
 def test_no_text_names_an_option_that_no_command_has() -> None:

@@ -79,14 +79,79 @@ TRIED_ELSEWHERE = {
         "test_doctor.py::test_little_memory_and_disk_are_problems",
     "export NUMBA_CACHE_DIR=": "test_doctor.py::test_compiled_code_is_kept_where_it_is_told",
     "unset CUDA_VISIBLE_DEVICES": "test_doctor.py::test_a_gpu_that_torch_does_not_see_is_explained",
-    "Name the column of image paths ": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "Name the columns, such as --columns.path file.": "test_columns.py::test_commands_that_use_an_encoder",
+    "columns.path is empty. Give the name": "test_tables.py::test_columns_have_the_names_that_are_given",
+    "Give each column its own name.": "test_tables.py::test_columns_have_the_names_that_are_given",
+    "expected a text or a whole number. Correct it.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    " cannot have several classes per image. Give a list":
+        "test_tables.py::test_several_classes_need_a_list_with_their_column",
+    "Give each image its classes": "test_tables.py::test_several_classes_need_a_list_with_their_column",
+    "Leave --multi-label out, or use fewer classes.":
+        "test_tables.py::test_an_open_list_has_the_labels_that_it_was_opened_with",
+    "Open it with labelled=True, multi_label=True.":
+        "test_tables.py::test_an_open_list_has_the_labels_that_it_was_opened_with",
+    "Leave --holdout out to use it, or ignore": "test_splits.py::test_splits_that_cannot_be_used_say_why",
+    "Give TEST, the fraction of a random split": "test_splits.py::test_what_the_messages_advise_works",
+    "or name another column with --columns.split.": "test_splits.py::test_splits_that_cannot_be_used_say_why",
+    "Correct the column, give TEST or ignore": "test_splits.py::test_what_the_messages_advise_works",
+    "Or ignore the column with --columns.group": "test_splits.py::test_what_the_messages_advise_works",
+    "or images of several groups.": "test_holdout.py::test_large_groups_leave_one_for_testing",
+    "Leave \0 out; \0 take several classes per image.":
+        "test_multi_label.py::test_protocols_for_one_class_are_refused_before_any_work",
+    "Choose knn or linear.": "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "Open their images with labelled=True":
+        "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "no learning rate can be chosen. Give more.":
+        "test_multi_label.py::test_features_without_sets_and_other_protocols_are_refused",
+    "Give test images with some.": "test_multi_label.py::test_scores_that_cannot_be_measured_are_refused",
+    "has no format. Write it again": "test_chosen.py::test_other_files_are_refused",
+    "of names (found: \0). Write it again": "test_chosen.py::test_other_files_are_refused",
+    "proposes to keep no image. Give other": "test_chosen.py::test_other_files_are_refused",
+    "Check the same DATA again, or restore them.": "test_chosen.py::test_other_files_are_refused",
+    "Write it with `lookalike check DATA --out FILE`.":
+        "test_chosen.py::test_a_missing_file_is_said_before_anything_is_imported",
+    "--out FILE.json writes their names, and --only": "test_chosen.py::test_check_says_it_in_a_line",
+    "--only \0": "test_chosen.py::test_training_on_them_equals_a_list_of_them_and_resumes",
     "Fill it in, or remove the line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "Give a list with one image per line.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "cannot be read as a list of images": "test_tables.py::test_bad_lists_are_refused_with_the_line",
     "Restore it; an interrupted run continues with --resume.":
         "test_archives.py::test_an_index_is_built_once_and_again_after_a_change",
     "Give archives with images (.jpg, .png, .tif ...).": "test_archives.py::test_bad_archives_are_refused_by_name",
-    "Add its class as \0.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Add its class as {}.cls.": "test_archives.py::test_labels_that_are_numbers_are_ordered_as_numbers",
+    "Name the array of images": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Give an array of images.": "test_array_files.py::test_bad_arrays_are_refused_by_name",
+    "Store decoded images of one size": "test_array_files.py::test_objects_are_refused",
+    "Add an array \0 (N,) beside it.": "test_array_files.py::test_labels_lie_beside_the_images",
+    "Write the array with chunks of one image": "test_array_files.py::test_large_chunks_are_noted",
+    "Write it without compression": "test_row_files.py::test_compressed_arrow_files_are_refused_and_others_are_read",
+    "\0 holds the splits \0. Give one of them":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Save the data set again: ":
+        "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "Copy the folder again.": "test_row_files.py::test_folders_of_save_to_disk_are_refused_if_something_is_missing",
+    "run \0, copy FOLDER to this machine":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Check the name, or log in with ":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "has several configurations (\0). Choose one":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "\0 has the splits \0. Name one of them":
+        "test_hub.py::test_a_named_data_set_is_downloaded_and_read_without_a_network_later",
+    "Unset HF_DATASETS_IN_MEMORY_MAX_SIZE": "test_hub.py::test_a_data_set_in_memory_is_refused",
+    "Give hf:NAME, hf:NAME@REVISION or hf:NAME:SPLIT.": "test_hub.py::test_names_of_the_hub",
+    "Write the file with smaller ones": "test_row_files.py::test_slow_row_groups_are_noted_with_what_to_do",
+    "Give files with one image per row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Add a column \0 of integers or texts": "test_row_files.py::test_labels_that_are_no_classes_are_named",
+    "Give them alone.": "test_row_files.py::test_files_of_different_columns_are_refused",
+    "Correct them.": "test_row_files.py::test_equal_columns_and_texts_that_are_no_utf8_are_refused",
+    "has no usable \0: \0. Correct it.":
+        "test_row_files.py::test_groups_and_splits_follow_the_images_and_columns_may_have_other_names",
+    "in the path of row \0. Correct it.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Fill it in, or remove the row.": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "Store files, not pixels or texts": "test_row_files.py::test_bad_columns_are_refused_by_name",
+    "has several columns of images: ": "test_row_files.py::test_several_columns_of_images_are_refused",
+    "Name the column with the bytes of image files": "test_row_files.py::test_bad_columns_are_refused_by_name",
     "Images need different names: ": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Copy the archive again.": "test_archives.py::test_bad_archives_are_refused_by_name",
     "Create or copy it again.": "test_archives.py::test_bad_archives_are_refused_by_name",
@@ -185,6 +250,41 @@ TRIED_ELSEWHERE = {
     " is an export without ": "test_exports_command.py::test_what_an_export_cannot_do_is_refused_in_one_line",
     "and taking it out needs onnx: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnx_the_extra_is_named",
+    "Leave --nodes out, and give --gpus-per-node 1 or 0.": "test_slurm.py::test_a_comparison_takes_one_device",
+    "--array runs the trainings of compare, but the command is":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a shell file that the job can read.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "give --dry-run; on the cluster it is submitted by sbatch FILE.":
+        "test_slurm.py::test_without_sbatch_the_script_can_be_printed",
+    "Expected the command of a training after --":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "--overwrite would replace the job's own run":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "The command has no --out.": "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    " of lookalike slurm. Leave --\0 out of the command":
+        "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
+    "; expected at most \0, one process per GPU.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "Give a longer --time, or a smaller --notice.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "expected a time limit as sbatch takes it. Give minutes":
+        "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "which a batch script cannot hold. Rename it.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
+    "was not written by lookalike slurm. Move it away":
+        "test_slurm.py::test_a_job_is_submitted_with_its_script_beside_the_run",
+    "Give --epochs instead of --budget, or leave --training out.":
+        "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "overwrite would replace the other trainings.": "test_compare_runner.py::test_what_cannot_run_apart_is_refused",
+    "The same command without --training evaluates and ranks all":
+        "test_compare_runner.py::test_trainings_that_ran_apart_are_ranked_as_those_of_one_command",
+    "Install the same versions for all.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Install the same version for all, from the same place.":
+        "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same images.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Start all with the same command.": "test_watchdog.py::test_a_process_that_trains_something_else_is_told_apart",
+    "Give all the same --out, on a file system":
+        "test_watchdog.py::test_facts_are_compared_and_a_process_that_does_not_arrive_is_named",
+    "Give the environment variable MASTER_PORT a free one": "test_watchdog.py::test_a_port_in_use_is_named",
+    "Give the seconds that processes wait for each other.":
+        "test_watchdog.py::test_a_limit_that_is_no_time_is_refused",
     "needs onnxruntime: pip install 'lookalike[onnx]'":
         "test_exports_command.py::test_without_onnxruntime_the_extra_is_named",
 }  # fmt: skip
@@ -211,6 +311,12 @@ UNTRIED = {
 """A part of a text, and why no test can follow it."""
 
 FACTS = (
+    "# Written by lookalike slurm.",
+    "#SBATCH --requeue",
+    '"$python" -m lookalike ',
+    "srun --kill-on-bad-exit=1",
+    "then resume=(--resume); fi",
+    ' --training "${trainings[$SLURM_ARRAY_TASK_ID]}"',
     ", exported by lookalike ",
     "(bicubic, antialiased), crop the centre of",
     "with --time \0",

@@ -72,6 +72,31 @@ def test_sigterm_exits_143_and_resumes_with_workers(
     assert_same_run(out, finished(1))
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_time_limit_during_a_checkpoint_loses_nothing(
+    finished: Callable[[int], Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """SIGTERM before the first bytes of the second checkpoint, and between its encoder and its state."""
+    out, saved, save = tmp_path / "run", [], encoders.save
+
+    def send_and_save(*args: Any, **options: Any) -> None:
+        saved.append(1)
+        if len(saved) == 2 and before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(*args, **options)
+        if len(saved) == 2 and not before:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "save", send_and_save)
+        with pytest.raises(SystemExit) as stopped:
+            training.pretrain(tiny_run(photos, out))
+    assert stopped.value.code == 143
+    assert state(out)["global_step"] == 11  # the checkpoint of step 10 is complete, and then the next step ends
+    training.pretrain(tiny_run(photos, out, resume=True))
+    assert_same_run(out, finished(1))
+
+
 @pytest.mark.parametrize(
     ("hook", "number"),
     [

@@ -110,10 +110,15 @@ def test_splits_that_cannot_be_used_say_why(
     assert not (run / "evaluation.json").exists()
 
 
-def test_what_the_messages_advise_works(run: Path, labelled: Path, tmp_path: Path) -> None:
-    rows = [(name, label, "") for name, label in images(labelled)]
-    path = listed(tmp_path, labelled, ["path", "label", "split"], rows)
-    for more in (["--columns.split", "", "--holdout", "0.2"], [str(labelled / "test")]):
+def test_what_the_messages_advise_works(
+    run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(name, label, "", "") for name, label in images(labelled)]
+    path = listed(tmp_path, labelled, ["path", "label", "split", "group"], rows)
+    without = ["--columns.split", "", "--holdout", "0.2"]
+    assert cli.main(["evaluate", str(run), str(path), *without, *KNN]) == 1
+    assert "has no group in line 2. Fill it in, or remove the line. Or ignore the column" in capsys.readouterr().err
+    for more in ([*without, "--columns.group", ""], [str(labelled / "test")]):
         assert cli.main(["evaluate", str(run), str(path), *more, *KNN]) == 0
     assert cli.main(["evaluate", str(run), str(labelled / "train"), "--holdout", "0.2", *KNN]) == 0
 
@@ -126,7 +131,7 @@ def test_patients_on_both_sides_are_counted(
     path = listed(tmp_path, labelled, ["path", "label", "split", "group"], rows)
     assert cli.main(["evaluate", str(run), str(path), *KNN]) == 0
     assert (
-        "WARNING: 8 groups have images in TRAIN and in TEST (p0, p1, p2 and 5 others): 8 of 32 training images and 8 "
+        "WARNING: 8 groups are in both TRAIN and TEST (p0, p1, p2 and 5 others): 8 of 32 training images and 8 "
         "of 16 test images. Results on them do not apply to new groups."
     ) in capsys.readouterr().out
     assert not shared_groups(

@@ -171,6 +171,24 @@ def test_a_semicolon_is_a_part_of_a_class_unless_several_are_asked_for(classed: 
         path.unlink()
 
 
+def test_an_open_list_has_the_labels_that_it_was_opened_with(classed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(classed.rglob("*.jpg")).relative_to(classed).as_posix()
+    path = written("csv", classed, [{"path": name, "label": "a;b"}])
+    try:
+        with pytest.raises(ValueError, match=r"no sets of classes. Open it with labelled=True, multi_label=True"):
+            open_source(open_source(path, labelled=True), labelled=True, multi_label=True)
+        source = open_source(path, labelled=True, multi_label=True)
+        assert open_source(source, labelled=True, multi_label=True) is source
+        with pytest.raises(ValueError, match=r"has no labels. Open it with labelled=True"):
+            open_source(source, labelled=True)
+        monkeypatch.setattr("lookalike.data.sources.tables.MOST_MARKS", 1)
+        with pytest.raises(ValueError, match=r"has 2 classes for 1 image, too many for several classes per image"):
+            open_source(path, labelled=True, multi_label=True)
+        assert open_source(path, labelled=True).classes == ("a;b",)  # what the message advises
+    finally:
+        path.unlink()
+
+
 def test_several_classes_need_a_list_with_their_column(classed: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot have several classes per image. Give a list \(.csv, .tsv, .jsonl\)"):
         open_source(classed, labelled=True, multi_label=True)

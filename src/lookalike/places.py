@@ -36,7 +36,10 @@ HUB = {
 HUB_URL = "https://dl.fbaipublicfiles.com/"
 
 
-_GIVE = "Give a folder of images, a text file with one path per line, or archives (.tar, .zip)."
+_GIVE = (
+    "Give a folder of images, a text file with one path per line, archives (.tar, .zip), tables (.parquet, .arrow), "
+    "arrays (FILE.h5::NAME, FILE.zarr::NAME), or hf:NAME."
+)
 _RANGE = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 """A range {000..009}, or alternatives {a,b}."""
 MOST_SHARDS = 1_000_000
@@ -65,9 +68,59 @@ def expanded(pattern: str) -> list[str]:
     return paths
 
 
+ON_HUB = "hf:"
+"""Prefix of the name of a data set of the Hugging Face hub."""
+_HUB_DATA = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::(\w+(?:[.-]\w+)*))?")
+IN_FILE = "::"
+"""Between a file and the name of an array in it."""
+ARRAY_FILES = (".h5", ".hdf5", ".zarr")
+"""Suffixes of files and folders of arrays."""
+_EXTRAS = (
+    (".parquet", "pyarrow", "tables"), (".arrow", "pyarrow", "tables"), (".h5", "h5py", "hdf5"),
+    (".hdf5", "h5py", "hdf5"), (".zarr", "zarr", "zarr"),
+)  # fmt: skip
+"""Suffix of DATA, the package that reads it, and its extra."""
+
+
+def is_on_hub(data: str) -> bool:
+    """Whether DATA names a data set of the Hugging Face hub; an existing path takes precedence."""
+    return data.startswith(ON_HUB) and not os.path.exists(data)
+
+
+def hub_data(data: str) -> tuple[str, str | None, str | None]:
+    """Name, revision and split of `hf:NAME[@REVISION][:SPLIT]`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    found = _HUB_DATA.fullmatch(data)
+    if found is None:
+        raise ValueError(f"{brief(data)} is no name of a data set. Give hf:NAME, hf:NAME@REVISION or hf:NAME:SPLIT.")
+    return found[1], found[2], found[3]
+
+
+def in_file(data: str) -> tuple[str, str]:
+    """The file and the name of an array in `FILE.h5::NAME`; the name is empty without one."""
+    file, _, name = data.partition(IN_FILE)
+    return (file, name) if file.lower().endswith(ARRAY_FILES) else (data, "")
+
+
+def check_extra(data: str) -> None:
+    """Raises ModuleNotFoundError if the package that reads DATA is not installed."""
+    if is_on_hub(data):
+        missing = [name for name in ("datasets", "pyarrow") if find_spec(name) is None]
+        if missing:
+            raise ModuleNotFoundError(f"{brief(data)} needs {', '.join(missing)}: pip install 'lookalike[datasets]'.")
+        return
+    file = in_file(data)[0].lower()
+    for suffix, package, extra in _EXTRAS:
+        if file.endswith(suffix) and find_spec(package) is None:
+            raise ModuleNotFoundError(f"Reading {suffix} needs {package}: pip install 'lookalike[{extra}]'.")
+
+
 def exists(data: str) -> bool:
-    """Whether images exist: a path, or the first file of a brace pattern."""
-    return os.path.exists(expanded(data)[0])
+    """Whether images exist: a path, the first file of a brace pattern, the file of an array, a name of the hub."""
+    return is_on_hub(data) or os.path.exists(in_file(expanded(data)[0])[0])
 
 
 def no_images(data: str | os.PathLike[str]) -> FileNotFoundError | ValueError:
@@ -82,10 +135,14 @@ def check_images(*data: str) -> None:
 
     Raises:
         FileNotFoundError, ValueError: for the first of them.
+        ModuleNotFoundError: the package that reads them is not installed.
     """
     for each in data:
         if not (each and exists(each)):
             raise no_images(each)
+        check_extra(each)
+        if is_on_hub(each):
+            hub_data(each)
 
 
 def no_encoder(name: str, what: str = "encoder") -> FileNotFoundError:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
@@ -28,6 +28,8 @@ _PARENT = "LOOKALIKE_PARENT"
 launched: list[subprocess.Popen[bytes]] = []
 """The processes that this one started for its training, with the ranks after its own."""
 _followed: set[int] = set()
+_alone: list[str] = []
+"""What this process does while the others wait."""
 _started_by_another = False
 
 
@@ -51,6 +53,21 @@ def followed() -> Iterator[None]:
         yield
     finally:
         del os.environ[_PARENT]
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Marks work of one process for which the others wait, such as "it evaluates the probe"."""
+    _alone.append(what)
+    try:
+        yield
+    finally:
+        _alone.pop()
+
+
+def works_alone() -> str:
+    """What this process does while the others wait; "" if nothing."""
+    return _alone[-1] if _alone else ""
 
 
 def started_by_another() -> bool:
@@ -79,6 +96,13 @@ def follow(parent: int) -> None:
     if sys.platform != "win32" and parent not in _followed:  # on Windows the parent's id never changes
         _followed.add(parent)
         threading.Thread(target=look, daemon=True, name="follows its parent").start()
+
+
+def follow_slurm() -> None:
+    """Exits this process with Slurm's daemon that started it, if one did."""
+    with suppress(OSError), open(f"/proc/{os.getppid()}/comm", "rb") as file:
+        if file.read().strip() == b"slurmstepd":
+            follow(os.getppid())
 
 
 def follow_main_process() -> None:

@@ -49,7 +49,7 @@ IMPERATIVES = (
 
 VERBS = (
     "demo", "pretrain", "distill", "finetune", "predict", "evaluate", "compare", "embed", "export", "serve",
-    "show", "report", "plot", "views", "estimate", "check", "list", "thin", "doctor",
+    "show", "report", "plot", "views", "estimate", "check", "list", "thin", "doctor", "slurm",
 )  # fmt: skip
 """What `lookalike` is followed by."""
 

@@ -75,9 +75,14 @@ def compare(argv: list[str]) -> None:
             check_encoder(weights)
     from ..commands.compare.record import FILE
     from ..commands.compare.runner import compare as rank
+    from ..commands.compare.runner import train_one
 
     imported()
 
+    if comparison.training is not None:
+        run = train_one(comparison)
+        say(f"Trained {run}. The same command without --training evaluates and ranks all trainings.")
+        return
     result = rank(comparison)
     folder, best = result.folder, result.ranking[0].method
     first = next(t.folder for t in result.trainings if t.method == best and t.status == "done")

@@ -17,6 +17,7 @@ from .images import check
 from .overview import OVERVIEW
 from .runs import plot, report, thin
 from .serve import serve
+from .slurm import slurm
 from .trainings import distill, estimate, finetune, pretrain, views
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -27,6 +28,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "slurm": slurm,
     "embed": embed,
     "export": export,
     "serve": serve,

@@ -16,6 +16,8 @@ Train
   distill DATA --teacher T        a small encoder that matches a pretrained one
   finetune ENCODER TRAIN TEST     a classifier, evaluated on TEST at the end
   compare DATA METHOD...          methods at equal cost, evaluated and ranked
+  estimate METHOD DATA            memory, time and largest batch of a training
+  slurm -- COMMAND                one of these as a job of a Slurm cluster
 
 Evaluate
   evaluate ENCODER TRAIN TEST     an encoder on labelled folders, by protocol
@@ -27,7 +29,6 @@ Evaluate
 Look at data and results
   check DATA                      sizes, classes, duplicates, broken files
   views METHOD DATA               a sheet of augmented views, before training
-  estimate METHOD DATA            memory, time and largest batch of a training
   show ENCODER DATA --out DIR     attention, patch PCA, nearest neighbours
   report RUN...                   one HTML page: curves, evaluations, map
   plot RUN... --out FILE.png      curves of pretraining and linear probe
@@ -41,8 +42,10 @@ ENCODER is a run folder, an encoder.safetensors, an exported .onnx file, an
 official weights file of DINO or DINOv2, timm/NAME, torchvision/NAME or
 torchhub/NAME.
 DATA is a folder (scanned recursively, no labels needed), a list of paths
-(text, or .csv, .tsv and .jsonl with columns path and label), or archives
-(.tar, .zip, 'shard-{000..009}.tar', a folder of them) that are read in place.
+(text, or .csv, .tsv and .jsonl with columns path and label), archives (.tar,
+.zip, 'shard-{000..009}.tar', a folder of them) or tables (.parquet, .arrow)
+that are read in place, an array FILE.h5::NAME or FILE.zarr::NAME, or a data
+set hf:NAME of the Hugging Face hub.
 RUN is a run folder; `predict` needs one that `finetune` wrote.
 `lookalike COMMAND --help` lists a command's options; --debug shows where an
 error was raised; --version prints the version."""

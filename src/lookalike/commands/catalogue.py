@@ -154,7 +154,7 @@ def training_speed(name: str, image_size: int, device: str = "cpu") -> float:
 
     def step() -> None:
         optimizer.zero_grad()
-        model(x).square().mean().backward()
+        torch.autograd.backward(model(x).square().mean())
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()

@@ -37,8 +37,8 @@ def embed(
     Args:
         encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
             Python also a loaded encoder or a module, as for `evaluate`.
-        data: a folder (scanned recursively) or a text file of paths; in Python also a list or a Dataset. Labels are
-            saved if all images are in class folders, if a list has the column label, or if a Dataset has `targets`.
+        data: a folder (scanned recursively), a text file of paths, or another DATA; in Python also a list or a Dataset.
+            Labels are saved if all images are in class folders, or if they are stored with the images.
         out: output file: .npz, .parquet (needs the extra 'tables') or .csv.
         image_size: size of the test crop in pixels; by default the size that the encoder was trained or published at.
         pool: pooling of the features, as for `evaluate`.

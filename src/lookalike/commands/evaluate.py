@@ -46,8 +46,9 @@ def evaluate(
         encoder: a run folder, a weights file, an exported .onnx file, timm/NAME, torchvision/NAME or torchhub/NAME; in
             Python also a loaded encoder, or a module of your own (with `image_size`), whose input is normalised by
             ImageNet's mean and standard deviation.
-        train: folder with one sub-folder of images per class, labelled archives (.tar, .zip), or a list (.csv, .tsv,
-            .jsonl) with the columns path and label; in Python also a labelled Dataset.
+        train: folder with one sub-folder of images per class, labelled archives (.tar, .zip), a list (.csv, .tsv,
+            .jsonl) or table (.parquet, .arrow) with the column label, or another labelled DATA; in Python also a
+            labelled Dataset.
         test: folder with the same classes and other images. Without it, `train` is split by the column split of a list
             (train and test; without images of test, val), or at random with `holdout`.
         also: further pairs TRAIN TEST, which may have other classes.

@@ -32,8 +32,8 @@ def first_look(
     """Reports sizes, formats, values, classes, duplicates and broken files of a set of images, and a first command.
 
     Args:
-        data: a folder (scanned recursively), a list of paths (text, .csv, .tsv, .jsonl), or archives
-            (.tar, .zip).
+        data: a folder (scanned recursively), a list of paths (text, .csv, .tsv, .jsonl), archives (.tar, .zip), tables
+            (.parquet, .arrow), an array (FILE.h5::NAME, FILE.zarr::NAME), or hf:NAME.
         test: test images: duplicates and groups that occur in both sets are reported.
         groups: regular expression that matches an image's group (a patient, a scene, a video) in its name, such as
             '^([^/]+)/'; by default the column group of a list.

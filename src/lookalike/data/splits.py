@@ -1,7 +1,7 @@
 """Training and test images of one data set: by the column split of a list, or a random part by groups and classes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..columns import COLUMNS, Columns
 from ..image_options import Alpha
-from ..printing import counted, first_of, printable, shown
+from ..printing import are, counted, first_of, printable, shown
 from ..random import key_of
 from .chosen import only_chosen
 from .holdout import held_out
@@ -151,11 +151,7 @@ def shared_groups(train: Source, test: Source, some: int = 3) -> str:
     shared = set(both)
     counts = [sum(each in shared for each in side) for side in sides]
     return (
-        f"{counted(len(both), 'group')} {_has(both)} images in TRAIN and in TEST "
+        f"{counted(len(both), 'group')} {are(len(both))} in both TRAIN and TEST "
         f"({first_of([*map(printable, both)], some)}): {counts[0]} of {counted(len(train), 'training image')} and "
         f"{counts[1]} of {counted(len(test), 'test image')}. Results on them do not apply to new groups."
     )
-
-
-def _has(names: Sequence[str]) -> str:
-    return "has" if len(names) == 1 else "have"

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import nn
 
-from .. import distributed, encoders
+from .. import distributed, encoders, processes
 from ..core import Method
 from ..data import Source, image_set
 from ..files import FORMAT, atomic, file_sha256, second_name, sync
@@ -60,7 +60,7 @@ class TorchFile(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         path = Path(path)
-        with atomic(path) as temporary:
+        with processes.alone("it writes a checkpoint"), atomic(path) as temporary:
             with open(temporary, "wb") as file:  # given a path, torch does not report a full disk
                 torch.save(checkpoint, file)
             sync(temporary)
@@ -201,6 +201,8 @@ class Found:
     mean: tuple[float, ...]
     """Mean (and below standard deviation) of the images' normalisation."""
     std: tuple[float, ...]
+    world: int
+    """Number of processes that wrote it."""
     unreadable: tuple[Path, ...]
     """Newer checkpoints that cannot be read."""
 
@@ -222,9 +224,10 @@ def find_checkpoint(
             content = encoders.unpickled(path)
             own = content["lookalike"]
             if own["format"] == FORMAT:
+                then = own.get("run", before)
                 found = Found(
                     path, int(content["global_step"]), int(str(before["epochs"])), tuple(own["mean"]),
-                    tuple(own["std"]), unreadable,
+                    tuple(own["std"]), int(str(then.get("devices", 1))) * int(str(then.get("nodes", 1))), unreadable,
                 )  # fmt: skip
                 images = own["data"]
         except PermissionError:

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from .. import encoders
 from ..data import Source, image_set, only_chosen, open_source
+from ..places import exists
 from ..printing import LONGEST_PATH, brief, pasteable
 from ..runs import Folder, Resolved, Run, flat, inputs
 from .checkpoints import weights_digest
@@ -41,7 +42,7 @@ def probe_of(run: Resolved, folder: Folder, before: Mapping[str, object], begun:
     if run.probe is None:
         return None
     is_same = list(run.probe) == before.get("probe")
-    if is_same and (gone := [place for place in run.probe if not os.path.exists(place)]):
+    if is_same and (gone := [place for place in run.probe if not exists(place)]):
         command = pasteable(*folder.resume_words(), "--probe", "TRAIN", "TEST")
         folder.say(
             f"WARNING     {gone[0]}, of the probe, does not exist: training continues without the k-NN. If it has "

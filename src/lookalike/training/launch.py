@@ -42,6 +42,13 @@ class Launch:
         return any(isinstance(each, FirstStep) and each.part for each in self.callbacks)
 
 
+def in_slurm_step() -> bool:
+    """Whether srun started this process: other processes of a job have the variables of the job, too."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    # Slurm's own steps, of the batch script and of an interactive shell, have the highest numbers
+    return step.isdigit() and int(step) < 2**32 - 16 and "SLURM_NTASKS" in os.environ
+
+
 def launched_rank(run: Run) -> int:
     """This process's rank before torch.distributed runs, from the variables of torchrun, Lightning or Slurm."""
     variables = os.environ
@@ -49,7 +56,14 @@ def launched_rank(run: Run) -> int:
         return int(variables["RANK"])
     if "LOCAL_RANK" in variables or "NODE_RANK" in variables:
         return int(variables.get("NODE_RANK", 0)) * run.devices + int(variables.get("LOCAL_RANK", 0))
-    return int(variables.get("SLURM_PROCID", 0))
+    return int(variables["SLURM_PROCID"]) if in_slurm_step() else 0
+
+
+def _launched(world: int) -> int:
+    """The number of processes that were launched, as far as the environment states it."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ["SLURM_NTASKS"]) if in_slurm_step() and "LOCAL_RANK" not in os.environ else world
 
 
 def check_launch(run: Run) -> None:
@@ -61,8 +75,10 @@ def check_launch(run: Run) -> None:
     processes.follow_starter()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes would survive it if it is killed
         processes.follow(os.getppid())
+    elif in_slurm_step():
+        processes.follow_slurm()
     rank, world = launched_rank(run), run.devices * run.nodes
-    launched = int(os.environ.get("WORLD_SIZE", world))
+    launched = _launched(world)
     if launched != world or rank >= world:
         raise ValueError(
             f"This is process {rank} of {max(launched, rank + 1)} launched ones, but --devices {run.devices} and "

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from .. import distributed
+from .. import distributed, processes
 from ..backbones import Backbone
 from ..data import Loader, Subset
 from ..data.labelled import open_pair
@@ -39,6 +39,8 @@ LOG_EVERY = 10
 """Optimizer steps between two rows of `metrics.jsonl`; an epoch's last step always gives one."""
 LINE_SECONDS = 30
 """Seconds between two progress lines without a terminal; the end of an epoch always gives one."""
+PROBES_NOW = "it evaluates the probe"
+LOOKS_NOW = "it measures the features"
 PROBES = 20
 """The online k-NN runs after at most this many epochs, evenly spaced."""
 PROBE_IMAGES = 5000, 2000
@@ -163,7 +165,8 @@ class Monitor(Callback):
         if self.probe is not None and done == 0:
             encoder = module.method.encoder
             began = time.perf_counter()
-            hits = self.probe(encoder) if self.run.init else self.probe.untrained(encoder)
+            with processes.alone(PROBES_NOW):
+                hits = self.probe(encoder) if self.run.init else self.probe.untrained(encoder)
             self.knn = [accuracy(hits)]
             self._hits = hits, hits
             if self.run.init:
@@ -177,7 +180,8 @@ class Monitor(Callback):
             self.forgetting.load_state_dict(self._forgot)
         if self.health is not None:
             if not self.first:
-                first = self.health(module.method.encoder)
+                with processes.alone(LOOKS_NOW):
+                    first = self.health(module.method.encoder)
                 self.first, self._pair_auc_per_image = dict(first.figures), first.pair_auc_per_image
             if self.health.lacking and done == 0:
                 self.course.set(empty(self.health.lacking, self.remedies))
@@ -302,7 +306,8 @@ class Monitor(Callback):
     def _classify(self, row: Row, encoder: Backbone) -> None:
         """Adds the probe's k-NN accuracy to a row, and warns once if the encoder forgets what it knew."""
         assert self.probe is not None
-        hits = self.probe(encoder)
+        with processes.alone(PROBES_NOW):
+            hits = self.probe(encoder)
         self.knn.append(accuracy(hits))
         row["knn_top1"] = self.knn[-1]
         if self._hits is not None and len(hits) == len(self._hits[0]):  # an image may be unreadable this time
@@ -334,7 +339,8 @@ class Monitor(Callback):
         if module.skipped_in_a_row >= RUINED:
             self.course.set(ruined(module.skipped_in_a_row, float(module.parts["loss"]), module.micro_batch))
         elif "loss" in self.first and due:
-            look = self.health(module.method.encoder)
+            with processes.alone(LOOKS_NOW):
+                look = self.health(module.method.encoder)
             self.figures = look.figures
             own = module.method.metrics(module.outputs)
             if taken := own.keys() & (row.keys() | look.figures.keys()):

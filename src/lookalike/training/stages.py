@@ -3,53 +3,44 @@
 launch -> open data -> settle -> build -> restore -> fit -> finish. Lightning drives devices, precision and checkpoints.
 """
 
-import re
 import signal
-import sys
-import time
-import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NoReturn
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed, encoders, optimizers, processes
 from ..core import Config, Method
-from ..data import Loader, Source, lost
+from ..data import Loader, Source
 from ..durations import spoken
 from ..events import Report, nowhere, to_console
-from ..files import FORMAT, write_json
 from ..methods.distill import Distill
-from ..printing import LONGEST_PATH, are, brief, counted, pasteable, say
+from ..printing import LONGEST_PATH, are, brief, counted, pasteable
 from ..progress import counting
 from ..runs import Diverged, Folder, Resolved, Result, Run, flat, method_name, written_by
 from ..runs.start import Start
 from .callbacks import Compiling
-from .checkpoints import NOTHING, Checkpoints, Found, find_checkpoint
+from .checkpoints import Checkpoints, Found, find_checkpoint
+from .endings import end_all, end_alone, raise_as_known
 from .first_files import FirstFiles
 from .health import Remedies
 from .inputs import as_begun, listings_of, open_images, probe_of, with_system_folders
 from .joint_loss import check_micro_batches
 from .launch import Launch, check_launch, launch, launched_rank
 from .looks import Health
-from .memory_errors import explained
+from .meeting import facts_of as facts_of_process
 from .model import build, check_bank, compile_parts, initial_weights, make_loader, normalize, teacher_memory, view_sheet
 from .module import Pretraining, Stream
 from .monitor import Monitor, Probe
-from .out_of_memory import OutOfMemory, is_out_of_memory
 from .resolved import batch_words, begun_as, options_as_begun, own_settings, resolve
 from .signals import Signals
 from .start import facts_of, memory_changes, other_version, print_start
 from .timed import Planned, measured, planned, time_as_begun
 from .timing import Pace, Speed
 from .trainer import make_trainer, quiet_lightning, undisturbed
-
-PROCESS_LOST = "Another process of this training has ended; its own message, or that of its launcher, has the reason."
-"""Printed if this process did not start the others."""
+from .watchdog import Watchdog
 
 
 def pretrain(run: Run, callbacks: Sequence[Callback] = (), report: Report = to_console) -> Result:
@@ -259,18 +250,26 @@ class Fitted:
 def fit(ready: Ready) -> Fitted:
     """Trains."""
     run, launch, module, loader = ready.run, ready.launch, ready.module, ready.module.loader
-    signals = Signals(processes.Watch(launch.rank, launch.world, lambda ended: _end_alone(ready, trainer, ended)))
+    files = ready.files
+    watch = processes.Watch(launch.rank, launch.world, lambda ended: end_alone(launch, files, trainer, ended))
+    signals, watchdog = Signals(watch), None
+    if launch.world > 1:
+        watchdog = Watchdog(
+            launch.rank, launch.world, run.accumulate,
+            lambda: facts_of_process(run, ready.settled.source, ready.found.step if ready.found else 0),
+            lambda reason, stacks: end_all(launch, files, trainer, reason, stacks),
+        )  # fmt: skip
     monitor = _monitor(ready)
-    trainer = _trainer(ready, signals, monitor)
+    trainer = _trainer(ready, signals, monitor, watchdog)
     start = None
     if launch.is_first:
         if ready.found is None:
-            ready.files.picture = view_sheet(run, ready.settled.source, module.method.backbone)
+            files.picture = view_sheet(run, ready.settled.source, module.method.backbone)
         settled, found = ready.settled, ready.found
         start = facts_of(run, settled.source, module, ready.origin, settled.changes, found)
-        ready.files.start = start
+        files.start = start
         if not launch.replaces:  # all checks have passed
-            ready.files.write()
+            files.write()
     try:
         if start is not None:
             _print_start(ready, start)
@@ -278,7 +277,7 @@ def fit(ready: Ready) -> Fitted:
             distributed.convert(module.method)
         if run.compile:
             compile_parts(module.method)
-        with quiet_lightning(), signals.restored(), signals.watch if launch.world > 1 else nullcontext():
+        with quiet_lightning(), signals.restored(), watch if launch.world > 1 else nullcontext():
             path = str(ready.found.path) if ready.found else None
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=path)
     except SystemExit as stop:
@@ -286,10 +285,12 @@ def fit(ready: Ready) -> Fitted:
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
-        _raise_as_known(ready, trainer, signals.watch, error)
+        raise_as_known(ready.run, launch, files, trainer, watch, loader, error)
     finally:
+        if watchdog is not None:
+            watchdog.close()
         loader.close()
-        ready.files.clear_loggers(trainer.global_step)
+        files.clear_loggers(trainer.global_step)
     return Fitted(ready, monitor, signals)
 
 
@@ -302,7 +303,7 @@ def _monitor(ready: Ready) -> Monitor:
     return Monitor(launch.folder, settled.run, loader, ready.probe, health, remedies, quiet=not launch.is_first)
 
 
-def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
+def _trainer(ready: Ready, signals: Signals, monitor: Monitor, watchdog: Watchdog | None) -> Trainer:
     """Lightning's trainer. Signals come first; checkpoints are saved after the monitor has its verdict."""
     run, launch, plan = ready.run, ready.launch, ready.settled.plan
 
@@ -321,7 +322,9 @@ def _trainer(ready: Ready, signals: Signals, monitor: Monitor) -> Trainer:
         timers: list[Callback] = [Compiling(launch.folder)] if run.compile else []
         if plan.seconds is not None:
             timers.append(Pace(plan.seconds, correct))
-        return make_trainer(run, launch.folder, [signals, *timers, *launch.callbacks, monitor, saver])
+        last = [] if watchdog is None else [watchdog]
+        callbacks = [signals, *timers, *launch.callbacks, monitor, saver, *last]
+        return make_trainer(run, launch.folder, callbacks, watchdog)
 
 
 def _print_start(ready: Ready, start: Start) -> None:
@@ -332,62 +335,6 @@ def _print_start(ready: Ready, start: Start) -> None:
         folder.say(line, "warning")
     if ready.found is not None and (line := other_version(written_by(ready.launch.whole), ready.run)):
         folder.say(line)
-
-
-def _end_alone(ready: Ready, trainer: Trainer, ended: processes.Ended) -> None:
-    """Ends this process without its main thread, which waits for a process that has ended."""
-    folder = ready.launch.folder
-    error = RuntimeError(f"{ended}{folder.then() or NOTHING}")
-    if ended.stopped:
-        folder.say(str(error))
-        processes.end(ended.stopped)
-    ready.files.give_up(error, trainer.global_step)
-    say(f"error: {error}", sys.stderr)
-    processes.end(1)
-
-
-def _raise_as_known(ready: Ready, trainer: Trainer, watch: processes.Watch, error: Exception) -> NoReturn:
-    """Raises the cause of an error of a training: the end of another process, or of a loading process."""
-    launch, folder = ready.launch, ready.launch.folder
-    if launch.world > 1 and _is_disconnection(error):
-        ended = watch.ended(processes.GRACE_SECONDS)
-        if ended is None and processes.started_by_another():
-            time.sleep(2 * processes.GRACE_SECONDS)  # process 0 knows more, reports it, and ends this one
-        gone = RuntimeError(f"{ended or PROCESS_LOST}{folder.then() or NOTHING}")
-        if ended is not None and ended.stopped:
-            folder.say(str(gone))
-            raise (KeyboardInterrupt if ended.stopped == 130 else SystemExit(143)) from None
-        ready.files.give_up(gone, trainer.global_step)
-        raise gone from error
-    # a measurement of the speed fails quietly
-    if is_out_of_memory(error) and not isinstance(error, OutOfMemory) and folder.reports_to is not nowhere:
-        _end_without_memory(ready, trainer, error)
-    ready.files.give_up(error, trainer.global_step)
-    if str(error).startswith("DataLoader worker"):  # torch raises it at any point of the main process
-        raise lost(error, ready.module.loader.workers) from error
-    raise error
-
-
-def _end_without_memory(ready: Ready, trainer: Trainer, error: Exception) -> NoReturn:
-    """Raises an error that says what would fit, and marks the run as one that may be resumed with it."""
-    folder, steps = ready.launch.folder, int(trainer.global_step)
-    traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    found = OutOfMemory(explained(ready.run, folder, steps + 1))
-    if ready.files.written or ready.run.resume:
-        write_json(folder.memory, {"format": FORMAT, "step": steps + 1, "message": str(found)})
-    ready.files.give_up(found, steps)
-    raise found from error
-
-
-def _is_disconnection(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is how gloo, NCCL or torch's store fail when another process has ended."""
-    if isinstance(error, torch.distributed.DistError):
-        gone = re.search("closed|reset|Broken pipe|remote process", str(error)) is not None
-    else:
-        gone = isinstance(error, RuntimeError) and "gloo/" in str(error)  # part of the path of the failing line
-    return gone or (error is not None and _is_disconnection(error.__cause__))
 
 
 # ---------------------------------------------------------------- finish

@@ -121,6 +121,11 @@ def print_start(
             f"EPOCHS      changed from {found.epochs} to {run.epochs}: every schedule now ends later, and jumps at "
             f"this step. A run of {counted(run.epochs, 'epoch')} from the start would differ."
         )
+    if found is not None and found.world != (world := run.devices * run.nodes):
+        after.append(
+            f"PROCESSES   changed from {found.world} to {world}: the batches are the same, but bits may differ from an "
+            "uninterrupted run, and random numbers that each process draws (dropout, mixing) do."
+        )
     for line in before:
         folder.say(line)
     for line in start.warnings:

@@ -6,11 +6,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
@@ -25,6 +27,8 @@ from ..devices import default_device
 from ..places import check_logger
 from ..runs import Folder, Resolved, flat
 from .checkpoints import TorchFile
+from .launch import in_slurm_step
+from .watchdog import Watchdog
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]] = {
     "fp32": "32-true",
@@ -43,31 +47,30 @@ def of_loggers(folder: Folder, run: Resolved) -> set[Path]:
     return {root, *(path for path in found if path.exists())}
 
 
-def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Trainer:
+def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback], watchdog: Watchdog | None = None) -> Trainer:
+    """The trainer of a run; several processes need a watchdog."""
     precision = PRECISIONS[run.precision]
     device = default_device().type
     if device == "cuda" and run.devices > torch.cuda.device_count():
         raise ValueError(f"--devices {run.devices}, but this machine has {torch.cuda.device_count()} GPU.")
-    world = run.devices * run.nodes
-    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     trainer = Trainer(
         accelerator=device,
         devices=run.devices,
         num_nodes=run.nodes,
         # buffers are equal on all ranks by construction (SyncBatchNorm, gathered statistics): nothing to broadcast
         strategy=_Together(
+            watchdog,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
             find_unused_parameters=run.method.needs.partial_gradients,
         )
-        if world > 1
+        if watchdog is not None
         else "auto",
         precision=precision,
         max_epochs=1,
         accumulate_grad_batches=run.loss_batches,
         callbacks=callbacks,
-        # Lightning's requeueing would save in the middle of a step, and start from that file by default
-        plugins=[TorchFile(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])],
+        plugins=[TorchFile(), *_environment()],
         logger=_loggers(run, folder),
         default_root_dir=folder.path,
         enable_checkpointing=False,
@@ -79,6 +82,14 @@ def make_trainer(run: Resolved, folder: Folder, callbacks: list[Callback]) -> Tr
     # on SIGTERM it sends a message to the other processes, which may not receive it: `Signals` handles it instead
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _environment() -> list[SLURMEnvironment | LightningEnvironment]:
+    """How the processes find each other, where Lightning would take any process of a job for one that srun started."""
+    if TorchElasticEnvironment.detect() or "SLURM_JOB_ID" not in os.environ:
+        return []
+    # Lightning's requeueing would save in the middle of a step, and start from that file by default
+    return [SLURMEnvironment(auto_requeue=False) if in_slurm_step() else LightningEnvironment()]
 
 
 class _Launcher(_SubprocessScriptLauncher):
@@ -96,6 +107,29 @@ class _Launcher(_SubprocessScriptLauncher):
 
 class _Together(DDPStrategy):
     """DDP with processes that end together."""
+
+    def __init__(
+        self, watchdog: Watchdog, broadcast_buffers: bool, gradient_as_bucket_view: bool, find_unused_parameters: bool
+    ) -> None:
+        super().__init__(
+            timeout=timedelta(seconds=watchdog.longest + 300),  # torch's own limit is the last resort: it names none
+            broadcast_buffers=broadcast_buffers,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            find_unused_parameters=find_unused_parameters,
+        )
+        self._watchdog = watchdog
+
+    def setup_distributed(self) -> None:
+        try:
+            super().setup_distributed()
+        except torch.distributed.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise RuntimeError(
+                f"Port {os.environ['MASTER_PORT']} of this machine is in use, so the processes cannot meet there. Give "
+                "the environment variable MASTER_PORT a free one; without it --devices and lookalike slurm choose one."
+            ) from None
+        self._watchdog.meet()
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None

@@ -543,13 +543,15 @@ CALLS = {
     ),
     "no path": call(
         lambda p: opened(""),
-        r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
+        r"Give a folder of images, a text file with one path per line, archives \(\.tar, \.zip\), tables \(\.parquet, "
+        r"\.arrow\), arrays \(FILE\.h5::NAME, FILE\.zarr::NAME\), or hf:NAME\.",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "l.txt", image(p.out / "a.png"))),
         lambda p, found: read(zipped(p.out / "a.zip", image(p.out / "a.png"))),
     ),
     "a path that leads nowhere": call(
         lambda p: opened(p.out / "none"),
-        r"Give a folder of images, a text file with one path per line, or archives \(\.tar, \.zip\)",
+        r"Give a folder of images, a text file with one path per line, archives \(\.tar, \.zip\), tables \(\.parquet, "
+        r"\.arrow\), arrays \(FILE\.h5::NAME, FILE\.zarr::NAME\), or hf:NAME\.",
         lambda p, found: read(p.photos), lambda p, found: read(listing(p.out / "l.txt", image(p.out / "a.png"))),
     ),
     "classes of two sets": call(

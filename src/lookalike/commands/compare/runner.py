@@ -22,7 +22,7 @@ from ...durations import spoken
 from ...evaluation.features import fingerprint
 from ...evaluation.protocol_table import PROTOCOLS
 from ...evaluation.records import Entry
-from ...files import FORMAT, becomes, is_lock, write_json
+from ...files import FORMAT, becomes, is_lock, locked, write_json
 from ...methods import get_method
 from ...methods.distill import Distill
 from ...places import check_logger
@@ -104,6 +104,22 @@ def compare(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Compared:
     return found
 
 
+def train_one(asked: Comparison, callbacks: Sequence[Callback] = ()) -> Path:
+    """Runs the training `asked.training` of a comparison; other processes may run others at the same time.
+
+    Returns the folder of its run. `compare` without `training` evaluates and ranks all.
+
+    Raises:
+        As `compare`, and the error of the training.
+    """
+    folder = Folder(asked.out)
+    _check(folder, asked)
+    with locked(folder.lock, wait=say):
+        work = _Work(asked, folder.path, callbacks)
+    work.do_one()
+    return folder.path / str(asked.training)
+
+
 def _check(folder: Folder, asked: Comparison) -> None:
     """Raises if this comparison must not write to the folder; changes nothing."""
     exists = (folder.path / FILE).is_file()
@@ -160,6 +176,8 @@ class _Work:
         self.callbacks = callbacks
         self.replaced: list[str] = []
         """Training folders of the previous comparison. They are replaced after the first training step of this one."""
+        self.shares = False
+        """Whether other processes run other trainings of this comparison."""
         self.made = made()
         self.source = open_source(asked.data, channels=asked.channels, alpha=asked.alpha, columns=asked.columns)
         if asked.only is not None:
@@ -268,6 +286,15 @@ class _Work:
 
     def write(self) -> None:
         """Writes `compare.json`, with the ranking so far; not while a previous comparison is still to be replaced."""
+        if not self.shares:
+            return self._write()
+        with locked(Folder(self.path).lock, wait=say):
+            own = [t for t in self.trainings if t.folder == self.asked.training]
+            self._load(read(self.path / FILE))
+            self.trainings = [next((o for o in own if o.folder == t.folder), t) for t in self.trainings]
+            self._write()
+
+    def _write(self) -> None:
         if self.replaced:
             return
         asked, seconds = self.asked, self.asked.budget_seconds
@@ -329,15 +356,35 @@ class _Work:
             self._plan()
             self._evaluate_untrained()
         for i in left:
-            t = self.trainings[i]
             try:
                 self._train(i)
                 self._evaluate_training(i)
             except Exception as error:
-                final = isinstance(error, Collapsed | Diverged)
-                verdict = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if final else {}
-                self._set(i, status="failed", final=final, error=_message(error), **verdict)
-                say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
+                self._fail(i, error)
+
+    def do_one(self) -> None:
+        """Runs the one training that was asked for. Raises its error, which `compare.json` then holds."""
+        self.shares = True
+        index = self.asked.training_names.index(str(self.asked.training))
+        t = self.trainings[index]
+        if t.seconds is not None or t.final:
+            say(f"{t.folder} {'has failed for good' if t.final else 'is trained already'}: nothing to do.")
+            return
+        self._try_out(t.method)
+        if t.method not in self.ready:
+            raise RuntimeError(f"{t.method} cannot be trained: {self.trainings[index].error}")
+        try:
+            self._train(index)
+        except Exception as error:
+            self._fail(index, error)
+            raise
+
+    def _fail(self, index: int, error: Exception) -> None:
+        """Marks a training as failed; a collapsed or diverged one is not repeated."""
+        t, final = self.trainings[index], isinstance(error, Collapsed | Diverged)
+        verdict = {"verdict": "collapsed" if isinstance(error, Collapsed) else "diverged"} if final else {}
+        self._set(index, status="failed", final=final, error=_message(error), **verdict)
+        say(f"{t.method}, seed {t.seed}, failed: {_message(error)}")
 
     def _to_train(self) -> dict[str, int]:
         """Number of remaining trainings of each method."""

@@ -13,6 +13,7 @@ from ...runs import Options, Origin, dotted, plain
 UNASKED = frozenset(
     {
         "out",
+        "training",
         "resume",
         "overwrite",
         "epochs",
@@ -64,6 +65,9 @@ class Comparison(Options):
     out: str = "runs/compare"
     """Folder of the comparison, with a run's folder for each training. The same command resumes a stopped comparison,
     more methods or seeds extend it; other settings are an error unless `--overwrite`."""
+    training: str | None = None
+    """Run only this training, named METHOD-seedN, and evaluate nothing: several may run at the same time. The command
+    without it evaluates and ranks them all."""
     seed: int = Options.seed
     """The first seed."""
     resume: bool = Options.resume
@@ -117,6 +121,21 @@ class Comparison(Options):
             raise ValueError("time is an option of single trainings. Give --budget, the time of each training.")
         if self.budget is not None:
             seconds_of(self.budget, "budget")
+        if self.training is not None:
+            self._check_training(self.training)
+
+    def _check_training(self, training: str) -> None:
+        if training not in self.training_names:
+            raise ValueError(
+                f"training is {shown(training)}, none of the comparison. {nearest(training, self.training_names)}"
+            )
+        if self.budget is not None:
+            raise ValueError(
+                "training runs a single one, but a budget needs one process that measures the speed of all. Give "
+                "--epochs instead of --budget, or leave --training out."
+            )
+        if self.overwrite:
+            raise ValueError("overwrite would replace the other trainings. Leave it out, or leave --training out.")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -131,6 +150,11 @@ class Comparison(Options):
     @property
     def all_seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def training_names(self) -> list[str]:
+        """The names of all trainings, which are those of their folders."""
+        return [f"{method}-seed{seed}" for seed in self.all_seeds for method in self.methods]
 
     def question(self) -> dict[str, object]:
         """All settings that results depend on, for `compare.json`. Different settings are a different comparison."""

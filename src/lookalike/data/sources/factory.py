@@ -8,17 +8,21 @@ import numpy as np
 
 from ...columns import COLUMNS, Columns
 from ...image_options import Alpha
-from ...places import expanded, no_images
+from ...places import ARRAY_FILES, check_extra, exists, expanded, in_file, is_on_hub, no_images
 from ...printing import composed, counted
 from ..decoding import SUFFIXES
 from ..folders import scan
 from ..items import column_classes, features_of
 from .archives import SUFFIXES_OF_ARCHIVES, Archives
+from .array_files import Arrays
+from .arrow import STATE, saved_files
 from .datasets import Items, indexed
 from .files import Files, listed, refuse_two_classes, relative
+from .hub import hub_files
 from .item_labels import targets_of
+from .row_files import SUFFIXES_OF_ROWS, Rows, listed_rows, take_names
 from .source import Data, Source
-from .tables import TABLES, open_table
+from .tables import TABLES, open_table, table_labels
 
 
 def open_source(
@@ -38,13 +42,16 @@ def open_source(
             skipped; a text file with one path per line, absolute or relative to its own folder (blank lines and #
             comments are skipped); a list (.csv, .tsv, .jsonl) with the column path and optionally label, group and
             split; a .tar or .zip archive, a brace pattern of archives or a folder of them, whose members are read in
-            place; an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a map-style Dataset or a
-            Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with columns for both. An
-            image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or (C, H, W), or a path. An
-            open `Source` is returned unchanged if its channels, labels and classes match.
+            place; likewise .parquet or .arrow files with the column image or path and optionally label, group and
+            split; a folder that Hugging Face's `save_to_disk` wrote, or hf:NAME[@REVISION][:SPLIT]; an array
+            FILE.h5::NAME or FILE.zarr::NAME; an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W); or a list, a
+            map-style Dataset or a Hugging Face Dataset. An item is an image, a tuple (image, label, ...), or a row with
+            columns for both. An image is a PIL image, an array (H, W), (H, W, C) or (C, H, W), a tensor (H, W) or
+            (C, H, W), or a path. An open `Source` is returned unchanged if its channels, labels and classes match.
         channels: number of channels to which images are converted.
-        labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; a Dataset's
-            `targets`, otherwise those in its items.
+        labelled: read labels: a file's first folder below DATA; members KEY.cls or KEY.json of an archive; the column
+            label of rows; the array labels beside an array in a file; a Dataset's `targets`, otherwise those in its
+            items.
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
         alpha: how an alpha channel is handled; see `decode`. An open `Source` keeps its own setting.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
@@ -55,6 +62,7 @@ def open_source(
     Raises:
         FileNotFoundError: the folder or file does not exist, or no listed file exists.
         ValueError: no images found; a file outside a class folder; a class missing from `classes`; unsupported data.
+        ModuleNotFoundError: the package that reads this kind of DATA is not installed.
     """
     if channels < 1:
         raise ValueError(f"channels is {channels}; images have at least 1.")
@@ -76,9 +84,17 @@ def open_source(
         return Items(indexed(data), channels, labelled, classes, alpha)
     if not os.fspath(data):
         raise no_images(data)
+    if is_on_hub(os.fspath(data)):
+        return Rows(os.fspath(data), hub_files(os.fspath(data)), channels, labelled, classes, alpha, columns)
     path = os.path.abspath(os.fspath(data))
-    if archives := _archives(path):
+    check_extra(path)
+    if in_file(path)[0].lower().endswith(ARRAY_FILES):
+        return Arrays(path, channels, labelled, classes, alpha)
+    if archives := _shards(path, SUFFIXES_OF_ARCHIVES):
         return Archives(path, archives, channels, labelled, classes, alpha)
+    if files := _shards(path, SUFFIXES_OF_ROWS) or (saved_files(path) if os.path.isdir(path) else []):
+        check_extra(files[0])
+        return _of_rows(path, files, channels, labelled, classes, alpha, columns)
     if os.path.isdir(path):
         found = scan(path, system_folders)
         if labelled:
@@ -91,6 +107,22 @@ def open_source(
     raise no_images(path)
 
 
+def _of_rows(
+    path: str, files: Sequence[str], channels: int, labelled: bool, classes: Sequence[str] | None, alpha: Alpha,
+    columns: Columns,
+) -> Source:  # fmt: skip
+    """The images in the rows of files, or the image files that the rows list."""
+    found = listed_rows(path, files, labelled, columns)
+    if found is None:
+        return Rows(path, files, channels, labelled, classes, alpha, columns)
+    by_folder = labelled and found.labels is None
+    source = Files(found.folder, found.paths, channels, by_folder, classes, alpha)
+    if labelled and found.labels is not None:
+        source.labels, source.classes = table_labels(found.labels, classes or found.classes, path)
+    take_names(source, found.columns)
+    return source
+
+
 def is_table(data: Data) -> bool:
     """Whether DATA is a list with columns."""
     if not isinstance(data, str | os.PathLike) or not os.path.isfile(data):
@@ -99,16 +131,16 @@ def is_table(data: Data) -> bool:
 
 
 def _is_missing(data: Data) -> bool:
-    return isinstance(data, str | os.PathLike) and not os.path.exists(data)
+    return isinstance(data, str | os.PathLike) and not (os.fspath(data) and exists(os.fspath(data)))
 
 
 def _called(data: Data) -> str:
     return os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
 
 
-def _archives(path: str) -> list[str]:
-    """The archives that a path names: one, a brace pattern, or a folder that holds archives and no images."""
-    if path.lower().endswith(SUFFIXES_OF_ARCHIVES) and not os.path.isdir(path):
+def _shards(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files of a kind that a path names: one, a brace pattern, or a folder that holds such files and no images."""
+    if path.lower().endswith(suffixes) and not os.path.isdir(path):
         paths = expanded(path)
         for each in paths:
             if not os.path.isfile(each):
@@ -121,9 +153,11 @@ def _archives(path: str) -> list[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if os.path.isdir(entry.path) or os.path.splitext(entry.name)[1].lower()[1:] in SUFFIXES:
+            if entry.name == STATE or os.path.splitext(entry.name)[1].lower()[1:] in SUFFIXES:
                 return []
-            if entry.name.lower().endswith(SUFFIXES_OF_ARCHIVES):
+            if os.path.isdir(entry.path):
+                return []
+            if entry.name.lower().endswith(suffixes):
                 shards.append(entry.path)
     return sorted(shards)
 
@@ -137,10 +171,10 @@ def _check_open(
             f"The source has {counted(source.channels, 'channel')}, but {channels} were requested. Open it with "
             f"channels={channels}."
         )
-    labels = source.label_sets if multi_label else source.labels
-    if labelled and (labels is None or source.classes is None):
-        how = "labelled=True, multi_label=True" if multi_label else "labelled=True"
-        raise ValueError(f"The source has no labels. Open it with {how}.")
+    if labelled and multi_label and source.label_sets is None:
+        raise ValueError("The source has no sets of classes. Open it with labelled=True, multi_label=True.")
+    if labelled and not multi_label and (source.labels is None or source.classes is None):
+        raise ValueError("The source has no labels. Open it with labelled=True.")
     if labelled and classes is not None and [*map(composed, source.classes or ())] != [*map(composed, classes)]:
         raise ValueError(f"The source has the classes {source.classes}, expected {tuple(classes)}. Open it with those.")
 
@@ -160,7 +194,11 @@ def open_maybe_labelled(data: Data, channels: int = 3, alpha: Alpha = "auto", co
 def _has_labels(data: Data) -> bool:
     """Whether labels are available without reading images."""
     if isinstance(data, str | os.PathLike):
-        return os.path.isdir(data) or os.fspath(data).lower().endswith((*SUFFIXES_OF_ARCHIVES, *TABLES))
+        suffixes = (*SUFFIXES_OF_ARCHIVES, *SUFFIXES_OF_ROWS, *TABLES)
+        name = os.fspath(data)
+        if is_on_hub(name) or in_file(name)[0].lower().endswith(ARRAY_FILES):
+            return True
+        return os.path.isdir(data) or name.lower().endswith(suffixes)
     if isinstance(data, list | tuple):
         return bool(data) and isinstance(data[0], tuple | list | Mapping)
     return targets_of(data) is not None or any(column_classes(data, name) for name in features_of(data))

@@ -32,10 +32,13 @@ def targets_of(dataset: object) -> object | None:
 
 
 def item_labels(
-    dataset: Indexed, count: int, classes: Sequence[str] | None, failed: dict[int, str]
+    dataset: Indexed, count: int, classes: Sequence[str] | None, failed: dict[int, str], name: str = ""
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels and class names. Unreadable items get the label of another item, and their reason in `failed`."""
-    name = type(dataset).__name__
+    """Labels and class names. Unreadable items get the label of another item, and their reason in `failed`.
+
+    `name` is that of the labels in messages, by default the type of `dataset`.
+    """
+    name = name or type(dataset).__name__
     labels, own = targets_of(dataset), _own_classes(dataset)
     if labels is None:
         labels, own = _labels_of_items(dataset, count, failed, own)

@@ -1,4 +1,4 @@
-"""The index of the images in archives: one file of arrays in the cache folder, memory-mapped by all processes."""
+"""The index of the images in archives and tables: arrays in a file of the cache folder, mapped by all processes."""
 
 import json
 import mmap
@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from ...files import atomic
+from ...printing import printable
 from ...random import key_of
 
 _MAGIC: Final = b"lookalike-members-1\n"
@@ -21,7 +22,7 @@ _COLUMNS: Final = ("keys", "offsets", "sizes", "storage", "archives", "labels")
 
 @dataclass
 class Found:
-    """The images of one archive while it is indexed. Flat arrays: millions of Python objects would fill the memory."""
+    """The images of one file while it is indexed. Flat arrays: millions of Python objects would fill the memory."""
 
     names: bytearray = field(default_factory=bytearray)
     bounds: "array[int]" = field(default_factory=lambda: array("q", [0]))
@@ -31,6 +32,10 @@ class Found:
     labels: "array[int]" = field(default_factory=lambda: array("q"))
     texts: dict[str, int] = field(default_factory=dict)
     """Label -> its index in `labels`."""
+    classes: tuple[str, ...] | None = None
+    """Class names in the order that a table states."""
+    numbered: bool = False
+    """Images without names, or with equal names, get numbers instead; otherwise equal names are an error."""
     notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, offset: int, size: int, storage: int) -> None:
@@ -46,7 +51,10 @@ class Found:
 
 
 class Index:
-    """The images of one or several archives, sorted by name; arrays are mapped, so processes share their memory."""
+    """The images of several archives or tables, sorted by name; arrays are mapped, so processes share their memory.
+
+    Numbered images are in the order of the rows, and their numbers are their keys.
+    """
 
     def __init__(self, path: Path) -> None:
         """Maps the file at `path`.
@@ -65,7 +73,11 @@ class Index:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch requires writable memory
         self.count: int = count
         self.texts: list[str] = about["labels"]
-        self.notes: list[str] = about["notes"]
+        self._notes: list[str] = about["notes"]
+        self.notes: list[str] = self._notes + [about["repeated"]] * bool(about["repeated"])
+        self.classes: list[str] | None = about["classes"]
+        self._may_be_numbered: bool = about["may_be_numbered"]
+        self.numbered: bool = about["numbered"]
         columns = np.frombuffer(whole, np.int64, count * len(_COLUMNS) + count + 1, start)
         self.keys, self.offsets, self.sizes, self.storage, self.archives, self.labels = columns[:-1][
             : count * len(_COLUMNS)
@@ -90,19 +102,21 @@ class Index:
         return Found(
             bytearray(self._names[self._start :]), array("q", self.bounds.tobytes()),
             array("q", self.offsets.tobytes()), array("q", self.sizes.tobytes()), array("q", self.storage.tobytes()),
-            array("q", self.labels.tobytes()), {text: k for k, text in enumerate(self.texts)}, self.notes,
+            array("q", self.labels.tobytes()), {text: k for k, text in enumerate(self.texts)},
+            None if self.classes is None else tuple(self.classes), self._may_be_numbered,
+            self._notes,
         )  # fmt: skip
 
 
 def write(path: Path, parts: Sequence[Found], archives: Sequence[str]) -> None:
-    """Writes the images of several archives, sorted by name, atomically.
+    """Writes the images of several archives or tables, sorted by name, atomically.
 
     Args:
-        parts: the images of each archive.
-        archives: their paths, for messages.
+        parts: the images of each file.
+        archives: the paths of these files, for messages.
 
     Raises:
-        ValueError: two images have the same name.
+        ValueError: two images have the same name, and may not be numbered.
     """
     counts = [len(part.offsets) for part in parts]
     texts: dict[str, int] = {}
@@ -118,15 +132,30 @@ def write(path: Path, parts: Sequence[Found], archives: Sequence[str]) -> None:
     columns[4] = archive
     names = np.concatenate([_fixed(part, _longest(parts)) for part in parts])
     order = np.argsort(names, kind="stable")
+    same = np.flatnonzero(names[order[1:]] == names[order[:-1]])
+    numbered = len(order) > 0 and not names[order[0]]
+    repeated = "some images have no name: images are identified by their row" if numbered and names[order[-1]] else ""
+    if len(same) and not numbered:
+        pair = order[same[0] : same[0] + 2].tolist()
+        files, name = [archives[int(archive[row])] for row in pair], os.fsdecode(bytes(names[pair[0]]))
+        if not all(part.numbered for part in parts):
+            raise ValueError(_duplicate(name, *files))
+        numbered = True
+        both = ", ".join(f"row {int(columns[1, row])} of {os.path.basename(file)}" for row, file in zip(pair, files))
+        repeated = f"{printable(name)} names several images ({both}): images are identified by their row"
+    if numbered:
+        order = np.lexsort((columns[1], archive))
     names, columns = names[order], columns[:, order]
-    same = np.flatnonzero(names[1:] == names[:-1])
-    if len(same):
-        first, second = (archives[int(columns[4, row])] for row in (same[0], same[0] + 1))
-        raise ValueError(_duplicate(os.fsdecode(bytes(names[same[0]])), first, second))
-    columns[0] = np.fromiter((key_of(os.fsdecode(bytes(name))) for name in names), np.int64, len(names))
+    if numbered:
+        columns[0] = np.arange(len(names))
+    else:
+        columns[0] = np.fromiter((key_of(os.fsdecode(bytes(name))) for name in names), np.int64, len(names))
+    classes = parts[0].classes if all(part.classes == parts[0].classes for part in parts) else None
     bounds = np.concatenate(([0], np.cumsum(np.char.str_len(names) if len(names) else np.empty(0, np.int64))))
-    notes = [note for part in parts for note in part.notes]
-    about = json.dumps({"labels": list(texts), "notes": notes}).encode()
+    about = json.dumps({
+        "labels": list(texts), "classes": classes, "notes": [note for part in parts for note in part.notes],
+        "may_be_numbered": all(part.numbered for part in parts), "numbered": bool(numbered), "repeated": repeated,
+    }).encode()  # fmt: skip
     with atomic(path) as temporary, open(temporary, "wb") as file:
         file.write(_MAGIC + np.array([len(names), len(about)], np.int64).tobytes() + about)
         file.write(b"\0" * (-file.tell() % 8))
@@ -158,5 +187,5 @@ def _fixed(part: Found, width: int) -> np.ndarray:
 
 def _duplicate(name: str, first: str, second: str) -> str:
     if first == second:
-        return f"{first} contains {name} twice. Images need different names: write the archive again without one."
+        return f"{first} contains {name} twice. Images need different names: write the file again without one."
     return f"{first} and {second} both contain {name}. Images need different names: rename one of the two."
