@@ -55,9 +55,9 @@ def test_bands_determine_the_channels() -> None:
     run = Run(data="x", method=method, bands=(4, "nir"), scale="range 0 10000")  # type: ignore[arg-type]
     assert (run.channels, run.bands, run.scale) == (2, ("4", "nir"), ("range", "0", "10000"))
     assert run.pixels == Pixels(2, "auto", ("4", "nir"), Scale.of("range 0 10000"))
-    with pytest.raises(ValueError, match="2 bands and 5 channels"):
+    with pytest.raises(ValueError, match="bands is 2, but channels is 5"):
         Run(data="x", method=method, bands=("1", "2"), channels=5)
-    with pytest.raises(ValueError, match="2 pairs for 3 channels"):
+    with pytest.raises(ValueError, match="scale is 2, but channels is 3"):
         Run(data="x", method=method, scale=("range", "0", "1", "0", "2"))
     with pytest.raises(ValueError, match="bands is '432'"):
         Run(data="x", method=method, bands="432")  # type: ignore[arg-type]

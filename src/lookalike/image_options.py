@@ -113,13 +113,13 @@ class Pixels:
             raise ValueError(f"channels is {self.channels}; images have at least 1.")
         if self.bands is not None and len(self.bands) != self.channels:
             raise ValueError(
-                f"There are {len(self.bands)} bands and {self.channels} channels. Give as many --bands as --channels, "
-                "or leave --channels out."
+                f"The number of bands is {len(self.bands)}, but channels is {self.channels}. Give as many --bands as "
+                "--channels, or leave --channels out."
             )
         if len(self.scale.limits) not in (0, 1, self.channels):
             raise ValueError(
-                f"scale has {len(self.scale.limits)} pairs for {self.channels} channels. Give LOW HIGH once, or once "
-                "per channel."
+                f"The number of limits LOW HIGH of scale is {len(self.scale.limits)}, but channels is {self.channels}. "
+                "Give LOW HIGH once, or once per channel."
             )
 
     @staticmethod

@@ -94,8 +94,8 @@ def _array(opened: "TiffFile", pixels: Pixels) -> tuple[np.ndarray, list[str]]:
     is_stack = samples == 1 and len(pages) > 1 and (pixels.bands is not None or pixels.channels == len(pages))
     if samples == 1 and len(pages) > 1 and not is_stack and pixels.channels not in (1, 3):
         raise Unsupported(
-            f"a TIFF with {len(pages)} pages, which cannot be converted to {counted(pixels.channels, 'channel')}. Give "
-            f"--channels {len(pages)}, or choose pages with --bands"
+            f"a TIFF with {counted(len(pages), 'page')}, which cannot be converted to "
+            f"{counted(pixels.channels, 'channel')}. Give --channels {len(pages)}, or choose pages with --bands"
         )
     count = samples if samples > 1 else len(pages) if is_stack else 1
     check_size(page.imagewidth, page.imagelength, max(count, pixels.channels) * page.dtype.itemsize)

@@ -195,6 +195,18 @@ class Members(Source, Generic[H]):
             texts, torch.from_numpy(index.labels.copy()), None if classes is None else tuple(classes), self.data
         )
 
+    def reading(self, pixels: Pixels) -> "Members[H]":
+        other = copy.copy(self)
+        other._handles = {}
+        other.pixels, other.channels = pixels, pixels.channels
+        return other
+
+    def size(self, i: int) -> tuple[int, int] | None:
+        try:
+            return stated_size(self.content(i), self.pixels)
+        except (BrokenImage, ValueError):
+            return None
+
     def missing(self) -> str:
         for path in self.paths:
             if not os.path.exists(path):
