@@ -195,12 +195,6 @@ class Members(Source, Generic[H]):
             texts, torch.from_numpy(index.labels.copy()), None if classes is None else tuple(classes), self.data
         )
 
-    def reading(self, pixels: Pixels) -> "Members[H]":
-        other = copy.copy(self)
-        other._handles = {}
-        other.pixels, other.channels = pixels, pixels.channels
-        return other
-
     def size(self, i: int) -> tuple[int, int] | None:
         try:
             return stated_size(self.content(i), self.pixels)
@@ -238,12 +232,6 @@ class Members(Source, Generic[H]):
             return decode(content, self.pixels, decode_size, key)
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
-
-    def size(self, i: int) -> tuple[int, int] | None:
-        try:
-            return stated_size(self.content(i), self.pixels)
-        except (BrokenImage, ValueError):
-            return None
 
     def kind(self, i: int) -> str:
         return kind_of_content(self.content(i), self.pixels)
