@@ -15,7 +15,7 @@ from support.comparisons import SHORT, command, content_of, numbers, run
 
 import lookalike
 from lookalike import cli, places, training
-from lookalike.commands.compare import record, runner
+from lookalike.commands.compare import earlier_runs, record, runner
 from lookalike.commands.compare.spec import Comparison
 from lookalike.evaluation import evaluate
 from lookalike.runs import Folder, Run
@@ -242,14 +242,14 @@ def test_a_training_that_is_replaced_takes_nothing_of_others_with_it(compared: P
     trained = compared / "simclr-seed0"
     mine = shutil.copytree(trained, tmp_path / "mine")
     (tmp_path / "linked").symlink_to(mine)
-    runner._remove(tmp_path / "linked")
+    earlier_runs.remove(tmp_path / "linked")
     assert Folder(mine).last.is_file()
     notes = tmp_path / "simclr-seed0"  # no run, but files of a run's names
     notes.mkdir()
     (notes / "log.txt").write_text("mine")
-    runner._remove(notes)
+    earlier_runs.remove(notes)
     assert (notes / "log.txt").read_text() == "mine"
-    runner._remove(mine)
+    earlier_runs.remove(mine)
     assert not mine.exists()
 
 

@@ -85,6 +85,14 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(labelled, root / name)
     for i, path in enumerate(sorted((root / "labelled").rglob("*.jpg"))):
         path.rename(path.with_name(f"case{50 + i}_000.jpg"))
+    images = sorted(path.relative_to(root) for path in (root / "labelled").rglob("*.jpg"))
+    (root / "patients.csv").write_text(
+        "path,diagnosis,patient\n" + "".join(f"{path},{path.parent.name},{i // 3}\n" for i, path in enumerate(images))
+    )
+    (root / "tags.csv").write_text(
+        "path,label,split\n"
+        + "".join(f"{path},{path.parent.name}{';also' * (i % 2)},{path.parts[1]}\n" for i, path in enumerate(images))
+    )
     for i in range(40):  # as many as the verification of int8 needs
         draw(root / "photos" / f"case{i:02d}_000.jpg", i % 4, i, (96, 80))
         (root / "scans").mkdir(exist_ok=True)
@@ -98,6 +106,7 @@ def workspace(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         tifffile.imwrite(root / "frames" / f"{i}.tif", np.tile(gray * 16, (2, 2)), photometric="minisblack")
         geotiff(root / "satellite" / f"{i}.tif", np.stack([gray * factor for factor in (2, 3, 5, 7, 11)]))
     shutil.copy(root / "photos" / "case00_000.jpg", root / "photos" / "first.jpg")
+    shutil.copytree(root / "photos", root / "FOLDER")  # in the place of one of `datasets`
     with tarfile.open(root / "photos.tar", "w") as archive:
         archive.add(root / "photos", ".")
     teacher = backbones.create("test_vit", image_size=80)

@@ -119,6 +119,8 @@ def test_the_same_judgement_replaces_its_entry_and_others_stay(tmp_path):
         "deviation": None,
         "measures": {},
         "baseline": None,
+        "intervals": {},
+        "split": {},
     }
     assert [child.name for child in tmp_path.iterdir()] == ["evaluation.json"]
 

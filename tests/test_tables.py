@@ -205,3 +205,15 @@ def test_several_classes_need_a_list_with_their_column(classed: Path) -> None:
             path.unlink()
     with pytest.raises(FileNotFoundError):
         open_source(classed / "none", labelled=True, multi_label=True)
+
+
+def test_unicode_forms_of_a_name_are_one_group(classed: Path) -> None:
+    names = sorted(path.relative_to(classed).as_posix() for path in classed.rglob("*.jpg"))[:3]
+    groups = ["J\u00f6rg", "Jo\u0308rg", "A"]
+    path = written("jsonl", classed, [{"path": name, "group": group} for name, group in zip(names, groups)])
+    try:
+        found = open_source(path).groups
+        assert found is not None
+        assert (found.numbers.tolist(), found.names) == ([1, 1, 0], ("A", "J\u00f6rg"))
+    finally:
+        path.unlink()

@@ -135,12 +135,12 @@ class Options:
         for name in ("out", "init", "only"):  # such as from an unset shell variable
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty. Give --{name} a name, or leave it out.")
-        _ = self.pixels, self.tiling  # raise errors for settings that do not fit each other
         if self.joint_loss and self.accumulate == 1:
             raise ValueError(
                 "joint_loss needs micro-batches, and accumulate is 1: the loss gets the joint batch in any case. Give "
                 "--accumulate 2 or more, or leave --joint-loss out."
             )
+        _ = self.pixels, self.tiling  # raise errors for settings that do not fit each other
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken is {self.max_broken}; it is a fraction between 0 and 1.")
         if self.frozen_epochs is not None and self.frozen_epochs < 0:
@@ -156,6 +156,11 @@ class Options:
             seconds_of(self.time)
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: one continues the run, the other replaces it.")
+
+    @property
+    def loss_batches(self) -> int:
+        """Batches per optimizer step that the loss gets one at a time: 1 with a joint loss."""
+        return 1 if self.joint_loss else self.accumulate
 
     def _read_words(self) -> None:
         """Makes texts of the numbers in `bands` and `scale`, and of the chosen bands the channels."""
@@ -178,11 +183,6 @@ class Options:
     def tiling(self) -> Tiling | None:
         """The tiles that replace images."""
         return Tiling.of(self.tile, self.stride)
-
-    @property
-    def loss_batches(self) -> int:
-        """Batches per optimizer step that the loss gets one at a time: 1 with a joint loss."""
-        return 1 if self.joint_loss else self.accumulate
 
     def check_frozen(self) -> None:
         """Refuses an encoder that is frozen to the end."""

@@ -22,12 +22,12 @@ from ...durations import spoken
 from ...evaluation.features import fingerprint
 from ...evaluation.protocol_table import PROTOCOLS
 from ...evaluation.records import Entry
-from ...files import FORMAT, becomes, is_lock, locked, write_json
+from ...files import FORMAT, becomes, locked, write_json
 from ...methods import get_method
 from ...methods.distill import Distill
 from ...places import check_logger
 from ...printing import are, counted, say
-from ...runs import Collapsed, Diverged, Folder, Options, Resolved, Run, made, read_yaml, write_run
+from ...runs import Collapsed, Diverged, Folder, Options, Resolved, Run, made, write_run
 from ...training import callbacks as callbacks_module
 from ...training import inputs, stages
 from ...training import resolved as training_resolved
@@ -36,6 +36,7 @@ from ...training.timing import MANY_EPOCHS, Pace, Speed
 from ..evaluate import evaluate
 from .baseline import untrained_encoder
 from .cost_meter import Costs, gflops_per_image, spent
+from .earlier_runs import is_timed, remove
 from .hardware import device_name
 from .leakage import shared_images
 from .plan import left_line, order, plan_line
@@ -260,7 +261,7 @@ class _Work:
         for name in replaced:
             if name not in own:
                 try:
-                    _remove(self.path / name)
+                    remove(self.path / name)
                 except BlockingIOError as error:
                     say(f"{name} was not removed: {error}")
 
@@ -418,8 +419,8 @@ class _Work:
             return self.speeds[method]
         say(f"Measuring the speed of {method} ...")
         for old in self.path.glob(f"{SPEED}*"):  # left by killed processes
-            if _is_timed(old):
-                _remove(old)
+            if is_timed(old):
+                remove(old)
         folder = Path(tempfile.mkdtemp(prefix=f"{SPEED}-", dir=self.path))
         speed = Speed(self.asked.budget_seconds, self.asked.epochs)
         stages.measure(self._run(method, self.asked.seed, MANY_EPOCHS, folder), speed)
@@ -570,28 +571,6 @@ class _Work:
             encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
             columns=self.asked.columns, tile=self.asked.tile, stride=self.asked.stride, say=say,
         )  # fmt: skip
-
-
-def _is_timed(path: Path) -> bool:
-    """Whether this folder was left by a speed measurement."""
-    run = Folder(path).run
-    try:
-        return not run.is_file() or read_yaml(run).get("epochs") == MANY_EPOCHS
-    except (OSError, ValueError):
-        return False
-
-
-def _remove(path: Path) -> None:
-    """Removes a run of the previous comparison, but not foreign files in its folder."""
-    folder = Folder(path)
-    if not path.is_dir() or path.is_symlink() or not (folder.run.is_file() or folder.is_left_over()):
-        return
-    with folder.held():
-        folder.abandon()
-        if is_lock(folder.lock):
-            folder.lock.unlink()
-        if not any(path.iterdir()):
-            path.rmdir()
 
 
 def _message(error: Exception) -> str:

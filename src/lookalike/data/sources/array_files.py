@@ -179,9 +179,7 @@ class Arrays(Items):
 
     dataset: ArrayFile
 
-    def __init__(
-        self, data: str, pixels: Pixels, labelled: bool, classes: Sequence[str] | None
-    ) -> None:  # fmt: skip
+    def __init__(self, data: str, pixels: Pixels, labelled: bool, classes: Sequence[str] | None) -> None:
         file, name = in_file(data)
         if not os.path.exists(file):
             raise no_images(file)
@@ -212,9 +210,10 @@ class Arrays(Items):
                 f"A cache on disk is identified by one file, but {self.dataset.file} is a folder of chunks. Use "
                 "--cache ram or none, and no --cache-teacher."
             )
-        name = f"{os.path.realpath(self.dataset.file)}::{self.dataset.inner}"
-        state = f"{name} {self.dataset._state} {about(self.pixels)}"
-        return hashlib.blake2b(state.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        array = f"{os.path.realpath(self.dataset.file)}::{self.dataset.inner} {self.dataset._state}"
+        return hashlib.blake2b(
+            f"{array} {about(self.pixels)}".encode("utf-8", "surrogateescape"), digest_size=16
+        ).hexdigest()
 
     def notes(self) -> list[str]:
         chunks, dtype = self.dataset.chunks, self.dataset.dtype

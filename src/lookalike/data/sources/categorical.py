@@ -21,9 +21,10 @@ class Categorical:
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Categorical":
         """From the name of each image. Unicode forms of one name (NFC, NFD) are one."""
-        found = [composed(text) for text in texts]
-        index = {name: number for number, name in enumerate(sorted(set(found)))}
-        return cls(torch.tensor([index[name] for name in found], dtype=torch.int64), tuple(index))
+        forms = {text: composed(text) for text in set(texts)}
+        index = {name: number for number, name in enumerate(sorted(set(forms.values())))}
+        numbers = {text: index[name] for text, name in forms.items()}
+        return cls(torch.tensor([numbers[text] for text in texts], dtype=torch.int64), tuple(index))
 
     def at(self, places: Tensor) -> "Categorical":
         """Those of the images at indices `places` (M,)."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
+import torch
 
 from ...columns import COLUMNS, Columns
 from ...image_options import Pixels, Tiling
@@ -118,15 +119,6 @@ def _opened(
     raise no_images(path)
 
 
-def _files(
-    root: str, paths: list[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
-    scanned: Scanned | None = None,
-) -> Files:  # fmt: skip
-    """Image files below `root`, with an image for each frame of DICOM files."""
-    each = frames_of(root, paths)
-    return Files(root, each.paths, pixels, labelled, classes, scanned, each.notes)
-
-
 def _of_rows(
     path: str, files: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None, columns: Columns
 ) -> Source:
@@ -134,12 +126,23 @@ def _of_rows(
     found = listed_rows(path, files, labelled, columns)
     if found is None:
         return Rows(path, files, pixels, labelled, classes, columns)
+    each = frames_of(found.folder, found.paths)
     by_folder = labelled and found.labels is None
-    source = Files(found.folder, found.paths, pixels, by_folder, classes)
+    source = Files(found.folder, each.paths, pixels, by_folder, classes, notes=each.notes)
     if labelled and found.labels is not None:
-        source.labels, source.classes = table_labels(found.labels, classes or found.classes, path)
-    take_names(source, found.columns)
+        labels, source.classes = table_labels(found.labels, classes or found.classes, path)
+        source.labels = labels[torch.tensor(each.rows)]
+    take_names(source, {name: values[each.rows] for name, values in found.columns.items()})
     return source
+
+
+def _files(
+    root: str, paths: list[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
+    scanned: Scanned | None = None,
+) -> Files:  # fmt: skip
+    """Image files below `root`, with an image for each frame of DICOM files."""
+    each = frames_of(root, paths)
+    return Files(root, each.paths, pixels, labelled, classes, scanned, each.notes)
 
 
 def is_table(data: Data) -> bool:

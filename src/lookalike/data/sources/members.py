@@ -165,6 +165,12 @@ class Members(Source, Generic[H]):
         renamed._listing = os.fsencode("\0".join(names))
         return renamed
 
+    def reading(self, pixels: Pixels) -> Self:
+        other = copy.copy(self)
+        other._handles = {}
+        other.pixels, other.channels = pixels, pixels.channels
+        return other
+
     def _labels(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
         """Labels beside the images; without any, the first folders of the names."""
         index = self.index
@@ -188,12 +194,6 @@ class Members(Source, Generic[H]):
         return onto(
             texts, torch.from_numpy(index.labels.copy()), None if classes is None else tuple(classes), self.data
         )
-
-    def reading(self, pixels: Pixels) -> "Members[H]":
-        other = copy.copy(self)
-        other._handles = {}
-        other.pixels, other.channels = pixels, pixels.channels
-        return other
 
     def size(self, i: int) -> tuple[int, int] | None:
         try:
