@@ -28,7 +28,7 @@ def test_the_speed_is_measured_after_a_warm_up_and_without_filling_a_cache(monke
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     module = SimpleNamespace(
-        steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2, batch_size=8),
+        steps_per_epoch=50, done_steps=0, run=SimpleNamespace(cache="ram", accumulate=2, loss_batches=2, batch_size=8),
         probe_seconds=0.0, loader=SimpleNamespace(waited=7.0),
     )  # fmt: skip
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
@@ -81,8 +81,11 @@ def test_the_pace_of_a_training_corrects_what_was_planned(monkeypatch: pytest.Mo
     now, corrected = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     module = SimpleNamespace(
-        done_steps=0, steps=100, run=SimpleNamespace(cache="none", accumulate=1), loader=SimpleNamespace(waited=0.0)
-    )
+        done_steps=0,
+        steps=100,
+        run=SimpleNamespace(cache="none", accumulate=1, loss_batches=1),
+        loader=SimpleNamespace(waited=0.0),
+    )  # fmt: skip
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
     pace = timing.Pace(100.0, corrected.append)
     pace.on_fit_start(trainer, pl)
@@ -110,8 +113,11 @@ def test_slow_first_steps_are_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now, corrected = [0.0], list[float]()
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     module = SimpleNamespace(
-        done_steps=0, steps=20, run=SimpleNamespace(cache="none", accumulate=2), loader=SimpleNamespace(waited=0.0)
-    )
+        done_steps=0,
+        steps=20,
+        run=SimpleNamespace(cache="none", accumulate=2, loss_batches=2),
+        loader=SimpleNamespace(waited=0.0),
+    )  # fmt: skip
     trainer, pl = cast(Trainer, None), cast(LightningModule, module)
     pace = timing.Pace(80.0, corrected.append)
     pace.on_fit_start(trainer, pl)

@@ -15,6 +15,7 @@ class Pictures:
 
     def __init__(self, images: list[Tensor | None], labels: Tensor | None = None) -> None:
         self.images, self.labels = images, labels
+        self.label_sets = None
         self.keys = torch.arange(len(images))
         self.classes = None if labels is None else ("a", "b")
         self.channels = next(len(image) for image in images if image is not None)

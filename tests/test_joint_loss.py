@@ -288,6 +288,7 @@ def test_the_command_trains_as_with_an_undivided_batch(name: str, photos: Path, 
     assert "BatchNorm normalises" not in log
 
 
+@pytest.mark.slow
 def test_the_command_on_two_processes_and_with_half_the_micro_batches(photos: Path, tmp_path: Path) -> None:
     """SwAV has a queue, Sinkhorn over processes, and prototypes."""
     assert cli.main(command("swav", photos, tmp_path / "whole")) == 0

@@ -194,7 +194,7 @@ def test_of_slow_steps_fewer_are_timed(step: float, steps: int, monkeypatch: pyt
     """The first ones, of which one takes longer, warm up; after 6 s no further one begins, unless there was but one."""
     now = [0.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    run = SimpleNamespace(batch_size=8, cache="none", accumulate=1)
+    run = SimpleNamespace(batch_size=8, cache="none", accumulate=1, loss_batches=1)
     module = SimpleNamespace(steps_per_epoch=5, run=run, probe_seconds=0.0, done_steps=0)
     found = Speed(None, 1, within=6.0)
     found.on_fit_start(cast(Any, None), cast(Any, module))

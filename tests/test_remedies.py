@@ -94,9 +94,9 @@ def options() -> set[str]:
 OF_OTHERS = {
     "force-reinstall", "option", "nnodes", "shm-size", "mlp", "moco-t", "aug-plus", "cos", "gpus", "rm", "model",
     "one-size", "url", "grpc-address", "http-address", "load-model", "model-control-mode", "model-repository",
-    "kill-on-bad-exit", "requeue",
+    "kill-on-bad-exit", "requeue", "upgrade",
 }  # fmt: skip
-"""A word for any; torchrun's, srun's, docker's, tritonserver's, an exported client's, and those of
+"""A word for any; torchrun's, srun's, pip's, docker's, tritonserver's, an exported client's, and those of
 facebookresearch/moco."""
 
 

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.long(10)
 OTHERS = ("ImageFolder", "datasets", "webdataset")
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_sources_writes_its_rows(
     classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

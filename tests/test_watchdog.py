@@ -343,6 +343,7 @@ def test_a_process_with_other_data_settings_or_code_is_named(photos: Path, tmp_p
     assert not (tmp_path / "run/run.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -142,7 +142,7 @@ def hidden_files(case: Case, rng: Rng) -> None:
 
 
 def other_files(case: Case, rng: Rng) -> None:
-    names = ("notes.txt", "README", "Thumbs.db", "labels.csv", "scan.heic", "slide.dcm", "photo.jpg.part", "photo.jpg~",
+    names = ("notes.txt", "README", "Thumbs.db", "labels.csv", "scan.dng", "slide.svs", "photo.jpg.part", "photo.jpg~",
              "photo.jpg ", "jpg", "archive.zip", "photo.jpg.", "a.jpg\n", "IMG_1.CR2", "movie.mp4")  # fmt: skip
     for name in rng.choice(names, 4, replace=False):
         (case.data / str(name)).write_bytes(jpeg(rng).content)
@@ -436,7 +436,7 @@ def empty_folder(case: Case, rng: Rng) -> None:
 def folder_without_images(case: Case, rng: Rng) -> None:
     case.data = case.data.with_name("others")
     case.data.mkdir()
-    for name in ("a.txt", "b\x1b[31m.heic", f"c.\n{FORGED}", "d", f"e.{'x' * 200}"):
+    for name in ("a.txt", "b\x1b[31m.dng", f"c.\n{FORGED}", "d", f"e.{'x' * 200}"):
         (case.data / name).write_bytes(b"x")
 
 

@@ -20,7 +20,7 @@ from ..printing import brief, counted
 from ..runs import LOCATIONS, Resolved, flat, inputs, version
 from ..runs.mapping import dotted
 
-OF_ONE_PROCESS = {*LOCATIONS, "workers", "origins"}
+OF_ONE_PROCESS = {*LOCATIONS, "out", "workers", "origins"}
 """Options that may differ between the processes of a training."""
 _met = 0
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from ...columns import COLUMNS
 from ...evaluation.records import Entry
 from ...files import FORMAT, read_json
 from ...image_options import Alpha
 from ...printing import brief, protocol_name, shown
-from ...runs import renamed
+from ...runs import plain, renamed
 from .ranking import Accuracy, Results, training_of
 
 FILE = "compare.json"
@@ -41,6 +42,9 @@ def read(file: Path) -> dict[str, Any]:
             "scale": ["dtype"],
             "tile": None,
             "stride": None,
+            "joint_loss": False,
+            "only": None,
+            "columns": plain(COLUMNS),
         } | renamed(content["question"])
         if content["question"]["alpha"] not in get_args(Alpha):
             raise ValueError(f"{file} has an unknown alpha, {shown(content['question']['alpha'])}.")

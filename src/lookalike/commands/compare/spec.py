@@ -160,9 +160,6 @@ class Comparison(Options):
         """All settings that results depend on, for `compare.json`. Different settings are a different comparison."""
         own = {f.name: plain(vars(self)[f.name]) for f in dataclasses.fields(self) if f.name not in UNASKED}
         seconds = self.budget_seconds
-        for name in ("only", "columns"):  # newer than some comparisons
-            if vars(self)[name] == vars(Options)[name]:
-                del own[name]
         own["budget"] = {"epochs": self.epochs} if seconds is None else {"minutes": seconds / 60}
         own["seeds"] = self.all_seeds
         return own
