@@ -31,6 +31,9 @@ from .model import build
 ROWS = 4
 """Images in the smaller batch that is run."""
 
+DRAWS = 3
+"""Steps that are run of each batch, with other random numbers."""
+
 KEPT, KEPT_ALWAYS = 0.1, 64 * 2**20
 """Memory that the C library keeps after its release, as a fraction of a step's tensors, and in bytes: measured."""
 
@@ -207,6 +210,16 @@ def _built(run: Resolved) -> tuple[Method, torch.optim.Optimizer]:
 
 
 def _watched(method: Method, run: Resolved, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensors:
+    """The tensors of the largest of a few steps, which differ where a method draws what it does, such as mixup."""
+    found = []
+    for seed in range(DRAWS):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found.append(_tensors_of_step(method, run, optimizer, batch))
+    return max(found, key=lambda tensors: tensors.peak(tensors.sizes))
+
+
+def _tensors_of_step(method: Method, run: Resolved, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensors:
     known = [*method.parameters(), *method.buffers(), *batch.views, batch.index]
     known += [t for each in optimizer.state.values() for t in each.values() if isinstance(t, Tensor)]
     watch = _Watch(known)
