@@ -1,12 +1,11 @@
 """`gather`, `mean`, `agree` and SyncBatchNorm: two gloo processes against one with the joined batch, in float64."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import timm
 import torch
-import torch.distributed as dist
+from support.gloo import WORLD, of_each_process
 from support.outputs import detached
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
@@ -23,8 +22,6 @@ from lookalike.sinkhorn import sinkhorn
 from lookalike.views import View
 
 pytestmark = pytest.mark.long(21)
-
-WORLD = 2
 
 
 def batch(*shape: int) -> Tensor:
@@ -142,9 +139,7 @@ def distilled(name: str, part: slice) -> dict[str, Tensor]:
     return found | {f"state {key}": value for key, value in method.state_dict().items()}
 
 
-def process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+def process(rank: int) -> dict[str, dict[str, Tensor]]:
     part = slice(rank * 4, rank * 4 + 4)
     assert (distributed.rank(), distributed.world()) == (rank, WORLD)
 
@@ -180,16 +175,13 @@ def process(rank: int, folder: str) -> None:
     found["k-means"] = {"centroids": centroids, "groups": groups}
     for name in DISTILLED:
         found[name] = distilled(name, part)
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes found; started once for all tests."""
-    folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(process, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return of_each_process(process, tmp_path_factory.mktemp("two"))
 
 
 def assert_same(found: Tensor, expected: Tensor, what: str, floor: float = 1e-15) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from support.gloo import of_each_process
 from support.methods import batch, small, teacher
 from support.runs import assert_same_run, interrupt_after, state, tiny_config, tiny_run
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.long(12)
 COUPLED = [
     "simclr", "supcon", "moco_v3", "swav", "deepcluster_v2", "barlow_twins", "vicreg", "lejepa", "dinov2", "distill",
 ]  # fmt: skip
-WORLD = 2
 
 
 def config(name: str) -> Any:
@@ -131,9 +130,7 @@ def test_the_other_methods_have_these_gradients_anyway(name: str) -> None:
     assert deviation(in_parts(method, 4), expected) < 1e-11
 
 
-def process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+def process(rank: int) -> dict[str, dict[str, Tensor]]:
     found = {}
     for name in COUPLED:
         method = made(name)
@@ -143,16 +140,13 @@ def process(rank: int, folder: str) -> None:
             outputs = joined(rows(doubled(batch(method)), slice(rank * 4, rank * 4 + 4)))
         outputs["loss"].backward()
         found[name] = gradients(method)
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """Each method's gradients on two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(process, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return of_each_process(process, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("name", COUPLED)

@@ -87,14 +87,19 @@ def killed(data: str, out: Path, kills: int, seed: int) -> tuple[dict[int, list[
     return seen_in(path), Folder(out).weights.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["parquet"])
-def test_a_training_killed_three_times_is_the_uninterrupted_one(kind: str, classed: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    data = (NAMED | NUMBERED)[kind](classed, tmp_path / "data")
-    expected, weights = straight(data, tmp_path / "straight")
-    seen, again = killed(data, tmp_path / "killed", 3, seed=len(kind))
+def check_killed(kind: str, classed: Path, folder: Path, times: int) -> None:
+    """A training that is killed several times sees the images and views of an uninterrupted one, and ends as it."""
+    (folder / "data").mkdir()
+    data = (NAMED | NUMBERED)[kind](classed, folder / "data")
+    expected, weights = straight(data, folder / "straight")
+    seen, again = killed(data, folder / "killed", times, seed=len(kind))
     assert_as_uninterrupted(seen, expected)
     assert again == weights
+
+
+@pytest.mark.parametrize("kind", ["parquet"])
+def test_a_training_killed_three_times_is_the_uninterrupted_one(kind: str, classed: Path, tmp_path: Path) -> None:
+    check_killed(kind, classed, tmp_path, 3)
 
 
 @pytest.mark.slow
@@ -103,12 +108,7 @@ def test_a_training_killed_twenty_times_is_the_uninterrupted_one(
     kind: str, classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules[__name__], "EPOCHS", 16)
-    (tmp_path / "data").mkdir()
-    data = (NAMED | NUMBERED)[kind](classed, tmp_path / "data")
-    expected, weights = straight(data, tmp_path / "straight")
-    seen, again = killed(data, tmp_path / "killed", 20, seed=len(kind))
-    assert_as_uninterrupted(seen, expected)
-    assert again == weights
+    check_killed(kind, classed, tmp_path, 20)
 
 
 @pytest.mark.slow

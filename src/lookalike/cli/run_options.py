@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -48,16 +49,19 @@ def _bands(words: list[str]) -> tuple[str, ...] | None:
     return None if words == ["None"] else tuple(words)
 
 
+def _words_or_none(metavar: str, read: Callable[[list[str]], tuple[str, ...] | None]) -> PrimitiveConstructorSpec[Any]:
+    """An option of several words, or None."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: list(value or ["None"]),
+    )
+
+
 MARKS = {
-    "bands": (
-        PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="BAND ...",
-            instance_from_str=_bands,
-            is_instance=lambda value: value is None or isinstance(value, tuple),
-            str_from_instance=lambda value: list(value or ["None"]),
-        ),
-    ),
+    "bands": (_words_or_none("BAND ...", _bands),),
     "scale": (
         PrimitiveConstructorSpec(
             nargs="*",
@@ -67,15 +71,7 @@ MARKS = {
             str_from_instance=list,
         ),
     ),
-    "probe": (
-        PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="TRAIN TEST",
-            instance_from_str=_pair,
-            is_instance=lambda value: value is None or isinstance(value, tuple),
-            str_from_instance=lambda value: list(value or ["None"]),
-        ),
-    ),
+    "probe": (_words_or_none("TRAIN TEST", _pair),),
 }
 """Options that tyro would parse differently."""
 

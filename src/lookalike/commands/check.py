@@ -420,7 +420,7 @@ def _class_line(classes: Mapping[str, int]) -> str:
     smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
     fewest, most = classes[smallest], classes[largest]
     return (
-        f"classes     {len(classes)}, if the names of the top-level folders are labels, "
+        f"classes     {len(classes)} (by the labels of DATA, or else the top-level folders), "
         + (f"of {counted(most, 'image')}" if fewest == most else f"from {fewest} ({smallest}) to "
            f"{counted(most, 'image')} ({largest})")
     )  # fmt: skip

@@ -156,7 +156,7 @@ def output_folder(command: Sequence[str]) -> str:
     for option, source in (("nodes", "nodes"), ("devices", "gpus-per-node")):
         if _value(command, option) is not None:
             raise ValueError(
-                f"--{option} stands in the command of the training, which gets it from --{source} of lookalike slurm. "
+                f"The command of the training has --{option}, which lookalike slurm sets by its own --{source}. "
                 f"Leave --{option} out of the command, and give --{source} before the --."
             )
     if command[0] in TRAININGS and "--overwrite" in command:

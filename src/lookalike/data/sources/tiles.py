@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...image_options import Pixels, Tiling
-from ...printing import counted
+from ...printing import counted, warn
+from ...progress import counting
 from ...random import keys_of
 from ..errors import BrokenImage
 from ..tensors import shrunk
@@ -31,7 +32,9 @@ class Tiles(Source):
         owners: list[np.ndarray] = []
         corners: list[np.ndarray] = []
         self._sizes = np.zeros((len(frames), 2), np.int64)
+        progress = counting(warn, "tiles: ", "frames", unit="frames")
         for i in range(len(frames)):
+            progress(i, len(frames))
             size = frames.size(i) or _decoded_size(frames, i)
             self._sizes[i] = size or (0, 0)
             ys, xs = (positions(side, tiling) for side in size or (0, 0))
