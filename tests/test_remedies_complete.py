@@ -261,7 +261,7 @@ TRIED_ELSEWHERE = {
     "--overwrite would replace the job's own run":
         "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
     "The command has no --out.": "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
-    " of lookalike slurm. Leave --\0 out of the command":
+    ". Leave --\0 out of the command":
         "test_slurm.py::test_commands_that_cannot_be_submitted_are_usage_errors",
     "; expected at most \0, one process per GPU.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
     "Give a longer --time, or a smaller --notice.": "test_slurm.py::test_options_that_cannot_be_used_are_named",
