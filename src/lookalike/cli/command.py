@@ -19,7 +19,7 @@ from tyro.constructors import StructFieldSpec
 
 from ..cores import worker_count
 from .fields import fields_are, registry
-from .interrupts import imported
+from .interrupts import collect_garbage, imported
 from .parsing import parse
 
 TYPED = {"Classifier": str, "Data": str, "Encoder": str}
@@ -95,6 +95,7 @@ class Command:
         if self.needs:
             importlib.import_module(f"lookalike.{self.needs}")
             imported()
+        collect_garbage()
         known = inspect.signature(self.function).parameters
         arguments = {name: value for name, value in vars(options).items() if name in known} | others
         if "workers" in arguments and known["workers"].default == 0:
