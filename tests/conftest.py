@@ -1,8 +1,10 @@
 """Fixtures: small images that are made here, the real ones of ../shared/data where they are at hand, and runs."""
 
 import dataclasses
+import gc
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+gc.disable()  # until all tests are collected: 1 million objects that stay are looked through a third of that time
+sys.dont_write_bytecode = False  # else every process of a test compiles all sources again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 pytest.register_assert_rewrite("support")  # before its first import: what it asserts explains itself, too
 
 from support.images import draw, save  # noqa: E402
@@ -27,6 +32,9 @@ if not torch.cuda.is_available():
     # Triton's kernels are carried out by its interpreter; it reads this when they are defined
     os.environ["TRITON_INTERPRET"] = "1"
 
+os.fsync = os.fstat  # type: ignore[assignment]
+"""No test cuts the power: a flush takes 10 ms, 15 times in each run. Tests of what is flushed put their own here."""
+
 ARCHIVES = Path(__file__).parents[2] / "shared" / "data"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lookalike-tests"
 
@@ -36,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marks = [item.get_closest_marker("long") for item in items]
     ranks = {item: mark.args[0] if mark else len(items) for item, mark in zip(items, marks)}
     items.sort(key=ranks.__getitem__)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is there stays, and each of Python's searches for garbage would take half a second
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
