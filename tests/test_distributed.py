@@ -1,17 +1,16 @@
 """Two processes train exactly as one does on the joined batch: the real command, two gloo processes, float64."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from support.gloo import as_torchrun
 from support.processes import Training
+from two_processes import train_all
 
 from lookalike import backbones, cli, encoders
 from lookalike.methods import METHODS, get_method
@@ -211,15 +210,10 @@ def both(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
     torch.set_num_threads(1)
     for case in CASES:
         assert cli.main(arguments(*case, classed, one, 1)) == 0
-    commands = two / "commands.json"
     asked = [arguments(*case, classed, two, 2) for case in [*CASES, OWN_NORM]]
     probed = arguments("simclr", "test_byobnet", 1, classed, two / "probed", 2)
     asked.append([*probed, "--probe", str(labelled / "train"), str(labelled / "test")])
-    commands.write_text(json.dumps(asked))
-    script = [str(Path(__file__).with_name("two_processes.py")), str(commands)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    as_torchrun(train_all, asked)
     return one, two
 
 

@@ -27,12 +27,17 @@ class Telling(training.Pretraining):
         path.write_text(sha256(self.method))
 
 
-if __name__ == "__main__":
+def train_all(commands: list[list[str]]) -> None:
+    """Runs commands one after the other, in a process of several."""
     torch.set_num_threads(1)
     stages.Pretraining = Telling  # type: ignore[misc]
     pages.write_report = lambda folder, workers: None
     teacher_student.TIMING_SECONDS = 0.0  # a student's speed and its teacher's at a glance
-    for argv in json.loads(Path(sys.argv[1]).read_text()):
+    for argv in commands:
         if (code := cli.main(argv)) != 0:
             print(f"rank {os.environ['RANK']}: exit code {code} of {argv}", file=sys.stderr)
             sys.exit(code)
+
+
+if __name__ == "__main__":
+    train_all(json.loads(Path(sys.argv[1]).read_text()))
