@@ -112,18 +112,30 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cifar10() -> Path:
-    """CIFAR-10 as JPEG files: train/ and test/ with ten classes."""
+    """Images of CIFAR-10 as JPEG files, drawn at random: train/ and test/ with ten classes, in the order of their list.
+
+    10,000 for training and 2,000 for tests, which takes a fifth of the time that all take.
+    """
     archive = ARCHIVES / "cifar10-jpeg.tar.xz"
     if not archive.is_file():
         pytest.skip(f"needs {archive.resolve()}")
-    folder = CACHE / "cifar10-jpeg"
+    from lookalike.random import permutation
+
+    folder = CACHE / "part-of-cifar10"
     if not folder.is_dir():
         temporary = folder.with_suffix(f".{os.getpid()}")  # several processes may be at it
+        temporary.mkdir(parents=True)
+        chosen: set[str] = set()
         with tarfile.open(archive) as file:
-            file.extractall(temporary, filter="data")
-        inner = temporary if (temporary / "train").is_dir() else next(temporary.iterdir())
+            names = sorted(name for name in file.getnames() if name.endswith(".jpg"))
+            for split, count in (("train", 10_000), ("test", 2000)):
+                of_split = [name for name in names if name.startswith(f"{split}/")]
+                drawn = [of_split[i] for i in permutation(len(of_split), 0, split)[:count].tolist()]
+                (temporary / f"{split}.txt").write_text("\n".join(name.removeprefix(f"{split}/") for name in drawn))
+                chosen |= {*drawn}
+            file.extractall(temporary, [each for each in file.getmembers() if each.name in chosen], filter="data")
         with suppress(OSError):  # another was faster
-            inner.rename(folder)
+            temporary.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 

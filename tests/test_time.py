@@ -12,8 +12,9 @@ import pytest
 import support.tiny as tiny
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from support.processes import Training
+from support.gloo import as_torchrun
 from torch import nn
+from two_processes import train_all
 
 from lookalike import backbones, cli, training
 from lookalike.cli.run_parsing import parse_run
@@ -342,11 +343,11 @@ def test_a_stop_while_the_speed_is_measured_leaves_nothing(
 
 def test_two_processes_agree_on_the_epochs(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    size = ("--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--workers", "0")
-    with Training(out, "pretrain", "simclr", photos, "--devices", 2, *size, "--time", "1s") as run:
-        said = run.ends(0)
+    size = ["--backbone", "test_byobnet", "--image-size", "32", "--batch-size", "8", "--workers", "0"]
+    command = ["pretrain", "simclr", str(photos), "--devices", "2", *size, "--time", "1s", "--out", str(out)]
+    as_torchrun(train_all, [command])
     epochs = cast(int, read_yaml(out / "run.yaml")["epochs"])
     rows = Folder(out).rows()
     assert rows[-1]["epoch"] == epochs
-    assert f"{epochs} epoch" in said
+    assert f"{epochs} epoch" in Folder(out).log.read_text()
     assert not [row for row in rows if row["epoch"] > epochs]

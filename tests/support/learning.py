@@ -10,7 +10,6 @@ from lookalike import backbones, load, training
 from lookalike.data import Subset, open_source
 from lookalike.evaluation import features, knn, with_statistics
 from lookalike.methods import get_method
-from lookalike.random import permutation
 from lookalike.runs import Run
 
 from .methods import narrow_resnet, narrow_vit, narrowed
@@ -28,7 +27,8 @@ def listed(cifar10: Path, folder: Path, images: int) -> Listed:
     parts = []
     for split, count in (("train", images), ("test", 2000)):
         source = open_source(cifar10 / split, labelled=True)
-        parts.append(Subset(source, permutation(len(source), 0, split)[:count].tolist()))
+        at = {source.name(i): i for i in range(len(source))}
+        parts.append(Subset(source, [at[name] for name in (cifar10 / f"{split}.txt").read_text().splitlines()[:count]]))
     bank, test = parts
     file = folder / "images.txt"
     file.write_text("\n".join(str(cifar10 / "train" / bank.name(i)) for i in range(images)))
