@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -145,21 +146,23 @@ def test_the_processes_of_torchrun_end_with_it(photos: Path, tmp_path: Path, num
     assert ("Resume with: lookalike pretrain --resume" in text) == (number == signal.SIGTERM)
 
 
-CASES = [
+Case: TypeAlias = tuple[str, str, int]
+
+CASES: list[Case] = [
     *(
         (m, "test_vit" if get_method(m).Config().needs.mask_token else "test_byobnet", 1)
         for m in METHODS
         if m != "moco_v2"
     ),
     ("simclr", "test_byobnet", 2),
-    ("dino", "test_vit", 2),
-    ("swav", "test_vit", 2),
-    ("deepcluster_v2", "test_vit", 2),
     ("moco_v3", "test_vit", 1),
     ("moco_v2", "test_vit", 1),
     ("moco_v2", "test_vit", 2),
 ]
 """Methods, backbones, and micro-batches per step. MoCo v2's BatchNorm is each process's own, so these have none."""
+
+SLOW = [("dino", "test_vit", 2), ("swav", "test_vit", 2), ("deepcluster_v2", "test_vit", 2)]
+"""The same of methods that are above with whole batches."""
 
 OWN_NORM = ("moco_v2", "test_byobnet", 1)
 
@@ -203,29 +206,52 @@ def arguments(method: str, backbone: str, accumulate: int, data: Path, out: Path
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def both(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of all cases trained in one process, and in two."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+def in_one_and_two(cases: Sequence[Case], data: Path, root: Path, *more: list[str]) -> tuple[Path, Path]:
+    """The folders of all cases trained in one process, and in two; these carry out more commands, too."""
+    one, two = root / "one", root / "two"
+    one.mkdir()
+    two.mkdir()
     torch.set_num_threads(1)
-    for case in CASES:
-        assert cli.main(arguments(*case, classed, one, 1)) == 0
-    asked = [arguments(*case, classed, two, 2) for case in [*CASES, OWN_NORM]]
-    probed = arguments("simclr", "test_byobnet", 1, classed, two / "probed", 2)
-    asked.append([*probed, "--probe", str(labelled / "train"), str(labelled / "test")])
-    as_torchrun(train_all, asked)
+    for case in cases:
+        assert cli.main(arguments(*case, data, one, 1)) == 0
+    as_torchrun(train_all, [*(arguments(*case, data, two, 2) for case in cases), *more])
     return one, two
 
 
+@pytest.fixture(scope="module")
+def both(classed: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("both")
+    two = root / "two"
+    probed = arguments("simclr", "test_byobnet", 1, classed, two / "probed", 2)
+    probed += ["--probe", str(labelled / "train"), str(labelled / "test")]
+    return in_one_and_two(CASES, classed, root, arguments(*OWN_NORM, classed, two, 2), probed)
+
+
 @pytest.mark.parametrize("case", [*CASES, OWN_NORM])
-def test_state_is_equal_on_both_processes(case: tuple[str, str, int], both: tuple[Path, Path]) -> None:
+def test_state_is_equal_on_both_processes(case: Case, both: tuple[Path, Path]) -> None:
     """Parameters, BatchNorm's statistics, teachers and queues, to the last bit: any of them can save the run."""
-    first, second = ((both[1] / name_of(*case) / f"rank{rank}.sha256").read_text() for rank in range(2))
+    check_equal_state(case, both[1])
+
+
+def check_equal_state(case: Case, two: Path) -> None:
+    first, second = ((two / name_of(*case) / f"rank{rank}.sha256").read_text() for rank in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(case: tuple[str, str, int], both: tuple[Path, Path]) -> None:
+def test_two_processes_equal_one(case: Case, both: tuple[Path, Path]) -> None:
+    check_equal(case, both)
+
+
+@pytest.mark.slow
+def test_so_they_do_with_micro_batches(classed: Path, tmp_path: Path) -> None:
+    both = in_one_and_two(SLOW, classed, tmp_path)
+    for case in SLOW:
+        check_equal_state(case, both[1])
+        check_equal(case, both)
+
+
+def check_equal(case: Case, both: tuple[Path, Path]) -> None:
     folders = [Folder(root / name_of(*case)) for root in both]
     contents = [torch.load(folder.last, weights_only=True) for folder in folders]
     assert [content["global_step"] for content in contents] == [5, 5]

@@ -77,7 +77,8 @@ def simclr(lr: float, name: str = "adamw") -> SimCLR.Config:
 
 
 @pytest.mark.parametrize(
-    "backbone", [pytest.param("test_byobnet", marks=pytest.mark.slow), "test_vit", "test_convnext2"]
+    "backbone",
+    ["test_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("test_byobnet", "test_convnext2"))],
 )
 def test_a_healthy_training_learns_and_is_never_called_collapsed(backbone: str, cifar10: Path, tmp_path: Path) -> None:
     data = listed(cifar10, tmp_path, 1500).file

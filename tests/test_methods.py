@@ -558,16 +558,26 @@ def whole(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return trained
 
 
+ALWAYS = ("simclr", "moco_v2")
+
 RESUMES = [
     (name, stop, accumulate)
     for name, stop, accumulate in itertools.product(METHODS, (5, 6, 7), (1, 2))
-    if name in ("simclr", "moco_v2") or (stop != 6 and accumulate == 2)
+    if name in ALWAYS or (stop != 6 and accumulate == 2)
 ]
 """Methods, steps to stop after, micro-batches per step. All of them for two methods; for the others, whose loop is the
 same and whose state is what differs, an epoch's end and the middle of one."""
 
+EARLY = {name: [[7, 2]] for name in METHODS}
+EARLY |= {name: [[5, 2], [6, 2], [7, 1], [7, 2]] for name in ALWAYS}
+EARLY["deepcluster_v2"] = [[5, 2], [7, 2]]  # it clusters as an epoch begins
+"""Those that are not slow."""
 
-@pytest.mark.parametrize(("name", "stop", "accumulate"), RESUMES)
+
+@pytest.mark.parametrize(
+    ("name", "stop", "accumulate"),
+    [pytest.param(name, *at, marks=() if at in EARLY[name] else pytest.mark.slow) for name, *at in RESUMES],
+)
 def test_resumes_bit_for_bit(
     name: str, stop: int, accumulate: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

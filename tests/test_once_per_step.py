@@ -36,7 +36,14 @@ def test_with_micro_batches(name: str, classed: Path, tmp_path: Path) -> None:
     assert moved(name, classed, tmp_path / "run", accumulate=2) == expected(name)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if small(name).needs.couples_batch])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in PER_STEP else pytest.mark.slow)
+        for name in METHODS
+        if small(name).needs.couples_batch
+    ],
+)
 def test_with_a_joint_loss(name: str, classed: Path, tmp_path: Path) -> None:
     assert moved(name, classed, tmp_path / "run", accumulate=2, joint_loss=True) == expected(name)
 
