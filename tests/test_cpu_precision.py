@@ -102,7 +102,9 @@ def test_a_training_resolves_its_precision_once(photos: Path, tmp_path: Path, mo
 
 @pytest.mark.usefixtures("bf16")
 def test_a_stated_precision_is_kept(photos: Path) -> None:
-    run = Run(data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, precision="fp32")
+    run = Run(
+        data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, precision="fp32"
+    )
     assert training.resolve(run, 40)[0].precision == "fp32"
     slower = dataclasses.replace(run, backbone="mobilenetv3_small_050", precision=None)
     assert training.resolve(slower, 40)[0].precision == "fp32"
