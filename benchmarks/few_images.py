@@ -88,9 +88,9 @@ def weights(folder: Path) -> str:
 
 
 @torch.no_grad()
-def hits(encoder: Backbone, train: Source, test: Source) -> Tensor:
+def hits(encoder: Backbone, train: Source, test: Source, size: int = SIZE) -> Tensor:
     """(M,) bool: whether the 20 nearest of the training images give each test image its class."""
-    size, mean, std = SIZE, encoder.mean, encoder.std
+    mean, std = encoder.mean, encoder.std
     bank, asked = (features(encoder, each, image_size=size, mean=mean, std=std) for each in (train, test))
     assert bank.labels is not None
     assert asked.labels is not None

@@ -29,6 +29,11 @@ def vit_patch8() -> nn.Module:
     return _vit(64, 8, 96, 3)
 
 
+def vit_wide() -> nn.Module:
+    """A vision transformer for 32 pixels: 16 patches, 3 blocks of 3 heads, as wide as ViT-Tiny (192)."""
+    return _vit(32, 8, 192, 3)
+
+
 def _vit(size: int, patch: int, dim: int, heads: int) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For the workers of pytest-xdist and all other processes, which start after this: they share the cores already."""
 
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+"""Without the bf16 instructions of some processors, the default precision and so all results are the same on all."""
+
 if not torch.cuda.is_available():
     # Triton's kernels are carried out by its interpreter; it reads this when they are defined
     os.environ["TRITON_INTERPRET"] = "1"

@@ -11,6 +11,10 @@ if TYPE_CHECKING:  # `doctor` reports free memory even if torch is broken
     from torch import Tensor
 
 
+WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Values of oneDNN's ONEDNN_MAX_CPU_ISA that exclude AVX512_BF16."""
+
+
 def default_device(index: int | None = None) -> "torch.device":
     """The device to compute on: a GPU if torch finds one, otherwise the CPU.
 
@@ -22,6 +26,19 @@ def default_device(index: int | None = None) -> "torch.device":
     if torch.cuda.is_available():
         return torch.device("cuda") if index is None else torch.device("cuda", index)
     return torch.device("cpu")
+
+
+def has_bf16_instructions(root: Path = Path("/")) -> bool:
+    """Whether the processor multiplies in bf16 (AVX512_BF16, which all with AMX have), and oneDNN may use it.
+
+    Args:
+        root: the folder of `proc`.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    if limit in WITHOUT_BF16:
+        return False
+    flags = (line for line in _lines(root / "proc/cpuinfo") if line.startswith("flags"))
+    return "avx512_bf16" in next(flags, "").split()
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -29,7 +29,17 @@ from .command import Command, Option
 from .errors import UsageError
 from .interrupts import imported
 
-OF_ENCODERS = ("image_size", "pool", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline")
+OF_ENCODERS = (
+    "image_size",
+    "pool",
+    "precision",
+    "batch_size",
+    "workers",
+    "epochs",
+    "keep",
+    "encoder_backbone",
+    "baseline",
+)
 OF_IMAGES = ("holdout", "multi_label", "columns", "only")
 """Options of `evaluate` that do not apply to saved features."""
 OVERWRITE = Option(bool, False, "Whether to replace an existing file.")
@@ -96,7 +106,10 @@ def evaluate(argv: list[str]) -> None:
 
 def _encoder_options(options: SimpleNamespace) -> list[object]:
     """The options that the next command needs for the same encoder."""
-    values = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
+    values = [
+        ("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size),
+        ("--precision", options.precision),
+    ]  # fmt: skip
     return [word for option, value in values if value is not None for word in (option, value)]
 
 

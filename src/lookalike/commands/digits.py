@@ -23,7 +23,7 @@ from ..backbones import Backbone
 from ..data import Source
 from ..data.labelled import open_pair
 from ..evaluation.extractor import extraction_settings
-from ..evaluation.features import Features, features, fingerprint, with_statistics
+from ..evaluation.features import Features, faster_precision, features, fingerprint, with_statistics
 from ..evaluation.neighbours import nearest
 from ..evaluation.protocols import About, Few, run_protocol
 from ..evaluation.records import record
@@ -189,7 +189,7 @@ def _train_and_evaluate(
     train, test = str(images / "train"), str(images / "test")
     run = Run(
         data=str(images / "unlabelled"), method=recipe(), backbone="test_byobnet", channels=1, image_size=CANVAS,
-        epochs=epochs, batch_size=256, cache="ram", precision="fp32", seed=seed, fit=False, probe=(train, test),
+        epochs=epochs, batch_size=256, cache="ram", seed=seed, fit=False, probe=(train, test),
         save_every=epochs, out=str(folder.path), overwrite=overwrite,
     )  # fmt: skip
     result = training.pretrain(run, [callbacks.FirstStep(begin)])
@@ -199,7 +199,8 @@ def _train_and_evaluate(
     scores, near = [], []
     for name, model in encoders_by_name.items():
         a, b = (_features(model, source) for source in (bank, other))
-        scores.append(_score(name, a, b, seed, folder if name == TRAINED else None, bank, other, images))
+        about = _about(model, folder if name == TRAINED else None, bank, other, images)
+        scores.append(_score(name, a, b, seed, about, folder if name == TRAINED else None))
         near.append(nearest(b.features, a.features, 6)[1])
     lines = table(scores)
     labels = len(bank.classes or ())
@@ -261,15 +262,18 @@ def _check_replaceable(images: Path, overwrite: bool) -> None:
 
 def _features(model: nn.Module, source: Source) -> Features:
     mean, std = (model.mean, model.std) if isinstance(model, Backbone) else ((0.0,), (1.0,))
-    return features(model, source, image_size=CANVAS, mean=mean, std=std)
+    return features(model, source, image_size=CANVAS, mean=mean, std=std, precision=faster_precision(model))
 
 
-def _score(
-    name: str, a: Features, b: Features, seed: int, folder: Folder | None, bank: Source, test: Source, images: Path
-) -> Score:
-    """Evaluates one representation; results of a run are also recorded in its `evaluation.json`."""
+def _about(model: nn.Module, folder: Folder | None, bank: Source, test: Source, images: Path) -> About:
+    """The facts of an evaluation that are recorded for a run."""
     sha256, data = ("", "") if folder is None else (file_sha256(folder.weights), fingerprint(bank, test))
-    about = About(extraction_settings(CANVAS), sha256, data, str(images / "train"), str(images / "test"))
+    settings = extraction_settings(CANVAS, precision=faster_precision(model))
+    return About(settings, sha256, data, str(images / "train"), str(images / "test"))
+
+
+def _score(name: str, a: Features, b: Features, seed: int, about: About, folder: Folder | None) -> Score:
+    """Evaluates one representation; results of a run are also recorded in its `evaluation.json`."""
     (knn,), (linear,), (few,) = (
         run_protocol(protocol, a, b, None, seed, None, about=about, few=Few(shares=(0.01,)))
         for protocol in ("knn", "linear", "semi")

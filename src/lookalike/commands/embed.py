@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
-from ..evaluation.protocol_table import Pool
+from ..evaluation.protocol_table import FeaturePrecision, Pool
 from ..image_options import Tiling
 from ..places import check_suffix, is_published
 from ..printing import silent
@@ -25,6 +25,7 @@ def embed(
     pool: Pool = "pooled",
     tile: int | None = None,
     stride: int | None = None,
+    precision: FeaturePrecision | None = None,
     batch_size: int = 256,
     workers: int = 0,
     keep: bool = True,
@@ -47,6 +48,8 @@ def embed(
         pool: pooling of the features, as for `evaluate`.
         tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
         stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
+        precision: fp32, or bf16 for convolutions and matrix products. The default is bf16 on a CPU with bf16
+            instructions where the network is faster in it, as for `pretrain`; else fp32.
         batch_size: images per forward pass.
         workers: number of processes that decode images.
         keep: cache the features in the run folder, if `encoder` is one, and reuse them.
@@ -66,7 +69,7 @@ def embed(
     source = open_maybe_labelled(data, columns=columns, tiling=tiling) if is_published(encoder) else None
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
-        backbone=encoder_backbone,
+        backbone=encoder_backbone, precision=precision,
     )  # fmt: skip
     source = source or open_maybe_labelled(data, extractor.model.pixels, columns, tiling)
     if only is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
-from ..evaluation.protocol_table import EPOCHS, SHARES, Pool
+from ..evaluation.protocol_table import EPOCHS, SHARES, FeaturePrecision, Pool
 from ..image_options import Tiling
 from ..printing import silent
 
@@ -26,6 +26,7 @@ def evaluate(
     pool: Pool = "pooled",
     tile: int | None = None,
     stride: int | None = None,
+    precision: FeaturePrecision | None = None,
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
@@ -68,6 +69,8 @@ def evaluate(
             patches, both, or the class tokens of a ViT's last four blocks. For protocols that use features.
         tile: cut images into tiles of this many pixels, each of which counts as an image named FILE@TOP,LEFT.
         stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
+        precision: fp32, or bf16 for convolutions and matrix products, for protocols that use features. The default is
+            bf16 on a CPU with bf16 instructions where the network is faster in it, as for `pretrain`; else fp32.
         batch_size: images per forward pass, and per step of protocols that train on images.
         workers: number of processes that decode images.
         seed: random seed of initial weights, order, held-out part, label draws and intervals.
@@ -102,6 +105,7 @@ def evaluate(
     return evaluate_pairs(
         ((train, test), *also), request,
         Reading(columns, multi_label, holdout, seed, only, Tiling.of(tile, stride)),
-        encoder=encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, out=out,
+        encoder=encoder, image_size=image_size, pool=pool, precision=precision, batch_size=batch_size,
+        workers=workers, keep=keep, out=out,
         encoder_backbone=encoder_backbone, baseline=baseline, say=say,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from ..evaluation.features import Features, device_of, fingerprint
 from ..evaluation.few_labels import draw_rows, listed_rows
 from ..evaluation.label_checks import label_warning, missing_classes
 from ..evaluation.metrics import classification_metrics, interval
-from ..evaluation.protocol_table import FROZEN, LABEL_FREE, PROTOCOLS, TRAINED, Pool
+from ..evaluation.protocol_table import FROZEN, LABEL_FREE, PROTOCOLS, TRAINED, FeaturePrecision, Pool
 from ..evaluation.protocols import About, entry, now
 from ..evaluation.records import Entry
 from ..files import file_sha256
@@ -36,6 +36,7 @@ def evaluate_pairs(
     encoder: Encoder,
     image_size: int | None,
     pool: Pool,
+    precision: FeaturePrecision | None,
     batch_size: int,
     workers: int,
     keep: bool,
@@ -54,7 +55,7 @@ def evaluate_pairs(
     opened = [_open_pair(*each, Pixels()) for each in asked] if is_published(encoder) else []  # before a download
     extractor = Extractor(
         encoder, image_size=image_size, pool=pool, batch_size=batch_size, workers=workers, keep=keep, say=say,
-        backbone=encoder_backbone,
+        backbone=encoder_backbone, precision=precision,
     )  # fmt: skip
     if baseline:
         check_known(extractor.model)

@@ -20,8 +20,8 @@ from ..random import key_of
 from ..runs import Folder
 from ..tensor_file import sha256
 from .feature_cache import FeatureCache
-from .features import Features, device_of, features, with_statistics
-from .protocol_table import Pool
+from .features import Features, device_of, faster_precision, features, with_statistics
+from .protocol_table import FeaturePrecision, Pool
 
 Encoder = str | os.PathLike[str] | nn.Module
 """An argument of `lookalike.load`, a loaded encoder, or the user's own module, images (B, C, H, W) -> (B, D)."""
@@ -125,6 +125,7 @@ class Extractor:
         keep: bool,
         say: Callable[[str], None],
         backbone: str | None = None,
+        precision: FeaturePrecision | None = None,
     ) -> None:
         if batch_size < 1 or (image_size is not None and image_size < 1):
             raise ValueError(f"batch_size is {batch_size} and image_size {image_size}; both must be at least 1.")
@@ -137,7 +138,8 @@ class Extractor:
         self.model.check_size(self.size)
         self.pool = pool
         self.part = self.model if pool == "pooled" else _Part(self.model, pool)
-        self.made = extraction_settings(self.size, pool)
+        self.precision = precision or faster_precision(self.model)
+        self.made = extraction_settings(self.size, pool, self.precision)
         self.batch_size, self.workers, self.say = batch_size, workers, say
         self.cache: FeatureCache | None = None
         if keep and isinstance(encoder, str | os.PathLike) and os.path.isdir(encoder):
@@ -149,7 +151,7 @@ class Extractor:
         model = with_statistics(model, source, image_size=self.size, mean=model.mean, std=model.std)
         return Extractor(
             model, image_size=self.size, pool=self.pool, batch_size=self.batch_size, workers=self.workers, keep=False,
-            say=self.say,
+            say=self.say, precision=self.precision,
         )  # fmt: skip
 
     def features(self, source: Source, what: str) -> Features:
@@ -162,7 +164,7 @@ class Extractor:
             self.say(f"{what}: {line}")
         found = features(
             self.part, source, image_size=self.size, mean=self.model.mean, std=self.model.std,
-            batch_size=self.batch_size, workers=self.workers,
+            batch_size=self.batch_size, workers=self.workers, precision=self.precision,
             progress=counting(self.say, f"{what}: ", f"images at {self.size} px", last=True),
         )  # fmt: skip
         report_broken(found, what, self.say)
@@ -189,6 +191,9 @@ class _Part(nn.Module):
         return average if self.pool == "average" else torch.cat([tokens.cls, average], 1)
 
 
-def extraction_settings(image_size: int, pool: Pool = "pooled") -> dict[str, object]:
-    """The settings of `features` at a size, as in `Entry.settings`."""
-    return {"image_size": image_size, "crop": "256/224 centre", "features": pool}
+def extraction_settings(
+    image_size: int, pool: Pool = "pooled", precision: FeaturePrecision = "fp32"
+) -> dict[str, object]:
+    """The settings of `features` at a size, as in `Entry.settings`; fp32 is not named."""
+    settings: dict[str, object] = {"image_size": image_size, "crop": "256/224 centre", "features": pool}
+    return settings if precision == "fp32" else settings | {"precision": precision}

@@ -25,6 +25,8 @@ EPOCHS = 100
 """Epochs of the protocols that train, over the labelled images, as in DINO's linear probe and MAE's ViT-B."""
 SHARES = 0.01, 0.1
 """Fractions of each class's labels, as in the papers' tables."""
+FeaturePrecision = Literal["fp32", "bf16"]
+"""Of a network's convolutions and matrix products; features are stored in float32."""
 Pool = Literal["pooled", "average", "class+average", "last4"]
 """The feature of an image: the encoder's output (a ViT's class token, a CNN's pooled map), the average of the patch
 tokens, both concatenated, or the class tokens of the last four blocks, concatenated."""

@@ -65,7 +65,8 @@ class Options:
     strategy: Literal["ddp"] = "ddp"
     """Parallelism over several devices: each has the whole model and a part of the batch."""
     precision: Precision | None = None
-    """The default is bf16 on a GPU that supports it, and fp32 elsewhere."""
+    """The default is bf16 where it is faster, else fp32: on a GPU that supports it, and on a CPU with AVX512_BF16 for
+    convolutional networks without depthwise convolutions, and for transformers with a width of at least 128."""
     accumulate: int = 1
     """Micro-batches per optimizer step. Losses over a batch are computed per micro-batch, unless `--joint-loss`."""
     joint_loss: bool = False

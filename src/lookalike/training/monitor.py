@@ -17,7 +17,7 @@ from .. import distributed, processes
 from ..backbones import Backbone
 from ..data import Loader, Subset
 from ..data.labelled import open_pair
-from ..evaluation.features import features, with_statistics
+from ..evaluation.features import faster_precision, features, with_statistics
 from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
 from ..events import Kind, to_console
@@ -73,7 +73,13 @@ class Probe:
         """(M,) bool: whether the 20 nearest neighbours of each test image predict its class."""
         both = [
             features(
-                encoder, source, image_size=self.image_size, mean=encoder.mean, std=encoder.std, workers=self.workers
+                encoder,
+                source,
+                image_size=self.image_size,
+                mean=encoder.mean,
+                std=encoder.std,
+                workers=self.workers,
+                precision=faster_precision(encoder),
             )
             for source in (self.train, self.test)
         ]

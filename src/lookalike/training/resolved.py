@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import torch
 
 from .. import backbones
+from ..backbones.cpu_precision import is_faster_in_bf16
 from ..backbones.factory import patch_size
 from ..core import Config, DataFacts, Progress
 from ..cores import worker_count
 from ..data import Source
-from ..devices import default_device
+from ..devices import default_device, has_bf16_instructions
 from ..optim import Optim
 from ..printing import counted
 from ..runs import (
@@ -214,7 +215,7 @@ def batch_words(before: int, after: int, images: int) -> list[str]:
 
 
 def precision_of(options: Options) -> Precision:
-    """The precision of the training: the requested one, or the default of this device.
+    """The precision of the training: the requested one, or the default of this device and network.
 
     Raises:
         ValueError: it is fp16 without a GPU.
@@ -223,7 +224,9 @@ def precision_of(options: Options) -> Precision:
         raise ValueError("--precision fp16 needs a GPU. Use bf16 or fp32.")
     if options.precision is not None:
         return options.precision
-    return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if default_device().type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if has_bf16_instructions() and is_faster_in_bf16(options.backbone) else "fp32"
 
 
 def own_settings(run: Resolved, images: int, fits: bool) -> Config | None:

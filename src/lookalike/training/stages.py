@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed, encoders, optimizers, processes
+from ..allocator import reusing_memory
 from ..core import Config, Method
 from ..data import Loader, Source, measured_line
 from ..data import measured as with_measured_scale
@@ -283,7 +284,7 @@ def fit(ready: Ready) -> Fitted:
             distributed.convert(module.method)
         if run.compile:
             compile_parts(module.method)
-        with quiet_lightning(), signals.restored(), watch if launch.world > 1 else nullcontext():
+        with reusing_memory(), quiet_lightning(), signals.restored(), watch if launch.world > 1 else nullcontext():
             path = str(ready.found.path) if ready.found else None
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=path)
     except SystemExit as stop:

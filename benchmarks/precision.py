@@ -1,0 +1,120 @@
+"""A training step in bf16 against one in fp32 on a CPU, by network and image size: the table behind the default.
+
+    OMP_NUM_THREADS=1 python benchmarks/precision.py [--networks resnet18 vit_tiny_patch16_224 --pairs 5]
+
+Steps of `simclr` on noise (forward, backward, optimizer) in both precisions take turns; each has a network of its own
+with the same weights. Figures are processor time, so that other work on the machine matters little. Prints and
+appends a line per network to --record: the median ratio of neighbouring blocks, fp32 over bf16 (above 1: bf16 is
+faster), with the smallest and largest.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import networks
+import torch
+from rows import append, summary
+from torch import nn
+
+from lookalike import optimizers, training
+from lookalike.core import Batch, Progress
+from lookalike.methods.simclr import SimCLR
+from lookalike.runs import Resolved, Run
+from lookalike.training.model import build
+
+CASES: dict[str, tuple[int, int]] = {
+    "resnet18": (32, 64), "resnet18 ": (96, 32), "resnet50": (96, 16), "resnet10t": (96, 32), "resnet14t": (96, 32),
+    "small_resnet": (32, 128), "narrow_resnet": (32, 64), "resnext50_32x4d": (96, 16), "regnety_004": (96, 32),
+    "vgg11_bn": (96, 16), "densenet121": (96, 16), "convnext_atto": (96, 32), "mobilenetv3_small_050": (64, 64),
+    "mobilenetv3_small_100": (96, 32), "efficientnet_b0": (96, 16), "resnet50 ": (224, 4),
+    "vit_patch4": (32, 64), "vit_patch8": (64, 64), "vit_tiny_patch16_224": (96, 32), "vit_small_patch16_224": (96, 32),
+    "vit_base_patch16_224": (96, 8), "vit_tiny_patch16_224 ": (224, 8), "swin_tiny_patch4_window7_224": (224, 4),
+}  # fmt: skip
+"""Image size and batch by network; a name that ends in a space is the network above at another size."""
+
+
+def network(name: str) -> str | nn.Module:
+    own: Callable[[], nn.Module] | None = vars(networks).get(name)
+    return own() if own is not None else name
+
+
+def resolved(name: str, size: int, batch: int, precision: str) -> Resolved:
+    torch.manual_seed(0)
+    run = Run(
+        data="noise", method=SimCLR.Config(), backbone=network(name), image_size=size, batch_size=batch, workers=0,
+        precision=precision,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return training.resolve(run, 50_000)[0]
+
+
+class Steps:
+    """A network in one precision, and its steps."""
+
+    def __init__(self, name: str, size: int, batch: int, precision: str) -> None:
+        run = resolved(name, size, batch, precision)
+        self.half = precision == "bf16"
+        self.method = build(run).train()
+        self.optimizer = optimizers.build(self.method, run.method.optim, batch, fused=True).optimizer
+        torch.manual_seed(0)
+        views = [torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last) for _ in range(2)]
+        self.batch = Batch(views, torch.arange(batch), Progress(0, 1000, 100), labels=torch.zeros(batch))
+
+    def seconds(self, steps: int) -> float:
+        """Processor time of a step."""
+        began = time.process_time()
+        for _ in range(steps):
+            with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
+                loss = self.method(self.batch)["loss"]
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return (time.process_time() - began) / steps
+
+
+def measured(name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
+    full, half = (Steps(name, size, batch, precision) for precision in ("fp32", "bf16"))
+    steps = max(1, round(0.5 / min(max(full.seconds(1), full.seconds(1)), max(half.seconds(1), half.seconds(1)))))
+    times = [(full.seconds(steps), half.seconds(steps)) for _ in range(pairs)]
+    return {
+        "steps_per_block": steps,
+        "milliseconds": {
+            "fp32": round(1000 * statistics.median(a for a, _ in times), 1),
+            "bf16": round(1000 * statistics.median(b for _, b in times), 1),
+        },
+        "ratio": summary([a / b for a, b in times], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=[])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "precision.jsonl")
+    args = parser.parse_args()
+    for name, (size, batch) in CASES.items():
+        if args.networks and name.strip() not in args.networks:
+            continue
+        case = {"network": name.strip(), "image_size": size, "batch_size": batch}
+        found = measured(name.strip(), size, batch, args.pairs)
+        capabilities = torch.cpu.get_capabilities()
+        row = {
+            "benchmark": "precision", "date": time.strftime("%F"), **case, **found, "pairs": args.pairs,
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine(),
+            "processor": capabilities.get("cpu_name"), "load": round(os.getloadavg()[0], 1),
+            "features": [n for n in ("avx512_bf16", "amx_bf16", "amx_tile") if capabilities.get(n)],
+        }  # fmt: skip
+        print(json.dumps(row), flush=True)
+        append(args.record, row)
+
+
+if __name__ == "__main__":
+    main()

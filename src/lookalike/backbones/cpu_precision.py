@@ -1,0 +1,44 @@
+"""Which networks a processor with bf16 instructions trains faster in bf16 than in fp32.
+
+bf16 takes about half the time for dense convolutions and wide matrix products, but twice as long for depthwise
+convolutions. The rule follows from the network's layers alone, never from a timing, so that a command gives the same
+weights each time. `docs/speed.md` has the measurements.
+"""
+
+import functools
+import statistics
+from collections.abc import Iterable
+
+from torch import nn
+
+from .library import full_name, without_numbers
+
+WIDE = 128
+"""Dimension of a transformer's tokens from which on bf16 is faster."""
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def is_faster_in_bf16(backbone: str | nn.Module) -> bool:
+    """Whether bf16 is faster for a backbone's name or module: convolutions without depthwise ones, wide transformers.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _named(full_name(backbone)) if isinstance(backbone, str) else _of_layers(backbone.modules())
+
+
+@functools.cache
+def _named(name: str) -> bool:
+    return _of_layers(without_numbers(name).modules())
+
+
+def _of_layers(modules: Iterable[nn.Module]) -> bool:
+    layers = [m for m in modules if isinstance(m, Convolution | nn.Linear)]
+    convolutions = [m for m in layers if isinstance(m, Convolution)]
+    if any(m.groups == m.in_channels > 1 for m in convolutions):
+        return False
+    if any(m.kernel_size != m.stride for m in convolutions):  # others cut an image into patches
+        return True
+    widths = [m.in_features for m in layers if isinstance(m, nn.Linear)]
+    return bool(widths) and statistics.median_low(widths) >= WIDE
