@@ -1,6 +1,7 @@
 """A training step in bf16 against one in fp32 on a CPU, by network and image size: the table behind the default.
 
     OMP_NUM_THREADS=1 python benchmarks/precision.py [--networks resnet18 vit_tiny_patch16_224 --pairs 5]
+    python benchmarks/precision.py --table
 
 Steps of `simclr` on noise (forward, backward, optimizer) in both precisions take turns; each has a network of its own
 with the same weights. Figures are processor time, so that other work on the machine matters little. Prints and
@@ -9,7 +10,6 @@ faster), with the smallest and largest.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -22,10 +22,12 @@ from typing import Any
 
 import networks
 import torch
+from resumable import read
 from rows import append, summary
 from torch import nn
 
 from lookalike import optimizers, training
+from lookalike.backbones.cpu_precision import is_faster_in_bf16
 from lookalike.core import Batch, Progress
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Resolved, Run
@@ -94,12 +96,26 @@ def measured(name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
     }
 
 
+def chosen(name: str) -> str:
+    """The precision that a training of this network has by default on a processor with bf16 instructions."""
+    return "bf16" if is_faster_in_bf16(network(name)) else "fp32"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=[])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "precision.jsonl")
+    parser.add_argument("--table", action="store_true", help="measure nothing, print the record as a table")
     args = parser.parse_args()
+    if args.table:
+        for row in read(args.record):
+            times, (middle, low, high) = row["milliseconds"], row["ratio"]
+            print(
+                f"| {row['network']} | {row['image_size']} | {times['fp32']:.0f} | {times['bf16']:.0f} | "
+                f"{middle:.2f} ({low:.2f} to {high:.2f}) | {chosen(row['network'])} |"
+            )
+        return
     for name, (size, batch) in CASES.items():
         if args.networks and name.strip() not in args.networks:
             continue
