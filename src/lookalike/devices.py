@@ -83,6 +83,15 @@ def used_bytes() -> int:
     return _of_status("VmRSS")
 
 
+def held_bytes() -> int:
+    """Memory that no other process can get: on a GPU that in use and in torch's cache, elsewhere that in use."""
+    if default_device().type == "cuda":
+        import torch
+
+        return torch.cuda.memory_reserved()
+    return used_bytes()
+
+
 @contextmanager
 def limited(memory: int) -> Iterator[None]:
     """On a CPU, fails allocations of this process beyond `memory` bytes, which would end other processes, too."""
