@@ -96,5 +96,5 @@ def _listed(parts: dict[str, int]) -> str:
 
 def _rounded(count: int) -> int:
     """A count with two digits."""
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit: int = 10 ** max(0, len(str(count)) - 2)
     return count // unit * unit
