@@ -2,7 +2,7 @@
 
     python benchmarks/two_processes.py [--backbone resnet18 --image-size 32 --batch-size 64 --steps 20 --pairs 10]
 
-Each row is a pair of trainings, one after the other, in turns which is first: after some warm-up steps, the steps'
+Each row is a pair of trainings, in turns which is first: after some warm-up steps, the steps'
 images per second by the clock, and their processor time in all processes. Prints each pair and the summary of all pairs
 of these settings, and appends the pair to --record. A stopped benchmark continues with the same command: it measures
 until the record has --pairs pairs of this day. Other work on the machine disturbs it: run it alone.

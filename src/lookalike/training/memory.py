@@ -184,7 +184,7 @@ def footprint(run: Resolved) -> Footprint:
 
 
 def lasting(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes of what lives from step to step, and of the gradients; the optimizer's once it made a step."""
+    """Bytes of what lives from step to step, and of gradients; the optimizer's after its first step."""
     norms = {id(b) for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)}
     return {
         "parameters": bytes_of(method.parameters()) + bytes_of(b for b in method.buffers() if id(b) in norms),
