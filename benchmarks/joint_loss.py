@@ -2,6 +2,8 @@
 
     python benchmarks/joint_loss.py time [--method simclr --backbone resnet18 --batch-size 512 --accumulate 8]
     python benchmarks/joint_loss.py memory [--batch-size 4096 --accumulate 16]
+    python benchmarks/joint_loss.py memory --method dinov2 --no-fit --backbone vit_tiny_patch16_224 --image-size 224
+        --batch-size 32 --accumulate 8
 
 time: one process. Forward and backward passes of a step with plain micro-batches and with `--joint-loss` take turns on
 the same tensors, so that both see the same machine. Prints the median of the ratios of neighbouring steps.
@@ -36,7 +38,7 @@ from lookalike.runs import Run
 def run_of(args: argparse.Namespace, **more: Any) -> Run:
     return Run(
         method=get_method(args.method).Config(), backbone=args.backbone, image_size=args.image_size,
-        batch_size=args.batch_size, epochs=1, workers=0, precision="fp32", **more,
+        batch_size=args.batch_size, epochs=1, workers=0, precision="fp32", fit=not args.no_fit, **more,
     )  # fmt: skip
 
 
@@ -100,6 +102,7 @@ def of_time(args: argparse.Namespace) -> dict[str, Any]:
 def of_memory(args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "one-step", *(f"--{name.replace('_', '-')}={vars(args)[name]}" for name in (
         "method", "backbone", "image_size", "batch_size", "accumulate"))]  # fmt: skip
+    command += ["--no-fit"] if args.no_fit else []
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return found
 
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--accumulate", type=int, default=None)
+    parser.add_argument("--no-fit", action="store_true", help="as many prototypes as for many images")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "joint_loss.jsonl")
     args = parser.parse_args()

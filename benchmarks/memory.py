@@ -5,7 +5,8 @@
 Each case runs two steps with the whole batch in a process of its own, as `lookalike estimate --find-batch-size` does.
 On a CPU the peak of its resident memory above that before the networks are built (all is imported by then) is compared
 with the estimate from steps of 4 and 8 images; on a GPU the peak of its tensors. Prints and appends a line per case to
---record; cases that have a line of the same date are left out, so that a stopped run continues.
+--record; cases that have a line of this version of torch are left out, so that a stopped run continues. --table
+measures nothing: it prints the ratios of the record as in docs/memory.md.
 """
 
 import argparse
@@ -50,25 +51,42 @@ def measured(method: str, network: str, batch_size: int) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Estimate / peak by method and network, each case's last row, and how many are within 20 %."""
+    last = {(row["method"], row["network"]): row["ratio"] for row in rows if row["ratio"] is not None}
+    networks = [network for network in NETWORKS if any(key[1] == network for key in last)]
+    lines = ["| method | " + " | ".join(networks) + " |", "| -- |" + " -- |" * len(networks)]
+    for method in SELF_SUPERVISED:
+        if found := {network: last[method, network] for network in networks if (method, network) in last}:
+            cells = (f"{found[network]:.2f}" if network in found else "" for network in networks)
+            lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    ratios = [*last.values()]
+    within = sum(0.8 <= ratio <= 1.2 for ratio in ratios)
+    return "\n".join([*lines, "", f"{within} of {len(ratios)} within 20 %, {min(ratios):.2f} to {max(ratios):.2f}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=SELF_SUPERVISED)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "memory.jsonl")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     lines = args.record.read_text().splitlines() if args.record.exists() else []
-    done = {tuple(json.loads(line)[k] for k in ("date", "method", "network", "batch_size")) for line in lines}
+    if args.table:
+        print(table([json.loads(line) for line in lines]))
+        return
+    done = {tuple(json.loads(line)[k] for k in ("torch", "method", "network", "batch_size")) for line in lines}
     for network in args.networks:
         for method in args.methods:
-            case = {"date": time.strftime("%Y-%m-%d"), "method": method, "network": network,
-                    "batch_size": args.batch_size}  # fmt: skip
+            case = {"torch": torch.__version__, "method": method, "network": network, "batch_size": args.batch_size}
             if tuple(case.values()) in done or (method in OF_VITS and not network.startswith("vit")):
                 continue
             row = {
-                "benchmark": "memory", **case, "image_size": NETWORKS[network],
+                "benchmark": "memory", "date": time.strftime("%Y-%m-%d"), **case, "image_size": NETWORKS[network],
                 **measured(method, network, args.batch_size), "threads": torch.get_num_threads(),
-                "torch": torch.__version__, "python": platform.python_version(),
+                "python": platform.python_version(),
                 "machine": torch.cuda.get_device_name() if torch.cuda.is_available()
                 else f"{platform.machine()}, {os.cpu_count()} cores",
             }  # fmt: skip

@@ -339,7 +339,8 @@ def test_a_process_with_other_data_settings_or_code_is_named(photos: Path, tmp_p
     words += [own] if own.startswith("--") else []
     text = each(tmp_path, f'PYTHONPATH="{tmp_path}/code$RANK" {" ".join(words)}')
     assert f"error: {says.replace('HOST', socket.gethostname())}" in text
-    assert text.count("error: ") == 1
+    # on a busy machine process 0 may need longer than the other one waits for it before it reports the same
+    assert len({line for line in text.splitlines() if "error: " in line}) == 1, text
     assert not (tmp_path / "run/run.yaml").exists()
 
 

@@ -166,7 +166,7 @@ def with_article(noun: str) -> str:
 def size_of(count: float) -> str:
     """A number of bytes: "12 KiB", "3.4 MiB", "512 GiB"."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if count >= size:
+        if count >= 999.5 * size / 2**10:  # with three digits, of the smaller unit
             return f"{count / size:.3g} {unit}"
     return f"{count / 2**10:.3g} KiB"
 

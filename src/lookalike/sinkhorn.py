@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,9 +31,45 @@ def sinkhorn(scores: Float[Tensor, "B K"], epsilon: float, iterations: int) -> F
         (SwAV), NeurIPS 2020, equation 3, as in `distributed_sinkhorn` of the official code.
     """
     with torch.autocast(scores.device.type, enabled=False):
-        log_q = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+        log_q = _scaled(scores, epsilon)
         for _ in range(iterations):
             own = log_q.logsumexp(0, keepdim=True)  # (1, K)
             log_q = log_q - distributed.gather(own).logsumexp(0)  # (B, K)
             log_q = log_q - log_q.logsumexp(1, keepdim=True)
         return log_q.softmax(1)
+
+
+@torch.no_grad()
+def balance(parts: Callable[[], Iterable[Tensor]], epsilon: float, iterations: int) -> Float[Tensor, "K"]:
+    """What `sinkhorn` subtracts from the scores of each prototype, for scores that are computed in parts.
+
+    The assignments of samples are `assigned` to it. One part of the scores is in memory at a time.
+
+    Args:
+        parts: gives the scores (B, K) of all samples of this process, some at a time, anew with each call.
+        epsilon: divides the scores, above 0.
+        iterations: at least 1.
+    """
+    found: Tensor | None = None
+    for _ in range(iterations):
+        columns: Tensor | None = None
+        for scores in parts():
+            log_q = _scaled(scores, epsilon)
+            if found is not None:
+                log_q = (log_q - found).log_softmax(1)
+            own = log_q.logsumexp(0)  # (K,)
+            columns = own if columns is None else torch.logaddexp(columns, own)
+        assert columns is not None
+        total = distributed.gather(columns[None]).logsumexp(0)
+        found = total if found is None else found + total
+    assert found is not None
+    return found
+
+
+def assigned(scores: Float[Tensor, "B K"], epsilon: float, balance: Float[Tensor, "K"]) -> Float[Tensor, "B K"]:
+    """The assignments of some samples by `balance`: those that `sinkhorn` gives for all samples at once."""
+    return (_scaled(scores, epsilon) - balance).softmax(1)
+
+
+def _scaled(scores: Tensor, epsilon: float) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon

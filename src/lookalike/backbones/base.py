@@ -86,6 +86,8 @@ class Backbone(nn.Module):
         self._compiled_parts: Callable[[Tensor, Tensor | None], Parts] | None = None
         self.divide: Callable[..., Any] | None = None
         """Runs a function of a batch in micro-batches; set by `micro_batches.in_micro_batches`."""
+        self.micro_batches = 1
+        """Their number."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """`forward`, with hooks and, where requested, in micro-batches."""
@@ -190,7 +192,7 @@ class Backbone(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """As for every module, without functions that cannot be copied."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return state | {"_compiled_parts": None, "divide": None}
+        return state | {"_compiled_parts": None, "divide": None, "micro_batches": 1}
 
     def patches_at(self, size: int) -> int:
         """Number of patches of an image of `size` x `size` pixels; 0 for a backbone without patch tokens."""

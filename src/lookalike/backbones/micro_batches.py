@@ -33,14 +33,14 @@ def in_micro_batches(module: nn.Module, count: int) -> Iterator[None]:
     statistics; its running statistics move once per batch, to the mean over micro-batches.
     """
     backbones = [part for part in module.modules() if isinstance(part, Backbone)]
-    before = [part.divide for part in backbones]
+    before = [(part.divide, part.micro_batches) for part in backbones]
     for part in backbones:
-        part.divide = _Divided(part, count)
+        part.divide, part.micro_batches = _Divided(part, count), count
     try:
         yield
     finally:
-        for part, divide in zip(backbones, before):
-            part.divide = divide
+        for part, (divide, earlier) in zip(backbones, before):
+            part.divide, part.micro_batches = divide, earlier
 
 
 class _Divided:

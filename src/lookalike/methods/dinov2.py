@@ -1,7 +1,7 @@
 """DINOv2 -- Oquab, Darcet, Moutakanni et al., TMLR 2024. https://arxiv.org/abs/2304.07193"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -12,9 +12,10 @@ from .. import core, distributed, label_free, layers, losses, masks
 from ..backbones.base import Backbone
 from ..core import Batch, DataFacts, Method, Needs, Outputs, Progress
 from ..optim import Group, Optim
+from ..parts import summed_in_parts
 from ..random import keys_of, uniform
 from ..schedules import Schedule
-from ..sinkhorn import sinkhorn
+from ..sinkhorn import assigned, balance, sinkhorn
 from ..views import View, dino_views, larger, two_global, without_blur
 from ._checks import (
     check_crops,
@@ -168,31 +169,53 @@ class DINOv2(Method):
         student = self.backbone.tokens(whole, masked)
         local = layers.by_size(self.backbone, batch.views[2:])
         s = torch.stack(self.head(torch.cat([student.cls, *local])).split(b))  # (V, B, K)
-        s_patch = (self.patch_head or self.head)(student.patches[masked])  # (M, K): masked patches only
-        t, t_patch = self._teacher(whole, masked)  # (2, B, K), (M, K)
+        t, t_masked = self._teacher(whole, masked)  # (2, B, K), (M, D)
         tau = cfg.teacher_temp(at)
-        if cfg.centering == "sinkhorn":  # over both views jointly
-            p, p_patch = sinkhorn(t.flatten(0, 1), tau, 3).view(t.shape), sinkhorn(t_patch, tau, 3)
-        else:
-            p, p_patch = self.center(t, tau), self.patch_center(t_patch, tau)
+        balanced = cfg.centering == "sinkhorn"  # over both views jointly
+        p = sinkhorn(t.flatten(0, 1), tau, 3).view(t.shape) if balanced else self.center(t, tau)  # (2, B, K)
         per_image = masked.sum(1, keepdim=True).expand_as(masked)[masked]  # (M,)
+        patch_loss, patch_sum = self._patches(student.patches[masked], t_masked, per_image, 2 * b, tau)
         koleo = torch.stack([losses.koleo(distributed.gather(x), 1e-8) for x in student.cls.chunk(2)]).sum()
         parts = {  # as the official code logs them: koleo weighted, the patch loss not
             "image_loss": losses.cross_view(s, p, cfg.student_temp),
-            "patch_loss": losses.masked_patches(s_patch, p_patch, per_image, 2 * b, cfg.student_temp),
+            "patch_loss": patch_loss,
             "koleo": cfg.koleo_weight * koleo,
         }
         loss = parts["image_loss"] + cfg.patch_weight * parts["patch_loss"] + parts["koleo"]
         # sum and count instead of the mean: processes have different numbers of masked patches
-        sums = {"patch_sum": t_patch.sum(0, dtype=p.dtype)[None], "patch_count": masked.sum()[None]}
+        sums = {"patch_sum": patch_sum[None], "patch_count": masked.sum()[None]}
         means = {"mean": t.to(p.dtype).mean((0, 1))[None], **sums}
         return {"loss": loss, **parts, **means, "targets": p[0].clone(), "scores": s[1].clone()}
 
     @torch.no_grad()
     def _teacher(self, whole: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        backbone, head, patch_head = self.teacher[0], self.teacher[1], self.teacher[-1]
-        tokens = backbone.tokens(whole)  # type: ignore[operator]
-        return torch.stack(head(tokens.cls).chunk(2)), patch_head(tokens.patches[masked])
+        tokens = self.teacher[0].tokens(whole)  # type: ignore[operator]
+        return torch.stack(self.teacher[1](tokens.cls).chunk(2)), tokens.patches[masked]
+
+    def _patches(self, x: Tensor, y: Tensor, per_image: Tensor, images: int, tau: float) -> tuple[Tensor, Tensor]:
+        """The loss of the masked patches, of student x and teacher y (M, D), and the sum (K,) of the teacher's scores.
+
+        With a joint loss, scores (M, K) of all patches would be most of the memory: they are computed in parts.
+        """
+        cfg, head, teacher = self.cfg, self.patch_head or self.head, self.teacher[-1]
+        balanced, count, exact = cfg.centering == "sinkhorn", self.backbone.micro_batches, self.center.center.dtype
+        if count == 1:
+            t = teacher(y)  # (M, K)
+            p = sinkhorn(t, tau, 3) if balanced else self.patch_center(t, tau)  # (M, K)
+            return losses.masked_patches(head(x), p, per_image, images, cfg.student_temp), t.sum(0, dtype=p.dtype)
+
+        def scores() -> Iterator[Tensor]:
+            return map(teacher, y.tensor_split(count))
+
+        offset = balance(scores, tau, 3) if balanced else None  # (K,)
+
+        def loss(x: Tensor, y: Tensor, per_image: Tensor) -> Tensor:
+            t = teacher(y)
+            p = self.patch_center(t, tau) if offset is None else assigned(t, tau, offset)
+            return losses.masked_patches(head(x), p, per_image, images, cfg.student_temp)
+
+        total = torch.stack([t.sum(0, dtype=exact) for t in scores()]).sum(0)
+        return summed_in_parts(loss, count, x, y, per_image), total
 
     def _masks(self, batch: Batch) -> Tensor:
         """(2B, N) bool: the masked patches of the two global views, drawn jointly for all processes."""

@@ -175,17 +175,27 @@ def footprint(run: Resolved) -> Footprint:
     with torch.random.fork_rng():
         _step(method, run, optimizer, _noise(run, rows))  # creates the optimizer's state
         both = [_watched(method, run, optimizer, _noise(run, n)) for n in (rows, 2 * rows)]
-    state = [t for each in optimizer.state.values() for t in each.values() if isinstance(t, Tensor)]
-    norms = {id(b) for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)}
+    parts = lasting(method, optimizer)
     return Footprint(
-        parameters=_bytes(method.parameters()) + _bytes(b for b in method.buffers() if id(b) in norms),
-        gradients=_bytes(p for p in method.parameters() if p.requires_grad),
-        optimizer=_bytes(state),
-        bank=_bytes(b for b in method.buffers() if id(b) not in norms),
-        view=_bytes(_noise(run, 1).views),
-        rows=rows, small=both[0], large=both[1], accumulates=run.loss_batches > 1,
-        is_resident=default_device().type == "cpu",
+        parameters=parts["parameters"], gradients=parts["gradients"], optimizer=parts["optimizer"],
+        bank=parts["bank, queue"], view=bytes_of(_noise(run, 1).views), rows=rows, small=both[0], large=both[1],
+        accumulates=run.loss_batches > 1, is_resident=default_device().type == "cpu",
     )  # fmt: skip
+
+
+def lasting(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of what lives from step to step, and of gradients; the optimizer's after its first step."""
+    norms = {id(b) for m in method.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)}
+    return {
+        "parameters": bytes_of(method.parameters()) + bytes_of(b for b in method.buffers() if id(b) in norms),
+        "gradients": bytes_of(p for p in method.parameters() if p.requires_grad),
+        "optimizer": bytes_of(_state(optimizer)),
+        "bank, queue": bytes_of(b for b in method.buffers() if id(b) not in norms),
+    }
+
+
+def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [t for each in optimizer.state.values() for t in each.values() if isinstance(t, Tensor)]
 
 
 def timed_step(run: Resolved) -> float:
@@ -221,7 +231,7 @@ def _watched(method: Method, run: Resolved, optimizer: torch.optim.Optimizer, ba
 
 def _tensors_of_step(method: Method, run: Resolved, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensors:
     known = [*method.parameters(), *method.buffers(), *batch.views, batch.index]
-    known += [t for each in optimizer.state.values() for t in each.values() if isinstance(t, Tensor)]
+    known += _state(optimizer)
     watch = _Watch(known)
     with watch:
         _step(method, run, optimizer, batch)
@@ -251,7 +261,7 @@ def _noise(run: Resolved, rows: int) -> Batch:
     return Batch(views, index, at, labels=index % 2)
 
 
-def _bytes(tensors: Iterable[Tensor]) -> int:
+def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages of tensors; shared ones count once."""
     found: Mapping[int, int] = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
     return sum(found.values())

@@ -26,6 +26,7 @@ from ..metric_names import with_current_names
 from ..printing import counted, lines_of
 from ..random import permutation
 from ..runs import Folder, Resolved, Row, inputs
+from .first_steps import FirstSteps
 from .forgetting import ERROR, Forgetting, accuracy
 from .health import OWN, RUINED, Course, Remedies, Seen, Verdict, early_looks, empty, ruined
 from .looks import NAMES, Change, Health, Look, Neighbours, UpdateRatio, change
@@ -135,6 +136,7 @@ class Monitor(Callback):
         self._ratio: UpdateRatio | None = None
         self._listed: set[str] = set()
         self._count = 0
+        self._first_steps = FirstSteps(run, len(loader.source))
         self._bar: "Progress | None" = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,6 +210,7 @@ class Monitor(Callback):
             self._task = self._bar.add_task("the first steps", total=self._steps, completed=done)
         self._begin = self._since = self._line = time.perf_counter()
         self._begin_step = self._since_step = done
+        self._first_steps.begin(module)
         self._waited = self._begin_waited = self.loader.waited
 
     def _forgetting(self, before: Tensor) -> Forgetting:
@@ -248,6 +251,9 @@ class Monitor(Callback):
         step = module.done_steps
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
+        if not self.quiet:
+            for line in filter(None, (self._first_steps.memory(module), self._first_steps.time(module))):
+                self._report(line, "fact")
         heads = _of_heads([*self._heads.values()]) if not module.dropped else {}
         if "head_spread" not in self.first and step <= LOG_EVERY:
             self._note_first(heads, module)
@@ -271,6 +277,7 @@ class Monitor(Callback):
             self._show(row, now, epoch_ends)
         # the time of the probe belongs to no training step
         self._since, self._since_step, self._waited = time.perf_counter(), step, self.loader.waited
+        self._first_steps.restart(module)
 
     def _add_losses(self, module: "Pretraining", *, last: bool) -> bool:
         """Adds a batch's losses to the sums; returns whether it is the `last` batch of an optimizer step."""

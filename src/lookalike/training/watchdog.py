@@ -169,6 +169,10 @@ class Watchdog(Callback):
         self._meeting = Meeting(self.rank, self.world)
         self._report(self._meeting)
         compare(self._meeting, self.facts(), self.longest)
+        self.watch()
+
+    def watch(self) -> None:
+        """Starts the threads."""
         self._moved = self._sent = self._answered = time.monotonic()  # others may have been slow to start
         for name, target in (("reports its position", self._talk), ("hears the store", self._hear)):
             threading.Thread(target=target, daemon=True, name=name).start()
