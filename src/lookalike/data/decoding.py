@@ -143,8 +143,11 @@ def _uses_tifffile(file: IO[bytes], pixels: Pixels) -> bool:
     else:  # extra samples that Pillow ignores, and pages that are channels
         has_pages = samples == 1 and pixels.channels not in (1, 3) and tiff.has_pages(file)
         wanted = has_pages or (samples == pixels.channels and samples not in (1, 3, 4))
+        if not wanted and tiff.is_unsigned_32(tags):
+            return tiff.is_installed()
+        wanted |= tiff.has_few_bits(tags) and pixels.scale.kind != "dtype"
     if wanted and not tiff.is_installed():
-        if is_plain and samples in (1, 3) and not tiff.has_pages(file):
+        if is_plain and samples in (1, 3) and not tiff.has_pages(file) and not tiff.has_few_bits(tags):
             return False
         raise tiff.unread(tags)
     return wanted

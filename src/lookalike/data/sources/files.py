@@ -22,7 +22,7 @@ from ..folders import Scanned
 from ..labels import folder_labels
 from .source import Source, about
 
-_DECODER = 2
+_DECODER = 3
 """Increase it whenever decoding gives different pixels, so that caches are rebuilt."""
 
 
