@@ -14,11 +14,12 @@ import pytest
 from support import tiny
 from support.recorded_training import record
 from support.runs import forkserver
-from support.sources import NAMED, NUMBERED
+from support.sources import NAMED, NUMBERED, TILED, TILES
 
 from lookalike.runs import Folder
 
 pytestmark = pytest.mark.long(8)
+KINDS = NAMED | NUMBERED | TILED
 EPOCHS = 3
 
 
@@ -53,22 +54,22 @@ def assert_as_uninterrupted(seen: Mapping[int, list[set[str]]], expected: Mappin
             assert images == expected[step][0], f"step {step}"
 
 
-def straight(data: str, out: Path) -> tuple[dict[int, list[set[str]]], bytes]:
+def straight(data: str, out: Path, *more: str) -> tuple[dict[int, list[set[str]]], bytes]:
     """An uninterrupted training: what it saw, and its weights."""
-    process = forkserver().Process(target=exited, args=(str(out) + ".txt", arguments(data, out, 0)))
+    process = forkserver().Process(target=exited, args=(str(out) + ".txt", arguments(data, out, 0, *more)))
     process.start()
     process.join(120)
     assert process.exitcode == 0
     return seen_in(Path(str(out) + ".txt")), Folder(out).weights.read_bytes()
 
 
-def killed(data: str, out: Path, kills: int, seed: int) -> tuple[dict[int, list[set[str]]], bytes]:
+def killed(data: str, out: Path, kills: int, seed: int, *more: str) -> tuple[dict[int, list[set[str]]], bytes]:
     """The same, killed so often, each time with another number of loading processes."""
     rng, path = random.Random(seed), Path(str(out) + ".txt")
     path.touch()
     survived = 0
     for kill in range(100 * kills):
-        argv = arguments(data, out, (0, 2, 1)[kill % 3])
+        argv = arguments(data, out, (0, 2, 1)[kill % 3], *more)
         process = forkserver().Process(target=exited, args=(str(path), argv))
         process.start()
         lines, wait = len(path.read_text().splitlines()) + rng.randint(1, 6), rng.uniform(0, 0.05)
@@ -90,9 +91,9 @@ def killed(data: str, out: Path, kills: int, seed: int) -> tuple[dict[int, list[
 def check_killed(kind: str, classed: Path, folder: Path, times: int) -> None:
     """A training that is killed several times sees the images and views of an uninterrupted one, and ends as it."""
     (folder / "data").mkdir()
-    data = (NAMED | NUMBERED)[kind](classed, folder / "data")
-    expected, weights = straight(data, folder / "straight")
-    seen, again = killed(data, folder / "killed", times, seed=len(kind))
+    data, more = KINDS[kind](classed, folder / "data"), TILES if kind in TILED else ()
+    expected, weights = straight(data, folder / "straight", *more)
+    seen, again = killed(data, folder / "killed", times, len(kind), *more)
     assert_as_uninterrupted(seen, expected)
     assert again == weights
 
@@ -103,7 +104,7 @@ def test_a_training_killed_three_times_is_the_uninterrupted_one(kind: str, class
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*NAMED, *NUMBERED])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_training_killed_twenty_times_is_the_uninterrupted_one(
     kind: str, classed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_training_killed_twenty_times_is_the_uninterrupted_one(
 @pytest.mark.parametrize("kind", ["folder", "tar", "parquet", "arrow", "hdf5"])
 def test_two_processes_killed_and_one_that_continues_see_the_same(kind: str, classed: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    data = (NAMED | NUMBERED)[kind](classed, tmp_path / "data")
+    data = KINDS[kind](classed, tmp_path / "data")
     expected, _ = straight(data, tmp_path / "straight")
     out, path = tmp_path / "killed", tmp_path / "killed.txt"
     script = ["-m", "support.recorded_training", str(path)]

@@ -1,4 +1,4 @@
-"""TIFF files of every kind that tifffile writes, and scikit-image's samples: read right, or refused by a named reason."""
+"""TIFF files of every kind that tifffile writes, and scikit-image's samples: read right or refused by name."""
 
 import importlib
 import io

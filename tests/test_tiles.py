@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from support.runs import interrupt_after
 
 from lookalike import cli
 from lookalike.data import BrokenImage, Pixels, Scale, Source, Tiling, boxes, limits, open_source
@@ -217,7 +218,7 @@ def test_every_command_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no tile is given" in capsys.readouterr().err
 
 
-def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
     for i in range(3):
@@ -225,6 +226,9 @@ def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path) -> None
     data, tiles = str(tmp_path), ["--tile", "48", "--stride", "16", "--no-report"]
     base = ["pretrain", "simclr", data, *tiles, *TRAIN]
     assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "whole")]) == 0
-    assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "again"), "--workers", "2"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "again")]) == 130
+    assert cli.main(["pretrain", "simclr", "--resume", "--out", str(tmp_path / "again"), "--workers", "2"]) == 0
     a, b = (load_file(Folder(tmp_path / name).weights) for name in ("whole", "again"))
     assert all(torch.equal(a[name], b[name]) for name in a)
