@@ -113,7 +113,7 @@ def test_a_training_killed_twenty_times_is_the_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "tar", "parquet", "arrow", "hdf5"])
+@pytest.mark.parametrize("kind", ["folder", "tar", "zipped", "parquet", "arrow", "hdf5"])
 def test_two_processes_killed_and_one_that_continues_see_the_same(kind: str, classed: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = KINDS[kind](classed, tmp_path / "data")

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from .. import encoders
 from ..data import Source, image_set, only_chosen, open_source
+from ..data.splits import open_split
 from ..places import exists
 from ..printing import LONGEST_PATH, brief, pasteable
 from ..runs import Folder, Resolved, Run, flat, inputs
@@ -118,7 +119,8 @@ def listings_of(
 def open_images(run: Run, system_folders: bool = False) -> Source:
     """The images of a run, with labels if the method learns from them; see `open_source` and `only_chosen`."""
     source = _open_images(run, system_folders)
-    return source if run.only is None else only_chosen(source, run.only)
+    # a part of the images was chosen from those of `only`
+    return source if run.only is None or run.method.needs.held_out is not None else only_chosen(source, run.only)
 
 
 def _open_images(run: Run, system_folders: bool) -> Source:
@@ -126,6 +128,11 @@ def _open_images(run: Run, system_folders: bool) -> Source:
     if not needs.labels:
         return open_source(run.data, run.pixels, system_folders=system_folders, columns=run.columns, tiling=run.tiling)
     try:
+        if needs.held_out is not None:
+            return open_split(
+                run.data, pixels=run.pixels, columns=run.columns, only=run.only, holdout=needs.held_out or None,
+                seed=run.seed, tiling=run.tiling, classes=needs.classes,
+            ).train  # fmt: skip
         source = open_source(
             run.data, run.pixels, labelled=True, classes=needs.classes, system_folders=system_folders,
             columns=run.columns, tiling=run.tiling,

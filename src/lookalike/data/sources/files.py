@@ -134,7 +134,7 @@ class Files(Source):
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
-        return kind_of(self.file(i), self.pixels)
+        return kind_of(self._located(i), self.pixels)
 
     def notes(self) -> list[str]:
         return self._notes
