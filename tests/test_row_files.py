@@ -482,7 +482,9 @@ def test_rows_may_have_several_classes(form: str, classed: Path, tmp_path: Path)
 
 def test_classes_that_are_no_lists_of_texts_are_refused_by_row(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", {"image": [png(0), png(1)], "label": [0.5, 1.5]})
-    with pytest.raises(ValueError, match=r"x\.parquet has the label 0\.5 in row 0; expected a;b or a list\. Correct it"):
+    with pytest.raises(
+        ValueError, match=r"x\.parquet has the label 0\.5 in row 0; expected a;b or a list\. Correct it"
+    ):
         open_source(path, labelled=True, multi_label=True)
     path = written(tmp_path / "y.parquet", {"image": [png(0), png(1)]})
     with pytest.raises(ValueError, match=r"y\.parquet has no column label\. Give each image its classes there"):

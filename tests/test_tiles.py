@@ -3,6 +3,7 @@
 import csv
 import pickle
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,27 @@ def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path, monkeyp
     assert cli.main(["pretrain", "simclr", "--resume", "--out", str(tmp_path / "again"), "--workers", "2"]) == 0
     a, b = (load_file(Folder(tmp_path / name).weights) for name in ("whole", "again"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_export_is_verified_on_the_tiles_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own images as in its training; others by the options. Data in several files are found again, too."""
+    from lookalike.commands import export_files
+
+    frames, seen = tmp_path / "frames", list[tuple[int, str]]()
+    frames.mkdir()
+    for i in range(3):
+        Image.fromarray(noise(96, 96, 3)).save(frames / f"{i}.png")
+        with tarfile.open(tmp_path / f"{i}.tar", "w") as file:
+            file.add(frames / f"{i}.png", f"{i}.png")
+    data, out = str(tmp_path / "{0..2}.tar"), str(tmp_path / "run")
+    assert cli.main(["pretrain", "simclr", data, "--tile", "48", "--out", out, "--no-report", *TRAIN]) == 0
+
+    def sampled(source: Source, *others: object) -> None:
+        seen.append((len(source), source.name(1)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_files, "sample", sampled)
+    assert cli.main(["export", out]) == 130
+    assert cli.main(["export", out, "--check", str(frames), "--tile", "48", "--stride", "24"]) == 130
+    assert cli.main(["export", out, "--check", str(frames)]) == 130
+    assert seen == [(12, "0.png@0,48"), (27, "0.png@0,24"), (3, "1.png")]

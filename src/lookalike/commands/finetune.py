@@ -289,7 +289,15 @@ def settings_of(run: Run) -> dict[str, object]:
     """The settings of a resolved run for the record: the recipe, without names of files and classes."""
     recipe = plain(run.method)
     assert isinstance(recipe, dict)
-    left_out = {"classes", "test", "holdout", "splits_train", "encoder_backbone", "encoder_stem", "encoder_interpolation"}
+    left_out = {
+        "classes",
+        "test",
+        "holdout",
+        "splits_train",
+        "encoder_backbone",
+        "encoder_stem",
+        "encoder_interpolation",
+    }
     return {
         "image_size": run.image_size,
         "crop": "256/224 centre",

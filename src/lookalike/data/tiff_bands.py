@@ -62,7 +62,8 @@ def _in_16_bits(array: np.ndarray) -> np.ndarray:
     """Integers of another type as uint16."""
     if array.itemsize < 2:  # no range of values fits its type
         raise Unsupported(
-            f"integers from {array.min()} to {array.max()} of type {array.dtype.name}; expected uint8 or uint16. {ALIKE}"
+            f"integers from {array.min()} to {array.max()} of type {array.dtype.name}; expected uint8 or uint16. "
+            f"{ALIKE}"
         )
     if array.min() < 0 or array.max() > 65535:
         raise Unsupported(f"integers from {array.min()} to {array.max()}; expected 0 to 65535. {ALIKE}")

@@ -215,7 +215,8 @@ class Members(Source, Generic[H]):
 
     def _frame(self, i: int) -> int | None:
         """The number of the frame in the name of a member, if it has one."""
-        return None if self.index.numbered else dicom.frame_of(self.index.name(self._row(i)))[1]
+        name = b"" if self.index.numbered else self.index.raw_name(self._row(i))
+        return dicom.frame_of(os.fsdecode(name))[1] if b"#" in name else None
 
     def content(self, i: int, limit: int = limits.MAX_BYTES + 1) -> bytes:
         """The bytes of an image's file, at most `limit`.
