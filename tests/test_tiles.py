@@ -16,7 +16,7 @@ from support.runs import interrupt_after
 from lookalike import cli
 from lookalike.data import BrokenImage, Pixels, Scale, Source, Tiling, boxes, limits, open_source
 from lookalike.data.sources.tiles import Tiles, positions
-from lookalike.data.splits import open_split
+from lookalike.data.splits import open_split, shared_groups
 from lookalike.runs import Folder, read_yaml
 
 RNG = np.random.default_rng(0)
@@ -156,6 +156,7 @@ def test_labels_are_those_of_the_frame_and_tiles_of_one_frame_are_a_group(tmp_pa
     assert source.groups is not None
     assert source.groups.numbers.tolist() == [0] * 4 + [1] * 4
     assert source.groups.names == ("a/x.png", "b/x.png")
+    assert not shared_groups(source, open_source(tmp_path, labelled=True, tiling=Tiling(40, 40)))  # of another folder
     split = open_split(tmp_path, tiling=Tiling(40, 40), holdout=0.5)
     names = [{part.name(i).split("@")[0] for i in range(len(part))} for part in (split.train, split.test)]
     assert not names[0] & names[1]

@@ -143,7 +143,7 @@ def _part(source: Source, rows: Tensor) -> Source:
 
 def shared_groups(train: Source, test: Source, some: int = 3) -> str:
     """A warning if both have images of the same groups; otherwise ""."""
-    if train.groups is None or test.groups is None:
+    if train.groups is None or test.groups is None or train.groups.are_frames or test.groups.are_frames:
         return ""
     sides = [[side.names[n] for n in side.numbers.tolist()] for side in (train.groups, test.groups)]
     both = sorted(set(sides[0]) & set(sides[1]))
