@@ -133,7 +133,7 @@ def ours(data: str, side: int, batch: int, workers: int) -> Iterator[int]:
 def batches(loader: DataLoader[object]) -> Iterator[int]:
     while True:
         for made in loader:
-            yield len(made[0] if isinstance(made, list | tuple) else made["image"])
+            yield len(made["image"] if isinstance(made, dict) else made if isinstance(made, torch.Tensor) else made[0])
 
 
 Made = Callable[[bytes], torch.Tensor]

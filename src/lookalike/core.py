@@ -66,9 +66,6 @@ class Needs:
     """`Batch.labels` is required: one class per image, from the class folders."""
     classes: tuple[str, ...] | None = None
     """Names of the classes that the data must have, in order; None for any."""
-    held_out: float | None = None
-    """Of labelled images, the fraction that is held out of the training, drawn with the run's seed; 0 for those that a
-    column of splits names, None for none. See `data.splits.open_split`."""
     mask_token: bool = False
     """Patches are masked, which only plain ViTs support."""
     drop_path: float = 0.0

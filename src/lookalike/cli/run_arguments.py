@@ -18,7 +18,7 @@ from .parsing import options_in, parse_first
 
 OTHER_VERBS = {
     "distill": "trains with a teacher: lookalike distill DATA --teacher TEACHER",
-    "finetune": "trains with labels: lookalike finetune ENCODER TRAIN [TEST]",
+    "finetune": "trains with labels: lookalike finetune ENCODER TRAIN TEST",
 }
 
 

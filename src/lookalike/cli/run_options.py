@@ -34,8 +34,7 @@ POSITIONALS = {
     "data": "A folder (scanned recursively) or a text file of paths.",
     "encoder": "A run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
     "train": "Folder with one sub-folder of images per class.",
-    "test": "Folder with the same classes and other images; evaluated once, at the end. Without it, the column split "
-    "of TRAIN is used, or --holdout.",
+    "test": "Folder with the same classes and other images; evaluated once, at the end. Without it, a part of TRAIN.",
 }
 """Help of the positional arguments of training commands."""
 

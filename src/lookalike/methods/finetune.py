@@ -106,7 +106,6 @@ class FineTune(Method):
                 labels=True, classes=self.classes or None, drop_path=self.drop_path, stem=self.encoder_stem,
                 interpolation=self.encoder_interpolation, partial_gradients=self.unfreeze_after > 0,
                 couples_batch=False, watch_features=False,
-                held_out=self.holdout if self.splits_train else None,
             )  # fmt: skip
 
         def fit_to(self, data: DataFacts) -> Self:
