@@ -1,5 +1,7 @@
 """DICOM files: rescaled values, windows, frames, compressed syntaxes, and what is refused by name."""
 
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from pydicom.dataset import Dataset
 from support.scans import scan
 
 from lookalike import cli
-from lookalike.data import BrokenImage, Pixels, Scale, decode, dicom, open_source
+from lookalike.data import BrokenImage, Pixels, Scale, Tiling, decode, dicom, open_source
 from lookalike.data.decoding import kind_of
 
 RNG = np.random.default_rng(0)
@@ -170,3 +172,36 @@ def test_pydicoms_own_files_are_read_or_refused_by_name(capfd: pytest.CaptureFix
     assert {"CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm", "US1_J2KR.dcm"} & {*read} >= {
         "CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "deflated"])
+def test_each_frame_in_an_archive_is_an_image(kind: str, tmp_path: Path) -> None:
+    """As in the folder: the same names, keys, labels and pixels; without pixels, counted."""
+    folder, frames = tmp_path / "folder", RNG.integers(0, 256, (4, 90, 70)).astype("u1")
+    scan(folder / "p/many.dcm", frames, NumberOfFrames=4)
+    scan(folder / "q/one.dcm", frames[0])
+    report = pydicom.dcmread(folder / "q/one.dcm")
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(report, name)
+    report.save_as(folder / "q/report.dcm")
+    archive = tmp_path / f"scans.{'tar' if kind == 'tar' else 'zip'}"
+    if kind == "tar":
+        with tarfile.open(archive, "w") as file:
+            file.add(folder, ".")
+    else:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED) as made:
+            for path in sorted(folder.rglob("*.dcm")):
+                made.write(path, path.relative_to(folder))
+    a, b = open_source(folder, 1, labelled=True), open_source(archive, 1, labelled=True)
+    assert len(a) == len(b) == 5
+    assert a.keys.tolist() == b.keys.tolist()
+    assert a.labels is not None
+    assert b.labels is not None
+    assert a.labels.tolist() == b.labels.tolist()
+    for i in range(5):
+        assert a.name(i) == b.name(i)
+        assert a.kind(i) == b.kind(i)
+        assert np.array_equal(a.read(i, None).numpy(), b.read(i, None).numpy())
+    assert b.notes() == [f"{archive.name}: skipped: 1 DICOM file without pixels, such as q/report.dcm"]
+    tiles = open_source(archive, 1, tiling=Tiling(40, 40))
+    assert np.array_equal(tiles.read(6, None).numpy()[0], frames[1, :40, :40])

@@ -597,7 +597,7 @@ def test_commands_that_are_refused_with_one_message(
     assert "trains with labels: lookalike finetune ENCODER" in failing(capsys, ["pretrain", "finetune", data[0]], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--classes", "a"], 2)
     failing(capsys, ["finetune", str(encoder), *data, "--backbone", "resnet18"], 2)
-    failing(capsys, ["finetune", str(encoder), data[0]], 2)
+    failing(capsys, ["finetune", str(encoder)], 2)
     argv = ["finetune", "--resume", "--out", str(tuned), "--mixup", "0.5"]
     assert "mixup: 0.0 in the run, 0.5 now" in failing(capsys, argv, 1)
     with pytest.raises(ValueError, match=r"FineTune\.Config"):
@@ -664,3 +664,46 @@ def test_views_are_kept_in_their_sizes() -> None:
     """`views finetune` shows what is trained on, for which no classes are needed."""
     cfg = dataclasses.replace(FineTune.Config(), views=resized(FineTune.Config().views, 32))
     assert training.resolve(Run(data="", method=cfg, backbone="test_resnet", image_size=32), 100)[0].image_size == 32
+
+
+@pytest.mark.parametrize("how", ["column", "holdout"])
+def test_a_part_of_the_training_images_is_the_test(
+    how: str, encoder: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a list with the column split, or by --holdout; a run that was stopped continues with the same parts."""
+    shutil.copytree(labelled, tmp_path / "data")
+    names = sorted(path.relative_to(labelled).as_posix() for path in labelled.rglob("*.jpg"))
+    rows = [f"{name},{name.split('/')[1]},{'test' if i % 4 == 0 else 'train'}" for i, name in enumerate(names)]
+    data = tmp_path / "data/list.csv"
+    data.write_text("\n".join(["path,label,split", *rows]))
+    more = [] if how == "column" else ["--holdout", "0.25", "--columns.split", ""]
+    base = ["finetune", str(encoder), str(data), "--epochs", "2", "--batch-size", "8", "--workers", "0", *more]
+    assert cli.main([*base, "--out", str(tmp_path / "whole")]) == 0
+    by = "by the column split" if how == "column" else "by a random split with seed 0"
+    shown = capsys.readouterr().out
+    assert f"36 training images and 12 test images {by}" in shown
+    assert "data        36 images in" in shown
+    (entry,) = json.loads(Folder(tmp_path / "whole").evaluation.read_text())
+    assert (entry["train_images"], entry["test_images"]) == (36, 12)
+    assert entry["split"]["by"] == how
+    assert entry["test"] == entry["train"] == str(data)
+    listed = cli.main(["evaluate", str(tmp_path / "whole"), str(data), "--protocols", "knn", *more])
+    assert listed == 0
+    assert f"36 training images and 12 test images {by}" in capsys.readouterr().out
+
+    def interrupted(self: FineTune, at: Progress, outputs: object) -> None:
+        if at.step + 1 == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTune, "after_step", interrupted)
+        assert cli.main([*base, "--out", str(tmp_path / "again")]) == 130
+    assert cli.main(["finetune", "--resume", "--out", str(tmp_path / "again")]) == 0
+    a, b = (load_file(Folder(tmp_path / name).classifier) for name in ("whole", "again"))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert f"36 training images and 12 test images {by}" in capsys.readouterr().out
+    train, test = str(labelled / "train"), str(labelled / "test")
+    argv = ["finetune", str(encoder), train, "--out", str(tmp_path / "no")]
+    assert "has no column split. Give TEST, the fraction" in failing(capsys, argv, 1)
+    argv = ["finetune", str(encoder), train, test, "--holdout", "0.2", "--out", str(tmp_path / "no")]
+    assert "holdout splits TRAIN, but TEST is given" in failing(capsys, argv, 1)

@@ -83,6 +83,8 @@ TRIED_ELSEWHERE = {
     "columns.path is empty. Give the name": "test_tables.py::test_columns_have_the_names_that_are_given",
     "Give each column its own name.": "test_tables.py::test_columns_have_the_names_that_are_given",
     "expected a text or a whole number. Correct it.": "test_tables.py::test_bad_lists_are_refused_with_the_line",
+    "expected a;b or a list. Correct it.":
+        "test_row_files.py::test_classes_that_are_no_lists_of_texts_are_refused_by_row",
     " cannot have several classes per image. Give a list":
         "test_tables.py::test_several_classes_need_a_list_with_their_column",
     "Give each image its classes": "test_tables.py::test_several_classes_need_a_list_with_their_column",

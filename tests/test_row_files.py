@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -438,3 +439,53 @@ def test_groups_and_splits_follow_the_images_and_columns_may_have_other_names(
     source = open_source(written(tmp_path / "a.parquet", {"image": [png(), png(1)], "group": ["a", None]}))
     assert source.groups is None
     assert source.unusable == {"groups": "row 1 has no usable group: None. Correct it."}
+
+
+SETS: list[object] = [["cat", "dog"], ["dog"], [], None, ["cat"]]
+"""Classes of the first images; the others have none."""
+
+
+@pytest.mark.parametrize("form", ["lists", "texts", "numbers", "paths", "arrow"])
+def test_rows_may_have_several_classes(form: str, classed: Path, tmp_path: Path) -> None:
+    """As lists, as a;b and as numbers of `datasets`: those of the CSV list with the same images."""
+    import datasets
+
+    copied = Path(shutil.copytree(classed, tmp_path / "images"))
+    names = sorted(dict(files(copied)))
+    sets = [each or [] for each in SETS] + [[]] * (len(names) - len(SETS))
+    texts = [";".join(each) for each in sets]  # type: ignore[arg-type]
+    (copied / "list.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(["path", *names], ["label", *texts])))
+    expected = open_source(copied / "list.csv", labelled=True, multi_label=True)
+    images, path = [(copied / name).read_bytes() for name in names], copied / "images.parquet"
+    content: dict[str, list[object]] = {"path": [*names], "label": [*texts] if form == "texts" else [*sets]}
+    if form != "paths":
+        content["image"] = [*images]
+    if form in ("numbers", "arrow"):
+        known = ["dog", "cat"]
+        content |= {"label": [[known.index(each) for each in row] for row in sets]}  # type: ignore[union-attr]
+        content |= {"image": [{"bytes": each, "path": None} for each in images]}
+        kinds = {"path": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=known))}
+        made = datasets.Dataset.from_dict(content, features=datasets.Features(kinds | {"image": datasets.Image()}))
+        path = tmp_path / "saved" if form == "arrow" else path
+        made.save_to_disk(str(path)) if form == "arrow" else made.to_parquet(str(path))
+    else:
+        written(path, content)
+    source = open_source(path, labelled=True, multi_label=True)
+    assert source.classes == expected.classes == ("cat", "dog")
+    assert source.labels is None
+    assert source.label_sets is not None
+    assert expected.label_sets is not None
+    by_name = {expected.name(i): expected.label_sets[i].tolist() for i in range(len(expected))}
+    assert {source.name(i): source.label_sets[i].tolist() for i in range(len(source))} == by_name
+    assert source.notes() == []
+
+
+def test_classes_that_are_no_lists_of_texts_are_refused_by_row(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.parquet", {"image": [png(0), png(1)], "label": [0.5, 1.5]})
+    with pytest.raises(
+        ValueError, match=r"x\.parquet has the label 0\.5 in row 0; expected a;b or a list\. Correct it"
+    ):
+        open_source(path, labelled=True, multi_label=True)
+    path = written(tmp_path / "y.parquet", {"image": [png(0), png(1)]})
+    with pytest.raises(ValueError, match=r"y\.parquet has no column label\. Give each image its classes there"):
+        open_source(path, labelled=True, multi_label=True)

@@ -3,6 +3,7 @@
 import csv
 import pickle
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from support.runs import interrupt_after
 
 from lookalike import cli
 from lookalike.data import BrokenImage, Pixels, Scale, Source, Tiling, boxes, limits, open_source
 from lookalike.data.sources.tiles import Tiles, positions
-from lookalike.data.splits import open_split
+from lookalike.data.splits import open_split, shared_groups
 from lookalike.runs import Folder, read_yaml
 
 RNG = np.random.default_rng(0)
@@ -154,6 +156,7 @@ def test_labels_are_those_of_the_frame_and_tiles_of_one_frame_are_a_group(tmp_pa
     assert source.groups is not None
     assert source.groups.numbers.tolist() == [0] * 4 + [1] * 4
     assert source.groups.names == ("a/x.png", "b/x.png")
+    assert not shared_groups(source, open_source(tmp_path, labelled=True, tiling=Tiling(40, 40)))  # of another folder
     split = open_split(tmp_path, tiling=Tiling(40, 40), holdout=0.5)
     names = [{part.name(i).split("@")[0] for i in range(len(part))} for part in (split.train, split.test)]
     assert not names[0] & names[1]
@@ -217,7 +220,7 @@ def test_every_command_takes_tiles(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no tile is given" in capsys.readouterr().err
 
 
-def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
     for i in range(3):
@@ -225,6 +228,33 @@ def test_a_training_on_tiles_resumes_to_the_same_weights(tmp_path: Path) -> None
     data, tiles = str(tmp_path), ["--tile", "48", "--stride", "16", "--no-report"]
     base = ["pretrain", "simclr", data, *tiles, *TRAIN]
     assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "whole")]) == 0
-    assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "again"), "--workers", "2"]) == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        assert cli.main([*base, "--epochs", "2", "--out", str(tmp_path / "again")]) == 130
+    assert cli.main(["pretrain", "simclr", "--resume", "--out", str(tmp_path / "again"), "--workers", "2"]) == 0
     a, b = (load_file(Folder(tmp_path / name).weights) for name in ("whole", "again"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_export_is_verified_on_the_tiles_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own images as in its training; others by the options. Data in several files are found again, too."""
+    from lookalike.commands import export_files
+
+    frames, seen = tmp_path / "frames", list[tuple[int, str]]()
+    frames.mkdir()
+    for i in range(3):
+        Image.fromarray(noise(96, 96, 3)).save(frames / f"{i}.png")
+        with tarfile.open(tmp_path / f"{i}.tar", "w") as file:
+            file.add(frames / f"{i}.png", f"{i}.png")
+    data, out = str(tmp_path / "{0..2}.tar"), str(tmp_path / "run")
+    assert cli.main(["pretrain", "simclr", data, "--tile", "48", "--out", out, "--no-report", *TRAIN]) == 0
+
+    def sampled(source: Source, *others: object) -> None:
+        seen.append((len(source), source.name(1)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_files, "sample", sampled)
+    assert cli.main(["export", out]) == 130
+    assert cli.main(["export", out, "--check", str(frames), "--tile", "48", "--stride", "24"]) == 130
+    assert cli.main(["export", out, "--check", str(frames)]) == 130
+    assert seen == [(12, "0.png@0,48"), (27, "0.png@0,24"), (3, "1.png")]

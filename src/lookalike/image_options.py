@@ -1,7 +1,7 @@
 """Image settings of options and saved encoders: limits, and how pixels are read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -94,6 +94,12 @@ class Tiling:
 
     def __str__(self) -> str:
         return f"--tile {self.size} --stride {self.stride}"
+
+
+def tiling_of(run: Mapping[str, object]) -> Tiling | None:
+    """The tiles that a run was trained on, by its run.yaml; None for images."""
+    tile, stride = run.get("tile"), run.get("stride")
+    return Tiling.of(tile, stride) if isinstance(tile, int) and isinstance(stride, int | None) else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Runs a command, and writes the index and a digest of the views of each image of each step to a file.
 
+Its process is written to RECORD.processes.
+
 PYTHONPATH=tests python -m support.recorded_training RECORD ARGUMENT...
 """
 
@@ -22,6 +24,8 @@ from . import tiny  # registers the network
 def record(path: str, argv: Sequence[str]) -> int:
     """Each line: the step, and index and digest of each image, in order of the indices."""
     warnings.simplefilter("ignore")
+    with open(f"{path}.processes", "a") as file:
+        file.write(f"{os.getpid()}\n")
     torch.set_num_threads(1)
     pages.write_report = lambda folder, workers: None
     forward, after = SimCLR.forward, SimCLR.after_step

@@ -115,6 +115,21 @@ def pixels(root: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), source.labels.numpy()
 
 
+def frames(root: Path, out: Path) -> str:
+    """An eighth of the images, larger: with `TILES`, as many tiles as there were images."""
+    from PIL import Image
+
+    (out / "frames").mkdir()
+    for name, _ in list(files(root))[::8]:
+        with Image.open(root / name) as opened:
+            large = opened.resize((104, 56))
+        large.save(out / "frames" / f"{name.replace('/', '-')}.png")
+    return str(out / "frames")
+
+
+TILES = ("--tile", "32", "--stride", "24")
+
+
 def hdf5(root: Path, out: Path) -> str:
     import h5py
 
@@ -147,5 +162,7 @@ NAMED = _named(
     (folder, text_list, csv_list, tar, zipped, parquet, parquet_shards, parquet_folder, parquet_of_paths, arrow)
 )
 """Kinds whose images have names, which are those of the folder."""
+TILED = _named((frames,))
+"""Large frames, given with `TILES`."""
 NUMBERED = _named((arrow_numbered, hdf5, zarrs))
 """Kinds whose images have numbers only."""

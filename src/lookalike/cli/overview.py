@@ -14,7 +14,7 @@ Train
   demo                            an encoder on digits, in one or two minutes
   pretrain METHOD DATA            an encoder on a folder of unlabelled images
   distill DATA --teacher T        a small encoder that matches a pretrained one
-  finetune ENCODER TRAIN TEST     a classifier, evaluated on TEST at the end
+  finetune ENCODER TRAIN [TEST]   a classifier, evaluated on TEST at the end
   compare DATA METHOD...          methods at equal cost, evaluated and ranked
   estimate METHOD DATA            memory, time and largest batch of a training
   slurm -- COMMAND                one of these as a job of a Slurm cluster
@@ -75,12 +75,13 @@ the end. Then report.html is written to the run folder; --no-report skips it.
 """
 
 FINETUNE = """\
-lookalike finetune ENCODER TRAIN TEST [options]
+lookalike finetune ENCODER TRAIN [TEST] [options]
 lookalike finetune --from run.yaml [options]     ENCODER, TRAIN, TEST and all defaults from the file
 lookalike finetune --resume --out RUN            resume an interrupted run
 
 ENCODER is a run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME; a copy of it is trained. TRAIN
-and TEST are folders with one sub-folder per class. TEST is evaluated once, after the last epoch.
+and TEST are folders with one sub-folder per class, or other labelled DATA. TEST is evaluated once, after the last
+epoch. Without TEST the column split of the list TRAIN is used; --holdout 0.2 draws a fifth of TRAIN for testing.
 Without --image-size images have the size that the encoder was trained or published at.
 --frozen trains a linear probe with crops and flips; --unfreeze-after N trains only the head for the first N epochs.
 At the end report.html is written to the run folder; --no-report skips it.

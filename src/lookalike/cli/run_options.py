@@ -20,7 +20,7 @@ from .run_arguments import Arguments, First, Training
 
 FIXED_IN_FINETUNE = {
     "options": ("backbone", "channels", "normalize", "init", "frozen_epochs", "on_collapse", "joint_loss"),
-    "method": ("test", "classes", "encoder_stem", "encoder_interpolation"),
+    "method": ("test", "splits_train", "classes", "encoder_stem", "encoder_interpolation"),
 }
 """Fields that ENCODER, TRAIN and TEST determine, or that do not apply."""
 
@@ -34,7 +34,7 @@ POSITIONALS = {
     "data": "A folder (scanned recursively) or a text file of paths.",
     "encoder": "A run folder, a weights file, timm/NAME, torchvision/NAME or torchhub/NAME.",
     "train": "Folder with one sub-folder of images per class.",
-    "test": "Folder with the same classes and other images; evaluated once, at the end.",
+    "test": "Folder with the same classes and other images; evaluated once, at the end. Without it, a part of TRAIN.",
 }
 """Help of the positional arguments of training commands."""
 
@@ -130,7 +130,7 @@ def _parsed(
         defaults = {"encoder": options.init, "train": defaults["data"], "test": test}
     hidden = FIXED_IN_FINETUNE["options"] if arguments.classifies else HIDDEN.get(arguments.verb, ())
     front = [
-        StructFieldSpec(name, _positional(name), value or tyro.MISSING, POSITIONALS[name])
+        StructFieldSpec(name, _positional(name), value or ("" if name == "test" else tyro.MISSING), POSITIONALS[name])
         for name, value in defaults.items()
     ]
     fields = [*front, *_shared(arguments.first, options), own]

@@ -57,7 +57,7 @@ def check_places(arguments: Arguments, parsed: Parsed) -> None:
         with _from_file(arguments, options, teacher):
             check_encoder(teacher)
     probed = options.probe or () if "probe" in arguments.typed or not resumes else ()  # else the training skips it
-    for path in (parsed.data, *([parsed.test] if arguments.classifies else []), *probed):
+    for path in (parsed.data, *([parsed.test] if arguments.classifies and parsed.test else []), *probed):
         with _from_file(arguments, options, path):
             check_images(path)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..columns import COLUMNS, Columns
 from ..exports.formats import FORMATS, OPSET, Format, Precision, check_options
+from ..image_options import Tiling
 from ..printing import silent
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def export(
     overwrite: bool = False,
     encoder_backbone: str | None = None,
     columns: Columns = COLUMNS,
+    tile: int | None = None,
+    stride: int | None = None,
     say: Callable[[str], None] = silent,
 ) -> "Exported":
     """Exports an encoder or a classifier as a file for other programs, and verifies it.
@@ -58,6 +61,9 @@ def export(
         overwrite: replace an existing export.
         encoder_backbone: name of the architecture, if `encoder` is a weights file that does not state it.
         columns: names of the columns of lists, for `check` and `calibrate`.
+        tile: cut the images of `check` and `calibrate` into tiles of this many pixels; the run's own are cut as in its
+            training.
+        stride: distance between the beginnings of two tiles in pixels; by default the size of a tile.
         say: called with lines for the user.
 
     Returns:
@@ -81,5 +87,5 @@ def export(
     )  # fmt: skip
     return export_files(
         encoder, asked, out=out, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone, columns=columns,
-        say=say,
+        tiling=Tiling.of(tile, stride), say=say,
     )  # fmt: skip

@@ -36,6 +36,8 @@ from ..exports.triton import repository as triton_repository
 from ..exports.verify import IMAGES, Sample, Verification, normalised, sample, test_crops
 from ..files import atomic, file_sha256, read_json, sync, write_json
 from ..foreign import is_tag
+from ..image_options import Tiling, tiling_of
+from ..places import exists, is_on_hub
 from ..printing import counted, pasteable
 from ..runs import Folder, made, version
 from ..runs.lookup import is_finetuned
@@ -84,6 +86,7 @@ def export_files(
     calibrate: Data | None,
     encoder_backbone: str | None,
     columns: Columns,
+    tiling: Tiling | None,
     say: Callable[[str], None],
 ) -> Exported:
     """See `export`."""
@@ -96,10 +99,10 @@ def export_files(
     name = "classifier" if isinstance(trained, Classifier) else "encoder"
     _check_folder(folder, asked.overwrite)
     data = check if check is not None else _own_images(origin)
-    own = origin.columns if check is None else columns
-    source = None if data is None else _open(data, network.encoder, own, say)
+    own = (origin.columns, origin.tiling) if check is None else (columns, tiling)
+    source = None if data is None else _open(data, network.encoder, *own, say)
     images = Sample([], "") if source is None else sample(source, IMAGES, "export", name_of(data))
-    ranges = _calibration(calibrate, columns, source, network.encoder, say) if asked.precision == "int8" else []
+    ranges = _calibration(calibrate, columns, tiling, source, network.encoder, say) if asked.precision == "int8" else []
     with _within(folder) as temporary:
         making = Making(network, trained, origin, asked, temporary, name, say)
         making.write(images, ranges)
@@ -107,6 +110,7 @@ def export_files(
         making.compare_accuracy(source)
         command = _command(
             origin, asked, folder, check=check, calibrate=calibrate, encoder_backbone=encoder_backbone,
+            tile=None if tiling is None else str(tiling.size), stride=None if tiling is None else str(tiling.stride),
             **{f"columns.{name}": value for name, value in vars(columns).items() if value != vars(COLUMNS)[name]},
         )  # fmt: skip
         exported = _published(making, folder, images, command)
@@ -152,7 +156,7 @@ def _opened(encoder: Encoder | Classifier, backbone: str | None) -> tuple[Traine
     return trained, Origin(
         os.fspath(encoder), digest, str(card.get("method", "")), float(card.get("epochs", 0)),
         str(of_run.get("data", "")), own, str(card.get("dtype", "uint8")),
-        columns_of(of_run),
+        columns_of(of_run), tiling_of(of_run),
     )  # fmt: skip
 
 
@@ -162,7 +166,8 @@ def _exported_already(path: Path) -> ValueError:
 
 def _own_images(origin: Origin) -> Data | None:
     """The training images of the encoder's run, if they are still there."""
-    return origin.data if origin.data and not is_tag(origin.data) and os.path.exists(origin.data) else None
+    is_path = origin.data and not is_tag(origin.data) and not is_on_hub(origin.data)  # no download unless asked
+    return origin.data if is_path and exists(origin.data) else None
 
 
 def _default_folder(encoder: Encoder | Classifier, asked: Request) -> Path:
@@ -202,18 +207,23 @@ def _within(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _open(data: Data, encoder: Backbone, columns: Columns, say: Callable[[str], None]) -> Source:
-    source = open_maybe_labelled(data, encoder.pixels, columns)
+def _open(data: Data, encoder: Backbone, columns: Columns, tiling: Tiling | None, say: Callable[[str], None]) -> Source:
+    source = open_maybe_labelled(data, encoder.pixels, columns, tiling)
     for line in remarks(source):
         say(line)
     return source
 
 
 def _calibration(
-    data: Data | None, columns: Columns, source: Source | None, encoder: Backbone, say: Callable[[str], None]
+    data: Data | None,
+    columns: Columns,
+    tiling: Tiling | None,
+    source: Source | None,
+    encoder: Backbone,
+    say: Callable[[str], None],
 ) -> list[NDArray[np.float32]]:
     """Normalised images in batches, by whose ranges activations become int8."""
-    source = source if data is None else _open(data, encoder, columns, say)
+    source = source if data is None else _open(data, encoder, columns, tiling, say)
     if source is None:
         raise ValueError("int8 needs images to measure the ranges of activations. Give --calibrate DATA.")
     chosen = sample(source, CALIBRATED, "calibration", "")

@@ -12,9 +12,9 @@ from torch import nn
 from .. import backbones, classifiers, encoders, training
 from ..backbones import Backbone
 from ..classifiers import Classifier
-from ..data import Data, Source, only_chosen, open_source
+from ..data import Data, Source, only_chosen
 from ..data.labelled import name_of, open_pair, same_folder
-from ..data.splits import shared_groups
+from ..data.splits import Split, open_split, shared_groups
 from ..devices import default_device
 from ..evaluation.features import Features, features, fingerprint
 from ..evaluation.label_checks import missing_classes
@@ -38,7 +38,7 @@ TEST_BATCH = 256
 def finetune(
     encoder: str | os.PathLike[str] | nn.Module,
     train: Data,
-    test: Data,
+    test: Data | None = None,
     *,
     out: str | os.PathLike[str] = Options.out,
     epochs: int = Options.epochs,
@@ -59,7 +59,8 @@ def finetune(
         encoder: what `lookalike.load` accepts, a loaded encoder, or a pretrained module of your own, (B, C, H, W) to
             (B, D); a copy of it is trained.
         train: folder with one sub-folder per class, or a labelled Dataset.
-        test: the same classes with other images, which are used only after the last epoch.
+        test: the same classes with other images, which are used only after the last epoch. Without it, they are a part
+            of `train`: by the column split of a list, or drawn at random with `method.holdout`.
         out: run folder.
         epochs: number of passes over the training images.
         batch_size: images per optimizer step.
@@ -89,7 +90,7 @@ def train_and_evaluate(run: Run, test: Data | None = None, callbacks: Sequence[C
 
     Args:
         run: its method is a `FineTune.Config`. The encoder is `init`, a name or path, or `backbone`, a module.
-        test: labelled images; by default those that `run.method.test` names.
+        test: labelled images; by default those that `run.method.test` names, else a part of `run.data`.
         callbacks: as for `lookalike.pretrain`.
     """
     begun = time.perf_counter()
@@ -113,9 +114,12 @@ def prepared(run: Run, test: Data | None = None) -> Run:
     if launch.launched_rank(run) == 0:
         folder.check(resume=run.resume, overwrite=run.overwrite)
     published = not run.resume and is_published(run.init)
-    source = _open_train(run, cfg) if published else None  # before a download
-    if source is not None:
-        _open_test(test if test is not None else cfg.test, run, source.classes or ())
+    given = test if test is not None else cfg.test
+    splits_train = isinstance(given, str) and not given
+    if cfg.holdout and not splits_train:
+        raise ValueError("holdout splits TRAIN, but TEST is given. Leave one of them out.")
+    cfg = dataclasses.replace(cfg, splits_train=splits_train)
+    parts = _opened(run, cfg, given) if published else None  # before a download
     resumes = run.resume and bool(cfg.classes) and (folder.last.is_file() or folder.before.is_file())
     if not (resumes and isinstance(run.backbone, str)):
         model = _encoder(run, cfg)
@@ -129,16 +133,12 @@ def prepared(run: Run, test: Data | None = None) -> Run:
             bands=model.pixels.bands if run.bands is None else run.bands,
             scale=model.pixels.scale.words() if run.pixels.scale.kind == "dtype" else run.scale,
         )
-    source = source or _open_train(run, cfg)
-    assert source.classes is not None
-    if sorted(map(composed, source.classes)) != sorted(
-        map(composed, cfg.classes)
-    ):  # the same classes keep the chosen order
-        cfg = dataclasses.replace(cfg, classes=source.classes)
-    given = test if test is not None else cfg.test
+    classes = (parts or _opened(run, cfg, given)).train.classes
+    assert classes is not None
+    if sorted(map(composed, classes)) != sorted(map(composed, cfg.classes)):  # the same classes keep the chosen order
+        cfg = dataclasses.replace(cfg, classes=classes)
     if isinstance(given, str | os.PathLike):
         cfg = dataclasses.replace(cfg, test=os.fspath(given))
-    _open_test(given, run, cfg.classes)
     return dataclasses.replace(run, method=cfg, frozen_epochs=0.0)
 
 
@@ -180,22 +180,23 @@ def _encoder(run: Run, cfg: FineTune.Config) -> Backbone:
     return encoders.load(run.init, cfg.encoder_backbone or None)
 
 
-def _open_train(run: Run, cfg: FineTune.Config) -> Source:
-    """Opens the training images, for a resumed run with its original classes."""
-    classes = cfg.classes if run.resume and cfg.classes else None
-    source = open_source(run.data, run.pixels, labelled=True, classes=classes, columns=run.columns, tiling=run.tiling)
-    return source if run.only is None else only_chosen(source, run.only)
-
-
-def _open_test(test: Data, run: Run, classes: Sequence[str]) -> Source:
-    """Opens the test images, with labels that index `classes`.
+def _opened(run: Run, cfg: FineTune.Config, test: Data, classes: Sequence[str] | None = None) -> Split:
+    """Opens the training and test images, for a resumed run with its original classes.
 
     Raises:
-        ValueError: a class is not in `classes`.
+        ValueError: no test images, or a class of them that the training images do not have.
     """
-    if isinstance(test, str) and not test:
-        raise ValueError("No test images were given. Give TEST, a folder with the classes of TRAIN.")
-    return open_source(test, run.pixels, labelled=True, classes=classes, columns=run.columns, tiling=run.tiling)
+    if classes is None and run.resume and cfg.classes:
+        classes = cfg.classes
+    if cfg.splits_train:
+        return open_split(
+            run.data, pixels=run.pixels, columns=run.columns, only=run.only, holdout=cfg.holdout or None,
+            seed=run.seed, tiling=run.tiling, classes=classes,
+        )  # fmt: skip
+    first, second = open_pair(
+        run.data, test, pixels=run.pixels, classes=classes, columns=run.columns, tiling=run.tiling
+    )
+    return Split(first if run.only is None else only_chosen(first, run.only), second, {}, "")
 
 
 def trained_classifier(run: Run) -> tuple[Classifier, Resolved]:
@@ -223,16 +224,17 @@ def _evaluate(run: Run, test: Data | None, begun: float) -> None:
     cfg = settled.method
     assert isinstance(cfg, FineTune.Config)
     given = test if test is not None else cfg.test
-    first, second = open_pair(
-        settled.data, given, pixels=settled.pixels, classes=cfg.classes, columns=settled.columns,
-        tiling=settled.tiling,
-    )  # fmt: skip
-    if settled.only is not None:
-        first = only_chosen(first, settled.only)
+    parts = _opened(settled, cfg, given, cfg.classes)
+    first, second = parts.train, parts.test
+    if parts.line:
+        folder.say(parts.line)
     found = scores_of(classifier, second, settled.workers, folder.say)
     assert found.labels is not None
     classifiers.save(folder, classifier, encoders.read_card(folder))
-    about = About({}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data), name_of(given))
+    about = About(
+        {}, file_sha256(folder.weights), fingerprint(first, second), name_of(settled.data),
+        name_of(settled.data if cfg.splits_train else given), parts.about,
+    )  # fmt: skip
     metrics = classification_metrics(found.features.double().softmax(1), found.labels)
     result = entry(
         "linear-augmented" if cfg.frozen else "finetune", [metrics], found.labels, train_images=len(first),
@@ -265,7 +267,7 @@ def _lines(result: Entry, found: Features, run: Run, test: Data) -> list[str]:
             f"WARNING     accuracy is not significantly above the majority-class baseline ({majority:.2%}). Train for "
             "longer, on more images, or from another encoder."
         )
-    if same_folder(run.data, test):
+    if (not isinstance(test, str) or test) and same_folder(run.data, test):
         lines.append("WARNING     TRAIN and TEST are the same: accuracies do not apply to other images.")
     if found.broken:
         name, reason = found.broken[0]
@@ -287,7 +289,15 @@ def settings_of(run: Run) -> dict[str, object]:
     """The settings of a resolved run for the record: the recipe, without names of files and classes."""
     recipe = plain(run.method)
     assert isinstance(recipe, dict)
-    left_out = {"classes", "test", "encoder_backbone", "encoder_stem", "encoder_interpolation"}
+    left_out = {
+        "classes",
+        "test",
+        "holdout",
+        "splits_train",
+        "encoder_backbone",
+        "encoder_stem",
+        "encoder_interpolation",
+    }
     return {
         "image_size": run.image_size,
         "crop": "256/224 centre",

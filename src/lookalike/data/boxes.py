@@ -111,7 +111,8 @@ def _of_tiff(file: IO[bytes], box: Box, pixels: Pixels) -> Tensor | None:
         is_whole = not page.is_tiled and rows >= page.imagelength  # a decoded frame serves several tiles
         if is_whole or rows * columns * samples * page.dtype.itemsize > limits.MAX_BYTES:
             return None
-        array = tile_of(page, box)
+        with tiff_bands.readable(page):
+            array = tile_of(page, box)
         return from_tensor(torch.from_numpy(array), pixels, None, 0, tiff_bands.names_in(opened, samples))
 
 

@@ -51,6 +51,7 @@ def decode(
     pixels: Pixels | int = 3,
     decode_size: int | None = None,
     key: int = 0,
+    frame: int | None = None,
 ) -> Tensor:
     """Reads an image file, given by its path or content.
 
@@ -68,6 +69,7 @@ def decode(
             leaves the shorter side at or above this size, and cropped to an aspect ratio of at most 4. None, for
             evaluation, decodes the whole image at full size.
         key: the image's key; it determines the position of that crop.
+        frame: of the content of a DICOM file with several frames, from 1.
 
     Returns:
         (C, H, W), contiguous, rotated by its EXIF orientation; the first frame of an animation.
@@ -78,7 +80,7 @@ def decode(
     pixels = Pixels.of(pixels)
     try:
         if isinstance(image, bytes):
-            return _decoded(io.BytesIO(image), len(image), None, pixels, decode_size, key)
+            return _decoded(io.BytesIO(image), len(image), None, pixels, decode_size, key, frame)
         path, frame = dicom.frame_of(image)
         size = _file_size(path)
         with open(path, "rb") as file:
@@ -143,8 +145,11 @@ def _uses_tifffile(file: IO[bytes], pixels: Pixels) -> bool:
     else:  # extra samples that Pillow ignores, and pages that are channels
         has_pages = samples == 1 and pixels.channels not in (1, 3) and tiff.has_pages(file)
         wanted = has_pages or (samples == pixels.channels and samples not in (1, 3, 4))
+        if not wanted and tiff.is_unsigned_32(tags):
+            return tiff.is_installed()
+        wanted |= tiff.has_few_bits(tags) and pixels.scale.kind != "dtype"
     if wanted and not tiff.is_installed():
-        if is_plain and samples in (1, 3) and not tiff.has_pages(file):
+        if is_plain and samples in (1, 3) and not tiff.has_pages(file) and not tiff.has_few_bits(tags):
             return False
         raise tiff.unread(tags)
     return wanted
@@ -211,10 +216,10 @@ def kind_of(path: str | os.PathLike[str], pixels: Pixels | int = 3) -> str:
     return found or _by_pillow(path, lambda image: pillow_kind(image, Pixels.of(pixels)))
 
 
-def kind_of_content(content: bytes, pixels: Pixels | int = 3) -> str:
+def kind_of_content(content: bytes, pixels: Pixels | int = 3, frame: int | None = None) -> str:
     """`kind_of` for the content of a file."""
     file = io.BytesIO(content)
-    found = _kind_from_head(file, len(content), Pixels.of(pixels))
+    found = _kind_from_head(file, len(content), Pixels.of(pixels), None, frame)
     return found or _by_pillow(file, lambda image: pillow_kind(image, Pixels.of(pixels)))
 
 

@@ -60,7 +60,15 @@ def frames(path: str | os.PathLike[str]) -> int | None:
     """The number of frames in a file; None if it has no pixels, 1 if it cannot be read, which `decode` reports."""
     try:
         with open(path, "rb") as file:
-            head = _head(file, ["NumberOfFrames", "Rows", "Columns"])
+            return frames_in(file)
+    except OSError:
+        return _ONE_FRAME
+
+
+def frames_in(file: IO[bytes]) -> int | None:
+    """`frames` for an open file."""
+    try:
+        head = _head(file, ["NumberOfFrames", "Rows", "Columns"])
     except Exception:  # malformed files make pydicom raise errors of any type
         return _ONE_FRAME
     return _count(head) if "Rows" in head and "Columns" in head else None

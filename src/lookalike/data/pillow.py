@@ -17,7 +17,7 @@ from ..printing import counted
 from . import limits, png, tiff
 from .errors import Unsupported
 from .limits import aspect_window, check_size, shrink_factor
-from .tensors import ALIKE, from_tensor
+from .tensors import ALIKE, from_tensor, upright
 from .transparency import deep_in_mode, ground_of, in_mode, is_deep_transparency, is_opaque, scale_key, unnamed_bands
 
 # Pillow's warnings are redundant: an unreadable image is reported with its reason
@@ -36,15 +36,6 @@ ANIMATED: Final = "animated"
 """Part of `kind_of` for other files with several pictures."""
 _PIECE: Final = 2**21  # pixels converted at once: converting a whole image would take too much memory
 _SAVE: Final = "Save it as 8-bit RGB, or as .npy of shape (C, H, W)"
-_TURNS: Final = {  # EXIF orientation -> its inverse: whether to swap the axes, and which of (H, W) to flip afterwards
-    2: (False, (2,)),
-    3: (False, (1, 2)),
-    4: (False, (1,)),
-    5: (True, ()),
-    6: (True, (2,)),
-    7: (True, (1, 2)),
-    8: (True, (1,)),
-}
 
 
 def pillow_kind(image: Image.Image, pixels: Pixels) -> str:
@@ -77,12 +68,12 @@ def from_pillow(image: Image.Image, pixels: Pixels | int, decode_size: int | Non
     _check_room(image, channels, deep_color)
     if not asked.is_plain:
         values = _values(image, asked, deep_color)
-        return _upright(from_tensor(values, asked, decode_size, key), _orientation(image))
+        return upright(from_tensor(values, asked, decode_size, key), _orientation(image))
     if deep_color:
         deep, keyed = _deep_color(image)
         turn = _orientation(image)
         deep = deep_in_mode(deep, keyed, channels, alpha)
-        return _upright(from_tensor(torch.from_numpy(deep).permute(2, 0, 1), channels, decode_size, key), turn)
+        return upright(from_tensor(torch.from_numpy(deep).permute(2, 0, 1), channels, decode_size, key), turn)
     scale_key(image, _raw_mode(image))
     factor = shrink_factor(min(image.size), decode_size)
     # only the JPEG decoder downscales, by 8 at most
@@ -97,7 +88,7 @@ def from_pillow(image: Image.Image, pixels: Pixels | int, decode_size: int | Non
         image = _deep_gray(image, alpha)
         image = image if box == (0, 0, *size) else image.crop(box)
         gray = _deep_pixels(image.reduce(factor) if factor > 1 else image)
-        return _upright(from_tensor(gray, channels, None, key), turn)
+        return upright(from_tensor(gray, channels, None, key), turn)
     if channels == 4 and image.mode == "RGB" and bands == 1:  # Pillow stores the fourth band where others have alpha
         image = Image.frombytes("RGBA", size, image.tobytes("raw", "RGBX"))
     ground = ground_of(image, channels, alpha)
@@ -108,7 +99,7 @@ def from_pillow(image: Image.Image, pixels: Pixels | int, decode_size: int | Non
         piece = in_mode(image if part == (0, 0, *size) else image.crop(part), channels, ground)
         rows_of = _pixels(piece.reduce(factor) if factor > 1 else piece)
         out[:, y // factor : y // factor + rows_of.shape[1]] = rows_of
-    return _upright(torch.from_numpy(out), turn)
+    return upright(torch.from_numpy(out), turn)
 
 
 def _values(image: Image.Image, asked: Pixels, deep_color: bool) -> Tensor:
@@ -141,14 +132,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # corrupt metadata do not make the image unusable
         return 1
-
-
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    """Pixels (C, H, W) rotated and flipped according to an EXIF orientation."""
-    if orientation not in _TURNS:
-        return pixels
-    swapped, flipped = _TURNS[orientation]
-    return (pixels.transpose(1, 2) if swapped else pixels).flip(flipped).contiguous()
 
 
 def _check_room(image: Image.Image, channels: int, deep_color: bool) -> None:
@@ -246,6 +229,10 @@ def _deep_gray(image: Image.Image, alpha: Alpha) -> Image.Image:
     if image.mode == "F":
         return image
     begins_white = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and tiff.is_unsigned_32(image.tag_v2):
+        low, _ = image.getextrema()
+        if isinstance(low, int | float) and low < 0:  # Pillow reads them as signed
+            raise Unsupported(f"a TIFF of integers above {2**31 - 1}. {tiff.EXTRA}")
     key = image.info.get("transparency") if alpha != "drop" else None
     image = image.convert("I") if image.mode != "I" else image
     if begins_white or isinstance(key, int):

@@ -1,7 +1,7 @@
 """Training and test images of one data set: by the column split of a list, or a random part by groups and classes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,10 +12,10 @@ from ..columns import COLUMNS, Columns
 from ..image_options import Pixels, Tiling
 from ..printing import are, counted, first_of, printable, shown
 from ..random import key_of
-from .chosen import only_chosen
+from .chosen import only_chosen, taken
 from .holdout import held_out
 from .labelled import name_of
-from .sources import Data, Source, Subset, open_source
+from .sources import Data, Source, open_source
 
 NAMES: Final[Mapping[str, str]] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -45,11 +45,12 @@ def open_split(
     holdout: float | None = None,
     seed: int = 0,
     tiling: Tiling | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Split:
     """Opens labelled images and splits them: by the column split of a list or, with `holdout`, at random.
 
     Args:
-        data, pixels, columns, multi_label, tiling: as for `open_source`.
+        data, pixels, columns, multi_label, tiling, classes: as for `open_source`.
         only: use only the images that this file of `check` proposes to keep.
         holdout: fraction of the images of each class for testing; images of one group are never separated. For data
             without a column of splits.
@@ -61,7 +62,9 @@ def open_split(
     """
     if holdout is not None and not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}; it must be above 0 and below 1.")
-    source = open_source(data, pixels, labelled=True, columns=columns, multi_label=multi_label, tiling=tiling)
+    source = open_source(
+        data, pixels, labelled=True, classes=classes, columns=columns, multi_label=multi_label, tiling=tiling
+    )
     if only is not None:
         source = only_chosen(source, only)
     name = name_of(data)
@@ -134,13 +137,13 @@ def _sizes(train: Tensor, test: Tensor) -> str:
     return f"{counted(int(train.sum()), 'training image')} and {counted(int(test.sum()), 'test image')}"
 
 
-def _part(source: Source, rows: Tensor) -> Subset:
-    return Subset(source, rows.nonzero()[:, 0].tolist())
+def _part(source: Source, rows: Tensor) -> Source:
+    return taken(source, rows.nonzero()[:, 0].tolist())
 
 
 def shared_groups(train: Source, test: Source, some: int = 3) -> str:
     """A warning if both have images of the same groups; otherwise ""."""
-    if train.groups is None or test.groups is None:
+    if train.groups is None or test.groups is None or train.groups.are_frames or test.groups.are_frames:
         return ""
     sides = [[side.names[n] for n in side.numbers.tolist()] for side in (train.groups, test.groups)]
     both = sorted(set(sides[0]) & set(sides[1]))

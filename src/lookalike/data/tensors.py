@@ -13,6 +13,15 @@ from .errors import Unsupported
 from .limits import aspect_window, check_size, shrink_factor
 from .scaling import check_unit, chosen_bands, scaled
 
+_TURNS: Final = {  # EXIF orientation -> its inverse: whether to swap the axes, and which of (H, W) to flip afterwards
+    2: (False, (2,)),
+    3: (False, (1, 2)),
+    4: (False, (1,)),
+    5: (True, ()),
+    6: (True, (2,)),
+    7: (True, (1, 2)),
+    8: (True, (1,)),
+}
 ALIKE: Final = "Give --scale range LOW HIGH"  # scaling each image separately would change the content
 
 
@@ -58,6 +67,14 @@ def shrunk(image: Tensor, decode_size: int | None, key: int) -> Tensor:
         mean = F.avg_pool2d(image.to(torch.float32), factor, ceil_mode=True, count_include_pad=False)
         image = mean if image.dtype == torch.float32 else mean.round().to(image.dtype)
     return image
+
+
+def upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Pixels (C, H, W) rotated and flipped according to the orientation of EXIF or TIFF."""
+    if orientation not in _TURNS:
+        return pixels
+    swapped, flipped = _TURNS[orientation]
+    return (pixels.transpose(1, 2) if swapped else pixels).flip(flipped).contiguous()
 
 
 def _with_channels(image: Tensor, channels: int) -> Tensor:

@@ -1,8 +1,9 @@
 """The pixel format of a TIFF file, from its first directory, and whether Pillow reads it unchanged."""
 
 import struct
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from . import limits
 from .errors import Unsupported
@@ -13,7 +14,7 @@ _WIDTHS: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 1
 """Bytes of a value, by field type."""
 _CODES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _OFFSETS: Final = (273, 279, 324, 325)  # of strips and tiles; their number grows with the image
-_WANTED: Final = (256, 257, 258, 259, 262, 266, 274, 277, 284, 322, 323, 332, 338, 339)
+_WANTED: Final = (256, 257, 258, 259, 262, 266, 274, 277, 284, 322, 323, 332, 338, 339, 32997)
 ORIENTATION: Final = 274
 _MAX_VALUES: Final = 4096
 _PHOTOMETRIC: Final = {
@@ -21,9 +22,16 @@ _PHOTOMETRIC: Final = {
     1: "greyscale",
     2: "RGB",
     3: "palette",
+    4: "mask",
     5: "CMYK",
     6: "YCbCr",
     8: "LAB",
+    9: "ICCLAB",
+    32803: "camera mosaic",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "linear raw",
+    51177: "depth",
 }
 _FORMATS: Final = {
     1: "unsigned integers",
@@ -37,10 +45,15 @@ _PIXELS: Final = frozenset(
     (*_WANTED, *_OFFSETS, 274, 278, 317, 320, 347, *range(512, 522), 529, 530, 531)
 )  # tags required for decoding; 274 is the orientation
 
+_BY_PILLOW: Final = (*range(1, 9), 32773, 32946, 34925, 50000)
+"""Compressions that Pillow reads in its usual builds."""
+
 EXTRA: Final = "pip install 'lookalike[tiff]' reads it"
 Tags = dict[int, tuple[int, ...]]
 _BIG_ENDIAN: Final = 0
 """Key for the byte order; not a TIFF tag."""
+_BIG: Final = 1
+"""Key for files of BigTIFF; not a TIFF tag."""
 
 
 def read_tags(file: IO[bytes], limit: int) -> Tags:
@@ -60,7 +73,7 @@ def read_tags(file: IO[bytes], limit: int) -> Tags:
         if count > 2**16:
             raise ValueError(f"a TIFF directory of {count} entries")
         entries = file.read(count * width)
-        found: Tags = {_BIG_ENDIAN: (int(order == ">"),)}
+        found: Tags = {_BIG_ENDIAN: (int(order == ">"),), _BIG: (int(big),)}
         total = 0
         for at in range(0, len(entries) - width + 1, width):
             tag, kind, values = struct.unpack_from(order + entry, entries, at)
@@ -156,7 +169,8 @@ def described(tags: Tags) -> str:
     color = _PHOTOMETRIC.get(photometric, "unknown colour space")
     planes = ", planar" if tags.get(284) == (2,) and samples(tags) > 1 else ""
     ends = ", big endian" if tags[_BIG_ENDIAN] == (1,) else ""
-    return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {color}{planes}{ends})"
+    packed = "" if (method := _compression(tags)) in _BY_PILLOW else f", compression {method}"
+    return f"{samples(tags)} x {depth} ({_FORMATS.get(kind, 'undefined numbers')}, {color}{planes}{ends}{packed})"
 
 
 def remedy(tags: Tags) -> str:
@@ -178,11 +192,28 @@ def has_values(tags: Tags) -> bool:
     return one_type and tags.get(262, (-1,))[0] in (0, 1, 2)
 
 
+def _compression(tags: Tags) -> int:
+    return tags.get(259, (1,))[0]
+
+
+def is_unsigned_32(tags: Mapping[int, Any]) -> bool:
+    """Whether a file has one band of 32-bit unsigned integers, the upper half of which Pillow reads as negative."""
+    bits, kind = tags.get(258, (1,)), tags.get(339, (1,))
+    return tuple(bits) == (32,) and tuple(kind) == (1,)
+
+
+def has_few_bits(tags: Tags) -> bool:
+    """Whether samples of fewer than 8 bits are values, which Pillow stretches to 8 bits."""
+    return has_values(tags) and tags.get(258, (1,))[0] < 8
+
+
 def is_plain(tags: Tags) -> bool:
     """Whether Pillow reads the pixels unchanged; in other files it drops bits, bands or signs, or swaps bytes."""
+    if _compression(tags) not in _BY_PILLOW or tags[_BIG_ENDIAN] == tags[_BIG] == (1,) or tags.get(32997, (1,)) != (1,):
+        return False
     bands, photometric, extra = samples(tags), tags.get(262, (-1,))[0], len(tags.get(338, ()))
     bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
-    planes, packed, in_order = tags.get(284) == (2,), tags.get(259, (1,)) != (1,), tags.get(266, (1,)) == (1,)
+    planes, packed, in_order = tags.get(284) == (2,), _compression(tags) != 1, tags.get(266, (1,)) == (1,)
     if len(set(bits)) > 1 or len(bits) not in (1, bands) or len(set(kinds)) > 1:
         return False
     number = (_FORMATS.get(kinds[0], "")[:1], bits[0])  # u8, s16, f32

@@ -3,8 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,15 +15,16 @@ from ..image_options import Pixels
 from ..printing import brief, counted
 from .errors import Unsupported
 from .limits import check_size
-from .tensors import ALIKE, from_tensor
-from .tiff import EXTRA, is_installed
-from .transparency import deep_in_mode
+from .tensors import ALIKE, from_tensor, upright
+from .tiff import EXTRA, ORIENTATION, is_installed
+from .transparency import PREMULTIPLIED, deep_in_mode, is_deep_transparency, straight
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # an unreadable image is reported with its reason
 
+_PREMULTIPLIED: Final = 1  # of the tag ExtraSamples
 _GDAL_METADATA: Final = 42112
 _PAGE_NAME: Final = 285
 _MOST_PAGES: Final = 4096
@@ -44,14 +45,27 @@ def read(file: str | os.PathLike[str] | IO[bytes], pixels: Pixels, decode_size: 
 
     with TiffFile(file) as opened:
         array, names = _array(opened, pixels)
+        turn = opened.pages.first.tags.valueof(ORIENTATION, 1)
     if pixels.scale.kind == "dtype" and array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
         array = _in_16_bits(array)
-    return from_tensor(torch.from_numpy(array), pixels, decode_size, key, names)
+    if array.dtype == np.uint64:  # torch computes with signed ones
+        if array.max() > np.iinfo(np.int64).max:
+            raise Unsupported(
+                f"integers from {array.min()} to {array.max()}; expected at most {np.iinfo(np.int64).max}. Save it as "
+                "float64"
+            )
+        array = array.astype(np.int64)
+    return upright(from_tensor(torch.from_numpy(array), pixels, decode_size, key, names), turn)
 
 
 def _in_16_bits(array: np.ndarray) -> np.ndarray:
     """Integers of another type as uint16."""
-    if array.itemsize < 2 or array.min() < 0 or array.max() > 65535:
+    if array.itemsize < 2:  # no range of values fits its type
+        raise Unsupported(
+            f"integers from {array.min()} to {array.max()} of type {array.dtype.name}; expected uint8 or uint16. "
+            f"{ALIKE}"
+        )
+    if array.min() < 0 or array.max() > 65535:
         raise Unsupported(f"integers from {array.min()} to {array.max()}; expected 0 to 65535. {ALIKE}")
     return array.astype(np.uint16)
 
@@ -106,20 +120,38 @@ def _array(opened: "TiffFile", pixels: Pixels) -> tuple[np.ndarray, list[str]]:
     if array.ndim == 2:
         return array[None], names
     array = array if page.axes == "SYX" else np.moveaxis(array, 2, 0)
-    has_alpha = pixels.bands is None and pixels.channels < samples and samples in (2, 4) and bool(page.extrasamples)
-    if has_alpha and array.dtype == np.uint16 and kind in (1, 2):
-        array = np.moveaxis(deep_in_mode(np.moveaxis(array, 0, 2).copy(), False, samples - 1, pixels.alpha), 2, 0)
+    has_alpha = pixels.bands is None and samples in (2, 4) and bool(page.extrasamples)
+    if has_alpha and array.dtype == np.uint16 and kind in (1, 2) and pixels.channels in (1, 3, 4):
+        array = np.moveaxis(_without_alpha(np.moveaxis(array, 0, 2).copy(), page, pixels), 2, 0)
     return np.ascontiguousarray(array), names
+
+
+def _without_alpha(array: np.ndarray, page: "TiffPage", pixels: Pixels) -> np.ndarray:
+    """Pixels (H, W, bands) uint16 without their last band, or with it if 4 channels are requested."""
+    is_kept = pixels.channels >= array.shape[2]
+    if int(page.extrasamples[0]) == _PREMULTIPLIED and (array[..., -1] < 65535).any():
+        may_be_other = pixels.alpha == "drop" or (pixels.alpha == "auto" and not is_deep_transparency(array))
+        if may_be_other and not is_kept:
+            raise Unsupported(PREMULTIPLIED)
+        array = straight(array)
+    return array if is_kept else deep_in_mode(array, False, array.shape[2] - 1, pixels.alpha)
+
+
+@contextmanager
+def readable(page: "TiffPage") -> Iterator[None]:
+    """Raises Unsupported if the codec of a page is missing, and ValueError if its content is damaged."""
+    try:
+        yield
+    except Exception as error:  # malformed files make codecs raise errors of any type
+        if isinstance(error, ImportError) or "imagecodecs" in str(error):
+            raise Unsupported(f"a TIFF compressed with {page.compression.name}. {EXTRA}") from None
+        raise ValueError(f"TIFF file is truncated or damaged ({brief(str(error))})") from error
 
 
 def _values(page: "TiffPage") -> np.ndarray:
     """The values of a page; black is 0."""
-    try:
+    with readable(page):
         array = page.asarray()
-    except Exception as error:  # a codec that is missing, or damaged content
-        if "imagecodecs" in str(error):
-            raise Unsupported(f"a TIFF compressed with {page.compression.name}. {EXTRA}") from None
-        raise ValueError(f"TIFF file is truncated or damaged ({brief(str(error))})") from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if int(page.photometric) == 0:
         if array.dtype.kind != "u":

@@ -11,6 +11,10 @@ from .errors import Unsupported
 
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's 8-bit modes, by number of channels."""
+PREMULTIPLIED: Final = (
+    "its colours are marked as premultiplied by a last channel that may not be transparency. Save it with "
+    "colours that are not premultiplied, or give --alpha white"
+)
 Ground = Literal["white", "drop", ""]
 
 
@@ -38,10 +42,7 @@ def ground_of(image: Image.Image, channels: int, alpha: Alpha) -> Ground:
         return "drop"
     if alpha != "white" and not (alpha == "auto" and _is_transparency(image)):
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(338, (0,))[0] == 1:
-            raise Unsupported(
-                "its colours are marked as premultiplied by a last channel that may not be transparency. Save it with "
-                "colours that are not premultiplied, or give --alpha white"
-            )
+            raise Unsupported(PREMULTIPLIED)
         return "drop"
     return "white"
 
@@ -92,6 +93,13 @@ def deep_in_mode(pixels: np.ndarray, keyed: bool, channels: int, alpha: Alpha) -
         opacity = pixels[part][:, -1:] / 65535
         pixels[part, :-1] = np.round(pixels[part][:, :-1] * opacity + 65535 * (1 - opacity)).astype(np.uint16)
     return pixels[..., :-1]
+
+
+def straight(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, bands) uint16 whose colours were multiplied by the last band, divided by it."""
+    opacity = np.maximum(pixels[..., -1:], 1).astype(np.float64) / 65535
+    colors = np.minimum(np.round(pixels[..., :-1] / opacity), 65535).astype(np.uint16)
+    return np.concatenate([colors, pixels[..., -1:]], axis=2)
 
 
 def is_deep_transparency(pixels: np.ndarray) -> bool:

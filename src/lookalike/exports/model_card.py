@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..columns import COLUMNS, Columns
+from ..image_options import Tiling
 from ..printing import counted, printable, protocol_name
 from .formats import Format, Precision
 from .network import Network
@@ -67,6 +68,8 @@ class Origin:
     """Of the training images."""
     columns: Columns = COLUMNS
     """Of their list, if they are one."""
+    tiling: Tiling | None = None
+    """Into which they were cut."""
 
 
 def model_card(

@@ -68,6 +68,12 @@ class FineTune(Method):
         """Name of the encoder's architecture, for a weights file that does not state it."""
         test: str = ""
         """Labelled images for the evaluation at the end."""
+        holdout: float = 0.0
+        """Fraction of the images of each class that is held out of TRAIN for the evaluation, instead of TEST. The draw
+        depends on the names of the images and the seed; images of one group are not separated. 0: those of the column
+        split."""
+        splits_train: bool = False
+        """Whether the images for the evaluation are a part of TRAIN; set without `test`."""
         classes: tuple[str, ...] = ()
         """Names of the classes, in the order of the head's outputs; taken from the training images."""
         encoder_stem: Stem | None = None
@@ -82,6 +88,8 @@ class FineTune(Method):
         def __post_init__(self) -> None:
             check_not_negative(self, "mixup", "cutmix", "unfreeze_after")
             check_drop_path(self.drop_path)
+            if not 0 <= self.holdout < 1:
+                raise ValueError(f"holdout is {self.holdout}; it must be at least 0 and below 1.")
             if not 0 <= self.smoothing < 1:
                 raise ValueError(f"smoothing is {self.smoothing}; it must be at least 0 and below 1.")
             if (count := sum(view.count for view in self.views)) != 1:

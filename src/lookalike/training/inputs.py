@@ -6,6 +6,8 @@ from contextlib import suppress
 
 from .. import encoders
 from ..data import Source, image_set, only_chosen, open_source
+from ..data.splits import open_split
+from ..methods.finetune import FineTune
 from ..places import exists
 from ..printing import LONGEST_PATH, brief, pasteable
 from ..runs import Folder, Resolved, Run, flat, inputs
@@ -118,7 +120,13 @@ def listings_of(
 def open_images(run: Run, system_folders: bool = False) -> Source:
     """The images of a run, with labels if the method learns from them; see `open_source` and `only_chosen`."""
     source = _open_images(run, system_folders)
-    return source if run.only is None else only_chosen(source, run.only)
+    # a part of the images was chosen from those of `only`
+    return source if run.only is None or _splits(run) else only_chosen(source, run.only)
+
+
+def _splits(run: Run) -> bool:
+    """Whether a fine-tuning is evaluated on a part of its images, which are then no training images."""
+    return isinstance(run.method, FineTune.Config) and run.method.splits_train
 
 
 def _open_images(run: Run, system_folders: bool) -> Source:
@@ -126,6 +134,12 @@ def _open_images(run: Run, system_folders: bool) -> Source:
     if not needs.labels:
         return open_source(run.data, run.pixels, system_folders=system_folders, columns=run.columns, tiling=run.tiling)
     try:
+        if _splits(run):
+            assert isinstance(run.method, FineTune.Config)
+            return open_split(
+                run.data, pixels=run.pixels, columns=run.columns, only=run.only, holdout=run.method.holdout or None,
+                seed=run.seed, tiling=run.tiling, classes=needs.classes,
+            ).train  # fmt: skip
         source = open_source(
             run.data, run.pixels, labelled=True, classes=needs.classes, system_folders=system_folders,
             columns=run.columns, tiling=run.tiling,

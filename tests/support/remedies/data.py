@@ -5,7 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import numpy as np
@@ -217,6 +217,14 @@ def dark(p: Place) -> Path:
     return p.out / "dark"
 
 
+LARGE: Final = Scale.of(f"range 0 {2**64}")
+
+
+def beyond(p: Place, dtype: str = "uint64") -> Path:
+    tifffile.imwrite(p.out / "large.tif", np.full((32, 32), 2**64 - 2**12, dtype), photometric="minisblack")
+    return p.out / "large.tif"
+
+
 def volume(p: Place) -> Path:
     tifffile.imwrite(p.out / "volume.tif", noise(2, 32, 32), volumetric=True, tile=(1, 16, 16))
     return p.out / "volume.tif"
@@ -336,6 +344,11 @@ CALLS = {
     "floats that begin with white": call(
         lambda p: decode(tiff(np.zeros((8, 8, 1), "f4"), 0), 1), r"inverted greyscale of \S+ Save it with black at 0",
         lambda p, found: decode(tiff(np.zeros((8, 8, 1), "f4"), 1), 1),
+    ),
+    "integers beyond those of torch": call(
+        lambda p: decode(beyond(p), Pixels(1, scale=LARGE)),
+        r"expected at most \S+ Save it as (float64)",
+        lambda p, found: decode(beyond(p, found[1]), Pixels(1, scale=LARGE)),
     ),
     "a volume": call(
         lambda p: decode(volume(p), Pixels(1, bands=("1",))), r"a TIFF volume of \S+ slices\. Save each slice as",

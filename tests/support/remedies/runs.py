@@ -636,7 +636,7 @@ TRAININGS = {
         lambda p, found: finetune.prepared(tuned(p, "--encoder-backbone", tiny.CNN, init=str(p.weights))),
     ),
     "nothing to be judged on": call(
-        lambda p: finetune.prepared(tuned(p), ""), r"Give TEST, a folder with the classes of TRAIN",
+        lambda p: finetune.prepared(tuned(p), ""), r"Give (TEST), the fraction of a random split with",
         lambda p, found: finetune.prepared(tuned(p), p.pair[1]),
     ),
     "a module whose size is not known": call(

@@ -18,6 +18,7 @@ from ...data import Data, Source, Subset, open_maybe_labelled, open_source
 from ...evaluation.extractor import open_encoder
 from ...evaluation.features import Features, features
 from ...image_options import Tiling
+from ...image_options import tiling_of as tiles_of_run
 from ...printing import counted
 from ...progress import counting
 from ...random import permutation
@@ -143,9 +144,7 @@ def tiling_of(folder: Path) -> Tiling | None:
     if not path.is_file():
         return None
     with suppress(OSError, ValueError):
-        tile, stride = (read_yaml(path).get(name) for name in ("tile", "stride"))
-        if isinstance(tile, int) and isinstance(stride, int | None):
-            return Tiling.of(tile, stride)
+        return tiles_of_run(read_yaml(path))
     return None
 
 

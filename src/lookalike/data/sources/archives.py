@@ -1,13 +1,16 @@
 """Images in tar and zip archives, read in place: nothing is unpacked to the disk."""
 
+import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Final
 
+from ...image_options import Pixels
 from ...printing import counted, printable, warn
 from ...progress import counting
+from .. import dicom
 from ..decoding import SUFFIXES
 from ..errors import BrokenImage
 from ..folders import Scanned, is_system_folder
@@ -18,6 +21,8 @@ SUFFIXES_OF_ARCHIVES: Final = (".tar", ".zip")
 _LABELS: Final = (".cls", ".json")
 """Suffixes of members beside an image that hold its label."""
 _MAX_LABEL: Final = 2**16
+_DICOM_HEAD: Final = 2**16
+"""Bytes of a DICOM file that usually hold the number of its frames."""
 
 
 class Archives(Members[int]):
@@ -25,6 +30,11 @@ class Archives(Members[int]):
 
     expected = "Give archives with images (.jpg, .png, .tif ...)."
     add_label = "Add its class as {}.cls."
+
+    def __init__(
+        self, data: str, paths: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None
+    ) -> None:
+        super().__init__(data, paths, pixels, labelled, classes, "frames" if dicom.is_installed() else "")
 
     def _search(self, path: str, alone: bool) -> member_index.Found:
         return _search(path, alone)
@@ -60,6 +70,7 @@ def _search(path: str, alone: bool) -> member_index.Found:
     """Finds the images of an archive, and the labels beside them."""
     found, skipped = member_index.Found(), Scanned()
     outside: Counter[str] = Counter()
+    without: Counter[str] = Counter()
     label_of: dict[str, str] = {}
     size = max(1, os.path.getsize(path))
     progress = counting(warn, "index: ", "MiB", unit="MiB")
@@ -79,10 +90,16 @@ def _search(path: str, alone: bool) -> member_index.Found:
                 skipped.systems[next(filter(is_system_folder, parts))] += 1
             elif any(part.startswith(".") for part in parts):
                 skipped.hidden[parts[-1]] += 1
+            elif suffix in dicom.SUFFIXES and dicom.is_installed():
+                count = _frames(file, is_zip, offset, length, storage)
+                if count is None:
+                    without[name] += 1
+                for frame in range(count or 0):
+                    found.add(name if count == 1 else f"{name}#{frame + 1}", offset, length, storage)
             elif suffix[1:] in SUFFIXES:
                 found.add(name, offset, length, storage)
             elif suffix in _LABELS and length <= _MAX_LABEL:
-                content = _label_content(file, is_zip, offset, length, storage)
+                content = _member(file, is_zip, offset, length, storage)
                 if (label := _label(suffix, content)) is not None and (suffix == ".cls" or name[:-5] not in label_of):
                     label_of[name.removesuffix(suffix)] = label
             else:
@@ -93,6 +110,11 @@ def _search(path: str, alone: bool) -> member_index.Found:
             found.labels[i] = found.texts.setdefault(text, len(found.texts))
     if skipped_text := skipped.skipped():
         found.notes.append(f"{os.path.basename(path)}: skipped: {skipped_text}")
+    if without:
+        found.notes.append(
+            f"{os.path.basename(path)}: skipped: {counted(without.total(), 'DICOM file')} without pixels, such as "
+            f"{printable(next(iter(without)))}"
+        )
     if outside:
         found.notes.append(
             f"{os.path.basename(path)}: skipped {counted(outside.total(), 'member')} whose name is absolute "
@@ -101,7 +123,15 @@ def _search(path: str, alone: bool) -> member_index.Found:
     return found
 
 
-def _label_content(file: IO[bytes], is_zip: bool, offset: int, size: int, storage: int) -> bytes:
+def _frames(file: IO[bytes], is_zip: bool, offset: int, size: int, storage: int) -> int | None:
+    """The number of frames of a DICOM file; see `dicom.frames`. Its header is enough if it is not compressed."""
+    short = min(size, _DICOM_HEAD)
+    if not is_zip and (count := dicom.frames_in(io.BytesIO(_member(file, is_zip, offset, short, storage)))):
+        return count
+    return dicom.frames_in(io.BytesIO(_member(file, is_zip, offset, size, storage)))
+
+
+def _member(file: IO[bytes], is_zip: bool, offset: int, size: int, storage: int) -> bytes:
     read: Callable[[int, int], bytes] = lambda at, length: os.pread(file.fileno(), length, at)  # noqa: E731
     if not is_zip:
         return read(offset, size)

@@ -17,6 +17,8 @@ class Categorical:
     """(N,) int64, indices into `names`."""
     names: tuple[str, ...]
     """The names that occur, sorted."""
+    are_frames: bool = False
+    """Whether they are the frames of tiles, whose names are those within one data set, and not of a column."""
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Categorical":
@@ -28,4 +30,4 @@ class Categorical:
 
     def at(self, places: Tensor) -> "Categorical":
         """Those of the images at indices `places` (M,)."""
-        return Categorical(self.numbers[places], self.names)
+        return Categorical(self.numbers[places], self.names, self.are_frames)

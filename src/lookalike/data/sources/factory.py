@@ -22,9 +22,9 @@ from .files import Files, listed, refuse_two_classes, relative
 from .frames import frames_of
 from .hub import hub_files
 from .item_labels import targets_of
-from .row_files import SUFFIXES_OF_ROWS, Rows, listed_rows, take_names
+from .row_files import SUFFIXES_OF_ROWS, Rows, listed_rows, sets_in, take_names
 from .source import Data, Source
-from .tables import TABLES, open_table, table_labels
+from .tables import TABLES, open_table, table_label_sets, table_labels
 from .tiles import Tiles
 
 
@@ -59,8 +59,8 @@ def open_source(
         classes: with `labelled`, the class names in the order of a training set. None: those found in DATA.
         system_folders: also read images in system folders, such as @eaDir, as version 0.1 did.
         columns: names of the columns of a list. Groups and splits are read if it has them.
-        multi_label: with `labelled`, an image may have any number of classes, as a;b in the column label of a list;
-            they are in `label_sets`. Otherwise a ; is part of a class name.
+        multi_label: with `labelled`, an image may have any number of classes, as a;b in the column label of a list or
+            table, or as a list in this column; they are in `label_sets`. Otherwise a ; is part of a class name.
         tiling: read tiles of the images instead. Of an open `Source`, too.
 
     Raises:
@@ -81,10 +81,10 @@ def _opened(
     if isinstance(data, Source):
         _check_open(data, pixels.channels, labelled, classes, multi_label)
         return data
-    if labelled and multi_label and not is_table(data) and not _is_missing(data):
+    if labelled and multi_label and not is_table(data) and not _has_rows(data) and not _is_missing(data):
         raise ValueError(
-            f"{_called(data)} cannot have several classes per image. Give a list (.csv, .tsv, .jsonl) with the column "
-            f"{columns.label or 'label'}, or leave --multi-label out."
+            f"{_called(data)} cannot have several classes per image. Give a list (.csv, .tsv, .jsonl) or table "
+            f"(.parquet, .arrow) with the column {columns.label or 'label'}, or leave --multi-label out."
         )
     if not isinstance(data, str | os.PathLike):
         if isinstance(data, np.ndarray) and data.dtype.kind == "U" and data.ndim == 1:
@@ -97,7 +97,7 @@ def _opened(
     if not os.fspath(data):
         raise no_images(data)
     if is_on_hub(os.fspath(data)):
-        return Rows(os.fspath(data), hub_files(os.fspath(data)), pixels, labelled, classes, columns)
+        return Rows(os.fspath(data), hub_files(os.fspath(data)), pixels, labelled, classes, columns, multi_label)
     path = os.path.abspath(os.fspath(data))
     check_extra(path)
     if in_file(path)[0].lower().endswith(ARRAY_FILES):
@@ -106,7 +106,7 @@ def _opened(
         return Archives(path, archives, pixels, labelled, classes)
     if files := _shards(path, SUFFIXES_OF_ROWS) or (saved_files(path) if os.path.isdir(path) else []):
         check_extra(files[0])
-        return _of_rows(path, files, pixels, labelled, classes, columns)
+        return _of_rows(path, files, pixels, labelled, classes, columns, multi_label)
     if os.path.isdir(path):
         found = scan(path, system_folders)
         if labelled:
@@ -120,16 +120,20 @@ def _opened(
 
 
 def _of_rows(
-    path: str, files: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None, columns: Columns
-) -> Source:
+    path: str, files: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None, columns: Columns,
+    multi_label: bool,
+) -> Source:  # fmt: skip
     """The images in the rows of files, or the image files that the rows list."""
-    found = listed_rows(path, files, labelled, columns)
+    found = listed_rows(path, files, labelled and not multi_label, columns)
     if found is None:
-        return Rows(path, files, pixels, labelled, classes, columns)
+        return Rows(path, files, pixels, labelled, classes, columns, multi_label)
     each = frames_of(found.folder, found.paths)
-    by_folder = labelled and found.labels is None
+    by_folder = labelled and not multi_label and found.labels is None
     source = Files(found.folder, each.paths, pixels, by_folder, classes, notes=each.notes)
-    if labelled and found.labels is not None:
+    if labelled and multi_label:
+        label_sets, source.classes = table_label_sets(sets_in(files, columns), classes, path)
+        source.label_sets = label_sets[torch.tensor(each.rows)]
+    elif labelled and found.labels is not None:
         labels, source.classes = table_labels(found.labels, classes or found.classes, path)
         source.labels = labels[torch.tensor(each.rows)]
     take_names(source, {name: values[each.rows] for name, values in found.columns.items()})
@@ -150,6 +154,18 @@ def is_table(data: Data) -> bool:
     if not isinstance(data, str | os.PathLike) or not os.path.isfile(data):
         return False
     return os.path.splitext(os.fspath(data))[1].lower() in TABLES
+
+
+def _has_rows(data: Data) -> bool:
+    """Whether DATA is a Parquet or Arrow file, several of them, or of Hugging Face."""
+    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
+        return False
+    name = os.fspath(data)
+    return is_on_hub(name) or bool(_shards(os.path.abspath(name), SUFFIXES_OF_ROWS)) or _is_saved(name)
+
+
+def _is_saved(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, STATE))
 
 
 def _is_missing(data: Data) -> bool:

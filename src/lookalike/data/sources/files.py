@@ -22,7 +22,7 @@ from ..folders import Scanned
 from ..labels import folder_labels
 from .source import Source, about
 
-_DECODER = 2
+_DECODER = 3
 """Increase it whenever decoding gives different pixels, so that caches are rebuilt."""
 
 
@@ -134,7 +134,7 @@ class Files(Source):
         return digest.hexdigest()
 
     def kind(self, i: int) -> str:
-        return kind_of(self.file(i), self.pixels)
+        return kind_of(self._located(i), self.pixels)
 
     def notes(self) -> list[str]:
         return self._notes

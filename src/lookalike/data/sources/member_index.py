@@ -112,7 +112,7 @@ def write(path: Path, parts: Sequence[Found], archives: Sequence[str]) -> None:
     """Writes the images of several archives or tables, sorted by name, atomically.
 
     Args:
-        parts: the images of each file.
+        parts: the images of each file; their arrays are emptied, so that they take no memory twice.
         archives: the paths of these files, for messages.
 
     Raises:
@@ -130,7 +130,15 @@ def write(path: Path, parts: Sequence[Found], archives: Sequence[str]) -> None:
         rows[5] = numbers[rows[5]]  # -1 is the last
         start += count
     columns[4] = archive
-    names = np.concatenate([_fixed(part, _longest(parts)) for part in parts])
+    width = _longest(parts)
+    for part in parts:
+        part.offsets, part.sizes, part.storage, part.labels = (array("q") for _ in range(4))
+    tables = []
+    for part in parts:
+        tables.append(_fixed(part, width))
+        part.names, part.bounds = bytearray(), array("q", [0])
+    names = tables[0] if len(tables) == 1 else np.concatenate(tables)
+    del tables
     order = np.argsort(names, kind="stable")
     same = np.flatnonzero(names[order[1:]] == names[order[:-1]])
     numbered = len(order) > 0 and not names[order[0]]
@@ -145,7 +153,9 @@ def write(path: Path, parts: Sequence[Found], archives: Sequence[str]) -> None:
         repeated = f"{printable(name)} names several images ({both}): images are identified by their row"
     if numbered:
         order = np.lexsort((columns[1], archive))
-    names, columns = names[order], columns[:, order]
+    names = names[order]
+    for k in range(len(columns)):
+        columns[k] = columns[k][order]
     if numbered:
         columns[0] = np.arange(len(names))
     else:
@@ -173,9 +183,9 @@ def _longest(parts: Sequence[Found]) -> int:
 
 def _fixed(part: Found, width: int) -> np.ndarray:
     """The names of an archive as an array of texts of `width` bytes, which NumPy sorts without Python objects."""
-    count = len(part.offsets)
+    count = len(part.bounds) - 1
     table = np.zeros((count, width), np.uint8)
-    names, bounds = np.frombuffer(bytes(part.names), np.uint8), np.asarray(part.bounds)
+    names, bounds = np.frombuffer(part.names, np.uint8), np.asarray(part.bounds)
     for start in range(0, count, 2**16):
         piece = bounds[start : start + 2**16 + 1]
         lengths = np.diff(piece)

@@ -20,7 +20,7 @@ from ...image_options import Pixels
 from ...printing import counted, printable, warn
 from ...progress import counting
 from ...random import key_of
-from .. import limits
+from .. import dicom, limits
 from ..boxes import stated_size
 from ..decoding import decode, kind_of_content
 from ..errors import BrokenImage
@@ -28,7 +28,7 @@ from ..labels import folder_labels, onto
 from . import member_index
 from .source import Source, about
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Increase it whenever an index has other content, so that indices are rebuilt."""
 RESTORE: Final = "Restore it; an interrupted run continues with --resume."
 _MOST_OPEN: Final = 256
@@ -213,6 +213,11 @@ class Members(Source, Generic[H]):
         digest.update(b"" if self._rows is None else self._rows.tobytes())
         return digest.hexdigest()
 
+    def _frame(self, i: int) -> int | None:
+        """The number of the frame in the name of a member, if it has one."""
+        name = b"" if self.index.numbered else self.index.raw_name(self._row(i))
+        return dicom.frame_of(os.fsdecode(name))[1] if b"#" in name else None
+
     def content(self, i: int, limit: int = limits.MAX_BYTES + 1) -> bytes:
         """The bytes of an image's file, at most `limit`.
 
@@ -229,12 +234,12 @@ class Members(Source, Generic[H]):
         content = self.content(i)
         key = int(self._keys[i])
         try:
-            return decode(content, self.pixels, decode_size, key)
+            return decode(content, self.pixels, decode_size, key, self._frame(i))
         except BrokenImage as error:
             raise BrokenImage(self.name(i), error.reason) from error
 
     def kind(self, i: int) -> str:
-        return kind_of_content(self.content(i), self.pixels)
+        return kind_of_content(self.content(i), self.pixels, self._frame(i))
 
     def notes(self) -> list[str]:
         return self.index.notes

@@ -12,8 +12,8 @@ CACHED: Final = 2**27
 """Bytes of decoded row groups that a process stores per source."""
 _PIECE: Final = 2**26
 """Bytes: larger row groups are decoded in pieces, so that memory stays bounded."""
-_SLOW: Final = 2**24
-"""Bytes of images in a row group above which reading single images is slow."""
+_SLOW: Final = 2**22
+"""Bytes of images in a row group above which reading single images is slow (`benchmarks/sources.py`)."""
 
 
 class Pieces:

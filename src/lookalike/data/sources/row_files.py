@@ -1,10 +1,12 @@
 """Images in the rows of Parquet and Arrow files, read in place."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from ...columns import COLUMNS, Columns
 from ...image_options import Pixels
@@ -18,7 +20,8 @@ from .files import relative
 from .members import Members, Unreadable
 from .parquet import ParquetTable, Pieces
 from .source import Source
-from .table_columns import BYTES, IMAGE, PATH, Chosen, chosen_columns, class_of
+from .table_columns import BYTES, IMAGE, PATH, Chosen, chosen_columns, class_of, names_in_lists
+from .tables import classes_in, no_classes, table_label_sets
 
 SUFFIXES_OF_ROWS: Final = (".parquet", ".arrow")
 
@@ -77,15 +80,22 @@ class Rows(Members[Opened]):
 
     def __init__(
         self, data: str, paths: Sequence[str], pixels: Pixels, labelled: bool, classes: Sequence[str] | None,
-        columns: Columns = COLUMNS,
+        columns: Columns = COLUMNS, multi_label: bool = False,
     ) -> None:  # fmt: skip
+        has_sets = labelled and multi_label
+        asked = columns
+        if has_sets:  # the index has one label per image
+            columns = dataclasses.replace(columns, label="")
         self._pieces, self._columns = Pieces(), columns
         variant = "" if columns == COLUMNS else f"{columns.path}\0{columns.label}"
-        super().__init__(data, paths, pixels, labelled, classes, variant)
+        super().__init__(data, paths, pixels, labelled and not multi_label, classes, variant)
         names, starts = _named(self.paths, columns)
+        rows = starts[self.index.archives] + self.index.offsets if names or has_sets else np.empty(0, np.int64)
         if names:
-            rows = starts[self.index.archives] + self.index.offsets
             take_names(self, {name: values[rows] for name, values in names.items()})
+        if has_sets:
+            found, known = table_label_sets(sets_in(self.paths, asked), classes, data)
+            self.label_sets, self.classes = found[torch.from_numpy(rows)], known
 
     def _open(self, path: str) -> Opened:
         return opened(path, self._pieces, self._columns)
@@ -232,6 +242,33 @@ def listed_rows(data: str, files: Sequence[str], labelled: bool, names: Columns 
     return Listed(
         folder, relative(paths, folder, data), labels if has_labels else None, classes, _named(files, names)[0]
     )
+
+
+def sets_in(files: Sequence[str], columns: Columns) -> list[tuple[str, ...]]:
+    """The classes of all rows in file order, if an image may have several: `a;b`, or lists of texts or numbers.
+
+    Raises:
+        ValueError: a file has no such column, or a value is none of these.
+    """
+    label, others = columns.label, dataclasses.replace(columns, label="")
+    found: list[tuple[str, ...]] = []
+    for file in files:
+        table, row = opened(file, Pieces(), others).table, 0
+        try:
+            if not label or label not in table.schema.names:
+                raise no_classes(file, label)
+            names = names_in_lists(table.schema, label)
+            for batch in table.batches([label]):
+                for value in _entries(batch, label, file):
+                    if (classes := classes_in(value, names)) is None:
+                        raise ValueError(
+                            f"{file} has the {label} {shown(value)} in row {row}; expected a;b or a list. Correct it."
+                        )
+                    found.append(classes)
+                    row += 1
+        finally:
+            table.close()
+    return found
 
 
 def _named(files: Sequence[str], columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -97,6 +97,14 @@ def _class_names(feature: object) -> tuple[str, ...] | None:
     return tuple(names) if isinstance(names, list) and names and all(isinstance(n, str) for n in names) else None
 
 
+def names_in_lists(schema: Any, column: str) -> tuple[str, ...] | None:
+    """The class names that the numbers in a column of lists stand for, as `datasets` describes them."""
+    feature = _features(schema).get(column)
+    if isinstance(feature, list) and feature:  # its older form
+        return _class_names(feature[0])
+    return _class_names(feature.get("feature")) if isinstance(feature, dict) else None
+
+
 def _is_image(kind: Any) -> bool:
     return _is_binary(kind) or _is_binary(_field(kind, BYTES))
 

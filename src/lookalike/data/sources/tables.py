@@ -62,19 +62,12 @@ class Table:
         """
         values, name = self.values.get("label"), self.columns.label
         if values is None:
-            raise ValueError(
-                f"{self.path} has no column {name or 'of classes'}. Give each image its classes there, such as a;b, or "
-                "name the column with --columns.label."
-            )
+            raise no_classes(self.path, name)
         found = []
         for value, line in zip(values, self.lines, strict=True):
-            parts = value if isinstance(value, list) else [] if value is None else [value]
-            if any(isinstance(part, bool) or not isinstance(part, str | int) for part in parts):
+            if (classes := classes_in(value)) is None:
                 raise self._bad(name, value, line)
-            texts = [str(part) for part in parts]
-            if not isinstance(value, list):
-                texts = "".join(texts).split(SEPARATOR)
-            found.append(tuple(dict.fromkeys(text.strip() for text in texts if text.strip())))
+            found.append(classes)
         return found
 
     def categories(self, name: str) -> Categorical | None:
@@ -89,6 +82,33 @@ class Table:
             f"{self.path} has the {column} {shown(value)} in line {line}; expected a text or a whole number. Correct "
             "it."
         )
+
+
+def no_classes(path: str, column: str) -> ValueError:
+    """The error for a list without the column of classes."""
+    return ValueError(
+        f"{path} has no column {column or 'of classes'}. Give each image its classes there, such as a;b, or name the "
+        "column with --columns.label."
+    )
+
+
+def classes_in(value: object, names: Sequence[str] | None = None) -> tuple[str, ...] | None:
+    """The classes of an image that may have several: `a;b`, or a list of texts or numbers; None for other values.
+
+    Args:
+        names: the classes that numbers in a list stand for.
+    """
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(part, bool) or not isinstance(part, str | int) for part in parts):
+        return None
+    if names is not None and isinstance(value, list):
+        if any(isinstance(part, int) and not 0 <= part < len(names) for part in parts):
+            return None
+        parts = [names[part] if isinstance(part, int) else part for part in parts]
+    texts = [str(part) for part in parts]
+    if not isinstance(value, list):
+        texts = "".join(texts).split(SEPARATOR)
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def read_table(path: str, columns: Columns = COLUMNS) -> Table:

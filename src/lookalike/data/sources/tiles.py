@@ -1,5 +1,6 @@
 """Tiles of large frames: each frame of a source becomes several images, named by their position."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -48,7 +49,8 @@ class Tiles(Source):
         frames = torch.from_numpy(owners)
         self.take_columns(self.frames, frames)
         if self.groups is None:  # tiles of one frame belong together
-            self.groups = Categorical.of([self.frames.name(i) for i in range(len(self.frames))]).at(frames)
+            names = Categorical.of([self.frames.name(i) for i in range(len(self.frames))])
+            self.groups = dataclasses.replace(names, are_frames=True).at(frames)
         places = torch.from_numpy(corners)
         self._keys = keys_of(self.frames.keys[frames], places[:, 0], places[:, 1])
 
