@@ -77,7 +77,8 @@ def measured(job: Job, sets: Path, make: Any) -> dict[str, Any]:
     after = few_images.said(few_images.hits(found.pop("encoder"), train, test, SIZE))
     date = time.strftime("%Y-%m-%dT%H:%M:%S")
     return {
-        "benchmark": "precision_learning", "date": date, **dataclasses.asdict(job), **found, "after": after, "error": "",
+        "benchmark": "precision_learning", "date": date, **dataclasses.asdict(job), **found, "after": after,
+        "error": "",
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Memory that a computation releases and needs again, such as the activations of a step, stays with the process.
 
-glibc returns large blocks to the operating system as soon as they are released, and the system clears each page when it
+glibc returns large blocks to the operating system after their release, and the system clears each page when it
 is used again: for a CNN on a CPU this takes a tenth to a sixth of a step. `docs/speed.md` has the measurements.
 """
 
@@ -19,6 +19,13 @@ _DEFAULT_MMAP_MAX = 65536
 _lock = threading.Lock()
 _users = 0
 """Number of contexts in which memory is reused."""
+
+
+def return_freed() -> None:
+    """Returns memory that this process has released to the system, if the C library is glibc, which keeps much of it."""
+    glibc = _glibc()
+    if glibc is not None:
+        glibc.malloc_trim(0)
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def _leave(glibc: ctypes.CDLL) -> None:
     with _lock:
         _users -= 1
         if _users == 0:
-            # the thresholds that glibc reaches by itself in a process that has released a large block
+            # glibc sets these thresholds in any process that has released a large block
             glibc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
             glibc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
             glibc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)

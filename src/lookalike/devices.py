@@ -109,18 +109,6 @@ def held_bytes() -> int:
     return used_bytes()
 
 
-def return_freed() -> None:
-    """Gives memory that this process has freed back to the system, where the C library can: glibc keeps much of it."""
-    import ctypes
-    import sys
-
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # other C libraries have none
-        library.malloc_trim(0)
-
-
 @contextmanager
 def limited(memory: int) -> Iterator[None]:
     """On a CPU, fails allocations of this process beyond `memory` bytes, which would end other processes, too."""

@@ -13,7 +13,7 @@ def imported() -> None:
 
 
 def collect_garbage() -> None:
-    """Turns the garbage collector on again, for what is made from here on, where `entry` turned it off."""
+    """Turns the garbage collector on again, for all later objects, where `entry` turned it off."""
     if not gc.isenabled():
         gc.freeze()  # a million objects that stay, which loading processes share with this one, too
         gc.enable()

@@ -19,7 +19,7 @@ MEMORY_STEP = 2
 WARM_STEPS = 3
 """Steps that may be slower than all others."""
 TIMED_STEPS, TIMED_SECONDS = 5, 10.0
-"""That many steps are timed; if they are long, at least two that take so many seconds."""
+"""That many steps are timed; if they are long, at least two that take that long."""
 
 
 class FirstSteps:
