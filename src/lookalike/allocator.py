@@ -22,7 +22,7 @@ _users = 0
 
 
 def return_freed() -> None:
-    """Returns memory that this process has released to the system, if the C library is glibc, which keeps much of it."""
+    """Returns released memory to the system where the C library is glibc, which keeps much of it."""
     glibc = _glibc()
     if glibc is not None:
         glibc.malloc_trim(0)
