@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.gloo import as_torchrun
 from support.processes import Training
-from two_processes import train_all
+from support.two_processes import train_all
 
 from lookalike import backbones, cli, encoders
 from lookalike.methods import METHODS, get_method

@@ -72,7 +72,7 @@ MISTAKES = [
     (["pretrain", "--from", "VIEW"], 1, "unknown key 'views.1.blurr'. Did you mean views.1.blur?"),
     (["distill", "--teacher", "timm/resnet18"], 2, "DATA"),
     (["distill", "DATA", "--teacher-tmp", "1"], 2, "Unrecognized options: --teacher-tmp"),
-    (["finetune", "timm/resnet18", "DATA"], 2, "TEST"),
+    (["finetune", "timm/resnet18"], 2, "TRAIN"),
     (["finetune", "timm/resnet18", "DATA", "DATA", "--backbone", "resnet18"], 2, "Unrecognized options: --backbone"),
     (["distill", "DATA", "--teacher", "torchhub/dino_vits17"], 1, "Did you mean dino_vits16"),
     (["finetune", "timm/resnet18", "DATA", "nowhere"], 1, "nowhere does not exist"),

@@ -289,7 +289,7 @@ def test_the_command_on_two_processes_and_with_half_the_micro_batches(photos: Pa
     commands = tmp_path / "commands.json"
     more = ("--accumulate", "2", "--joint-loss", "--devices", "2")
     commands.write_text(json.dumps([command("swav", photos, tmp_path / "two", *more)]))
-    script = [str(Path(__file__).with_name("two_processes.py")), str(commands)]
+    script = [str(Path(__file__).parent / "support/two_processes.py"), str(commands)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

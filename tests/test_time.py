@@ -13,8 +13,8 @@ import support.tiny as tiny
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from support.gloo import as_torchrun
+from support.two_processes import train_all
 from torch import nn
-from two_processes import train_all
 
 from lookalike import backbones, cli, training
 from lookalike.cli.run_parsing import parse_run

@@ -98,6 +98,12 @@ def follow(parent: int) -> None:
         threading.Thread(target=look, daemon=True, name="follows its parent").start()
 
 
+def follow_torchrun() -> None:
+    """Exits this process with torchrun, if that started it: its processes would survive it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        follow(os.getppid())
+
+
 def follow_slurm() -> None:
     """Exits this process with Slurm's daemon that started it, if one did."""
     with suppress(OSError), open(f"/proc/{os.getppid()}/comm", "rb") as file:

@@ -48,6 +48,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 def entry() -> None:
     """The console script."""
     processes.follow_starter()
+    processes.follow_torchrun()  # before the imports of a training, which take seconds
     # an interrupted import of torch crashes or prints a traceback; each verb restores Ctrl-C after its imports
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, processes.end_at_once)

@@ -99,18 +99,20 @@ def evaluate(argv: list[str]) -> None:
         options.test = options.test or None
         EVALUATE.call(options, say=say)
     say(f"Wrote {target}" if target else "Results were not saved; --out FILE saves them.")
-    more = [*_encoder_options(options), *([] if options.pool == "pooled" else ["--pool", options.pool])]
+    more = [*_encoder_options(options), *_precision(options)]
+    more += [] if options.pool == "pooled" else ["--pool", options.pool]
     command = pasteable("lookalike", "embed", options.encoder or "ENCODER", "DATA", *more, "--out", "embeddings.npz")
     say(f"Next: {command}")
 
 
 def _encoder_options(options: SimpleNamespace) -> list[object]:
     """The options that the next command needs for the same encoder."""
-    values = [
-        ("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size),
-        ("--precision", options.precision),
-    ]  # fmt: skip
+    values = [("--encoder-backbone", options.encoder_backbone), ("--image-size", options.image_size)]
     return [word for option, value in values if value is not None for word in (option, value)]
+
+
+def _precision(options: SimpleNamespace) -> list[object]:
+    return [] if options.precision is None else ["--precision", options.precision]
 
 
 def _check_evaluation(options: SimpleNamespace) -> None:

@@ -73,9 +73,8 @@ def check_launch(run: Run) -> None:
         FileExistsError, FileNotFoundError, ValueError: the folder, or how the processes were started.
     """
     processes.follow_starter()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes would survive it if it is killed
-        processes.follow(os.getppid())
-    elif in_slurm_step():
+    processes.follow_torchrun()
+    if in_slurm_step() and "TORCHELASTIC_RUN_ID" not in os.environ:
         processes.follow_slurm()
     rank, world = launched_rank(run), run.devices * run.nodes
     launched = _launched(world)

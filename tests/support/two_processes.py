@@ -1,6 +1,6 @@
 """Runs several commands, one after the other, in each of the processes that torchrun starts: imports cost seconds.
 
-torchrun --nproc-per-node 2 tests/two_processes.py COMMANDS.json
+torchrun --nproc-per-node 2 tests/support/two_processes.py COMMANDS.json
 """
 
 import json
