@@ -16,6 +16,9 @@ _NEVER = 2**31 - 1
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
+LASTING_STEPS = 2
+"""Steps of a training after which all that lasts was created: between it, released memory would fit nothing large."""
+
 _lock = threading.Lock()
 _users = 0
 """Number of contexts in which memory is reused."""

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
+from typing import Self
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ..allocator import LASTING_STEPS, reusing_memory
+from ..devices import default_device
 from ..runs import Folder
 
 
@@ -26,6 +30,30 @@ class FirstStep(Callback):
         if trainer.global_step and self.begin is not None:
             begin, self.begin = self.begin, None
             begin()
+
+
+class Reusing(Callback):
+    """Memory that a step releases is reused within its context, from the step after `LASTING_STEPS` on."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._steps: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps = trainer.global_step + LASTING_STEPS
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self._steps is not None and trainer.global_step >= self._steps and default_device().type == "cpu":
+            self._steps = None
+            self._stack.enter_context(reusing_memory())
 
 
 class Compiling(Callback):

@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, Trainer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed, encoders, optimizers, processes
-from ..allocator import reusing_memory
 from ..core import Config, Method
 from ..data import Loader, Source, measured_line
 from ..data import measured as with_measured_scale
@@ -23,7 +22,7 @@ from ..printing import LONGEST_PATH, are, brief, counted, pasteable
 from ..progress import counting
 from ..runs import Diverged, Folder, Resolved, Result, Run, flat, method_name, written_by
 from ..runs.start import Start
-from .callbacks import Compiling
+from .callbacks import Compiling, Reusing
 from .checkpoints import Checkpoints, Found, find_checkpoint
 from .endings import end_all, end_alone, raise_as_known
 from .first_files import FirstFiles
@@ -266,8 +265,8 @@ def fit(ready: Ready) -> Fitted:
             lambda: facts_of_process(run, ready.settled.source, ready.found.step if ready.found else 0),
             lambda reason, stacks: end_all(launch, files, trainer, reason, stacks),
         )  # fmt: skip
-    monitor = _monitor(ready)
-    trainer = _trainer(ready, signals, monitor, watchdog)
+    monitor, reusing = _monitor(ready), Reusing()
+    trainer = _trainer(ready, signals, monitor, watchdog, reusing)
     start = None
     if launch.is_first:
         if ready.found is None:
@@ -284,7 +283,7 @@ def fit(ready: Ready) -> Fitted:
             distributed.convert(module.method)
         if run.compile:
             compile_parts(module.method)
-        with reusing_memory(), quiet_lightning(), signals.restored(), watch if launch.world > 1 else nullcontext():
+        with reusing, quiet_lightning(), signals.restored(), watch if launch.world > 1 else nullcontext():
             path = str(ready.found.path) if ready.found else None
             trainer.fit(module, Stream(loader, run.epochs), ckpt_path=path)
     except SystemExit as stop:
@@ -310,7 +309,7 @@ def _monitor(ready: Ready) -> Monitor:
     return Monitor(launch.folder, settled.run, loader, ready.probe, health, remedies, quiet=not launch.is_first)
 
 
-def _trainer(ready: Ready, signals: Signals, monitor: Monitor, watchdog: Watchdog | None) -> Trainer:
+def _trainer(ready: Ready, signals: Signals, monitor: Monitor, watchdog: Watchdog | None, reusing: Reusing) -> Trainer:
     """Lightning's trainer. Signals come first; checkpoints are saved after the monitor has its verdict."""
     run, launch, plan = ready.run, ready.launch, ready.settled.plan
 
@@ -330,7 +329,7 @@ def _trainer(ready: Ready, signals: Signals, monitor: Monitor, watchdog: Watchdo
         if plan.seconds is not None:
             timers.append(Pace(plan.seconds, correct))
         last = [] if watchdog is None else [watchdog]
-        callbacks = [signals, *timers, *launch.callbacks, monitor, saver, *last]
+        callbacks = [signals, reusing, *timers, *launch.callbacks, monitor, saver, *last]
         return make_trainer(run, launch.folder, callbacks, watchdog)
 
 

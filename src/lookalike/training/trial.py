@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..allocator import return_freed, reusing_memory
+from ..allocator import return_freed
 from ..devices import (
     address_space_left,
     default_device,
@@ -120,7 +120,7 @@ def _step(run: Resolved, free: int) -> Trial:
     reset_peak()
     before = used_bytes()
     try:
-        with limited(free), reusing_memory():
+        with limited(free):
             taken = timed_step(run)
     except Exception as error:
         if not is_out_of_memory(error):
