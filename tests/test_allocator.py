@@ -1,28 +1,25 @@
 """Released memory is used again within the context, and returned to the system behind it."""
 
 import platform
-import resource
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
-import torch
+from lightning.pytorch import Callback, Trainer
+from support import tiny
 
-from lookalike.allocator import reusing_memory
+from lookalike import training
+from lookalike.methods.simclr import SimCLR
+from lookalike.runs import Run
 
 BLOCK = 64 * 2**20
 """Bytes that glibc takes from the system by itself, and returns."""
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-
-
-def faults(times: int) -> int:
-    """Page faults of filling a block `times` times."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        torch.ones(BLOCK // 4)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def printed(program: str) -> str:
@@ -32,20 +29,33 @@ def printed(program: str) -> str:
     return done.stdout
 
 
+FAULTS = """
+import resource
+import torch
+from lookalike.allocator import reusing_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+"""
+"""Counts the page faults of filling a block eight times."""
+
+
 @needs_glibc
 def test_a_block_is_cleared_by_the_system_once() -> None:
-    usual = faults(8)
-    with reusing_memory():
-        faults(1)
-        within = faults(8)
-    assert usual > 8 * BLOCK // 2**21  # at least one per huge page
+    """In a process of its own, as below: this one may have released memory that is used again."""
+    program = f"{FAULTS}\nwith reusing_memory():\n    faults()\n    faults()\n    print(faults())\nprint(faults())\n"
+    usual, within, behind = map(int, printed(program).split())
     assert within < usual / 4
-    assert faults(8) > usual / 2
+    assert behind > usual / 2
 
 
 @needs_glibc
 def test_memory_goes_back_to_the_system_at_the_end_of_the_outermost_context() -> None:
-    """In a process of its own: this one may have released memory that is used again."""
     sizes = printed("""
         import torch
         from lookalike.allocator import reusing_memory
@@ -65,9 +75,11 @@ def test_memory_goes_back_to_the_system_at_the_end_of_the_outermost_context() ->
 
 @needs_glibc
 def test_an_error_ends_the_context() -> None:
-    with pytest.raises(KeyError), reusing_memory():
-        raise KeyError
-    assert faults(4) > 4 * BLOCK // 2**21
+    program = (
+        f"{FAULTS}\ntry:\n    with reusing_memory():\n        raise KeyError\nexcept KeyError:\n    print(faults())\n"
+    )
+    usual, behind = map(int, printed(program).split())
+    assert behind > usual / 2
 
 
 def test_other_c_libraries_are_left_alone() -> None:
@@ -80,3 +92,49 @@ def test_other_c_libraries_are_left_alone() -> None:
             print("done")
     """
     assert printed(program) == "done\n"
+
+
+class Fault(Exception):
+    """Ends a training."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_training_reuses_memory_from_its_third_step_to_its_end(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    found: list[str] = []
+
+    @contextmanager
+    def recorded() -> Iterator[None]:
+        found.append("begins")
+        yield
+        found.append("ends")
+
+    class Steps(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            found.append(f"step {trainer.global_step + 1}")
+            if fails and trainer.global_step == 3:
+                raise Fault
+
+    monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", recorded)
+    monkeypatch.setattr("lookalike.training.callbacks.free_for_state", lambda kept, devices: 2**50)
+    run = Run(
+        data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=1, workers=0,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    with pytest.raises(Fault) if fails else nullcontext():
+        training.pretrain(run, [Steps()])
+    expected = ["step 1", "step 2", "begins", "step 3", "step 4", *([] if fails else ["step 5"]), "ends"]
+    assert found[: len(expected)] == expected
+
+
+def test_a_training_keeps_no_memory_where_little_is_free(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", lambda: pytest.fail("it is kept"))
+    monkeypatch.setattr("lookalike.training.callbacks.free_for_state", lambda kept, devices: 2**20)
+    run = Run(
+        data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=1, workers=0,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    training.pretrain(run)

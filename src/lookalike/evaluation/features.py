@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from ..allocator import reusing_memory
 from ..backbones.cpu_precision import is_faster_in_bf16
 from ..data.workers import stream
 from ..devices import has_bf16_instructions
@@ -97,7 +96,7 @@ def features(
     broken: list[tuple[str, str]] = []
     encoder.to(device)
     half = precision == "bf16" and exact == torch.float32
-    with reusing_memory(), evaluating(encoder), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+    with evaluating(encoder), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
         for good, images, bad in batches:
             if images is not None:
                 x = promote(images.to(device, non_blocking=True), torch.float32)

@@ -9,7 +9,7 @@ from typing import Self
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..allocator import LASTING_STEPS, reusing_memory
-from ..devices import default_device
+from ..devices import default_device, free_for_state, peak_bytes
 from ..runs import Folder
 
 
@@ -33,9 +33,16 @@ class FirstStep(Callback):
 
 
 class Reusing(Callback):
-    """Memory that a step releases is reused within its context, from the step after `LASTING_STEPS` on."""
+    """Memory that a step releases is reused within its context, from the step after `LASTING_STEPS` on.
 
-    def __init__(self) -> None:
+    This takes up to a quarter more memory, so it is done only where as much as the process needs is free once more.
+
+    Args:
+        devices: processes of this machine that share its memory.
+    """
+
+    def __init__(self, devices: int) -> None:
+        self._devices = devices
         self._stack = ExitStack()
         self._steps: int | None = None
 
@@ -51,8 +58,10 @@ class Reusing(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self._steps is not None and trainer.global_step >= self._steps and default_device().type == "cpu":
-            self._steps = None
+        if self._steps is None or trainer.global_step < self._steps:
+            return
+        self._steps = None
+        if default_device().type == "cpu" and free_for_state(0, self._devices) > (peak_bytes() or 0):
             self._stack.enter_context(reusing_memory())
 
 

@@ -265,7 +265,7 @@ def fit(ready: Ready) -> Fitted:
             lambda: facts_of_process(run, ready.settled.source, ready.found.step if ready.found else 0),
             lambda reason, stacks: end_all(launch, files, trainer, reason, stacks),
         )  # fmt: skip
-    monitor, reusing = _monitor(ready), Reusing()
+    monitor, reusing = _monitor(ready), Reusing(run.devices)
     trainer = _trainer(ready, signals, monitor, watchdog, reusing)
     start = None
     if launch.is_first:
