@@ -3,6 +3,7 @@
 Each test image's hit or miss is in the row, so that any two rows of a set can be compared on the same images.
 """
 
+import copy
 import dataclasses
 import shutil
 import time
@@ -53,7 +54,7 @@ def trained(run: Run, keep: Path | None = None) -> dict[str, Any]:
         optim = settled.method.optim
         losses = [row["loss"] for row in result.metrics if "loss" in row]
         return {
-            "encoder": result.encoder(),
+            "encoder": result.encoder() if isinstance(run.backbone, str) else _of_module(run),
             "epochs": run.epochs,
             "steps": max(row["step"] for row in result.metrics),
             "optim": {
@@ -67,6 +68,12 @@ def trained(run: Run, keep: Path | None = None) -> dict[str, Any]:
             "seconds": round(seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
         }  # fmt: skip
+
+
+def _of_module(run: Run) -> Backbone:
+    """The encoder of a run whose network is a module."""
+    assert not isinstance(run.backbone, str)
+    return encoders.load(run.out, copy.deepcopy(run.backbone))
 
 
 def save(of: Folder, keep: Path) -> None:

@@ -1,7 +1,7 @@
 """Memory that a computation releases and needs again, such as the activations of a step, stays with the process.
 
 glibc returns large blocks to the operating system after their release, and the system clears each page when it
-is used again: for a CNN on a CPU this takes a tenth to a sixth of a step. `docs/speed.md` has the measurements.
+is used again: for a CNN on a CPU this takes up to a quarter of a step. `docs/speed.md` has the measurements.
 """
 
 import ctypes
