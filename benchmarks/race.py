@@ -1,6 +1,6 @@
 """A race of four libraries on two CPU cores: wall time from JPEG files to a level of k-NN accuracy.
 
-    python -m venv lightly-env && lightly-env/bin/pip install lightly==1.6.1 timm
+    python -m venv lightly-env && lightly-env/bin/pip install lightly==1.6.0 timm
     python -m venv lightly-train-env && lightly-train-env/bin/pip install lightly-train==0.18.0
     python -m venv spt-env && spt-env/bin/pip install stable-pretraining==0.1.8 kornia
     python benchmarks/race.py CIFAR10_ARCHIVE CLOTHES_ARCHIVE --python lightly=lightly-env/bin/python \\
@@ -389,7 +389,11 @@ class Race:
         options = self.options(contest, library, images, weights)
         out = args.work / f"{contest.name}-{library}-{seed}"
         task = task_of(contest, seed, options, images, weights, out)
-        times = train(library, task, self.pythons[library], args.limit)
+        try:
+            times = train(library, task, self.pythons[library], args.limit)
+        except Failed as problem:
+            print(f"{contest.name}, {library}, seed {seed}: {problem}", flush=True)
+            return
         ends, network = times["ends"], NETWORKS[contest.network]()
         curve = [(round(ends[0], 2), round(judge.untrained(first), 4))]
         for epoch in range(1, contest.epochs + 1):

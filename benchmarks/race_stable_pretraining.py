@@ -9,6 +9,7 @@ import stable_pretraining as spt
 import torch
 import torchvision
 from race_task import GRAYSCALE, HFLIP, JITTER, JITTERED, MEAN, SCALE, STD, Task
+from stable_pretraining import forward
 from stable_pretraining.data import gpu_transforms as G
 from stable_pretraining.data import transforms as T
 from torch import nn
@@ -52,6 +53,12 @@ def images_of(task: Task) -> Any:
     return spt.data.FromTorchDataset(folder, names=["image", "label"], transform=transform, gpu_transform=batched)
 
 
+def joined(self: Any, batch: dict[str, Any], stage: str) -> dict[str, torch.Tensor]:
+    """Its `forward.simclr` with both views in one pass."""
+    embedding = self.backbone(torch.cat([view["image"] for view in batch["views"]]))
+    return {"embedding": embedding, "loss": self.simclr_loss(*self.projector(embedding).chunk(2))}
+
+
 def main() -> None:
     task = race_task.read()
     options = task.options
@@ -62,7 +69,8 @@ def main() -> None:
     )  # fmt: skip
     network = race_task.network_of(task)
     module = spt.Module(
-        backbone=network, projector=projector(task, network.num_features), forward=spt.forward.simclr,
+        backbone=network, projector=projector(task, network.num_features),
+        forward=joined if options.get("joined") else forward.simclr,
         simclr_loss=spt.losses.NTXEntLoss(temperature=task.temperature),
         optim={
             "optimizer": functools.partial(sgd, task=task),
