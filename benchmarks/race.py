@@ -1,8 +1,8 @@
 """A race of four libraries on two CPU cores: wall time from JPEG files to a level of k-NN accuracy.
 
     python -m venv lightly-env && lightly-env/bin/pip install lightly==1.6.0 timm
-    python -m venv lightly-train-env && lightly-train-env/bin/pip install lightly-train==0.18.0
-    python -m venv spt-env && spt-env/bin/pip install stable-pretraining==0.1.8 kornia
+    python -m venv lightly-train-env && lightly-train-env/bin/pip install lightly-train==0.18.0 timm
+    python -m venv spt-env && spt-env/bin/pip install stable-pretraining==0.1.8
     python benchmarks/race.py CIFAR10_ARCHIVE CLOTHES_ARCHIVE --python lightly=lightly-env/bin/python \\
         lightly-train=lightly-train-env/bin/python stable-pretraining=spt-env/bin/python
     python benchmarks/race.py --table --picture race.png
@@ -10,15 +10,16 @@
 The archives hold train/ and test/ (and validation/) with one sub-folder per class. All libraries train the same network
 from the same first weights by SimCLR, with the same batch, size and recipe of views, head, temperature, SGD, schedules
 and epochs. Free for each library are worker processes, threads, precision, cache, memory layout and compilation, and
-whether both views go through the network at once: before the race each library tries its settings, one after the
-other, for --trial-seconds each, and keeps the one with which the whole training would be over first.
+whether both views go through the network at once. Before the race these options are tuned for each library, one option
+at a time: a training of --trial-seconds per value, and the value with the shortest expected training is kept.
 
-Trainings run one at a time, in turns, each in a process of its own that sees --cores cores. The clock starts with the
-process, so imports, listing files and filling a cache count; it stands still while a snapshot of the network is saved
-after each epoch. When the training has ended, our evaluation judges every snapshot: k-NN, the training images as the
-bank, all test images as queries. The result is the time at which the line through the snapshots first reaches the
-level, beginning with the untrained network at the end of the first step. Rows go to --record; what is there already is
-not made again. `others` in a row says how many cores other processes used meanwhile: on a quiet machine 0.
+Trainings run one at a time, interleaved, each in its own process on --cores cores. The clock starts with the process,
+so imports, listing files and filling a cache count; it is paused while a snapshot of the network is saved after each
+epoch. After the training our evaluation computes the accuracy of every snapshot: k-NN with the training images as the
+bank and all test images as queries. The result is the time at which the line through the snapshots first reaches the
+level; the line begins with the untrained network at the end of the first step. Rows go to --record, and trainings and
+trials that have a row are skipped. `others` in a row is the number of cores that other processes used: about 0 on a
+quiet machine.
 """
 
 import argparse
@@ -97,7 +98,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         **COMMON,
     },
 }  # fmt: skip
-"""The settings that each library tries, in this order; the first value of each is where it starts."""
+"""The options that are tuned, in this order, with their values; tuning starts from the first ones."""
 PACKAGES = {"lightly": "lightly", "lightly-train": "lightly-train", "stable-pretraining": "stable-pretraining"}
 
 
@@ -131,7 +132,7 @@ def first_weights(contest: Contest, seed: int, work: Path) -> tuple[nn.Module, P
     return network, file
 
 
-class Judge:
+class Accuracy:
     """k-NN of a network on the test images, with the training images as the bank."""
 
     def __init__(self, contest: Contest, train: Path, test: Path) -> None:
@@ -205,7 +206,7 @@ def task_of(contest: Contest, seed: int, options: Mapping[str, Any], images: Pat
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- settings
+# ---------------------------------------------------------------- tuning
 
 
 def expected(ends: Sequence[float], steps: int) -> float:
@@ -346,7 +347,7 @@ class Race:
         append(self.args.record, {**row, **self.facts, "date": time.strftime("%Y-%m-%dT%H:%M:%S")})
 
     def options(self, contest: Contest, library: str, images: Path, weights: Path) -> dict[str, Any]:
-        """The settings that a library tried and kept; what is in the record is not tried again."""
+        """The tuned options of a library; trials that have a row are skipped."""
         args = self.args
         if not args.trial_seconds:
             return {name: values[0] for name, values in OPTIONS[library].items()}
@@ -379,7 +380,7 @@ class Race:
 
         return chosen(OPTIONS[library], attempt)
 
-    def one(self, contest: Contest, library: str, seed: int, judge: Judge, images: Path) -> None:
+    def one(self, contest: Contest, library: str, seed: int, accuracy: Accuracy, images: Path) -> None:
         """A training of a library that has no row yet."""
         args = self.args
         if any(row["seed"] == seed for row in found(self.rows, contest, library)):
@@ -395,10 +396,10 @@ class Race:
             print(f"{contest.name}, {library}, seed {seed}: {problem}", flush=True)
             return
         ends, network = times["ends"], NETWORKS[contest.network]()
-        curve = [(round(ends[0], 2), round(judge.untrained(first), 4))]
+        curve = [(round(ends[0], 2), round(accuracy.untrained(first), 4))]
         for epoch in range(1, contest.epochs + 1):
             network.load_state_dict(torch.load(out / f"{epoch}.pt", weights_only=True))
-            curve.append((round(ends[epoch * task.steps_per_epoch - 1], 2), round(judge(network), 4)))
+            curve.append((round(ends[epoch * task.steps_per_epoch - 1], 2), round(accuracy(network), 4)))
         row: dict[str, Any] = {
             "benchmark": "race", "images_of": contest.name, "library": library, "seed": seed, "options": options,
             "settings": contest.settings(), "steps": task.steps, "curve": curve,
@@ -418,7 +419,7 @@ class Race:
         args.work.mkdir(parents=True, exist_ok=True)
         archives = {"cifar10": args.cifar10, "clothes": args.clothes}
         places = {c.name: folders_of(c, archives[c.name], args.work) for c in self.contests}
-        judges = {c.name: Judge(c, *places[c.name]) for c in self.contests}
+        accuracies = {c.name: Accuracy(c, *places[c.name]) for c in self.contests}
         for contest in self.contests:
             _, weights = first_weights(contest, 0, args.work)
             for library in args.libraries:
@@ -428,7 +429,7 @@ class Race:
             for contest in self.contests:
                 turn = seed % len(args.libraries)  # which library goes first changes with the seed
                 for library in args.libraries[turn:] + args.libraries[:turn]:
-                    self.one(contest, library, seed, judges[contest.name], places[contest.name][0])
+                    self.one(contest, library, seed, accuracies[contest.name], places[contest.name][0])
 
 
 def versions(pythons: Mapping[str, str], libraries: Sequence[str]) -> dict[str, dict[str, str]]:

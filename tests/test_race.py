@@ -1,4 +1,4 @@
-"""`benchmarks/race.py`: what it makes of times and accuracies, and that it makes no training twice."""
+"""`benchmarks/race.py`: times to a level, tuning, and that no training is repeated."""
 
 import importlib
 import io
@@ -82,9 +82,7 @@ def test_the_rate_rises_in_a_tenth_and_falls_to_zero(race: ModuleType) -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_in_the_record_is_not_made_again(
-    race: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trainings_with_a_row_are_skipped(race: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
     def train(library: str, task: Any, python: str, limit: float) -> dict[str, Any]:
