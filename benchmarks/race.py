@@ -28,6 +28,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
@@ -41,7 +42,7 @@ from typing import Any
 
 import torch
 from race_task import MEAN, NETWORKS, SKIP, STD, Task
-from resumable import read
+from resumable import answer_signals, read
 from rows import append
 from torch import nn
 from unlike_sets import members
@@ -77,14 +78,20 @@ class Contest:
     temperature: float = 0.5
     hidden_dim: int = 512
     out_dim: int = 128
+    one_size: bool = False
+    """All images have the size of the views, as transforms of whole batches need."""
 
     def settings(self) -> dict[str, Any]:
         """What makes two rows the same measurement."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("name", "level")}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("name", "level", "one_size")}
+
+    def options(self, library: str) -> dict[str, list[Any]]:
+        """The options of a library and their values."""
+        return {k: v for k, v in OPTIONS[library].items() if self.one_size or k != "batched"}
 
 
 CONTESTS = (
-    Contest("cifar10", 0.45, 10_000, "strided", image_size=32, batch_size=128, epochs=20, lr=0.1),
+    Contest("cifar10", 0.45, 10_000, "strided", image_size=32, batch_size=128, epochs=20, lr=0.1, one_size=True),
     Contest("clothes", 0.40, None, "strided", image_size=64, batch_size=128, epochs=40, lr=0.1),
 )
 
@@ -167,9 +174,10 @@ def train(library: str, task: Task, python: str, limit: float) -> dict[str, Any]
         Failed: it ended, or was ended after `limit` seconds, without its times.
     """
     out = Path(task.out)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.is_dir():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
     times, log, script = out / "times.json", out / "log.txt", HERE / f"race_{library.replace('-', '_')}.py"
-    times.unlink(missing_ok=True)
     threads = str(task.options["threads"])
     environment = os.environ | {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "LIGHTLY_TRAIN_EVENTS_DISABLED": "1",
@@ -350,7 +358,7 @@ class Race:
         """The tuned options of a library; trials that have a row are skipped."""
         args = self.args
         if not args.trial_seconds:
-            return {name: values[0] for name, values in OPTIONS[library].items()}
+            return {name: values[0] for name, values in contest.options(library).items()}
 
         def attempt(options: Mapping[str, Any]) -> float | None:
             wanted = {
@@ -378,7 +386,7 @@ class Race:
             seconds: float | None = row["expected_seconds"]
             return seconds
 
-        return chosen(OPTIONS[library], attempt)
+        return chosen(contest.options(library), attempt)
 
     def one(self, contest: Contest, library: str, seed: int, accuracy: Accuracy, images: Path) -> None:
         """A training of a library that has no row yet."""
@@ -485,6 +493,7 @@ def main() -> None:
         return
     if args.cifar10 is None or args.clothes is None:
         parser.error("give the archives of CIFAR-10 and of the clothes")
+    answer_signals()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     race = Race(args, contests)
     race.run()

@@ -29,10 +29,7 @@ def sgd(parameters: Any, task: Task) -> torch.optim.SGD:
 
 
 def images_of(task: Task) -> Any:
-    """Two views per image, made by the workers; or by its batched transforms, once all images of a batch are there.
-
-    Those need images of one size: they are resized to that of the views first, which changes nothing for CIFAR-10.
-    """
+    """Two views per image, made by the workers or, `batched`, from whole batches, whose images must have one size."""
     size, stats, batched = task.image_size, {"mean": list(MEAN), "std": list(STD)}, None
     if task.options.get("batched"):
         transform = T.Compose(T.Resize((size, size)), T.ToImage(rgb=True, scale=True))

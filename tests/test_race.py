@@ -100,6 +100,7 @@ def test_trainings_with_a_row_are_skipped(race: ModuleType, tmp_path: Path, monk
     monkeypatch.setattr(race, "OPTIONS", {n: {"workers": [1, 2], "threads": [1]} for n in ("lookalike", "lightly")})
     monkeypatch.setattr(race, "train", train)
     monkeypatch.setattr(race, "versions", lambda pythons, libraries: {})
+    monkeypatch.setattr(race, "answer_signals", lambda: None)
     images, record = archive(tmp_path / "images.tar", 20), tmp_path / "race.jsonl"
     argv = ["race.py", str(images), str(images), "--seeds", "0", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", [*argv, "--record", str(record)])
