@@ -75,7 +75,7 @@ class Contest:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    temperature: float = 0.5
+    temperature: float = 0.2
     hidden_dim: int = 512
     out_dim: int = 128
     one_size: bool = False
@@ -91,8 +91,8 @@ class Contest:
 
 
 CONTESTS = (
-    Contest("cifar10", 0.45, 10_000, "strided", image_size=32, batch_size=128, epochs=20, lr=0.1, one_size=True),
-    Contest("clothes", 0.40, None, "strided", image_size=64, batch_size=128, epochs=40, lr=0.1),
+    Contest("cifar10", 0.45, 10_000, "strided", image_size=32, batch_size=64, epochs=14, lr=0.1, one_size=True),
+    Contest("clothes", 0.40, None, "strided", image_size=64, batch_size=64, epochs=16, lr=0.1),
 )
 
 COMMON: dict[str, list[Any]] = {"threads": [2, 1], "precision": ["fp32", "bf16"], "compile": [False, True]}
