@@ -8,6 +8,11 @@ def narrow_resnet() -> nn.Module:
     return _blocks((32, 64, 128, 256), stride=1)
 
 
+def strided_resnet() -> nn.Module:
+    """The narrow ResNet behind a 3x3 stem of stride 2: a quarter of its work."""
+    return _blocks((32, 64, 128, 256), stride=2)
+
+
 def small_resnet() -> nn.Module:
     """Four basic blocks of 16 to 128 channels; behind a 3x3 stem of stride 2, 32 pixels still make 2x2 at the end."""
     return _blocks((16, 32, 64, 128), stride=2)
