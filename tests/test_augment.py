@@ -246,7 +246,8 @@ def test_both_engines_make_the_same_views(monkeypatch):
     """Enlarged, shrunk a little and a lot, from both kinds of memory: what a GPU makes, a CPU makes."""
     pytest.importorskip("numba")
     recipes = [
-        dataclasses.replace(EVERYTHING, size=n, kernel=k, sigma=(0.1, 4)) for n, k in ((9, 9), (33, 23), (64, 1))
+        dataclasses.replace(EVERYTHING, size=n, kernel=k, sigma=(0.1, 4))
+        for n, k in ((9, 9), (33, 23), (48, 11), (64, 1), (98, 9))
     ]
     flat, _ = flat_and_padded([*SIZES, (90, 120), (7, 200), (1, 1)], dtype=torch.float32)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -264,6 +265,21 @@ def test_the_memory_format_changes_nothing_else():
     pixels = make_views(images, [EVERYTHING], 0, mean=(0.1,) * 3, memory_format=torch.channels_last)
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in pixels)
     assert all(torch.equal(a, b) for a, b in zip(planes, pixels, strict=True))
+
+
+@pytest.mark.parametrize("size", [20, 32, 80])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_writing_past_the_cache_changes_nothing(size, memory_format, engine, monkeypatch):
+    if engine != "numba":
+        pytest.skip("torch chooses how it writes")
+    from lookalike.views import cpu
+
+    images, view = photos(9), dataclasses.replace(EVERYTHING, size=size)
+    through, past = [], []
+    for bytes_, found in ((2**60, through), (0, past)):
+        monkeypatch.setattr(cpu, "STREAMED", bytes_)
+        found += make_views(images, [view], 0, mean=(0.1,) * 3, memory_format=memory_format)
+    assert all(torch.equal(a, b) for a, b in zip(through, past, strict=True))
 
 
 def test_threads_change_nothing():

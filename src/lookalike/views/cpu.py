@@ -1,8 +1,10 @@
-"""Views on a CPU: compiled (Numba), with all steps of a view row by row, so that the data stay in the L1 cache.
+"""Views on a CPU: compiled (Numba), with all steps of a view in bands of 16 rows, so that the data stay in the cache.
 
-Resizing is linear and separable: each output row is a weighted sum of a few source rows (R), then each of its pixels a
-weighted sum of a few neighbours (K). Colour operations follow while the row is in the cache; contrast needs the mean of
-the image and waits for all rows; the blur comes last. Equivalent to the device-independent operations of `ops`.
+Resizing is linear and separable: each output row is a weighted sum of a few source rows, then each of its pixels a
+weighted sum of a few neighbours. Both are sums of vectors (`lanes`), the second once 16 rows are transposed: a vector
+holds a pixel of each. Colour operations follow while the band is in the cache; contrast needs the mean of the
+image and waits for all bands; the blur comes last, along the rows of a band, then, transposed back, down its columns.
+Equivalent to the device-independent operations of `ops`.
 
 C channels, S pixels per side of a view, T taps.
 """
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..numba_cache import compiled, first_call
+from .lanes import LANES, added, both, fetch, finish_streaming, load, scaled, store, stream, turn, turn_streaming
 from .ops import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
 
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
@@ -53,81 +56,67 @@ def _taps(start, length, size, flip, first, weights):  # type: ignore[no-untyped
 
 
 @compiled
-def _down(pixels, at, plane, stride, width, w, taps, lines):  # type: ignore[no-untyped-def]
-    """`lines` (C, W): weighted sums of source rows, the first of which starts at index `at`."""
-    first = 0
-    while first < taps - 1 and w[first] == _ZERO:
-        first += 1
-    last = taps - 1
-    while last > first and w[last] == _ZERO:
-        last -= 1
-    for c in range(len(lines)):
-        line, t, p = lines[c], first + 1, at + c * plane + first * stride
-        # rows as slices: possibly negative indices would prevent vectorisation
-        here, a = pixels[p : p + width], w[first]
-        if last > first:
-            below, b = pixels[p + stride : p + stride + width], w[t]
-            for x in range(width):
-                line[x] = a * np.float32(here[x]) + b * np.float32(below[x])
-        else:
-            for x in range(width):
-                line[x] = a * np.float32(here[x])
-        for t in range(first + 2, last, 2):
-            p += 2 * stride
-            here, a = pixels[p : p + width], w[t]
-            below, b = pixels[p + stride : p + stride + width], w[t + 1]
-            for x in range(width):
-                line[x] += a * np.float32(here[x]) + b * np.float32(below[x])
-        if last > first and (last - first) % 2 == 0:
-            here, a = pixels[p + 2 * stride : p + 2 * stride + width], w[last]
-            for x in range(width):
-                line[x] += a * np.float32(here[x])
+def _scratch(length):  # type: ignore[no-untyped-def]
+    """Memory for `length` numbers from a multiple of 64 bytes on: a vector in two lines of the cache takes longer."""
+    memory = np.empty(length + LANES, np.float32)
+    skip = -(np.int64(memory.ctypes.data) // 4) % LANES
+    return memory[skip : skip + length]
 
 
 @compiled
-def _along(lines, first, weights, taps, row):  # type: ignore[no-untyped-def]
-    """`row` (C, S): weighted sums of neighbouring pixels of `lines` (C, W)."""
-    size = row.shape[1]
-    # the three channels together: half of the time is spent loading indices and weights
-    colour = len(row) == 3
-    if colour and taps == 2:
-        a, b, c = lines[0], lines[1], lines[2]
-        red, green, blue = row[0], row[1], row[2]
+def _down(pixels, at, stride, width, weights, w, taps, lines, to):  # type: ignore[no-untyped-def]
+    """`lines[to : to + width]`: the weighted sum of `taps` source rows, the first of which starts at index `at`."""
+    last = w + taps - 1
+    while w < last and weights[w] == _ZERO:
+        w += 1
+        at += stride
+    while last > w and weights[last] == _ZERO:
+        last -= 1
+    if at + (last - w) * stride + width + 2 * LANES > len(pixels):  # vectors could end behind the images' memory
+        for x in range(width):
+            p, one = at + x, _ZERO
+            for t in range(w, last + 1):
+                one += weights[t] * np.float32(pixels[p])
+                p += stride
+            lines[to + x] = one
+        return
+    for x in range(0, width, 2 * LANES):  # two sums at a time share weights
+        p = at + x
+        left, right = scaled(load(pixels, p), weights, w), scaled(load(pixels, p + LANES), weights, w)
+        for t in range(w + 1, last + 1):
+            p += stride
+            left, right = added(left, load(pixels, p), weights, t), added(right, load(pixels, p + LANES), weights, t)
+        store(lines, to + x, left)
+        store(lines, to + x + LANES, right)
+
+
+@compiled
+def _fetch(pixels, at, stride, height, width, flip, band, size):  # type: ignore[no-untyped-def]
+    """Starts reading the source rows of a band of 16 rows, which start at index `at` of memory, into the cache."""
+    low, high = max(0, band * LANES * height // size - 1), min(height, (band + 1) * LANES * height // size + 2)
+    if flip:
+        low, high = height - high, height - low
+    for p in range(at + low * stride, at + high * stride, stride):
+        for x in range(0, width, 64 // pixels.itemsize):
+            fetch(pixels, p + x)
+        fetch(pixels, p + width - 1)
+
+
+@compiled
+def _along(columns, at, first, weights, most, taps, size, band, to):  # type: ignore[no-untyped-def]
+    """The columns of a band: weighted sums of neighbouring columns, of 16 rows at a time."""
+    if taps == 2:
         for u in range(size):
-            k, w, v = np.uintp(first[u]), weights[u, 0], weights[u, 1]
-            n = k + np.uintp(1)
-            red[u] = w * a[k] + v * a[n]
-            green[u] = w * b[k] + v * b[n]
-            blue[u] = w * c[k] + v * c[n]
-    elif colour and taps == 4:
-        a, b, c = lines[0], lines[1], lines[2]
-        red, green, blue = row[0], row[1], row[2]
-        for u in range(size):
-            k, p, q, r, s = np.uintp(first[u]), weights[u, 0], weights[u, 1], weights[u, 2], weights[u, 3]
-            j, m, n = k + np.uintp(1), k + np.uintp(2), k + np.uintp(3)
-            red[u] = p * a[k] + q * a[j] + r * a[m] + s * a[n]
-            green[u] = p * b[k] + q * b[j] + r * b[m] + s * b[n]
-            blue[u] = p * c[k] + q * c[j] + r * c[m] + s * c[n]
-    elif colour:
-        a, b, c = lines[0], lines[1], lines[2]
-        red, green, blue = row[0], row[1], row[2]
-        for u in range(size):
-            k, w = np.uintp(first[u]), weights[u]
-            x = y = z = _ZERO
-            for t in range(np.uintp(taps)):
-                x += w[t] * a[k + t]
-                y += w[t] * b[k + t]
-                z += w[t] * c[k + t]
-            red[u], green[u], blue[u] = x, y, z
-    else:
-        for c in range(len(row)):
-            line, channel = lines[c], row[c]
-            for u in range(size):
-                k, w = np.uintp(first[u]), weights[u]
-                x = _ZERO
-                for t in range(np.uintp(taps)):
-                    x += w[t] * line[k + t]
-                channel[u] = x
+            k = at + LANES * first[u]
+            left = scaled(load(columns, k), weights, u * most)
+            store(band, to + LANES * u, added(left, load(columns, k + LANES), weights, u * most + 1))
+        return
+    for u in range(size):
+        k = at + LANES * first[u]
+        total = scaled(load(columns, k), weights, u * most)
+        for t in range(1, taps):
+            total = added(total, load(columns, k + LANES * t), weights, u * most + t)
+        store(band, to + LANES * u, total)
 
 
 @compiled
@@ -153,36 +142,36 @@ def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _colour(row, steps, begin, end, factors, mean):  # type: ignore[no-untyped-def]
-    """Applies the colour operations `steps[begin:end]` to a row (C, S)."""
-    size = row.shape[1]
-    for turn in range(begin, end):
-        step = steps[turn]
+def _colour(band, at, plane, channels, n, steps, begin, end, factors, mean):  # type: ignore[no-untyped-def]
+    """Applies the colour operations `steps[begin:end]` to `n` pixels of a band from index `at`."""
+    for position in range(begin, end):
+        step = steps[position]
         if step < 0:
             continue
         f = factors[step]
-        if step == HUE:
-            _hue(row[0], row[1], row[2], f)
-        elif step == SATURATION:
-            red, green, blue = row[0], row[1], row[2]
-            rest = _ONE - f
-            for i in range(size):
-                grey = rest * (_RED * red[i] + _GREEN * green[i] + _BLUE * blue[i])
-                red[i] = _clamp(f * red[i] + grey)
-                green[i] = _clamp(f * green[i] + grey)
-                blue[i] = _clamp(f * blue[i] + grey)
+        if step in (HUE, SATURATION):
+            red, green, blue = band[at : at + n], band[at + plane : at + plane + n], band[at + 2 * plane :][:n]
+            if step == HUE:
+                _hue(red, green, blue, f)
+            else:
+                rest = _ONE - f
+                for i in range(n):
+                    grey = rest * (_RED * red[i] + _GREEN * green[i] + _BLUE * blue[i])
+                    red[i] = _clamp(f * red[i] + grey)
+                    green[i] = _clamp(f * green[i] + grey)
+                    blue[i] = _clamp(f * blue[i] + grey)
         else:
             base = (_ONE - f) * mean if step == CONTRAST else _ZERO
-            for c in range(len(row)):
-                channel = row[c]
-                for i in range(size):
+            for c in range(channels):
+                channel = band[at + c * plane : at + c * plane + n]
+                for i in range(n):
                     channel[i] = _clamp(f * channel[i] + base)
 
 
 @compiled
-def _grey(row):  # type: ignore[no-untyped-def]
-    red, green, blue = row[0], row[1], row[2]
-    for i in range(row.shape[1]):
+def _grey(band, at, plane, n):  # type: ignore[no-untyped-def]
+    red, green, blue = band[at : at + n], band[at + plane : at + plane + n], band[at + 2 * plane :][:n]
+    for i in range(n):
         grey = _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
         red[i] = grey
         green[i] = grey
@@ -190,54 +179,99 @@ def _grey(row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _total(row):  # type: ignore[no-untyped-def]
-    """The sum over a row of luma (RGB) or of the channels' mean (other images), for the mean of contrast."""
+def _total(band, at, plane, channels, n, rows):  # type: ignore[no-untyped-def]
+    """The sum over `n` pixels of luma (RGB) or of the channels' mean (other images), for the mean of contrast."""
     total = _ZERO
-    if len(row) == 3:
-        red, green, blue = row[0], row[1], row[2]
-        for i in range(row.shape[1]):
-            total += _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
+    if channels == 3:
+        red, green, blue = band[at : at + n], band[at + plane : at + plane + n], band[at + 2 * plane :][:n]
+        if rows == LANES:
+            for i in range(n):
+                total += _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
+        else:
+            for i in range(n):
+                total += _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i] if i % LANES < rows else _ZERO
         return total
-    for c in range(len(row)):
-        channel = row[c]
-        for i in range(row.shape[1]):
-            total += channel[i]
-    return total / np.float32(len(row))
+    for c in range(channels):
+        channel = band[at + c * plane : at + c * plane + n]
+        for i in range(n):
+            total += channel[i] if i % LANES < rows else _ZERO
+    return total / np.float32(channels)
 
 
 @compiled
-def _finish(row, s, solarize, threshold, mean, factor, transpose, last, out):  # type: ignore[no-untyped-def]
-    """Solarizes, normalises and writes row `s` of a view, or column `s` if the view is transposed.
+def _normalised(band, at, plane, channels, n, solarize, threshold, mean, factor):  # type: ignore[no-untyped-def]
+    for c in range(channels):
+        channel, m, f = band[at + c * plane : at + c * plane + n], mean[c], factor[c]
+        if solarize:
+            for i in range(n):
+                channel[i] = _ONE - channel[i] if channel[i] >= threshold else channel[i]
+        for i in range(n):
+            channel[i] = (channel[i] - m) * f
+
+
+@compiled
+def _write(band, at, order, length, rows, out, to, step, streamed):  # type: ignore[no-untyped-def]
+    """Transposes `length` vectors of a band into `rows` rows of `out`, from `out[to]` on.
+
+    Vector i starts at `band[at + order[i]]`; `step` is the stride between rows of `out`.
+    """
+    for i in range(0, length, LANES):
+        if rows < LANES or i + LANES > length:
+            for r in range(rows):
+                for j in range(i, min(i + LANES, length)):
+                    out[to + r * step + j] = band[at + order[j] + r]
+        elif streamed:
+            turn_streaming(band, at, order, i, out, to + i, step)
+        else:
+            turn(band, at, order, i, out, to + i, step)
+
+
+@compiled
+def _finish(band, at, plane, channels, s, rows, size, transpose, last, order, out, streamed):  # type: ignore[no-untyped-def]
+    """Writes a band to rows `s` to `s + rows` - 1 of a view, or columns if transposed.
 
     `out` is flat: (C, S, S), or (S, S, C) if channels come `last`.
     """
-    channels, size = row.shape
-    for c in range(channels):
-        channel, m, f = row[c], mean[c], factor[c]
-        if solarize:
-            for i in range(size):
-                channel[i] = _ONE - channel[i] if channel[i] >= threshold else channel[i]
-        for i in range(size):
-            channel[i] = (channel[i] - m) * f
-    wide = channels if last else 1  # stride between pixels
+    if transpose:
+        for c in range(channels):
+            for u in range(size):
+                source = at + c * plane + LANES * u
+                target = (u * size + s) * channels + c if last else (c * size + u) * size + s
+                for r in range(rows):
+                    out[target + r * (channels if last else 1)] = band[source + r]
+    elif last:
+        to, step = s * size * channels, size * channels
+        _write(band, at, order, step, rows, out, to, step, streamed)
+    else:
+        for c in range(channels):
+            _write(band, at + c * plane, order, size, rows, out, (c * size + s) * size, size, streamed)
+
+
+@compiled
+def _finish_row(row, width, channels, s, size, transpose, last, out, streamed):  # type: ignore[no-untyped-def]
+    """Writes row `s` of a view, or column `s` if the view is transposed; channels start at multiples of `width`."""
     if last and channels == 3 and not transpose:
         target = out[s * size * 3 : (s + 1) * size * 3]
-        red, green, blue = row[0], row[1], row[2]
+        red, green, blue = row[:size], row[width : width + size], row[2 * width : 2 * width + size]
         for i in range(size):
             target[3 * i] = red[i]
             target[3 * i + 1] = green[i]
             target[3 * i + 2] = blue[i]
         return
+    wide = channels if last else 1  # stride between pixels
     for c in range(channels):
-        channel = row[c]
-        target = out[(c if last else c * size * size) + s * (wide if transpose else size * wide) :]
+        to = (c if last else c * size * size) + s * (wide if transpose else size * wide)
         step = size * wide if transpose else wide
+        done = 0
         if step == 1:
-            for i in range(size):
-                target[i] = channel[i]
-        else:
-            for i in range(size):
-                target[i * step] = channel[i]
+            done = size // LANES * LANES
+            for x in range(0, done, LANES):
+                if streamed:
+                    stream(out, to + x, load(row, c * width + x))
+                else:
+                    store(out, to + x, load(row, c * width + x))
+        for i in range(done, size):
+            out[to + i * step] = row[c * width + i]
 
 
 @compiled
@@ -247,57 +281,66 @@ def _mirrored(i, size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _blurred(image, s, half, taps, wide, row):  # type: ignore[no-untyped-def]
-    """`row` (C, S): row `s` of the blurred image (C, S, S); `taps` (half + 1,): the kernel from its centre outwards."""
-    size = row.shape[1]
-    centre = wide[half : half + size]
-    for c in range(len(row)):
-        here, target = image[c, s], row[c]
-        for i in range(size):
-            centre[i] = taps[0] * here[i]
-        for t in range(1, half, 2):  # two taps at a time halve the loads and stores of the sum
-            a, above, below = taps[t], image[c, _mirrored(s - t, size)], image[c, _mirrored(s + t, size)]
-            b, higher, lower = taps[t + 1], image[c, _mirrored(s - t - 1, size)], image[c, _mirrored(s + t + 1, size)]
-            for i in range(size):
-                centre[i] += a * (above[i] + below[i]) + b * (higher[i] + lower[i])
-        if half % 2:
-            a, above, below = taps[half], image[c, _mirrored(s - half, size)], image[c, _mirrored(s + half, size)]
-            for i in range(size):
-                centre[i] += a * (above[i] + below[i])
+def _blur_rows(band, at, size, half, taps, blurred):  # type: ignore[no-untyped-def]
+    """`blurred`: the 16 rows of one channel of a band, blurred along the rows; `taps`: from the kernel's centre on."""
+    for u in range(size):
+        k = at + LANES * u
+        total = scaled(load(band, k), taps, 0)
+        if half <= u < size - half:
+            for t in range(1, half + 1):
+                total = added(total, both(load(band, k - LANES * t), load(band, k + LANES * t)), taps, t)
+        else:
+            for t in range(1, half + 1):
+                left, right = at + LANES * _mirrored(u - t, size), at + LANES * _mirrored(u + t, size)
+                total = added(total, both(load(band, left), load(band, right)), taps, t)
+        store(blurred, LANES * u, total)
+
+
+@compiled
+def _blur_down(image, at, near, half, taps, width, row, to):  # type: ignore[no-untyped-def]
+    """`row[to : to + width]`: a blurred row of a channel; `near`: where it starts, then each two rows around it."""
+    for x in range(at, at + width, 2 * LANES):  # two sums at a time share indices and taps
+        y = x + LANES
+        k = near[0]
+        left, right = scaled(load(image, x + k), taps, 0), scaled(load(image, y + k), taps, 0)
         for t in range(1, half + 1):
-            wide[half - t] = wide[half + t]
-            wide[half + size - 1 + t] = wide[half + size - 1 - t]
-        for i in range(size):
-            target[i] = taps[0] * centre[i]
-        for t in range(1, half, 2):
-            a, above, below = taps[t], wide[half - t : half - t + size], wide[half + t : half + t + size]
-            b, higher, lower = taps[t + 1], wide[half - t - 1 : half - t - 1 + size], wide[half + t + 1 :]
-            for i in range(size):
-                target[i] += a * (above[i] + below[i]) + b * (higher[i] + lower[i])
-        if half % 2:
-            a, above, below = taps[half], wide[:size], wide[2 * half : 2 * half + size]
-            for i in range(size):
-                target[i] += a * (above[i] + below[i])
+            m, n = near[2 * t - 1], near[2 * t]
+            left = added(left, both(load(image, x + m), load(image, x + n)), taps, t)
+            right = added(right, both(load(image, y + m), load(image, y + n)), taps, t)
+        store(row, to + x - at, left)
+        store(row, to + y - at, right)
 
 
 @compiled
 def _views(  # type: ignore[no-untyped-def]
     pixels, offsets, strides, box, flips, steps, factors, grey, sigma, kernel, solarize, threshold, erase, mean, factor,
-    unit, size, last, out, begin, end,
+    unit, size, last, streamed, out, begin, end,
 ):  # fmt: skip
-    """Computes the views of images `begin` to `end` - 1."""
+    """Computes the views of images `begin` to `end` - 1, in bands of 16 rows.
+
+    A band is stored column by column (C, S, 16), so that sums over neighbouring columns are sums of vectors.
+    """
     channels = len(mean)
     widest, most = 1, 4
     for b in range(begin, end):
         widest = max(widest, box[b, 3])
         most = max(most, 2 * ((max(box[b, 2], box[b, 3]) + size - 1) // size))
     rows, columns = np.empty((size, most), np.float32), np.empty((size, most), np.float32)
+    down_weights, along_weights = rows.reshape(-1), columns.reshape(-1)
     top, left = np.empty(size, np.int64), np.empty(size, np.int64)
-    lines = np.empty((channels, widest), np.float32)
-    row = np.empty((channels, size), np.float32)
-    image = np.empty((channels, size, size), np.float32)
-    wide = np.empty(size + kernel, np.float32)
+    pitch = 2 * LANES * ((widest + 2 * LANES - 1) // (2 * LANES))
+    width = 2 * LANES * ((size + 2 * LANES - 1) // (2 * LANES))  # of a band's rows, where they are padded
+    bands, plane, n = (size + LANES - 1) // LANES, LANES * width, LANES * size
+    lines, source = _scratch(LANES * pitch), _scratch(channels * LANES * pitch)
+    image = _scratch(bands * channels * plane)
+    blurred, row = _scratch(plane), _scratch(channels * width)
     taps = np.empty(kernel // 2 + 1, np.float32)
+    near = np.empty(kernel + 1, np.int64)
+    by_line, by_row, order = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(size * channels, np.int64)
+    for i in range(LANES):
+        by_line[i], by_row[i] = i * pitch, i * LANES
+    for i in range(size * channels):
+        order[i] = i % channels * plane + i // channels * LANES if last else i * LANES
     for b in range(begin, end):
         view = out[b]
         down = _taps(box[b, 0], box[b, 2], size, flips[b, 1], top, rows)
@@ -307,37 +350,45 @@ def _views(  # type: ignore[no-untyped-def]
                 rows[s, t] *= unit
         blur = sigma[b] > 0
         wait = 4  # position of contrast among the steps; it needs the mean of all rows
-        for turn in range(4):
-            if steps[b, turn] == CONTRAST:
-                wait = turn
+        for position in range(4):
+            if steps[b, position] == CONTRAST:
+                wait = position
         total = 0.0
-        for s in range(size):
-            at = offsets[b] + top[s] * strides[b, 1] + box[b, 1]
-            _down(pixels, at, strides[b, 0], strides[b, 1], box[b, 3], rows[s], down, lines)
-            _along(lines, left, columns, along, row)
-            _colour(row, steps[b], 0, wait, factors[b], _ZERO)
+        for band in range(bands):
+            at = band * channels * plane if wait < 4 or blur else 0
+            s, count = band * LANES, min(LANES, size - band * LANES)
+            # the next rows to read, of this image or the next one
+            a, soon = (b, band + 1) if band + 1 < bands else (min(b + 1, end - 1), 0)
+            corner = offsets[a] + box[a, 0] * strides[a, 1] + box[a, 1]
+            for c in range(channels):
+                p = corner + c * strides[a, 0]
+                _fetch(pixels, p, strides[a, 1], box[a, 2], box[a, 3], flips[a, 1], soon, size)
+                for r in range(count):
+                    p = offsets[b] + c * strides[b, 0] + top[s + r] * strides[b, 1] + box[b, 1]
+                    _down(pixels, p, strides[b, 1], box[b, 3], down_weights, (s + r) * most, down, lines, r * pitch)
+                for x in range(0, box[b, 3], LANES):
+                    turn(lines, x, by_line, 0, source, (c * pitch + x) * LANES, LANES)
+            for c in range(channels):
+                _along(source, c * pitch * LANES, left, along_weights, most, along, size, image, at + c * plane)
+            _colour(image, at, plane, channels, n, steps[b], 0, wait, factors[b], _ZERO)
             if wait < 4:
-                total += _total(row)
-            elif grey[b]:
-                _grey(row)
-            if wait < 4 or blur:
-                for c in range(channels):
-                    image[c, s] = row[c]
-            else:
-                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
+                total += _total(image, at, plane, channels, n, count)
+                continue
+            if grey[b]:
+                _grey(image, at, plane, n)
+            if not blur:
+                _normalised(image, at, plane, channels, n, solarize[b], threshold, mean, factor)
+                _finish(image, at, plane, channels, s, count, size, flips[b, 2], last, order, view, streamed)
         if wait < 4:
             average = np.float32(total / (size * size))
-            for s in range(size):
-                for c in range(channels):
-                    row[c] = image[c, s]
-                _colour(row, steps[b], wait, 4, factors[b], average)
+            for band in range(bands):
+                at, s, count = band * channels * plane, band * LANES, min(LANES, size - band * LANES)
+                _colour(image, at, plane, channels, n, steps[b], wait, 4, factors[b], average)
                 if grey[b]:
-                    _grey(row)
-                if blur:
-                    for c in range(channels):
-                        image[c, s] = row[c]
-                else:
-                    _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
+                    _grey(image, at, plane, n)
+                if not blur:
+                    _normalised(image, at, plane, channels, n, solarize[b], threshold, mean, factor)
+                    _finish(image, at, plane, channels, s, count, size, flips[b, 2], last, order, view, streamed)
         if blur:
             half = min(kernel // 2, max(1, int(np.ceil(BLUR_REACH * sigma[b]))))
             whole = 1.0
@@ -345,13 +396,31 @@ def _views(  # type: ignore[no-untyped-def]
                 whole += 2 * np.exp(-0.5 * (t / sigma[b]) ** 2)
             for t in range(half + 1):
                 taps[t] = np.exp(-0.5 * (t / sigma[b]) ** 2) / whole
+            for at in range(0, bands * channels * plane, plane):
+                _blur_rows(image, at, size, half, taps, blurred)
+                for x in range(0, size, LANES):  # in place: from now on, a band is stored row by row
+                    turn(blurred, x * LANES, by_row, 0, image, at + x, width)
             for s in range(size):
-                _blurred(image, s, half, taps, wide, row)
-                _finish(row, s, solarize[b], threshold, mean, factor, flips[b, 2], last, view)
+                near[0] = _row_of_band(s, channels, width)
+                for t in range(1, half + 1):
+                    near[2 * t - 1] = _row_of_band(_mirrored(s - t, size), channels, width)
+                    near[2 * t] = _row_of_band(_mirrored(s + t, size), channels, width)
+                for c in range(channels):
+                    _blur_down(image, c * plane, near, half, taps, width, row, c * width)
+                _normalised(row, 0, width, channels, size, solarize[b], threshold, mean, factor)
+                _finish_row(row, width, channels, s, size, flips[b, 2], last, view, streamed)
         for y in range(erase[b, 0], erase[b, 0] + erase[b, 2]):
             for c in range(channels):
                 for x in range(erase[b, 1], erase[b, 1] + erase[b, 3]):
                     view[(y * size + x) * channels + c if last else (c * size + y) * size + x] = _ZERO
+    if streamed:
+        finish_streaming()
+
+
+@compiled
+def _row_of_band(s, channels, width):  # type: ignore[no-untyped-def]
+    """Index of row `s` of the first channel of an image stored in bands (S / 16, C, 16, `width`)."""
+    return (s // LANES * channels * LANES + s % LANES) * width
 
 
 _POOLS: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -388,7 +457,8 @@ def views(
         pixels.reshape(-1).numpy(),
         *(x.contiguous().numpy() for x in (offsets, strides, box, flips, steps, factors, grey, sigma)), kernel,
         solarize.contiguous().numpy(), np.float32(threshold), erase.contiguous().numpy(),
-        mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out.reshape(b, c * size * size),
+        mean.numpy(), (1 / std).numpy(), np.float32(unit), size, last, out.nbytes >= STREAMED and size % LANES == 0,
+        out.reshape(b, c * size * size),
     )  # fmt: skip
     threads = min(torch.get_num_threads(), b)
     if threads < 2 or not _views.signatures:
@@ -407,6 +477,8 @@ def views(
     return _shaped(out, c, size, last)
 
 
+STREAMED = 2**24
+"""Views of at least this many bytes are written past the cache, which they would not stay in, in aligned vectors."""
 _FREE: list[np.ndarray] = []
 """Unused buffers, the most recently returned last."""
 _MAX_FREE = 2**30
@@ -420,10 +492,12 @@ def _borrowed(length: int) -> np.ndarray:
     Allocating new memory would take half as long as computing the views, and more with several threads.
     """
     with _LOCK:
-        index = next((i for i, memory in enumerate(_FREE) if len(memory) == length), None)
+        index = next((i for i, memory in enumerate(_FREE) if len(memory) == length + LANES), None)
         # NumPy requests huge pages, torch does not
-        memory = np.empty(length, np.float32) if index is None else _FREE.pop(index)
-    lent = memory.view()  # finalized when the last tensor that uses it is deleted, while `memory` stays alive
+        memory = np.empty(length + LANES, np.float32) if index is None else _FREE.pop(index)
+    skip = -(memory.ctypes.data // 4) % LANES  # starts at a multiple of 64 bytes
+    # finalized when the last tensor that uses it is deleted, while `memory` stays alive
+    lent = memory[skip : skip + length]
     weakref.finalize(lent, _give_back, memory).atexit = False
     return lent
 
