@@ -12,7 +12,7 @@ crops; lightly's and Pillow's blurs are approximations. With one thread, time is
 count less. A line of JSON per case goes to --record.
 
 --shares measures our engine alone: the time of a view, of drawing its parameters, of a crop without colours and blur,
-and what the recipe saves without one operation; all in turns. They need not add up: contrast, for one, costs less if
+and what the recipe saves without one operation, alternating. They need not add up: contrast, for one, costs less if
 the blur waits for the whole image anyway.
 """
 

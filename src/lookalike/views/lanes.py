@@ -17,18 +17,29 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _BYTES = 4 * LANES
 
 
-class _Lanes(types.Type):  # type: ignore[misc]
+class _Lanes(types.Type):
     def __init__(self) -> None:
         super().__init__("float32x16")
 
 
-@register_model(_Lanes)  # type: ignore[untyped-decorator]
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, _VECTOR)  # type: ignore[no-untyped-call]
 
 
 _LANES = _Lanes()
+
+
+def _instruction(typed: Callable[..., Any]) -> Any:
+    """What compiled functions call: Numba adds the first argument of `typed`."""
+    return intrinsic(typed)
+
+
+def _function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """One of LLVM's own functions."""
+    kind = ir.FunctionType(result, arguments)
+    return cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
@@ -63,7 +74,7 @@ def _mask(order: list[int]) -> Any:
     return ir.Constant(ir.VectorType(ir.IntType(32), LANES), order)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def load(_: Any, array: Any, index: Any) -> Any:
     """The 16 numbers from `array[index]` on."""
 
@@ -84,28 +95,27 @@ def _storing(streamed: bool) -> Callable[..., Any]:
     return store
 
 
-store = intrinsic(_storing(False))
+store = _instruction(_storing(False))
 """`store(array, index, value)`: writes 16 numbers."""
-stream = intrinsic(_storing(True))
+stream = _instruction(_storing(True))
 """The same past the cache, to an address that is a multiple of 64 bytes."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def fetch(_: Any, array: Any, index: Any) -> Any:
     """Starts reading the line of `array[index]` into the cache."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         place = builder.bitcast(_place(context, builder, signature.args[0], *args), address)
-        kind = ir.FunctionType(ir.VoidType(), [address, number, number, number])
-        started = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        started = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [address, number, number, number])
         builder.call(started, [place, number(0), number(3), number(1)])  # to read, into all levels, data
         return context.get_dummy_value()
 
     return types.void(array, types.intp), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def scaled(_: Any, value: Any, weights: Any, index: Any) -> Any:
     """`value * weights[index]`."""
 
@@ -115,7 +125,7 @@ def scaled(_: Any, value: Any, weights: Any, index: Any) -> Any:
     return _LANES(_LANES, weights, types.intp), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def both(_: Any, a: Any, b: Any) -> Any:
     """`a + b`."""
 
@@ -125,20 +135,19 @@ def both(_: Any, a: Any, b: Any) -> Any:
     return _LANES(_LANES, _LANES), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def added(_: Any, total: Any, value: Any, weights: Any, index: Any) -> Any:
     """`total + value * weights[index]`, rounded once where the processor can."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
+        fused = _function(builder, f"llvm.fmuladd.v{LANES}f32", _VECTOR, [_VECTOR] * 3)
         return builder.call(fused, [args[1], _weight(context, builder, signature.args[2], *args[2:]), args[0]])
 
     return _LANES(_LANES, _LANES, weights, types.intp), code
 
 
 def _pairs(builder: Any, a: Any, b: Any, first: list[int]) -> Any:
-    """Per group of four: the two (or two pairs) of `a` and `b` that start at `first`, taken in turns."""
+    """Per group of four: the two (or two pairs) of `a` and `b` that start at `first`, alternating."""
     order = [4 * group + place for group in range(LANES // 4) for place in first]
     return builder.shuffle_vector(a, b, _mask(order))
 
@@ -193,16 +202,16 @@ def _turning(streamed: bool) -> Callable[..., Any]:
     return turn
 
 
-turn = intrinsic(_turning(False))
+turn = _instruction(_turning(False))
 """`turn(source, at, offsets, first, target, to, step)`: transposes 16 rows of 16 numbers.
 
 Row i is read from `source[at + offsets[first + i]]` on, column i is written from `target[to + i * step]` on.
 """
-turn_streaming = intrinsic(_turning(True))
+turn_streaming = _instruction(_turning(True))
 """The same, written past the cache, to addresses that are multiples of 64 bytes."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_instruction
 def finish_streaming(_: Any) -> Any:
     """Makes what was written past the cache visible to other threads."""
 
