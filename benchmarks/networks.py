@@ -34,6 +34,20 @@ def vit_patch8() -> nn.Module:
     return _vit(64, 8, 96, 3)
 
 
+def vit_of_width(dim: int) -> nn.Module:
+    """A vision transformer for 64 pixels: 64 patches, 3 blocks of heads of 32."""
+    return _vit(64, 8, dim, dim // 32)
+
+
+def convolutions(channels: int, groups: int) -> nn.Module:
+    """Four 3x3 convolutions with BatchNorm and ReLU, the last three with groups."""
+    layers: list[nn.Module] = []
+    for n, width in enumerate([3, channels, channels, channels]):
+        conv = nn.Conv2d(width, channels, 3, padding=1, groups=groups if n else 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 def vit_wide() -> nn.Module:
     """A vision transformer for 32 pixels: 16 patches, 3 blocks of 3 heads, as wide as ViT-Tiny (192)."""
     return _vit(32, 8, 192, 3)

@@ -1,5 +1,8 @@
 """A training step in bf16 against one in fp32 on a CPU, by network and image size: the table behind the default.
 
+--kind features measures the encoding of images by the network in eval mode instead, and the smallest cosine between
+both features; --kind limits measures steps of small networks around the rule's limits.
+
     OMP_NUM_THREADS=1 python benchmarks/precision.py [--networks resnet18 vit_tiny_patch16_224 --pairs 5]
     python benchmarks/precision.py --table
 
@@ -44,7 +47,30 @@ CASES: dict[str, tuple[int, int]] = {
 """Image size and batch by network; a name that ends in a space is the network above at another size."""
 
 
+LIMITS: dict[str, tuple[int, int]] = {
+    **{f"convolutions{c}": (32, 64) for c in (4, 16, 64)},
+    **{f"convolutions64_groups{g}": (32, 32) for g in (2, 8, 32, 64)},
+    **{f"vit{width}": (64, 32) for width in (64, 96, 128, 192, 384)},
+}
+"""Four 3x3 convolutions of some channels and groups; a ViT of three blocks of some width on 64 patches."""
+FEATURES: dict[str, tuple[int, int]] = {
+    "resnet18": (224, 16), "resnet50": (224, 8), "vit_tiny_patch16_224": (224, 16), "vit_small_patch16_224": (224, 8),
+    "mobilenetv3_small_100": (224, 16),
+}  # fmt: skip
+KINDS = {"steps": CASES, "limits": LIMITS, "features": FEATURES}
+
+
+def at_the_limits(name: str) -> nn.Module:
+    """A network of `LIMITS`."""
+    if name.startswith("vit"):
+        return networks.vit_of_width(int(name.removeprefix("vit")))
+    channels, _, groups = name.removeprefix("convolutions").partition("_groups")
+    return networks.convolutions(int(channels), int(groups or 1))
+
+
 def network(name: str) -> str | nn.Module:
+    if name in LIMITS:
+        return at_the_limits(name)
     own: Callable[[], nn.Module] | None = vars(networks).get(name)
     return own() if own is not None else name
 
@@ -82,8 +108,29 @@ class Steps:
         return (time.process_time() - began) / steps
 
 
-def measured(name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
-    full, half = (Steps(name, size, batch, precision) for precision in ("fp32", "bf16"))
+class Encoding:
+    """A network in eval mode in one precision."""
+
+    def __init__(self, name: str, size: int, batch: int, precision: str) -> None:
+        run = resolved(name, size, batch, precision)
+        self.half = precision == "bf16"
+        self.encoder = build(run).encoder.eval()
+        torch.manual_seed(0)
+        self.images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+        self.features = torch.empty(0)
+
+    def seconds(self, times: int) -> float:
+        """Processor time of a batch."""
+        began = time.process_time()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            for _ in range(times):
+                self.features = self.encoder(self.images)
+        return (time.process_time() - began) / times
+
+
+def measured(kind: str, name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
+    made = Encoding if kind == "features" else Steps
+    full, half = (made(name, size, batch, precision) for precision in ("fp32", "bf16"))
     steps = max(1, round(0.5 / min(max(full.seconds(1), full.seconds(1)), max(half.seconds(1), half.seconds(1)))))
     times = [(full.seconds(steps), half.seconds(steps)) for _ in range(pairs)]
     return {
@@ -93,7 +140,16 @@ def measured(name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
             "bf16": round(1000 * statistics.median(b for _, b in times), 1),
         },
         "ratio": summary([a / b for a, b in times], 2),
+        **cosine(full, half),
     }
+
+
+def cosine(full: Steps | Encoding, half: Steps | Encoding) -> dict[str, float]:
+    """The smallest cosine between the features in both precisions."""
+    if isinstance(full, Steps) or isinstance(half, Steps):
+        return {}
+    found = torch.cosine_similarity(full.features.float(), half.features.float())
+    return {"cosine": round(float(found.min()), 5)}
 
 
 def chosen(name: str) -> str:
@@ -104,23 +160,26 @@ def chosen(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=[])
+    parser.add_argument("--kind", choices=KINDS, default="steps")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--record", type=Path, default=Path(__file__).parent / "records" / "precision.jsonl")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the record as a table")
     args = parser.parse_args()
     if args.table:
         for row in read(args.record):
+            if row.get("kind", "steps") != args.kind:
+                continue
             times, (middle, low, high) = row["milliseconds"], row["ratio"]
             print(
                 f"| {row['network']} | {row['image_size']} | {times['fp32']:.0f} | {times['bf16']:.0f} | "
                 f"{middle:.2f} ({low:.2f} to {high:.2f}) | {chosen(row['network'])} |"
             )
         return
-    for name, (size, batch) in CASES.items():
+    for name, (size, batch) in KINDS[args.kind].items():
         if args.networks and name.strip() not in args.networks:
             continue
-        case = {"network": name.strip(), "image_size": size, "batch_size": batch}
-        found = measured(name.strip(), size, batch, args.pairs)
+        case = {"kind": args.kind, "network": name.strip(), "image_size": size, "batch_size": batch}
+        found = measured(args.kind, name.strip(), size, batch, args.pairs)
         capabilities = torch.cpu.get_capabilities()
         row = {
             "benchmark": "precision", "date": time.strftime("%F"), **case, **found, "pairs": args.pairs,

@@ -17,7 +17,7 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
 LASTING_STEPS = 2
-"""Steps of a training after which all that lasts was created: between it, released memory would fit nothing large."""
+"""Steps of a training after which its lasting tensors exist. Created later, they would lie in the memory to reuse."""
 
 _lock = threading.Lock()
 _users = 0

@@ -30,16 +30,8 @@ from .errors import UsageError
 from .interrupts import imported
 
 OF_ENCODERS = (
-    "image_size",
-    "pool",
-    "precision",
-    "batch_size",
-    "workers",
-    "epochs",
-    "keep",
-    "encoder_backbone",
-    "baseline",
-)
+    "image_size", "pool", "precision", "batch_size", "workers", "epochs", "keep", "encoder_backbone", "baseline",
+)  # fmt: skip
 OF_IMAGES = ("holdout", "multi_label", "columns", "only")
 """Options of `evaluate` that do not apply to saved features."""
 OVERWRITE = Option(bool, False, "Whether to replace an existing file.")
