@@ -1,8 +1,8 @@
 """Which networks a processor with bf16 instructions trains faster in bf16 than in fp32.
 
 bf16 takes about half the time for dense convolutions and wide matrix products; networks with depthwise convolutions,
-such as MobileNetV3 and EfficientNet, take twice as long. The rule follows from the network's layers alone, never from a timing, so that a command gives the same
-weights each time. `docs/speed.md` has the measurements.
+such as MobileNetV3 and EfficientNet, take twice as long. The rule follows from the network's layers alone, never from a
+timing, so that a command gives the same weights each time. `docs/speed.md` has the measurements.
 """
 
 import functools
