@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from .. import encoders, training
+from .. import training
 from ..backbones import Backbone
 from ..data import Source
 from ..data.labelled import open_pair
-from ..evaluation.extractor import extraction_settings
+from ..evaluation.extractor import extraction_settings, open_encoder
 from ..evaluation.features import Features, faster_precision, features, fingerprint, with_statistics
 from ..evaluation.neighbours import nearest
 from ..evaluation.protocols import About, Few, run_protocol
@@ -221,7 +221,8 @@ def _encoders(run: Run, folder: Folder, bank: Source, images: int) -> dict[str, 
     untrained = training.build(training.resolve(run, images)[0]).encoder
     mean, std = untrained.mean, untrained.std
     untrained = with_statistics(untrained, bank, image_size=CANVAS, mean=mean, std=std)
-    return {"untrained encoder": untrained, TRAINED: encoders.load(folder.path)}
+    # opened as `evaluate` opens it, whose figures are then equal: another memory layout would change the rounding
+    return {"untrained encoder": open_encoder(untrained), TRAINED: open_encoder(folder.path)}
 
 
 def _report(folder: Folder, train: str, test: str) -> None:
