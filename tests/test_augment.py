@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from lookalike.random import keys_of
-from lookalike.views import SIMCLR_VIEW, View, make_views, ops, resized, sheet
+from lookalike.views import SIMCLR_VIEW, View, boxes, make_views, ops, resized, sheet
 from lookalike.views import make as making
 from lookalike.views.plan import draw
 
@@ -84,12 +84,17 @@ def test_grayscale_solarize_and_erase_equal_torchvision():
     close(ops.grayscale(x), tv.rgb_to_grayscale(x, num_output_channels=3), 1e-6)
     steps = (x * 4).round() / 4  # values that equal the threshold
     close(ops.solarize(steps, 0.25), tv.solarize(steps, 0.25), 0)
-    boxes = torch.tensor([[0, 0, 3, 4], [5, 7, 10, 2], [0, 0, 0, 0], [23, 29, 1, 1]])
-    theirs = [tv.erase(image, *box.tolist(), v=torch.zeros(1)) for image, box in zip(x, boxes, strict=True)]
-    close(ops.erase(x, boxes), torch.stack(theirs), 0)
+    rectangles = torch.tensor([[0, 0, 3, 4], [5, 7, 10, 2], [0, 0, 0, 0], [23, 29, 1, 1]])
+    theirs = [tv.erase(image, *box.tolist(), v=torch.zeros(1)) for image, box in zip(x, rectangles, strict=True)]
+    close(ops.erase(x, rectangles), torch.stack(theirs), 0)
 
 
 # --- the boxes' distributions -----------------------------------------------------------------------------------------
+
+
+def uniforms(count, name):
+    """The numbers of the tries of `count` boxes: areas, aspect ratios and corners."""
+    return [u(count * k, name, i).view(count, k).numpy() for i, k in enumerate((10, 10, 2))]
 
 
 def ks(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -102,8 +107,7 @@ def ks(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("size", [(60, 40), (20, 200)])
 def test_crops_are_distributed_as_torchvisions(size):
     n, scale, ratio = 2000, (0.08, 1.0), (3 / 4, 4 / 3)
-    draws = [u(n * k, "crop", i).view(n, k) for i, k in enumerate((10, 10, 2))]
-    ours = ops.random_crop(torch.tensor(size).expand(n, 2), *draws, scale, ratio)
+    ours = torch.from_numpy(boxes.random_crop(np.tile(size, (n, 1)), *uniforms(n, "crop"), scale, ratio))
     torch.manual_seed(0)
     crop, image = RandomResizedCrop(8, scale, ratio), torch.empty(3, *size)
     theirs = [crop.make_params([image]) for _ in range(n)]
@@ -115,8 +119,7 @@ def test_crops_are_distributed_as_torchvisions(size):
 
 def test_erased_boxes_are_distributed_as_torchvisions():
     n, size = 2000, (32, 32)
-    draws = [u(n * k, "erase", i).view(n, k) for i, k in enumerate((10, 10, 2))]
-    ours = ops.random_erase(torch.tensor(size).expand(n, 2), *draws)
+    ours = torch.from_numpy(boxes.random_erase(np.tile(size, (n, 1)), *uniforms(n, "erase")))
     torch.manual_seed(0)
     erasing, image = RandomErasing(), torch.empty(3, *size)
     theirs = [erasing.make_params([image]) for _ in range(n)]
@@ -125,10 +128,9 @@ def test_erased_boxes_are_distributed_as_torchvisions():
 
 
 def test_boxes_of_tiny_images_are_neither_empty_nor_erase_all():
-    draws = [u(500 * k, "tiny", i).view(500, k) for i, k in enumerate((10, 10, 2))]
-    sizes = torch.full((500, 2), 2)
-    assert ops.random_crop(sizes, *draws, (0.01, 1.0), (3 / 4, 4 / 3))[:, 2:].min() == 1
-    assert ops.random_erase(sizes, *draws)[:, 2:].max() == 1
+    draws, sizes = uniforms(500, "tiny"), np.full((500, 2), 2)
+    assert boxes.random_crop(sizes, *draws, (0.01, 1.0), (3 / 4, 4 / 3))[:, 2:].min() == 1
+    assert boxes.random_erase(sizes, *draws)[:, 2:].max() == 1
 
 
 @pytest.mark.parametrize(
@@ -143,8 +145,8 @@ def test_boxes_of_tiny_images_are_neither_empty_nor_erase_all():
     ],
 )
 def test_a_crop_that_never_fits_falls_back_to_the_centre(size, ratio, expected):
-    draws = [torch.full((1, k), 0.5) for k in (10, 10, 2)]
-    assert ops.random_crop(torch.tensor([size]), *draws, (1.0, 1.0), ratio).tolist() == [expected]
+    draws = [np.full((1, k), 0.5, np.float32) for k in (10, 10, 2)]
+    assert boxes.random_crop(np.array([size]), *draws, (1.0, 1.0), ratio).tolist() == [expected]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -193,8 +195,8 @@ def test_views_equal_torchvision_image_by_image(view):
 
 
 def test_orders_of_jitter_are_equally_likely():
-    order = draw(torch.arange(24_000), 0)["order"].argsort(dim=1)
-    _, counts = order.unique(dim=0, return_counts=True)
+    order = draw(torch.arange(24_000), 0)["order"].argsort(axis=1)
+    _, counts = np.unique(order, axis=0, return_counts=True)
     assert len(counts) == 24
     assert ((counts - 1000) ** 2 / 1000).sum() < 49.7
 

@@ -1,11 +1,12 @@
 """The counter-based draws: against plain-Python arithmetic, and as random numbers."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.random import key_of, keys_of, permutation, uniform
+from lookalike.random import key_of, keys_of, permutation, uniform, uniform_table
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -78,6 +79,12 @@ def test_draws_of_neighbouring_keys_and_names_are_uncorrelated():
     a, b = uniform(keys, "a"), uniform(keys, "b")
     for x, y in ((a, b), (a[1:], a[:-1]), (a, uniform(keys, 0)), (uniform(keys, 0), uniform(keys, 1))):
         assert torch.corrcoef(torch.stack((x, y)))[0, 1].abs() < 4 / len(keys) ** 0.5
+
+
+def test_a_table_of_uniform_numbers_equals_single_ones():
+    keys, names = keys_of(3, torch.arange(50)), np.array([key_of("a"), 0, -1, key_of("b")])
+    expected = uniform(keys_of(keys, 7)[:, None], torch.from_numpy(names))
+    assert uniform_table(keys, 7, names).tolist() == expected.tolist()
 
 
 def test_uniform_takes_a_range_and_a_tensor_of_names():

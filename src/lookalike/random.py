@@ -7,9 +7,14 @@ OOPSLA 2014), in int64 tensors that wrap around.
 
 import hashlib
 import math
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Numbers = TypeVar("Numbers", Tensor, NDArray[np.int64])
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1 = 0xBF58476D1CE4E5B9
@@ -23,12 +28,12 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's is arithmetic."""
+def _shift(x: Numbers, bits: int) -> Numbers:
+    """Logical right shift; that of torch and NumPy is arithmetic."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: Numbers) -> Numbers:
     x = (x ^ _shift(x, 30)) * _signed(_M1)
     x = (x ^ _shift(x, 27)) * _signed(_M2)
     return x ^ _shift(x, 31)
@@ -73,6 +78,17 @@ def uniform(keys: Tensor, draw: int | str | Tensor, low: float = 0.0, high: floa
     A tensor of names (int64) is broadcast against the keys. Rounding may give `high` itself, but never 1 for [0, 1).
     """
     return low + (high - low) * (_shift(keys_of(keys, draw), 40).to(torch.float32) * 2.0**-24)
+
+
+def uniform_table(keys: Tensor, number: int, draws: NDArray[np.int64]) -> NDArray[np.float32]:
+    """`uniform(keys_of(keys, number)[:, None], draws)` of keys (B,) on the CPU and the names (N,) of draws: (B, N).
+
+    By NumPy: for a few thousand numbers, its calls take a fraction of the time of torch's.
+    """
+    h = np.zeros((1, 1), np.int64)
+    for part in (keys.numpy()[:, None], number, 0, draws):
+        h = _mix((h ^ part) + _signed(_GOLDEN))
+    return _shift(h, 40).astype(np.float32) * np.float32(2**-24)
 
 
 def normal(keys: Tensor) -> Tensor:

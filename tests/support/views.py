@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from lookalike.images import Images, pack, promote, starts
 from lookalike.random import keys_of, uniform
-from lookalike.views import View, ops
+from lookalike.views import View, boxes
 
 EVERYTHING = View(
     size=20, count=2, scale=(0.2, 1.0), ratio=(0.5, 2.0), hflip=0.5, vflip=0.5, rot90=0.5, jitter=0.8, brightness=0.4,
@@ -70,8 +70,8 @@ def slow_view(image, view, u):
         x = tv.gaussian_blur(x, [view.kernel, view.kernel], [sigma, sigma])
     x = tv.solarize(x, view.threshold) if u["solarize"] < view.solarize else x
     if u["erase"] < view.erase:
-        s, ratio = view.size, (1 / ops.ERASE_RATIO[0], 1 / ops.ERASE_RATIO[1])
-        box = slow_box(u, "erase_", s, s, ops.ERASE_SCALE, ratio, lambda h, w: h < s and w < s)
+        s, ratio = view.size, (1 / boxes.ERASE_RATIO[0], 1 / boxes.ERASE_RATIO[1])
+        box = slow_box(u, "erase_", s, s, boxes.ERASE_SCALE, ratio, lambda h, w: h < s and w < s)
         x = tv.erase(x, *box, v=torch.zeros(1))
     return x
 

@@ -1,13 +1,10 @@
 """Batched augmentations with separate parameters for each image.
 
 Each operation equals its namesake in `torchvision.transforms.v2.functional`, applied to every image with that image's
-parameters; the `random_*` boxes have the distribution of torchvision's transforms. All are pure functions: randomness
-is passed in as uniform numbers in [0, 1). Parameters are (B,) unless stated otherwise.
+parameters. All are pure functions. Parameters are (B,) unless stated otherwise.
 
-B images, C channels, H rows, W columns, S pixels per side of a view, N tries. Images are float32 in [0, 1].
+B images, C channels, H rows, W columns, S pixels per side of a view. Images are float32 in [0, 1].
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -18,61 +15,6 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """Indices of the colour operations in a `Plan`."""
 BLUR_REACH = 4.5
 """Radius, in standard deviations, at which compiled code truncates a Gaussian: the omitted weight is 7e-6."""
-ERASE_SCALE = (0.02, 0.33)
-ERASE_RATIO = (0.3, 3.3)
-
-
-def _first_fit(sizes: Tensor, areas: Tensor, aspects: Tensor, low: int) -> tuple[Tensor, Tensor]:
-    """The first of N candidate boxes that fits, (B, 2) height and width, and whether one fits, (B, 1).
-
-    `areas` are in pixels and `aspects` are width over height, both (B, N). Sides are `low` to `sizes` (B, 2). Float64,
-    because the last bit of a float32 root or exponential depends on the device and could move an edge by a pixel.
-    """
-    boxes = torch.stack(((areas / aspects).sqrt(), (areas * aspects).sqrt()), -1).round()  # (B, N, 2)
-    fits = ((boxes >= low) & (boxes <= sizes[:, None])).all(-1)
-    first = fits.to(torch.uint8).argmax(1)
-    return boxes[torch.arange(len(boxes), device=boxes.device), first], fits.any(1, keepdim=True)
-
-
-def _areas(sizes: Tensor, u: Tensor, scale: tuple[float, float]) -> Tensor:
-    return sizes.prod(1, keepdim=True) * (scale[0] + (scale[1] - scale[0]) * u.double())
-
-
-def _aspects(u: Tensor, ratio: tuple[float, float]) -> Tensor:
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    return torch.exp(low + (high - low) * u.double())
-
-
-def _placed(sizes: Tensor, box: Tensor, corner: Tensor) -> Tensor:
-    """Top and left (B, 2), uniform over all positions where the box fits."""
-    return (corner.double() * (sizes - box + 1)).floor()
-
-
-def random_crop(
-    sizes: Tensor, area: Tensor, aspect: Tensor, corner: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Tensor:
-    """Boxes (B, 4) int64 of top, left, height, width, drawn like torchvision's `RandomResizedCrop`.
-
-    The first of N tries that fits is used; if none does, the largest centred box with the nearest allowed aspect ratio.
-    `sizes` (B, 2) int64 are heights and widths; `area` (B, N), `aspect` (B, N) and `corner` (B, 2) uniform numbers.
-    """
-    box, found = _first_fit(sizes, _areas(sizes, area, scale), _aspects(aspect, ratio), low=1)
-    height, width = sizes.double().unbind(1)
-    centred = sizes.minimum(torch.stack((width / ratio[0], height * ratio[1]), 1).round().clamp_(min=1))  # (B, 2)
-    box = torch.where(found, box, centred)
-    start = torch.where(found, _placed(sizes, box, corner), ((sizes - box) / 2).floor())
-    return torch.cat((start, box), 1).long()
-
-
-def random_erase(sizes: Tensor, area: Tensor, aspect: Tensor, corner: Tensor) -> Tensor:
-    """Boxes (B, 4) int64 of top, left, height, width, drawn like torchvision's `RandomErasing`.
-
-    The arguments are those of `random_crop`. A box is smaller than the image on both axes, and empty if no try fits.
-    """
-    aspects = 1 / _aspects(aspect, ERASE_RATIO)  # here, torchvision's ratio is height over width
-    box, found = _first_fit(sizes - 1, _areas(sizes, area, ERASE_SCALE), aspects, low=0)
-    box = torch.where(found, box, 0.0)
-    return torch.cat((_placed(sizes, box, corner), box), 1).long()
 
 
 def resize_matrix(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int) -> Tensor:
