@@ -39,11 +39,12 @@ def vit_of_width(dim: int) -> nn.Module:
     return _vit(64, 8, dim, dim // 32)
 
 
-def convolutions(channels: int, groups: int) -> nn.Module:
-    """Four 3x3 convolutions with BatchNorm and ReLU, the last three with groups."""
+def convolutions(channels: int, groups: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    """Four convolutions with BatchNorm and ReLU, the last three with groups and strides."""
     layers: list[nn.Module] = []
     for n, width in enumerate([3, channels, channels, channels]):
-        conv = nn.Conv2d(width, channels, 3, padding=1, groups=groups if n else 1, bias=False)
+        own, step = (groups, stride) if n else (1, 1)
+        conv = nn.Conv2d(width, channels, kernel, step, kernel // 2, groups=own, bias=False)
         layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
     return nn.Sequential(*layers)
 

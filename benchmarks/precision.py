@@ -50,9 +50,11 @@ CASES: dict[str, tuple[int, int]] = {
 LIMITS: dict[str, tuple[int, int]] = {
     **{f"convolutions{c}": (32, 64) for c in (4, 16, 64)},
     **{f"convolutions64_groups{g}": (32, 32) for g in (2, 8, 32, 64)},
+    **{f"convolutions64_groups64_{shape}": (32, 32) for shape in ("5", "3_2", "5_2")},
     **{f"vit{width}": (64, 32) for width in (64, 96, 128, 192, 384)},
 }
-"""Four 3x3 convolutions of some channels and groups; a ViT of three blocks of some width on 64 patches."""
+"""Four convolutions, 3x3 or of a kernel and stride, of some channels and groups; a ViT of three blocks of some width on
+64 patches."""
 FEATURES: dict[str, tuple[int, int]] = {
     "resnet18": (224, 16), "resnet50": (224, 8), "vit_tiny_patch16_224": (224, 16), "vit_small_patch16_224": (224, 8),
     "mobilenetv3_small_100": (224, 16),
@@ -64,8 +66,8 @@ def at_the_limits(name: str) -> nn.Module:
     """A network of `LIMITS`."""
     if name.startswith("vit"):
         return networks.vit_of_width(int(name.removeprefix("vit")))
-    channels, _, groups = name.removeprefix("convolutions").partition("_groups")
-    return networks.convolutions(int(channels), int(groups or 1))
+    channels, _, rest = name.removeprefix("convolutions").partition("_groups")
+    return networks.convolutions(int(channels), *map(int, (rest or "1").split("_")))
 
 
 def network(name: str) -> str | nn.Module:
