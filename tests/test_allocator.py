@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from support import tiny
 
 from lookalike import training
+from lookalike.devices import free_memory
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Run
 
@@ -30,25 +31,32 @@ def printed(program: str) -> str:
 
 
 FAULTS = """
+import ctypes
 import resource
-import torch
 from lookalike.allocator import reusing_memory
 
-def faults():
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def faults(size=2**26):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(8):
-        torch.ones(2**24)
+    for _ in range(2):
+        block = libc.malloc(size)
+        libc.memset(block, 1, size)
+        libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults())
 """
-"""Counts the page faults of filling a block eight times."""
+"""Counts the page faults of filling a block twice."""
 
 
 @needs_glibc
 def test_a_block_is_cleared_by_the_system_once() -> None:
     """In a process of its own, as below: this one may have released memory that is used again."""
-    program = f"{FAULTS}\nwith reusing_memory():\n    faults()\n    faults()\n    print(faults())\nprint(faults())\n"
+    program = f"{FAULTS}\nwith reusing_memory():\n    faults()\n    print(faults())\nprint(faults())\n"
     usual, within, behind = map(int, printed(program).split())
     assert within < usual / 4
     assert behind > usual / 2
@@ -75,11 +83,37 @@ def test_memory_goes_back_to_the_system_at_the_end_of_the_outermost_context() ->
 
 @needs_glibc
 def test_an_error_ends_the_context() -> None:
-    program = (
-        f"{FAULTS}\ntry:\n    with reusing_memory():\n        raise KeyError\nexcept KeyError:\n    print(faults())\n"
-    )
-    usual, behind = map(int, printed(program).split())
+    program = f"""{FAULTS}
+try:
+    with reusing_memory():
+        faults()
+        print(faults())
+        raise KeyError
+except KeyError:
+    print(faults())
+"""
+    usual, within, behind = map(int, printed(program).split())
+    assert within < usual / 4
     assert behind > usual / 2
+
+
+@needs_glibc
+@pytest.mark.skipif(free_memory() < 2**33, reason="a block of 2.5 GiB needs more free memory")
+def test_a_block_above_2_gib_is_reused_too() -> None:
+    program = f"{FAULTS}\nwith reusing_memory():\n    faults(5 * 2**29)\n    print(faults(5 * 2**29))\n"
+    usual, within = map(int, printed(program).split())
+    assert within < usual / 4
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    "setting", [("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072")]
+)
+def test_settings_of_the_user_are_left_alone(monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str]) -> None:
+    monkeypatch.setenv(*setting)
+    program = f"{FAULTS}\nwith reusing_memory():\n    faults()\n    print(faults())\n"
+    usual, within = map(int, printed(program).split())
+    assert within > usual / 2
 
 
 def test_other_c_libraries_are_left_alone() -> None:
@@ -126,6 +160,34 @@ def test_a_training_reuses_memory_from_its_third_step_to_its_end(
         training.pretrain(run, [Steps()])
     expected = ["step 1", "step 2", "begins", "step 3", "step 4", *([] if fails else ["step 5"]), "ends"]
     assert found[: len(expected)] == expected
+
+
+def test_a_training_stops_it_where_little_memory_is_left(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    free = iter([2**50, 2**50, 2**20])
+
+    @contextmanager
+    def recorded() -> Iterator[None]:
+        found.append("begins")
+        yield
+        found.append("ends")
+
+    class Steps(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            found.append(f"step {trainer.global_step + 1}")
+
+    monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", recorded)
+    monkeypatch.setattr("lookalike.training.callbacks.LOOK_EVERY", 1)
+    monkeypatch.setattr("lookalike.training.callbacks.free_for_state", lambda kept, devices: next(free))
+    run = Run(
+        data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=2, workers=0,
+        out=str(tmp_path / "run"),
+    )  # fmt: skip
+    training.pretrain(run, [Steps()])
+    assert found[:7] == ["step 1", "step 2", "begins", "step 3", "step 4", "ends", "step 5"]
+    assert found.count("begins") == found.count("ends") == 1
 
 
 def test_a_training_keeps_no_memory_where_little_is_free(

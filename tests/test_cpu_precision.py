@@ -1,8 +1,10 @@
 """The precision of networks on a CPU, where none is stated."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import timm
@@ -16,7 +18,8 @@ from lookalike import training
 from lookalike.backbones import create
 from lookalike.backbones.cpu_precision import is_faster_in_bf16
 from lookalike.devices import has_bf16_instructions
-from lookalike.evaluation.features import faster_precision
+from lookalike.evaluation.features import Features, faster_precision, features
+from lookalike.evaluation.protocol_table import FeaturePrecision
 from lookalike.methods.simclr import SimCLR
 from lookalike.runs import Run, read_run
 
@@ -60,6 +63,10 @@ def test_a_module_and_its_name_have_the_same_precision() -> None:
     for name in ("resnet18", "mobilenetv3_small_050"):
         assert is_faster_in_bf16(timm.create_model(name)) is is_faster_in_bf16(name)
     assert not is_faster_in_bf16(nn.Flatten())
+
+
+def test_convolutions_of_single_pixels_are_no_patches() -> None:
+    assert is_faster_in_bf16(nn.Sequential(nn.Conv2d(3, 64, 4, 4), nn.Conv2d(64, 64, 1)))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,55 @@ def test_features_in_bf16_are_near_those_in_fp32(photos: Path) -> None:
     assert half.dtype == torch.float32
     assert not torch.equal(half, full)
     assert torch.cosine_similarity(half, full).min() > 0.999
+
+
+@pytest.mark.usefixtures("bf16")
+def test_only_encoders_in_float32_have_another_precision(photos: Path) -> None:
+    encoder = create(tiny.CNN, image_size=32).double().eval()
+    assert faster_precision(encoder) == "fp32"
+    stated, plain = (lookalike.embed(encoder, photos, precision=p) for p in ("bf16", None))
+    assert torch.equal(stated.features, plain.features)
+
+
+@pytest.mark.usefixtures("bf16")
+@pytest.mark.parametrize("stated", ["fp32", None])
+def test_a_stated_precision_of_a_comparison_is_that_of_its_evaluations(
+    labelled: Path, tmp_path: Path, stated: Literal["fp32"] | None
+) -> None:
+    train, test = str(labelled / "train"), str(labelled / "test")
+    asked = lookalike.Comparison(
+        data=train, methods=("simclr",), train=(train,), test=(test,), seeds=1, backbone=tiny.CNN, image_size=32,
+        batch_size=8, epochs=1, workers=0, precision=stated, protocols=("knn",), out=str(tmp_path / "comparison"),
+    )  # fmt: skip
+    lookalike.compare(asked)
+    found = [json.loads(file.read_text()) for file in (tmp_path / "comparison").rglob("evaluation.json")]
+    assert found
+    named = {entry["settings"].get("precision", "fp32") for entries in found for entry in entries}
+    assert named == {stated or "bf16"}
+
+
+@pytest.mark.usefixtures("bf16")
+@pytest.mark.parametrize("stated", ["fp32", None])
+def test_the_probe_has_the_precision_of_its_run(
+    photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: Literal["fp32"] | None
+) -> None:
+    seen: set[str] = set()
+
+    def recorded(*args: Any, precision: FeaturePrecision, **rest: Any) -> Features:
+        seen.add(precision)
+        return features(*args, precision=precision, **rest)
+
+    monkeypatch.setattr("lookalike.training.monitor.features", recorded)
+    run = Run(
+        data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=1, workers=0,
+        out=str(tmp_path / "run"), probe=(str(labelled / "train"), str(labelled / "test")), precision=stated,
+    )  # fmt: skip
+    lookalike.pretrain(run)
+    assert seen == {stated or "bf16"}
+    seen.clear()  # resumed where there are no such instructions
+    monkeypatch.setattr(sys.modules["lookalike.evaluation.features"], "has_bf16_instructions", lambda: False)
+    lookalike.pretrain(dataclasses.replace(run, resume=True, epochs=2))
+    assert seen == {stated or "bf16"}
 
 
 @pytest.mark.usefixtures("bf16")

@@ -8,9 +8,9 @@ pytest.importorskip("numba")
 from lookalike.numba_cache import compiled
 from lookalike.views import lanes
 
-turn, turn_streaming, store, stream = lanes.turn, lanes.turn_streaming, lanes.store, lanes.stream
-added, both, fetch, finish_streaming = lanes.added, lanes.both, lanes.fetch, lanes.finish_streaming
-load, scaled = lanes.load, lanes.scaled
+transpose, transpose_streaming = lanes.transpose, lanes.transpose_streaming
+load, store, store_streaming, finish_streaming = lanes.load, lanes.store, lanes.store_streaming, lanes.finish_streaming
+add, multiply, multiply_add, prefetch = lanes.add, lanes.multiply, lanes.multiply_add, lanes.prefetch
 
 
 def aligned(length):
@@ -21,20 +21,20 @@ def aligned(length):
 
 
 @compiled
-def _turned(source, offsets, target, step, streamed):
+def _transposed(source, offsets, target, step, streamed):
     if streamed:
-        turn_streaming(source, 3, offsets, 1, target, 16, step)
+        transpose_streaming(source, 3, offsets, 1, target, 16, step)
         finish_streaming()
     else:
-        turn(source, 3, offsets, 1, target, 16, step)
+        transpose(source, 3, offsets, 1, target, 16, step)
 
 
 @compiled
 def _sums(source, weights, target, streamed):
-    fetch(source, 1)
-    total = added(scaled(load(source, 1), weights, 0), both(load(source, 2), load(source, 5)), weights, 2)
+    prefetch(source, 1)
+    total = multiply_add(multiply(load(source, 1), weights, 0), add(load(source, 2), load(source, 5)), weights, 2)
     if streamed:
-        stream(target, 16, total)
+        store_streaming(target, 16, total)
     else:
         store(target, 16, total)
 
@@ -44,7 +44,7 @@ def test_turn_transposes_rows_from_anywhere(streamed):
     source, step = np.random.default_rng(0).random(900, np.float32), 48
     offsets = np.random.default_rng(1).permutation(800)[:17]
     target = aligned(16 + 16 * step)
-    _turned(source, offsets, target, step, streamed)
+    _transposed(source, offsets, target, step, streamed)
     for column in range(16):
         expected = [source[3 + offsets[1 + row] + column] for row in range(16)]
         assert target[16 + column * step :][:16].tolist() == expected

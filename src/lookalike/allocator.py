@@ -5,6 +5,7 @@ is used again: for a CNN on a CPU this takes up to a quarter of a step. `docs/sp
 """
 
 import ctypes
+import os
 import platform
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from contextlib import contextmanager
 
 # man 3 mallopt
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_NEVER = 2**31 - 1
+_NEVER = -1
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
 
 LASTING_STEPS = 2
 """Steps of a training after which its lasting tensors exist. Created later, they would lie in the memory to reuse."""
+
+_SETTINGS = "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+"""Environment variables by which a user states how glibc keeps memory."""
 
 _lock = threading.Lock()
 _users = 0
@@ -35,10 +39,11 @@ def return_freed() -> None:
 def reusing_memory() -> Iterator[None]:
     """Within the context the C library keeps released memory; afterwards it returns it to the system.
 
-    Does nothing where the C library is not glibc.
+    Does nothing where the C library is not glibc, and where the environment states how glibc keeps memory. Values that
+    the process set by `mallopt` are replaced: glibc cannot return them.
     """
     glibc = _glibc()
-    if glibc is None:
+    if glibc is None or _is_set_by_user():
         yield
         return
     _enter(glibc)
@@ -50,6 +55,10 @@ def reusing_memory() -> Iterator[None]:
 
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def _is_set_by_user() -> bool:
+    return any(name in os.environ for name in _SETTINGS) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
 
 
 def _enter(glibc: ctypes.CDLL) -> None:

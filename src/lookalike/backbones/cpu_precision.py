@@ -1,8 +1,9 @@
 """Which networks a processor with bf16 instructions trains faster in bf16 than in fp32.
 
-bf16 takes about half the time for dense convolutions and wide matrix products; networks with depthwise convolutions,
-such as MobileNetV3 and EfficientNet, take twice as long. The rule follows from the network's layers alone, never from a
-timing, so that a command gives the same weights each time. `docs/speed.md` has the measurements.
+bf16 takes about half the time for dense convolutions and wide matrix products. The backward pass of depthwise
+convolutions with a stride takes many times as long: steps of MobileNetV3 and EfficientNet take twice their time. The
+rule follows from the network's layers alone, never from a timing, so that a command gives the same weights each time.
+`docs/speed.md` has the measurements.
 """
 
 import functools
@@ -38,7 +39,12 @@ def _of_layers(modules: Iterable[nn.Module]) -> bool:
     convolutions = [m for m in layers if isinstance(m, Convolution)]
     if any(m.groups == m.in_channels > 1 for m in convolutions):
         return False
-    if any(m.kernel_size != m.stride for m in convolutions):  # others cut an image into patches
+    if not all(_cuts_patches(m) for m in convolutions):
         return True
     widths = [m.in_features for m in layers if isinstance(m, nn.Linear)]
     return bool(widths) and statistics.median_low(widths) >= WIDE
+
+
+def _cuts_patches(layer: Convolution) -> bool:
+    """Whether a convolution cuts an image into patches that do not overlap, as the first layer of a ViT."""
+    return layer.kernel_size == layer.stride and any(side > 1 for side in layer.stride)

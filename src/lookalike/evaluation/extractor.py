@@ -20,7 +20,7 @@ from ..random import key_of
 from ..runs import Folder
 from ..tensor_file import sha256
 from .feature_cache import FeatureCache
-from .features import Features, device_of, faster_precision, features, with_statistics
+from .features import Features, device_of, features, precision_of, with_statistics
 from .protocol_table import FeaturePrecision, Pool
 
 Encoder = str | os.PathLike[str] | nn.Module
@@ -138,7 +138,7 @@ class Extractor:
         self.model.check_size(self.size)
         self.pool = pool
         self.part = self.model if pool == "pooled" else _Part(self.model, pool)
-        self.precision = precision or faster_precision(self.model)
+        self.precision = precision_of(self.model, precision)
         self.made = extraction_settings(self.size, pool, self.precision)
         self.batch_size, self.workers, self.say = batch_size, workers, say
         self.cache: FeatureCache | None = None

@@ -89,7 +89,7 @@ def features(
     chunks = [range(i, min(i + batch_size, len(source))) for i in range(0, len(source), batch_size)]
     batches = stream(_Cropped(source, image_size), chunks, workers, pin=torch.device(device).type == "cuda")
     _ = source.keys  # hashed here, the workers inherit them
-    exact = next((p.dtype for p in encoder.parameters()), torch.float32)
+    exact = _dtype_of(encoder)
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
     rows: Tensor | None = None
     index: list[int] = []
@@ -133,13 +133,25 @@ def _embedded(encoder: nn.Module, x: Tensor, shift: Tensor, scale: Tensor, exact
 
 
 def faster_precision(encoder: nn.Module, device: torch.device | str | None = None) -> FeaturePrecision:
-    """bf16 on a CPU whose bf16 instructions make this network faster, as for `pretrain`; else fp32.
+    """bf16 for an encoder in float32 on a CPU whose bf16 instructions make it faster, as for `pretrain`; else fp32.
 
     Args:
         device: without it the device of the encoder's first parameter.
     """
-    on_cpu = torch.device(device or device_of(encoder)).type == "cpu"
-    return "bf16" if on_cpu and has_bf16_instructions() and is_faster_in_bf16(encoder) else "fp32"
+    fits = _dtype_of(encoder) == torch.float32 and torch.device(device or device_of(encoder)).type == "cpu"
+    return "bf16" if fits and has_bf16_instructions() and is_faster_in_bf16(encoder) else "fp32"
+
+
+def precision_of(encoder: nn.Module, stated: FeaturePrecision | None) -> FeaturePrecision:
+    """The precision in which `features` computes: the stated one for an encoder in float32, or the faster one."""
+    if stated is None:
+        return faster_precision(encoder)
+    return stated if _dtype_of(encoder) == torch.float32 else "fp32"
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first parameter; float32 if it has none."""
+    return next((p.dtype for p in module.parameters()), torch.float32)
 
 
 def device_of(module: nn.Module) -> torch.device:

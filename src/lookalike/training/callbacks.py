@@ -32,10 +32,15 @@ class FirstStep(Callback):
             begin()
 
 
+LOOK_EVERY = 50
+"""Steps between two looks at the memory that is free."""
+
+
 class Reusing(Callback):
     """Memory that a step releases is reused within its context, from the step after `LASTING_STEPS` on.
 
-    This takes up to a quarter more memory, so it is done only where as much as the process needs is free once more.
+    Gaps between blocks take memory, too. So it begins only where more memory is free than the process has used at its
+    peak, and ends where less than a quarter of that is left.
 
     Args:
         devices: processes of this machine that share its memory.
@@ -45,6 +50,9 @@ class Reusing(Callback):
         self._devices = devices
         self._stack = ExitStack()
         self._steps: int | None = None
+        """The step after which it begins, or looks again at what is free."""
+        self._least: float | None = None
+        """Bytes that must stay free once it has begun."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +69,19 @@ class Reusing(Callback):
         if self._steps is None or trainer.global_step < self._steps:
             return
         self._steps = None
-        if default_device().type == "cpu" and free_for_state(0, self._devices) > (peak_bytes() or 0):
+        if default_device().type != "cpu":
+            return
+        free = free_for_state(0, self._devices)
+        if self._least is None:
+            peak = peak_bytes() or 0
+            if free <= peak:
+                return
+            self._least = peak / 4
             self._stack.enter_context(reusing_memory())
+        elif free < self._least:
+            self._stack.close()
+            return
+        self._steps = trainer.global_step + LOOK_EVERY
 
 
 class Compiling(Callback):

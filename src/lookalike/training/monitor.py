@@ -17,9 +17,11 @@ from .. import distributed, processes
 from ..backbones import Backbone
 from ..data import Loader, Subset
 from ..data.labelled import open_pair
-from ..evaluation.features import faster_precision, features, with_statistics
+from ..devices import default_device
+from ..evaluation.features import features, with_statistics
 from ..evaluation.knn import knn
 from ..evaluation.metrics import interval_of_change
+from ..evaluation.protocol_table import FeaturePrecision
 from ..events import Kind, to_console
 from ..label_free import spread
 from ..metric_names import with_current_names
@@ -64,6 +66,9 @@ class Probe:
         )
         self.image_size = run.image_size
         self.workers = run.workers
+        on_cpu = default_device().type == "cpu"
+        self.precision: FeaturePrecision = "bf16" if on_cpu and run.precision == "bf16" else "fp32"
+        """The run's own, also where it is resumed on another processor; on a GPU that of evaluations."""
 
     def untrained(self, encoder: Backbone) -> Tensor:
         """The same for an untrained encoder."""
@@ -80,7 +85,7 @@ class Probe:
                 mean=encoder.mean,
                 std=encoder.std,
                 workers=self.workers,
-                precision=faster_precision(encoder),
+                precision=self.precision,
             )
             for source in (self.train, self.test)
         ]

@@ -21,7 +21,19 @@ import torch
 from torch import Tensor
 
 from ..numba_cache import compiled, first_call
-from .lanes import LANES, added, both, fetch, finish_streaming, load, scaled, store, stream, turn, turn_streaming
+from .lanes import (
+    LANES,
+    add,
+    finish_streaming,
+    load,
+    multiply,
+    multiply_add,
+    prefetch,
+    store,
+    store_streaming,
+    transpose,
+    transpose_streaming,
+)
 from .ops import BLUR_REACH, CONTRAST, GREY, HUE, SATURATION
 
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GREY)
@@ -82,10 +94,11 @@ def _down(pixels, at, stride, width, weights, w, taps, lines, to):  # type: igno
         return
     for x in range(0, width, 2 * LANES):  # two sums at a time share weights
         p = at + x
-        left, right = scaled(load(pixels, p), weights, w), scaled(load(pixels, p + LANES), weights, w)
+        left, right = multiply(load(pixels, p), weights, w), multiply(load(pixels, p + LANES), weights, w)
         for t in range(w + 1, last + 1):
             p += stride
-            left, right = added(left, load(pixels, p), weights, t), added(right, load(pixels, p + LANES), weights, t)
+            left = multiply_add(left, load(pixels, p), weights, t)
+            right = multiply_add(right, load(pixels, p + LANES), weights, t)
         store(lines, to + x, left)
         store(lines, to + x + LANES, right)
 
@@ -98,8 +111,8 @@ def _fetch(pixels, at, stride, height, width, flip, band, size):  # type: ignore
         low, high = height - high, height - low
     for p in range(at + low * stride, at + high * stride, stride):
         for x in range(0, width, 64 // pixels.itemsize):
-            fetch(pixels, p + x)
-        fetch(pixels, p + width - 1)
+            prefetch(pixels, p + x)
+        prefetch(pixels, p + width - 1)
 
 
 @compiled
@@ -108,21 +121,21 @@ def _along(columns, at, first, weights, most, taps, size, band, to):  # type: ig
     if taps == 2:
         for u in range(size):
             k = at + LANES * first[u]
-            left = scaled(load(columns, k), weights, u * most)
-            store(band, to + LANES * u, added(left, load(columns, k + LANES), weights, u * most + 1))
+            left = multiply(load(columns, k), weights, u * most)
+            store(band, to + LANES * u, multiply_add(left, load(columns, k + LANES), weights, u * most + 1))
         return
     for u in range(size):
         k = at + LANES * first[u]
-        total = scaled(load(columns, k), weights, u * most)
+        total = multiply(load(columns, k), weights, u * most)
         for t in range(1, taps):
-            total = added(total, load(columns, k + LANES * t), weights, u * most + t)
+            total = multiply_add(total, load(columns, k + LANES * t), weights, u * most + t)
         store(band, to + LANES * u, total)
 
 
 @compiled
 def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
     """`ops.hue` for a row."""
-    turn = np.float32(6) * shift
+    sixths = np.float32(6) * shift
     for i in range(len(red)):
         r, g, b = red[i], green[i], blue[i]
         low = min(min(r, g), b)
@@ -134,7 +147,7 @@ def _hue(red, green, blue, shift):  # type: ignore[no-untyped-def]
             h = b - r + np.float32(2) * c
         else:
             h = r - g + np.float32(4) * c
-        h = h / max(c, np.float32(1e-12)) + turn
+        h = h / max(c, np.float32(1e-12)) + sixths
         h -= np.float32(6) * np.floor(h * np.float32(1 / 6))
         red[i] = _clamp(abs(h - np.float32(3)) - _ONE) * c + low
         green[i] = _clamp(np.float32(2) - abs(h - np.float32(2))) * c + low
@@ -221,9 +234,9 @@ def _write(band, at, order, length, rows, out, to, step, streamed):  # type: ign
                 for j in range(i, min(i + LANES, length)):
                     out[to + r * step + j] = band[at + order[j] + r]
         elif streamed:
-            turn_streaming(band, at, order, i, out, to + i, step)
+            transpose_streaming(band, at, order, i, out, to + i, step)
         else:
-            turn(band, at, order, i, out, to + i, step)
+            transpose(band, at, order, i, out, to + i, step)
 
 
 @compiled
@@ -267,7 +280,7 @@ def _finish_row(row, width, channels, s, size, transpose, last, out, streamed): 
             done = size // LANES * LANES
             for x in range(0, done, LANES):
                 if streamed:
-                    stream(out, to + x, load(row, c * width + x))
+                    store_streaming(out, to + x, load(row, c * width + x))
                 else:
                     store(out, to + x, load(row, c * width + x))
         for i in range(done, size):
@@ -285,14 +298,14 @@ def _blur_rows(band, at, size, half, taps, blurred):  # type: ignore[no-untyped-
     """`blurred`: the 16 rows of one channel of a band, blurred along the rows; `taps`: from the kernel's centre on."""
     for u in range(size):
         k = at + LANES * u
-        total = scaled(load(band, k), taps, 0)
+        total = multiply(load(band, k), taps, 0)
         if half <= u < size - half:
             for t in range(1, half + 1):
-                total = added(total, both(load(band, k - LANES * t), load(band, k + LANES * t)), taps, t)
+                total = multiply_add(total, add(load(band, k - LANES * t), load(band, k + LANES * t)), taps, t)
         else:
             for t in range(1, half + 1):
                 left, right = at + LANES * _mirrored(u - t, size), at + LANES * _mirrored(u + t, size)
-                total = added(total, both(load(band, left), load(band, right)), taps, t)
+                total = multiply_add(total, add(load(band, left), load(band, right)), taps, t)
         store(blurred, LANES * u, total)
 
 
@@ -302,11 +315,11 @@ def _blur_down(image, at, near, half, taps, width, row, to):  # type: ignore[no-
     for x in range(at, at + width, 2 * LANES):  # two sums at a time share indices and taps
         y = x + LANES
         k = near[0]
-        left, right = scaled(load(image, x + k), taps, 0), scaled(load(image, y + k), taps, 0)
+        left, right = multiply(load(image, x + k), taps, 0), multiply(load(image, y + k), taps, 0)
         for t in range(1, half + 1):
             m, n = near[2 * t - 1], near[2 * t]
-            left = added(left, both(load(image, x + m), load(image, x + n)), taps, t)
-            right = added(right, both(load(image, y + m), load(image, y + n)), taps, t)
+            left = multiply_add(left, add(load(image, x + m), load(image, x + n)), taps, t)
+            right = multiply_add(right, add(load(image, y + m), load(image, y + n)), taps, t)
         store(row, to + x - at, left)
         store(row, to + y - at, right)
 
@@ -367,7 +380,7 @@ def _views(  # type: ignore[no-untyped-def]
                     p = offsets[b] + c * strides[b, 0] + top[s + r] * strides[b, 1] + box[b, 1]
                     _down(pixels, p, strides[b, 1], box[b, 3], down_weights, (s + r) * most, down, lines, r * pitch)
                 for x in range(0, box[b, 3], LANES):
-                    turn(lines, x, by_line, 0, source, (c * pitch + x) * LANES, LANES)
+                    transpose(lines, x, by_line, 0, source, (c * pitch + x) * LANES, LANES)
             for c in range(channels):
                 _along(source, c * pitch * LANES, left, along_weights, most, along, size, image, at + c * plane)
             _colour(image, at, plane, channels, n, steps[b], 0, wait, factors[b], _ZERO)
@@ -399,7 +412,7 @@ def _views(  # type: ignore[no-untyped-def]
             for at in range(0, bands * channels * plane, plane):
                 _blur_rows(image, at, size, half, taps, blurred)
                 for x in range(0, size, LANES):  # in place: from now on, a band is stored row by row
-                    turn(blurred, x * LANES, by_row, 0, image, at + x, width)
+                    transpose(blurred, x * LANES, by_row, 0, image, at + x, width)
             for s in range(size):
                 near[0] = _row_of_band(s, channels, width)
                 for t in range(1, half + 1):

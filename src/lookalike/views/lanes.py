@@ -97,12 +97,12 @@ def _storing(streamed: bool) -> Callable[..., Any]:
 
 store = _instruction(_storing(False))
 """`store(array, index, value)`: writes 16 numbers."""
-stream = _instruction(_storing(True))
+store_streaming = _instruction(_storing(True))
 """The same past the cache, to an address that is a multiple of 64 bytes."""
 
 
 @_instruction
-def fetch(_: Any, array: Any, index: Any) -> Any:
+def prefetch(_: Any, array: Any, index: Any) -> Any:
     """Starts reading the line of `array[index]` into the cache."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -116,7 +116,7 @@ def fetch(_: Any, array: Any, index: Any) -> Any:
 
 
 @_instruction
-def scaled(_: Any, value: Any, weights: Any, index: Any) -> Any:
+def multiply(_: Any, value: Any, weights: Any, index: Any) -> Any:
     """`value * weights[index]`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -126,7 +126,7 @@ def scaled(_: Any, value: Any, weights: Any, index: Any) -> Any:
 
 
 @_instruction
-def both(_: Any, a: Any, b: Any) -> Any:
+def add(_: Any, a: Any, b: Any) -> Any:
     """`a + b`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -136,7 +136,7 @@ def both(_: Any, a: Any, b: Any) -> Any:
 
 
 @_instruction
-def added(_: Any, total: Any, value: Any, weights: Any, index: Any) -> Any:
+def multiply_add(_: Any, total: Any, value: Any, weights: Any, index: Any) -> Any:
     """`total + value * weights[index]`, rounded once where the processor can."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -181,8 +181,8 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return found
 
 
-def _turning(streamed: bool) -> Callable[..., Any]:
-    def turn(_: Any, source: Any, at: Any, offsets: Any, first: Any, target: Any, to: Any, step: Any) -> Any:
+def _transposing(streamed: bool) -> Callable[..., Any]:
+    def transpose(_: Any, source: Any, at: Any, offsets: Any, first: Any, target: Any, to: Any, step: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             source, at, offsets, first, target, to, step = args
             kinds = signature.args
@@ -199,15 +199,15 @@ def _turning(streamed: bool) -> Callable[..., Any]:
         numbers = types.intp
         return types.void(source, numbers, offsets, numbers, target, numbers, numbers), code
 
-    return turn
+    return transpose
 
 
-turn = _instruction(_turning(False))
-"""`turn(source, at, offsets, first, target, to, step)`: transposes 16 rows of 16 numbers.
+transpose = _instruction(_transposing(False))
+"""`transpose(source, at, offsets, first, target, to, step)`: transposes 16 rows of 16 numbers.
 
 Row i is read from `source[at + offsets[first + i]]` on, column i is written from `target[to + i * step]` on.
 """
-turn_streaming = _instruction(_turning(True))
+transpose_streaming = _instruction(_transposing(True))
 """The same, written past the cache, to addresses that are multiples of 64 bytes."""
 
 

@@ -79,6 +79,10 @@ def make_views(
             f"make_views got {counted(b, 'image')}, keys of shape {tuple(keys.shape)} and sizes of shape "
             f"{tuple(sizes.shape)}; expected ({b},) and ({b}, 2)."
         )
+    for name, given in (("keys", keys), ("sizes", sizes)):
+        if given.dtype != torch.int64:
+            raise ValueError(f"make_views got {name} of {given.dtype}; expected torch.int64.")
+    _check_sizes(images, sizes)
     single = [view for view in views for _ in range(view.count)]
     if color and c != 3:
         raise ValueError(f"make_views got images of {counted(c, 'channel')}; with color=True it needs 3.")
@@ -89,7 +93,6 @@ def make_views(
         if _engine(flat.device, flat.dtype, c) == "torch":
             padded = images.padded() if isinstance(images, Images) else images
             return torch_engine.views(padded, single, plans, center, scale, memory_format)
-        _check_sizes(images, sizes)
         return _compiled(flat, offsets, strides, single, plans, center, scale, memory_format)
 
 
@@ -163,7 +166,7 @@ def _works(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
 
 
 def _check_sizes(images: Tensor | Images, sizes: Tensor) -> None:
-    """Raises ValueError for sizes beyond the images' memory, which compiled code would read unchecked."""
+    """Raises ValueError for sizes beyond the images' memory, which compiled code would read."""
     smallest = int(sizes.min()) if len(sizes) else 1
     if isinstance(images, Images):
         ends = images.offsets + images.channels * images.sizes.prod(1)

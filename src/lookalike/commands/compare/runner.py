@@ -570,6 +570,7 @@ class _Work:
         return evaluate(
             encoder, train, test, protocols=self.asked.protocols, workers=resolved.workers, seed=seed,
             columns=self.asked.columns, tile=self.asked.tile, stride=self.asked.stride, say=say,
+            precision="fp32" if self.asked.precision == "fp32" else None,
         )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def recall_label(k: int) -> Curve:
 
 
 _CLASSIFIER = {"logistic": "logistic regression", "finetune": "fine-tuning"}
-_SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features")
+_SHOWN = ("share", "how", "k", "temperature", "epochs", "folds", "image_size", "features", "precision")
 
 
 def settings_in_short(settings: Mapping[str, object]) -> str:
