@@ -54,6 +54,20 @@ def vit_wide() -> nn.Module:
     return _vit(32, 8, 192, 3)
 
 
+def named(name: str) -> str | nn.Module:
+    """A network of this module by its function's name; the name itself of all others, such as timm's.
+
+    `convolutions64_groups2_5_2`: 64 channels, 2 groups, kernels of 5 x 5, a stride of 2; `vit96`: 96 dimensions.
+    """
+    if name.startswith("convolutions"):
+        channels, _, rest = name.removeprefix("convolutions").partition("_groups")
+        return convolutions(int(channels), *map(int, (rest or "1").split("_")))
+    if name.removeprefix("vit").isdigit():
+        return vit_of_width(int(name.removeprefix("vit")))
+    own = {f.__name__: f for f in (narrow_resnet, strided_resnet, small_resnet, vit_patch4, vit_patch8, vit_wide)}
+    return own[name]() if name in own else name
+
+
 def _vit(size: int, patch: int, dim: int, heads: int) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 

@@ -18,22 +18,16 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import networks
 import torch
+from noise_steps import Case, Steps
 from resumable import read
 from rows import append, summary
-from torch import nn
 
-from lookalike import optimizers, training
 from lookalike.backbones.cpu_precision import is_faster_in_bf16
-from lookalike.core import Batch, Progress
-from lookalike.methods.simclr import SimCLR
-from lookalike.runs import Resolved, Run
 from lookalike.training.model import build
 
 CASES: dict[str, tuple[int, int]] = {
@@ -62,59 +56,11 @@ FEATURES: dict[str, tuple[int, int]] = {
 KINDS = {"steps": CASES, "limits": LIMITS, "features": FEATURES}
 
 
-def at_the_limits(name: str) -> nn.Module:
-    """A network of `LIMITS`."""
-    if name.startswith("vit"):
-        return networks.vit_of_width(int(name.removeprefix("vit")))
-    channels, _, rest = name.removeprefix("convolutions").partition("_groups")
-    return networks.convolutions(int(channels), *map(int, (rest or "1").split("_")))
-
-
-def network(name: str) -> str | nn.Module:
-    if name in LIMITS:
-        return at_the_limits(name)
-    own: Callable[[], nn.Module] | None = vars(networks).get(name)
-    return own() if own is not None else name
-
-
-def resolved(name: str, size: int, batch: int, precision: str) -> Resolved:
-    torch.manual_seed(0)
-    run = Run(
-        data="noise", method=SimCLR.Config(), backbone=network(name), image_size=size, batch_size=batch, workers=0,
-        precision=precision,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return training.resolve(run, 50_000)[0]
-
-
-class Steps:
-    """A network in one precision, and its steps."""
-
-    def __init__(self, name: str, size: int, batch: int, precision: str) -> None:
-        run = resolved(name, size, batch, precision)
-        self.half = precision == "bf16"
-        self.method = build(run).train()
-        self.optimizer = optimizers.build(self.method, run.method.optim, batch, fused=True).optimizer
-        torch.manual_seed(0)
-        views = [torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last) for _ in range(2)]
-        self.batch = Batch(views, torch.arange(batch), Progress(0, 1000, 100), labels=torch.zeros(batch))
-
-    def seconds(self, steps: int) -> float:
-        """Processor time of a step."""
-        began = time.process_time()
-        for _ in range(steps):
-            with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
-                loss = self.method(self.batch)["loss"]
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return (time.process_time() - began) / steps
-
-
 class Encoding:
     """A network in eval mode in one precision."""
 
     def __init__(self, name: str, size: int, batch: int, precision: str) -> None:
-        run = resolved(name, size, batch, precision)
+        run = Case("simclr", name, size, batch, precision).resolved()
         self.half = precision == "bf16"
         self.encoder = build(run).encoder.eval()
         torch.manual_seed(0)
@@ -130,9 +76,14 @@ class Encoding:
         return (time.process_time() - began) / times
 
 
+def made(kind: str, name: str, size: int, batch: int, precision: str) -> Steps | Encoding:
+    if kind == "features":
+        return Encoding(name, size, batch, precision)
+    return Steps(Case("simclr", name, size, batch, precision))
+
+
 def measured(kind: str, name: str, size: int, batch: int, pairs: int) -> dict[str, Any]:
-    made = Encoding if kind == "features" else Steps
-    full, half = (made(name, size, batch, precision) for precision in ("fp32", "bf16"))
+    full, half = (made(kind, name, size, batch, precision) for precision in ("fp32", "bf16"))
     steps = max(1, round(0.5 / min(max(full.seconds(1), full.seconds(1)), max(half.seconds(1), half.seconds(1)))))
     times = [(full.seconds(steps), half.seconds(steps)) for _ in range(pairs)]
     return {
@@ -156,7 +107,7 @@ def cosine(full: Steps | Encoding, half: Steps | Encoding) -> dict[str, float]:
 
 def chosen(name: str) -> str:
     """The precision that a training of this network has by default on a processor with bf16 instructions."""
-    return "bf16" if is_faster_in_bf16(network(name)) else "fp32"
+    return "bf16" if is_faster_in_bf16(networks.named(name)) else "fp32"
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from precision import Steps
+from noise_steps import Case, Steps
 from rows import append, summary
 
 from lookalike.allocator import LASTING_STEPS, reusing_memory
@@ -38,7 +38,7 @@ KINDS = "returned", "reused"
 
 def block(name: str, size: int, batch: int, precision: str, kind: str, steps: int) -> dict[str, float]:
     """Processor time and page faults of a step in this process, and its peak memory."""
-    measured = Steps(name, size, batch, precision)
+    measured = Steps(Case("simclr", name, size, batch, precision))
     measured.seconds(LASTING_STEPS)
     with reusing_memory() if kind == "reused" else nullcontext():
         measured.seconds(1)

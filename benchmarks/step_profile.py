@@ -13,7 +13,7 @@ time over ours (above 1: ours is faster), the median with the smallest and large
 - layout: the whole step with channels last, against contiguous tensors.
 - optimizer: `optimizer.step()` with torch's fused kernel, against its loop over lists of tensors.
 - teacher: `Teacher.follow` over all parameters at once, against one after the other.
-- joined: forward and backward of two views of one size as one batch, against one view after the other.
+- views: forward and backward of two views of one size as one batch, against one view after the other.
 """
 
 import argparse
@@ -27,24 +27,21 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from precision import chosen, network
+from noise_steps import Case, Steps, processor_time
+from precision import chosen
 from resumable import read
 from rows import append, summary
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
-from lookalike import optimizers, training
+from lookalike import optimizers
 from lookalike.allocator import LASTING_STEPS, reusing_memory
-from lookalike.core import Batch, Progress
 from lookalike.layers import Teacher
-from lookalike.methods import get_method
 from lookalike.optim import Optim
-from lookalike.runs import Resolved, Run
 from lookalike.training.model import build
 
 PROFILES = (
@@ -65,68 +62,6 @@ KINDS: dict[str, tuple[str, ...]] = {
 """Parts of the names of torch's operations by kind; the first kind that fits."""
 STAGES = "optimizer", "teacher"
 """Parts of a step that are counted as a whole, whatever they compute."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A training step: its method and network, and how it is computed."""
-
-    method: str
-    network: str
-    size: int
-    batch: int
-    precision: str
-    layout: torch.memory_format = torch.channels_last
-
-    def resolved(self) -> Resolved:
-        torch.manual_seed(0)
-        run = Run(
-            data="noise", method=get_method(self.method).Config(), backbone=network(self.network),
-            image_size=self.size, batch_size=self.batch, workers=0, precision=self.precision,  # type: ignore[arg-type]
-        )  # fmt: skip
-        return training.resolve(run, 50_000)[0]
-
-
-class Steps:
-    """A method with its optimizer, and its steps on noise."""
-
-    def __init__(self, case: Case) -> None:
-        run = case.resolved()
-        self.half = case.precision == "bf16"
-        self.method = build(run).to(memory_format=case.layout).train()  # type: ignore[call-overload]
-        self.method.before_training()
-        self.optimizer = optimizers.build(self.method, run.method.optim, case.batch, fused=True).optimizer
-        torch.manual_seed(0)
-        views = [
-            torch.randn(case.batch, 3, view.size, view.size).to(memory_format=case.layout)
-            for view in run.method.views
-            for _ in range(view.count)
-        ]
-        self.at = Progress(0, 1000, 100)
-        index = torch.arange(case.batch)
-        self.data = Batch(views, index, self.at, labels=torch.zeros(case.batch), cpu_index=index)
-
-    def step(self) -> None:
-        with torch.autocast("cpu", torch.bfloat16) if self.half else nullcontext():
-            outputs = self.method(self.data)
-        outputs["loss"].backward()
-        self.method.before_step(self.at)
-        with record_function("stage optimizer"):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        with record_function("stage teacher"):
-            self.method.after_step(self.at, [outputs])
-
-    def seconds(self, steps: int) -> float:
-        """Processor time of a step."""
-        return processor_time(self.step, steps)
-
-
-def processor_time(work: Callable[[], object], times: int) -> float:
-    began = time.process_time()
-    for _ in range(times):
-        work()
-    return (time.process_time() - began) / times
 
 
 # ---------------------------------------------------------------- profiles
@@ -206,7 +141,7 @@ def teacher(precision: str, name: str, size: int, batch: int) -> list[Callable[[
     return [lambda: own.follow(student, momentum=0.99), one_after_the_other]
 
 
-def joined(precision: str, name: str, size: int, batch: int) -> list[Callable[[], object]]:
+def views(precision: str, name: str, size: int, batch: int) -> list[Callable[[], object]]:
     steps = Steps(Case("simclr", name, size, batch, precision))
     backbone: nn.Module = steps.method.backbone
 
@@ -222,7 +157,7 @@ CHOICES: dict[str, tuple[Callable[[str, str, int, int], list[Callable[[], object
     "layout": (layout, [("resnet18", 96, 32), ("mobilenetv3_small_050", 64, 64)]),
     "optimizer": (optimizer, [("resnet18", 96, 32), ("vit_tiny_patch16_224", 96, 32)]),
     "teacher": (teacher, [("resnet18", 96, 32), ("vit_tiny_patch16_224", 96, 32)]),
-    "joined": (joined, [("resnet18", 96, 32), ("vit_tiny_patch16_224", 96, 32), ("vit_patch4", 32, 64)]),
+    "views": (views, [("resnet18", 96, 32), ("vit_tiny_patch16_224", 96, 32), ("vit_patch4", 32, 64)]),
 }
 """The way that trainings compute and another one, in this order; networks, image sizes and batches."""
 
