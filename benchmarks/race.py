@@ -8,10 +8,15 @@
     python benchmarks/race.py --table --picture race.png
 
 The archives hold train/ and test/ (and validation/) with one sub-folder per class. All libraries train the same network
-from the same first weights by SimCLR, with the same batch, size and recipe of views, head, temperature, SGD, schedules
-and epochs. Free for each library are worker processes, threads, precision, cache, memory layout and compilation, and
-whether both views go through the network at once. Before the race these options are tuned for each library, one option
-at a time: a training of --trial-seconds per value, and the value with the shortest expected training is kept.
+from the same first weights by SimCLR, both views at once, with the same batch, size and recipe of views, head,
+temperature, SGD, schedules and epochs. Free for each library are worker processes, threads, precision, cache, memory
+layout, compilation and torch's fused optimizer. Before the race these options are tuned for each library, one option at
+a time: a training of --trial-seconds per value, and the value with the shortest expected training is kept.
+
+Not the same, because it is how a library works: ours decodes JPEG files at reduced size where that is at least twice
+the views', keeps released memory, and ends its head with a BatchNorm without shift; lightly-train (albumentations) and
+stable-pretraining in batches (kornia) do not antialias crops. Compiled code of all libraries is in their caches from
+the trials: a first start takes longer.
 
 Trainings run one at a time, interleaved, each in its own process on --cores cores. The clock starts with the process,
 so imports, listing files and filling a cache count; it is paused while a snapshot of the network is saved after each
@@ -98,14 +103,17 @@ CONTESTS = (
 COMMON: dict[str, list[Any]] = {"threads": [2, 1], "precision": ["fp32", "bf16"], "compile": [False, True]}
 OPTIONS: dict[str, dict[str, list[Any]]] = {
     "lookalike": {"workers": [1, 0, 2], "cache": ["none", "ram"], **COMMON},
-    "lightly": {"workers": [1, 0, 2], "joined": [False, True], "channels_last": [False, True], **COMMON},
+    "lightly": {"workers": [1, 0, 2], "channels_last": [False, True], "fused": [False, True], **COMMON},
     "lightly-train": {"workers": [1, 0, 2], "channels_last": [False, True], **COMMON},
     "stable-pretraining": {
-        "workers": [1, 0, 2], "batched": [False, True], "joined": [False, True], "channels_last": [False, True],
+        "workers": [1, 0, 2], "batched": [False, True], "channels_last": [False, True], "fused": [False, True],
         **COMMON,
     },
 }  # fmt: skip
 """The options that are tuned, in this order, with their values; tuning starts from the first ones."""
+QUIET = 0.2
+"""Cores that other processes may use during a trial; with more it is made again, up to `TRIES` times."""
+TRIES = 3
 PACKAGES = {"lightly": "lightly", "lightly-train": "lightly-train", "stable-pretraining": "stable-pretraining"}
 
 
@@ -181,7 +189,7 @@ def train(library: str, task: Task, python: str, limit: float) -> dict[str, Any]
     threads = str(task.options["threads"])
     environment = os.environ | {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "LIGHTLY_TRAIN_EVENTS_DISABLED": "1",
-        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_CACHE_DIR": str(out.parent / "compiled" / library),
     }  # fmt: skip
     with open(log, "w") as written:
         task = dataclasses.replace(task, started=time.monotonic())
@@ -242,7 +250,7 @@ def chosen(space: Mapping[str, Sequence[Any]], attempt: Try) -> dict[str, Any]:
 
 
 def reached(curve: Curve, level: float) -> float | None:
-    """The time at which the line through the points first reaches the level; None if it does not."""
+    """The time at which the line through the points first reaches the level; None if it does not, or has no points."""
     for (before, low), (after, high) in itertools.pairwise(curve):
         if low >= level:
             return before
@@ -260,34 +268,42 @@ def seconds_of(row: Row, level: float, since: str = "process") -> float | None:
 def summary(values: Sequence[float | None], digits: int = 0) -> str:
     """Median (smallest to largest), if all are known."""
     known = [v for v in values if v is not None]
-    if len(known) < len(values) or not known:
+    if len(known) < len(values):
         return f"not reached by {len(values) - len(known)} of {len(values)}"
+    if not known:
+        return ""
     return f"{statistics.median(known):.{digits}f} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
 
 def table(rows: Sequence[Row], contests: Sequence[Contest]) -> Iterator[str]:
     """Lines of Markdown: what each library needed to the level."""
-    yield "| images | level | library | seconds since the process began | since the first step | relative to ours |"
-    yield "| -- | -- | -- | -- | -- | -- |"
+    yield "| images | level | library | seeds | seconds since the process began | since the first step | to ours |"
+    yield "| -- | -- | -- | -- | -- | -- | -- |"
     for contest in contests:
         own = {r["seed"]: seconds_of(r, contest.level) for r in found(rows, contest, "lookalike")}
         for library in OPTIONS:
             theirs = sorted(found(rows, contest, library), key=lambda r: r["seed"])
             if not theirs:
                 continue
-            ratios = [
-                a / b if (a := seconds_of(row, contest.level)) and (b := own.get(row["seed"])) else None
-                for row in theirs
-            ]
+            both = [(seconds_of(row, contest.level), own.get(row["seed"])) for row in theirs]
+            ratios = [None if theirs_at is None else theirs_at / ours_at for theirs_at, ours_at in both if ours_at]
             columns = [summary([seconds_of(r, contest.level, since) for r in theirs]) for since in ("process", "step")]
             relative = "1" if library == "lookalike" else summary(ratios, 2)
-            yield f"| {contest.name} | {contest.level:.0%} | {library} | {' | '.join(columns)} | {relative} |"
+            first = f"| {contest.name} | {contest.level:.0%} | {library} | {len(theirs)}"
+            yield f"{first} | {' | '.join(columns)} | {relative} |"
+    yield ""
+    for library in OPTIONS:
+        made = [row for contest in contests for row in found(rows, contest, library) if row.get("versions")]
+        kinds = {", ".join(f"{n} {v}" for n, v in row["versions"][library].items()) for row in made}
+        commits = {row["lookalike"] for row in made} if library == "lookalike" else set()
+        for kind in sorted(kinds):
+            yield f"{library}: {kind}{''.join(f', commit {c}' for c in sorted(commits))}"
 
 
 def found(rows: Sequence[Row], contest: Contest, library: str) -> list[Row]:
-    """The trainings of a library in a contest."""
+    """The last training of each seed of a library in a contest; without a curve if it failed."""
     wanted = {"benchmark": "race", "images_of": contest.name, "library": library, "settings": contest.settings()}
-    return [row for row in rows if wanted.items() <= row.items()]
+    return list({row["seed"]: row for row in rows if wanted.items() <= row.items()}.values())
 
 
 COLOURS = {
@@ -309,7 +325,7 @@ def draw(rows: Sequence[Row], contests: Sequence[Contest], file: Path) -> None:
     for axes, contest in zip(parts, contests):
         for library, colour in COLOURS.items():
             theirs = found(rows, contest, library)
-            for number, row in enumerate(theirs):
+            for number, row in enumerate(row for row in theirs if row["curve"]):
                 minutes, accuracies = [s / 60 for s, _ in row["curve"]], [100 * a for _, a in row["curve"]]
                 axes.plot(
                     minutes, accuracies, color=colour, linewidth=1.3, alpha=0.8, label=library if number == 0 else None
@@ -368,17 +384,7 @@ class Race:
             row = next((row for row in self.rows if wanted.items() <= row.items()), None)
             if row is None:
                 task = task_of(contest, 0, options, images, weights, args.work / "trial")
-                task = dataclasses.replace(task, trial_seconds=args.trial_seconds)
-                result: dict[str, Any] = {"expected_seconds": None}
-                try:
-                    times = train(library, task, self.pythons[library], args.trial_seconds + args.start_limit)
-                    result = {
-                        "expected_seconds": round(expected(times["ends"], task.steps), 1),
-                        "first_step": round(times["ends"][0], 2), "steps": len(times["ends"]),
-                        "others": times["others"],
-                    }  # fmt: skip
-                except Failed as problem:
-                    result["error"] = str(problem)[-400:]
+                result = self.trial(library, dataclasses.replace(task, trial_seconds=args.trial_seconds))
                 row = {**wanted, **result}
                 self.keep(row)
                 said = result.get("error", "").strip().split("\n")[-1] or f"{result['expected_seconds']} s expected"
@@ -388,10 +394,26 @@ class Race:
 
         return chosen(contest.options(library), attempt)
 
+    def trial(self, library: str, task: Task) -> dict[str, Any]:
+        """How long the training would take; again where other processes took much of the machine."""
+        args, result = self.args, {}
+        for _ in range(TRIES):
+            try:
+                times = train(library, task, self.pythons[library], args.trial_seconds + args.start_limit)
+            except Failed as problem:
+                return {"expected_seconds": None, "error": str(problem)[-400:]}
+            result = {
+                "expected_seconds": round(expected(times["ends"], task.steps), 1), "others": times["others"],
+                "first_step": round(times["ends"][0], 2), "steps": len(times["ends"]),
+            }  # fmt: skip
+            if times["others"] <= QUIET:
+                break
+        return result
+
     def one(self, contest: Contest, library: str, seed: int, accuracy: Accuracy, images: Path) -> None:
         """A training of a library that has no row yet."""
         args = self.args
-        if any(row["seed"] == seed for row in found(self.rows, contest, library)):
+        if any(row["seed"] == seed and row["curve"] for row in found(self.rows, contest, library)):
             print(f"{contest.name}, {library}, seed {seed}: in {args.record} already")
             return
         first, weights = first_weights(contest, seed, args.work)
@@ -402,6 +424,10 @@ class Race:
             times = train(library, task, self.pythons[library], args.limit)
         except Failed as problem:
             print(f"{contest.name}, {library}, seed {seed}: {problem}", flush=True)
+            self.keep({
+                "benchmark": "race", "images_of": contest.name, "library": library, "seed": seed, "options": options,
+                "settings": contest.settings(), "steps": task.steps, "curve": [], "error": str(problem)[-400:],
+            })  # fmt: skip
             return
         ends, network = times["ends"], NETWORKS[contest.network]()
         curve = [(round(ends[0], 2), round(accuracy.untrained(first), 4))]

@@ -28,8 +28,9 @@ def main() -> None:
     head = SimCLRProjectionHead(network.num_features, task.hidden_dim, task.out_dim)
     criterion = NTXentLoss(temperature=task.temperature)
     optimizer = torch.optim.SGD(
-        race_task.decayed([*network.parameters(), *head.parameters()], task), lr=task.lr, momentum=task.momentum
-    )
+        race_task.decayed([*network.parameters(), *head.parameters()], task), lr=task.lr, momentum=task.momentum,
+        fused=options["fused"],
+    )  # fmt: skip
     scheduler = CosineWarmupScheduler(
         optimizer, warmup_epochs=round(task.warmup_epochs * task.steps_per_epoch), max_epochs=task.steps
     )
@@ -39,11 +40,8 @@ def main() -> None:
     while True:  # the clock ends it
         for (x0, x1), _, _ in loader:
             with torch.autocast("cpu", torch.bfloat16, enabled=options["precision"] == "bf16"):
-                if options["joined"]:
-                    z0, z1 = head(network(torch.cat([x0, x1]))).chunk(2)
-                else:
-                    z0, z1 = head(network(x0)), head(network(x1))
-                loss = criterion(z0, z1)
+                z0, z1 = head(network(torch.cat([x0, x1]))).chunk(2)
+            loss = criterion(z0.float(), z1.float())
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

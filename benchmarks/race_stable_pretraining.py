@@ -9,7 +9,6 @@ import stable_pretraining as spt
 import torch
 import torchvision
 from race_task import GRAYSCALE, HFLIP, JITTER, JITTERED, MEAN, SCALE, STD, Task
-from stable_pretraining import forward
 from stable_pretraining.data import gpu_transforms as G
 from stable_pretraining.data import transforms as T
 from torch import nn
@@ -25,7 +24,8 @@ def projector(task: Task, dim: int) -> nn.Module:
 
 
 def sgd(parameters: Any, task: Task) -> torch.optim.SGD:
-    return torch.optim.SGD(race_task.decayed(list(parameters), task), lr=task.lr, momentum=task.momentum)
+    groups = race_task.decayed(list(parameters), task)
+    return torch.optim.SGD(groups, lr=task.lr, momentum=task.momentum, fused=task.options["fused"])
 
 
 def images_of(task: Task) -> Any:
@@ -67,7 +67,7 @@ def main() -> None:
     network = race_task.network_of(task)
     module = spt.Module(
         backbone=network, projector=projector(task, network.num_features),
-        forward=joined if options.get("joined") else forward.simclr,
+        forward=joined,
         simclr_loss=spt.losses.NTXEntLoss(temperature=task.temperature),
         optim={
             "optimizer": functools.partial(sgd, task=task),

@@ -115,7 +115,59 @@ def test_trainings_with_a_row_are_skipped(race: ModuleType, tmp_path: Path, monk
     assert len(list((tmp_path / "work" / "images" / "cifar10-24" / "train").rglob("*.jpg"))) == 24
     race.main()
     assert len(made) == 6
-    assert "| cifar10 | 1% | lightly | 2 (2 to 2) | 0 (0 to 0) | 1.50 (1.50 to 1.50) |" in race.table(rows, [contest])
+    assert "| cifar10 | 1% | lightly | 1 | 2 (2 to 2) | 0 (0 to 0) | 1.50 (1.50 to 1.50) |" in race.table(
+        rows, [contest]
+    )
+
+
+def test_a_training_that_fails_is_counted_and_made_again(race: ModuleType) -> None:
+    contest = race.CONTESTS[0]
+    same = {"benchmark": "race", "images_of": contest.name, "settings": contest.settings()}
+    curve = [(5, 0.2), (60, 0.5)]
+    rows = [
+        {**same, "library": "lookalike", "seed": 0, "curve": curve},
+        {**same, "library": "lightly", "seed": 0, "curve": []},
+        {**same, "library": "lightly", "seed": 1, "curve": [(10, 0.2), (120, 0.5)]},
+    ]  # fmt: skip
+    lines = list(race.table(rows, [contest]))
+    assert any(
+        "| lightly | 2 | not reached by 1 of 2 | not reached by 1 of 2 | not reached by 1 of 1 |" in x for x in lines
+    )
+    rows.append({**same, "library": "lightly", "seed": 0, "curve": [(10, 0.2), (120, 0.5)]})
+    ratio = race.seconds_of(rows[-1], contest.level) / race.seconds_of(rows[0], contest.level)
+    assert any(
+        "| lightly | 2 | " in x and f"{ratio:.2f} ({ratio:.2f} to {ratio:.2f})" in x
+        for x in race.table(rows, [contest])
+    )
+
+
+def test_our_entrant_trains_and_its_snapshots_are_timed(race: ModuleType, tmp_path: Path) -> None:
+    contest = race.Contest("cifar10", 0.5, 24, "small", 32, 8, 2, 0.1)
+    images, _ = race.folders_of(contest, archive(tmp_path / "images.tar", 20), tmp_path)
+    _, weights = race.first_weights(contest, 0, tmp_path)
+    options = {"workers": 0, "cache": "none", "threads": 1, "precision": "fp32", "compile": False}
+    task = race.task_of(contest, 0, options, images, weights, tmp_path / "out")
+    times = race.train("lookalike", task, sys.executable, 120)
+    assert len(times["ends"]) == task.steps == 6
+    assert times["ends"] == sorted(times["ends"])
+    first, second = (torch.load(tmp_path / f"out/{n}.pt", weights_only=True) for n in (1, 2))
+    begun = torch.load(weights, weights_only=True)
+    for a, b in ((begun, first), (first, second)):
+        assert a.keys() == b.keys()
+        assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_library_that_trains_a_copy_is_refused(race: ModuleType, tmp_path: Path) -> None:
+    task = race.Task("", "small", "", 32, 4, 1, 1, 0.1, 0.9, 0.0, 0.5, 8, 8, 0, {}, str(tmp_path), 0.0)
+    network = race.NETWORKS["small"]()
+    clock = importlib.import_module("race_task").Clock.__new__(importlib.import_module("race_task").Clock)
+    clock.task, clock.network, clock._first = task, network, next(network.parameters()).detach().clone()
+    with pytest.raises(RuntimeError, match="trains a copy"):
+        clock._save(1)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    clock._save(1)
+    assert (tmp_path / "1.pt").is_file()
 
 
 def test_the_record_is_drawn(race: ModuleType, tmp_path: Path) -> None:
