@@ -227,8 +227,8 @@ SIDES: tuple[tuple[dict[str, Any], tuple[str, ...], int], ...] = (
     ({"size": 32}, ("cifar10", "digits"), 1),
     ({"network": RESNET}, ("cifar10", "textures"), 1),
     ({"images": 20_000}, ("cifar10", "digits"), 1),
-    ({"size": 96}, ("clothes", "textures"), 1),
     ({"stage": LONG}, ("cifar10",), 1),
+    ({"size": 96}, ("clothes", "textures"), 1),
 )
 """How the side grid differs from the core grid, on which sets, and how many of the best settings it tries beside the
 default, in the order of its measurement."""

@@ -157,7 +157,7 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     },
     ("swav", CNN): {"larc 1": {"optim": {"name": "larc", "lr": 1.0, "weight_decay": 1e-6, "exclude": False}}},
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
-    ("lejepa", VIT): {"adamw 2e-3, decay 0.05": adamw(2e-3, weight_decay=0.05)},
+    ("lejepa", VIT): {f"adamw {lr}, decay 0.05": adamw(float(lr), weight_decay=0.05) for lr in ("5e-4", "1e-3", "2e-3")},
     ("barlow_twins", CNN): {
         "lars 0.3": lars(0.3),
         "width 2048": {"hidden_dim": 2048, "out_dim": 2048},

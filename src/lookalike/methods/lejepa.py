@@ -54,7 +54,7 @@ class LeJEPA(Method):
                 raise ValueError(f"lamb is {self.lamb} and points {self.points}; give 0 <= lamb <= 1 and 2 or more.")
 
         def fit_to(self, data: DataFacts) -> Self:
-            """More weight decay and a rate of 2e-3 for a ViT in short trainings, LARS for CNNs below 30,000 steps; two
+            """More weight decay and a rate of 1e-3 for a ViT in short trainings, LARS for CNNs below 30,000 steps; two
             views without blur for small images.
 
             After 300 steps the k-NN accuracy with the paper's AdamW, at its best learning rate, is 10 points below
@@ -64,7 +64,7 @@ class LeJEPA(Method):
             cfg = self
             if data.patch_size is not None:
                 of_vits = dataclasses.replace(cfg.optim, weight_decay=Schedule(5e-2))
-                cfg = dataclasses.replace(cfg, optim=paced(of_vits, 2e-3, data))
+                cfg = dataclasses.replace(cfg, optim=paced(of_vits, 1e-3, data))
             elif data.steps < STEPS[1]:
                 lars = Optim("lars", lr=0.2, weight_decay=Schedule(1e-6), warmup_epochs=10, grid="open")
                 cfg = dataclasses.replace(cfg, optim=paced(lars, 2.0, data))
