@@ -1,6 +1,6 @@
 """Which optimizer, rate, warm-up, temperature and momentum each method needs on few images.
 
-    python benchmarks/defaults.py --grid core --work FOLDER [--methods simclr byol --sets digits --jobs 2 --hours 6]
+    python benchmarks/defaults.py --grid core --work FOLDER [--methods simclr,byol --sets digits --jobs 2 --hours 6]
     python benchmarks/defaults.py --summary
 
 Grids, on the four sets of `unlike_sets.py` and with the settings of `settings_tried.py`:

@@ -157,6 +157,8 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     },
     ("swav", CNN): {"larc 1": {"optim": {"name": "larc", "lr": 1.0, "weight_decay": 1e-6, "exclude": False}}},
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
+    ("moco_v3", VIT): at("momentum.start", 0.9),
+    ("dino", VIT): at("momentum.start", 0.9),
     ("lejepa", VIT): {f"adamw {lr}, decay 0.05": adamw(float(lr), weight_decay=0.05) for lr in ("5e-4", "1e-3", "2e-3")},
     ("barlow_twins", CNN): {
         "lars 0.3": lars(0.3),
