@@ -159,7 +159,9 @@ LATER: dict[tuple[str, str], dict[str, Overrides]] = {
     ("lejepa", CNN): {"adamw 1e-2": adamw(1e-2)},
     ("moco_v3", VIT): at("momentum.start", 0.9),
     ("dino", VIT): at("momentum.start", 0.9),
-    ("lejepa", VIT): {f"adamw {lr}, decay 0.05": adamw(float(lr), weight_decay=0.05) for lr in ("5e-4", "1e-3", "2e-3")},
+    ("lejepa", VIT): {
+        f"adamw {lr}, decay 0.05": adamw(float(lr), weight_decay=0.05) for lr in ("5e-4", "1e-3", "2e-3")
+    },
     ("barlow_twins", CNN): {
         "lars 0.3": lars(0.3),
         "width 2048": {"hidden_dim": 2048, "out_dim": 2048},

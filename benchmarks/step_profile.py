@@ -12,8 +12,8 @@ time over ours (above 1: ours is faster), the median with the smallest and large
 
 - layout: the whole step with channels last, against contiguous tensors.
 - optimizer: `optimizer.step()` with torch's fused kernel, against its loop over lists of tensors.
-- teacher: `Teacher.follow` over all parameters at once, against one after the other.
-- views: forward and backward of two views of one size as one batch, against one view after the other.
+- teacher: `Teacher.follow` over all parameters at once, against a call for each.
+- views: forward and backward of two views of one size as one batch, against a batch for each.
 """
 
 import argparse

@@ -28,18 +28,19 @@ RUINED = 3
 COLLAPSED = 0.15
 """Features, or embeddings that a loss keeps apart, have collapsed if their spread is below this fraction of the first.
 In healthy trainings the lowest was 0.34, in collapsed ones the highest 0.11 (`docs/health.md`)."""
-HEADS = 0.05
+HEADS = 0.03
 """The same for the heads' outputs, if the pair AUC is below its first value, too. Either alone occurs in healthy
-trainings, whose heads had down to 0.001 of their first spread; both together do not."""
+trainings, whose heads had down to 0.001 of their first spread; with both the lowest was 0.042."""
 SAME = 0.95
 """Above this correlation all dimensions of an embedding are redundant, if the pair AUC clearly fell or the cause is
 known. A healthy Barlow Twins reached 0.99 on its way, without its second term it had 1 (`docs/health.md`)."""
 SAME_TARGETS = 0.01
-"""Below this `target_information` (a fraction of its maximum) a teacher's targets are the same for all images. In
-healthy trainings the lowest was 0.16 (`docs/health.md`), in vague ones that still learnt by KoLeo 0.03."""
-VAGUE = 0.1
-"""Below this fraction of their first information the targets are collapsing, if the pair AUC is below its first value.
-In healthy trainings the lowest fraction was 0.13."""
+"""Below this `target_information` (a fraction of its maximum) a teacher's targets are the same for all images. It has
+collapsed if the pair AUC fell, too, or the cause is known; else the verdict is unclear: a DINO whose targets became the
+same had learnt before."""
+VAGUE = 0.05
+"""Below this fraction of their first information the targets are collapsing, if the pair AUC fell, too. In a healthy
+training whose pair AUC was below its first value the fraction was 0.07 in the end."""
 FAINT = 1e-3
 """Targets with less information at first are not checked: networks whose blocks start near zero (DINOv2's layer scale
 of 1e-5) give nearly the same features for all images."""
@@ -57,11 +58,11 @@ far too large. In healthy trainings without labels the norm grew at most 91 time
 least 200 times; SupCon's grew 310 times and learnt."""
 OVERLONG = 0.015
 """Above this ratio of an optimizer step to the weights (`looks.UpdateRatio`) the step size is far too large, unless the
-pair AUC rose. In healthy trainings the highest was 0.010, with 100 times the learning rate the lowest 0.025
+pair AUC rose for sure. In healthy trainings the highest was 0.018, with 100 times the learning rate the lowest 0.025
 (`docs/health.md`)."""
-NARROW = 0.25
+NARROW = 0.1
 """Features with an effective rank below this fraction of the first have collapsed if the pair AUC clearly fell, too.
-Either alone occurs in healthy trainings, which had down to 0.02 of the first rank."""
+Either alone occurs in healthy trainings, which had down to 0.012 of the first rank; with both the lowest was 0.12."""
 STILL = 1e-4
 """The features have not changed at all if the mean absolute change of the pair AUC per image is below this."""
 HARDLY = 0.05
@@ -244,8 +245,8 @@ def finding(seen: Seen) -> Finding | None:
     """What an evaluation suggests; None if it is not conclusive.
 
     Checks, in this order: values that are not finite; a probe that improved; images without content; collapses; a probe
-    that got worse; a step size that is too large; features that do not change; a pair AUC that rose, or fell by the
-    end.
+    that got worse; targets without information; a step size that is too large; features that do not change; a pair AUC
+    that rose, or fell by the end.
     """
     if (found := _diverged(seen)) is not None:
         return found
@@ -260,7 +261,7 @@ def finding(seen: Seen) -> Finding | None:
         return Finding(dataclasses.replace(collapsed.verdict, why=why), sure=True)
     if probed is not None or not settled:
         return probed
-    return collapsed or _overlong(seen) or _unmoved(seen) or _by_pair_auc(seen)
+    return collapsed or _untaught(seen) or _overlong(seen) or _unmoved(seen) or _by_pair_auc(seen)
 
 
 def empty(lacking: str, remedies: Remedies) -> Verdict:
@@ -309,12 +310,8 @@ def _collapsed(seen: Seen) -> Finding | None:
     same = now.get("embedding_correlation", 0.0)
     if same > max(SAME, first.get("embedding_correlation", 0.0)) and (sure or _may_be_worse(seen)):
         return found(f"the dimensions of the embedding are redundant: their correlation is {same:.3f}.")
-    targets, first_targets = now.get("target_information", 1.0), first.get("target_information", 0.0)
-    if first_targets >= FAINT and targets < min(SAME_TARGETS, COLLAPSED * first_targets):
-        return found(
-            f"the teacher's targets are the same for all images: their information went from {first_targets:.2g} to "
-            f"{targets:.2g} of 1."
-        )
+    if (why := _same_targets(seen)) and (sure or _may_be_worse(seen)):
+        return found(f"{why}.")
     limits = {"embedding_deviation": COLLAPSED}
     if sure or _may_be_worse(seen):  # features that shrank at an unchanged pair AUC are no collapse
         limits["spread"] = COLLAPSED
@@ -324,10 +321,11 @@ def _collapsed(seen: Seen) -> Finding | None:
     limit_away = 0 if seen.is_last else -1
     if away < (limit_away if helps.known else LIKELY):
         limits["head_spread"] = HEADS if helps.known else COLLAPSED
-    if away < limit_away:
+    if away < (0 if seen.is_last else -LIKELY):
         limits["target_information"] = VAGUE
     for name, limit in limits.items():
-        if _ratio(seen, name) < limit and (name != "target_information" or first_targets >= FAINT):
+        faint = name == "target_information" and first.get(name, 0.0) < FAINT
+        if _ratio(seen, name) < limit and not faint:
             return found(f"{_fell(seen, name)}: {_how(seen)}.")
     if away < limit_away and GROWN < (size := _ratio(seen, "head_size")) < math.inf:
         why = f"the norm of the head's outputs grew {size:.3g}-fold, and {_known(seen)}: the step size is too large."
@@ -342,6 +340,23 @@ def _collapsed(seen: Seen) -> Finding | None:
             if _ratio(seen, name) < NARROWED:
                 return found(f"{_fell(seen, name)}: a collapse has begun.")
     return None
+
+
+def _same_targets(seen: Seen) -> str:
+    """How a teacher's targets became the same for all images; empty if they did not."""
+    first, now = seen.first.get("target_information", 0.0), seen.now.get("target_information", 1.0)
+    if first < FAINT or now >= min(SAME_TARGETS, COLLAPSED * first):
+        return ""
+    return (
+        f"the teacher's targets are the same for all images: their information went from {first:.2g} to {now:.2g} of 1"
+    )
+
+
+def _untaught(seen: Seen) -> Finding | None:
+    """For targets that are the same for all images while the features are no worse than before."""
+    if not (why := _same_targets(seen)):
+        return None
+    return Finding(Verdict("unclear", f"{why}, so nothing more is learnt. But {_known(seen)}.", seen.remedies.apart()))
 
 
 def _may_be_worse(seen: Seen) -> bool:
@@ -373,7 +388,7 @@ def _how(seen: Seen) -> str:
 
 def _overlong(seen: Seen) -> Finding | None:
     ratio = seen.now.get("update_ratio", 0.0)
-    if seen.change is None or seen.labelled or ratio < OVERLONG or _rose(seen, LIKELY):
+    if seen.change is None or seen.labelled or ratio < OVERLONG or seen.change.away >= SURE:
         return None
     why = f"an optimizer step is {ratio:.1%} of the weights' norm, and {_known(seen)}: the step size is too large."
     return Finding(Verdict("not learning", why, seen.remedies.steadier()))
