@@ -132,62 +132,59 @@ class Fault(Exception):
     """Ends a training."""
 
 
+class Seen(Callback):
+    """Lists the steps of a training, and where its context begins and ends.
+
+    Args:
+        fails_at: the number of finished steps after which the training fails.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> None:
+        self.found: list[str] = []
+        self.fails_at = fails_at
+        monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", self.recorded)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        self.found.append("begins")
+        yield
+        self.found.append("ends")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.found.append(f"step {trainer.global_step + 1}")
+        if trainer.global_step == self.fails_at:
+            raise Fault
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_training_reuses_memory_from_its_third_step_to_its_end(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    found: list[str] = []
-
-    @contextmanager
-    def recorded() -> Iterator[None]:
-        found.append("begins")
-        yield
-        found.append("ends")
-
-    class Steps(Callback):
-        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-            found.append(f"step {trainer.global_step + 1}")
-            if fails and trainer.global_step == 3:
-                raise Fault
-
-    monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", recorded)
+    seen = Seen(monkeypatch, fails_at=3 if fails else None)
     monkeypatch.setattr("lookalike.training.callbacks.free_for_state", lambda kept, devices: 2**50)
     run = Run(
         data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=1, workers=0,
         out=str(tmp_path / "run"),
     )  # fmt: skip
     with pytest.raises(Fault) if fails else nullcontext():
-        training.pretrain(run, [Steps()])
+        training.pretrain(run, [seen])
     expected = ["step 1", "step 2", "begins", "step 3", "step 4", *([] if fails else ["step 5"]), "ends"]
-    assert found[: len(expected)] == expected
+    assert seen.found[: len(expected)] == expected
 
 
 def test_a_training_stops_it_where_little_memory_is_left(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[str] = []
-    free = iter([2**50, 2**50, 2**20])
-
-    @contextmanager
-    def recorded() -> Iterator[None]:
-        found.append("begins")
-        yield
-        found.append("ends")
-
-    class Steps(Callback):
-        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-            found.append(f"step {trainer.global_step + 1}")
-
-    monkeypatch.setattr("lookalike.training.callbacks.reusing_memory", recorded)
+    seen, free = Seen(monkeypatch), iter([2**50, 2**50, 2**20])
     monkeypatch.setattr("lookalike.training.callbacks.LOOK_EVERY", 1)
     monkeypatch.setattr("lookalike.training.callbacks.free_for_state", lambda kept, devices: next(free))
     run = Run(
         data=str(photos), method=SimCLR.Config(), backbone=tiny.CNN, image_size=32, batch_size=8, epochs=2, workers=0,
         out=str(tmp_path / "run"),
     )  # fmt: skip
-    training.pretrain(run, [Steps()])
-    assert found[:7] == ["step 1", "step 2", "begins", "step 3", "step 4", "ends", "step 5"]
-    assert found.count("begins") == found.count("ends") == 1
+    training.pretrain(run, [seen])
+    assert seen.found[:7] == ["step 1", "step 2", "begins", "step 3", "step 4", "ends", "step 5"]
+    assert seen.found.count("begins") == seen.found.count("ends") == 1
 
 
 def test_a_training_keeps_no_memory_where_little_is_free(
